@@ -1,0 +1,101 @@
+"""What a backend must offer: one promptable mask model and one feature model.
+
+The method needs nothing else from a network. Any pair that fulfils these two protocols can stand
+behind a preset (see ``fiftyone_ntt.models``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from fiftyone_ntt.core.frames import ImageFrame
+
+
+@runtime_checkable
+class ProposalModel(Protocol):
+    """A promptable mask model of the SAM family.
+
+    Attributes:
+        name: Short name that ends up in provenance, e.g. ``"sam2_hiera_large"``.
+        weights_hash: sha256 of the weights file(s), hex.
+    """
+
+    name: str
+    weights_hash: str
+
+    def frame(self, image_size: tuple[int, int]) -> ImageFrame:
+        """Returns how an image of ``(height, width)`` pixels maps to the model frame."""
+        ...
+
+    def encode(self, pixels: Tensor, frame: ImageFrame) -> Any:
+        """Runs the image encoder.
+
+        Args:
+            pixels: float32 ``[3, side, side]`` RGB in 0..1 in the model frame (``frame.render``);
+                not yet normalised, zeros outside the frame's content.
+            frame: the frame ``pixels`` was rendered with.
+
+        Returns:
+            An embedding that only this model's ``decode_*`` methods understand.
+        """
+        ...
+
+    def decode_points(self, embedding: Any, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompts with single foreground points, each point on its own.
+
+        Args:
+            embedding: what ``encode`` returned.
+            points: float32 ``[P, 2]`` (x, y) in pixels of the model frame.
+
+        Returns:
+            Mask logits float32 ``[P, 3, 256, 256]`` in the model frame, and predicted IoU float32
+            ``[P, 3]``: the three multi-mask outputs, in the model's order.
+        """
+        ...
+
+    def decode_boxes(self, embedding: Any, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompts with boxes, each box on its own.
+
+        Args:
+            embedding: what ``encode`` returned.
+            boxes: float32 ``[B, 4]`` xyxy in pixels of the model frame.
+
+        Returns:
+            Mask logits float32 ``[B, 256, 256]`` and predicted IoU float32 ``[B]``: the model's
+            single-mask output, the one meant for unambiguous prompts.
+        """
+        ...
+
+
+@runtime_checkable
+class FeatureModel(Protocol):
+    """An image encoder that gives one feature vector per patch.
+
+    Attributes:
+        name: Short name that ends up in provenance, e.g. ``"dinov2_large"``.
+        weights_hash: sha256 of the weights file(s), hex.
+        input_size: side of the square input in pixels.
+        grid: ``(rows, columns)`` of the patch tokens.
+        dim: number of channels of a token.
+    """
+
+    name: str
+    weights_hash: str
+    input_size: int
+    grid: tuple[int, int]
+    dim: int
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Encodes a batch.
+
+        Args:
+            images: float32 ``[B, 3, input_size, input_size]`` RGB in 0..1 (bicubic resampling may
+                overshoot slightly), not yet normalised.
+
+        Returns:
+            Patch tokens float32 ``[B, rows, columns, dim]``, row-major, not l2-normalised, on the CPU or
+            the model's device.
+        """
+        ...

@@ -1,0 +1,131 @@
+"""Frames: how pixels of an image map to the square input of the mask model, and back.
+
+Every coordinate in this package belongs to a named frame:
+
+* *image pixels*: (x, y) in an image of ``(height, width)``; pixel (0, 0) covers ``[0, 1) x [0, 1)``;
+* *model frame*: (x, y) in the mask model's square input of ``side`` pixels;
+* *mask frame*: the model frame at the resolution of mask logits (256 x 256);
+* *relative*: 0..1 in the image, as FiftyOne stores boxes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from fiftyone_ntt.errors import InputError
+
+MASK_SIDE = 256
+"""Side of the mask logits of every model of the SAM family, in pixels."""
+
+
+@dataclass(frozen=True)
+class ImageFrame:
+    """The mapping between an image and the mask model's square input.
+
+    Attributes:
+        image_size: ``(height, width)`` of the image in pixels.
+        side: side of the model frame in pixels.
+        content: ``(height, width)`` in model-frame pixels that the image covers, from the top left; the rest
+            is padding.
+    """
+
+    image_size: tuple[int, int]
+    side: int
+    content: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        if min(self.image_size) < 1 or self.side < 1:
+            raise InputError(f"expected an image and a frame of at least 1 x 1 pixels, got image_size="
+                             f"{self.image_size} and side={self.side}")
+
+    @classmethod
+    def squash(cls, image_size: tuple[int, int], side: int = 1024) -> ImageFrame:
+        """The image fills the whole square; its aspect ratio is lost (SAM2, published method)."""
+        return cls((int(image_size[0]), int(image_size[1])), side, (float(side), float(side)))
+
+    @classmethod
+    def letterbox(cls, image_size: tuple[int, int], side: int = 1024) -> ImageFrame:
+        """The longest side fills the square; the rest is padded right and bottom (SAM, MobileSAM)."""
+        height, width = int(image_size[0]), int(image_size[1])
+        scale = side / max(height, width, 1)
+        content = (float(max(1, round(height * scale))), float(max(1, round(width * scale))))
+        return cls((height, width), side, content)
+
+    @property
+    def mask_content(self) -> tuple[float, float]:
+        """``(height, width)`` of the image's part of the mask frame, in mask pixels."""
+        return self.content[0] * MASK_SIDE / self.side, self.content[1] * MASK_SIDE / self.side
+
+    def to_model(self, points: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Maps image pixels ``[..., 2]`` (x, y) to the model frame."""
+        return (np.asarray(points, np.float64) * self._scale_xy()).astype(np.float32)
+
+    def to_image(self, points: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Maps model-frame points ``[..., 2]`` (x, y) to image pixels."""
+        return (np.asarray(points, np.float64) / self._scale_xy()).astype(np.float32)
+
+    def boxes_to_model(self, boxes: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Maps xyxy boxes ``[B, 4]`` in image pixels to the model frame."""
+        return self.to_model(np.asarray(boxes).reshape(-1, 2, 2)).reshape(-1, 4)
+
+    def render(self, image: NDArray[np.uint8]) -> Tensor:
+        """Resizes an image into the model frame.
+
+        Args:
+            image: uint8 ``[H, W, 3]`` RGB.
+
+        Returns:
+            float32 ``[3, side, side]`` in 0..1, zeros outside the content. PIL's bicubic with antialias, rounded
+            to uint8 as in the published loader (ntt-algorithm 3.1).
+        """
+        if image.shape[:2] != self.image_size:
+            raise InputError(f"expected an image of {self.image_size} (height, width), got {image.shape[:2]}")
+        height, width = int(self.content[0]), int(self.content[1])
+        resized = to_tensor(resize_pil(image, (height, width)))
+        if (height, width) == (self.side, self.side):
+            return resized
+        return F.pad(resized, (0, self.side - width, 0, self.side - height))
+
+    def _scale_xy(self) -> NDArray[np.float64]:
+        height, width = self.image_size
+        return np.array([self.content[1] / width, self.content[0] / height])
+
+
+def resize_pil(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resizes uint8 ``[H, W, 3]`` to ``size`` = (height, width) with PIL's antialiased bicubic."""
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
+
+
+def to_tensor(image: NDArray[np.uint8]) -> Tensor:
+    """uint8 ``[H, W, 3]`` -> float32 ``[3, H, W]`` in 0..1."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div_(255.0)
+
+
+def resample_bicubic(image: Tensor, side: int) -> Tensor:
+    """Bicubic resampling without antialias of ``[3, H, W]`` to ``[3, side, side]``; values may overshoot 0..1."""
+    if image.shape[-2:] == (side, side):
+        return image
+    return F.interpolate(image[None], size=(side, side), mode="bicubic", align_corners=False)[0]
+
+
+def feature_input(image: NDArray[np.uint8], side: int, via: int | None = 1024) -> Tensor:
+    """The feature model's view of a target image.
+
+    Args:
+        image: uint8 ``[H, W, 3]`` RGB.
+        side: side of the feature model's input.
+        via: the published method squashes to 1024 with antialias first and resamples that without (3.1, 3.2);
+            ``None`` squashes straight to ``side`` with antialias.
+
+    Returns:
+        float32 ``[3, side, side]``.
+    """
+    first = via or side
+    return resample_bicubic(to_tensor(resize_pil(image, (first, first))), side)
