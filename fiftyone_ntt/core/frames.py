@@ -42,8 +42,10 @@ class ImageFrame:
 
     def __post_init__(self) -> None:
         if min(self.image_size) < 1 or self.side < 1:
-            raise InputError(f"expected an image and a frame of at least 1 x 1 pixels, got image_size="
-                             f"{self.image_size} and side={self.side}")
+            raise InputError(
+                f"expected an image and a frame of at least 1 x 1 pixels, got image_size="
+                f"{self.image_size} and side={self.side}"
+            )
 
     @classmethod
     def squash(cls, image_size: tuple[int, int], side: int = 1024) -> ImageFrame:

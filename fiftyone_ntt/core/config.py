@@ -1,0 +1,79 @@
+"""Settings of the method. Stage one (proposals) and stage two (matching) each have one frozen dataclass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fiftyone_ntt.errors import InputError
+
+
+@dataclass(frozen=True)
+class ProposalConfig:
+    """Stage one: which points are prompted and which of their masks are kept (ntt-algorithm 3.3).
+
+    Attributes:
+        points_per_side: the grid has this many points along each side of the image.
+        grid: ``"edge"`` puts the outer points on the image border, as published; ``"centre"`` puts each point in
+            the middle of its cell, which wastes none on the border when the grid is coarse.
+        points_per_batch: prompts decoded at once; any number, a remainder is not lost. Only memory depends on it.
+        predicted_iou_threshold: masks with a predicted IoU at or below this are not kept.
+    """
+
+    points_per_side: int = 32
+    grid: Literal["edge", "centre"] = "edge"
+    points_per_batch: int = 64
+    predicted_iou_threshold: float = 0.4
+
+    def __post_init__(self) -> None:
+        _at_least("points_per_side", self.points_per_side, 1)
+        _at_least("points_per_batch", self.points_per_batch, 1)
+        if self.grid not in ("edge", "centre"):
+            raise InputError(f"expected grid to be 'edge' or 'centre', got {self.grid!r}")
+
+
+@dataclass(frozen=True)
+class MatchConfig:
+    """Stage two: from candidates and prototypes to labelled instances (ntt-algorithm 3.4 to 3.7).
+
+    ``MatchConfig.paper()`` reproduces the published code, quirks included. ``MatchConfig()`` differs only where that
+    code breaks: see ``docs/differences.md``.
+
+    Attributes:
+        predicted_iou_threshold: candidates with a predicted IoU at or below this are ignored.
+        nms_threshold: within a label, a box that overlaps a more confident one by more than this IoU is dropped.
+        merge_exponent: the score is multiplied by ``(1 - overlap) ** merge_exponent`` (semantic-aware soft merge).
+        max_instances: how many instances are returned at most.
+        premerge_factor: at most ``premerge_factor * max_instances`` candidates enter the soft merge.
+        score_threshold: instances with a score at or below this are not returned.
+        guard_degenerate: drop empty masks before matching and masks that vanish at image size, and keep the overlap
+            within 0..1. Off, such masks give NaN scores that sort first, as in the published code.
+        inclusive_boxes: boxes end *on* the last mask column and row, one pixel short as a width, as published.
+            Otherwise ``x2`` and ``y2`` are the outer edges of the last pixels.
+    """
+
+    predicted_iou_threshold: float = 0.4
+    nms_threshold: float = 0.5
+    merge_exponent: float = 0.5
+    max_instances: int = 100
+    premerge_factor: int = 8
+    score_threshold: float = 0.0
+    guard_degenerate: bool = True
+    inclusive_boxes: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least("max_instances", self.max_instances, 1)
+        _at_least("premerge_factor", self.premerge_factor, 1)
+        _at_least("merge_exponent", self.merge_exponent, 0)
+        if not 0 <= self.nms_threshold <= 1:
+            raise InputError(f"expected nms_threshold between 0 and 1, got {self.nms_threshold}")
+
+    @classmethod
+    def paper(cls) -> MatchConfig:
+        """Every constant and quirk of the published code."""
+        return cls(guard_degenerate=False, inclusive_boxes=True)
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise InputError(f"expected {name} of at least {least}, got {value}")

@@ -1,0 +1,51 @@
+"""The result for one image: labelled instances."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fiftyone_ntt.core.masks import PackedMask
+
+
+@dataclass(frozen=True, eq=False)
+class Instances:
+    """Labelled instances of one image, in descending score.
+
+    Attributes:
+        boxes: float32 ``[n, 4]`` xyxy in image pixels. ``x2`` and ``y2`` are outer edges, unless the match was made
+            with ``MatchConfig.paper()``: then they are the last column and row.
+        scores: float32 ``[n]`` in 0..1.
+        labels: int64 ``[n]``, index of the class (of the prototype).
+        predicted_iou: float32 ``[n]``, the mask model's own estimate of the mask's quality.
+        packed: the n masks as packed bits.
+        image_size: ``(height, width)`` of the image in pixels.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    predicted_iou: NDArray[np.float32]
+    packed: tuple[PackedMask, ...]
+    image_size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def masks(self) -> NDArray[np.bool_]:
+        """bool ``[n, H, W]``, decoded now: n times the image's pixels in bytes. For large images use ``mask(i)``."""
+        stack = np.zeros((len(self), *self.image_size), bool)
+        for i in range(len(self)):
+            stack[i] = self.mask(i)
+        return stack
+
+    def mask(self, i: int) -> NDArray[np.bool_]:
+        """Mask ``i`` at image size: bool ``[H, W]``."""
+        return self.packed[i].full(self.image_size)
+
+    def crop(self, i: int) -> tuple[tuple[int, int, int, int], NDArray[np.bool_]]:
+        """Extent ``(x1, y1, x2, y2)`` of mask ``i`` (x2, y2 exclusive) and the mask inside it, bool ``[h, w]``."""
+        return self.packed[i].extent, self.packed[i].crop()

@@ -1,0 +1,159 @@
+"""Masks at image size, kept as packed bits of their own bounding box.
+
+Nothing here ever holds a full-size stack of masks: a mask is up-sampled only inside the box it occupies, and stored
+with one bit a pixel. A hundred masks of a 12-megapixel image take a few megabytes instead of gigabytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame
+
+
+@dataclass(frozen=True, eq=False)
+class PackedMask:
+    """A binary mask at image size, as bits of the box it occupies.
+
+    Attributes:
+        top: first row of ``bits`` in the image.
+        left: first column of ``bits`` in the image, a multiple of 8, so that bytes of two masks line up.
+        bits: uint8 ``[rows, bytes]``, eight columns a byte, most significant bit first.
+        extent: ``(x1, y1, x2, y2)`` of the true pixels, x2 and y2 exclusive; all zero for an empty mask.
+        area: number of true pixels.
+    """
+
+    top: int
+    left: int
+    bits: NDArray[np.uint8]
+    extent: tuple[int, int, int, int]
+    area: int
+
+    @classmethod
+    def from_crop(cls, crop: NDArray[np.bool_], top: int, left: int) -> PackedMask:
+        """Packs a bool ``[h, w]`` crop whose first pixel is at (``left``, ``top``) of the image."""
+        rows, columns = np.flatnonzero(crop.any(axis=1)), np.flatnonzero(crop.any(axis=0))
+        if not len(rows):
+            return cls(0, 0, np.zeros((0, 0), np.uint8), (0, 0, 0, 0), 0)
+        y1, y2, x1, x2 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+        tight = crop[y1:y2, x1:x2]
+        extent = (left + x1, top + y1, left + x2, top + y2)
+        pad = extent[0] % 8
+        bits = np.packbits(np.pad(tight, ((0, 0), (pad, 0))) if pad else tight, axis=1)
+        return cls(extent[1], extent[0] - pad, bits, extent, int(tight.sum()))
+
+    def crop(self) -> NDArray[np.bool_]:
+        """The mask inside its own extent: bool ``[y2 - y1, x2 - x1]``."""
+        x1, _, x2, _ = self.extent
+        if self.area == 0:
+            return np.zeros((0, 0), bool)
+        return np.unpackbits(self.bits, axis=1)[:, x1 - self.left : x2 - self.left].astype(bool)
+
+    def full(self, image_size: tuple[int, int]) -> NDArray[np.bool_]:
+        """The whole mask: bool ``[H, W]``."""
+        mask = np.zeros(image_size, bool)
+        x1, y1, x2, y2 = self.extent
+        mask[y1:y2, x1:x2] = self.crop()
+        return mask
+
+    def intersection(self, other: PackedMask) -> int:
+        """Number of pixels that both masks hold."""
+        top = max(self.top, other.top)
+        bottom = min(self.top + self.bits.shape[0], other.top + other.bits.shape[0])
+        left = max(self.left, other.left)
+        right = min(self.left + 8 * self.bits.shape[1], other.left + 8 * other.bits.shape[1])
+        if top >= bottom or left >= right:
+            return 0
+        return int(
+            np.bitwise_count(self._window(top, bottom, left, right) & other._window(top, bottom, left, right)).sum()
+        )
+
+    def _window(self, top: int, bottom: int, left: int, right: int) -> NDArray[np.uint8]:
+        return self.bits[top - self.top : bottom - self.top, (left - self.left) // 8 : (right - self.left) // 8]
+
+
+def boxes_of(binary: Tensor) -> Tensor:
+    """Inclusive pixel extents of masks.
+
+    Args:
+        binary: bool ``[N, h, w]``.
+
+    Returns:
+        float32 ``[N, 4]`` xyxy; x2 and y2 are the last column and row that hold a pixel. Zeros for an empty mask.
+    """
+    rows, columns = binary.any(dim=2), binary.any(dim=1)
+    y1, y2 = _first_and_last(rows)
+    x1, x2 = _first_and_last(columns)
+    boxes = torch.stack([x1, y1, x2, y2], dim=1).float()
+    return boxes * rows.any(dim=1, keepdim=True)
+
+
+def _first_and_last(flags: Tensor) -> tuple[Tensor, Tensor]:
+    size = flags.shape[1]
+    marks = flags.to(torch.uint8)
+    return marks.argmax(dim=1), size - 1 - marks.flip(1).argmax(dim=1)
+
+
+def masks_at_image_size(logits: Tensor, frame: ImageFrame) -> list[PackedMask]:
+    """Resizes mask logits to the image, bilinear with antialias, and keeps where they are > 0 (ntt-algorithm 3.6).
+
+    Args:
+        logits: float ``[N, 256, 256]`` in the mask frame.
+        frame: the image's frame; its padding, if any, is cut away.
+
+    Returns:
+        N masks.
+    """
+    height, width = frame.mask_content
+    resize_y = _resize_matrix(height, frame.image_size[0])
+    resize_x = _resize_matrix(width, frame.image_size[1])
+    return [_resize_one(mask, resize_y, resize_x) for mask in logits.float().cpu().numpy()]
+
+
+def _resize_one(logits: NDArray[np.float32], resize_y: _Resize, resize_x: _Resize) -> PackedMask:
+    positive = logits > 0
+    rows, columns = np.flatnonzero(positive.any(axis=1)), np.flatnonzero(positive.any(axis=0))
+    if not len(rows):
+        return PackedMask.from_crop(np.zeros((0, 0), bool), 0, 0)
+    top, weights_y, in_y = resize_y.part(int(rows[0]), int(rows[-1]))
+    left, weights_x, in_x = resize_x.part(int(columns[0]), int(columns[-1]))
+    # Columns first, then rows: the order of torch's separable kernel, so that rounding agrees with it.
+    return PackedMask.from_crop(weights_y @ (logits[in_y, in_x] @ weights_x.T) > 0, top, left)
+
+
+@dataclass(frozen=True, eq=False)
+class _Resize:
+    """One axis of an antialiased bilinear resize, as a banded matrix ``[out, 256]``."""
+
+    matrix: NDArray[np.float32]
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+
+    def part(self, low: int, high: int) -> tuple[int, NDArray[np.float32], slice]:
+        """The outputs that inputs ``low..high`` (inclusive) touch, their weights and the inputs those need."""
+        touched = np.flatnonzero((self.last >= low) & (self.first <= high))
+        if not len(touched):
+            return 0, self.matrix[:0], slice(low, high + 1)
+        start, stop = int(touched[0]), int(touched[-1]) + 1
+        inputs = slice(int(self.first[start]), int(self.last[stop - 1]) + 1)
+        return start, self.matrix[start:stop, inputs], inputs
+
+
+@lru_cache(maxsize=64)
+def _resize_matrix(extent: float, out: int) -> _Resize:
+    """Weights of ``interpolate(mode="bilinear", antialias=True)`` from ``extent`` mask pixels to ``out`` pixels."""
+    scale = extent / out
+    support = max(scale, 1.0)
+    centre = (np.arange(out) + 0.5) * scale
+    distance = np.abs(np.arange(MASK_SIDE)[None] + 0.5 - centre[:, None]) / support
+    inside = np.arange(MASK_SIDE)[None] < int(np.ceil(extent))
+    weights = np.maximum(0.0, 1.0 - distance) * inside
+    weights /= weights.sum(axis=1, keepdims=True)
+    used = weights > 0
+    return _Resize(weights.astype(np.float32), used.argmax(axis=1), MASK_SIDE - 1 - used[:, ::-1].argmax(axis=1))

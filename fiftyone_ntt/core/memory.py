@@ -1,0 +1,192 @@
+"""The memory bank: reference vectors per class, their prototypes, and where they came from (ntt-algorithm 2.6)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from fiftyone_ntt.errors import BadReferenceError, InputError, PresetMismatchError
+
+FORMAT_VERSION = 1
+_TENSORS, _DESCRIPTION = "bank.safetensors", "bank.json"
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryBank:
+    """What the method remembers of the references.
+
+    Attributes:
+        classes: class names; a label's index is its position here.
+        vectors: float32 ``[M, C]``, one pooled vector a reference instance, not normalised.
+        class_index: int64 ``[M]``, the class of each vector.
+        reference_ids: M ids, where each vector came from.
+        center: float32 ``[C]`` to subtract from every vector, of references and candidates alike, or ``None``.
+        preset: name of the preset that made the vectors.
+        weights: model name -> sha256 of its weights.
+        preprocessing: how references were shown to the feature model.
+    """
+
+    classes: tuple[str, ...]
+    vectors: NDArray[np.float32]
+    class_index: NDArray[np.int64]
+    reference_ids: tuple[str, ...]
+    center: NDArray[np.float32] | None = None
+    preset: str = ""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        vectors = np.ascontiguousarray(self.vectors, np.float32)
+        index = np.ascontiguousarray(self.class_index, np.int64)
+        if vectors.ndim != 2 or index.shape != vectors.shape[:1] or len(self.reference_ids) != len(vectors):
+            raise InputError(
+                f"expected vectors [M, C] with M class indices and M reference ids, got {vectors.shape}, "
+                f"{index.shape} and {len(self.reference_ids)}"
+            )
+        if not np.isfinite(vectors).all():
+            raise InputError("expected finite reference vectors, got NaN or infinity")
+        if len(index) and not (index.min() >= 0 and index.max() < len(self.classes)):
+            raise InputError(
+                f"expected class indices within 0..{len(self.classes) - 1}, got {index.min()}..{index.max()}"
+            )
+        if self.center is not None and np.shape(self.center) != vectors.shape[1:]:
+            raise InputError(f"expected a centre of {vectors.shape[1]} channels, got {np.shape(self.center)}")
+        object.__setattr__(self, "vectors", vectors)
+        object.__setattr__(self, "class_index", index)
+        missing = [name for k, name in enumerate(self.classes) if not (index == k).any()]
+        if missing or not self.classes:
+            raise BadReferenceError(
+                f"no reference for: {', '.join(missing) or 'any class'}; tag at least one labelled "
+                "sample of each class, or leave the class out"
+            )
+
+    @property
+    def shots(self) -> dict[str, int]:
+        """Number of references of each class."""
+        counts = np.bincount(self.class_index, minlength=len(self.classes))
+        return {name: int(count) for name, count in zip(self.classes, counts, strict=True)}
+
+    @cached_property
+    def prototypes(self) -> NDArray[np.float32]:
+        """float32 ``[K, C]``: mean of the unnormalised shot vectors of each class, l2-normalised."""
+        vectors = self.project(self.vectors)
+        means = np.stack([vectors[self.class_index == k].mean(axis=0) for k in range(len(self.classes))])
+        norms = np.linalg.norm(means, axis=1, keepdims=True)
+        return np.asarray(means / np.maximum(norms, 1e-12), np.float32)
+
+    def project(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Moves pooled vectors ``[N, C]`` into the space of the prototypes (subtracts the centre, if any)."""
+        projected: NDArray[np.float32] = vectors if self.center is None else (vectors - self.center).astype(np.float32)
+        return projected
+
+    @cached_property
+    def content_hash(self) -> str:
+        """sha256 of everything that decides a match, hex."""
+        digest = hashlib.sha256(self._description().encode())
+        for tensor in self._tensors().values():
+            digest.update(np.ascontiguousarray(tensor).tobytes())
+        return digest.hexdigest()
+
+    def check_preset(self, preset: str, weights: Mapping[str, str]) -> None:
+        """Raises PresetMismatchError unless ``preset`` with these weights made the bank."""
+        if preset != self.preset:
+            raise PresetMismatchError(
+                f"this memory bank was made with preset {self.preset!r}, not {preset!r}; use "
+                f"preset={self.preset!r} or build the bank again"
+            )
+        if dict(weights) != dict(self.weights):
+            changed = sorted(name for name in {*weights, *self.weights} if weights.get(name) != self.weights.get(name))
+            raise PresetMismatchError(
+                f"the weights of {', '.join(changed)} differ from those that made this memory "
+                "bank; build the bank again"
+            )
+
+    def save(self, path: str | Path) -> Path:
+        """Writes ``bank.safetensors`` and ``bank.json`` into the folder ``path`` (made if absent); returns it."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self._tensors(), folder / _TENSORS)
+        (folder / _DESCRIPTION).write_text(self._description(), encoding="utf-8")
+        return folder
+
+    @classmethod
+    def load(cls, path: str | Path) -> MemoryBank:
+        """Reads what ``save`` wrote.
+
+        Raises:
+            InputError: if a file is missing, damaged or of another format version.
+        """
+        folder = Path(path)
+        try:
+            tensors = load_file(folder / _TENSORS)
+            return cls.from_parts(tensors, (folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise InputError(
+                f"expected {_TENSORS} and {_DESCRIPTION} in {folder}, got no such file: "
+                f"{Path(str(error.filename or folder)).name}"
+            ) from error
+        except (SafetensorError, OSError, UnicodeDecodeError) as error:
+            raise InputError(f"the memory bank in {folder} is damaged ({error}); build it again") from error
+
+    @classmethod
+    def from_parts(cls, tensors: Mapping[str, NDArray[Any]], description: str) -> MemoryBank:
+        """The bank from its tensors and its JSON description, both possibly from a stranger.
+
+        Raises:
+            InputError: if they do not describe a bank.
+        """
+        try:
+            facts = json.loads(description)
+            if facts["format"] != FORMAT_VERSION:
+                raise InputError(
+                    f"expected a memory bank of format {FORMAT_VERSION}, got {facts['format']!r}; build it "
+                    "again with this version"
+                )
+            return cls(
+                tuple(str(name) for name in facts["classes"]),
+                np.asarray(tensors["vectors"], np.float32),
+                np.asarray(tensors["class_index"]).astype(np.int64),
+                tuple(str(reference) for reference in facts["reference_ids"]),
+                np.asarray(tensors["center"], np.float32) if "center" in tensors else None,
+                str(facts["preset"]),
+                dict(facts["weights"]),
+                dict(facts["preprocessing"]),
+            )
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise InputError(f"not a memory bank: {type(error).__name__} {error}; build it again") from error
+
+    def _tensors(self) -> dict[str, NDArray[Any]]:
+        tensors: dict[str, NDArray[Any]] = {"vectors": self.vectors, "class_index": self.class_index}
+        if self.center is not None:
+            tensors["center"] = np.ascontiguousarray(self.center, np.float32)
+        return tensors
+
+    def to_parts(self) -> tuple[dict[str, NDArray[Any]], str]:
+        """Tensors and JSON description, as ``from_parts`` takes them."""
+        return self._tensors(), self._description()
+
+    def _description(self) -> str:
+        return json.dumps(
+            {
+                "format": FORMAT_VERSION,
+                "classes": list(self.classes),
+                "reference_ids": list(self.reference_ids),
+                "preset": self.preset,
+                "weights": dict(self.weights),
+                "preprocessing": dict(self.preprocessing),
+            },
+            indent=2,
+            sort_keys=True,
+        )

@@ -1,0 +1,81 @@
+"""Stage one, first half: prompt a grid of points and keep the best mask of each (ntt-algorithm 3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fiftyone_ntt.core.backends import ProposalModel
+from fiftyone_ntt.core.config import ProposalConfig
+from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame
+from fiftyone_ntt.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Class-agnostic mask proposals of one image.
+
+    Attributes:
+        mask_logits: float ``[N, 256, 256]`` in the mask frame; a pixel belongs to the mask where the logit is > 0.
+        predicted_iou: float ``[N]``, the mask model's own estimate of each mask's quality.
+        frame: how image pixels map to the model frame.
+    """
+
+    mask_logits: Tensor
+    predicted_iou: Tensor
+    frame: ImageFrame
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mask_logits", torch.as_tensor(self.mask_logits))
+        object.__setattr__(self, "predicted_iou", torch.as_tensor(self.predicted_iou))
+        shape, count = tuple(self.mask_logits.shape), tuple(self.predicted_iou.shape)
+        if shape[1:] != (MASK_SIDE, MASK_SIDE) or count != shape[:1]:
+            raise InputError(
+                f"expected mask_logits [N, {MASK_SIDE}, {MASK_SIDE}] and predicted_iou [N], "
+                f"got {list(shape)} and {list(count)}"
+            )
+
+    def __len__(self) -> int:
+        return int(self.mask_logits.shape[0])
+
+    def select(self, index: Tensor) -> Candidates:
+        """The candidates at ``index`` (bool ``[N]`` or int64 ``[n]``), in that order."""
+        return Candidates(self.mask_logits[index], self.predicted_iou[index], self.frame)
+
+
+def grid_points(frame: ImageFrame, config: ProposalConfig) -> Tensor:
+    """Prompt points float32 ``[n * n, 2]`` (x, y) in the model frame; x is the slow index, as published."""
+    n = config.points_per_side
+    height, width = frame.content
+    return torch.cartesian_prod(_grid_axis(width, n, config.grid), _grid_axis(height, n, config.grid)).reshape(-1, 2)
+
+
+def _grid_axis(extent: float, n: int, grid: str) -> Tensor:
+    if grid == "edge":
+        return torch.linspace(0, extent - 1, n) + 0.5
+    return (torch.arange(n) + 0.5) * (extent / n)
+
+
+def propose(model: ProposalModel, embedding: Any, frame: ImageFrame, config: ProposalConfig) -> Candidates:
+    """Decodes every grid point and keeps the mask with the highest predicted IoU of its three.
+
+    Args:
+        model: the mask model.
+        embedding: what ``model.encode`` returned for the image.
+        frame: the image's frame.
+        config: grid, batch size and predicted-IoU threshold.
+
+    Returns:
+        The kept candidates in grid order. There may be none.
+    """
+    logits, ious = [], []
+    for batch in torch.split(grid_points(frame, config), config.points_per_batch):
+        masks, predicted = model.decode_points(embedding, batch)
+        best_iou, best = predicted.max(dim=1)
+        kept = (best_iou > config.predicted_iou_threshold).nonzero()[:, 0]
+        logits.append(masks[kept, best[kept]])
+        ious.append(best_iou[kept])
+    return Candidates(torch.cat(logits), torch.cat(ious), frame)
