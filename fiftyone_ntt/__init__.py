@@ -1,10 +1,51 @@
-"""fiftyone-ntt: reference-based instance segmentation inside FiftyOne. Nothing is trained."""
+"""fiftyone-ntt: reference-based instance segmentation inside FiftyOne. Nothing is trained.
+
+import fiftyone_ntt as ntt
+
+bank = ntt.build_memory_bank(dataset.match_tags("ntt:reference"), "ground_truth")
+report = ntt.segment(dataset, bank, label_field="ntt")
+results = ntt.evaluate(dataset, "ntt", gt_field="ground_truth")
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fiftyone_ntt.core import MatchConfig as MatchConfig
+    from fiftyone_ntt.core import MemoryBank as MemoryBank
+    from fiftyone_ntt.dataset.banks import list_banks as list_banks
+    from fiftyone_ntt.dataset.banks import load_bank as load_bank
+    from fiftyone_ntt.dataset.evaluation import evaluate as evaluate
+    from fiftyone_ntt.dataset.references import build_memory_bank as build_memory_bank
+    from fiftyone_ntt.dataset.runs import list_runs as list_runs
+    from fiftyone_ntt.dataset.runs import undo_run as undo_run
+    from fiftyone_ntt.dataset.segmentation import segment as segment
 
 __version__ = "0.1.0"
+
+# Resolved on first use, so that importing the package stays cheap for the App's server.
+_LAZY = {
+    "MatchConfig": "core",
+    "MemoryBank": "core",
+    "build_memory_bank": "dataset.references",
+    "evaluate": "dataset.evaluation",
+    "list_banks": "dataset.banks",
+    "list_runs": "dataset.runs",
+    "load_bank": "dataset.banks",
+    "segment": "dataset.segmentation",
+    "undo_run": "dataset.runs",
+}
+__all__ = ["__version__", *sorted(_LAZY)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+
 
 # In a source tree or a plugin folder `operators/` and `panels/` lie beside the package; the wheel maps them inside.
 _root = Path(__file__).resolve().parents[1]

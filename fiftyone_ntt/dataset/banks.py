@@ -1,0 +1,64 @@
+"""Memory banks kept with their dataset, as FiftyOne runs."""
+
+from __future__ import annotations
+
+import fiftyone as fo
+import numpy as np
+
+from fiftyone_ntt.core import MemoryBank
+from fiftyone_ntt.errors import InputError
+
+METHOD = "ntt/memory_bank"
+
+
+def check_name(name: str) -> None:
+    """Raises InputError unless ``name`` can be a run key."""
+    if not isinstance(name, str) or not name.isidentifier() or len(name) > 100:
+        raise InputError(
+            f"expected a name of letters, digits and underscores that does not start with a digit, got {name!r}"
+        )
+
+
+def save_bank(dataset: fo.Dataset, name: str, bank: MemoryBank) -> None:
+    """Keeps a bank with a dataset; a bank of the same name is replaced.
+
+    Raises:
+        InputError: if the name is unusable or belongs to a run that is no memory bank.
+    """
+    check_name(name)
+    if dataset.has_run(name) and dataset.get_run_info(name).config.method != METHOD:
+        raise InputError(f"{name!r} is the key of another run of {dataset.name!r}; choose another name for the bank")
+    tensors, description = bank.to_parts()
+    config = dataset.init_run(
+        method=METHOD,
+        preset=bank.preset,
+        classes=list(bank.classes),
+        shots=bank.shots,
+        content_hash=bank.content_hash,
+    )
+    dataset.register_run(name, config, overwrite=True)
+    results = dataset.init_run_results(name, description=description, **tensors)
+    dataset.save_run_results(name, results)
+
+
+def load_bank(dataset: fo.Dataset, name: str) -> MemoryBank:
+    """The bank that ``save_bank`` kept under ``name``.
+
+    Raises:
+        InputError: if there is none; names those there are.
+    """
+    known = list_banks(dataset)
+    if name not in known:
+        raise InputError(
+            f"no memory bank {name!r} with dataset {dataset.name!r}; there is: "
+            f"{', '.join(map(repr, known)) or 'none yet, build one from tagged references first'}"
+        )
+    results = dataset.load_run_results(name)
+    kept = {key: getattr(results, key, None) for key in ("vectors", "class_index", "center")}
+    tensors = {key: np.asarray(value) for key, value in kept.items() if value is not None}
+    return MemoryBank.from_parts(tensors, getattr(results, "description", None) or "")
+
+
+def list_banks(dataset: fo.Dataset) -> list[str]:
+    """Names of the banks kept with a dataset."""
+    return [str(name) for name in dataset.list_runs(method=METHOD)]

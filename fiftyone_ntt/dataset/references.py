@@ -1,0 +1,173 @@
+"""Reads tagged samples as references, and builds the memory bank from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import fiftyone as fo
+import numpy as np
+from fiftyone import ViewField as F
+from fiftyone.core.collections import SampleCollection
+from numpy.typing import NDArray
+
+from fiftyone_ntt.core import MemoryBank, ReferenceItem, Segmenter, read_image
+from fiftyone_ntt.dataset.banks import check_name, save_bank
+from fiftyone_ntt.dataset.fields import check_detections_field, check_images, detections_of
+from fiftyone_ntt.dataset.geometry import box_in_pixels, full_mask
+from fiftyone_ntt.errors import BadReferenceError, InputError
+from fiftyone_ntt.models import Preset, load_preset
+
+Progress = Callable[[int, int, str], None]
+
+
+def build_memory_bank(
+    references: SampleCollection,
+    label_field: str = "ground_truth",
+    *,
+    classes: Sequence[str] | None = None,
+    preset: str | Preset = "lite",
+    name: str | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> MemoryBank:
+    """Turns labelled reference samples into a memory bank.
+
+    Every detection of the wanted classes counts as one reference, several an image included. A detection without a mask
+    gets one from its box, by prompting the mask model with it.
+
+    Args:
+        references: any sample collection: tagged samples, a saved view, selected samples, a patches view.
+        label_field: the ``Detections`` field that holds the reference labels.
+        classes: the classes wanted, in this order; all labels found, sorted, where ``None``.
+        preset: name of a preset, or a ``Preset`` with checkpoint paths of your own.
+        name: keeps the bank with the dataset under this name, where the App and ``segment`` find it. A bank of the same
+            name is replaced.
+        device: ``"cuda"``, ``"mps"`` or ``"cpu"``; the best there is where ``None``.
+        progress: called with (done, total, message).
+
+    Returns:
+        The memory bank.
+
+    Raises:
+        InputError: if the field is missing, there are no samples, or a name is unusable.
+        BadReferenceError: if a label cannot serve as a reference (names sample and label), or a class has none.
+        MissingWeightsError: if the preset's weights are not on this machine.
+    """
+    check_images(references)
+    check_detections_field(references, label_field)
+    if name is not None:
+        check_name(name)
+    names = _class_names(references, label_field, classes)
+    loaded = load_preset(preset, device)
+    segmenter = loaded.segmenter()
+    items = read_references(references, label_field, names, segmenter, progress)
+    bank = segmenter.build_bank(items, names, preset=loaded.preset.name)
+    if name is not None:
+        save_bank(references._dataset, name, bank)
+    return bank
+
+
+def _class_names(references: SampleCollection, label_field: str, classes: Sequence[str] | None) -> list[str]:
+    if not len(references):
+        raise InputError("expected reference samples, got an empty view; tag samples or select a view that holds some")
+    found = references.distinct(_label_path(references, label_field))
+    if classes is None:
+        if not found:
+            raise BadReferenceError(f"the {len(references)} reference samples have no labels in {label_field!r}")
+        return sorted(found)
+    if isinstance(classes, str) or not classes or len(set(classes)) < len(classes):
+        raise InputError(f"expected a list of distinct class names, got {classes!r}")
+    missing = [name for name in classes if name not in found]
+    if missing:
+        raise BadReferenceError(
+            f"no reference labelled {', '.join(map(repr, missing))} in {label_field!r}; labels there: "
+            f"{', '.join(map(repr, sorted(found))) or 'none'}"
+        )
+    return list(classes)
+
+
+def _label_path(collection: SampleCollection, label_field: str) -> str:
+    return str(collection._get_label_field_path(label_field, "label")[1])
+
+
+def read_references(
+    references: SampleCollection,
+    label_field: str,
+    classes: Sequence[str],
+    segmenter: Segmenter,
+    progress: Progress | None = None,
+) -> Iterator[ReferenceItem]:
+    """Yields every reference instance; those of one image follow each other and share its pixels.
+
+    Args:
+        references: samples with a ``label_field`` of detections.
+        label_field: the field's name.
+        classes: labels of other classes are passed over.
+        segmenter: makes masks from boxes where a label has no mask.
+        progress: called with (done, total, message) after each sample.
+    """
+    total = len(references)
+    fields = ["filepath", label_field]
+    for done, sample in enumerate(references.select_fields(fields).iter_samples(), start=1):
+        wanted = [label for label in detections_of(sample[label_field]) if label.label in classes]
+        if wanted:
+            yield from _items(sample, wanted, segmenter)
+        if progress is not None:
+            progress(done, total, f"encoding references ({done} of {total})")
+
+
+def _items(sample: fo.Sample, labels: Sequence[fo.Detection], segmenter: Segmenter) -> Iterator[ReferenceItem]:
+    try:
+        image = read_image(sample.filepath)
+    except InputError as error:
+        raise BadReferenceError(f"reference sample {sample.id}: {error}") from error
+    for label, mask in zip(labels, _masks(sample, labels, image, segmenter), strict=True):
+        height, width = image.shape[:2]
+        yield ReferenceItem(
+            image=image,
+            mask=mask,
+            label=label.label,
+            reference_id=f"{_source_id(sample)}/{label.id}",
+            box=box_in_pixels(label, (height, width)),
+        )
+
+
+def _source_id(sample: fo.Sample) -> str:
+    """The id of the sample itself, also where the collection is a patches view."""
+    return str(getattr(sample, "sample_id", None) or sample.id)
+
+
+def _masks(
+    sample: fo.Sample, labels: Sequence[fo.Detection], image: NDArray[np.uint8], segmenter: Segmenter
+) -> list[NDArray[np.bool_]]:
+    size = (int(image.shape[0]), int(image.shape[1]))
+    masks: list[NDArray[np.bool_] | None] = []
+    for label in labels:
+        try:
+            box_in_pixels(label, size)
+            masks.append(full_mask(label, size) if label.has_mask else None)
+        except InputError as error:
+            raise BadReferenceError(
+                f"reference sample {sample.id}, label {label.id} ({label.label}): {error}"
+            ) from error
+    boxes = np.array([box_in_pixels(label, size) for label, mask in zip(labels, masks, strict=True) if mask is None])
+    made = iter(segmenter.box_masks(image, boxes) if len(boxes) else [])
+    return [
+        _or_box(next(made), label, size) if mask is None else mask for label, mask in zip(labels, masks, strict=True)
+    ]
+
+
+def _or_box(mask: NDArray[np.bool_], label: fo.Detection, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask made from a box; the box itself if the model found nothing in it."""
+    if mask.any():
+        return mask
+    x1, y1, x2, y2 = (round(value) for value in box_in_pixels(label, size))
+    mask[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)] = True
+    return mask
+
+
+def without_references(view: SampleCollection, bank: MemoryBank) -> SampleCollection:
+    """The view without the samples that the bank's references came from."""
+    used = sorted({reference.split("/")[0] for reference in bank.reference_ids})
+    valid = [sample_id for sample_id in used if fo.core.odm.ObjectId.is_valid(sample_id)] if used else []
+    return view.match(~F("_id").is_in([fo.core.odm.ObjectId(sample_id) for sample_id in valid])) if valid else view
