@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -147,13 +148,24 @@ class _Resize:
 
 @lru_cache(maxsize=64)
 def _resize_matrix(extent: float, out: int) -> _Resize:
-    """Weights of ``interpolate(mode="bilinear", antialias=True)`` from ``extent`` mask pixels to ``out`` pixels."""
-    scale = extent / out
-    support = max(scale, 1.0)
-    centre = (np.arange(out) + 0.5) * scale
-    distance = np.abs(np.arange(MASK_SIDE)[None] + 0.5 - centre[:, None]) / support
-    inside = np.arange(MASK_SIDE)[None] < int(np.ceil(extent))
-    weights = np.maximum(0.0, 1.0 - distance) * inside
-    weights /= weights.sum(axis=1, keepdims=True)
+    """Weights that resize the first ``extent`` mask pixels to ``out`` pixels, bilinear with antialias."""
+    weights = _torch_weights(out) if extent == MASK_SIDE else _triangle_weights(extent, out)
     used = weights > 0
-    return _Resize(weights.astype(np.float32), used.argmax(axis=1), MASK_SIDE - 1 - used[:, ::-1].argmax(axis=1))
+    return _Resize(weights, used.argmax(axis=1), MASK_SIDE - 1 - used[:, ::-1].argmax(axis=1))
+
+
+def _torch_weights(out: int) -> NDArray[np.float32]:
+    """Torch's own float32 weights, read off an identity: with them, and only them, mask bits agree with the oracle."""
+    identity = torch.eye(MASK_SIDE)[None, None]
+    resized = F.interpolate(identity, size=(out, MASK_SIDE), mode="bilinear", align_corners=False, antialias=True)
+    return np.asarray(resized[0, 0].numpy(), np.float32)
+
+
+def _triangle_weights(extent: float, out: int) -> NDArray[np.float32]:
+    """The same filter for a part of the mask frame that need not end on a whole pixel (letterbox)."""
+    scale = extent / out
+    centre = (np.arange(out) + 0.5) * scale
+    pixels = np.arange(MASK_SIDE)[None]
+    weights = np.maximum(0.0, 1.0 - np.abs(pixels + 0.5 - centre[:, None]) / max(scale, 1.0))
+    weights *= pixels < int(np.ceil(extent))
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)

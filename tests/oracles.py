@@ -1,0 +1,48 @@
+"""Plainly written, slow versions of the optimised steps: what the published code computes, line by line."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def pool(mask_logits, tokens):
+    """Tokens up-sampled to 256 x 256, averaged under each mask (ntt-algorithm 3.4)."""
+    grid = tokens.permute(2, 0, 1)[None]
+    dense = F.interpolate(grid, size=(256, 256), mode="bilinear", align_corners=False, antialias=True)
+    dense = dense[0].flatten(1).T
+    binary = (mask_logits > 0).float().flatten(1)
+    return binary @ dense / binary.sum(dim=1, keepdim=True)
+
+
+def masks_at_image_size(mask_logits, image_size):
+    """All masks at image size at once (ntt-algorithm 3.6)."""
+    full = F.interpolate(mask_logits[None], size=image_size, mode="bilinear", align_corners=False, antialias=True)
+    return full[0] > 0
+
+
+def semantic_overlap(masks, vectors, labels):
+    """Double loop over full-size masks in descending priority (ntt-algorithm 3.6)."""
+    overlap = torch.zeros(len(masks))
+    for i in range(len(masks)):
+        for j in range(i):
+            if labels[i] == labels[j]:
+                share = (masks[i] & masks[j]).sum() / masks[i].sum()
+                overlap[i] = max(overlap[i], share * (vectors[i] @ vectors[j]).clamp(min=0))
+    return overlap
+
+
+def nms_per_label(boxes, priority, labels, threshold):
+    """Box by box, as one would explain it (ntt-algorithm 3.5)."""
+    kept = []
+    for i in sorted(range(len(boxes)), key=lambda k: -priority[k]):
+        if all(labels[i] != labels[j] or iou(boxes[i], boxes[j]) <= threshold for j in kept):
+            kept.append(i)
+    return kept
+
+
+def iou(a, b):
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
+    return width * height / union if union > 0 else 0.0

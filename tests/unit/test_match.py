@@ -1,0 +1,148 @@
+"""Stage two: oracles, and every row of the table of inputs on which the published code breaks."""
+
+import numpy as np
+import oracles
+import pytest
+import torch
+from test_pooling_and_masks import blobs
+
+from fiftyone_ntt.core import Candidates, ImageFrame, MatchConfig, match, match_vectors
+from fiftyone_ntt.core.masks import masks_at_image_size
+from fiftyone_ntt.core.matching import normalise
+from fiftyone_ntt.core.merging import nms_per_label, semantic_overlap
+from fiftyone_ntt.errors import InputError
+
+FRAME = ImageFrame.squash((120, 160))
+
+
+def candidates_of(logits, ious=None, frame=FRAME):
+    return Candidates(logits, torch.full((len(logits),), 0.9) if ious is None else torch.as_tensor(ious), frame)
+
+
+def square(top, left, side=60):
+    logits = torch.full((256, 256), -4.0)
+    logits[top : top + side, left : left + side] = 4.0
+    return logits
+
+
+def nothing():
+    return torch.full((256, 256), -4.0)
+
+
+def test_nms_equals_the_plain_loop():
+    generator = np.random.default_rng(1)
+    corner = generator.integers(0, 200, (150, 2))
+    boxes = np.concatenate([corner, corner + generator.integers(0, 80, (150, 2))], axis=1).astype(np.float32)
+    priority = generator.random(150).astype(np.float32).round(1)  # many ties
+    labels = generator.integers(0, 4, 150)
+    kept = nms_per_label(boxes, priority, labels, 0.3)
+    assert kept.tolist() == oracles.nms_per_label(boxes, priority, labels, 0.3)
+
+
+def test_semantic_overlap_equals_the_double_loop():
+    logits = blobs(40)
+    logits = logits[(logits > 0).flatten(1).any(1)]
+    labels = torch.arange(len(logits)) % 3
+    vectors = normalise(torch.randn(len(logits), 6))
+    masks = oracles.masks_at_image_size(logits, (120, 160))
+    expected = oracles.semantic_overlap(masks, vectors, labels)
+    actual = semantic_overlap(masks_at_image_size(logits, FRAME), vectors.numpy(), labels.numpy())
+    np.testing.assert_allclose(actual, expected.numpy(), atol=1e-5)
+    assert (actual > 0.5).any(), "the example must overlap"
+
+
+@pytest.mark.parametrize("config", [MatchConfig(), MatchConfig.paper()])
+def test_no_candidate_above_the_threshold_gives_an_empty_result(config):
+    candidates = candidates_of(torch.stack([square(0, 0), square(50, 50)]), [0.4, 0.1])
+    result = match(candidates, torch.randn(4, 4, 3), torch.randn(2, 3), config)
+    assert len(result) == 0
+    assert result.boxes.shape == (0, 4)
+    assert result.masks.shape == (0, 120, 160)
+
+
+@pytest.mark.parametrize("config", [MatchConfig(), MatchConfig.paper()])
+def test_no_candidates_at_all_give_an_empty_result(config):
+    result = match(candidates_of(torch.zeros(0, 256, 256)), torch.randn(4, 4, 3), torch.randn(2, 3), config)
+    assert len(result) == 0
+
+
+@pytest.mark.parametrize("config", [MatchConfig(), MatchConfig.paper()])
+def test_nothing_left_after_nms_gives_an_empty_result(config):
+    candidates = candidates_of(torch.stack([square(0, 0)]))
+    result = match_vectors(candidates, torch.tensor([[1.0, 0.0]]), torch.tensor([[-1.0, 0.0]]), config)
+    assert len(result) == 0
+
+
+def test_an_empty_mask_is_dropped_before_matching():
+    candidates = candidates_of(torch.stack([nothing(), square(10, 10)]), [0.99, 0.8])
+    result = match(candidates, torch.rand(4, 4, 3), torch.rand(2, 3))
+    assert len(result) == 1
+    assert result.predicted_iou[0] == pytest.approx(0.8)
+
+
+VANISHING = torch.full((256, 256), -4.0)
+VANISHING[100, 100] = 0.01  # one weak pixel: gone in an image of 20 x 20
+
+
+def test_a_mask_that_vanishes_at_image_size_is_dropped():
+    frame = ImageFrame.squash((20, 20))
+    candidates = candidates_of(torch.stack([square(50, 50, 150), VANISHING]), [0.9, 0.8], frame)
+    vectors, prototypes = torch.tensor([[1.0, 0.1], [1.0, 0.0]]), torch.tensor([[1.0, 0.0]])
+    result = match_vectors(candidates, vectors, prototypes)
+    assert len(result) == 1
+    assert np.isfinite(result.scores).all()
+    published = match_vectors(candidates, vectors, prototypes, MatchConfig.paper())
+    assert np.isnan(published.scores[0]), "the published code ranks the vanished mask first"
+
+
+def test_rounding_above_one_is_clamped():
+    same = torch.stack([square(0, 0), square(0, 30), square(60, 0)])
+    same[1:] = same[0]
+    vectors = torch.tensor([[0.3, 0.9, 0.11]]).repeat(3, 1)
+    config = MatchConfig(nms_threshold=1.0)
+    result = match_vectors(candidates_of(same, [0.9, 0.8, 0.7]), vectors, vectors[:1], config)
+    assert len(result) == 3
+    assert np.isfinite(result.scores).all()
+    assert result.scores[0] == pytest.approx(1, abs=1e-6)
+    assert result.scores[1:].max() < 1e-2
+
+
+def test_only_the_best_hundred_come_back_and_descending():
+    positions = [(y, x) for y in range(0, 250, 20) for x in range(0, 250, 20)]
+    logits = torch.stack([square(y, x, 6) for y, x in positions])
+    vectors = torch.rand(len(logits), 8)
+    result = match_vectors(candidates_of(logits), vectors, torch.rand(3, 8))
+    assert len(positions) > 100
+    assert len(result) == 100
+    assert (np.diff(result.scores) <= 0).all()
+    assert len(match_vectors(candidates_of(logits), vectors, torch.rand(3, 8), MatchConfig(max_instances=7))) == 7
+
+
+def test_score_threshold_drops_what_is_at_or_below_it():
+    candidates = candidates_of(torch.stack([square(0, 0), square(100, 100)]))
+    vectors = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    result = match_vectors(candidates, vectors, torch.tensor([[1.0, 0.0]]), MatchConfig(score_threshold=0.7))
+    assert result.scores.tolist() == [1.0]
+
+
+def test_boxes_are_outer_edges_by_default_and_inclusive_as_published():
+    candidates = candidates_of(torch.stack([square(64, 64, 64)]), frame=ImageFrame.squash((256, 256)))
+    vectors = prototypes = torch.ones(1, 2)
+    assert match_vectors(candidates, vectors, prototypes).boxes.tolist() == [[64, 64, 128, 128]]
+    published = match_vectors(candidates, vectors, prototypes, MatchConfig.paper())
+    assert published.boxes.tolist() == [[64, 64, 127, 127]]
+
+
+@pytest.mark.parametrize(
+    ("vectors", "prototypes"),
+    [(torch.ones(2, 4), torch.ones(1, 4)), (torch.ones(1, 4), torch.ones(1, 3)), (torch.ones(1, 4), torch.ones(0, 4))],
+)
+def test_shapes_that_do_not_fit_are_refused(vectors, prototypes):
+    with pytest.raises(InputError, match="expected"):
+        match_vectors(candidates_of(torch.stack([square(0, 0)])), vectors, prototypes)
+
+
+@pytest.mark.parametrize("bad", [{"max_instances": 0}, {"nms_threshold": 2}, {"merge_exponent": -1}])
+def test_impossible_settings_are_refused(bad):
+    with pytest.raises(InputError, match="expected"):
+        MatchConfig(**bad)
