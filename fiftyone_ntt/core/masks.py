@@ -168,4 +168,4 @@ def _triangle_weights(extent: float, out: int) -> NDArray[np.float32]:
     pixels = np.arange(MASK_SIDE)[None]
     weights = np.maximum(0.0, 1.0 - np.abs(pixels + 0.5 - centre[:, None]) / max(scale, 1.0))
     weights *= pixels < int(np.ceil(extent))
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)

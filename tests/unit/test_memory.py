@@ -1,0 +1,117 @@
+"""The memory bank on disk, also when the files come from a stranger."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from fiftyone_ntt.core import MemoryBank
+from fiftyone_ntt.errors import InputError, PresetMismatchError
+
+
+@pytest.fixture
+def bank():
+    vectors = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    return MemoryBank(
+        classes=("fig", "date"),
+        vectors=vectors,
+        class_index=np.array([0, 1, 1]),
+        reference_ids=("s1/a", "s2/b", "s2/c"),
+        center=vectors.mean(axis=0),
+        preset="lite",
+        weights={"sam": "1" * 64},
+        preprocessing={"context": "image"},
+    )
+
+
+def test_round_trip(bank, tmp_path):
+    again = MemoryBank.load(bank.save(tmp_path / "bank"))
+    assert again.content_hash == bank.content_hash
+    np.testing.assert_array_equal(again.prototypes, bank.prototypes)
+    assert (again.classes, again.reference_ids, again.preset) == (bank.classes, bank.reference_ids, bank.preset)
+    assert (again.weights, again.preprocessing) == (bank.weights, bank.preprocessing)
+
+
+def test_without_a_centre(bank, tmp_path):
+    plain = MemoryBank(bank.classes, bank.vectors, bank.class_index, bank.reference_ids)
+    assert MemoryBank.load(plain.save(tmp_path / "plain")).center is None
+    assert plain.content_hash != bank.content_hash
+
+
+def test_another_preset_or_other_weights_are_refused(bank):
+    bank.check_preset("lite", {"sam": "1" * 64})
+    with pytest.raises(PresetMismatchError, match="made with preset 'lite', not 'base'"):
+        bank.check_preset("base", {"sam": "1" * 64})
+    with pytest.raises(PresetMismatchError, match="weights of sam differ"):
+        bank.check_preset("lite", {"sam": "2" * 64})
+
+
+def damage_tensors(folder):
+    (folder / "bank.safetensors").write_bytes(b"\x00" * 40)
+
+
+def truncate_tensors(folder):
+    path = folder / "bank.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def damage_json(folder):
+    (folder / "bank.json").write_text("{]")
+
+
+def list_for_json(folder):
+    (folder / "bank.json").write_text("[1, 2]")
+
+
+def binary_json(folder):
+    (folder / "bank.json").write_bytes(b"\xff\xfe\x00")
+
+
+def remove_json(folder):
+    (folder / "bank.json").unlink()
+
+
+def another_format(folder):
+    facts = json.loads((folder / "bank.json").read_text())
+    (folder / "bank.json").write_text(json.dumps({**facts, "format": 99}))
+
+
+def nan_vectors(folder):
+    vectors = np.full((3, 5), np.nan, np.float32)
+    save_file({"vectors": vectors, "class_index": np.array([0, 1, 1])}, folder / "bank.safetensors")
+
+
+def class_out_of_range(folder):
+    save_file({"vectors": np.ones((3, 5), np.float32), "class_index": np.array([0, 1, 7])}, folder / "bank.safetensors")
+
+
+def no_vectors(folder):
+    save_file({"class_index": np.array([0, 1, 1])}, folder / "bank.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (damage_tensors, "damaged"),
+        (truncate_tensors, "damaged"),
+        (damage_json, "not a memory bank"),
+        (list_for_json, "not a memory bank"),
+        (binary_json, "damaged"),
+        (remove_json, "expected bank.safetensors and bank.json"),
+        (another_format, "format 1, got 99"),
+        (nan_vectors, "finite"),
+        (class_out_of_range, "class indices"),
+        (no_vectors, "not a memory bank"),
+    ],
+)
+def test_a_bad_bank_is_an_error_of_ours(bank, tmp_path, spoil, text):
+    folder = bank.save(tmp_path / "bank")
+    spoil(folder)
+    with pytest.raises(InputError, match=text):
+        MemoryBank.load(folder)
+
+
+def test_a_missing_bank_names_the_folder(tmp_path):
+    with pytest.raises(InputError, match="nowhere"):
+        MemoryBank.load(tmp_path / "nowhere")
