@@ -18,21 +18,25 @@ from torch import Tensor
 from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame
 
 
+WORD = 64
+"""Pixels packed into one machine word; overlaps are counted a word at a time."""
+
+
 @dataclass(frozen=True, eq=False)
 class PackedMask:
     """A binary mask at image size, as bits of the box it occupies.
 
     Attributes:
         top: first row of ``bits`` in the image.
-        left: first column of ``bits`` in the image, a multiple of 8, so that bytes of two masks line up.
-        bits: uint8 ``[rows, bytes]``, eight columns a byte, most significant bit first.
+        left: first column of ``bits`` in the image, a multiple of 64, so that words of two masks line up.
+        bits: uint64 ``[rows, words]``, 64 columns a word, in the order of ``numpy.packbits``.
         extent: ``(x1, y1, x2, y2)`` of the true pixels, x2 and y2 exclusive; all zero for an empty mask.
         area: number of true pixels.
     """
 
     top: int
     left: int
-    bits: NDArray[np.uint8]
+    bits: NDArray[np.uint64]
     extent: tuple[int, int, int, int]
     area: int
 
@@ -41,20 +45,23 @@ class PackedMask:
         """Packs a bool ``[h, w]`` crop whose first pixel is at (``left``, ``top``) of the image."""
         rows, columns = np.flatnonzero(crop.any(axis=1)), np.flatnonzero(crop.any(axis=0))
         if not len(rows):
-            return cls(0, 0, np.zeros((0, 0), np.uint8), (0, 0, 0, 0), 0)
+            return cls(0, 0, np.zeros((0, 0), np.uint64), (0, 0, 0, 0), 0)
         y1, y2, x1, x2 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
         tight = crop[y1:y2, x1:x2]
         extent = (left + x1, top + y1, left + x2, top + y2)
-        pad = extent[0] % 8
-        bits = np.packbits(np.pad(tight, ((0, 0), (pad, 0))) if pad else tight, axis=1)
-        return cls(extent[1], extent[0] - pad, bits, extent, int(tight.sum()))
+        before = extent[0] % WORD
+        words = -(-(before + x2 - x1) // WORD)
+        aligned = np.zeros((y2 - y1, words * WORD), bool)
+        aligned[:, before : before + x2 - x1] = tight
+        bits = np.packbits(aligned, axis=1).view(np.uint64)
+        return cls(extent[1], extent[0] - before, bits, extent, int(np.count_nonzero(tight)))
 
     def crop(self) -> NDArray[np.bool_]:
         """The mask inside its own extent: bool ``[y2 - y1, x2 - x1]``."""
         x1, _, x2, _ = self.extent
         if self.area == 0:
             return np.zeros((0, 0), bool)
-        return np.unpackbits(self.bits, axis=1)[:, x1 - self.left : x2 - self.left].astype(bool)
+        return np.unpackbits(self.bits.view(np.uint8), axis=1)[:, x1 - self.left : x2 - self.left].astype(bool)
 
     def full(self, image_size: tuple[int, int]) -> NDArray[np.bool_]:
         """The whole mask: bool ``[H, W]``."""
@@ -68,15 +75,15 @@ class PackedMask:
         top = max(self.top, other.top)
         bottom = min(self.top + self.bits.shape[0], other.top + other.bits.shape[0])
         left = max(self.left, other.left)
-        right = min(self.left + 8 * self.bits.shape[1], other.left + 8 * other.bits.shape[1])
+        right = min(self.left + WORD * self.bits.shape[1], other.left + WORD * other.bits.shape[1])
         if top >= bottom or left >= right:
             return 0
         return int(
             np.bitwise_count(self._window(top, bottom, left, right) & other._window(top, bottom, left, right)).sum()
         )
 
-    def _window(self, top: int, bottom: int, left: int, right: int) -> NDArray[np.uint8]:
-        return self.bits[top - self.top : bottom - self.top, (left - self.left) // 8 : (right - self.left) // 8]
+    def _window(self, top: int, bottom: int, left: int, right: int) -> NDArray[np.uint64]:
+        return self.bits[top - self.top : bottom - self.top, (left - self.left) // WORD : (right - self.left) // WORD]
 
 
 def boxes_of(binary: Tensor) -> Tensor:
@@ -122,10 +129,21 @@ def _resize_one(logits: NDArray[np.float32], resize_y: _Resize, resize_x: _Resiz
     rows, columns = np.flatnonzero(positive.any(axis=1)), np.flatnonzero(positive.any(axis=0))
     if not len(rows):
         return PackedMask.from_crop(np.zeros((0, 0), bool), 0, 0)
-    top, weights_y, in_y = resize_y.part(int(rows[0]), int(rows[-1]))
-    left, weights_x, in_x = resize_x.part(int(columns[0]), int(columns[-1]))
+    top, bottom = resize_y.outputs(int(rows[0]), int(rows[-1]))
+    left, right = resize_x.outputs(int(columns[0]), int(columns[-1]))
     # Columns first, then rows: the order of torch's separable kernel, so that rounding agrees with it.
-    return PackedMask.from_crop(weights_y @ (logits[in_y, in_x] @ weights_x.T) > 0, top, left)
+    inputs = resize_x.inputs(left, right)
+    widened = logits[:, inputs] @ resize_x.matrix[left:right, inputs].T
+    crop = np.empty((bottom - top, right - left), bool)
+    for start in range(top, bottom, _BLOCK):
+        stop = min(start + _BLOCK, bottom)
+        inputs = resize_y.inputs(start, stop)
+        crop[start - top : stop - top] = resize_y.matrix[start:stop, inputs] @ widened[inputs] > 0
+    return PackedMask.from_crop(crop, top, left)
+
+
+_BLOCK = 128
+"""Output rows made at once: each block needs only a few input rows of the banded matrix."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,14 +154,14 @@ class _Resize:
     first: NDArray[np.int64]
     last: NDArray[np.int64]
 
-    def part(self, low: int, high: int) -> tuple[int, NDArray[np.float32], slice]:
-        """The outputs that inputs ``low..high`` (inclusive) touch, their weights and the inputs those need."""
+    def outputs(self, low: int, high: int) -> tuple[int, int]:
+        """The range of outputs that any of the inputs ``low..high`` (inclusive) reaches."""
         touched = np.flatnonzero((self.last >= low) & (self.first <= high))
-        if not len(touched):
-            return 0, self.matrix[:0], slice(low, high + 1)
-        start, stop = int(touched[0]), int(touched[-1]) + 1
-        inputs = slice(int(self.first[start]), int(self.last[stop - 1]) + 1)
-        return start, self.matrix[start:stop, inputs], inputs
+        return (int(touched[0]), int(touched[-1]) + 1) if len(touched) else (0, 0)
+
+    def inputs(self, start: int, stop: int) -> slice:
+        """The inputs that the outputs ``start..stop`` (exclusive) need."""
+        return slice(int(self.first[start]), int(self.last[stop - 1]) + 1) if start < stop else slice(0, 0)
 
 
 @lru_cache(maxsize=64)
