@@ -1,0 +1,372 @@
+"""Scores of labelled instances against ground truth: COCO AP and AR, and image-level presence.
+
+Pure: knows numpy and pycocotools, nothing of FiftyOne or of the method. Scores are fractions in 0..1; a score that
+is not defined (a class without ground truth) is ``None``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import threading
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as mask_utils
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from fiftyone_ntt.errors import InputError
+
+Box = tuple[float, float, float, float]
+Rle = dict[str, Any]
+MAX_DETECTIONS = 100
+"""Per image and class, only this many predictions of highest score count (the COCO convention)."""
+
+# pycocotools prints; its output is swallowed by replacing sys.stdout, which two threads must not do at once.
+_QUIET = threading.Lock()
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """One annotated object.
+
+    Attributes:
+        image_id: which image.
+        label: index of the class.
+        box: xyxy in image pixels, x2 and y2 outer edges.
+        rle: the mask as compressed COCO RLE at image size, or ``None`` where there is only a box.
+        crowd: a region of many objects: predictions inside it are neither right nor wrong.
+    """
+
+    image_id: Hashable
+    label: int
+    box: Box
+    rle: Rle | None = None
+    crowd: bool = False
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One predicted object; attributes as in ``GroundTruth``.
+
+    Attributes:
+        image_id: which image.
+        label: index of the class.
+        box: xyxy in image pixels.
+        score: confidence; higher is better.
+        rle: the mask, or ``None``.
+    """
+
+    image_id: Hashable
+    label: int
+    box: Box
+    score: float
+    rle: Rle | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """COCO scores for one kind of overlap (boxes or masks), averaged over the classes that have ground truth.
+
+    Attributes:
+        ap: average precision, mean over IoU 0.50:0.05:0.95.
+        ap50: at IoU 0.5.
+        ap75: at IoU 0.75.
+        ar100: average recall with at most 100 predictions an image and class.
+    """
+
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    ar100: float | None
+
+
+@dataclass(frozen=True)
+class CocoScores:
+    """What ``coco_scores`` returns.
+
+    Attributes:
+        box: scores by box overlap.
+        mask: scores by mask overlap, or ``None`` where masks were not compared.
+        box_per_class: class name -> scores by box overlap.
+        mask_per_class: class name -> scores by mask overlap; empty where masks were not compared.
+    """
+
+    box: Scores
+    mask: Scores | None
+    box_per_class: dict[str, Scores]
+    mask_per_class: dict[str, Scores]
+
+
+@dataclass(frozen=True)
+class Presence:
+    """How well "this class is in this image" is told.
+
+    Attributes:
+        precision: share of the claims that are right; ``None`` where nothing is claimed.
+        recall: share of the true presences that are claimed; ``None`` where there is none.
+        f1: their harmonic mean; ``None`` where neither exists.
+        images: number of images that hold the class (for the whole: of image-class pairs).
+        claimed: number of images in which the class is claimed.
+    """
+
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    images: int
+    claimed: int
+
+
+@dataclass(frozen=True)
+class PresenceScores:
+    """What ``presence_scores`` returns.
+
+    Attributes:
+        threshold: a class is claimed for an image where a prediction of it scores above this.
+        micro: over all pairs of an image and a class.
+        per_class: class name -> presence of that class.
+        best_f1: the highest micro F1 that any threshold would reach. An oracle: it has seen the answers.
+        best_threshold: the threshold that reaches it; ``None`` if no prediction helps.
+    """
+
+    threshold: float
+    micro: Presence
+    per_class: dict[str, Presence]
+    best_f1: float | None
+    best_threshold: float | None
+
+
+def encode_mask(mask: NDArray[np.bool_]) -> Rle:
+    """Compressed RLE of a mask at image size, bool ``[H, W]``."""
+    rle: Rle = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return rle
+
+
+def encode_crop(crop: NDArray[np.bool_], left: int, top: int, image_size: tuple[int, int]) -> Rle:
+    """Compressed RLE at image size of a mask that is known in a window only; no full-size mask is made.
+
+    Args:
+        crop: bool ``[h, w]``.
+        left: image column of the window's first column.
+        top: image row of the window's first row.
+        image_size: ``(height, width)`` of the image in pixels.
+
+    Raises:
+        InputError: if the window leaves the image.
+    """
+    height, width = image_size
+    rows, columns = crop.shape
+    if left < 0 or top < 0 or left + columns > width or top + rows > height:
+        raise InputError(
+            f"expected a mask inside the image of {image_size} (height, width), got {crop.shape} at "
+            f"row {top}, column {left}"
+        )
+    # Column-major runs of the window's full-height strip; all before and after it is background.
+    strip = np.zeros((height, columns), bool)
+    strip[top : top + rows] = crop
+    flat = np.pad(strip.ravel(order="F"), 1)
+    borders = np.flatnonzero(np.diff(flat)) + left * height
+    counts = np.diff(np.concatenate([[0], borders, [height * width]]))
+    if borders.size and counts[-1] == 0:
+        counts = counts[:-1]
+    rle: Rle = mask_utils.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+    return rle
+
+
+def encode_box(box: Box, image_size: tuple[int, int]) -> Rle:
+    """Compressed RLE at image size of a filled box (xyxy in image pixels), rounded to pixels."""
+    height, width = image_size
+    x1, x2 = (min(max(round(value), 0), width) for value in (box[0], box[2]))
+    y1, y2 = (min(max(round(value), 0), height) for value in (box[1], box[3]))
+    return encode_crop(np.ones((max(y2 - y1, 0), max(x2 - x1, 0)), bool), min(x1, x2), min(y1, y2), image_size)
+
+
+def coco_scores(
+    ground_truth: Sequence[GroundTruth],
+    predictions: Sequence[Prediction],
+    classes: Sequence[str],
+    image_ids: Sequence[Hashable],
+    *,
+    masks: bool = True,
+) -> CocoScores:
+    """COCO box and mask scores, computed by pycocotools.
+
+    Predictions of equal score are ranked in the order of ``image_ids`` and, within an image, as given: the result
+    depends on nothing else. Crowd regions are honoured. At most 100 predictions an image and class count.
+
+    Args:
+        ground_truth: annotated objects.
+        predictions: predicted objects.
+        classes: names; ``label`` of both indexes them.
+        image_ids: every image that was looked at, those without any object included.
+        masks: also compare masks; every object must then have its ``rle``.
+
+    Raises:
+        InputError: if an object names an unknown image or class, or lacks its mask.
+    """
+    _check(ground_truth, predictions, classes, image_ids, masks)
+    number = {image_id: i for i, image_id in enumerate(image_ids)}
+    truth = [_annotation(i, item, number, masks) for i, item in enumerate(ground_truth, start=1)]
+    found = [
+        {**_annotation(i, item, number, masks), "score": float(item.score)}
+        for i, item in enumerate(predictions, start=1)
+    ]
+    box, box_per_class = _evaluate(truth, found, classes, len(number), "bbox")
+    if not masks:
+        return CocoScores(box, None, box_per_class, {})
+    mask, mask_per_class = _evaluate(truth, found, classes, len(number), "segm")
+    return CocoScores(box, mask, box_per_class, mask_per_class)
+
+
+def _check(
+    ground_truth: Sequence[GroundTruth],
+    predictions: Sequence[Prediction],
+    classes: Sequence[str],
+    image_ids: Sequence[Hashable],
+    masks: bool,
+) -> None:
+    if not classes or len(set(classes)) < len(classes):
+        raise InputError(f"expected distinct class names, got {list(classes)}")
+    known = set(image_ids)
+    if len(known) < len(image_ids):
+        raise InputError("expected every image once in image_ids, got some twice")
+    items: list[GroundTruth | Prediction] = [*ground_truth, *predictions]
+    for item in items:
+        if item.image_id not in known:
+            raise InputError(f"an object belongs to image {item.image_id!r}, which is not among image_ids")
+        if not 0 <= item.label < len(classes):
+            raise InputError(f"an object has class index {item.label}, expected 0 to {len(classes) - 1}")
+        if masks and item.rle is None:
+            raise InputError(f"an object of image {item.image_id!r} has no mask; pass masks=False to score boxes only")
+
+
+def _annotation(
+    number: int, item: GroundTruth | Prediction, images: dict[Hashable, int], masks: bool
+) -> dict[str, Any]:
+    """A COCO annotation. Ids start at 1: pycocotools takes a match with id 0 for none."""
+    x1, y1, x2, y2 = (float(value) for value in item.box)
+    annotation: dict[str, Any] = {
+        "id": number,
+        "image_id": images[item.image_id],
+        "category_id": item.label,
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "area": (x2 - x1) * (y2 - y1),
+        "iscrowd": int(isinstance(item, GroundTruth) and item.crowd),
+    }
+    if masks:
+        annotation["segmentation"] = item.rle
+    return annotation
+
+
+def _evaluate(
+    truth: list[dict[str, Any]],
+    found: list[dict[str, Any]],
+    classes: Sequence[str],
+    images: int,
+    kind: Literal["bbox", "segm"],
+) -> tuple[Scores, dict[str, Scores]]:
+    with _QUIET, contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(_coco(truth, classes, images), _coco(found, classes, images), kind)
+        # Only the range "all" is reported, so an object's area, which would select a range, plays no part.
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[-np.inf, np.inf]], ["all"]
+        evaluation.params.maxDets = [MAX_DETECTIONS]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][..., 0, 0]  # [IoU, recall, class]; -1 where there is no ground truth
+    recall = evaluation.eval["recall"][..., 0, 0]  # [IoU, class]
+    thresholds = evaluation.params.iouThrs
+    per_class = {
+        name: _scores(precision[:, :, k : k + 1], recall[:, k : k + 1], thresholds) for k, name in enumerate(classes)
+    }
+    return _scores(precision, recall, thresholds), per_class
+
+
+def _coco(annotations: list[dict[str, Any]], classes: Sequence[str], images: int) -> COCO:
+    """A COCO data set without a file. ``loadRes`` is not used: it fails on an empty list."""
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": i} for i in range(images)],
+        "categories": [{"id": k, "name": name} for k, name in enumerate(classes)],
+        # pycocotools writes into these, and boxes and masks are evaluated from the same ones.
+        "annotations": [dict(annotation) for annotation in annotations],
+    }
+    coco.createIndex()
+    coco.annToRLE = lambda annotation: annotation["segmentation"]  # already RLE, and the images carry no size
+    return coco
+
+
+def _scores(precision: NDArray[np.float64], recall: NDArray[np.float64], thresholds: NDArray[np.float64]) -> Scores:
+    at50, at75 = np.isclose(thresholds, 0.5), np.isclose(thresholds, 0.75)
+    return Scores(_mean(precision), _mean(precision[at50]), _mean(precision[at75]), _mean(recall))
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    defined = values[values > -1]
+    return float(defined.mean()) if defined.size else None
+
+
+def presence_scores(
+    ground_truth: Sequence[GroundTruth],
+    predictions: Sequence[Prediction],
+    classes: Sequence[str],
+    image_ids: Sequence[Hashable],
+    threshold: float = 0.0,
+) -> PresenceScores:
+    """Is the class in the image? Precision, recall and F1 over images, whatever the masks look like.
+
+    Args:
+        ground_truth: annotated objects; a crowd region counts as presence too.
+        predictions: predicted objects.
+        classes: names; ``label`` of both indexes them.
+        image_ids: every image that was looked at, those without any object included.
+        threshold: a class is claimed for an image where a prediction of it scores above this; 0: where any fires.
+    """
+    _check(ground_truth, predictions, classes, image_ids, masks=False)
+    row = {image_id: i for i, image_id in enumerate(image_ids)}
+    present = np.zeros((len(row), len(classes)), bool)
+    score = np.full((len(row), len(classes)), -np.inf)
+    for truth in ground_truth:
+        present[row[truth.image_id], truth.label] = True
+    for found in predictions:
+        cell = row[found.image_id], found.label
+        score[cell] = np.fmax(score[cell], found.score)
+    claimed = score > threshold
+    best_f1, best_threshold = _best_threshold(present.ravel(), score.ravel())
+    return PresenceScores(
+        threshold=float(threshold),
+        micro=_presence(present, claimed),
+        per_class={name: _presence(present[:, k], claimed[:, k]) for k, name in enumerate(classes)},
+        best_f1=best_f1,
+        best_threshold=best_threshold,
+    )
+
+
+def _presence(present: NDArray[np.bool_], claimed: NDArray[np.bool_]) -> Presence:
+    right, true, said = int((present & claimed).sum()), int(present.sum()), int(claimed.sum())
+    return Presence(
+        precision=right / said if said else None,
+        recall=right / true if true else None,
+        f1=2 * right / (true + said) if true + said else None,
+        images=true,
+        claimed=said,
+    )
+
+
+def _best_threshold(present: NDArray[np.bool_], score: NDArray[np.float64]) -> tuple[float | None, float | None]:
+    """The best F1 over all thresholds ``score > t``, and a ``t`` that gives it."""
+    if not present.any():
+        return None, None
+    order = np.argsort(-score, kind="stable")
+    ranked, right = score[order], np.cumsum(present[order])
+    f1 = 2 * right / (int(present.sum()) + np.arange(1, len(order) + 1))
+    # A threshold cannot part equal scores, and cannot claim what no prediction speaks for.
+    usable = np.append(ranked[:-1] > ranked[1:], True) & np.isfinite(ranked)
+    if not usable.any() or f1[usable].max() <= 0:
+        return 0.0, None
+    best = int(np.flatnonzero(usable)[f1[usable].argmax()])
+    follows = ranked[best + 1] if best + 1 < len(ranked) else -np.inf
+    return float(f1[best]), float(follows if np.isfinite(follows) else np.nextafter(ranked[best], -np.inf))
