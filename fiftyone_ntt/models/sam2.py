@@ -1,0 +1,211 @@
+"""SAM2 and SAM2.1 as a proposal model, through Meta's modules in the package ``sam2``.
+
+Only the image half of the model is used: image encoder, prompt encoder, mask decoder. The package's image
+predictor is not, because it adds ``no_mem_embed``, clamps the logits and imports torchvision.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame
+from fiftyone_ntt.errors import InputError, WeightsMismatchError
+from fiftyone_ntt.models.normalize import imagenet_normalize
+from fiftyone_ntt.models.weights import sha256_of
+
+logger = logging.getLogger(__name__)
+
+BOXES_PER_BATCH = 32
+"""Boxes decoded at once; each costs about 30 MB in the decoder."""
+
+
+@dataclass(frozen=True)
+class Sam2Embedding:
+    """What the mask decoder needs of one image; all float32 on the model's device.
+
+    Attributes:
+        image: ``[1, C, 64, 64]`` (C = 256 in every published model), named E in the method's notes.
+        position: ``[1, C, 64, 64]`` positional encoding of the same grid; the same for every image.
+        high_res: ``[1, C/8, 256, 256]`` and ``[1, C/4, 128, 128]``.
+    """
+
+    image: Tensor
+    position: Tensor
+    high_res: tuple[Tensor, Tensor]
+
+
+class Sam2:
+    """A ``ProposalModel``: one image squashed to 1024 x 1024, prompted with points or boxes.
+
+    Args:
+        checkpoint: file in Meta's format, ``{"model": state_dict}``.
+        config: YAML inside the package ``sam2``, e.g. ``"configs/sam2.1/sam2.1_hiera_l.yaml"``.
+        device: where to run.
+        add_no_mem_embed: add the learnt "no memory" vector to the image embedding, as the package's image
+            predictor does. The published method does not (ntt-algorithm 3.3).
+        overrides: changes to the config, ``"model.a.b=value"``.
+        name: name for provenance; by default the config's.
+
+    Raises:
+        InputError: unknown config, or an architecture without 256 x 256 masks.
+        WeightsMismatchError: the checkpoint does not belong to the config.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        config: str,
+        *,
+        device: str | torch.device = "cpu",
+        add_no_mem_embed: bool = False,
+        overrides: tuple[str, ...] = (),
+        name: str | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        self.add_no_mem_embed = add_no_mem_embed
+        self.name = (name or Path(config).stem) + ("+no_mem_embed" if add_no_mem_embed else "")
+        self.weights_hash = sha256_of(Path(checkpoint))
+        self.model = build_sam2(config, overrides)
+        load_checkpoint(self.model, Path(checkpoint), config)
+        self.model.eval().requires_grad_(False).to(self.device)
+        logger.info("loaded %s from %s on %s", self.name, checkpoint, self.device)
+
+    def frame(self, image_size: tuple[int, int]) -> ImageFrame:
+        """The image of ``(height, width)`` pixels is squashed to a square; its aspect ratio is lost."""
+        return ImageFrame.squash(image_size, self.model.image_size)
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor, frame: ImageFrame) -> Sam2Embedding:
+        """Runs the image encoder on float32 ``[3, 1024, 1024]`` RGB in 0..1 in the model frame."""
+        side = frame.side
+        if tuple(pixels.shape) != (3, side, side) or side != self.model.image_size:
+            expected = self.model.image_size
+            raise InputError(
+                f"expected pixels [3, {expected}, {expected}], got {list(pixels.shape)} for a frame of {side}; "
+                "render the image with the frame this model gives"
+            )
+        batch = imagenet_normalize(pixels[None].to(self.device, torch.float32))
+        low, middle, image = self.model.forward_image(batch)["backbone_fpn"]
+        if self.add_no_mem_embed:
+            image = image + self.model.no_mem_embed.reshape(1, -1, 1, 1)
+        return Sam2Embedding(image, self.model.sam_prompt_encoder.get_dense_pe(), (low, middle))
+
+    @torch.no_grad()
+    def decode_points(self, embedding: Sam2Embedding, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompts with foreground points, each on its own.
+
+        Args:
+            embedding: what ``encode`` returned.
+            points: float32 ``[P, 2]`` (x, y) in pixels of the model frame; all are decoded at once.
+
+        Returns:
+            Raw mask logits float32 ``[P, 3, 256, 256]`` and predicted IoU float32 ``[P, 3]`` of the three
+            multi-mask tokens, on the model's device.
+        """
+        labels = torch.ones(len(points), 1, dtype=torch.int32, device=self.device)
+        masks, ious = self._decode(embedding, points.reshape(-1, 1, 2), labels)
+        return masks[:, 1:], ious[:, 1:]
+
+    @torch.no_grad()
+    def decode_boxes(self, embedding: Sam2Embedding, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompts with boxes, each on its own.
+
+        Args:
+            embedding: what ``encode`` returned.
+            boxes: float32 ``[B, 4]`` xyxy in pixels of the model frame.
+
+        Returns:
+            Raw mask logits float32 ``[B, 256, 256]`` and predicted IoU float32 ``[B]`` of the single-mask token,
+            on the model's device.
+        """
+        corner_labels = torch.tensor([[2, 3]], dtype=torch.int32, device=self.device)
+        parts = [
+            self._decode(embedding, chunk.reshape(-1, 2, 2), corner_labels.expand(len(chunk), 2))
+            for chunk in torch.split(boxes, BOXES_PER_BATCH)
+        ]
+        masks, ious = (torch.cat([part[side][:, 0] for part in parts]) for side in (0, 1))
+        return masks, ious
+
+    def _decode(self, embedding: Sam2Embedding, coords: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Decodes P prompts of n points each: coords ``[P, n, 2]`` in the model frame, labels ``[P, n]``.
+
+        Returns:
+            Logits ``[P, 4, 256, 256]`` and IoU ``[P, 4]`` of all mask tokens; token 0 is the single mask.
+        """
+        if len(coords) == 0:
+            return coords.new_zeros(0, 4, MASK_SIDE, MASK_SIDE), coords.new_zeros(0, 4)
+        # The prompt encoder moves points by half a pixel and adds the padding point itself.
+        sparse, dense = self.model.sam_prompt_encoder(
+            points=(coords.to(self.device, torch.float32), labels), boxes=None, masks=None
+        )
+        # predict_masks gives all tokens; forward would choose among them, by stability if so configured.
+        masks, ious, _, _ = self.model.sam_mask_decoder.predict_masks(
+            image_embeddings=embedding.image,
+            image_pe=embedding.position,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            repeat_image=True,
+            high_res_features=list(embedding.high_res),
+        )
+        return masks, ious
+
+
+def build_sam2(config: str, overrides: tuple[str, ...] = ()) -> Any:
+    """Builds ``SAM2Base`` with untrained weights from a YAML of the package ``sam2``.
+
+    The file is read with OmegaConf and not with ``hydra.compose``: compose needs Hydra's process-wide state,
+    which importing sam2 sets unless another library has already claimed it. The state is left as sam2 leaves it,
+    since other users of sam2 in the process (FiftyOne's model zoo) rely on it.
+    """
+    from hydra.errors import HydraException
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    file = resources.files("sam2").joinpath(config)
+    if not file.is_file():
+        raise InputError(f"the installed package sam2 has no config {config!r}; see its folder 'configs'")
+    try:
+        settings = OmegaConf.merge(
+            OmegaConf.create(file.read_text(encoding="utf-8")),
+            OmegaConf.from_dotlist([override.lstrip("+") for override in overrides]),
+        )
+        OmegaConf.resolve(settings)
+        model: Any = instantiate(settings.model, _recursive_=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(f"no SAM2 can be built from {config!r} with overrides {overrides}: {error}") from error
+    if model.image_size != 4 * MASK_SIDE or not model.use_high_res_features_in_sam:
+        raise InputError(
+            f"expected a SAM2 with a 1024 pixel frame and high-resolution features, not {config!r} "
+            f"with overrides {overrides}"
+        )
+    return model
+
+
+def load_checkpoint(model: nn.Module, path: Path, config: str) -> None:
+    """Loads Meta's ``{"model": state_dict}`` strictly; runs no code from the file."""
+    expectation = f"expected a SAM2 checkpoint {{'model': weights}} that holds tensors only in {path}"
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        # torch's own text advises to allow code from the file; ours does not repeat it
+        raise WeightsMismatchError(f"{expectation}, but it cannot be read as one; fetch the file again") from error
+    if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
+        raise WeightsMismatchError(f"{expectation}, found something else")
+    try:
+        model.load_state_dict(content["model"], strict=True)
+    except RuntimeError as error:
+        reason = "\n".join(str(error).splitlines()[:6])
+        raise WeightsMismatchError(
+            f"the checkpoint {path} does not fit the architecture {config!r}; give the config the checkpoint was "
+            f"trained with (sam2 and sam2.1 differ). {reason}"
+        ) from error
