@@ -247,6 +247,7 @@ PRESETS: dict[str, Preset] = {
             EfficientNetSpec(),
             references=ReferenceSettings(context="image", weights="area", centre=True),
             points_per_side=16,
+            grid="centre",
             summary="MobileSAM-like masks and EfficientNet-Lite0 features on the CPU; needs no model hub",
         ),
         Preset(

@@ -142,7 +142,8 @@ class Sam2:
             Logits ``[P, 4, 256, 256]`` and IoU ``[P, 4]`` of all mask tokens; token 0 is the single mask.
         """
         if len(coords) == 0:
-            return coords.new_zeros(0, 4, MASK_SIDE, MASK_SIDE), coords.new_zeros(0, 4)
+            nothing = torch.zeros(0, 4, device=self.device)
+            return nothing[:, :, None, None].expand(0, 4, MASK_SIDE, MASK_SIDE), nothing
         # The prompt encoder moves points by half a pixel and adds the padding point itself.
         sparse, dense = self.model.sam_prompt_encoder(
             points=(coords.to(self.device, torch.float32), labels), boxes=None, masks=None

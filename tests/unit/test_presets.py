@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from fiftyone_ntt.core import ReferenceItem, ReferenceSettings
+from fiftyone_ntt.core import FeatureModel, ProposalModel, ReferenceItem, ReferenceSettings
 from fiftyone_ntt.errors import InputError, MissingWeightsError, WeightsMismatchError
 from fiftyone_ntt.models import PRESETS, Preset, load_preset
 from fiftyone_ntt.models.devices import choose_device
 from fiftyone_ntt.models.presets import Dinov2Spec, EfficientNetSpec, MiniSamSpec, Sam2Spec, clear_loaded
-from fiftyone_ntt.models.weights import WEIGHTS, WeightsFile, sha256_of
+from fiftyone_ntt.models.weights import LITE_FILES, PULL_COMMAND, WEIGHTS, WeightsFile, find_local, sha256_of
 from tests.tiny_checkpoints import SAM2_OVERRIDES, tiny_preset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,7 +72,22 @@ def test_the_offline_preset() -> None:
     lite = PRESETS["lite"]
     assert lite.references == ReferenceSettings(context="image", weights="area", centre=True)
     assert lite.proposal == MiniSamSpec() and lite.features == EfficientNetSpec(input_size=768, stride=32)
-    assert lite.points_per_side == 16
+    assert (lite.points_per_side, lite.grid) == (16, "centre")
+
+
+def test_the_offline_preset_loads_and_stays_on_the_cpu() -> None:
+    missing = [file.name for file in LITE_FILES if find_local(file) is None]
+    if missing:
+        pytest.skip(f"weights are missing: {', '.join(missing)}; run `{PULL_COMMAND}`")
+    loaded = load_preset("lite", "cpu")
+    assert isinstance(loaded.proposal_model, ProposalModel) and isinstance(loaded.feature_model, FeatureModel)
+    assert loaded.device == torch.device("cpu")
+    assert (loaded.feature_model.input_size, loaded.feature_model.grid, loaded.feature_model.dim) == (
+        768,
+        (24, 24),
+        320,
+    )
+    assert loaded.segmenter().references.centre
 
 
 def test_settings_reach_the_segmenter(tiny: Preset) -> None:
