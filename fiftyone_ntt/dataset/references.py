@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import fiftyone as fo
 import numpy as np
-from fiftyone import ViewField as F
+from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
@@ -168,6 +168,5 @@ def _or_box(mask: NDArray[np.bool_], label: fo.Detection, size: tuple[int, int])
 
 def without_references(view: SampleCollection, bank: MemoryBank) -> SampleCollection:
     """The view without the samples that the bank's references came from."""
-    used = sorted({reference.split("/")[0] for reference in bank.reference_ids})
-    valid = [sample_id for sample_id in used if fo.core.odm.ObjectId.is_valid(sample_id)] if used else []
-    return view.match(~F("_id").is_in([fo.core.odm.ObjectId(sample_id) for sample_id in valid])) if valid else view
+    used = {reference.split("/")[0] for reference in bank.reference_ids}
+    return view.exclude(sorted(sample_id for sample_id in used if ObjectId.is_valid(sample_id)))

@@ -115,6 +115,8 @@ def segment(
     """
     started = time.perf_counter()
     check_images(view)
+    if view._is_generated:
+        raise WrongTypeError("expected whole images, got a view of patches or frames; segment the dataset it came from")
     bank = _resolve_bank(view, bank)
     config = config or MatchConfig()
     if score_threshold is not None:
