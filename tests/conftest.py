@@ -163,7 +163,7 @@ def shared_dir() -> Path:
     folder = REPOSITORY.parent / "shared"
     if not folder.is_dir():
         pytest.skip(
-            f"shared test data is not on this machine (expected the folder {folder.name}/ beside the repository)"
+            f"the shared test data is not on this machine (a folder {folder.name}/ beside the repository)"
         )
     return folder
 
