@@ -1,0 +1,119 @@
+"""What an evaluation found, as values, as a table, and as text."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fiftyone_ntt.metrics import PresenceScores, Scores
+
+_COLUMNS = {
+    "class": "class", "objects": "objects", "predictions": "labels", "box_ap": "box AP", "box_ap50": "box AP50",
+    "mask_ap": "mask AP", "mask_ap50": "mask AP50", "precision": "in image: P", "recall": "R", "f1": "F1",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """Scores of one class; fractions in 0..1, ``None`` where not defined.
+
+    Attributes:
+        name: name of the class.
+        objects: annotated objects, crowd regions included.
+        predictions: predicted objects.
+        box: COCO scores by box overlap.
+        mask: COCO scores by mask overlap.
+        precision: of "this class is in this image".
+        recall: of the same.
+        f1: of the same.
+    """
+
+    name: str
+    objects: int
+    predictions: int
+    box: Scores
+    mask: Scores
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class EvaluationResults:
+    """What ``evaluate`` found. Fractions in 0..1; ``None`` where a score is not defined.
+
+    Attributes:
+        box: COCO scores by box overlap, over the classes that have ground truth.
+        mask: COCO scores by mask overlap; all ``None`` where masks could not be compared (``notes`` says why).
+        presence: image-level presence.
+        per_class: one entry a class.
+        images: samples evaluated.
+        eval_key: key of FiftyOne's per-object matches, if they were asked for.
+        notes: what a reader of the scores should know.
+    """
+
+    box: Scores
+    mask: Scores
+    presence: PresenceScores
+    per_class: tuple[ClassResult, ...]
+    images: int
+    eval_key: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes evaluated."""
+        return tuple(row.name for row in self.per_class)
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row a class, after a first row for all of them."""
+        micro = self.presence.micro
+        counts = sum(row.objects for row in self.per_class), sum(row.predictions for row in self.per_class)
+        total = ClassResult("all", *counts, self.box, self.mask, micro.precision, micro.recall, micro.f1)
+        return [_table_row(row) for row in (total, *self.per_class)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, fit for JSON."""
+        return {
+            "box": asdict(self.box),
+            "mask": asdict(self.mask),
+            "presence": {
+                "precision": self.presence.micro.precision,
+                "recall": self.presence.micro.recall,
+                "f1": self.presence.micro.f1,
+                "threshold": self.presence.threshold,
+                "best_f1": self.presence.best_f1,
+                "best_threshold": self.presence.best_threshold,
+            },
+            "per_class": [asdict(row) for row in self.per_class],
+            "images": self.images,
+            "eval_key": self.eval_key,
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        rows = [list(_COLUMNS.values())] + [[_shown(row[key]) for key in _COLUMNS] for row in self.table()]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+        lines = [
+            "  ".join([row[0].ljust(widths[0])] + [row[i].rjust(widths[i]) for i in range(1, len(row))]) for row in rows
+        ]
+        best = self.presence
+        facts = [
+            f"{self.images} images; AP75: box {_shown(self.box.ap75)}, mask {_shown(self.mask.ap75)}; "
+            f"AR100: box {_shown(self.box.ar100)}, mask {_shown(self.mask.ar100)}",
+            f"in image: a label above {best.threshold:g} claims its class; the best threshold, "
+            f"{_shown(best.best_threshold)}, would give F1 {_shown(best.best_f1)}",
+        ]
+        return "\n".join([*lines, "", *facts, *(f"note: {note}" for note in self.notes)])
+
+
+def _table_row(row: ClassResult) -> dict[str, Any]:
+    values = (
+        row.name, row.objects, row.predictions, row.box.ap, row.box.ap50, row.mask.ap, row.mask.ap50,
+        row.precision, row.recall, row.f1,
+    )  # fmt: skip
+    return dict(zip(_COLUMNS, values, strict=True))
+
+
+def _shown(value: object) -> str:
+    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
