@@ -1,0 +1,32 @@
+# Every target makes its own virtual environment first (tools/bootstrap.py; quick when nothing changed).
+#   make test ARGS="-k frames"      make demo ARGS=--app      make PYTHON=python3.12 VENV=.venv312 test
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+IN_VENV = $(VENV)/bin/python
+
+.PHONY: demo test bench lint clean environment environment-without-weights
+
+demo: environment
+	$(IN_VENV) -m fiftyone_ntt demo $(ARGS)
+
+test: environment
+	$(IN_VENV) -m pytest $(ARGS)
+
+bench: environment
+	$(IN_VENV) -m benchmarks $(ARGS)
+
+lint: environment-without-weights
+	$(IN_VENV) -m ruff check .
+	$(IN_VENV) -m mypy
+
+environment:
+	@$(PYTHON) tools/bootstrap.py $(VENV)
+
+environment-without-weights:
+	@$(PYTHON) tools/bootstrap.py --no-weights $(VENV)
+
+clean:
+	rm -rf build dist *.egg-info demo_output .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	rm -rf $(VENV)
