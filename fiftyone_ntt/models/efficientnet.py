@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,10 +45,11 @@ class EfficientNetLite0:
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
         """See ``FeatureModel.encode``."""
-        return self._layers((images.float().cpu() * 255 - 127) / 128).permute(0, 2, 3, 1).contiguous()
+        tokens: Tensor = self._layers((images.float().cpu() * 255 - 127) / 128)
+        return tokens.permute(0, 2, 3, 1).contiguous()
 
 
-def _load(path: Path) -> nn.Module:
+def _load(path: Path) -> Any:
     from efficientnet_lite_pytorch import EfficientNet
 
     model = EfficientNet.from_name("efficientnet-lite0")
