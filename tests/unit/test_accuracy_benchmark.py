@@ -1,0 +1,239 @@
+"""The accuracy benchmark from end to end on a made-up data folder, with a colour matcher in place of the networks."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from benchmarks import accuracy
+from benchmarks.candidate_cache import CandidateCache
+from benchmarks.coco_data import (
+    TargetImage,
+    choose_images,
+    default_classes,
+    encode_segmentation,
+    read_references,
+    read_target_image,
+    read_targets,
+)
+from fiftyone_ntt.core import ImageFrame, MatchConfig, ProposalConfig, ReferenceSettings, Segmenter
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.metrics import GroundTruth, encode_mask
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 210)}
+NAMES = list(COLOURS)
+SIZE = (120, 160)
+
+
+class SameColour:
+    """A mask model: the object at a point is all that has the point's colour; nothing on the grey background."""
+
+    name, weights_hash = "same-colour", "0" * 64
+
+    def __init__(self):
+        self.encoded = 0
+
+    def frame(self, image_size):
+        return ImageFrame.squash(image_size, 256)
+
+    def encode(self, pixels, frame):
+        self.encoded += 1
+        return pixels
+
+    def decode_points(self, embedding, points):
+        x, y = points.long().clamp(0, 255).unbind(1)
+        colour = embedding[:, y, x].T[:, :, None, None]
+        logits = 0.1 - (embedding[None] - colour).abs().sum(1)
+        saturated = (colour.amax(1) - colour.amin(1))[:, 0, 0] > 0.4
+        # The larger the surer: a point on a blurred edge finds only the edge, and must not win against the object.
+        ious = torch.where(saturated, 0.5 + (logits > 0).float().mean((1, 2)), 0.1)[:, None].repeat(1, 3)
+        return logits[:, None].repeat(1, 3, 1, 1), ious
+
+
+class MeanColour:
+    """A feature model: a patch's vector is its mean colour against grey."""
+
+    name, weights_hash, input_size, grid, dim = "mean-colour", "1" * 64, 256, (64, 64), 3
+
+    def encode(self, images):
+        return torch.nn.functional.avg_pool2d(images - 0.5, 4).permute(0, 2, 3, 1)
+
+
+def segmenter() -> Segmenter:
+    return Segmenter(
+        SameColour(), MeanColour(), references=ReferenceSettings(context="image", weights="area"),
+        proposals=ProposalConfig(points_per_side=12, grid="centre"), target_via=None,
+    )  # fmt: skip
+
+
+def picture(path, objects):
+    """Draws rectangles (label, xyxy with x2, y2 exclusive) on grey."""
+    image = Image.new("RGB", SIZE[::-1], (128, 128, 128))
+    draw = ImageDraw.Draw(image)
+    for label, (x1, y1, x2, y2) in objects:
+        draw.rectangle((x1, y1, x2 - 1, y2 - 1), fill=COLOURS[label])
+    image.save(path)
+
+
+def content(images, start=1):
+    """COCO json of pictures: name -> objects. Category ids have gaps and are not in order."""
+    ids = {"red": 7, "green": 9, "blue": 4}
+    entries, annotations = [], []
+    for i, (name, objects) in enumerate(images.items(), start=start):
+        entries.append({"id": i, "file_name": name, "height": SIZE[0], "width": SIZE[1]})
+        for label, (x1, y1, x2, y2) in objects:
+            annotations.append({
+                "id": len(annotations) + 1, "image_id": i, "category_id": ids[label], "iscrowd": 0,
+                "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1),
+                "segmentation": [[x1, y1, x2, y1, x2, y2, x1, y2]],
+            })  # fmt: skip
+    categories = [{"id": ids[name], "name": name} for name in NAMES]
+    return {"images": entries, "annotations": annotations, "categories": categories}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Six targets (two empty, one with two objects) and two draws of one shot a class."""
+    targets = {
+        "a.png": [("red", (20, 30, 60, 80)), ("green", (90, 20, 140, 70))],
+        "b.png": [("blue", (30, 30, 80, 90))],
+        "c.png": [],
+        "d.png": [("green", (60, 40, 120, 100))],
+        "e.png": [],
+        "f.png": [("red", (10, 10, 70, 60))],
+    }
+    references = {f"{name}.png": [(name, (40, 30, 110, 90))] for name in NAMES}
+    for part in ("images", "annotations", "refs"):
+        (tmp_path / part).mkdir()
+    for name, objects in {**targets, **references}.items():
+        picture(tmp_path / "images" / name, objects)
+    (tmp_path / "annotations" / "test.json").write_text(json.dumps(content(targets, start=10)))
+    for seed in (1, 2):
+        (tmp_path / "refs" / f"all_1shot_seed{seed}.json").write_text(json.dumps(content(references)))
+    return tmp_path
+
+
+def test_end_to_end(folder, tmp_path, monkeypatch, capsys):
+    """Colours are easy: perfect masks and presence; the published boxes are a pixel short and cost box AP only."""
+
+    class Preset:
+        segmenter = staticmethod(lambda points: segmenter())
+
+    monkeypatch.setattr(accuracy, "load_preset", lambda name, device: Preset())
+    out, more = tmp_path / "out" / "scores.json", tmp_path / "more.json"
+    arguments = ["--data", str(folder), "--seeds", "1,2", "--json", str(out), "--details", str(more)]
+    assert accuracy.main(arguments) == 0
+    scores = json.loads(out.read_text())
+    assert list(scores) == ["paper", "default"]
+    for variant in scores.values():
+        assert list(variant) == ["box_ap", "mask_ap", "mask_ap50", "ar100", "presence_f1"]
+        assert all(set(value) == {"mean", "std"} for value in variant.values())
+        assert variant["mask_ap50"] == variant["presence_f1"] == {"mean": pytest.approx(1), "std": 0}
+        assert variant["mask_ap"]["mean"] > 0.85
+    assert 0.6 < scores["paper"]["box_ap"]["mean"] < scores["default"]["box_ap"]["mean"]
+    assert set(json.loads(more.read_text())["draws"]["paper"]) == {"1", "2"}
+    printed = capsys.readouterr().out
+    assert (
+        "mask AP50" in printed
+        and "5 of 6 computed" in printed
+        and f"{scores['paper']['box_ap']['mean']:.3f}" in printed
+    )
+
+
+def test_a_warm_cache_gives_the_same_scores_without_the_models(folder, tmp_path):
+    targets = read_targets(folder, "all")
+    variants = {"default": MatchConfig()}
+    models, summaries = segmenter(), []
+    for _ in range(2):
+        cache = CandidateCache(tmp_path / "cache", models)
+        result = accuracy.run(models, folder, "all", 1, [1], targets, variants, cache, lambda line: None)
+        summaries.append((result.computed, models.proposal_model.encoded, result.summary()))
+    assert [summary[:2] for summary in summaries] == [(5, 5), (0, 5)], "the two empty images are one and the same"
+    assert summaries[0][2] == summaries[1][2]
+
+
+def test_cached_candidates_are_those_computed(folder, tmp_path):
+    image = read_targets(folder, "all").images[0]
+    models = segmenter()
+    kept, fresh = CandidateCache(tmp_path, models)[image], models.candidates(read_target_image(image))
+    assert torch.equal(kept.candidates.mask_logits > 0, fresh.candidates.mask_logits > 0)
+    assert torch.allclose(kept.candidates.mask_logits, fresh.candidates.mask_logits, rtol=1e-3)
+    assert torch.equal(kept.candidates.predicted_iou, fresh.candidates.predicted_iou)
+    assert torch.equal(kept.vectors, fresh.vectors) and torch.equal(kept.tokens, fresh.tokens)
+    assert kept.candidates.frame == fresh.candidates.frame
+
+
+def test_other_grids_and_weights_have_other_caches(tmp_path):
+    models = segmenter()
+    folders = [CandidateCache(tmp_path, models).folder]
+    models.proposals = ProposalConfig(points_per_side=12, grid="centre", points_per_batch=3)
+    assert CandidateCache(tmp_path, models).folder == folders[0], "the batch changes nothing"
+    models.proposals = ProposalConfig(points_per_side=13, grid="centre")
+    folders.append(CandidateCache(tmp_path, models).folder)
+    models.proposal_model.weights_hash = "2" * 64
+    folders.append(CandidateCache(tmp_path, models).folder)
+    assert len(set(folders)) == 3
+
+
+def test_reading(folder):
+    targets = read_targets(folder, "all")
+    assert targets.classes == ("blue", "red", "green"), "in the order of category ids"
+    assert [image.image_id for image in targets.images] == [10, 11, 12, 13, 14, 15]
+    assert len(targets.truth) == 5 and targets.truth[0].box == (20, 30, 60, 80)
+    items = list(read_references(folder, "all", 1, 2, targets.classes))
+    assert [item.label for item in items] == NAMES
+    assert items[0].mask.sum() == 70 * 60 and items[0].box == (40, 30, 110, 90)
+    assert items[0].mask[30:90, 40:110].all()
+    assert default_classes(folder) == "all"
+
+
+def test_subset_covers_classes_and_keeps_empty_images(folder):
+    assert {item.label for item in read_targets(folder, "all", 4).truth} == {0, 1, 2}
+    five = read_targets(folder, "all", 5)
+    empty = {image.image_id for image in five.images} - {item.image_id for item in five.truth}
+    assert len(five.images) == 5 and len(empty) == 1
+    assert five == read_targets(folder, "all", 5)
+    assert len(read_targets(folder, "all", 99).images) == 6
+
+
+def test_subset_is_even_over_uneven_classes(tmp_path):
+    images = [TargetImage(i, tmp_path / f"{i}.png", SIZE) for i in range(100)]
+    labels = [0] * 70 + [1] * 10 + [2] * 3
+    truth = [GroundTruth(i, label, (0, 0, 1, 1)) for i, label in enumerate(labels)]
+    chosen = choose_images(images, truth, 3, 20)
+    counts = [sum(i in chosen for i, label in enumerate(labels) if label == k) for k in range(3)]
+    assert len(set(chosen)) == 20
+    assert counts == [7, 6, 3] or counts == [6, 7, 3], "all of the rarest, the rest shared"
+    assert sum(i >= 83 for i in chosen) == 4
+    assert choose_images(images[::-1], truth, 3, 20) == chosen
+    assert sorted(choose_images(images[83:], [], 3, 10)) == sorted(set(choose_images(images[83:], [], 3, 10)))
+
+
+@pytest.mark.parametrize("kind", ["polygon", "uncompressed", "compressed"])
+def test_every_kind_of_segmentation(kind):
+    mask = np.zeros(SIZE, bool)
+    mask[10:30, 20:50] = True
+    rle = encode_mask(mask)
+    runs = np.flatnonzero(np.diff(np.pad(mask.ravel(order="F"), 1)))
+    given = {
+        "polygon": [[20, 10, 50, 10, 50, 30, 20, 30]],
+        "uncompressed": {"size": list(SIZE), "counts": np.diff([0, *runs, mask.size]).tolist()},
+        "compressed": {"size": list(SIZE), "counts": rle["counts"].decode()},
+    }[kind]
+    assert encode_segmentation(given, SIZE) == rle
+
+
+def test_errors_say_what_is_missing(folder, capsys):
+    assert accuracy.main(["--data", str(folder), "--classes", "voc20"]) == 1
+    assert "instances_val2017_voc20.json, got no such file" in capsys.readouterr().err
+    with pytest.raises(InputError, match="all_7shot_seed1.json"):
+        list(read_references(folder, "all", 7, 1, ["blue", "red", "green"]))
+    with pytest.raises(SystemExit, match="expected variants of paper, default"):
+        accuracy.main(["--data", str(folder), "--variants", "best"])
+    Image.new("RGB", (5, 5)).save(folder / "images" / "a.png")
+    with pytest.raises(InputError, match=r"a.png is \(5, 5\), its json says \(120, 160\)"):
+        read_target_image(read_targets(folder, "all").images[0])
