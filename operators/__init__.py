@@ -1,0 +1,10 @@
+"""The operators of the App: each turns a form into one call of a service in ``fiftyone_ntt.dataset``."""
+
+from __future__ import annotations
+
+from fiftyone_ntt.operators.build_memory_bank import BuildMemoryBank
+from fiftyone_ntt.operators.evaluate import Evaluate
+from fiftyone_ntt.operators.segment import Segment
+
+OPERATORS = (BuildMemoryBank, Segment, Evaluate)
+"""Every operator of the plugin; ``fiftyone.yml`` lists the same names."""

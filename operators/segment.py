@@ -1,0 +1,133 @@
+"""Operator: a memory bank and a target -> detections with masks on every image of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fiftyone.operators as foo
+from fiftyone.core.collections import SampleCollection
+from fiftyone.operators import types
+
+from fiftyone_ntt.config import DEFAULT_BANK_NAME, SegmentParams
+from fiftyone_ntt.dataset.fields import REFERENCE_TAG
+from fiftyone_ntt.operators import forms
+
+LABEL = "Segment with NTT references"
+ICON = "auto_awesome"
+_ERRORS_SHOWN = 20
+
+
+class Segment(foo.Operator):
+    """Labels a view with a memory bank kept with the dataset."""
+
+    @property
+    def config(self) -> foo.OperatorConfig:
+        return forms.operator_config(
+            "segment",
+            LABEL,
+            "Finds instances of your references' classes in every image of the target, with masks and scores.",
+            ICON,
+            default_choice_to_delegated=forms.can_schedule(),
+            # Each task of a distributed run labels its own part of the target under the same run key.
+            allow_distributed_execution=True,
+        )
+
+    def resolve_placement(self, ctx: Any) -> types.Placement:
+        return forms.grid_button(LABEL, ICON)
+
+    def resolve_input(self, ctx: Any) -> types.Property:
+        inputs = types.Object()
+        target = ctx.target_view()
+        banks = _banks(ctx.dataset)
+        fields = sorted({"ntt", *forms.detections_fields(target)})
+        forms.add_params(inputs, SegmentParams, choices={"bank": banks}, suggestions={"label_field": fields})
+        _check_bank(inputs, banks, ctx.params.get("bank"))
+        _describe_target(inputs, target, bool(forms.current(ctx, SegmentParams, "include_references")))
+        forms.add_execution_notice(inputs)
+        return types.Property(inputs, view=types.View(label=LABEL))
+
+    def execute(self, ctx: Any) -> dict[str, Any]:
+        import fiftyone_ntt as ntt
+
+        params = SegmentParams.from_mapping(ctx.params)
+        report = ntt.segment(ctx.target_view(), progress=forms.progress_of(ctx), **params.to_mapping())
+        forms.finished(ctx)
+        return {
+            "run_key": report.run_key,
+            "label_field": report.label_field,
+            "labelled": report.labelled,
+            "empty": report.empty,
+            "failed": report.failed,
+            "resumed": report.resumed,
+            "references_skipped": report.references_skipped,
+            "instances": report.instances,
+            "seconds": round(report.seconds, 1),
+            "errors": [
+                {"sample": sample_id, "error": error}
+                for sample_id, error in list(report.errors.items())[:_ERRORS_SHOWN]
+            ],
+            "summary": str(report),
+        }
+
+    def resolve_output(self, ctx: Any) -> types.Property:
+        outputs = types.Object()
+        outputs.str("summary", label="Done", view=types.MarkdownView())
+        table = types.TableView()
+        table.add_column("sample", label="sample")
+        table.add_column("error", label="why it failed")
+        outputs.list("errors", types.Object(), view=table, label="Failed samples")
+        return types.Property(outputs, view=types.View(label=LABEL))
+
+    def __call__(
+        self,
+        sample_collection: SampleCollection,
+        bank: str,
+        label_field: str = "ntt",
+        *,
+        delegate: bool = False,
+        delegation_target: str | None = None,
+        **arguments: Any,
+    ) -> Any:
+        """Labels a collection from Python, through the operator.
+
+        An immediate operator run is cut off after FiftyOne's operator timeout; ``fiftyone_ntt.segment`` is not.
+
+        Args:
+            sample_collection: the samples to label.
+            bank: name of a memory bank kept with the dataset.
+            label_field: field to write.
+            delegate: schedule the run instead of doing it now.
+            delegation_target: the orchestrator to schedule it on.
+            **arguments: the other fields of ``SegmentParams``.
+        """
+        params = SegmentParams.from_mapping({"bank": bank, "label_field": label_field, **arguments})
+        return forms.call(self, sample_collection, params, delegate, delegation_target)
+
+
+def _banks(dataset: Any) -> dict[str, str]:
+    """Name of each bank kept with the dataset -> what to call it in the form."""
+    from fiftyone_ntt.dataset.banks import list_banks
+
+    banks = {}
+    for name in list_banks(dataset):
+        config = dataset.get_run_info(name).config
+        banks[name] = f"{name} ({forms.counted(len(config.classes), 'class', 'classes')}, preset {config.preset})"
+    return banks
+
+
+def _check_bank(inputs: types.Object, banks: dict[str, str], chosen: str | None) -> None:
+    if not banks:
+        message = "this dataset has no memory bank yet: run the operator 'Build NTT memory bank' first"
+        forms.refuse(inputs, "bank", message)
+    elif chosen and chosen not in banks:
+        forms.refuse(inputs, "bank", f"no memory bank {chosen!r} with this dataset; there is: {', '.join(banks)}")
+    else:
+        inputs.get_property("bank").default = DEFAULT_BANK_NAME if DEFAULT_BANK_NAME in banks else list(banks)[-1]
+
+
+def _describe_target(inputs: types.Object, target: SampleCollection, include_references: bool) -> None:
+    text = f"{forms.counted(len(target), 'image')} in the target"
+    tagged = 0 if include_references else len(target.match_tags(REFERENCE_TAG))
+    if tagged:
+        text += f"; {tagged} of them tagged {REFERENCE_TAG!r} and left out"
+    forms.notice(inputs, "target", text)
