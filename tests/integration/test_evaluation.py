@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from fiftyone import ViewField as F
 from PIL import Image
+from pycocotools import mask as mask_utils
 
 from fiftyone_ntt.core import MemoryBank
 from fiftyone_ntt.dataset.banks import save_bank
@@ -291,3 +292,55 @@ def test_a_broken_label_is_named(scene):
     sample.save()
     with pytest.raises(InputError, match=f"sample {sample.id}, label {label.id} .*'ground_truth'.*relative box"):
         evaluate(scene.dataset)
+
+
+def test_ground_truth_imported_from_coco_scores_as_the_json_does(dataset, tmp_path):
+    """FiftyOne's importer stores fractional boxes and masks cropped to them: both must come back as they were."""
+    rng, size, truth, found, annotations, images = np.random.default_rng(5), (90, 121), [], [], [], []
+    for image_id in range(1, 6):
+        name = f"{image_id}.png"
+        Image.new("RGB", size[::-1]).save(tmp_path / name)
+        images.append({"id": image_id, "file_name": name, "height": size[0], "width": size[1]})
+        for _ in range(4):
+            centre, radii = rng.uniform(15, 75, 2), rng.uniform(4, 14, 2)
+            angles = np.sort(rng.uniform(0, 2 * np.pi, 14))
+            points = (centre + radii * np.stack([np.cos(angles), np.sin(angles)], 1)).round(2)
+            box = [*points.min(0), *(points.max(0) - points.min(0))]
+            polygon = [points.ravel().tolist()]
+            crowd = int(len(annotations) % 7 == 0)
+            rle = mask_utils.merge(mask_utils.frPyObjects(polygon, *size))
+            counts = {"size": list(size), "counts": _runs(mask_utils.decode(rle))}
+            annotations.append({
+                "id": len(annotations) + 1, "image_id": image_id, "category_id": 1 + len(annotations) % 2,
+                "iscrowd": crowd, "bbox": box, "area": 1.0, "segmentation": counts if crowd else polygon,
+            })  # fmt: skip
+            x, y, w, h = box
+            truth.append(GroundTruth(image_id, len(truth) % 2, (x, y, x + w, y + h), rle, bool(crowd)))
+            near = np.roll(mask_utils.decode(rle).astype(bool), int(rng.integers(-2, 3)), 1)
+            found.append((image_id, near, truth[-1].label, float(rng.random())))
+    content = {"images": images, "annotations": annotations}
+    content["categories"] = [{"id": k + 1, "name": name} for k, name in enumerate(CLASSES[:2])]
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    dataset.add_dir(
+        dataset_type=fo.types.COCODetectionDataset, data_path=str(tmp_path), labels_path=str(tmp_path / "labels.json"),
+        label_types="segmentations", label_field="ground_truth",
+    )  # fmt: skip
+    for sample in dataset.iter_samples(autosave=True):
+        mine = [item for item in found if item[0] == int(Path(sample.filepath).stem)]
+        sample["ntt"] = fo.Detections(
+            detections=[fo.Detection.from_mask(m, label=CLASSES[k], confidence=s) for _, m, k, s in mine]
+        )
+    predictions = [Prediction(i, k, boxed(m), s, encode_mask(m)) for i, m, k, s in found]
+    expected = coco_scores(truth, predictions, CLASSES[:2], list(range(1, 6)))
+    results = evaluate(dataset, eval_key="ev")
+    assert results.box == expected.box
+    assert 0.1 < results.mask.ap < 0.95
+    assert results.mask.ap == pytest.approx(expected.mask.ap, abs=0.01)
+    assert results.mask.ar100 == pytest.approx(expected.mask.ar100, abs=0.01)
+    assert dataset.get_evaluation_info("ev").config.use_masks is True
+
+
+def _runs(mask: np.ndarray) -> list[int]:
+    """Uncompressed COCO run lengths of a mask that does not touch its first pixel."""
+    borders = np.flatnonzero(np.diff(np.pad(mask.astype(bool).ravel(order="F"), 1)))
+    return np.diff([0, *borders, mask.size]).tolist()
