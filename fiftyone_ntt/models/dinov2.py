@@ -89,6 +89,11 @@ def find_folder(path_or_repo: str | Path) -> Path:
     return folder
 
 
+def find_local_folder(repo: str) -> Path | None:
+    """The repository in the Hugging Face cache; opens no connection."""
+    return _from_hub(repo, local=True)
+
+
 def _from_hub(repo: str, *, local: bool) -> Path | None:
     """The snapshot of a repository in the hub's cache, downloaded first if not ``local``; None if there is none."""
     from huggingface_hub import constants, snapshot_download
