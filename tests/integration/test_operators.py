@@ -1,0 +1,329 @@
+"""The operators through FiftyOne's own machinery: real contexts, real forms, real validation, real models."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import fiftyone as fo
+import fiftyone.operators as foo
+import numpy as np
+import pytest
+from fiftyone.operators import types
+from fiftyone.operators.executor import ExecutionContext, ExecutionError, Executor, ValidationContext
+from PIL import Image, ImageDraw
+
+import fiftyone_ntt as ntt
+from fiftyone_ntt.config import EvaluateParams, SegmentParams, TaggedBankParams
+from fiftyone_ntt.dataset.banks import save_bank
+from fiftyone_ntt.errors import InputError, WrongTypeError
+
+PLUGIN = "@fiftyone-ntt/ntt"
+PARAMS = {"build_memory_bank": TaggedBankParams, "segment": SegmentParams, "evaluate": EvaluateParams}
+SIZE = (200, 240)
+POINTS = 4
+
+
+def picture(path, left, top, shape, seed):
+    """A grey image with one bright shape of 90 pixels."""
+    noise = np.random.default_rng(seed).integers(90, 110, (*SIZE, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    box, colour = [left, top, left + 90, top + 90], (230, 40, 30) if shape == "disc" else (30, 60, 230)
+    draw = ImageDraw.Draw(image)
+    draw.ellipse(box, fill=colour) if shape == "disc" else draw.rectangle(box, fill=colour)
+    image.save(path)
+    return [left / SIZE[1], top / SIZE[0], 90 / SIZE[1], 90 / SIZE[0]]
+
+
+def add_shapes(dataset, folder):
+    """Five pictures with ground truth (boxes); the first, a disc, and the second, a square, are references."""
+    for i, (left, top, shape) in enumerate(
+        [(20, 30, "disc"), (110, 60, "square"), (120, 80, "disc"), (40, 50, "square"), (75, 55, "disc")]
+    ):
+        path = folder / f"{i}.png"
+        box = picture(path, left, top, shape, i)
+        truth = fo.Detections(detections=[fo.Detection(label=shape, bounding_box=box)])
+        dataset.add_sample(fo.Sample(str(path), ground_truth=truth, tags=["ntt:reference"] if i < 2 else []))
+
+
+@pytest.fixture
+def shapes(dataset, tmp_path):
+    add_shapes(dataset, tmp_path)
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def bank(lite, tmp_path_factory):
+    """Built once: encoding two references takes seconds."""
+    dataset = fo.Dataset()
+    add_shapes(dataset, tmp_path_factory.mktemp("references"))
+    bank = ntt.build_memory_bank(dataset.match_tags("ntt:reference"), device="cpu")
+    dataset.delete()
+    return bank
+
+
+@pytest.fixture
+def with_bank(shapes, bank):
+    save_bank(shapes, "shapes", bank)
+    return shapes
+
+
+@pytest.fixture(params=[False, True], ids=["cannot schedule", "can schedule"])
+def schedulable(request, monkeypatch):
+    monkeypatch.setattr(fo.config, "allow_legacy_orchestrators", request.param)
+    return request.param
+
+
+def operator(name):
+    return foo.get_operator(f"{PLUGIN}/{name}")
+
+
+def context(name, samples, params=None, **request):
+    view = samples.view() if isinstance(samples, fo.Dataset) else samples
+    request = {"dataset_name": view.dataset_name, "view": view._serialize(), "params": params or {}, **request}
+    return ExecutionContext(request_params=request, executor=Executor(), operator_uri=f"{PLUGIN}/{name}")
+
+
+def form(name, samples, params=None, **request):
+    """The form and what FiftyOne thinks of the parameters: property name -> reason."""
+    ctx = context(name, samples, params, **request)
+    inputs = operator(name).resolve_type(ctx, "inputs")
+    errors = ValidationContext(ctx, inputs, operator(name)).to_json()["errors"]
+    json.dumps(inputs.to_json())
+    return inputs.type.properties, {error["path"].lstrip("."): error["reason"] for error in errors}
+
+
+def notices(properties):
+    return [item.view.label for item in properties.values() if isinstance(item.view, (types.Notice, types.Warning))]
+
+
+def run(name, samples, params=None, **request):
+    """What the operator returns, and what it asks the App to do."""
+    ctx = context(name, samples, params, **request)
+    result = operator(name).execute(ctx)
+    json.dumps(result, allow_nan=False)
+    return result, [item.operator_uri for item in ctx.executor._requests]
+
+
+@pytest.mark.parametrize("name", PARAMS)
+def test_configuration(name, database, schedulable):
+    config = operator(name).config
+    assert config.allow_immediate_execution and config.allow_delegated_execution and config.rerunnable
+    assert config.default_choice_to_delegated is (schedulable and name == "segment")
+    assert config.risk_level is types.RiskLevel.MEDIUM
+    assert config.icon and config.description.endswith(".") and config.description.count(".") == 1
+    assert not config.execute_as_generator
+
+
+@pytest.mark.parametrize("name", PARAMS)
+def test_a_form_is_its_parameters(name, with_bank):
+    properties, _ = form(name, with_bank, {"label_field": "ground_truth"})
+    shown = {key: item for key, item in properties.items() if not key.startswith("_") and key != "view_target"}
+    infos = {info.name: info for info in PARAMS[name].infos()}
+    assert list(shown) == list(infos)
+    for key, item in shown.items():
+        info = infos[key]
+        assert item.required is info.required, "FiftyOne fills in no default for a caller in Python"
+        assert (item.view.label, item.view.description) == (info.label, info.help)
+        if not info.required:
+            assert item.default == info.default
+        if isinstance(item.type, types.Number):
+            assert (item.type.min, item.type.max) == (info.minimum, info.maximum)
+    assert "view_target" in properties, "the App's own choice of view, selection or dataset"
+
+
+def test_defaults_are_valid_where_the_data_is_there(with_bank):
+    assert form("build_memory_bank", with_bank)[1] == {}
+    assert form("segment", with_bank, {"bank": "shapes"})[1] == {}
+    assert form("evaluate", with_bank, {"label_field": "ground_truth"})[1] == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "field", "reason"),
+    [
+        ("build_memory_bank", {"preset": "huge"}, "preset", "Invalid enum value"),
+        (
+            "build_memory_bank",
+            {"label_field": "nope"},
+            "label_field",
+            "no field 'nope' in .* detections: 'ground_truth'",
+        ),
+        (
+            "build_memory_bank",
+            {"label_field": "filepath"},
+            "label_field",
+            "expected field 'filepath' to hold Detections",
+        ),
+        ("build_memory_bank", {"reference_tag": "x"}, "reference_tag", "none of the 5 samples is tagged 'x': tag your"),
+        ("build_memory_bank", {"classes": "disc"}, "classes", "Invalid list"),
+        ("segment", {}, "bank", "Required property"),
+        ("segment", {"bank": "circles"}, "bank", "no memory bank 'circles' with this dataset; there is: shapes"),
+        ("segment", {"bank": "shapes", "points_per_side": 0}, "points_per_side", "must be greater than 1"),
+        ("segment", {"bank": "shapes", "score_threshold": 2}, "score_threshold", "must be less than 1"),
+        ("segment", {"bank": "shapes", "overwrite": "yes"}, "overwrite", "Invalid value type"),
+        ("evaluate", {}, "label_field", "no field 'ntt' in"),
+        ("evaluate", {"label_field": "ground_truth", "gt_field": "tags"}, "gt_field", "to hold Detections"),
+    ],
+)
+def test_a_form_refuses_what_cannot_run(name, params, field, reason, with_bank):
+    errors = form(name, with_bank, params)[1]
+    assert list(errors) == [field]
+    assert re.search(reason, errors[field]), errors
+
+
+def test_without_a_bank_the_form_says_what_to_do_first(shapes):
+    _, errors = form("segment", shapes, {"bank": "shapes"})
+    assert "run the operator 'Build NTT memory bank' first" in errors["bank"]
+
+
+def test_forms_say_what_is_in_the_target(with_bank):
+    assert "2 reference samples: 1 disc, 1 square" in notices(form("build_memory_bank", with_bank)[0])
+    all_of_them = notices(form("build_memory_bank", with_bank, {"reference_tag": ""})[0])
+    assert "5 reference samples: 3 disc, 2 square" in all_of_them
+    properties, _ = form("segment", with_bank, {"bank": "shapes"})
+    assert "5 images in the target; 2 of them tagged 'ntt:reference' and left out" in notices(properties)
+    assert [choice.label for choice in properties["bank"].view.choices] == ["shapes (2 classes, preset lite)"]
+    assert properties["bank"].default == "shapes"
+    assert "1 image in the target" in notices(form("evaluate", with_bank.limit(1), {"label_field": "ground_truth"})[0])
+
+
+def test_a_form_follows_the_selection(with_bank):
+    selected = with_bank.skip(2).values("id")[:1]
+    request = {"selected": selected, "view_target": "SELECTED_SAMPLES"}
+    assert "1 image in the target" in notices(form("segment", with_bank, {"bank": "shapes"}, **request)[0])
+
+
+@pytest.mark.parametrize("name", PARAMS)
+def test_a_form_says_how_to_get_scheduling(name, with_bank, schedulable):
+    said = [text for text in notices(form(name, with_bank)[0]) if "FIFTYONE_ALLOW_LEGACY_ORCHESTRATORS=true" in text]
+    assert bool(said) is not schedulable
+    assert all("fiftyone delegated launch" in text and "10 minutes" in text for text in said)
+
+
+def test_placements_need_no_dataset(database):
+    for name in ("build_memory_bank", "segment"):
+        placement = operator(name).resolve_placement(None)
+        assert placement.place == types.Places.SAMPLES_GRID_SECONDARY_ACTIONS
+        assert placement.view.prompt is True
+
+
+def test_references_may_be_tagged_labels(with_bank):
+    from fiftyone_ntt.operators.build_memory_bank import tagged_references
+
+    with_bank.untag_samples("ntt:reference")
+    with_bank.limit(3).filter_labels("ground_truth", fo.ViewField("label") == "disc").tag_labels(
+        "ntt:reference", "ground_truth"
+    )
+    references = tagged_references(with_bank, "ntt:reference", "ground_truth")
+    assert references.values("ground_truth.detections.label", unwind=True) == ["disc", "disc"]
+    assert tagged_references(with_bank, "", "ground_truth") is with_bank
+
+
+@pytest.mark.slow
+def test_from_tags_to_scores(shapes, lite):
+    built, asked = run("build_memory_bank", shapes, {"name": "shapes", "panel_id": "some-panel", "device": "cpu"})
+    assert built["shots"] == [{"class": "disc", "references": 1}, {"class": "square", "references": 1}]
+    assert built["preset"] == "lite" and "'shapes': 1 disc, 1 square" in built["summary"]
+    assert "reload_dataset" in " ".join(asked)
+
+    params = {"bank": "shapes", "points_per_side": POINTS, "device": "cpu"}
+    written, _ = run("segment", shapes, params)
+    assert (written["labelled"] + written["empty"], written["failed"]) == (3, 0)
+    assert written["references_skipped"] == 2 and written["errors"] == []
+    shapes.reload()
+    assert shapes.count("ntt.detections") == written["instances"] > 0
+    best = {s.id: max(s.ntt.detections, key=lambda d: d.confidence).label for s in shapes.skip(2)}
+    assert list(best.values()) == ["disc", "square", "disc"], "the right shape is the best guess in each image"
+
+    again, _ = run("segment", shapes, params)
+    assert again["resumed"] == 3 and again["labelled"] == 0
+
+    scored, _ = run("evaluate", shapes, {"eval_key": "ntt_eval"})
+    assert [row["class"] for row in scored["table"]] == ["all", "disc", "square"]
+    assert scored["images"] == 3 and scored["box"]["ap50"] > 0
+    assert "2 reference samples left out" in scored["summary"]
+    assert shapes.has_evaluation("ntt_eval")
+
+
+def test_only_the_target_is_labelled(with_bank, lite):
+    chosen = with_bank.skip(3).limit(1).values("id")
+    result, _ = run(
+        "segment",
+        with_bank,
+        {"bank": "shapes", "points_per_side": POINTS, "device": "cpu"},
+        selected=chosen,
+        view_target="SELECTED_SAMPLES",
+    )
+    assert result["labelled"] + result["empty"] == 1
+    assert with_bank.exists("ntt").values("id") == chosen
+
+
+def test_a_bad_image_is_listed_in_the_result(with_bank, lite, tmp_path):
+    with_bank.add_sample(fo.Sample(str(tmp_path / "gone.png")))
+    view = with_bank.skip(5)
+    result, _ = run("segment", view, {"bank": "shapes", "points_per_side": POINTS, "device": "cpu"})
+    assert result["failed"] == 1
+    assert [row["sample"] for row in result["errors"]] == view.values("id")
+    assert "gone.png" in result["errors"][0]["error"]
+
+
+def test_unknown_parameters_are_refused(with_bank):
+    with pytest.raises(InputError, match="unknown parameter 'points'; there is: 'bank'"):
+        run("segment", with_bank, {"bank": "shapes", "points": 3})
+
+
+def test_errors_reach_the_user_as_our_short_text(with_bank):
+    bad = {"bank": "shapes", "label_field": "ground_truth", "device": "cpu"}
+    expected = "field 'ground_truth' holds labels that no run of this plugin wrote; choose another label_field"
+    with pytest.raises(ExecutionError, match=expected):
+        foo.execute_operator(f"{PLUGIN}/segment", dataset=with_bank, params=bad)
+
+
+@pytest.mark.slow
+def test_called_from_python(shapes, lite):
+    build, segment, evaluate = (operator(name) for name in PARAMS)
+    built = build(shapes.limit(2), name="by_hand", device="cpu")
+    assert built.result["bank"] == "by_hand"
+    written = segment(shapes.skip(2).limit(1), "by_hand", points_per_side=POINTS, device="cpu")
+    assert written.result["labelled"] + written.result["empty"] == 1
+    shapes.reload()
+    assert evaluate(shapes.skip(2).limit(1)).result["images"] == 1
+
+
+def test_called_from_python_with_a_wrong_argument(shapes):
+    with pytest.raises(WrongTypeError, match="'points_per_side' to be a whole number or empty, got '4'"):
+        operator("segment")(shapes, "by_hand", points_per_side="4")
+
+
+def test_progress_is_throttled_and_ends_at_the_end(shapes):
+    from fiftyone_ntt.operators.forms import progress_of
+
+    ctx, seen = context("segment", shapes, delegated=True), []
+    ctx._set_progress = lambda _id, progress: seen.append((progress.progress, progress.label))
+    report = progress_of(ctx, seconds=60)
+    for done in range(101):
+        report(done, 100, f"labelled {done}")
+    assert seen == [(0.0, "labelled 0"), (1.0, "labelled 100")]
+    report = progress_of(ctx, seconds=0)
+    report(1, 4, "a quarter")
+    assert seen[-1] == (0.25, "a quarter")
+
+
+def test_an_immediate_run_piles_up_no_console_lines(shapes):
+    from fiftyone_ntt.operators.forms import progress_of
+
+    ctx = context("segment", shapes)
+    progress_of(ctx)(1, 1, "done")
+    assert ctx.executor._requests == []
+
+
+@pytest.mark.parametrize("name", PARAMS)
+def test_outputs_show_a_summary_and_a_table(name, shapes):
+    ctx = context(name, shapes)
+    request = ExecutionContext(request_params={**ctx.request_params, "results": {"table": [{"class": "all"}]}})
+    outputs = operator(name).resolve_type(request, "outputs")
+    json.dumps(outputs.to_json())
+    assert list(outputs.type.properties)[0] == "summary"
+    assert any(
+        isinstance(item.view, types.TableView) and item.view.columns for item in outputs.type.properties.values()
+    )

@@ -1,0 +1,138 @@
+"""Parameters: one set of names, defaults and bounds for SDK, forms and command line."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fiftyone_ntt.config import (
+    PRESET_NAMES,
+    BuildBankParams,
+    EvaluateParams,
+    Params,
+    SegmentParams,
+    TaggedBankParams,
+)
+from fiftyone_ntt.errors import InputError, WrongTypeError
+
+ROOT = Path(__file__).resolve().parents[2]
+ALL = [BuildBankParams, TaggedBankParams, SegmentParams, EvaluateParams]
+
+
+@pytest.mark.parametrize(
+    ("function", "params", "not_in_json"),
+    [
+        ("build_memory_bank", BuildBankParams, {"progress"}),
+        ("segment", SegmentParams, {"progress", "config", "preset"}),
+        ("evaluate", EvaluateParams, {"progress"}),
+    ],
+)
+def test_sdk_signatures_and_parameters_are_the_same(function, params, not_in_json):
+    import fiftyone_ntt as ntt
+
+    signature = inspect.signature(getattr(ntt, function))
+    _collection, *arguments = signature.parameters.values()
+    sdk = {item.name: item.default for item in arguments if item.name not in not_in_json}
+    ours = {info.name: inspect.Parameter.empty if info.required else info.default for info in params.infos()}
+    assert ours == sdk
+
+
+def test_presets_are_those_there_are():
+    from fiftyone_ntt.models import PRESETS
+
+    assert set(PRESET_NAMES) == set(PRESETS)
+
+
+def test_tag_and_bank_name_are_those_of_the_dataset_side():
+    from fiftyone_ntt.dataset.banks import check_name
+    from fiftyone_ntt.dataset.fields import REFERENCE_TAG
+
+    defaults = TaggedBankParams()
+    assert defaults.reference_tag == REFERENCE_TAG
+    check_name(defaults.name)
+
+
+@pytest.mark.parametrize("params", ALL)
+def test_every_parameter_explains_itself(params):
+    for info in params.infos():
+        assert info.label
+        assert info.help and not info.help.endswith("."), info.name
+        assert info.kind in (str, bool, int, float, tuple)
+        if not info.required:
+            assert info.checked(info.default) == info.default
+
+
+def test_absent_and_emptied_values_become_defaults():
+    emptied = {"bank": "b", "score_threshold": None, "run_key": "", "points_per_side": None, "overwrite": None}
+    assert SegmentParams.from_mapping(emptied) == SegmentParams("b")
+    assert BuildBankParams.from_mapping({"classes": []}).classes is None
+    assert TaggedBankParams.from_mapping({"reference_tag": ""}).reference_tag == "", "cleared on purpose"
+
+
+def test_what_fiftyone_adds_is_passed_over():
+    added = {"panel_id": "p", "panel_state": {}, "view_target": "DATASET", "delegate": True, "_notice": None}
+    assert SegmentParams.from_mapping({"bank": "b", **added}) == SegmentParams("b")
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SegmentParams("b", score_threshold=0.25, points_per_side=8, overwrite=True, run_key="k"),
+        TaggedBankParams(classes=("b", "a"), reference_tag=""),
+        EvaluateParams(eval_key="e", include_references=True),
+    ],
+)
+def test_to_json_and_back(params: Params):
+    assert type(params).from_mapping(json.loads(json.dumps(params.to_mapping()))) == params
+
+
+@pytest.mark.parametrize(
+    ("params", "mapping", "error", "text"),
+    [
+        (SegmentParams, {}, InputError, "expected a value for 'bank'"),
+        (SegmentParams, {"bank": ""}, None, ""),  # the service says which banks there are
+        (SegmentParams, {"bank": "b", "thresh": 1}, InputError, "unknown parameter 'thresh'; there is: 'bank', 'label"),
+        (SegmentParams, {"bank": 3}, WrongTypeError, r"'bank' to be a text, got 3 \(int\)"),
+        (SegmentParams, {"bank": "b", "points_per_side": "8"}, WrongTypeError, "a whole number or empty, got '8'"),
+        (SegmentParams, {"bank": "b", "points_per_side": 8.5}, WrongTypeError, "a whole number or empty, got 8.5"),
+        (SegmentParams, {"bank": "b", "points_per_side": True}, WrongTypeError, "a whole number or empty, got True"),
+        (SegmentParams, {"bank": "b", "points_per_side": 0}, InputError, "between 1 and 128, got 0"),
+        (SegmentParams, {"bank": "b", "score_threshold": 1.01}, InputError, "between 0 and 1, got 1.01"),
+        (SegmentParams, {"bank": "b", "score_threshold": math.nan}, WrongTypeError, "a number or empty, got nan"),
+        (SegmentParams, {"bank": "b", "overwrite": 1}, WrongTypeError, "'overwrite' to be true or false, got 1"),
+        (BuildBankParams, {"classes": "fig"}, WrongTypeError, "'classes' to be a list of texts or empty, got 'fig'"),
+        (BuildBankParams, {"classes": ["fig", 3]}, WrongTypeError, "a list of texts"),
+        (BuildBankParams, {"preset": "huge"}, InputError, "one of lite, tiny, base, large, paper; got 'huge'"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(params, mapping, error, text):
+    if error is None:
+        params.from_mapping(mapping)
+        return
+    with pytest.raises(error, match=text):
+        params.from_mapping(mapping)
+
+
+def test_numbers_come_in_their_own_type():
+    params = SegmentParams.from_mapping({"bank": "b", "points_per_side": 8.0, "score_threshold": 1})
+    assert type(params.points_per_side) is int
+    assert type(params.score_threshold) is float
+
+
+def test_direct_construction_is_checked_too():
+    with pytest.raises(InputError):
+        SegmentParams("b", points_per_side=-1)
+    with pytest.raises(WrongTypeError):
+        SegmentParams(None)  # type: ignore[arg-type]
+
+
+def test_importing_the_parameters_loads_no_library():
+    code = "import sys, fiftyone_ntt.config; print(*sorted({'torch', 'numpy', 'fiftyone'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []
