@@ -17,7 +17,6 @@ from torch import Tensor
 
 from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame
 
-
 WORD = 64
 """Pixels packed into one machine word; overlaps are counted a word at a time."""
 
