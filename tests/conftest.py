@@ -162,9 +162,7 @@ def shared_dir() -> Path:
     """The folder of shared test data beside the repository (images, parity arrays)."""
     folder = REPOSITORY.parent / "shared"
     if not folder.is_dir():
-        pytest.skip(
-            f"the shared test data is not on this machine (a folder {folder.name}/ beside the repository)"
-        )
+        pytest.skip(f"the shared test data is not on this machine (a folder {folder.name}/ beside the repository)")
     return folder
 
 
