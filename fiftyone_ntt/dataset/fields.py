@@ -35,7 +35,7 @@ def check_detections_field(collection: SampleCollection, field_name: str) -> Non
     field = collection.get_field(field_name) if field_name else None
     if field is None:
         raise InputError(
-            f"no field {field_name!r} in {collection.dataset_name!r}; fields with detections: {_listed(usable)}"
+            f"no field {field_name!r} in {collection._dataset.name!r}; fields with detections: {_listed(usable)}"
         )
     if not is_detections_field(collection, field_name):
         raise WrongTypeError(
