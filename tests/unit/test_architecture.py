@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = [*(ROOT / "fiftyone_ntt").rglob("*.py"), *(ROOT / "operators").rglob("*.py"), *(ROOT / "panels").rglob("*.py")]
+SOURCES = [path for folder in ("fiftyone_ntt", "operators", "panels") for path in (ROOT / folder).rglob("*.py")]
 
 
 def imports_of(path):
