@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +55,10 @@ def _load(path: Path) -> Any:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(state, strict=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
-        raise WeightsMismatchError(f"{path.name} does not hold EfficientNet-Lite0 weights ({error})") from error
+    except Exception as error:  # a damaged file can raise nearly anything while it is read
+        reason = " ".join(str(error).split())[:300]
+        raise WeightsMismatchError(
+            f"expected EfficientNet-Lite0 weights in {path}, found something else or a damaged file; get it again "
+            f"({reason})"
+        ) from error
     return model
