@@ -54,6 +54,7 @@ class BuildMemoryBank(foo.Operator):
 
     def execute(self, ctx: Any) -> dict[str, Any]:
         import fiftyone_ntt as ntt
+        from fiftyone_ntt.dataset.references import tagged_references
 
         arguments = TaggedBankParams.from_mapping(ctx.params).to_mapping()
         tag = arguments.pop("reference_tag")
@@ -104,31 +105,9 @@ class BuildMemoryBank(foo.Operator):
         return forms.call(self, sample_collection, params, delegate, delegation_target)
 
 
-def tagged_references(target: SampleCollection, tag: str, label_field: str) -> SampleCollection:
-    """The references in a target: tagged samples, else samples reduced to their tagged labels.
-
-    Args:
-        target: where to look.
-        tag: the tag; empty takes the target as it is.
-        label_field: field in which labels may be tagged.
-
-    Raises:
-        InputError: if nothing carries the tag.
-    """
-    if not tag:
-        return target
-    tagged = target.match_tags(tag)
-    if len(tagged):
-        return tagged
-    if label_field in forms.detections_fields(target) and tag in target.count_label_tags(label_field):
-        return target.select_labels(tags=tag, fields=label_field)
-    raise InputError(
-        f"none of the {forms.counted(len(target), 'sample')} is tagged {tag!r}: tag your references, or clear "
-        "'reference_tag' to use every sample of the target (select the references first)"
-    )
-
-
 def _describe_references(inputs: types.Object, target: SampleCollection, label_field: str, tag: str) -> None:
+    from fiftyone_ntt.dataset.references import tagged_references
+
     try:
         references = tagged_references(target, tag, label_field)
     except InputError as error:

@@ -72,10 +72,11 @@ class Segment(foo.Operator):
     def resolve_output(self, ctx: Any) -> types.Property:
         outputs = types.Object()
         outputs.str("summary", label="Done", view=types.MarkdownView())
-        table = types.TableView()
-        table.add_column("sample", label="sample")
-        table.add_column("error", label="why it failed")
-        outputs.list("errors", types.Object(), view=table, label="Failed samples")
+        if (ctx.results or {}).get("errors"):
+            table = types.TableView()
+            table.add_column("sample", label="sample")
+            table.add_column("error", label="why it failed")
+            outputs.list("errors", types.Object(), view=table, label="Failed samples")
         return types.Property(outputs, view=types.View(label=LABEL))
 
     def __call__(

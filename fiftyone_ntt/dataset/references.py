@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fiftyone_ntt.core import MemoryBank, ReferenceItem, Segmenter, read_image
 from fiftyone_ntt.dataset.banks import check_name, save_bank
-from fiftyone_ntt.dataset.fields import check_detections_field, check_images, detections_of
+from fiftyone_ntt.dataset.fields import check_detections_field, check_images, detections_of, is_detections_field
 from fiftyone_ntt.dataset.geometry import box_in_pixels, full_mask
 from fiftyone_ntt.errors import BadReferenceError, InputError
 from fiftyone_ntt.models import Preset, load_preset
@@ -164,6 +164,30 @@ def _or_box(mask: NDArray[np.bool_], label: fo.Detection, size: tuple[int, int])
     x1, y1, x2, y2 = (round(value) for value in box_in_pixels(label, size))
     mask[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)] = True
     return mask
+
+
+def tagged_references(target: SampleCollection, tag: str, label_field: str) -> SampleCollection:
+    """The references in a target: tagged samples, else samples reduced to their tagged labels.
+
+    Args:
+        target: where to look.
+        tag: the tag; empty takes the target as it is.
+        label_field: field in which labels may be tagged.
+
+    Raises:
+        InputError: if nothing carries the tag.
+    """
+    if not tag:
+        return target
+    tagged = target.match_tags(tag)
+    if len(tagged):
+        return tagged
+    if is_detections_field(target, label_field) and tag in target.count_label_tags(label_field):
+        return target.select_labels(tags=tag, fields=label_field)
+    raise InputError(
+        f"none of the {len(target)} samples is tagged {tag!r}: tag your references, or clear 'reference_tag' to use "
+        "every sample of the target (select the references first)"
+    )
 
 
 def without_references(view: SampleCollection, bank: MemoryBank) -> SampleCollection:

