@@ -5,7 +5,6 @@ from __future__ import annotations
 import fiftyone as fo
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from fiftyone_ntt.errors import InputError
 
@@ -38,7 +37,7 @@ def place_mask(detection: fo.Detection, image_size: tuple[int, int]) -> tuple[in
     """Where a detection's in-box mask lies in the image.
 
     FiftyOne stretches a mask over its box. A mask that this package wrote has exactly the pixels of its box and comes
-    back bit for bit; any other is resized (nearest) to the box rounded to pixels.
+    back bit for bit; any other is resized (nearest) to the box rounded to pixels. What sticks out of the image is cut.
 
     Args:
         detection: has ``mask`` or ``mask_path``.
@@ -50,14 +49,26 @@ def place_mask(detection: fo.Detection, image_size: tuple[int, int]) -> tuple[in
     Raises:
         InputError: if the box is unusable or the mask cannot be read.
     """
-    x1, y1, x2, y2 = box_in_pixels(detection, image_size)
-    left, top = round(x1), round(y1)
-    width, height = max(1, round(x2) - left), max(1, round(y2) - top)
+    box_in_pixels(detection, image_size)
+    height, width = image_size
+    x, y, w, h = (float(value) for value in detection.bounding_box)
     mask = _read_mask(detection)
-    if abs(mask.shape[0] - height) > 1 or abs(mask.shape[1] - width) > 1:
-        resized = Image.fromarray(mask.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
-        mask = np.asarray(resized).astype(bool)
-    return left, top, mask[: max(0, image_size[0] - top), : max(0, image_size[1] - left)]
+    columns, left = _stretch(mask.shape[1], round(x * width), round((x + w) * width), width)
+    rows, top = _stretch(mask.shape[0], round(y * height), round((y + h) * height), height)
+    return left, top, mask[np.ix_(rows, columns)]
+
+
+def _stretch(cells: int, start: int, stop: int, size: int) -> tuple[NDArray[np.int64], int]:
+    """Which mask cell lies at each pixel of an axis from ``start`` to ``stop``, within 0..``size``; and the first pixel.
+
+    A mask that is as long as its box to a pixel keeps its own pixels: rounding must not stretch it.
+    """
+    if abs(cells - (stop - start)) <= 1:
+        stop = start + cells
+    pixels = np.arange(max(start, 0), min(max(stop, start + 1), size))
+    if not len(pixels):  # a box thinner than a pixel at the border
+        pixels = np.array([min(max(start, 0), size - 1)])
+    return np.clip((pixels - start) * cells // max(stop - start, 1), 0, cells - 1), int(pixels[0])
 
 
 def full_mask(detection: fo.Detection, image_size: tuple[int, int]) -> NDArray[np.bool_]:
