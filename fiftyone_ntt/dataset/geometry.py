@@ -59,7 +59,7 @@ def place_mask(detection: fo.Detection, image_size: tuple[int, int]) -> tuple[in
 
 
 def _stretch(cells: int, start: int, stop: int, size: int) -> tuple[NDArray[np.int64], int]:
-    """Which mask cell lies at each pixel of an axis from ``start`` to ``stop``, within 0..``size``; and the first pixel.
+    """The mask cell at each pixel of an axis from ``start`` to ``stop``, within 0..``size``; and the first pixel.
 
     A mask that is as long as its box to a pixel keeps its own pixels: rounding must not stretch it.
     """
