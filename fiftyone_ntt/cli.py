@@ -93,12 +93,16 @@ def weights_list() -> int:
     from fiftyone_ntt.doctor import preset_weights
 
     table = Table("preset", "file", "where")
-    for weights in preset_weights():
+    found = preset_weights()
+    for weights in found:
         for number, (name, path) in enumerate(weights.files.items()):
-            where = escape(str(path.parent)) if path else f"[yellow]missing:[/] {escape(weights.fix)}"
+            where = escape(str(path.parent if path.is_file() else path)) if path else "[yellow]missing[/]"
             table.add_row(weights.preset if number == 0 else "", escape(name), where)
         table.add_section()
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for fix in dict.fromkeys(weights.fix for weights in found if not weights.complete):
+        console.print(f"missing: {escape(fix)}", soft_wrap=True)
     return 0
 
 

@@ -63,7 +63,8 @@ class PresetWeights:
 
 def run_checks() -> list[Check]:
     """Every check, in the order a person would follow. A check that breaks down is reported, not raised."""
-    return [*(_guarded(name, check) for name, check in _CHECKS), *_weights_checks(), *_last_checks()]
+    packages = [_guarded(name, check) for name, check in _CHECKS]
+    return [*packages, *_weights_checks(), _guarded("plugin", _plugin), _guarded("free disk", _disk)]
 
 
 def healthy(checks: list[Check]) -> bool:
@@ -214,10 +215,6 @@ def _weights_of(preset: Any) -> PresetWeights:
         "into the Hugging Face cache"
     )
     return PresetWeights(preset.name, files, fix)
-
-
-def _last_checks() -> list[Check]:
-    return [_guarded("plugin", _plugin), _guarded("free disk", _disk)]
 
 
 _CHECKS: tuple[tuple[str, Callable[[], Check]], ...] = (
