@@ -264,7 +264,7 @@ def _open_app(console: Console) -> None:
     import fiftyone as fo
 
     session = fo.launch_app(_finished_dataset())
-    console.print(f"The App is at {session.url} - stop it with Ctrl+C.")
+    console.print(f"The App is at http://localhost:{session.server_port} - stop it with Ctrl+C.")
     session.wait(-1)
 
 

@@ -1,0 +1,143 @@
+"""The command line: its options follow the parameters, its errors are one line, its commands do what they say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fiftyone_ntt import __version__, cli, doctor
+from fiftyone_ntt.config import EvaluateParams, SegmentParams, TaggedBankParams
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICES = [(["bank", "build"], TaggedBankParams), (["segment"], SegmentParams), (["evaluate"], EvaluateParams)]
+
+
+def options_of(command, *arguments):
+    """What the parser hands to a command."""
+    values = vars(cli._parser().parse_args([*command, "my-data", *arguments]))
+    assert callable(values.pop("command"))
+    return values
+
+
+@pytest.mark.parametrize(("command", "params"), SERVICES)
+def test_every_parameter_is_an_option_with_its_default(command, params):
+    required = {info.name: "x" for info in params.infos() if info.required}
+    arguments = [text for name in required for text in (f"--{name}", "x")]
+    values = options_of(command, *arguments)
+    assert (values.pop("dataset"), values.pop("tag"), values.pop("saved_view")) == ("my-data", None, None)
+    assert params.from_mapping(values) == params(**required)
+    assert set(values) == {info.name for info in params.infos()}
+
+
+def test_options_arrive_in_their_own_types():
+    values = options_of(
+        ["segment"], "--bank", "b", "--field", "f", "--score-threshold", "0.25", "--points-per-side", "8",
+        "--no-resume", "--overwrite", "--tag", "t", "--saved-view", "v",
+    )  # fmt: skip
+    assert values["label_field"] == "f"
+    assert (values["score_threshold"], values["points_per_side"]) == (0.25, 8)
+    assert (values["resume"], values["overwrite"], values["include_references"]) == (False, True, False)
+    assert (values["tag"], values["saved_view"]) == ("t", "v")
+    assert options_of(["evaluate"], "--classes", "a b", "c")["classes"] == ["a b", "c"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["segment", "no-such-dataset", "--bank", "b"],
+        ["segment", "no-such-dataset", "--bank", "b", "--score-threshold", "7"],
+        ["bank", "build", "no-such-dataset"],
+        ["evaluate", "no-such-dataset"],
+    ],
+)
+def test_a_users_error_is_one_red_line(capsys, arguments):
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: expected")
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.out + captured.err
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["weights", "pull", "huge"], ["segment", "data"]])
+def test_unknown_commands_and_missing_options_end_with_usage(capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert "usage: fiftyone-ntt" in capsys.readouterr().err
+
+
+def test_help_and_version_load_nothing_heavy():
+    code = (
+        "import sys\nfrom fiftyone_ntt.cli import main\n"
+        "try: main(['segment', '--help'])\nexcept SystemExit: pass\n"
+        "print(sorted({'torch', 'fiftyone', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("[]")
+    done = subprocess.run([sys.executable, "-m", "fiftyone_ntt", "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == f"fiftyone-ntt {__version__}"
+
+
+@pytest.mark.parametrize(("ok", "code"), [(True, 0), (None, 0), (False, 1)])
+def test_the_doctors_verdict_is_the_exit_code(monkeypatch, capsys, ok, code):
+    monkeypatch.setattr(doctor, "run_checks", lambda: [doctor.Check("flux [capacitor]", ok, "found", "buy one")])
+    assert cli.main(["doctor"]) == code
+    shown = capsys.readouterr().out
+    assert "flux [capacitor]" in shown
+    assert ("buy one" in shown) is (ok is not True)
+
+
+def test_weights_list_names_every_preset(capsys):
+    assert cli.main(["weights", "list"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("lite", "tiny", "base", "large", "paper"))
+
+
+def test_the_plugin_comes_and_goes(tmp_path, capsys):
+    folder = ["--plugins-dir", str(tmp_path)]
+    assert cli.main(["plugin", "status", *folder]) == 1
+    assert cli.main(["plugin", "install", *folder]) == 0
+    assert (tmp_path / "@fiftyone-ntt" / "ntt" / "fiftyone.yml").is_file()
+    assert cli.main(["plugin", "status", *folder]) == 0
+    assert cli.main(["plugin", "uninstall", *folder]) == 0
+    assert cli.main(["plugin", "uninstall", *folder]) == 0
+    assert "nothing to remove" in capsys.readouterr().out
+    (tmp_path / "@fiftyone-ntt" / "ntt").mkdir(parents=True)
+    assert cli.main(["plugin", "install", *folder]) == 2
+
+
+def test_evaluate_prints_the_scores_of_a_view(dataset, tmp_path, capsys):
+    import fiftyone as fo
+
+    path = tmp_path / "image.png"
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(path)
+
+    def labels(box, **more):
+        return fo.Detections(detections=[fo.Detection(label="fig", bounding_box=box, **more)])
+
+    good = labels([0.1, 0.1, 0.5, 0.5], confidence=0.9)
+    bad = labels([0.6, 0.6, 0.2, 0.2], confidence=0.9)
+    truth = [0.1, 0.1, 0.5, 0.5]
+    dataset.add_sample(fo.Sample(filepath=str(path), tags=["use"], ground_truth=labels(truth), ntt=good))
+    dataset.add_sample(fo.Sample(filepath=str(path), ground_truth=labels(truth), ntt=bad))
+    dataset.save_view("second", dataset.skip(1))
+    assert cli.main(["evaluate", dataset.name, "--tag", "use"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if " fig " in line)
+    assert "1.000" in row
+    assert cli.main(["evaluate", dataset.name, "--saved-view", "second"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if " fig " in line)
+    assert "0.000" in row
+    assert cli.main(["evaluate", dataset.name, "--saved-view", "third"]) == 2
+    assert "there is: second" in capsys.readouterr().err
+
+
+def test_the_progress_bar_survives_any_report(capsys):
+    with cli.progress_bar("images") as progress:
+        for done, total, message in [(0, 0, ""), (1, 2, "[odd] name"), (2, 2, "done")]:
+            progress(done, total, message)
+    assert "images" in capsys.readouterr().err
