@@ -6,6 +6,7 @@ with one bit a pixel. A hundred masks of a 12-megapixel image take a few megabyt
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -107,11 +108,11 @@ def _first_and_last(flags: Tensor) -> tuple[Tensor, Tensor]:
     return marks.argmax(dim=1), size - 1 - marks.flip(1).argmax(dim=1)
 
 
-def masks_at_image_size(logits: Tensor, frame: ImageFrame) -> list[PackedMask]:
+def masks_at_image_size(logits: Iterable[Tensor], frame: ImageFrame) -> list[PackedMask]:
     """Resizes mask logits to the image, bilinear with antialias, and keeps where they are > 0 (ntt-algorithm 3.6).
 
     Args:
-        logits: float ``[N, 256, 256]`` in the mask frame.
+        logits: N masks, float ``[256, 256]`` in the mask frame; a tensor ``[N, 256, 256]`` will do.
         frame: the image's frame; its padding, if any, is cut away.
 
     Returns:
@@ -120,7 +121,7 @@ def masks_at_image_size(logits: Tensor, frame: ImageFrame) -> list[PackedMask]:
     height, width = frame.mask_content
     resize_y = _resize_matrix(height, frame.image_size[0])
     resize_x = _resize_matrix(width, frame.image_size[1])
-    return [_resize_one(mask, resize_y, resize_x) for mask in logits.float().cpu().numpy()]
+    return [_resize_one(mask.float().cpu().numpy(), resize_y, resize_x) for mask in logits]
 
 
 def _resize_one(logits: NDArray[np.float32], resize_y: _Resize, resize_x: _Resize) -> PackedMask:
@@ -131,13 +132,14 @@ def _resize_one(logits: NDArray[np.float32], resize_y: _Resize, resize_x: _Resiz
     top, bottom = resize_y.outputs(int(rows[0]), int(rows[-1]))
     left, right = resize_x.outputs(int(columns[0]), int(columns[-1]))
     # Columns first, then rows: the order of torch's separable kernel, so that rounding agrees with it.
-    inputs = resize_x.inputs(left, right)
-    widened = logits[:, inputs] @ resize_x.matrix[left:right, inputs].T
+    in_y, in_x = resize_y.inputs(top, bottom), resize_x.inputs(left, right)
+    widened = logits[in_y, in_x] @ resize_x.matrix[left:right, in_x].T
     crop = np.empty((bottom - top, right - left), bool)
     for start in range(top, bottom, _BLOCK):
         stop = min(start + _BLOCK, bottom)
-        inputs = resize_y.inputs(start, stop)
-        crop[start - top : stop - top] = resize_y.matrix[start:stop, inputs] @ widened[inputs] > 0
+        used = resize_y.inputs(start, stop)
+        part = widened[used.start - in_y.start : used.stop - in_y.start]
+        crop[start - top : stop - top] = resize_y.matrix[start:stop, used] @ part > 0
     return PackedMask.from_crop(crop, top, left)
 
 

@@ -61,8 +61,7 @@ def match_vectors(
     features = normalise(pooled)
     scores, labels = assign_labels(similarity(features, normalise(classes)))
     keep = _suppress(candidates, scores, labels, config)
-    survivors = candidates.select(keep)
-    return _merge(survivors, features[keep].numpy(), scores[keep].numpy(), labels[keep].numpy(), config)
+    return _merge(candidates, keep, features[keep].numpy(), scores[keep].numpy(), labels[keep].numpy(), config)
 
 
 def _as_float(values: ArrayLike | Tensor) -> Tensor:
@@ -84,6 +83,8 @@ def _usable(candidates: Candidates, vectors: Tensor, config: MatchConfig) -> tup
     usable = (candidates.predicted_iou > config.predicted_iou_threshold).cpu()
     if config.guard_degenerate:
         usable &= vectors.isfinite().all(dim=1)
+    if bool(usable.all()):
+        return candidates, vectors  # no copy of all masks for nothing
     return candidates.select(usable.to(candidates.mask_logits.device)), vectors[usable]
 
 
@@ -97,13 +98,14 @@ def _suppress(candidates: Candidates, scores: Tensor, labels: Tensor, config: Ma
 
 
 def _merge(
-    survivors: Candidates,
+    candidates: Candidates,
+    keep: Tensor,
     features: NDArray[np.float32],
     scores: NDArray[np.float32],
     labels: NDArray[np.int64],
     config: MatchConfig,
 ) -> Instances:
-    packed = masks_at_image_size(survivors.mask_logits, survivors.frame)
+    packed = masks_at_image_size((candidates.mask_logits[i] for i in keep.tolist()), candidates.frame)
     overlap = semantic_overlap(packed, features, labels)
     if config.guard_degenerate:
         overlap = np.clip(np.nan_to_num(overlap), 0, 1)
@@ -114,9 +116,9 @@ def _merge(
         boxes=_boxes(masks, config.inclusive_boxes),
         scores=final[order],
         labels=labels[order],
-        predicted_iou=survivors.predicted_iou.float().cpu().numpy()[order],
+        predicted_iou=candidates.predicted_iou.float().cpu().numpy()[keep.numpy()][order],
         packed=masks,
-        image_size=survivors.frame.image_size,
+        image_size=candidates.frame.image_size,
     )
 
 
