@@ -208,7 +208,7 @@ def test_placements_need_no_dataset(database):
 
 
 def test_references_may_be_tagged_labels(with_bank):
-    from fiftyone_ntt.operators.build_memory_bank import tagged_references
+    from fiftyone_ntt.dataset.references import tagged_references
 
     with_bank.untag_samples("ntt:reference")
     with_bank.limit(3).filter_labels("ground_truth", fo.ViewField("label") == "disc").tag_labels(
@@ -317,10 +317,19 @@ def test_an_immediate_run_piles_up_no_console_lines(shapes):
     assert ctx.executor._requests == []
 
 
+RESULTS = {"table": [{"class": "all"}], "errors": [{"sample": "s", "error": "not a readable image"}]}
+
+
+def test_no_table_of_failures_where_nothing_failed(shapes):
+    ctx = context("segment", shapes)
+    request = ExecutionContext(request_params={**ctx.request_params, "results": {"summary": "fine", "errors": []}})
+    assert list(operator("segment").resolve_type(request, "outputs").type.properties) == ["summary"]
+
+
 @pytest.mark.parametrize("name", PARAMS)
 def test_outputs_show_a_summary_and_a_table(name, shapes):
     ctx = context(name, shapes)
-    request = ExecutionContext(request_params={**ctx.request_params, "results": {"table": [{"class": "all"}]}})
+    request = ExecutionContext(request_params={**ctx.request_params, "results": RESULTS})
     outputs = operator(name).resolve_type(request, "outputs")
     json.dumps(outputs.to_json())
     assert list(outputs.type.properties)[0] == "summary"
