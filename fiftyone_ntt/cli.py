@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -187,13 +188,22 @@ def evaluate(dataset: str, tag: str | None, saved_view: str | None, **options: A
 
 def results_table(results: EvaluationResults, title: str | None = None) -> Table:
     """An evaluation as a table: one row a class below a row for all of them."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("class")
-    names = {"objects": "objects", "predictions": "found", "box_ap": "box AP", "box_ap50": "box AP50"}
-    names |= {"mask_ap": "mask AP", "mask_ap50": "mask AP50"}
-    names |= {"precision": "in image: P", "recall": "R", "f1": "F1"}
+    # Narrow enough for a terminal of 80 columns.
+    caption = "in image: is the class in the image at all? precision, recall, F1"
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("\nclass", overflow="fold", min_width=12)
+    names = {"objects": "\nobjects", "predictions": "\nfound", "box_ap": "box\nAP", "box_ap50": "box\nAP50"}
+    names |= {"mask_ap": "mask\nAP", "mask_ap50": "mask\nAP50"}
+    names |= {"precision": "image\nP", "recall": "image\nR", "f1": "image\nF1"}
     for header in names.values():
-        table.add_column(header, justify="right")
+        table.add_column(header, justify="right", no_wrap=True)
     for number, row in enumerate(results.table()):
         cells = [_cell(row[key]) for key in names]
         table.add_row(escape(str(row["class"])), *cells, style="bold" if number == 0 else None)

@@ -131,7 +131,6 @@ def build_dataset(output: Path, images: list[DemoImage]) -> fo.Dataset:
     dataset.add_samples([_sample(folder, image) for image in images])
     dataset.save_view("references", dataset.match_tags(REFERENCE_TAG))
     dataset.save_view("to_find", dataset.match_tags(REFERENCE_TAG, bool=False))
-    dataset.compute_metadata()
     return dataset
 
 
@@ -248,7 +247,8 @@ def _sample(folder: Path, image: DemoImage) -> fo.Sample:
         box = [left / width, top / height, (right - left) / width, (bottom - top) / height]
         labels.append(fo.Detection(label=item.label, bounding_box=box, mask=item.mask[top:bottom, left:right]))
     tags = [REFERENCE_TAG] if image.reference else []
-    return fo.Sample(filepath=str(path), tags=tags, ground_truth=fo.Detections(detections=labels))
+    size = fo.ImageMetadata(width=width, height=height, num_channels=3, mime_type="image/png")
+    return fo.Sample(filepath=str(path), tags=tags, metadata=size, ground_truth=fo.Detections(detections=labels))
 
 
 def _finished_dataset() -> fo.Dataset | None:
