@@ -233,7 +233,8 @@ class SegmentParams(Params):
     score_threshold: float | None = _param(
         None,
         label="Least score",
-        help="labels at or below this score are not written; every label is where left empty",
+        help="labels at or below this score are not written. Left empty, every label is: expect weak ones of every "
+        "class in nearly every image, and filter by confidence",
         minimum=0,
         maximum=1,
     )
