@@ -26,6 +26,7 @@ from fiftyone_ntt.demo import overlays
 from fiftyone_ntt.demo.data import DemoImage, load_images
 from fiftyone_ntt.demo.database import start_database
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.terminal import results_table
 
 if TYPE_CHECKING:
     import fiftyone as fo
@@ -269,8 +270,6 @@ def _open_app(console: Console) -> None:
 
 
 def _tell(report: DemoReport, output: Path, console: Console) -> None:
-    from fiftyone_ntt.cli import results_table
-
     console.print()
     title = f"{report.report.done} images, labels above {SCORE_THRESHOLD:g}, against the outlines drawn by hand"
     console.print(results_table(report.results, title))
