@@ -116,9 +116,13 @@ def check_free(dataset: fo.Dataset, record: RunRecord, resume: bool, overwrite: 
         WrongTypeError: if the field holds something other than detections.
     """
     check_name(record.run_key)
-    if dataset.has_run(record.run_key) and dataset.get_run_info(record.run_key).config.method != METHOD:
-        raise InputError(f"{record.run_key!r} is the key of something else in {dataset.name!r}; choose another run_key")
     name = record.label_field
+    if dataset.has_run(record.run_key):
+        taken = dataset.get_run_info(record.run_key).config
+        if taken.method != METHOD or taken.record["label_field"] != name:
+            raise InputError(
+                f"run key {record.run_key!r} of {dataset.name!r} belongs to something else; choose another run_key"
+            )
     if not dataset.has_field(name):
         if not name.isidentifier() or name.startswith("_"):
             raise InputError(f"expected label_field to be a name of letters, digits and underscores, got {name!r}")

@@ -137,6 +137,15 @@ def test_others_labels_are_not_overwritten_unasked(pictures, bank, preset):
         ntt.segment(pictures, bank, "found", preset=preset, resume=False)
 
 
+def test_a_run_key_names_one_run_only(pictures, bank, preset):
+    ntt.build_memory_bank(pictures.match_tags("ntt:reference"), "truth", preset=preset, name="squares")
+    ntt.segment(pictures.limit(3), bank, "found", preset=preset, run_key="mine")
+    for key in ("mine", "squares"):
+        with pytest.raises(InputError, match=f"run key '{key}' .* belongs to something else"):
+            ntt.segment(pictures, bank, "elsewhere", preset=preset, run_key=key)
+    assert ntt.undo_run(pictures, "mine") > 0
+
+
 def test_overwriting_replaces_all_but_what_a_person_decided(pictures, bank, preset):
     ntt.segment(pictures, bank, "found", preset=preset)
     sample = pictures.last()
