@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -108,32 +109,50 @@ def _first_and_last(flags: Tensor) -> tuple[Tensor, Tensor]:
     return marks.argmax(dim=1), size - 1 - marks.flip(1).argmax(dim=1)
 
 
-def masks_at_image_size(logits: Iterable[Tensor], frame: ImageFrame) -> list[PackedMask]:
+class MaskSource(Protocol):
+    """Masks in the mask frame that can be read a part at a time: ``Candidates`` and ``CompactCandidates``."""
+
+    @property
+    def frame(self) -> ImageFrame:
+        """How image pixels map to the model frame."""
+        ...
+
+    @property
+    def boxes(self) -> NDArray[np.float32]:
+        """float32 ``[N, 4]`` xyxy in the mask frame, inclusive, zeros for an empty mask."""
+        ...
+
+    def window(self, i: int, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """Logits float32 of mask ``i`` in a part of the mask frame."""
+        ...
+
+
+def masks_at_image_size(source: MaskSource, index: Iterable[int]) -> list[PackedMask]:
     """Resizes mask logits to the image, bilinear with antialias, and keeps where they are > 0 (ntt-algorithm 3.6).
 
     Args:
-        logits: N masks, float ``[256, 256]`` in the mask frame; a tensor ``[N, 256, 256]`` will do.
-        frame: the image's frame; its padding, if any, is cut away.
+        source: masks in the mask frame; the frame's padding, if any, is cut away.
+        index: which of them.
 
     Returns:
-        N masks.
+        The masks at ``index``.
     """
-    height, width = frame.mask_content
-    resize_y = _resize_matrix(height, frame.image_size[0])
-    resize_x = _resize_matrix(width, frame.image_size[1])
-    return [_resize_one(mask.float().cpu().numpy(), resize_y, resize_x) for mask in logits]
+    height, width = source.frame.mask_content
+    resize_y = _resize_matrix(height, source.frame.image_size[0])
+    resize_x = _resize_matrix(width, source.frame.image_size[1])
+    return [_resize_one(source, int(i), resize_y, resize_x) for i in index]
 
 
-def _resize_one(logits: NDArray[np.float32], resize_y: _Resize, resize_x: _Resize) -> PackedMask:
-    positive = logits > 0
-    rows, columns = np.flatnonzero(positive.any(axis=1)), np.flatnonzero(positive.any(axis=0))
-    if not len(rows):
+def _resize_one(source: MaskSource, i: int, resize_y: _Resize, resize_x: _Resize) -> PackedMask:
+    x1, y1, x2, y2 = (int(value) for value in source.boxes[i])
+    # An empty mask has the box of the one pixel in the corner; that pixel is not positive, so it stays empty.
+    top, bottom = resize_y.outputs(y1, y2)
+    left, right = resize_x.outputs(x1, x2)
+    if top >= bottom or left >= right:
         return PackedMask.from_crop(np.zeros((0, 0), bool), 0, 0)
-    top, bottom = resize_y.outputs(int(rows[0]), int(rows[-1]))
-    left, right = resize_x.outputs(int(columns[0]), int(columns[-1]))
     # Columns first, then rows: the order of torch's separable kernel, so that rounding agrees with it.
     in_y, in_x = resize_y.inputs(top, bottom), resize_x.inputs(left, right)
-    widened = logits[in_y, in_x] @ resize_x.matrix[left:right, in_x].T
+    widened = source.window(i, in_y, in_x) @ resize_x.matrix[left:right, in_x].T
     crop = np.empty((bottom - top, right - left), bool)
     for start in range(top, bottom, _BLOCK):
         stop = min(start + _BLOCK, bottom)

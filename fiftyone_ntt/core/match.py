@@ -7,9 +7,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from fiftyone_ntt.core.compact import CompactCandidates
 from fiftyone_ntt.core.config import MatchConfig
 from fiftyone_ntt.core.instances import Instances
-from fiftyone_ntt.core.masks import PackedMask, boxes_of, masks_at_image_size
+from fiftyone_ntt.core.masks import PackedMask, masks_at_image_size
 from fiftyone_ntt.core.matching import assign_labels, normalise, similarity
 from fiftyone_ntt.core.merging import decay, nms_per_label, semantic_overlap
 from fiftyone_ntt.core.pooling import pool
@@ -35,15 +36,15 @@ def match(
 
 
 def match_vectors(
-    candidates: Candidates,
-    vectors: Tensor | NDArray[np.float32],
+    candidates: Candidates | CompactCandidates,
+    vectors: Tensor | NDArray[np.floating],
     prototypes: Tensor | NDArray[np.float32],
     config: MatchConfig | None = None,
 ) -> Instances:
     """Labels candidates whose vectors are already there (ntt-algorithm 3.4 to 3.7).
 
     Args:
-        candidates: N mask proposals.
+        candidates: N mask proposals, as stage one made them or from the candidate index.
         vectors: float ``[N, C]``, one pooled vector a candidate; l2-normalised inside.
         prototypes: float ``[K, C]``, one a class; l2-normalised inside.
         config: defaults to ``MatchConfig()``.
@@ -57,18 +58,21 @@ def match_vectors(
     config = config or MatchConfig()
     pooled, classes = _as_float(vectors), _as_float(prototypes)
     _check_shapes(candidates, pooled, classes)
-    candidates, pooled = _usable(candidates, pooled, config)
-    features = normalise(pooled)
-    scores, labels = assign_labels(similarity(features, normalise(classes)))
-    keep = _suppress(candidates, scores, labels, config)
-    return _merge(candidates, keep, features[keep].numpy(), scores[keep].numpy(), labels[keep].numpy(), config)
+    predicted_iou = _as_float(candidates.predicted_iou).numpy()
+    usable = _usable(predicted_iou, pooled, config)
+    features = normalise(pooled[usable])
+    scores, labels = (part.numpy() for part in assign_labels(similarity(features, normalise(classes))))
+    kept = nms_per_label(candidates.boxes[usable], predicted_iou[usable], labels, config.nms_threshold)
+    kept = kept[: config.premerge_factor * config.max_instances]
+    kept = kept[scores[kept] > 0]
+    return _merge(candidates, usable[kept], features.numpy()[kept], scores[kept], labels[kept], config)
 
 
 def _as_float(values: ArrayLike | Tensor) -> Tensor:
     return torch.as_tensor(values).float().cpu()
 
 
-def _check_shapes(candidates: Candidates, vectors: Tensor, prototypes: Tensor) -> None:
+def _check_shapes(candidates: Candidates | CompactCandidates, vectors: Tensor, prototypes: Tensor) -> None:
     if prototypes.ndim != 2 or prototypes.shape[0] == 0:
         raise InputError(f"expected prototypes [K, C] with at least one class, got {list(prototypes.shape)}")
     if vectors.shape != (len(candidates), prototypes.shape[1]):
@@ -78,34 +82,24 @@ def _check_shapes(candidates: Candidates, vectors: Tensor, prototypes: Tensor) -
         )
 
 
-def _usable(candidates: Candidates, vectors: Tensor, config: MatchConfig) -> tuple[Candidates, Tensor]:
-    """Candidates above the predicted-IoU threshold and, guarded, with at least one pixel."""
-    usable = (candidates.predicted_iou > config.predicted_iou_threshold).cpu()
+def _usable(predicted_iou: NDArray[np.float32], vectors: Tensor, config: MatchConfig) -> NDArray[np.int64]:
+    """Indices of the candidates above the predicted-IoU threshold and, guarded, with at least one pixel."""
+    usable = predicted_iou > config.predicted_iou_threshold
     if config.guard_degenerate:
-        usable &= vectors.isfinite().all(dim=1)
-    if bool(usable.all()):
-        return candidates, vectors  # no copy of all masks for nothing
-    return candidates.select(usable.to(candidates.mask_logits.device)), vectors[usable]
-
-
-def _suppress(candidates: Candidates, scores: Tensor, labels: Tensor, config: MatchConfig) -> Tensor:
-    """Indices that survive NMS and have a score, in descending predicted IoU."""
-    boxes = boxes_of(candidates.mask_logits > 0).cpu().numpy()
-    priority = candidates.predicted_iou.float().cpu().numpy()
-    keep = nms_per_label(boxes, priority, labels.numpy(), config.nms_threshold)
-    keep = keep[: config.premerge_factor * config.max_instances]
-    return torch.from_numpy(keep[scores.numpy()[keep] > 0])
+        usable &= vectors.isfinite().all(dim=1).numpy()
+    return np.flatnonzero(usable)
 
 
 def _merge(
-    candidates: Candidates,
-    keep: Tensor,
+    candidates: Candidates | CompactCandidates,
+    index: NDArray[np.int64],
     features: NDArray[np.float32],
     scores: NDArray[np.float32],
     labels: NDArray[np.int64],
     config: MatchConfig,
 ) -> Instances:
-    packed = masks_at_image_size((candidates.mask_logits[i] for i in keep.tolist()), candidates.frame)
+    """Soft merge of the candidates at ``index``, which are in descending predicted IoU; the best become instances."""
+    packed = masks_at_image_size(candidates, index)
     overlap = semantic_overlap(packed, features, labels)
     if config.guard_degenerate:
         overlap = np.clip(np.nan_to_num(overlap), 0, 1)
@@ -116,7 +110,7 @@ def _merge(
         boxes=_boxes(masks, config.inclusive_boxes),
         scores=final[order],
         labels=labels[order],
-        predicted_iou=candidates.predicted_iou.float().cpu().numpy()[keep.numpy()][order],
+        predicted_iou=_as_float(candidates.predicted_iou).numpy()[index[order]],
         packed=masks,
         image_size=candidates.frame.image_size,
     )

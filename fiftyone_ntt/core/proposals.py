@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fiftyone_ntt.core.backends import ProposalModel
 from fiftyone_ntt.core.config import ProposalConfig
 from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame
+from fiftyone_ntt.core.masks import boxes_of
 from fiftyone_ntt.errors import InputError
+
+_CHUNK = 64
+"""Masks looked at at once: 4 MB of flags."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +51,16 @@ class Candidates:
     def select(self, index: Tensor) -> Candidates:
         """The candidates at ``index`` (bool ``[N]`` or int64 ``[n]``), in that order."""
         return Candidates(self.mask_logits[index], self.predicted_iou[index], self.frame)
+
+    @cached_property
+    def boxes(self) -> NDArray[np.float32]:
+        """float32 ``[N, 4]`` xyxy in the mask frame, x2 and y2 the last column and row; zeros for an empty mask."""
+        parts = [boxes_of(chunk > 0).cpu() for chunk in torch.split(self.mask_logits, _CHUNK)]
+        return np.asarray(torch.cat(parts).numpy(), np.float32)
+
+    def window(self, i: int, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """Logits of mask ``i`` in a part of the mask frame: float32 ``[h, w]``."""
+        return np.asarray(self.mask_logits[i, rows, columns].float().cpu().numpy(), np.float32)
 
 
 def grid_points(frame: ImageFrame, config: ProposalConfig) -> Tensor:

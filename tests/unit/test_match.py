@@ -46,7 +46,8 @@ def test_semantic_overlap_equals_the_double_loop():
     vectors = normalise(torch.rand(len(logits), 6, generator=torch.Generator().manual_seed(2)))
     masks = oracles.masks_at_image_size(logits, (120, 160))
     expected = oracles.semantic_overlap(masks, vectors, labels)
-    actual = semantic_overlap(masks_at_image_size(logits, FRAME), vectors.numpy(), labels.numpy())
+    packed = masks_at_image_size(Candidates(logits, torch.ones(len(logits)), FRAME), range(len(logits)))
+    actual = semantic_overlap(packed, vectors.numpy(), labels.numpy())
     np.testing.assert_allclose(actual, expected.numpy(), atol=1e-5)
     assert (actual > 0.5).any(), "the example must overlap"
 

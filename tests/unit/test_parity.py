@@ -66,7 +66,7 @@ def test_semantic_overlap(golden, kept, features, prototypes):
     scores, labels = assign_labels(similarity(features, normalise(prototypes)))
     keep = torch.from_numpy(golden["nms_keep"])
     keep = keep[scores[keep] > 0]
-    packed = masks_at_image_size(kept.mask_logits[keep], kept.frame)
+    packed = masks_at_image_size(kept, keep.tolist())
     overlap = semantic_overlap(packed, features[keep].numpy(), labels[keep].numpy())
     np.testing.assert_allclose(overlap, golden["ios"], atol=1e-5)
 

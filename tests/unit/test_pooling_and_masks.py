@@ -45,11 +45,16 @@ def test_bilinear_matrix_is_torchs_own():
     torch.testing.assert_close(bilinear_matrix(256, 37), expected, atol=1e-6, rtol=0)
 
 
+def packed_masks(logits, frame):
+    candidates = Candidates(logits, torch.ones(len(logits)), frame)
+    return masks_at_image_size(candidates, range(len(candidates)))
+
+
 @pytest.mark.parametrize("size", [(480, 640), (640, 427), (256, 256), (150, 200), (97, 1301), (1, 1), (3, 900)])
 def test_masks_at_image_size_equal_the_full_size_stack(size):
     logits = blobs(30, seed=sum(size))
     expected = oracles.masks_at_image_size(logits, size).numpy()
-    packed = masks_at_image_size(logits, ImageFrame.squash(size))
+    packed = packed_masks(logits, ImageFrame.squash(size))
     for mask, full in zip(packed, expected, strict=True):
         np.testing.assert_array_equal(mask.full(size), full)
         assert mask.area == mask.full(size).sum()
@@ -64,10 +69,10 @@ def test_letterboxed_masks_lose_their_padding():
     frame = ImageFrame.letterbox((300, 600), 1024)
     logits = torch.full((1, 256, 256), -1.0)
     logits[0, 32:64, 64:128] = 1.0
-    (mask,) = masks_at_image_size(logits, frame)
+    (mask,) = packed_masks(logits, frame)
     assert mask.extent == (150, 75, 300, 150)
     spilled = torch.ones(1, 256, 256)
-    assert masks_at_image_size(spilled, frame)[0].area == 300 * 600
+    assert packed_masks(spilled, frame)[0].area == 300 * 600
 
 
 def test_packed_masks_intersect_like_arrays():

@@ -1,0 +1,298 @@
+"""What stage two needs of an image, small enough to keep on disk: the content of the candidate index.
+
+A mask is kept as the run lengths of its binary mask and, along its outline only, as 8-bit logits. That is all a later
+resize to image size can see: away from the outline every logit that meets in an output pixel has the same sign, so its
+value does not matter. Vectors are float16. Patch tokens are kept as a low-rank product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame
+from fiftyone_ntt.core.lowrank import CompactTokens, compact_tokens
+from fiftyone_ntt.core.masks import boxes_of
+from fiftyone_ntt.core.proposals import Candidates
+from fiftyone_ntt.errors import InputError
+
+OUTLINE_TYPE = torch.float8_e4m3fn
+_SMALLEST, _LARGEST = 2.0**-9, 448.0
+_FAR = 1.0
+"""Stands for the logits away from the outline; only its sign is ever seen."""
+_CHUNK = 64
+"""Masks compacted at once."""
+_MISFIT = "expected runs, boxes and outline of one mask, got some that do not belong together; index the image again"
+
+
+@dataclass(frozen=True, eq=False)
+class IndexedImage:
+    """What stage one finds in an image; nothing in it depends on the references.
+
+    Attributes:
+        candidates: N mask proposals.
+        vectors: float32 ``[N, C]`` pooled means, not normalised.
+        tokens: float32 ``[rows, columns, C]`` patch tokens.
+    """
+
+    candidates: Candidates
+    vectors: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class CompactCandidates:
+    """N class-agnostic mask proposals of one image, as ``Candidates`` but about a hundred times smaller.
+
+    Attributes:
+        frame: how image pixels map to the model frame.
+        predicted_iou: float32 ``[N]``, the mask model's own estimate of each mask's quality.
+        stability: float32 ``[N]``, area above logit 1 over area above logit -1 (1 where that is empty).
+        boxes: float32 ``[N, 4]`` xyxy in the mask frame, x2 and y2 the last column and row; zeros for an empty mask.
+        runs: uint16, run lengths of every mask in row-major order, background first; the last run is left out.
+        run_ends: int64 ``[N]``, where each mask's runs end in ``runs``.
+        outline: uint8, logits along every mask's outline as float8 (e4m3) in row-major order.
+        outline_ends: int64 ``[N]``, where each mask's values end in ``outline``.
+    """
+
+    frame: ImageFrame
+    predicted_iou: NDArray[np.float32]
+    stability: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+    runs: NDArray[np.uint16]
+    run_ends: NDArray[np.int64]
+    outline: NDArray[np.uint8]
+    outline_ends: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.predicted_iou)
+
+    def window(self, i: int, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """Logits of mask ``i`` in a part of the mask frame.
+
+        Args:
+            i: which mask.
+            rows: rows of the mask frame, ``start`` and ``stop`` given.
+            columns: columns of the mask frame, likewise.
+
+        Returns:
+            float32 ``[h, w]``. Signs are exact; values are right along the outline and +-1 elsewhere.
+        """
+        top, left, logits = self._crop(i)
+        values = np.full((rows.stop - rows.start, columns.stop - columns.start), -_FAR, np.float32)
+        y1, y2 = max(top, rows.start), min(top + logits.shape[0], rows.stop)
+        x1, x2 = max(left, columns.start), min(left + logits.shape[1], columns.stop)
+        if y1 < y2 and x1 < x2:
+            seen = logits[y1 - top : y2 - top, x1 - left : x2 - left]
+            values[y1 - rows.start : y2 - rows.start, x1 - columns.start : x2 - columns.start] = seen
+        return values
+
+    def _crop(self, i: int) -> tuple[int, int, NDArray[np.float32]]:
+        """Top, left and logits of the part of the mask frame that holds mask ``i`` and its whole outline."""
+        radius = outline_radius(self.frame)
+        x1, y1, x2, y2 = (int(value) for value in self.boxes[i])
+        top, bottom = max(y1 - radius, 0), min(y2 + 1 + radius, MASK_SIDE)
+        left, right = max(x1 - radius, 0), min(x2 + 1 + radius, MASK_SIDE)
+        inside = self._rows(i, top, bottom)[:, left:right]
+        logits = np.where(inside, np.float32(_FAR), np.float32(-_FAR))
+        values = self.outline[_start(self.outline_ends, i) : self.outline_ends[i]]
+        near = _near_outline(inside, radius)
+        if np.count_nonzero(near) != len(values):
+            raise InputError(_MISFIT)
+        logits[near] = _float8_values()[values]
+        return top, left, logits
+
+    def _rows(self, i: int, top: int, bottom: int) -> NDArray[np.bool_]:
+        """Rows ``top..bottom`` (exclusive) of binary mask ``i``: bool ``[bottom - top, 256]``."""
+        runs = self.runs[_start(self.run_ends, i) : self.run_ends[i]]
+        flips = np.cumsum(runs, dtype=np.int64) - top * MASK_SIDE
+        marks = np.zeros((bottom - top) * MASK_SIDE, np.uint8)
+        if len(flips) and (flips[0] < 0 or flips[-1] > len(marks)):
+            raise InputError(_MISFIT)
+        marks[flips[flips < len(marks)]] = 1
+        return np.bitwise_xor.accumulate(marks).view(bool).reshape(-1, MASK_SIDE)
+
+
+@dataclass(frozen=True, eq=False)
+class CompactImage:
+    """All that stage two needs of an image; nothing in it depends on the references.
+
+    Attributes:
+        candidates: N mask proposals.
+        vectors: float16 ``[N, C]`` pooled means, not normalised. NaN for an empty mask.
+        tokens: patch tokens ``[rows, columns, C]``, of low rank.
+    """
+
+    candidates: CompactCandidates
+    vectors: NDArray[np.float16]
+    tokens: CompactTokens
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Plain arrays by name, as ``from_arrays`` takes them."""
+        found, frame = self.candidates, self.candidates.frame
+        return {
+            "image_size": np.array(frame.image_size, np.int64),
+            "frame": np.array([frame.side, *frame.content], np.float64),
+            "predicted_iou": found.predicted_iou,
+            "stability": found.stability,
+            "boxes": found.boxes.astype(np.uint8),
+            "runs": found.runs,
+            "run_ends": found.run_ends,
+            "outline": found.outline,
+            "outline_ends": found.outline_ends,
+            "vectors": self.vectors,
+            **self.tokens.to_arrays(),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> CompactImage:
+        """The image from its arrays, possibly a stranger's.
+
+        Raises:
+            InputError: if they are not what ``to_arrays`` gives.
+        """
+        try:
+            side, height, width = (float(value) for value in arrays["frame"])
+            rows, columns = (int(value) for value in arrays["image_size"])
+            candidates = CompactCandidates(
+                ImageFrame((rows, columns), int(side), (height, width)),
+                arrays["predicted_iou"],
+                arrays["stability"],
+                arrays["boxes"].astype(np.float32),
+                *(arrays[name] for name in ("runs", "run_ends", "outline", "outline_ends")),
+            )
+            image = cls(candidates, arrays["vectors"], CompactTokens.from_arrays(arrays))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"expected the arrays of a CompactImage, got something else: {error!r}") from error
+        _check(image)
+        return image
+
+
+def compact(indexed: IndexedImage) -> CompactImage:
+    """Reduces what stage one found, on any device, to what has to be kept of it."""
+    candidates = indexed.candidates
+    radius = outline_radius(candidates.frame)
+    parts = [_compact_masks(chunk.float(), radius) for chunk in torch.split(candidates.mask_logits, _CHUNK)]
+    masks = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return CompactImage(
+        CompactCandidates(
+            candidates.frame,
+            candidates.predicted_iou.float().cpu().numpy(),
+            masks["stability"],
+            masks["boxes"],
+            masks["runs"],
+            np.cumsum(masks["run_counts"], dtype=np.int64),
+            masks["outline"],
+            np.cumsum(masks["outline_counts"], dtype=np.int64),
+        ),
+        indexed.vectors.clamp(-_HALF_MAX, _HALF_MAX).half().cpu().numpy(),
+        compact_tokens(indexed.tokens),
+    )
+
+
+def outline_radius(frame: ImageFrame) -> int:
+    """How far from a change of sign, in mask pixels, logits can matter to a mask at image size.
+
+    An enlarged image sees two neighbours in each direction; one that is shrunk sees its antialiasing filter's width.
+    """
+    shrink = max(frame.mask_content[axis] / frame.image_size[axis] for axis in (0, 1))
+    return 1 if shrink <= 1 else ceil(2 * shrink)
+
+
+_HALF_MAX = float(torch.finfo(torch.float16).max)
+
+
+def _compact_masks(logits: Tensor, radius: int) -> dict[str, NDArray[Any]]:
+    """Run lengths, outline values, boxes and stability of masks float32 ``[n, 256, 256]``."""
+    inside = logits > 0
+    flat = inside.flatten(1)
+    changed = flat.clone()
+    changed[:, 1:] ^= flat[:, :-1]
+    mask, position = changed.nonzero(as_tuple=True)
+    # The distance from the change before; a mask's first run is counted from its first pixel.
+    runs = position.clone()
+    runs[1:] -= torch.where(mask[1:] == mask[:-1], position[:-1], torch.zeros_like(position[:-1]))
+    near = _near_outline(inside, radius)
+    stable = (logits > 1).sum(dim=(1, 2)) / (logits > -1).sum(dim=(1, 2)).clamp(min=1)
+    return {
+        "stability": stable.float().cpu().numpy(),
+        "boxes": boxes_of(inside).cpu().numpy(),
+        "runs": runs.cpu().numpy().astype(np.uint16),
+        "run_counts": changed.sum(dim=1).cpu().numpy(),
+        "outline": _to_float8(logits[near]).cpu().numpy(),
+        "outline_counts": near.sum(dim=(1, 2)).cpu().numpy(),
+    }
+
+
+MaskT = TypeVar("MaskT", Tensor, NDArray[np.bool_])
+
+
+def _near_outline(inside: MaskT, radius: int) -> MaskT:
+    """Which pixels have one of either sign within ``radius`` (Chebyshev): bool ``[..., h, w]``."""
+    positive, negative = inside, ~inside
+    for _ in range(radius):
+        positive, negative = _grown(positive), _grown(negative)
+    return positive & negative
+
+
+def _grown(mask: MaskT) -> MaskT:
+    """The mask and its eight-neighbourhood, one axis after the other."""
+    wide = mask | False
+    wide[..., 1:] |= mask[..., :-1]
+    wide[..., :-1] |= mask[..., 1:]
+    grown = wide | False
+    grown[..., 1:, :] |= wide[..., :-1, :]
+    grown[..., :-1, :] |= wide[..., 1:, :]
+    return grown
+
+
+def _to_float8(values: Tensor) -> Tensor:
+    """uint8 codes; a positive value stays positive however small it is, and none leaves the type's range."""
+    bounded = values.clamp(-_LARGEST, _LARGEST)
+    bounded = torch.where(values > 0, bounded.clamp(min=_SMALLEST), bounded)
+    return bounded.to(OUTLINE_TYPE).view(torch.uint8)
+
+
+@lru_cache(maxsize=1)
+def _float8_values() -> NDArray[np.float32]:
+    """The value of each of the 256 codes."""
+    return torch.arange(256, dtype=torch.uint8).view(OUTLINE_TYPE).float().numpy()
+
+
+def _start(ends: NDArray[np.int64], i: int) -> int:
+    return int(ends[i - 1]) if i else 0
+
+
+def _check(image: CompactImage) -> None:
+    """Refuses arrays that do not fit each other; what passes can be read without running out of bounds."""
+    found = image.candidates
+    n = len(found)
+    types: dict[str, tuple[NDArray[Any], Any, tuple[int, ...]]] = {
+        "predicted_iou": (found.predicted_iou, np.float32, (n,)),
+        "stability": (found.stability, np.float32, (n,)),
+        "boxes": (found.boxes, np.float32, (n, 4)),
+        "runs": (found.runs, np.uint16, (found.runs.size,)),
+        "run_ends": (found.run_ends, np.int64, (n,)),
+        "outline": (found.outline, np.uint8, (found.outline.size,)),
+        "outline_ends": (found.outline_ends, np.int64, (n,)),
+        "vectors": (image.vectors, np.float16, (n, image.tokens.basis.shape[1])),
+    }
+    for name, (array, kind, shape) in types.items():
+        if array.dtype != kind or array.shape != shape:
+            expected = f"{np.dtype(kind).name} {list(shape)}"
+            raise InputError(f"expected {name} of {expected}, got {array.dtype} {list(array.shape)}")
+    for name, ends, total in (
+        ("run_ends", found.run_ends, found.runs.size),
+        ("outline_ends", found.outline_ends, found.outline.size),
+    ):
+        steps = np.diff(ends, prepend=0)
+        if (steps < 0).any() or (int(ends[-1]) if n else 0) != total:
+            raise InputError(f"expected {name} to rise to {total}, got something else")

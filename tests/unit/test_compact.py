@@ -1,0 +1,178 @@
+"""What the candidate index keeps of an image, against the full-precision candidates."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fiftyone_ntt.core import Candidates, CompactImage, ImageFrame, IndexedImage, MatchConfig, compact, match_vectors
+from fiftyone_ntt.core.compact import outline_radius
+from fiftyone_ntt.core.lowrank import compact_tokens
+from fiftyone_ntt.core.masks import masks_at_image_size
+from fiftyone_ntt.errors import InputError
+
+SIZES = [(480, 640), (256, 256), (900, 333), (64, 100), (30, 2000)]
+
+
+def candidates_of(size, n=20, seed=0, frame=ImageFrame.squash):
+    random = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(n, 1, 9, 9, generator=random) - torch.linspace(-1, 2, n)[:, None, None, None]
+    logits = 8 * F.interpolate(coarse, size=(256, 256), mode="bicubic")[:, 0]
+    return Candidates(logits, torch.rand(n, generator=random) * 0.5 + 0.5, frame(size))
+
+
+def indexed_of(candidates, channels=48, grid=(7, 7), seed=1):
+    random = torch.Generator().manual_seed(seed)
+    vectors = torch.randn(len(candidates), channels, generator=random)
+    return IndexedImage(candidates, vectors, torch.randn(*grid, channels, generator=random))
+
+
+@pytest.mark.parametrize("make", [ImageFrame.squash, ImageFrame.letterbox])
+@pytest.mark.parametrize("size", SIZES)
+def test_masks_at_image_size_hardly_change(size, make):
+    candidates = candidates_of(size, frame=make)
+    kept = compact(indexed_of(candidates)).candidates
+    every = range(len(candidates))
+    changed = outline = 0
+    for full, small in zip(masks_at_image_size(candidates, every), masks_at_image_size(kept, every), strict=True):
+        difference = full.full(size) ^ small.full(size)
+        changed += int(difference.sum())
+        outline += sum(int((full.full(size)[a] != full.full(size)[b]).sum()) for a, b in _neighbours())
+    assert changed <= 0.03 * outline + 2  # float8 moves the outline by a few hundredths of a mask pixel
+
+
+def _neighbours():
+    return [(np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_signs_are_exact(size):
+    candidates = candidates_of(size)
+    kept = compact(indexed_of(candidates)).candidates
+    whole = slice(0, 256)
+    for i in range(len(candidates)):
+        assert np.array_equal(kept.window(i, whole, whole) > 0, (candidates.mask_logits[i] > 0).numpy())
+
+
+def test_a_window_is_a_part_of_the_whole():
+    kept = compact(indexed_of(candidates_of((480, 640)))).candidates
+    whole = slice(0, 256)
+    for rows, columns in [(slice(0, 10), slice(250, 256)), (slice(100, 180), slice(3, 200)), (slice(0, 1), whole)]:
+        for i in range(len(kept)):
+            expected = kept.window(i, whole, whole)[rows, columns]
+            assert np.array_equal(kept.window(i, rows, columns), expected)
+
+
+def test_odd_masks():
+    """Empty, full, a single pixel in each corner, tiny and huge logits: none is lost, none is made up."""
+    logits = torch.full((7, 256, 256), -5.0)
+    logits[1] = 1e30
+    logits[2, 0, 0] = logits[3, 255, 255] = 1e-30
+    logits[4, 0, 255] = float("inf")
+    logits[5, 255, 0] = 3.0
+    logits[6, 100] = 0.0  # exactly zero is not inside
+    candidates = Candidates(logits, torch.ones(7), ImageFrame.squash((256, 256)))
+    kept = compact(indexed_of(candidates)).candidates
+    assert np.array_equal(kept.boxes, candidates.boxes)
+    areas = [mask.area for mask in masks_at_image_size(kept, range(7))]
+    assert areas == [mask.area for mask in masks_at_image_size(candidates, range(7))] == [0, 65536, 1, 1, 1, 1, 0]
+
+
+def test_the_outline_is_as_wide_as_the_resize_can_see():
+    assert outline_radius(ImageFrame.squash((480, 640))) == 1
+    assert outline_radius(ImageFrame.squash((128, 640))) == 4
+
+
+def test_arrays_there_and_back_give_the_same_match():
+    candidates = candidates_of((480, 640), n=60)
+    kept = compact(indexed_of(candidates))
+    back = CompactImage.from_arrays(kept.to_arrays())
+    prototypes = torch.randn(3, 48, generator=torch.Generator().manual_seed(5))
+    first, second = (match_vectors(image.candidates, image.vectors, prototypes) for image in (kept, back))
+    assert len(first) > 3
+    for name in ("boxes", "scores", "labels", "predicted_iou", "masks"):
+        assert np.array_equal(getattr(first, name), getattr(second, name))
+
+
+def test_match_agrees_with_the_full_precision_one():
+    candidates = candidates_of((480, 640))
+    indexed = indexed_of(candidates)
+    kept = compact(indexed)
+    prototypes = torch.randn(3, 48, generator=torch.Generator().manual_seed(5))
+    for config in (MatchConfig(), MatchConfig.paper()):
+        full = match_vectors(candidates, indexed.vectors, prototypes, config)
+        small = match_vectors(kept.candidates, kept.vectors, prototypes, config)
+        assert np.array_equal(full.labels, small.labels)
+        assert np.allclose(full.scores, small.scores, atol=2e-3)
+        assert (full.masks ^ small.masks).mean() < 1e-3
+
+
+def test_no_candidate_at_all():
+    candidates = Candidates(torch.zeros(0, 256, 256), torch.zeros(0), ImageFrame.squash((20, 30)))
+    kept = CompactImage.from_arrays(compact(indexed_of(candidates)).to_arrays())
+    assert len(match_vectors(kept.candidates, kept.vectors, torch.ones(2, 48))) == 0
+
+
+def test_an_empty_mask_keeps_its_place():
+    candidates = candidates_of((480, 640), n=3)
+    candidates.mask_logits[1] = -1
+    indexed = indexed_of(candidates)
+    indexed.vectors[1] = float("nan")
+    kept = compact(indexed)
+    assert np.isnan(kept.vectors[1]).all() and np.isfinite(kept.vectors[[0, 2]]).all()
+    assert len(match_vectors(kept.candidates, kept.vectors, torch.ones(1, 48), MatchConfig())) <= 2
+
+
+def test_stability_is_the_share_of_the_mask_that_is_sure():
+    logits = torch.full((1, 256, 256), -9.0)
+    logits[0, :10, :10] = 0.5
+    logits[0, :10, :5] = 2.0
+    kept = compact(indexed_of(Candidates(logits, torch.ones(1), ImageFrame.squash((480, 640)))))
+    assert kept.candidates.stability.tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("runs", lambda a: a[:-1]),
+        ("outline_ends", lambda a: a[::-1].copy()),
+        ("vectors", lambda a: a[:, :-1]),
+        ("vectors", lambda a: a.astype(np.float32)),
+        ("predicted_iou", lambda a: a[1:]),
+        ("token_weights", lambda a: a[1:]),
+        ("image_size", lambda a: a[:1]),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(name, damage):
+    arrays = compact(indexed_of(candidates_of((480, 640)))).to_arrays()
+    with pytest.raises(InputError):
+        CompactImage.from_arrays({**arrays, name: damage(arrays[name])})
+    del arrays[name]
+    with pytest.raises(InputError):
+        CompactImage.from_arrays(arrays)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"), [("boxes", lambda a: a // np.uint8(2)), ("runs", lambda a: a + np.uint16(9000))]
+)
+def test_masks_that_do_not_fit_are_refused_when_read(name, damage):
+    arrays = compact(indexed_of(candidates_of((480, 640)))).to_arrays()
+    damaged = CompactImage.from_arrays({**arrays, name: damage(arrays[name])}).candidates
+    with pytest.raises(InputError, match="index the image again"):
+        masks_at_image_size(damaged, range(len(damaged)))
+
+
+def test_tokens_of_low_rank_come_back_almost_as_they_were():
+    random = torch.Generator().manual_seed(0)
+    tokens = torch.randn(37 * 37, 40, generator=random) @ torch.randn(40, 256, generator=random) + 3
+    tokens = tokens.reshape(37, 37, 256)
+    kept = compact_tokens(tokens)
+    error = torch.from_numpy(kept.full()) - tokens
+    assert kept.full().shape == (37, 37, 256)
+    assert error.norm() / tokens.norm() < 0.01
+    assert np.array_equal(kept.full(), compact_tokens(tokens).full())
+
+
+def test_few_tokens_keep_all_their_directions():
+    tokens = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+    assert np.allclose(compact_tokens(tokens).full(), tokens, atol=0.05)
