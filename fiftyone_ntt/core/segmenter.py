@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fiftyone_ntt.core.backends import FeatureModel, ProposalModel
+from fiftyone_ntt.core.compact import CompactImage, IndexedImage, compact
 from fiftyone_ntt.core.config import MatchConfig, ProposalConfig
 from fiftyone_ntt.core.frames import ImageFrame, feature_input, resample_bicubic
 from fiftyone_ntt.core.instances import Instances
@@ -22,19 +24,37 @@ from fiftyone_ntt.core.proposals import Candidates, propose
 from fiftyone_ntt.core.references import ReferenceItem, ReferenceSettings, encode_references
 from fiftyone_ntt.errors import BadReferenceError
 
+_FACTS_IMAGE = (480, 640)
+"""Height and width of the image whose frame tells, in ``Segmenter.facts``, how images go into the mask model."""
+
 
 @dataclass(frozen=True, eq=False)
-class IndexedImage:
-    """All that stage two needs of an image; nothing in it depends on the references.
+class Prepared:
+    """An image ready for both models. Making it needs no model, so other threads can do it ahead.
 
     Attributes:
-        candidates: N mask proposals.
-        vectors: float32 ``[N, C]`` pooled means, not normalised.
+        frame: how image pixels map to the mask model's frame.
+        pixels: float32 ``[3, side, side]``, the mask model's input (``frame.render``).
+        view: float32 ``[3, input_size, input_size]``, the feature model's input.
+    """
+
+    frame: ImageFrame
+    pixels: Tensor
+    view: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """An image after both encoders.
+
+    Attributes:
+        frame: how image pixels map to the mask model's frame.
+        embedding: what the mask model's decoder takes.
         tokens: float32 ``[rows, columns, C]`` patch tokens.
     """
 
-    candidates: Candidates
-    vectors: Tensor
+    frame: ImageFrame
+    embedding: Any
     tokens: Tensor
 
 
@@ -48,6 +68,7 @@ class Segmenter:
         proposals: point grid and predicted-IoU filter.
         target_via: targets are squashed to this many pixels before the feature model's own size (ntt-algorithm 3.1,
             3.2); ``None`` goes there directly.
+        images_per_batch: images whose encoders run together in ``stream``. Only speed and memory depend on it.
     """
 
     def __init__(
@@ -58,40 +79,93 @@ class Segmenter:
         references: ReferenceSettings | None = None,
         proposals: ProposalConfig | None = None,
         target_via: int | None = 1024,
+        images_per_batch: int = 1,
     ) -> None:
         self.proposal_model = proposal_model
         self.feature_model = feature_model
         self.references = references or ReferenceSettings()
         self.proposals = proposals or ProposalConfig()
         self.target_via = target_via
+        self.images_per_batch = images_per_batch
 
     @property
     def weights(self) -> dict[str, str]:
         """Model name -> sha256 of its weights."""
         return {model.name: model.weights_hash for model in (self.proposal_model, self.feature_model)}
 
+    def facts(self, bank: MemoryBank | None = None) -> dict[str, object]:
+        """Everything besides the image that decides what ``index`` returns, as JSON can hold it.
+
+        Two segmenters with equal facts give the same index; what only changes speed or memory is not among them.
+
+        Args:
+            bank: the bank that ``index`` would be given.
+        """
+        return {
+            "weights": self.weights,
+            "points_per_side": self.proposals.points_per_side,
+            "grid": self.proposals.grid,
+            "points": "grid",
+            "predicted_iou_threshold": self.proposals.predicted_iou_threshold,
+            "frame": _listed(asdict(self.proposal_model.frame(_FACTS_IMAGE))),
+            "target_via": self.target_via,
+            "input_size": self.feature_model.input_size,
+            "feature_grid": list(self.feature_model.grid),
+            "precision": [getattr(model, "precision", "fp32") for model in (self.proposal_model, self.feature_model)],
+        }
+
+    def prepare(self, image: NDArray[np.uint8]) -> Prepared:
+        """Resizes an image, uint8 ``[H, W, 3]`` RGB, for both models. Runs neither; safe in any thread."""
+        frame = self.proposal_model.frame(_size(image))
+        pixels = frame.render(image)
+        return Prepared(frame, pixels, self._feature_input(image, pixels, frame))
+
     @torch.inference_mode()
-    def candidates(self, image: NDArray[np.uint8]) -> IndexedImage:
+    def encode(self, prepared: Sequence[Prepared]) -> list[Encoded]:
+        """Runs both encoders on some images."""
+        tokens = [self.feature_model.encode(item.view[None])[0] for item in prepared]
+        embeddings = [self.proposal_model.encode(item.pixels, item.frame) for item in prepared]
+        return [
+            Encoded(item.frame, embedding, token)
+            for item, embedding, token in zip(prepared, embeddings, tokens, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def decode(self, encoded: Encoded, bank: MemoryBank | None = None) -> IndexedImage:
+        """The candidates of an encoded image; ``bank`` as in ``candidates``."""
+        candidates = propose(self.proposal_model, encoded.embedding, encoded.frame, self.proposals)
+        return IndexedImage(candidates, pool(candidates, encoded.tokens), encoded.tokens)
+
+    def candidates(self, image: NDArray[np.uint8], bank: MemoryBank | None = None) -> IndexedImage:
         """Stage one: masks and one vector each. Heavy, and independent of any reference.
 
         Args:
             image: uint8 ``[H, W, 3]`` RGB.
+            bank: only used by guided points, which then do depend on the references.
         """
-        frame = self.proposal_model.frame(_size(image))
-        pixels = frame.render(image)
-        embedding = self.proposal_model.encode(pixels, frame)
-        candidates = propose(self.proposal_model, embedding, frame, self.proposals)
-        tokens = self.feature_model.encode(self._feature_input(image, pixels, frame)[None])[0]
-        return IndexedImage(candidates, pool(candidates, tokens), tokens)
+        return self.decode(self.encode([self.prepare(image)])[0], bank)
 
-    def match(self, indexed: IndexedImage, bank: MemoryBank, config: MatchConfig | None = None) -> Instances:
-        """Stage two: labels the candidates. Light, needs no model."""
-        vectors = bank.project(indexed.vectors.float().cpu().numpy())
+    @torch.inference_mode()
+    def index(self, image: NDArray[np.uint8], bank: MemoryBank | None = None) -> CompactImage:
+        """Stage one, reduced to what stage two needs and what is kept on disk; see ``candidates``."""
+        return compact(self.candidates(image, bank))
+
+    @torch.inference_mode()
+    def index_batch(self, images: Sequence[NDArray[np.uint8]], bank: MemoryBank | None = None) -> list[CompactImage]:
+        """``index`` for some images, their encoders run together. All are in memory at once: give it few."""
+        return [compact(self.decode(one, bank)) for one in self.encode([self.prepare(image) for image in images])]
+
+    @staticmethod
+    def match(
+        indexed: IndexedImage | CompactImage, bank: MemoryBank, config: MatchConfig | None = None
+    ) -> Instances:
+        """Stage two: labels the candidates. Light, needs no model; safe in any thread."""
+        vectors = bank.project(torch.as_tensor(indexed.vectors).float().cpu().numpy())
         return match_vectors(indexed.candidates, vectors, bank.prototypes, config)
 
     def segment(self, image: NDArray[np.uint8], bank: MemoryBank, config: MatchConfig | None = None) -> Instances:
         """Both stages for one image."""
-        return self.match(self.candidates(image), bank, config)
+        return self.match(self.candidates(image, bank), bank, config)
 
     @torch.inference_mode()
     def box_masks(self, image: NDArray[np.uint8], boxes: NDArray[np.floating]) -> list[NDArray[np.bool_]]:
@@ -107,8 +181,8 @@ class Segmenter:
         frame = self.proposal_model.frame(_size(image))
         embedding = self.proposal_model.encode(frame.render(image), frame)
         prompts = torch.from_numpy(frame.boxes_to_model(boxes))
-        logits, _ = self.proposal_model.decode_boxes(embedding, prompts)
-        return [mask.full(frame.image_size) for mask in masks_at_image_size(logits, frame)]
+        masks = Candidates(*self.proposal_model.decode_boxes(embedding, prompts), frame)
+        return [mask.full(frame.image_size) for mask in masks_at_image_size(masks, range(len(masks)))]
 
     @torch.inference_mode()
     def build_bank(self, items: Iterable[ReferenceItem], classes: Sequence[str], *, preset: str = "") -> MemoryBank:
@@ -156,6 +230,13 @@ class Segmenter:
         if self.target_via == frame.side and frame == ImageFrame.squash(frame.image_size, frame.side):
             return resample_bicubic(pixels, self.feature_model.input_size)
         return feature_input(image, self.feature_model.input_size, self.target_via)
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as lists, as they come back from JSON."""
+    if isinstance(value, Mapping):
+        return {key: _listed(item) for key, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def _size(image: NDArray[np.uint8]) -> tuple[int, int]:

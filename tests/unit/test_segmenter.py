@@ -1,0 +1,100 @@
+"""A segmenter's stages taken apart: prepare, encode, decode, and the facts that sign an index."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fake_models import FakeFeatures, FakeProposals, fake_segmenter
+
+from fiftyone_ntt.core import ImageFrame, compact
+from fiftyone_ntt.core.frames import feature_input
+
+
+def image(seed: int = 0, height: int = 300) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, 280, 3), dtype=np.uint8)
+
+
+def same(first, second) -> bool:
+    first, second = first.to_arrays(), second.to_arrays()
+    return first.keys() == second.keys() and all(np.array_equal(first[k], second[k], equal_nan=True) for k in first)
+
+
+def test_index_is_the_compacted_candidates():
+    segmenter = fake_segmenter()
+    found = segmenter.index(image())
+    assert len(found.candidates) > 0
+    assert same(found, compact(segmenter.candidates(image())))
+
+
+def test_a_batch_gives_what_its_images_give():
+    segmenter = fake_segmenter()
+    images = [image(1), image(2, height=200), image(3)]
+    found = segmenter.index_batch(images)
+    assert len(found) == 3
+    assert all(same(one, segmenter.index(given)) for one, given in zip(found, images, strict=True))
+    assert not same(found[0], found[2])
+    assert segmenter.index_batch([]) == []
+
+
+@pytest.mark.parametrize("via", [None, 256, 128])
+def test_prepared_pixels_are_those_of_each_model(via):
+    segmenter = fake_segmenter()
+    segmenter.target_via = via
+    prepared = segmenter.prepare(image())
+    assert prepared.frame == ImageFrame.squash((300, 280), 256)
+    assert (prepared.pixels == prepared.frame.render(image())).all()
+    assert (prepared.view == feature_input(image(), 64, via)).all()
+
+
+class Letterboxed(FakeProposals):
+    def frame(self, image_size):
+        return ImageFrame.letterbox(image_size, self.side)
+
+
+class OtherWeights(FakeProposals):
+    weights_hash = "c" * 64
+
+
+class InHalf(FakeFeatures):
+    precision = "bf16"
+
+
+class Finer(FakeFeatures):
+    grid = (16, 16)
+
+
+def changed(**change):
+    segmenter = fake_segmenter()
+    for name, value in change.items():
+        setattr(segmenter, name, value)
+    return segmenter
+
+
+PLAIN = fake_segmenter()
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        (changed(proposal_model=OtherWeights()), "weights"),
+        (changed(proposal_model=Letterboxed()), "frame"),
+        (changed(feature_model=InHalf()), "precision"),
+        (changed(feature_model=Finer()), "feature_grid"),
+        (changed(target_via=512), "target_via"),
+        (changed(proposals=replace(PLAIN.proposals, points_per_side=5)), "points_per_side"),
+        (changed(proposals=replace(PLAIN.proposals, grid="centre")), "grid"),
+        (changed(proposals=replace(PLAIN.proposals, predicted_iou_threshold=0.5)), "predicted_iou_threshold"),
+    ],
+)
+def test_facts_tell_whatever_changes_the_index(other, what):
+    mine, theirs = PLAIN.facts(), other.facts()
+    assert [name for name in mine if mine[name] != theirs[name]] == [what]
+
+
+def test_facts_leave_out_what_only_changes_speed_and_survive_json():
+    other = changed(images_per_batch=8, proposals=replace(PLAIN.proposals, points_per_batch=3))
+    assert other.facts() == PLAIN.facts()
+    assert json.loads(json.dumps(PLAIN.facts())) == PLAIN.facts()
