@@ -96,7 +96,8 @@ def boxes_of(binary: Tensor) -> Tensor:
     Returns:
         float32 ``[N, 4]`` xyxy; x2 and y2 are the last column and row that hold a pixel. Zeros for an empty mask.
     """
-    rows, columns = binary.any(dim=2), binary.any(dim=1)
+    # The largest byte: far faster than ``any`` on the CPU.
+    rows, columns = (binary.view(torch.uint8).amax(dim=axis).bool() for axis in (2, 1))
     y1, y2 = _first_and_last(rows)
     x1, x2 = _first_and_last(columns)
     boxes = torch.stack([x1, y1, x2, y2], dim=1).float()
