@@ -1,0 +1,140 @@
+"""One file of the index: a ``CompactImage``, its signature and a checksum, in a safetensors container.
+
+A tensor is kept as it is, or zlib-compressed where that makes it a fifth smaller: unpacking takes longer than reading.
+Opening a file checks every byte of it: the checksum covers all tensors and all that is said about them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import uuid
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from fiftyone_ntt.core.compact import CompactImage
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.index.settings import IndexSettings
+
+SUFFIX, PART_SUFFIX = ".ntt", ".part"
+_TYPES = {np.dtype(kind).name: np.dtype(kind) for kind in ("u1", "<u2", "i1", "<i8", "<f2", "<f4", "<f8")}
+_KEY = "fiftyone-ntt"
+_LARGEST = 1 << 30
+_PAYS = 0.8
+
+
+class DamagedIndexError(InputError):
+    """A file of the index is not what was once written; it is to be made again."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a file says it holds.
+
+    Attributes:
+        image: sha256 of the image file, hex.
+        settings: everything else that decided the content.
+    """
+
+    image: str
+    settings: IndexSettings
+
+
+def to_bytes(image: CompactImage, signature: Signature) -> bytes:
+    """The file's content."""
+    tensors: dict[str, NDArray[Any]] = {}
+    layout: dict[str, list[Any]] = {}
+    for name, array in image.to_arrays().items():
+        array = np.require(array, array.dtype.newbyteorder("<"), "C")
+        packed = zlib.compress(_shuffled(array), 1)
+        pays = len(packed) < _PAYS * array.nbytes
+        tensors[name] = np.frombuffer(packed, np.uint8) if pays else array
+        layout[name] = [array.dtype.name, list(array.shape), "zlib" if pays else "plain"]
+    facts = {"image": signature.image, "settings": signature.settings.to_json(), "layout": layout}
+    # One entry only: safetensors writes several in any order, and equal content shall be an equal file.
+    description = json.dumps({**facts, "sha256": _checksum(facts, tensors)}, sort_keys=True)
+    return bytes(save(tensors, {_KEY: description}))
+
+
+def from_bytes(data: bytes) -> tuple[CompactImage, Signature]:
+    """What ``to_bytes`` made a file of.
+
+    Raises:
+        DamagedIndexError: if anything in it has changed, or it is another kind of file.
+    """
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        facts = json.loads(header["__metadata__"][_KEY])
+        tensors = load(data)
+        if facts.pop("sha256") != _checksum(facts, tensors):
+            raise DamagedIndexError("its content does not fit its checksum")
+        arrays = {name: _unpacked(tensor, *facts["layout"][name]) for name, tensor in tensors.items()}
+        signature = Signature(facts["image"], IndexSettings.from_json(facts["settings"]))
+        return CompactImage.from_arrays(arrays), signature
+    except DamagedIndexError:
+        raise
+    # Whatever a stranger's bytes make these parsers raise, the file is no good.
+    except (SafetensorError, InputError, LookupError, TypeError, ValueError, AttributeError, RecursionError,
+            MemoryError, zlib.error) as error:  # fmt: skip
+        raise DamagedIndexError(f"it is no file of the index, or was cut off ({error})") from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file so that others see all of it or none, even if this process is killed or the power fails.
+
+    Raises:
+        OSError: as the system does; nothing is left behind then.
+    """
+    for attempts_left in (1, 0):
+        part = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PART_SUFFIX}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # or the name could reach the disk before the content
+            part.replace(path)
+            return
+        except FileNotFoundError:  # pruned under our hands: the part, or the folder
+            if not attempts_left:
+                raise
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def _checksum(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
+        digest.update(np.ascontiguousarray(tensors[name]).data.cast("B") if tensors[name].size else b"")
+    return digest.hexdigest()
+
+
+def _shuffled(array: NDArray[Any]) -> bytes:
+    """All first bytes of the elements, then all second ones, and so on: zlib finds more in that."""
+    return array.reshape(-1).view(np.uint8).reshape(-1, array.itemsize).T.tobytes()
+
+
+def _unpacked(tensor: NDArray[Any], type_name: str, shape: list[int], codec: str) -> NDArray[Any]:
+    kind = _TYPES[type_name]
+    if codec == "plain":
+        if tensor.dtype != kind or list(tensor.shape) != shape:
+            raise DamagedIndexError(f"expected {type_name} {shape}, got {tensor.dtype} {list(tensor.shape)}")
+        return tensor
+    size = math.prod(shape) * kind.itemsize
+    if codec != "zlib" or min(shape, default=0) < 0 or size > _LARGEST:
+        raise DamagedIndexError(f"expected an array of at most {_LARGEST} bytes, got {codec} {type_name} {shape}")
+    raw = zlib.decompressobj().decompress(tensor.tobytes(), size + 1)
+    planes = np.frombuffer(raw, np.uint8).reshape(kind.itemsize, -1)
+    return np.ascontiguousarray(planes.T).view(kind).reshape(shape)
