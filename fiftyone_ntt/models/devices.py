@@ -32,6 +32,34 @@ def choose_device(device: str | None = None) -> torch.device:
     return chosen
 
 
+def choose_devices(device: str | None = None) -> list[torch.device]:
+    """Picks one device or several, to share the images among them.
+
+    Args:
+        device: what ``choose_device`` takes; several of those with commas between, ``"cuda:0,cuda:1"``; or ``"all"``
+            for every CUDA device, where there is none the best other one.
+
+    Returns:
+        At least one device, none of them twice.
+
+    Raises:
+        InputError: a named device is unknown or not on this machine.
+    """
+    if device == "all":
+        return [torch.device("cuda", index) for index in range(_count("cuda"))] or [choose_device()]
+    names = device.split(",") if isinstance(device, str) else [device]
+    chosen = [choose_device(name.strip() if name else name) for name in names]
+    return list({(one.type, one.index or 0): one for one in reversed(chosen)}.values())[::-1]
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that models may still take on a CUDA device, torch's own unused ones included; ``None`` elsewhere."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 def _available() -> list[str]:
     """Names of the devices that could be asked for."""
     names = [f"cuda:{index}" for index in range(_count("cuda"))]

