@@ -3,6 +3,7 @@
 import fiftyone_ntt as ntt
 
 bank = ntt.build_memory_bank(dataset.match_tags("ntt:reference"), "ground_truth")
+ntt.index(dataset)      # optional: the heavy part ahead of time, kept for every bank to come
 report = ntt.segment(dataset, bank, label_field="ntt")
 results = ntt.evaluate(dataset, "ntt", gt_field="ground_truth")
 """
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from fiftyone_ntt.dataset.banks import list_banks as list_banks
     from fiftyone_ntt.dataset.banks import load_bank as load_bank
     from fiftyone_ntt.dataset.evaluation import evaluate as evaluate
+    from fiftyone_ntt.dataset.indexing import index as index
     from fiftyone_ntt.dataset.references import build_memory_bank as build_memory_bank
     from fiftyone_ntt.dataset.runs import list_runs as list_runs
     from fiftyone_ntt.dataset.runs import undo_run as undo_run
@@ -38,10 +40,14 @@ _LAZY = {
     "segment": "dataset.segmentation",
     "undo_run": "dataset.runs",
 }
-__all__ = ["__version__", *sorted(_LAZY)]
+# A sub-package that can be called; it says why itself.
+_CALLABLE_PACKAGE = "index"
+__all__ = ["__version__", *sorted([*_LAZY, _CALLABLE_PACKAGE])]
 
 
 def __getattr__(name: str) -> Any:
+    if name == _CALLABLE_PACKAGE:
+        return import_module(f"{__name__}.{name}")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -1,4 +1,4 @@
-"""The parameters of the three services, once: SDK arguments, App forms and the command line all follow these.
+"""The parameters of the services, once: SDK arguments, App forms and the command line all follow these.
 
 The SDK functions carry the same names and defaults in their signatures (a test holds them together). What only a
 caller in Python can give (a callback, a ``Preset`` object, a ``MatchConfig``) is not a parameter here: everything
@@ -184,6 +184,25 @@ def _device() -> Any:
     return _param(None, label="Device", help="'cuda', 'cuda:1', 'mps' or 'cpu'; the best there is where left empty")
 
 
+def _points_per_side() -> Any:
+    return _param(
+        None,
+        label="Points per side",
+        help="prompt points along each side of an image: more find smaller objects and take longer; the preset's "
+        "number where left empty",
+        minimum=1,
+        maximum=128,
+    )
+
+
+def _index_dir() -> Any:
+    return _param(
+        None,
+        label="Folder of the candidate index",
+        help="where the index lies; FIFTYONE_NTT_INDEX, or else a cache folder, where left empty",
+    )
+
+
 @dataclass(frozen=True)
 class BuildBankParams(Params):
     """Arguments of ``fiftyone_ntt.build_memory_bank``."""
@@ -225,6 +244,27 @@ class TaggedBankParams(BuildBankParams):
 
 
 @dataclass(frozen=True)
+class IndexParams(Params):
+    """Arguments of ``fiftyone_ntt.index``."""
+
+    preset: str = _param(
+        "lite",
+        label="Models",
+        help="which pair of mask model and feature model to use: that of the memory banks to come",
+        choices=PRESET_NAMES,
+    )
+    points_per_side: int | None = _points_per_side()
+    device: str | None = _device()
+    index_dir: str | None = _index_dir()
+    size_limit_gb: float | None = _param(
+        None,
+        label="Size limit in GB",
+        help="how large all of the index may get, in 10^9 bytes; FIFTYONE_NTT_INDEX_GB, or else 50, where left empty",
+        minimum=0,
+    )
+
+
+@dataclass(frozen=True)
 class SegmentParams(Params):
     """Arguments of ``fiftyone_ntt.segment``."""
 
@@ -238,17 +278,16 @@ class SegmentParams(Params):
         minimum=0,
         maximum=1,
     )
-    points_per_side: int | None = _param(
-        None,
-        label="Points per side",
-        help="prompt points along each side of an image: more find smaller objects and take longer; the preset's "
-        "number where left empty",
-        minimum=1,
-        maximum=128,
-    )
+    points_per_side: int | None = _points_per_side()
     include_references: bool = _param(
         False, label="Label the references too", help="references are left out otherwise: their labels are known"
     )
+    use_index: bool = _param(
+        True,
+        label="Use the candidate index",
+        help="what is in the index needs no model and gives the same labels; what is not is computed and added",
+    )
+    index_dir: str | None = _index_dir()
     resume: bool = _param(
         True, label="Resume", help="go on with a run of the same settings, leaving alone what it has done"
     )

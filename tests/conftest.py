@@ -125,6 +125,7 @@ def _set_environment(database: TestDatabase) -> None:
         FIFTYONE_DEFAULT_DATASET_DIR=str(SANDBOX / "datasets"),
         FIFTYONE_DATASET_ZOO_DIR=str(SANDBOX / "dataset-zoo"),
         FIFTYONE_MODEL_ZOO_DIR=str(SANDBOX / "model-zoo"),
+        FIFTYONE_NTT_INDEX=str(SANDBOX / "index"),
         FIFTYONE_SHOW_PROGRESS_BARS="false",
         HF_HUB_OFFLINE="1",
     )

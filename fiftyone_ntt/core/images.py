@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,31 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     Raises:
         InputError: if the file is missing, unreadable or not an image.
     """
+    return decode_image(read_bytes(path), path)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The content of an image file.
+
+    Raises:
+        InputError: if the file is missing or unreadable.
+    """
     try:
-        with Image.open(path) as image:
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+        return Path(path).read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"image file not found: {path}") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError) as error:
+        raise InputError(f"not a readable image: {path} ({error})") from error
+
+
+def decode_image(data: bytes, path: str | Path) -> NDArray[np.uint8]:
+    """The image in the content of a file, as ``read_image`` gives it; ``path`` is for the error."""
+    try:
+        with Image.open(BytesIO(data)) as image:
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except UnidentifiedImageError as error:
+        raise InputError(f"not a readable image: {path} (its format is not known)") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"not a readable image: {path} ({error})") from error
 
 

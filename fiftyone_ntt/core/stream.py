@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
@@ -56,7 +56,7 @@ def stream(
     readers: int = 2,
     finishers: int = 1,
     bank: MemoryBank | None = None,
-) -> Iterator[Outcome[T]]:
+) -> Generator[Outcome[T], None, None]:
     """Runs items through reading, the models and ``finish``, all three at the same time.
 
     Closing the iterator early (or an exception at the caller, an interrupt included) stops all threads and waits for

@@ -24,6 +24,13 @@ def check_images(collection: SampleCollection) -> None:
         )
 
 
+def check_whole_images(collection: SampleCollection) -> None:
+    """Raises WrongTypeError unless the collection holds images, and not patches or frames of something."""
+    check_images(collection)
+    if collection._is_generated:
+        raise WrongTypeError("expected whole images, got a view of patches or frames; use the dataset it came from")
+
+
 def check_detections_field(collection: SampleCollection, field_name: str) -> None:
     """Raises unless ``field_name`` is a field of detections.
 

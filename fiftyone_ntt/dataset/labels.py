@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import fiftyone as fo
 
@@ -19,6 +20,12 @@ def to_detections(instances: Instances, classes: Sequence[str]) -> fo.Detections
         classes: class names; ``instances.labels`` index them.
     """
     return fo.Detections(detections=[_detection(instances, i, classes) for i in range(len(instances))])
+
+
+def to_document(instances: Instances, classes: Sequence[str]) -> dict[str, Any]:
+    """The same detections as the document that FiftyOne keeps in its database."""
+    document: dict[str, Any] = to_detections(instances, classes).to_dict()
+    return document
 
 
 def _detection(instances: Instances, i: int, classes: Sequence[str]) -> fo.Detection:

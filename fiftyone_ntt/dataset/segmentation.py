@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
-import fiftyone as fo
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.core import MatchConfig, MemoryBank, Segmenter, read_image
+from fiftyone_ntt.core import CompactImage, MatchConfig, MemoryBank, Segmenter
+from fiftyone_ntt.core.stream import Outcome, stream
 from fiftyone_ntt.dataset.banks import load_bank
-from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_images, detections_of
-from fiftyone_ntt.dataset.labels import to_detections
+from fiftyone_ntt.dataset.candidates import CandidateSource, describe_error
+from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_whole_images
+from fiftyone_ntt.dataset.labels import to_document
 from fiftyone_ntt.dataset.references import Progress, without_references
-from fiftyone_ntt.dataset.runs import RunRecord, check_free, is_protected, register, status_field
-from fiftyone_ntt.errors import InputError, WrongTypeError
-from fiftyone_ntt.models import Preset, load_preset
+from fiftyone_ntt.dataset.runs import RunRecord, check_free, register, status_field
+from fiftyone_ntt.dataset.writing import LabelWriter
+from fiftyone_ntt.errors import WrongTypeError
+from fiftyone_ntt.models import Preset
+from fiftyone_ntt.models.presets import resolve_preset
 
 logger = logging.getLogger(__name__)
 
-_SECONDS_BETWEEN_SAVES = 20.0
-_LARGEST_CHUNK = 25
+_MOST_FINISHERS = 4
+"""Threads that match and make labels: as many as there are cores, within reason."""
 
 
 @dataclass
@@ -39,8 +45,11 @@ class SegmentReport:
         resumed: samples that were done before and left alone.
         references_skipped: samples left out because they are references.
         instances: labels written.
+        from_index: samples whose candidates were in the index; no model ran for them.
+        indexed: samples whose candidates were computed and added to the index.
         seconds: wall time.
         errors: sample id -> what went wrong.
+        notes: what else is worth knowing, e.g. that the index is full.
     """
 
     run_key: str
@@ -51,8 +60,11 @@ class SegmentReport:
     resumed: int = 0
     references_skipped: int = 0
     instances: int = 0
+    from_index: int = 0
+    indexed: int = 0
     seconds: float = 0.0
     errors: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def done(self) -> int:
@@ -60,11 +72,12 @@ class SegmentReport:
         return self.labelled + self.empty + self.failed
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"run {self.run_key!r} wrote {self.instances} labels to {self.label_field!r}: {self.labelled} samples "
             f"labelled, {self.empty} empty, {self.failed} failed, {self.resumed} done before, "
-            f"{self.references_skipped} references skipped, in {self.seconds:.1f} s"
+            f"{self.references_skipped} references skipped, {self.from_index} from the index, in {self.seconds:.1f} s"
         )
+        return "; ".join([text, *self.notes])
 
 
 def segment(
@@ -78,6 +91,8 @@ def segment(
     score_threshold: float | None = None,
     points_per_side: int | None = None,
     include_references: bool = False,
+    use_index: bool = True,
+    index_dir: str | Path | None = None,
     config: MatchConfig | None = None,
     preset: str | Preset | None = None,
     device: str | None = None,
@@ -100,6 +115,9 @@ def segment(
         score_threshold: labels with a score at or below this are not written.
         points_per_side: prompt points along each side of the image; the preset's number where ``None``.
         include_references: label the reference samples too.
+        use_index: look candidates up in the candidate index, and add those that are not there. What is in the index
+            needs no model, and gives the very same labels.
+        index_dir: folder of the index; ``$FIFTYONE_NTT_INDEX``, or else a cache folder, where ``None``.
         config: settings of the match; ``MatchConfig()`` where ``None``.
         preset: the preset that made the bank; only needed where that was a ``Preset`` object of your own.
         device: ``"cuda"``, ``"mps"`` or ``"cpu"``; the best there is where ``None``.
@@ -114,16 +132,18 @@ def segment(
         MissingWeightsError: if the preset's weights are not on this machine.
     """
     started = time.perf_counter()
-    check_images(view)
-    if view._is_generated:
-        raise WrongTypeError("expected whole images, got a view of patches or frames; segment the dataset it came from")
+    check_whole_images(view)
     bank = _resolve_bank(view, bank)
     config = config or MatchConfig()
     if score_threshold is not None:
         config = replace(config, score_threshold=score_threshold)
-    segmenter = _segmenter(bank, preset, device, points_per_side)
+    chosen = _preset_of(bank, preset)
+    source = CandidateSource(
+        chosen, points_per_side, device, bank=bank, use_index=use_index, index_dir=index_dir
+    )  # fmt: skip
+    source.open()
     run_key = run_key or f"ntt_{label_field}"
-    record = RunRecord.of(run_key, label_field, bank, config, segmenter.proposals.points_per_side)
+    record = RunRecord.of(run_key, label_field, bank, config, chosen.proposals(points_per_side).points_per_side)
     dataset = view._dataset
     check_free(dataset, record, resume, overwrite)
     targets = view if include_references else without_references(view.match_tags(REFERENCE_TAG, bool=False), bank)
@@ -133,7 +153,10 @@ def segment(
         targets.clear_sample_field(status_field(label_field))
     todo = targets.match(~_is_done(status_field(label_field), run_key))
     report.resumed = len(targets) - len(todo)
-    _run(todo, _Labeller(segmenter, bank, config), report, progress)
+    try:
+        _run(todo, source, _Labeller(source, bank, config), report, progress)
+    finally:
+        report.from_index, report.indexed, report.notes = source.from_index, source.indexed, source.notes
     report.seconds = time.perf_counter() - started
     logger.info("%s", report)
     return report
@@ -147,15 +170,11 @@ def _resolve_bank(view: SampleCollection, bank: MemoryBank | str) -> MemoryBank:
     return bank
 
 
-def _segmenter(
-    bank: MemoryBank, preset: str | Preset | None, device: str | None, points_per_side: int | None
-) -> Segmenter:
-    """The models that made the bank; refuses any other before loading them."""
+def _preset_of(bank: MemoryBank, preset: str | Preset | None) -> Preset:
+    """The models that made the bank; refuses any other."""
     wanted = preset or bank.preset
     bank.check_preset(wanted.name if isinstance(wanted, Preset) else wanted, bank.weights)
-    segmenter = load_preset(wanted, device).segmenter(points_per_side)
-    bank.check_preset(bank.preset, segmenter.weights)
-    return segmenter
+    return resolve_preset(wanted)
 
 
 def _is_done(status: str, run_key: str) -> F:
@@ -164,83 +183,46 @@ def _is_done(status: str, run_key: str) -> F:
 
 @dataclass(frozen=True)
 class _Labeller:
-    segmenter: Segmenter
+    """Stage two, as ``stream`` calls it: candidates in, a document for the label field out."""
+
+    source: CandidateSource
     bank: MemoryBank
     config: MatchConfig
 
-    def __call__(self, filepath: str) -> fo.Detections:
-        instances = self.segmenter.segment(read_image(filepath), self.bank, self.config)
-        return to_detections(instances, self.bank.classes)
+    def __call__(self, sample_id: str, content: CompactImage) -> dict[str, Any]:
+        self.source.keep(sample_id, content)
+        return to_document(Segmenter.match(content, self.bank, self.config), self.bank.classes)
 
 
-@dataclass
-class _Chunk:
-    """Results not written yet."""
-
-    labels: dict[str, fo.Detections] = field(default_factory=dict)
-    statuses: dict[str, fo.DynamicEmbeddedDocument] = field(default_factory=dict)
-
-
-def _run(todo: SampleCollection, labeller: _Labeller, report: SegmentReport, progress: Progress | None) -> None:
+def _run(
+    todo: SampleCollection,
+    source: CandidateSource,
+    labeller: _Labeller,
+    report: SegmentReport,
+    progress: Progress | None,
+) -> None:
     ids, paths = todo.values(["id", "filepath"])
-    chunk, saved_at = _Chunk(), time.monotonic()
+    items = [source.item(sample_id, path) for sample_id, path in zip(ids, paths, strict=True)]
+    finishers = min(os.cpu_count() or 1, _MOST_FINISHERS)
+    writer = LabelWriter(todo._dataset, report.label_field, report.run_key)
     if progress is not None:
         progress(0, len(ids), "labelling")
     try:
-        for done, (sample_id, filepath) in enumerate(zip(ids, paths, strict=True), start=1):
-            _label_one(sample_id, filepath, labeller, report, chunk)
-            if len(chunk.statuses) >= _LARGEST_CHUNK or time.monotonic() - saved_at > _SECONDS_BETWEEN_SAVES:
-                _write(todo, chunk, report)
-                chunk, saved_at = _Chunk(), time.monotonic()
-            if progress is not None:
-                progress(done, len(ids), f"labelled {done} of {len(ids)}, {report.failed} failed")
+        with closing(stream(source.segmenters, items, labeller, finishers=finishers, bank=labeller.bank)) as outcomes:
+            for done, outcome in enumerate(outcomes, start=1):
+                _count(outcome, writer, report)
+                if progress is not None:
+                    progress(done, len(ids), f"labelled {done} of {len(ids)}, {report.failed} failed")
     finally:
-        # Also when interrupted: what is computed is kept.
-        _write(todo, chunk, report)
+        writer.save()  # also when interrupted: what is computed is kept
 
 
-def _label_one(sample_id: str, filepath: str, labeller: _Labeller, report: SegmentReport, chunk: _Chunk) -> None:
-    started, error = time.perf_counter(), None
-    try:
-        detections = labeller(filepath)
-    except InputError as problem:
-        error = str(problem)
-    except Exception as problem:  # one bad image must cost one image, whatever is wrong with it
-        logger.exception("sample %s failed", sample_id)
-        error = f"{type(problem).__name__}: {problem}"
-    if error is None:
-        chunk.labels[sample_id] = detections
-        report.instances += len(detections.detections)
-        state = "ok" if detections.detections else "empty"
-    else:
-        report.errors[sample_id] = error
-        state = "error"
+def _count(outcome: Outcome[dict[str, Any]], writer: LabelWriter, report: SegmentReport) -> None:
+    error = None if outcome.error is None else describe_error(outcome.key, outcome.error)
+    if error is not None:
+        report.errors[outcome.key] = error
+    report.instances += len(outcome.value["detections"]) if outcome.value is not None else 0
+    state = writer.add(outcome.key, outcome.value, error, outcome.seconds)
     report.labelled += state == "ok"
     report.empty += state == "empty"
     report.failed += state == "error"
-    chunk.statuses[sample_id] = fo.DynamicEmbeddedDocument(
-        run_key=report.run_key, state=state, error=error, seconds=round(time.perf_counter() - started, 3)
-    )
-
-
-def _write(view: SampleCollection, chunk: _Chunk, report: SegmentReport) -> None:
-    """Labels first, then statuses: a sample counts as done only once its labels are there."""
-    dataset = view._dataset
-    if chunk.labels:
-        for sample_id, kept in _decided_labels(dataset, report.label_field, list(chunk.labels)):
-            chunk.labels[sample_id].detections.extend(kept)
-        dataset.set_values(report.label_field, chunk.labels, key_field="id", validate=False, dynamic=False)
-    if chunk.statuses:
-        name = status_field(report.label_field)
-        dataset.set_values(name, chunk.statuses, key_field="id", validate=False, dynamic=False)
-
-
-def _decided_labels(
-    dataset: fo.Dataset, label_field: str, sample_ids: Sequence[str]
-) -> Iterator[tuple[str, list[fo.Detection]]]:
-    """Labels of these samples that a person has accepted or edited."""
-    view = dataset.select(sample_ids).select_fields(label_field)
-    if not view.count_label_tags(label_field):
-        return
-    for sample in view:
-        yield sample.id, [label for label in detections_of(sample[label_field]) if is_protected(label)]

@@ -63,7 +63,8 @@ def to_bytes(image: CompactImage, signature: Signature) -> bytes:
     facts = {"image": signature.image, "settings": signature.settings.to_json(), "layout": layout}
     # One entry only: safetensors writes several in any order, and equal content shall be an equal file.
     description = json.dumps({**facts, "sha256": _checksum(facts, tensors)}, sort_keys=True)
-    return bytes(save(tensors, {_KEY: description}))
+    data: bytes = save(tensors, {_KEY: description})
+    return data
 
 
 def from_bytes(data: bytes) -> tuple[CompactImage, Signature]:
@@ -123,7 +124,8 @@ def _checksum(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> 
 
 def _shuffled(array: NDArray[Any]) -> bytes:
     """All first bytes of the elements, then all second ones, and so on: zlib finds more in that."""
-    return array.reshape(-1).view(np.uint8).reshape(-1, array.itemsize).T.tobytes()
+    planes: NDArray[np.uint8] = array.reshape(-1).view(np.uint8).reshape(-1, array.itemsize).T
+    return planes.tobytes()
 
 
 def _unpacked(tensor: NDArray[Any], type_name: str, shape: list[int], codec: str) -> NDArray[Any]:

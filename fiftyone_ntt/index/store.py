@@ -9,7 +9,6 @@ same content. Nothing is ever deleted here either: what does not fit any more is
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
@@ -34,7 +33,6 @@ _RESERVE = 1_000_000_000
 """Bytes left free on the disk: a database or a system without room breaks, an index only stops growing."""
 _SECONDS_BETWEEN_COUNTS = 600.0
 _DAY = 24 * 3600.0
-_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class IndexStorageError(NttError):
@@ -102,30 +100,34 @@ class IndexStore:
             self._describe()
             write_atomically(path, data)
         except OSError as error:
-            if error.errno not in _CANNOT_WRITE:
-                raise
             raise IndexStorageError(
-                f"cannot write to the candidate index in {self.root} ({error.strerror}); free or grant it, or choose "
-                "another index_dir"
+                f"cannot write to the candidate index in {self.root} ({error.strerror}): make room, get write "
+                "access, or choose another index_dir"
             ) from error
         return len(data)
-
-    def recall(self, recipe: str) -> bool:
-        """Whether ``remember`` was called with this recipe."""
-        return (self.folder / RECIPES / hashlib.sha256(recipe.encode()).hexdigest()).is_file()
 
     def remember(self, recipe: str) -> None:
         """Notes that ``recipe``, whatever its caller means by it, leads to these settings; see ``recalled``.
 
         A convenience: where it cannot be written it is left out.
         """
-        path = self.folder / RECIPES / hashlib.sha256(recipe.encode()).hexdigest()
+        path = self._recipe_path(recipe)
         try:
             if not path.is_file():
                 self._describe()
                 write_atomically(path, b"")
         except OSError as error:
             logger.debug("the recipe is not kept: %s", error)
+
+    def forget(self, recipe: str) -> None:
+        """Undoes ``remember``."""
+        try:
+            self._recipe_path(recipe).unlink(missing_ok=True)
+        except OSError as error:
+            logger.debug("the recipe is not removed: %s", error)
+
+    def _recipe_path(self, recipe: str) -> Path:
+        return self.folder / RECIPES / hashlib.sha256(recipe.encode()).hexdigest()
 
     def _describe(self) -> None:
         path = self.folder / SETTINGS_FILE
@@ -218,11 +220,12 @@ def settings_in(root: Path) -> dict[str, IndexSettings]:
 
 def recalled(root: Path, recipe: str) -> list[IndexSettings]:
     """The settings that ``IndexStore.remember`` noted for a recipe."""
-    return [settings for settings in settings_in(root).values() if IndexStore(root, settings, 0).recall(recipe)]
+    name = hashlib.sha256(recipe.encode()).hexdigest()
+    return [found for digest, found in settings_in(root).items() if (root / digest / RECIPES / name).is_file()]
 
 
 def explain_missing(root: Path, wanted: IndexSettings) -> str:
-    """Why nothing is there for these settings: what other ones there are, and in what they differ.
+    """Why nothing is there for these settings: which others there are, and in what the nearest differ.
 
     Returns:
         One sentence; empty if there is an index of these settings, or none of any.
@@ -230,5 +233,9 @@ def explain_missing(root: Path, wanted: IndexSettings) -> str:
     others = settings_in(root)
     if not others or wanted.digest in others:
         return ""
-    reasons = [f"{digest[:12]} has {'; '.join(other.differences(wanted))}" for digest, other in others.items()]
-    return f"the candidate index in {root} holds nothing for these settings: {'. '.join(reasons)}"
+    differences = {digest: other.differences(wanted) for digest, other in others.items()}
+    nearest = min(differences, key=lambda digest: len(differences[digest]))
+    return (
+        f"the candidate index in {root} has nothing for these settings yet, but for {len(others)} other: "
+        f"{nearest[:12]} has {'; '.join(differences[nearest])}"
+    )

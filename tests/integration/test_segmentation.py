@@ -86,7 +86,8 @@ def test_written_masks_are_the_instances_bit_for_bit(pictures, bank, preset):
 
     sample = pictures.last()
     ntt.segment(pictures, bank, "found", preset=preset)
-    instances = load_preset(preset).segmenter().segment(read_image(sample.filepath), bank)
+    segmenter = load_preset(preset).segmenter()
+    instances = segmenter.match(segmenter.index(read_image(sample.filepath)), bank)
     sample.reload()
     written = np.stack([full_mask(label, SIZE) for label in sample.found.detections])
     np.testing.assert_array_equal(written, instances.masks)

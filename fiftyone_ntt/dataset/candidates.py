@@ -1,0 +1,188 @@
+"""Where the candidates of an image come from: the index if it has them, else the models, for the index to keep."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fiftyone_ntt import __version__
+from fiftyone_ntt.core import CompactImage, MemoryBank, Segmenter
+from fiftyone_ntt.core.images import decode_image, read_bytes
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.index import IndexSettings, IndexStorageError, IndexStore, default_root, explain_missing
+from fiftyone_ntt.index.store import recalled
+from fiftyone_ntt.models import Preset, load_segmenters
+from fiftyone_ntt.models.devices import choose_devices
+
+logger = logging.getLogger(__name__)
+
+
+class CandidateSource:
+    """The candidates of the images of one run. Its methods may be called from several threads.
+
+    Args:
+        preset: the models.
+        points_per_side: prompt points along each side; the preset's where ``None``.
+        device: see ``load_segmenters``.
+        bank: the memory bank of the run, whose weights the models must have; ``None`` takes any.
+        use_index: whether to look anything up, and to keep anything.
+        index_dir: folder of the index; the default one where ``None``.
+        size_limit: bytes; the default where ``None``.
+
+    Attributes:
+        from_index: images whose candidates were in the index.
+        indexed: images whose candidates were added to it.
+        bytes: size of what was added.
+        storage_error: why the index took no more; ``None`` while it does.
+
+    Raises:
+        InputError: if the device is not there.
+    """
+
+    def __init__(
+        self,
+        preset: Preset,
+        points_per_side: int | None = None,
+        device: str | None = None,
+        *,
+        bank: MemoryBank | None = None,
+        use_index: bool = True,
+        index_dir: str | Path | None = None,
+        size_limit: int | None = None,
+    ) -> None:
+        self._preset, self._points, self._device, self._bank = preset, points_per_side, device, bank
+        choose_devices(device)  # an unknown one is refused also where no model will be needed
+        self._root = default_root() if index_dir is None else Path(index_dir).expanduser()
+        self._use_index, self._size_limit = use_index, size_limit
+        self._store: IndexStore | None = None
+        self._loaded: list[Segmenter] | None = None
+        self._to_keep: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._explanation = ""
+        self.from_index, self.indexed, self.bytes = 0, 0, 0
+        self.storage_error: IndexStorageError | None = None
+
+    def open(self) -> None:
+        """Finds the part of the index to use.
+
+        What decides its content is known once the models are loaded. If this very preset was used here before, with
+        the weights that made the bank, it is known without.
+
+        Raises:
+            PresetMismatchError: if the weights on this machine are not those that made the bank.
+            MissingWeightsError: if weights are needed and not there.
+        """
+        settings = self._recalled() if self._use_index and self._bank is not None else None
+        if settings is None:
+            segmenter = self.segmenters()[0]
+            if not self._use_index:
+                return
+            settings = IndexSettings(self._preset.name, segmenter.facts(self._bank))
+        self._store = IndexStore(self._root, settings, self._size_limit)
+        self._explanation = explain_missing(self._root, settings)
+        if self._explanation:
+            logger.info("%s", self._explanation)
+        if settings.facts["points"] == "grid":  # guided points depend on the bank too, which is not in the recipe
+            self._store.remember(self._recipe())
+
+    def segmenters(self) -> list[Segmenter]:
+        """The models, one segmenter a device; loaded by the first call.
+
+        Raises:
+            PresetMismatchError: if they are not those that made the bank.
+            InputError: if they would not make what the index holds.
+        """
+        if self._loaded is None:
+            loaded = load_segmenters(self._preset, self._device, self._points)
+            if self._bank is not None:
+                self._bank.check_preset(self._preset.name, loaded[0].weights)
+            self._check_settings(IndexSettings(self._preset.name, loaded[0].facts(self._bank)))
+            self._loaded = loaded
+        return self._loaded
+
+    def item(self, key: str, filepath: str) -> tuple[str, Callable[[], NDArray[np.uint8] | CompactImage]]:
+        """An image as ``stream`` takes it."""
+        return key, partial(self._read, key, filepath)
+
+    def keep(self, key: str, content: CompactImage) -> None:
+        """Adds what was found in image ``key`` to the index, unless it came from there.
+
+        Raises nothing if the index takes no more: that costs the storing only, see ``storage_error``.
+        """
+        with self._lock:
+            digest = self._to_keep.pop(key, None)
+        if self._store is None or digest is None or self.storage_error is not None:
+            return
+        try:
+            size = self._store.put(digest, content)
+        except IndexStorageError as error:
+            with self._lock:
+                first, self.storage_error = self.storage_error is None, error
+            if first:
+                logger.warning("going on without storing: %s", error)
+            return
+        with self._lock:
+            self.indexed += 1
+            self.bytes += size
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the run's report should know of the index."""
+        damaged = self._store.damaged if self._store is not None else []
+        notes = [self._explanation] if self._explanation else []
+        if damaged:
+            notes.append(f"{len(damaged)} damaged files of the index were not used, e.g. {damaged[0]}")
+        if self.storage_error is not None:
+            notes.append(f"not all could be stored: {self.storage_error}")
+        return notes
+
+    def _read(self, key: str, filepath: str) -> NDArray[np.uint8] | CompactImage:
+        data = read_bytes(filepath)
+        if self._store is not None:
+            digest = hashlib.sha256(data).hexdigest()
+            content = self._store.get(digest)
+            with self._lock:
+                if content is None:
+                    self._to_keep[key] = digest
+                else:
+                    self.from_index += 1
+            if content is not None:
+                return content
+        return decode_image(data, filepath)
+
+    def _recipe(self) -> str:
+        """All that is known before the models are loaded, but for the weights: those the bank knows."""
+        points = self._preset.proposals(self._points).points_per_side
+        return f"{__version__} {self._preset!r} {points}"
+
+    def _recalled(self) -> IndexSettings | None:
+        """The settings that this recipe led to with the weights of the bank, if they are known for certain."""
+        assert self._bank is not None
+        weights = dict(self._bank.weights)
+        fitting = [known for known in recalled(self._root, self._recipe()) if known.facts.get("weights") == weights]
+        return fitting[0] if len(fitting) == 1 else None
+
+    def _check_settings(self, settings: IndexSettings) -> None:
+        if self._store is None or self._store.settings.digest == settings.digest:
+            return
+        self._store.forget(self._recipe())
+        differences = "; ".join(self._store.settings.differences(settings))
+        raise InputError(
+            f"the candidate index in {self._root} was made with other settings than they looked like before the "
+            f"models were loaded ({differences}); call again, and the right ones are used"
+        )
+
+
+def describe_error(sample_id: str, error: Exception) -> str:
+    """What went wrong with a sample, for its report; anything but a user's error is logged with its traceback."""
+    if isinstance(error, InputError):
+        return str(error)
+    logger.error("sample %s failed", sample_id, exc_info=error)
+    return f"{type(error).__name__}: {error}"
