@@ -1,0 +1,218 @@
+"""Stage two alone, on one core, beside the plain one; and an image's size on disk: ``python -m benchmarks.matching``.
+
+Matching and merging of a 640 x 480 image with 800 candidates and 20 classes, twice:
+
+* ``discs``: ellipses of all sizes strewn evenly, vectors around random class directions;
+* ``real``: what the preset ``lite`` finds in a photograph, repeated with small shifts and noise up to the same number
+  (left out where its weights are not on the machine).
+
+The vectors of stage two are what costs memory bandwidth: both have 1024 channels, as DINOv2 large gives. The size on
+disk is that of 1024 ``discs`` with 37 x 37 tokens of 1024 channels made up as a smooth field of low rank plus noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks import plain, roofline
+from benchmarks.subjects import bank_of, ellipses, make_images
+from benchmarks.tables import number, table, write_json
+from fiftyone_ntt.core import Candidates, ImageFrame, IndexedImage, Instances, MatchConfig, MemoryBank
+from fiftyone_ntt.core.compact import CompactImage, compact
+from fiftyone_ntt.core.match import match_vectors
+from fiftyone_ntt.errors import MissingWeightsError
+
+CHANNELS, GRID, SIDE = 1024, 37, 1024
+ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def tokens(seed: int = 0, noise: float = 0.1) -> Tensor:
+    """float32 ``[37, 37, 1024]``: 24 smooth maps, each with a direction of its own, and noise."""
+    random = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(1, 24, 7, 7, generator=random)
+    maps = F.interpolate(coarse, size=(GRID, GRID), mode="bicubic")[0].flatten(1).T
+    strength = torch.linspace(1, 0.2, 24)[:, None]
+    field = maps @ (strength * torch.randn(24, CHANNELS, generator=random))
+    return (field + noise * torch.randn(field.shape, generator=random)).reshape(GRID, GRID, CHANNELS)
+
+
+def discs(count: int, size: tuple[int, int] = (480, 640), classes: int = 20, seed: int = 0) -> IndexedImage:
+    """``count`` ellipses with vectors around ``classes`` directions, in an image squashed as for SAM2."""
+    random = torch.Generator().manual_seed(seed)
+    points = torch.rand(count, 2, generator=random) * SIDE
+    found = Candidates(
+        4 * ellipses(points, SIDE), 0.5 + 0.5 * torch.rand(count, generator=random), ImageFrame.squash(size, SIDE)
+    )
+    return IndexedImage(found, vectors(count, classes, seed), tokens(seed))
+
+
+def vectors(count: int, classes: int, seed: int = 0, channels: int = CHANNELS) -> Tensor:
+    """float32 ``[count, channels]`` around the directions that ``bank`` remembers."""
+    random = torch.Generator().manual_seed(seed + 1)
+    label = torch.randint(classes, (count,), generator=random)
+    return _directions(classes, channels)[label] + 0.8 * torch.randn(count, channels, generator=random)
+
+
+def bank(classes: int, shots: int = 3, channels: int = CHANNELS) -> MemoryBank:
+    """References around one direction a class."""
+    random = torch.Generator().manual_seed(2)
+    directions = _directions(classes, channels).repeat_interleave(shots, dim=0)
+    return bank_of((directions + 0.3 * torch.randn(directions.shape, generator=random)).numpy(), shots)
+
+
+def _directions(classes: int, channels: int) -> Tensor:
+    return torch.randn(classes, channels, generator=torch.Generator().manual_seed(3))
+
+
+def real(count: int, points: int, classes: int = 20) -> IndexedImage:
+    """What ``lite`` finds in a photograph, repeated with shifts of up to eight mask pixels up to ``count``.
+
+    Raises:
+        MissingWeightsError: the preset's weights are not here.
+    """
+    from fiftyone_ntt.models.presets import load_preset
+
+    segmenter = load_preset("lite", "cpu").segmenter(points)
+    found = segmenter.candidates(make_images(1, (480, 640))[0][0]).candidates
+    random = np.random.default_rng(0)
+    logits, ious = [], []
+    for i in range(count):
+        one = found.mask_logits[i % len(found)].float()
+        shift = (0, 0) if i < len(found) else tuple(int(step) for step in random.integers(-8, 9, 2))
+        logits.append(torch.roll(one, shift, (0, 1)))
+        ious.append(float(found.predicted_iou[i % len(found)]) - 0.02 * random.random() * (i >= len(found)))
+    strewn = Candidates(torch.stack(logits), torch.tensor(ious), found.frame)
+    return IndexedImage(strewn, vectors(count, classes), tokens())
+
+
+def time_ours(
+    image: CompactImage, references: MemoryBank, config: MatchConfig, repeats: int
+) -> tuple[float, Instances]:
+    """Median seconds of stage two as the service runs it, from the content of the index."""
+    return _timed(lambda: _match(image, references, config), repeats)
+
+
+def _match(image: CompactImage, references: MemoryBank, config: MatchConfig) -> Instances:
+    projected = references.project(image.vectors.astype(np.float32))
+    return match_vectors(image.candidates, projected, references.prototypes, config)
+
+
+def time_plain(
+    image: IndexedImage, references: MemoryBank, config: MatchConfig, repeats: int
+) -> tuple[float, plain.PlainResult]:
+    """Median seconds of the plain stage two, from logits and vectors."""
+    found = image.candidates
+    return _timed(
+        lambda: plain.match(found.mask_logits, found.predicted_iou, image.vectors, found.frame, references, config),
+        repeats,
+    )
+
+
+def _timed(work: Callable[[], Any], repeats: int) -> tuple[float, Any]:
+    result = work()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        result = work()
+        times.append(time.perf_counter() - started)
+    return median(times), result
+
+
+def size_on_disk(count: int = 1024) -> dict[str, int]:
+    """Bytes of the arrays of one image: of each, and together."""
+    arrays = compact(discs(count)).to_arrays()
+    return {
+        **{name: int(array.nbytes) for name, array in arrays.items()},
+        "total": sum(a.nbytes for a in arrays.values()),
+    }
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measures both sets of candidates."""
+    from benchmarks.measure import agreement
+
+    subjects = {"discs": discs(options.candidates, classes=options.classes)}
+    try:
+        if options.points:
+            subjects["real"] = real(options.candidates, options.points, options.classes)
+    except MissingWeightsError as error:
+        print(f"real candidates are left out: {error}", file=sys.stderr)
+    references, config = bank(options.classes), MatchConfig()
+    cases = {}
+    for name, subject in subjects.items():
+        image = compact(subject)
+        ours, found = time_ours(image, references, config, options.repeats)
+        case: dict[str, Any] = {"seconds": ours, "candidates": len(image.candidates), "instances": len(found)}
+        if options.plain:
+            case["plain_seconds"], expected = time_plain(subject, references, config, 1)
+            case["agreement"] = vars(agreement([found], [expected]))
+        cases[name] = case
+    return {"machine": roofline.machine(torch.device("cpu")), "cases": cases, "bytes": size_on_disk(options.stored)}
+
+
+def report(figures: dict[str, Any], options: argparse.Namespace) -> str:
+    """The figures as Markdown."""
+    rows = []
+    for name, case in figures["cases"].items():
+        plainly, same = case.get("plain_seconds"), case.get("agreement")
+        rows.append([name, str(case["candidates"]), str(case["instances"]), number(1000 * case["seconds"])])
+        rows[-1] += [number(1000 * plainly), number(plainly / case["seconds"])] if plainly else ["-", "-"]
+        rows[-1] += [f"{same['found']} of {same['instances']}", f"{same['score']:.1e}"] if same else ["-", "-"]
+    heading = ["candidates", "number", "instances", "ms", "plain ms", "times faster", "same instances", "scores within"]
+    parts = ", ".join(f"{name} {number(size / 1e6)}" for name, size in figures["bytes"].items() if size > 10_000)
+    return "\n".join(
+        [
+            f"matching + merging, 480 x 640, {options.classes} classes, {CHANNELS} channels, one core; median of "
+            f"{options.repeats} runs after one to warm up",
+            "",
+            table(heading, rows),
+            "",
+            f"an image with {options.stored} candidates and {GRID} x {GRID} tokens of {CHANNELS} channels, MB: {parts}",
+        ]
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.matching", description=__doc__.split("\n\n")[0])
+    made.add_argument("--candidates", type=int, default=800)
+    made.add_argument("--classes", type=int, default=20)
+    made.add_argument("--points", type=int, default=12, help="points a side for the real candidates; 0 leaves them out")
+    made.add_argument("--stored", type=int, default=1024, help="candidates of the image whose size is told")
+    made.add_argument("--repeats", type=int, default=5)
+    made.add_argument("--no-plain", dest="plain", action="store_false")
+    made.add_argument("--json", type=Path)
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status. Starts itself again on one thread where need be."""
+    options = parser().parse_args(arguments)
+    if any(os.environ.get(name) != "1" for name in ONE_THREAD):  # the libraries read these when they are imported
+        command = [sys.executable, "-m", "benchmarks.matching", *(sys.argv[1:] if arguments is None else arguments)]
+        return subprocess.run(command, env={**os.environ, **dict.fromkeys(ONE_THREAD, "1")}, check=False).returncode
+    torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    with torch.inference_mode():
+        figures = run(options)
+    print(report(figures, options))
+    write_json(options.json, figures)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
