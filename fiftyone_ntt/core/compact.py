@@ -8,30 +8,24 @@ product.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, log
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame
 from fiftyone_ntt.core.lowrank import CompactTokens, compact_tokens
-from fiftyone_ntt.core.masks import boxes_of
+from fiftyone_ntt.core.masks import Crop, boxes_of
+from fiftyone_ntt.core.outline import Outlined, near_outline, outline_radius, to_codes
 from fiftyone_ntt.core.proposals import Candidates
 from fiftyone_ntt.errors import InputError
 
-LEVELS = np.geomspace(0.1, 25.0, 16).astype(np.float32)
-"""Magnitudes of logits that can be told apart. Beyond both ends the position of the outline hardly changes."""
-_FAR = 1.0
-"""Stands for the logits away from the outline; only its sign is ever seen."""
 _CHUNK = 64
-"""Masks compacted at once."""
-_MISFIT = "expected runs, boxes and outline of one mask, got some that do not belong together; index the image again"
+"""Masks compacted, or read, at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,50 +71,23 @@ class CompactCandidates:
     def __len__(self) -> int:
         return len(self.predicted_iou)
 
-    def window(self, i: int, rows: slice, columns: slice) -> NDArray[np.float32]:
-        """Logits of mask ``i`` in a part of the mask frame.
+    def crops(self, index: Sequence[int]) -> Iterator[Crop]:
+        """The masks at ``index`` and all around them that a resize can see, in that order; see ``MaskSource``.
 
-        Args:
-            i: which mask.
-            rows: rows of the mask frame, ``start`` and ``stop`` given.
-            columns: columns of the mask frame, likewise.
+        Signs are exact; values are right along the outline and +-1 elsewhere.
 
-        Returns:
-            float32 ``[h, w]``. Signs are exact; values are right along the outline and +-1 elsewhere.
+        Raises:
+            InputError: if runs, boxes and outlines do not belong together.
         """
-        top, left, logits = self._crop(i)
-        values = np.full((rows.stop - rows.start, columns.stop - columns.start), -_FAR, np.float32)
-        y1, y2 = max(top, rows.start), min(top + logits.shape[0], rows.stop)
-        x1, x2 = max(left, columns.start), min(left + logits.shape[1], columns.stop)
-        if y1 < y2 and x1 < x2:
-            seen = logits[y1 - top : y2 - top, x1 - left : x2 - left]
-            values[y1 - rows.start : y2 - rows.start, x1 - columns.start : x2 - columns.start] = seen
-        return values
-
-    def _crop(self, i: int) -> tuple[int, int, NDArray[np.float32]]:
-        """Top, left and logits of the part of the mask frame that holds mask ``i`` and its whole outline."""
-        radius = outline_radius(self.frame)
-        x1, y1, x2, y2 = (int(value) for value in self.boxes[i])
-        top, bottom = max(y1 - radius, 0), min(y2 + 1 + radius, MASK_SIDE)
-        left, right = max(x1 - radius, 0), min(x2 + 1 + radius, MASK_SIDE)
-        inside = self._rows(i, top, bottom)[:, left:right]
-        logits = np.where(inside, np.float32(_FAR), np.float32(-_FAR))
-        codes = self.outline[_start(self.outline_ends, i) : self.outline_ends[i]]
-        near = _near_outline(torch.from_numpy(inside), radius).numpy()
-        if np.count_nonzero(near) != len(codes):
-            raise InputError(_MISFIT)
-        logits[near] *= LEVELS[codes & 15]
-        return top, left, logits
-
-    def _rows(self, i: int, top: int, bottom: int) -> NDArray[np.bool_]:
-        """Rows ``top..bottom`` (exclusive) of binary mask ``i``: bool ``[bottom - top, 256]``."""
-        runs = self.runs[_start(self.run_ends, i) : self.run_ends[i]]
-        flips = np.cumsum(runs, dtype=np.int64) - top * MASK_SIDE
-        marks = np.zeros((bottom - top) * MASK_SIDE, np.uint8)
-        if len(flips) and (flips[0] < 0 or flips[-1] > len(marks)):
-            raise InputError(_MISFIT)
-        marks[flips[flips < len(marks)]] = 1
-        return np.bitwise_xor.accumulate(marks).view(bool).reshape(-1, MASK_SIDE)
+        for start in range(0, len(index), _CHUNK):
+            chunk = [int(i) for i in index[start : start + _CHUNK]]
+            masks = Outlined(
+                [self.runs[_start(self.run_ends, i) : self.run_ends[i]] for i in chunk],
+                [self.outline[_start(self.outline_ends, i) : self.outline_ends[i]] for i in chunk],
+                self.boxes[chunk],
+                outline_radius(self.frame),
+            )
+            yield from (masks.crop(k) for k in range(len(chunk)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,15 +167,6 @@ def compact(indexed: IndexedImage) -> CompactImage:
     )
 
 
-def outline_radius(frame: ImageFrame) -> int:
-    """How far from a change of sign, in mask pixels, logits can matter to a mask at image size.
-
-    An enlarged image sees two neighbours in each direction; one that is shrunk sees its antialiasing filter's width.
-    """
-    shrink = max(frame.mask_content[axis] / frame.image_size[axis] for axis in (0, 1))
-    return 1 if shrink <= 1 else ceil(2 * shrink)
-
-
 _HALF_MAX = float(torch.finfo(torch.float16).max)
 
 
@@ -222,13 +180,13 @@ def _compact_masks(logits: Tensor, radius: int) -> dict[str, NDArray[Any]]:
     # The distance from the change before; a mask's first run is counted from its first pixel.
     runs = position.clone()
     runs[1:] -= torch.where(mask[1:] == mask[:-1], position[:-1], torch.zeros_like(position[:-1]))
-    near = _near_outline(inside, radius).flatten().nonzero()[:, 0]
+    near = near_outline(inside, ~inside, radius).flatten().nonzero()[:, 0]
     counts = {"run_counts": mask, "outline_counts": near // flat.shape[1]}
     return {
         "stability": _stability(logits).cpu().numpy(),
         "boxes": boxes_of(inside).cpu().numpy(),
         "runs": runs.cpu().numpy().astype(np.uint16),
-        "outline": _to_code(logits.flatten()[near]).cpu().numpy(),
+        "outline": to_codes(logits.flatten()[near]).cpu().numpy(),
         **{name: torch.bincount(owner, minlength=len(logits)).cpu().numpy() for name, owner in counts.items()},
     }
 
@@ -238,34 +196,6 @@ def _stability(logits: Tensor) -> Tensor:
     ones = logits.new_ones(MASK_SIDE * MASK_SIDE)
     sure, possible = ((logits > level).flatten(1).float() @ ones for level in (1, -1))
     return torch.where(possible > 0, sure / possible, torch.ones_like(sure))
-
-
-def _near_outline(inside: Tensor, radius: int) -> Tensor:
-    """Which pixels have one of either sign within ``radius`` (Chebyshev): bool ``[..., h, w]``.
-
-    Rows are laid end to end with ``radius`` empty pixels around each, so that a step sideways or down is a step in one
-    contiguous array.
-    """
-    width = inside.shape[-1] + 2 * radius
-    near = torch.ones((), dtype=torch.uint8, device=inside.device)
-    for flags in (inside, ~inside):
-        grown = F.pad(flags.view(torch.uint8), (radius, radius, radius, radius)).flatten()
-        for step in [1, width] * radius:
-            spread = grown.clone()
-            spread[step:] |= grown[:-step]
-            spread[:-step] |= grown[step:]
-            grown = spread
-        near = near & grown
-    padded = near.view(*inside.shape[:-2], inside.shape[-2] + 2 * radius, width)
-    return padded[..., radius:-radius, radius:-radius].bool()
-
-
-def _to_code(values: Tensor) -> Tensor:
-    """Which of ``LEVELS`` is nearest, on a logarithmic scale, to each value's magnitude: uint8."""
-    bounded = values.abs().nan_to_num(0.0).clamp(*LEVELS[[0, -1]].tolist())
-    step = log(LEVELS[1] / LEVELS[0])
-    codes: Tensor = ((bounded / float(LEVELS[0])).log() / step).round()
-    return codes.to(torch.uint8)
 
 
 def _start(ends: NDArray[np.int64], i: int) -> int:

@@ -6,7 +6,7 @@ with one bit a pixel. A hundred masks of a 12-megapixel image take a few megabyt
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -110,8 +110,12 @@ def _first_and_last(flags: Tensor) -> tuple[Tensor, Tensor]:
     return marks.argmax(dim=1), size - 1 - marks.flip(1).argmax(dim=1)
 
 
+Crop = tuple[int, int, NDArray[np.float32]]
+"""A part of the mask frame: its first row, its first column, and logits float32 ``[h, w]``."""
+
+
 class MaskSource(Protocol):
-    """Masks in the mask frame that can be read a part at a time: ``Candidates`` and ``CompactCandidates``."""
+    """Masks in the mask frame that can be read one by one: ``Candidates`` and ``CompactCandidates``."""
 
     @property
     def frame(self) -> ImageFrame:
@@ -123,12 +127,15 @@ class MaskSource(Protocol):
         """float32 ``[N, 4]`` xyxy in the mask frame, inclusive, zeros for an empty mask."""
         ...
 
-    def window(self, i: int, rows: slice, columns: slice) -> NDArray[np.float32]:
-        """Logits float32 of mask ``i`` in a part of the mask frame."""
+    def crops(self, index: Sequence[int]) -> Iterable[Crop]:
+        """The masks at ``index``, each with all around it that a resize to image size can see.
+
+        That is ``outline_radius`` pixels in each direction, or to the border of the mask frame.
+        """
         ...
 
 
-def masks_at_image_size(source: MaskSource, index: Iterable[int]) -> list[PackedMask]:
+def masks_at_image_size(source: MaskSource, index: Sequence[int]) -> list[PackedMask]:
     """Resizes mask logits to the image, bilinear with antialias, and keeps where they are > 0 (ntt-algorithm 3.6).
 
     Args:
@@ -141,11 +148,15 @@ def masks_at_image_size(source: MaskSource, index: Iterable[int]) -> list[Packed
     height, width = source.frame.mask_content
     resize_y = _resize_matrix(height, source.frame.image_size[0])
     resize_x = _resize_matrix(width, source.frame.image_size[1])
-    return [_resize_one(source, int(i), resize_y, resize_x) for i in index]
+    boxes = source.boxes.astype(np.int64)
+    return [
+        _resize_one(crop, tuple(boxes[i].tolist()), resize_y, resize_x)
+        for i, crop in zip(index, source.crops(index), strict=True)
+    ]
 
 
-def _resize_one(source: MaskSource, i: int, resize_y: _Resize, resize_x: _Resize) -> PackedMask:
-    x1, y1, x2, y2 = (int(value) for value in source.boxes[i])
+def _resize_one(crop: Crop, box: tuple[int, ...], resize_y: _Resize, resize_x: _Resize) -> PackedMask:
+    x1, y1, x2, y2 = box
     # An empty mask has the box of the one pixel in the corner; that pixel is not positive, so it stays empty.
     top, bottom = resize_y.outputs(y1, y2)
     left, right = resize_x.outputs(x1, x2)
@@ -153,14 +164,16 @@ def _resize_one(source: MaskSource, i: int, resize_y: _Resize, resize_x: _Resize
         return PackedMask.from_crop(np.zeros((0, 0), bool), 0, 0)
     # Columns first, then rows: the order of torch's separable kernel, so that rounding agrees with it.
     in_y, in_x = resize_y.inputs(top, bottom), resize_x.inputs(left, right)
-    widened = source.window(i, in_y, in_x) @ resize_x.matrix[left:right, in_x].T
-    crop = np.empty((bottom - top, right - left), bool)
+    first_y, first_x, logits = crop
+    seen = logits[in_y.start - first_y : in_y.stop - first_y, in_x.start - first_x : in_x.stop - first_x]
+    widened = seen @ resize_x.matrix[left:right, in_x].T
+    mask = np.empty((bottom - top, right - left), bool)
     for start in range(top, bottom, _BLOCK):
         stop = min(start + _BLOCK, bottom)
         used = resize_y.inputs(start, stop)
         part = widened[used.start - in_y.start : used.stop - in_y.start]
-        crop[start - top : stop - top] = resize_y.matrix[start:stop, used] @ part > 0
-    return PackedMask.from_crop(crop, top, left)
+        mask[start - top : stop - top] = resize_y.matrix[start:stop, used] @ part > 0
+    return PackedMask.from_crop(mask, top, left)
 
 
 _BLOCK = 128
@@ -177,8 +190,8 @@ class _Resize:
 
     def outputs(self, low: int, high: int) -> tuple[int, int]:
         """The range of outputs that any of the inputs ``low..high`` (inclusive) reaches."""
-        touched = np.flatnonzero((self.last >= low) & (self.first <= high))
-        return (int(touched[0]), int(touched[-1]) + 1) if len(touched) else (0, 0)
+        # Both rise with the output, so the outputs reached are neighbours.
+        return int(np.searchsorted(self.last, low)), int(np.searchsorted(self.first, high, side="right"))
 
     def inputs(self, start: int, stop: int) -> slice:
         """The inputs that the outputs ``start..stop`` (exclusive) need."""

@@ -99,7 +99,7 @@ def _merge(
     config: MatchConfig,
 ) -> Instances:
     """Soft merge of the candidates at ``index``, which are in descending predicted IoU; the best become instances."""
-    packed = masks_at_image_size(candidates, index)
+    packed = masks_at_image_size(candidates, index.tolist())
     overlap = semantic_overlap(packed, features, labels)
     if config.guard_degenerate:
         overlap = np.clip(np.nan_to_num(overlap), 0, 1)

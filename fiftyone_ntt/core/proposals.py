@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from fiftyone_ntt.core.backends import ProposalModel
 from fiftyone_ntt.core.config import ProposalConfig
 from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame
-from fiftyone_ntt.core.masks import boxes_of
+from fiftyone_ntt.core.masks import Crop, boxes_of
 from fiftyone_ntt.errors import InputError
 
 _CHUNK = 64
@@ -58,9 +59,10 @@ class Candidates:
         parts = [boxes_of(chunk > 0).cpu() for chunk in torch.split(self.mask_logits, _CHUNK)]
         return np.asarray(torch.cat(parts).numpy(), np.float32)
 
-    def window(self, i: int, rows: slice, columns: slice) -> NDArray[np.float32]:
-        """Logits of mask ``i`` in a part of the mask frame: float32 ``[h, w]``."""
-        return np.asarray(self.mask_logits[i, rows, columns].float().cpu().numpy(), np.float32)
+    def crops(self, index: Sequence[int]) -> Iterator[Crop]:
+        """The masks at ``index``: here each is the whole mask frame; see ``MaskSource``."""
+        for i in index:
+            yield 0, 0, np.asarray(self.mask_logits[int(i)].float().cpu().numpy(), np.float32)
 
 
 def grid_points(frame: ImageFrame, config: ProposalConfig) -> Tensor:

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from fiftyone_ntt.core import Candidates, CompactImage, ImageFrame, IndexedImage, MatchConfig, compact, match_vectors
-from fiftyone_ntt.core.compact import outline_radius
 from fiftyone_ntt.core.lowrank import compact_tokens
 from fiftyone_ntt.core.masks import masks_at_image_size
+from fiftyone_ntt.core.outline import outline_radius
 from fiftyone_ntt.errors import InputError
 
 SIZES = [(480, 640), (256, 256), (900, 333), (64, 100), (30, 2000)]
@@ -47,21 +47,14 @@ def _neighbours():
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_signs_are_exact(size):
-    candidates = candidates_of(size)
+def test_signs_are_exact_and_what_is_cut_away_is_negative(size):
+    candidates = candidates_of(size, n=70)
     kept = compact(indexed_of(candidates)).candidates
-    whole = slice(0, 256)
-    for i in range(len(candidates)):
-        assert np.array_equal(kept.window(i, whole, whole) > 0, (candidates.mask_logits[i] > 0).numpy())
-
-
-def test_a_window_is_a_part_of_the_whole():
-    kept = compact(indexed_of(candidates_of((480, 640)))).candidates
-    whole = slice(0, 256)
-    for rows, columns in [(slice(0, 10), slice(250, 256)), (slice(100, 180), slice(3, 200)), (slice(0, 1), whole)]:
-        for i in range(len(kept)):
-            expected = kept.window(i, whole, whole)[rows, columns]
-            assert np.array_equal(kept.window(i, rows, columns), expected)
+    order = list(range(69, -1, -1))
+    for i, (top, left, logits) in zip(order, kept.crops(order), strict=True):
+        whole = np.full((256, 256), -1.0)
+        whole[top : top + logits.shape[0], left : left + logits.shape[1]] = logits
+        assert np.array_equal(whole > 0, (candidates.mask_logits[i] > 0).numpy())
 
 
 def test_odd_masks():
