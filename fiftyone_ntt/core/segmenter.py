@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fiftyone_ntt.core.backends import FeatureModel, ProposalModel
+from fiftyone_ntt.core.batching import BatchEncoder
 from fiftyone_ntt.core.compact import CompactImage, IndexedImage, compact
 from fiftyone_ntt.core.config import MatchConfig, ProposalConfig
 from fiftyone_ntt.core.frames import ImageFrame, feature_input, resample_bicubic
@@ -69,6 +70,7 @@ class Segmenter:
         target_via: targets are squashed to this many pixels before the feature model's own size (ntt-algorithm 3.1,
             3.2); ``None`` goes there directly.
         images_per_batch: images whose encoders run together in ``stream``. Only speed and memory depend on it.
+        static_shapes: fill up the last batch of images or points, for models that are compiled for one shape.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Segmenter:
         proposals: ProposalConfig | None = None,
         target_via: int | None = 1024,
         images_per_batch: int = 1,
+        static_shapes: bool = False,
     ) -> None:
         self.proposal_model = proposal_model
         self.feature_model = feature_model
@@ -87,6 +90,7 @@ class Segmenter:
         self.proposals = proposals or ProposalConfig()
         self.target_via = target_via
         self.images_per_batch = images_per_batch
+        self.static_shapes = static_shapes
 
     @property
     def weights(self) -> dict[str, str]:
@@ -118,17 +122,27 @@ class Segmenter:
         """Resizes an image, uint8 ``[H, W, 3]`` RGB, for both models. Runs neither; safe in any thread."""
         frame = self.proposal_model.frame(_size(image))
         pixels = frame.render(image)
-        return Prepared(frame, pixels, self._feature_input(image, pixels, frame))
+        view = self._feature_input(image, pixels, frame)
+        return Prepared(frame, _pinned(pixels, self.proposal_model), _pinned(view, self.feature_model))
 
     @torch.inference_mode()
     def encode(self, prepared: Sequence[Prepared]) -> list[Encoded]:
-        """Runs both encoders on some images."""
-        tokens = [self.feature_model.encode(item.view[None])[0] for item in prepared]
-        embeddings = [self.proposal_model.encode(item.pixels, item.frame) for item in prepared]
-        return [
-            Encoded(item.frame, embedding, token)
-            for item, embedding, token in zip(prepared, embeddings, tokens, strict=True)
-        ]
+        """Runs both encoders, on ``images_per_batch`` images at once."""
+        step = self.images_per_batch
+        groups = [prepared[start : start + step] for start in range(0, len(prepared), step)]
+        return [encoded for group in groups for encoded in self._encode_together(group)]
+
+    def _encode_together(self, group: Sequence[Prepared]) -> list[Encoded]:
+        # One image alone keeps a shape of its own: references and single images need it anyway.
+        missing = self.images_per_batch - len(group) if self.static_shapes and len(group) > 1 else 0
+        filled = [*group, *[group[-1]] * missing]
+        tokens = self.feature_model.encode(_stacked([item.view for item in filled], self.feature_model))
+        model, frames = self.proposal_model, [item.frame for item in filled]
+        if isinstance(model, BatchEncoder):
+            embeddings = model.encode_batch(_stacked([item.pixels for item in filled], model), frames)
+        else:
+            embeddings = [model.encode(item.pixels, item.frame) for item in group]
+        return [Encoded(item.frame, embeddings[i], tokens[i]) for i, item in enumerate(group)]
 
     @torch.inference_mode()
     def decode(self, encoded: Encoded, bank: MemoryBank | None = None) -> IndexedImage:
@@ -156,9 +170,7 @@ class Segmenter:
         return [compact(self.decode(one, bank)) for one in self.encode([self.prepare(image) for image in images])]
 
     @staticmethod
-    def match(
-        indexed: IndexedImage | CompactImage, bank: MemoryBank, config: MatchConfig | None = None
-    ) -> Instances:
+    def match(indexed: IndexedImage | CompactImage, bank: MemoryBank, config: MatchConfig | None = None) -> Instances:
         """Stage two: labels the candidates. Light, needs no model; safe in any thread."""
         vectors = bank.project(torch.as_tensor(indexed.vectors).float().cpu().numpy())
         return match_vectors(indexed.candidates, vectors, bank.prototypes, config)
@@ -237,6 +249,20 @@ def _listed(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _listed(item) for key, item in value.items()}
     return [_listed(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _device_of(model: object) -> torch.device:
+    return torch.device(getattr(model, "device", "cpu"))
+
+
+def _pinned(pixels: Tensor, model: object) -> Tensor:
+    """In memory that a GPU can read while the program goes on; as it is where there is no GPU."""
+    return pixels.pin_memory() if _device_of(model).type == "cuda" else pixels
+
+
+def _stacked(pixels: Sequence[Tensor], model: object) -> Tensor:
+    """Some ``[3, side, side]`` as one ``[B, 3, side, side]`` on the model's device, without waiting for the copies."""
+    return torch.stack([one.to(_device_of(model), non_blocking=True) for one in pixels])
 
 
 def _size(image: NDArray[np.uint8]) -> tuple[int, int]:

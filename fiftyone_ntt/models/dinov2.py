@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fiftyone_ntt.errors import InputError, MissingWeightsError, WeightsMismatchError
 from fiftyone_ntt.models.normalize import imagenet_normalize
+from fiftyone_ntt.models.precision import Compiled, Precision, autocast
 from fiftyone_ntt.models.weights import _reachable as hub_reachable
 from fiftyone_ntt.models.weights import sha256_of
 
@@ -33,6 +34,8 @@ class Dinov2:
         device: where to run.
         input_size: side of the square input in pixels; a multiple of the patch size.
         name: name for provenance; by default the last part of ``path_or_repo``.
+        precision: in which the transformer runs; tokens are float32 in any case.
+        compile: run it through ``torch.compile``.
 
     Raises:
         MissingWeightsError: neither a folder, nor in the hub's cache, nor to be had from the hub.
@@ -47,9 +50,12 @@ class Dinov2:
         device: str | torch.device = "cpu",
         input_size: int = INPUT_SIZE,
         name: str | None = None,
+        precision: Precision = "fp32",
+        compile: bool = False,
     ) -> None:
         folder = find_folder(path_or_repo)
         self.device = torch.device(device)
+        self.precision = precision
         self.name = name or Path(path_or_repo).name
         self.weights_hash = hash_of_folder(folder)
         self.model = load_model(folder)
@@ -59,6 +65,7 @@ class Dinov2:
         self.dim: int = self.model.config.hidden_size
         # the class token and the registers come before the patches
         self._skip = 1 + int(getattr(self.model.config, "num_register_tokens", 0))
+        self._forward = Compiled(self._hidden_state, self.name) if compile else self._hidden_state
         logger.info("loaded %s from %s on %s", self.name, folder, self.device)
 
     @torch.no_grad()
@@ -71,9 +78,14 @@ class Dinov2:
         side = self.input_size
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, side, side):
             raise InputError(f"expected images [B, 3, {side}, {side}], got {list(images.shape)}")
-        pixels = imagenet_normalize(images.to(self.device, torch.float32))
-        tokens: Tensor = self.model(pixel_values=pixels).last_hidden_state[:, self._skip :]
+        pixels = imagenet_normalize(images.to(self.device, torch.float32, non_blocking=True))
+        with autocast(self.device, self.precision):
+            tokens: Tensor = self._forward(pixels)[:, self._skip :].float()
         return tokens.reshape(len(images), *self.grid, self.dim)
+
+    def _hidden_state(self, pixels: Tensor) -> Tensor:
+        hidden: Tensor = self.model(pixel_values=pixels).last_hidden_state
+        return hidden
 
 
 def find_folder(path_or_repo: str | Path) -> Path:

@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 import torch
 
@@ -18,6 +18,7 @@ from fiftyone_ntt.core.config import ProposalConfig
 from fiftyone_ntt.core.references import ReferenceSettings
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models.devices import choose_devices, free_memory
+from fiftyone_ntt.models.precision import Precision, check_precision
 from fiftyone_ntt.models.specs import Dinov2Spec, EfficientNetSpec, MiniSamSpec, ModelSpec, Sam2Spec
 from fiftyone_ntt.models.weights import WEIGHTS
 
@@ -94,12 +95,14 @@ class LoadedPreset:
         proposal_model: the mask model.
         feature_model: the feature model.
         device: where they run.
+        compiled: whether their encoders were to be compiled, which needs shapes that do not change.
     """
 
     preset: Preset
     proposal_model: ProposalModel
     feature_model: FeatureModel
     device: torch.device
+    compiled: bool = False
 
     @property
     def weights(self) -> dict[str, str]:
@@ -121,6 +124,7 @@ class LoadedPreset:
             proposals=proposals,
             target_via=self.preset.target_via,
             images_per_batch=_fitting(self.device, _IMAGE_BYTES, _MOST_IMAGES, IMAGES_PER_BATCH),
+            static_shapes=self.compiled,
         )
 
 
@@ -184,24 +188,34 @@ PRESETS: dict[str, Preset] = {
 """The presets by name."""
 
 
-def load_preset(preset: str | Preset = "lite", device: str | None = None) -> LoadedPreset:
+def load_preset(
+    preset: str | Preset = "lite", device: str | None = None, *, precision: Precision = "fp32", compile: bool = False
+) -> LoadedPreset:
     """Loads a preset's models, or takes them from memory where they were loaded before.
 
     Args:
         preset: one of ``PRESETS``, or a ``Preset`` of one's own.
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` ...; by default the best there is, the first one of several. A preset
-            that runs on the CPU only stays there.
+            that runs on the CPU only stays there, in float32.
+        precision: of the encoders: ``"fp32"``, or autocast to ``"bf16"`` or ``"fp16"``, which is faster on CUDA and
+            changes the results a little: compare by AP, not by equality.
+        compile: run the encoders through ``torch.compile``. The first images then take minutes; the log says how long.
 
     Raises:
-        InputError: unknown preset or device.
+        InputError: unknown preset, device or precision.
         MissingWeightsError: weights are not on this machine and cannot be fetched.
         WeightsMismatchError: weights are not the expected ones.
     """
-    return _load_on(resolve_preset(preset), choose_devices(device)[0])
+    return _load_on(resolve_preset(preset), choose_devices(device)[0], precision, compile)
 
 
 def load_segmenters(
-    preset: str | Preset = "lite", device: str | None = None, points_per_side: int | None = None
+    preset: str | Preset = "lite",
+    device: str | None = None,
+    points_per_side: int | None = None,
+    *,
+    precision: Precision = "fp32",
+    compile: bool = False,
 ) -> list[Segmenter]:
     """One segmenter a device, for ``fiftyone_ntt.core.stream``.
 
@@ -209,6 +223,8 @@ def load_segmenters(
         preset: one of ``PRESETS``, or a ``Preset`` of one's own.
         device: as in ``load_preset``; ``"all"`` or ``"cuda:0,cuda:1"`` for several.
         points_per_side: prompt points along each side of the image; the preset's number where ``None``.
+        precision: see ``load_preset``.
+        compile: see ``load_preset``.
 
     Returns:
         At least one segmenter; a preset that runs on the CPU only has one whatever the devices.
@@ -217,15 +233,17 @@ def load_segmenters(
         NttError: see ``load_preset``.
     """
     chosen = resolve_preset(preset)
-    loaded = [_load_on(chosen, target) for target in choose_devices(device)]
+    loaded = [_load_on(chosen, target, precision, compile) for target in choose_devices(device)]
     return [one.segmenter(points_per_side) for one in {one.device: one for one in loaded}.values()]
 
 
-def _load_on(chosen: Preset, target: torch.device) -> LoadedPreset:
-    proposal_model = _loaded(chosen.proposal, target, chosen.name)
-    feature_model = _loaded(chosen.features, target, chosen.name)
+def _load_on(chosen: Preset, target: torch.device, precision: Precision, compile: bool) -> LoadedPreset:
+    check_precision(precision)
+    options = _Options(chosen.name, precision, compile)
+    proposal_model = _loaded(chosen.proposal, target, options)
+    feature_model = _loaded(chosen.features, target, options)
     used = torch.device("cpu") if chosen.proposal.cpu_only and chosen.features.cpu_only else target
-    return LoadedPreset(chosen, proposal_model, feature_model, used)
+    return LoadedPreset(chosen, proposal_model, feature_model, used, compile)
 
 
 def resolve_preset(preset: str | Preset) -> Preset:
@@ -247,17 +265,33 @@ def clear_loaded() -> None:
         _models.clear()
 
 
-_Key: TypeAlias = tuple[object, torch.device]
+@dataclass(frozen=True)
+class _Options:
+    """How models are loaded, besides what and where. The preset's name is for messages only."""
+
+    preset: str = field(compare=False)
+    precision: Precision = "fp32"
+    compile: bool = False
+
+    def arguments(self) -> dict[str, Any]:
+        """Those that a loader must understand: specs of one's own need not know what is not asked of them."""
+        given = {"precision": self.precision, "compile": self.compile}
+        return {name: value for name, value in given.items() if value not in ("fp32", False)}
+
+
+_Key: TypeAlias = tuple[object, torch.device, _Options]
 _models: OrderedDict[_Key, object] = OrderedDict()
 _lock = threading.RLock()
 
 ModelT = TypeVar("ModelT")
 
 
-def _loaded(spec: ModelSpec[ModelT], device: torch.device, preset: str) -> ModelT:
-    """Loads a model once per spec and device; presets that share a model share it in memory."""
-    key = (spec, torch.device("cpu") if spec.cpu_only else device)
-    return cast(ModelT, _kept(key, lambda: spec.load(device, preset=preset)))
+def _loaded(spec: ModelSpec[ModelT], device: torch.device, options: _Options) -> ModelT:
+    """Loads a model once per spec, device and options; presets that share a model share it in memory."""
+    if spec.cpu_only:
+        device, options = torch.device("cpu"), _Options(options.preset)
+    key = (spec, device, options)
+    return cast(ModelT, _kept(key, lambda: spec.load(device, preset=options.preset, **options.arguments())))
 
 
 def _kept(key: _Key, make: Callable[[], object]) -> object:

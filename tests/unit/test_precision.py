@@ -1,0 +1,182 @@
+"""Half precision and compilation of the encoders: close to float32, switched off by default, never in the way."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.models import Preset, load_preset, load_segmenters
+from fiftyone_ntt.models.dinov2 import Dinov2
+from fiftyone_ntt.models.precision import Compiled, matmul
+from fiftyone_ntt.models.presets import clear_loaded
+from tests.tiny_checkpoints import tiny_preset
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Preset:
+    return tiny_preset(tmp_path_factory.mktemp("tiny"), points_per_side=2)
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    yield
+    clear_loaded()
+
+
+def encoded(segmenter):
+    return segmenter.encode([segmenter.prepare(IMAGE)])[0]
+
+
+def relative(given: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((given - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_close_and_comes_out_in_float32(tiny, precision):
+    plain = encoded(load_preset(tiny, "cpu").segmenter())
+    segmenter = load_preset(tiny, "cpu", precision=precision).segmenter()
+    half = encoded(segmenter)
+    pairs = [(half.tokens, plain.tokens), (half.embedding.image, plain.embedding.image)]
+    pairs += zip(half.embedding.high_res, plain.embedding.high_res, strict=True)
+    for given, wanted in pairs:
+        assert given.dtype == torch.float32
+        assert 0 < relative(given, wanted) < 0.05, "changed, but only a little"
+    assert segmenter.facts()["precision"] == [precision, precision]
+    assert len(segmenter.candidates(IMAGE).candidates) == 4
+
+
+def test_precisions_do_not_share_a_model(tiny):
+    plain, half = load_preset(tiny, "cpu"), load_preset(tiny, "cpu", precision="bf16")
+    assert plain.proposal_model is not half.proposal_model and plain.weights == half.weights
+    assert load_preset(tiny, "cpu", precision="bf16").proposal_model is half.proposal_model
+    assert plain.segmenter().facts()["precision"] == ["fp32", "fp32"]
+
+
+def test_models_that_know_one_precision_keep_it(lite):
+    assert load_preset("lite", "cpu", precision="bf16", compile=True).proposal_model is lite.proposal_model
+    assert lite.segmenter().facts()["precision"] == ["fp32", "fp32"]
+
+
+@pytest.mark.parametrize("load", [load_preset, load_segmenters])
+def test_unknown_precisions_are_refused(load, tiny):
+    with pytest.raises(InputError, match="fp32, bf16, fp16"):
+        load(tiny, "cpu", precision="int8")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_batch_gives_what_its_images_give(tiny, precision):
+    segmenter = load_preset(tiny, "cpu", precision=precision).segmenter()
+    images = [np.random.default_rng(seed).integers(0, 256, (60, 90, 3), dtype=np.uint8) for seed in range(3)]
+    prepared = [segmenter.prepare(image) for image in images]
+    alone = segmenter.encode(prepared)
+    segmenter.images_per_batch = 3
+    for one, other in zip(segmenter.encode(prepared), alone, strict=True):
+        tensors = zip(
+            (one.tokens, one.embedding.image, *one.embedding.high_res),
+            (other.tokens, other.embedding.image, *other.embedding.high_res),
+            strict=True,
+        )
+        tolerance = 1e-4 if precision == "fp32" else 3e-2
+        assert all(relative(given, wanted) < tolerance for given, wanted in tensors)
+        assert one.embedding.image.shape[0] == 1
+    assert not torch.equal(alone[0].tokens, alone[1].tokens)
+
+
+def failing_compiler(function, **options):
+    def call(images):
+        raise RuntimeError("no C++ compiler was found")
+
+    return call
+
+
+def test_without_a_compiler_it_runs_all_the_same(tiny, monkeypatch, caplog):
+    plain = encoded(load_preset(tiny, "cpu").segmenter())
+    monkeypatch.setattr(torch, "compile", failing_compiler)
+    loaded = load_preset(tiny, "cpu", compile=True)
+    segmenter = loaded.segmenter()
+    assert loaded.compiled and segmenter.static_shapes
+    with caplog.at_level(logging.WARNING, "fiftyone_ntt"):
+        same = [encoded(segmenter), encoded(segmenter)]
+    assert all(torch.equal(one.tokens, plain.tokens) for one in same)
+    assert all(torch.equal(one.embedding.image, plain.embedding.image) for one in same)
+    assert len(caplog.messages) == 2, "once a model, not once an image"
+    assert all("is not compiled" in message and "no C++ compiler" in message for message in caplog.messages)
+
+
+def test_a_compiled_function_tells_how_long_it_took_and_leaves_memory_errors_alone(monkeypatch, caplog):
+    calls = []
+
+    def compiler(function, **options):
+        assert options == {"dynamic": False}
+        return lambda images: calls.append(images.shape) or function(images)
+
+    monkeypatch.setattr(torch, "compile", compiler)
+
+    def double(images):
+        if len(images) == 9:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return images * 2
+
+    compiled = Compiled(double, "some-model")
+    with caplog.at_level(logging.INFO, "fiftyone_ntt"):
+        for count in (1, 1, 4, 1, 4):
+            assert torch.equal(compiled(torch.ones(count)), torch.full((count,), 2.0))
+        with pytest.raises(torch.OutOfMemoryError):
+            compiled(torch.ones(9))
+        compiled(torch.ones(1))
+    assert len(calls) == 7, "the compiled one is still in use"
+    assert ["first 1 images" in caplog.messages[0], "first 4 images" in caplog.messages[1]] == [True, True]
+    assert len(caplog.messages) == 2
+
+
+def test_tf32_is_on_inside_and_back_when_the_last_has_left():
+    cuda, flags = torch.device("cuda"), torch.backends.cuda.matmul
+    before = flags.allow_tf32
+    first_inside, first_may_leave = threading.Event(), threading.Event()
+
+    def first():
+        with matmul(cuda, "bf16"):
+            first_inside.set()
+            first_may_leave.wait(10)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert first_inside.wait(10)
+    with matmul(cuda, "fp16"):
+        first_may_leave.set()
+        thread.join()
+        assert flags.allow_tf32, "the other thread has left, this one has not"
+    assert flags.allow_tf32 == before
+    for device, precision in ((cuda, "fp32"), (torch.device("cpu"), "bf16")):
+        with matmul(device, precision):
+            assert flags.allow_tf32 == before
+
+
+@pytest.mark.slow
+def test_a_compiled_encoder_gives_what_the_plain_one_gives(tiny, caplog):
+    """The small one of the two: SAM2's takes a minute to compile."""
+    images = torch.rand(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    plain = Dinov2(tiny.features.path, input_size=56).encode(images)
+    with caplog.at_level(logging.INFO, "fiftyone_ntt.models.precision"):
+        compiled = Dinov2(tiny.features.path, input_size=56, compile=True).encode(images)
+    assert len(caplog.messages) == 1
+    if "is not compiled" in caplog.messages[0]:
+        pytest.skip("no compiler here: " + caplog.messages[0][:200])
+    assert "is compiled: the first 2 images took" in caplog.messages[0]
+    assert relative(compiled, plain) < 1e-4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_on_cuda_is_close_to_the_cpu(tiny, precision):
+    on_cpu = encoded(load_preset(tiny, "cpu").segmenter())
+    on_cuda = encoded(load_preset(tiny, "cuda", precision=precision).segmenter())
+    assert relative(on_cuda.tokens.cpu(), on_cpu.tokens) < 0.05
+    assert relative(on_cuda.embedding.image.cpu(), on_cpu.embedding.image) < 0.05
