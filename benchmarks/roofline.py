@@ -13,7 +13,8 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +24,7 @@ import torch
 from benchmarks.clock import settle
 from benchmarks.tables import number, table, write_json
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PACKAGES = ("torch", "numpy", "onnxruntime", "transformers", "sam2")
 
 
@@ -33,7 +34,7 @@ class Roofline:
 
     Attributes:
         device: where it was measured.
-        precision: of the matrix product: fp32, bf16 or fp16.
+        precision: of the matrix product: fp32, tf32 (float32 numbers, shortened in the product; CUDA), bf16 or fp16.
         flops: operations a second.
         bytes: bytes a second.
         threads: torch's threads while measuring.
@@ -58,12 +59,23 @@ def measure(device: torch.device, precision: str = "fp32", *, seconds: float = 1
     dtype = DTYPES[precision]
     with torch.inference_mode():
         left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        product = _best(lambda: torch.mm(left, right), device, seconds)
+        with _tf32(precision == "tf32"):
+            product = _best(lambda: torch.mm(left, right), device, seconds)
         a, b, c = (torch.ones(amount, device=device) for _ in range(3))
         copied = _best(lambda: c.copy_(a), device, seconds / 2)
         triad = _best(lambda: torch.add(a, b, alpha=2, out=c), device, seconds / 2)
     moved = max(2 * a.nbytes / copied, 3 * a.nbytes / triad)
     return Roofline(str(device), precision, 2 * side**3 / product, moved, torch.get_num_threads())
+
+
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _best(work: Callable[[], object], device: torch.device, seconds: float) -> float:
