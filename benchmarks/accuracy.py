@@ -22,8 +22,10 @@ from typing import Any
 
 from benchmarks.candidate_cache import CandidateCache
 from benchmarks.coco_data import Targets, default_classes, read_references, read_targets
-from fiftyone_ntt.core import Instances, MatchConfig, MemoryBank, ReferenceSettings, Segmenter
-from fiftyone_ntt.errors import NttError
+from fiftyone_ntt.core import IndexedImage, Instances, MatchConfig, MemoryBank, ReferenceSettings, Segmenter
+from fiftyone_ntt.core.guided import guided_index
+from fiftyone_ntt.core.proposals import grid_points
+from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.metrics import (
     CocoScores,
     Prediction,
@@ -113,6 +115,7 @@ def run(
     variants: Mapping[str, MatchConfig],
     cache: CandidateCache,
     say: Callable[[str], None],
+    guided: Guided | None = None,
 ) -> Result:
     """Labels every target with the references of every draw under every variant, and scores that.
 
@@ -126,6 +129,7 @@ def run(
         variants: name -> settings of stage two.
         cache: gives the candidates.
         say: called with a line of progress.
+        guided: keep only the candidates of these points.
     """
     banks = {
         seed: segmenter.build_bank(read_references(data, classes, shots, seed, targets.classes), targets.classes)
@@ -133,7 +137,7 @@ def run(
     }
     say(f"encoded the references of {len(banks)} draws")
     result = Result()
-    found = _label(segmenter, targets, banks, variants, cache, result, say)
+    found = _label(segmenter, targets, banks, variants, cache, result, say, guided)
     image_ids = [image.image_id for image in targets.images]
     for variant in variants:
         result.scores[variant] = {
@@ -154,6 +158,7 @@ def _label(
     cache: CandidateCache,
     result: Result,
     say: Callable[[str], None],
+    guided: Guided | None,
 ) -> dict[tuple[str, int], list[Prediction]]:
     """Image by image, so that the candidates of only one are in memory. (variant, seed) -> predictions."""
     found: dict[tuple[str, int], list[Prediction]] = {(name, seed): [] for name in variants for seed in banks}
@@ -162,7 +167,8 @@ def _label(
         indexed = cache[image]
         ready = time.perf_counter()
         for name, seed in found:
-            instances = segmenter.match(indexed, banks[seed], variants[name])
+            kept = guided(segmenter, indexed, banks[seed]) if guided else indexed
+            instances = segmenter.match(kept, banks[seed], variants[name])
             found[name, seed] += to_predictions(instances, image.image_id)
         result.stage_one += ready - started
         result.stage_two += time.perf_counter() - ready
@@ -170,6 +176,31 @@ def _label(
         say(f"image {done} of {len(targets.images)} ({len(indexed.candidates)} candidates)")
     result.computed = cache.computed
     return found
+
+
+@dataclass(frozen=True)
+class Guided:
+    """What ``points="guided"`` would have found, taken from the candidates of the whole grid: a point's mask does not
+    depend on the other points. Only possible where every point gave a candidate.
+
+    Attributes:
+        fraction: how much of the grid is kept.
+        by_bank: look for the classes of the bank; else avoid what looks like the background.
+    """
+
+    fraction: float
+    by_bank: bool = True
+
+    def __call__(self, segmenter: Segmenter, indexed: IndexedImage, bank: MemoryBank) -> IndexedImage:
+        frame = indexed.candidates.frame
+        points = grid_points(frame, segmenter.proposals)
+        if len(indexed.candidates) != len(points):
+            raise InputError(
+                f"expected a candidate of each of the {len(points)} points, got {len(indexed.candidates)}: which "
+                "points they are of is not known then; use a preset whose candidates all pass the predicted-IoU threshold"
+            )
+        kept = guided_index(points, indexed.tokens, frame, self.fraction, bank if self.by_bank else None)
+        return IndexedImage(indexed.candidates.select(kept), indexed.vectors[kept], indexed.tokens)
 
 
 def to_predictions(instances: Instances, image_id: int) -> list[Prediction]:
@@ -220,6 +251,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", default="33,42,13", help="reference draws, separated by commas")
     parser.add_argument("--images", type=int, help="how many target images; all by default")
     parser.add_argument("--points", type=int, help="prompt points along each side; the preset's by default")
+    parser.add_argument("--guided", type=float, metavar="FRACTION", help="prompt only this part of the grid")
+    parser.add_argument("--guided-by", choices=["bank", "image"], default="bank", help="what tells that part")
     parser.add_argument("--variants", default=",".join(VARIANTS), help=f"of {', '.join(VARIANTS)}; commas between")
     parser.add_argument("--references", choices=list(REFERENCES), default="preset", help="how references are shown")
     parser.add_argument("--cache", type=Path, help="keeps the candidates here; a temporary folder by default")
@@ -266,7 +299,8 @@ def _measure(options: argparse.Namespace, cache_folder: Path) -> None:
     targets = read_targets(options.data, classes, options.images)
     segmenter = _segmenter(options)
     cache = CandidateCache(cache_folder, segmenter)
-    result = run(segmenter, options.data, classes, options.shots, seeds, targets, variants, cache, _say)
+    guided = None if options.guided is None else Guided(options.guided, options.guided_by == "bank")
+    result = run(segmenter, options.data, classes, options.shots, seeds, targets, variants, cache, _say, guided)
     print(
         f"\n{options.data.name}, {len(targets.classes)} classes, {len(targets.images)} images, {len(targets.truth)} "
         f"objects; preset {options.preset}, {segmenter.proposals.points_per_side} points a side, references "

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ import torch
 from benchmarks.coco_data import TargetImage, read_target_image
 from fiftyone_ntt.core import Candidates, ImageFrame, IndexedImage, Segmenter
 
-FORMAT = 1
+FORMAT = 2
 
 
 class CandidateCache:
@@ -35,17 +34,7 @@ class CandidateCache:
         self.computed = 0
 
     def _signature(self) -> str:
-        proposals = asdict(self.segmenter.proposals)
-        proposals.pop("points_per_batch")  # only memory depends on it
-        facts = {
-            "format": FORMAT,
-            "weights": self.segmenter.weights,
-            "proposals": proposals,
-            "frame": asdict(self.segmenter.proposal_model.frame((480, 640))),
-            "target_via": self.segmenter.target_via,
-            "input_size": self.segmenter.feature_model.input_size,
-            "grid": list(self.segmenter.feature_model.grid),
-        }
+        facts = {"format": FORMAT, **self.segmenter.facts()}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def __getitem__(self, image: TargetImage) -> IndexedImage:

@@ -18,16 +18,25 @@ class ProposalConfig:
             the middle of its cell, which wastes none on the border when the grid is coarse.
         points_per_batch: prompts decoded at once; any number, a remainder is not lost. Only memory depends on it.
         predicted_iou_threshold: masks with a predicted IoU at or below this are not kept.
+        points: ``"grid"`` prompts the whole grid, as published; ``"guided"`` only its most promising part, see
+            ``guided``.
+        guided_fraction: how much of the grid that part is.
     """
 
     points_per_side: int = 32
     grid: Literal["edge", "centre"] = "edge"
     points_per_batch: int = 64
     predicted_iou_threshold: float = 0.4
+    points: Literal["grid", "guided"] = "grid"
+    guided_fraction: float = 0.5
 
     def __post_init__(self) -> None:
         _at_least("points_per_side", self.points_per_side, 1)
         _at_least("points_per_batch", self.points_per_batch, 1)
+        if self.points not in ("grid", "guided"):
+            raise InputError(f"expected points to be 'grid' or 'guided', got {self.points!r}")
+        if not 0 < self.guided_fraction <= 1:
+            raise InputError(f"expected guided_fraction above 0 and at most 1, got {self.guided_fraction}")
         if self.grid not in ("edge", "centre"):
             raise InputError(f"expected grid to be 'edge' or 'centre', got {self.grid!r}")
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fiftyone_ntt.core.backends import ProposalModel
+from fiftyone_ntt.core.batching import BatchSize, in_batches
 from fiftyone_ntt.core.config import ProposalConfig
 from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame
 from fiftyone_ntt.core.masks import Crop, boxes_of
@@ -78,23 +79,37 @@ def _grid_axis(extent: float, n: int, grid: str) -> Tensor:
     return (torch.arange(n) + 0.5) * (extent / n)
 
 
-def propose(model: ProposalModel, embedding: Any, frame: ImageFrame, config: ProposalConfig) -> Candidates:
-    """Decodes every grid point and keeps the mask with the highest predicted IoU of its three.
+def propose(
+    model: ProposalModel,
+    embedding: Any,
+    frame: ImageFrame,
+    config: ProposalConfig,
+    *,
+    points: Tensor | None = None,
+    size: BatchSize | None = None,
+    pad: bool = False,
+) -> Candidates:
+    """Decodes points and keeps the mask with the highest predicted IoU of each one's three.
 
     Args:
         model: the mask model.
         embedding: what ``model.encode`` returned for the image.
         frame: the image's frame.
         config: grid, batch size and predicted-IoU threshold.
+        points: float32 ``[P, 2]`` in the model frame, at least one; the whole grid where ``None``.
+        size: how many points go through the decoder at once, where that outlives an image; else as in ``config``.
+        pad: fill up the last batch, for a model that is compiled for one shape.
 
     Returns:
-        The kept candidates in grid order. There may be none.
+        The kept candidates in the order of the points. There may be none.
     """
-    logits, ious = [], []
-    for batch in torch.split(grid_points(frame, config), config.points_per_batch):
+
+    def decode(batch: Tensor, count: int) -> tuple[Tensor, Tensor]:
         masks, predicted = model.decode_points(embedding, batch)
         best_iou, best = predicted.max(dim=1)
-        kept = (best_iou > config.predicted_iou_threshold).nonzero()[:, 0]
-        logits.append(masks[kept, best[kept]])
-        ious.append(best_iou[kept])
-    return Candidates(torch.cat(logits), torch.cat(ious), frame)
+        kept = (best_iou > config.predicted_iou_threshold)[:count].nonzero()[:, 0]
+        return masks[kept, best[kept]], best_iou[kept]
+
+    points = grid_points(frame, config) if points is None else points
+    parts = in_batches(decode, points, size or config.points_per_batch, pad=pad)
+    return Candidates(torch.cat([logits for logits, _ in parts]), torch.cat([ious for _, ious in parts]), frame)

@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fiftyone_ntt.core.backends import FeatureModel, ProposalModel
-from fiftyone_ntt.core.batching import BatchEncoder
+from fiftyone_ntt.core.batching import BatchEncoder, BatchSize
 from fiftyone_ntt.core.compact import CompactImage, IndexedImage, compact
 from fiftyone_ntt.core.config import MatchConfig, ProposalConfig
 from fiftyone_ntt.core.frames import ImageFrame, feature_input, resample_bicubic
+from fiftyone_ntt.core.guided import guided_index
 from fiftyone_ntt.core.instances import Instances
 from fiftyone_ntt.core.masks import masks_at_image_size
 from fiftyone_ntt.core.match import match_vectors
 from fiftyone_ntt.core.memory import MemoryBank
 from fiftyone_ntt.core.pooling import pool
-from fiftyone_ntt.core.proposals import Candidates, propose
+from fiftyone_ntt.core.proposals import Candidates, grid_points, propose
 from fiftyone_ntt.core.references import ReferenceItem, ReferenceSettings, encode_references
 from fiftyone_ntt.errors import BadReferenceError
 
@@ -91,6 +92,7 @@ class Segmenter:
         self.target_via = target_via
         self.images_per_batch = images_per_batch
         self.static_shapes = static_shapes
+        self._points_at_once = BatchSize(self.proposals.points_per_batch)
 
     @property
     def weights(self) -> dict[str, str]:
@@ -109,7 +111,7 @@ class Segmenter:
             "weights": self.weights,
             "points_per_side": self.proposals.points_per_side,
             "grid": self.proposals.grid,
-            "points": "grid",
+            "points": self._points_facts(bank),
             "predicted_iou_threshold": self.proposals.predicted_iou_threshold,
             "frame": _listed(asdict(self.proposal_model.frame(_FACTS_IMAGE))),
             "target_via": self.target_via,
@@ -117,6 +119,11 @@ class Segmenter:
             "feature_grid": list(self.feature_model.grid),
             "precision": [getattr(model, "precision", "fp32") for model in (self.proposal_model, self.feature_model)],
         }
+
+    def _points_facts(self, bank: MemoryBank | None) -> object:
+        if self.proposals.points == "grid":
+            return "grid"
+        return {"guided": self.proposals.guided_fraction, "bank": bank.content_hash if bank else None}
 
     def prepare(self, image: NDArray[np.uint8]) -> Prepared:
         """Resizes an image, uint8 ``[H, W, 3]`` RGB, for both models. Runs neither; safe in any thread."""
@@ -147,7 +154,19 @@ class Segmenter:
     @torch.inference_mode()
     def decode(self, encoded: Encoded, bank: MemoryBank | None = None) -> IndexedImage:
         """The candidates of an encoded image; ``bank`` as in ``candidates``."""
-        candidates = propose(self.proposal_model, encoded.embedding, encoded.frame, self.proposals)
+        points = grid_points(encoded.frame, self.proposals)
+        if self.proposals.points == "guided":
+            fraction = self.proposals.guided_fraction
+            points = points[guided_index(points, encoded.tokens, encoded.frame, fraction, bank)]
+        candidates = propose(
+            self.proposal_model,
+            encoded.embedding,
+            encoded.frame,
+            self.proposals,
+            points=points,
+            size=self._points_at_once,
+            pad=self.static_shapes,
+        )
         return IndexedImage(candidates, pool(candidates, encoded.tokens), encoded.tokens)
 
     def candidates(self, image: NDArray[np.uint8], bank: MemoryBank | None = None) -> IndexedImage:

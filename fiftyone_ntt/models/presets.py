@@ -77,12 +77,19 @@ class Preset:
     target_via: int | None = 1024
     summary: str = field(default="", compare=False)
 
-    def proposals(self, points_per_side: int | None = None) -> ProposalConfig:
-        """The settings of stage one, with another grid density if one is given."""
+    def proposals(
+        self,
+        points_per_side: int | None = None,
+        points: Literal["grid", "guided"] = "grid",
+        guided_fraction: float = 0.5,
+    ) -> ProposalConfig:
+        """The settings of stage one, with another grid density if one is given; see ``ProposalConfig``."""
         return ProposalConfig(
             points_per_side=self.points_per_side if points_per_side is None else points_per_side,
             points_per_batch=self.points_per_batch or POINTS_PER_BATCH,
             grid=self.grid,
+            points=points,
+            guided_fraction=guided_fraction,
         )
 
 
@@ -109,11 +116,16 @@ class LoadedPreset:
         """Model name -> sha256 of its weights."""
         return {model.name: model.weights_hash for model in (self.proposal_model, self.feature_model)}
 
-    def segmenter(self, points_per_side: int | None = None) -> Segmenter:
-        """The method with these models and the preset's settings."""
+    def segmenter(
+        self,
+        points_per_side: int | None = None,
+        points: Literal["grid", "guided"] = "grid",
+        guided_fraction: float = 0.5,
+    ) -> Segmenter:
+        """The method with these models and the preset's settings, but for those of the grid (``ProposalConfig``)."""
         from fiftyone_ntt.core.segmenter import Segmenter
 
-        proposals = self.preset.proposals(points_per_side)
+        proposals = self.preset.proposals(points_per_side, points, guided_fraction)
         if self.preset.points_per_batch is None:
             fitting = _fitting(self.device, _POINT_BYTES, _MOST_POINTS, POINTS_PER_BATCH)
             proposals = replace(proposals, points_per_batch=fitting)
@@ -214,6 +226,8 @@ def load_segmenters(
     device: str | None = None,
     points_per_side: int | None = None,
     *,
+    points: Literal["grid", "guided"] = "grid",
+    guided_fraction: float = 0.5,
     precision: Precision = "fp32",
     compile: bool = False,
 ) -> list[Segmenter]:
@@ -223,6 +237,8 @@ def load_segmenters(
         preset: one of ``PRESETS``, or a ``Preset`` of one's own.
         device: as in ``load_preset``; ``"all"`` or ``"cuda:0,cuda:1"`` for several.
         points_per_side: prompt points along each side of the image; the preset's number where ``None``.
+        points: ``"guided"`` prompts only the most promising part of the grid, see ``ProposalConfig``.
+        guided_fraction: how much of the grid that part is.
         precision: see ``load_preset``.
         compile: see ``load_preset``.
 
@@ -234,7 +250,9 @@ def load_segmenters(
     """
     chosen = resolve_preset(preset)
     loaded = [_load_on(chosen, target, precision, compile) for target in choose_devices(device)]
-    return [one.segmenter(points_per_side) for one in {one.device: one for one in loaded}.values()]
+    return [
+        one.segmenter(points_per_side, points, guided_fraction) for one in {one.device: one for one in loaded}.values()
+    ]
 
 
 def _load_on(chosen: Preset, target: torch.device, precision: Precision, compile: bool) -> LoadedPreset:

@@ -7,9 +7,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from fake_models import fake_segmenter
 from PIL import Image, ImageDraw
 
 from benchmarks import accuracy
+from benchmarks.accuracy import Guided
 from benchmarks.candidate_cache import CandidateCache
 from benchmarks.coco_data import (
     TargetImage,
@@ -20,7 +22,7 @@ from benchmarks.coco_data import (
     read_target_image,
     read_targets,
 )
-from fiftyone_ntt.core import ImageFrame, MatchConfig, ProposalConfig, ReferenceSettings, Segmenter
+from fiftyone_ntt.core import ImageFrame, MatchConfig, MemoryBank, ProposalConfig, ReferenceSettings, Segmenter
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.metrics import GroundTruth, encode_mask
 
@@ -237,3 +239,18 @@ def test_errors_say_what_is_missing(folder, capsys):
     Image.new("RGB", (5, 5)).save(folder / "images" / "a.png")
     with pytest.raises(InputError, match=r"a.png is \(5, 5\), its json says \(120, 160\)"):
         read_target_image(read_targets(folder, "all").images[0])
+
+
+@pytest.mark.parametrize("by_bank", [True, False])
+def test_guided_candidates_taken_from_the_grid_are_those_of_a_guided_run(by_bank):
+    image = np.random.default_rng(0).integers(0, 256, (300, 280, 3), dtype=np.uint8)
+    bank = MemoryBank(("thing",), np.array([[0.9, 0.2, 0.4]], np.float32), np.zeros(1, np.int64), ("reference",))
+    everything = {"predicted_iou_threshold": 0.0}
+    plain, guided = fake_segmenter(6, **everything), fake_segmenter(6, points="guided", **everything)
+    wanted = guided.candidates(image, bank if by_bank else None)
+    found = Guided(0.5, by_bank)(plain, plain.candidates(image), bank)
+    assert len(found.candidates) == 18
+    assert torch.equal(found.candidates.mask_logits, wanted.candidates.mask_logits)
+    assert torch.allclose(found.vectors, wanted.vectors)
+    with pytest.raises(InputError, match="36 points"):
+        Guided(0.5, by_bank)(plain, wanted, bank)
