@@ -197,7 +197,7 @@ class Guided:
         if len(indexed.candidates) != len(points):
             raise InputError(
                 f"expected a candidate of each of the {len(points)} points, got {len(indexed.candidates)}: which "
-                "points they are of is not known then; use a preset whose candidates all pass the predicted-IoU threshold"
+                "points they are of is not known then; use a preset whose candidates all pass the IoU threshold"
             )
         kept = guided_index(points, indexed.tokens, frame, self.fraction, bank if self.by_bank else None)
         return IndexedImage(indexed.candidates.select(kept), indexed.vectors[kept], indexed.tokens)
