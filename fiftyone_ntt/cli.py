@@ -1,6 +1,6 @@
 """Command line ``fiftyone-ntt``: thin, one call into the package a command.
 
-Options of ``bank build``, ``segment`` and ``evaluate`` are made from the parameters in ``config.py``.
+Options of ``bank build``, ``index build``, ``segment`` and ``evaluate`` are made from the parameters in ``config.py``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fiftyone_ntt import __version__
-from fiftyone_ntt.config import EvaluateParams, ParamInfo, Params, SegmentParams, TaggedBankParams
+from fiftyone_ntt.config import EvaluateParams, IndexParams, ParamInfo, Params, SegmentParams, TaggedBankParams
 from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.terminal import progress_bar, results_table
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; those of the process where ``None``.
 
     Returns:
-        0, or 1 where the doctor found something missing, or 2 for an error a user can act on (said in one line).
+        0, or 1 where something is missing, damaged or undone, or 2 for an error a user can act on (said in one line).
     """
     arguments = vars(_parser().parse_args(argv))
     command: Callable[..., int] = arguments.pop("command")
@@ -157,6 +157,84 @@ def bank_build(dataset: str, tag: str | None, saved_view: str | None, **options:
     return 0
 
 
+def index_build(dataset: str, tag: str | None, saved_view: str | None, **options: Any) -> int:
+    """Computes the candidates of a dataset ahead of time."""
+    params = IndexParams.from_mapping(options).to_mapping()
+    from fiftyone_ntt.dataset.indexing import index
+
+    view = _view(dataset, tag, saved_view)
+    with progress_bar("images") as progress:
+        report = index(view, progress=progress, **params)
+    Console().print(escape(str(report)), soft_wrap=True)
+    for sample_id, error in report.errors.items():
+        Console().print(f"[yellow]failed[/] {sample_id}: {escape(error)}", soft_wrap=True)
+    return 1 if report.failed else 0
+
+
+def index_info(index_dir: Path | None) -> int:
+    """Prints what the index holds."""
+    from fiftyone_ntt.index import limit_in_bytes
+    from fiftyone_ntt.index.maintenance import info
+
+    root = _index_root(index_dir)
+    table = Table("settings", "preset", "points", "images", "MB", "KB an image", "first used", "last used", "leftovers")
+    entries = info(root)
+    for entry in entries:
+        facts = entry.settings.facts if entry.settings else {}
+        used = (f"{moment:%Y-%m-%d %H:%M}" if moment else "-" for moment in (entry.first, entry.last))
+        table.add_row(
+            entry.digest[:12],
+            escape(entry.settings.preset) if entry.settings else "[yellow]unknown[/]",
+            escape(str(facts.get("points_per_side", "-"))),
+            str(entry.images),
+            f"{entry.bytes / 1e6:.1f}",
+            f"{entry.bytes / 1e3 / entry.images:.0f}" if entry.images else "-",
+            *used,
+            str(entry.leftovers),
+        )
+    console = Console()
+    console.print(table)
+    total = sum(entry.bytes for entry in entries)
+    console.print(f"{total / 1e9:.2f} of {limit_in_bytes() / 1e9:g} GB in {escape(str(root))}", soft_wrap=True)
+    return 0
+
+
+def index_verify(index_dir: Path | None, remove: bool) -> int:
+    """Reads every file of the index and prints those that are damaged."""
+    from fiftyone_ntt.index.maintenance import verify
+
+    root = _index_root(index_dir)
+    with progress_bar("files") as progress:
+        damaged = verify(root, remove=remove, progress=progress)
+    console = Console()
+    for path, reason in damaged.items():
+        console.print(f"[red]{'removed' if remove else 'damaged'}[/] {escape(f'{path}: {reason}')}", soft_wrap=True)
+    console.print(f"{len(damaged)} damaged files in {escape(str(root))}", soft_wrap=True)
+    return 1 if damaged else 0
+
+
+def index_prune(index_dir: Path | None, limit: float | None, **options: Any) -> int:
+    """Removes from the index what it is told to, and prints what that was."""
+    from fiftyone_ntt.index.maintenance import prune
+    from fiftyone_ntt.index.settings import limit_in_bytes
+
+    root = _index_root(index_dir)
+    size_limit = None if limit is None else limit_in_bytes(limit)
+    with progress_bar("files") as progress:
+        report = prune(root, limit=size_limit, progress=progress, **options)
+    console = Console()
+    for path, reason in report.reasons.items():
+        console.print(escape(f"{path.relative_to(root)}: {reason}"), soft_wrap=True)
+    console.print(escape(str(report)), soft_wrap=True)
+    return 0
+
+
+def _index_root(index_dir: Path | None) -> Path:
+    from fiftyone_ntt.index import default_root
+
+    return default_root() if index_dir is None else index_dir.expanduser()
+
+
 def segment(dataset: str, tag: str | None, saved_view: str | None, **options: Any) -> int:
     """Labels a dataset with a memory bank."""
     params = SegmentParams.from_mapping(options).to_mapping()
@@ -207,6 +285,7 @@ def _parser() -> argparse.ArgumentParser:
     _plugin_commands(_group(commands, "plugin", "FiftyOne's App and this plugin"))
     banks = _group(commands, "bank", "memory banks")
     _service(banks, "build", bank_build, TaggedBankParams, "learn classes from tagged references of a dataset")
+    _index_commands(_group(commands, "index", "the candidate index: the heavy part, kept on disk"))
     _service(commands, "segment", segment, SegmentParams, "label a dataset with a memory bank")
     _service(commands, "evaluate", evaluate, EvaluateParams, "score labels against ground truth")
     demo_parser = _command(commands, "demo", demo, "a small dataset, segmented and evaluated from start to end")
@@ -238,6 +317,20 @@ def _plugin_commands(commands: Any) -> None:
     for parser in (install, uninstall, status):
         parser.add_argument("--plugins-dir", type=Path, help="the plugins folder (default: FiftyOne's)")
     install.add_argument("--copy", action="store_true", help="copy the files instead of linking the checkout")
+
+
+def _index_commands(commands: Any) -> None:
+    _service(commands, "build", index_build, IndexParams, "compute the candidates of a dataset ahead of time")
+    info = _command(commands, "info", index_info, "what the index holds: images, size, when they were last used")
+    verify = _command(commands, "verify", index_verify, "read every file; exit status 1 if any is damaged")
+    prune = _command(commands, "prune", index_prune, "remove damaged and unfinished files, and what you ask for")
+    for parser in (info, verify, prune):
+        parser.add_argument("--index-dir", type=Path, help="folder of the index (default: FIFTYONE_NTT_INDEX)")
+    verify.add_argument("--remove", action="store_true", help="delete the damaged files; they are made again on demand")
+    prune.add_argument("--older-than", type=float, metavar="DAYS", help="also images not used for so many days")
+    prune.add_argument("--settings", metavar="DIGEST", help="also all of these settings (see `info`)")
+    prune.add_argument("--limit", type=float, metavar="GB", help="also what was not used for longest, to this size")
+    prune.add_argument("--dry-run", action="store_true", help="only say what would be removed")
 
 
 def _service(commands: Any, name: str, function: Callable[..., int], params: type[Params], help: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fiftyone_ntt.operators.build_memory_bank import BuildMemoryBank
 from fiftyone_ntt.operators.evaluate import Evaluate
+from fiftyone_ntt.operators.index_candidates import IndexCandidates
 from fiftyone_ntt.operators.segment import Segment
 
-OPERATORS = (BuildMemoryBank, Segment, Evaluate)
+OPERATORS = (BuildMemoryBank, IndexCandidates, Segment, Evaluate)
 """Every operator of the plugin; ``fiftyone.yml`` lists the same names."""

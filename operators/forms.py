@@ -1,4 +1,4 @@
-"""Forms made from parameter dataclasses, and what the three operators share."""
+"""Forms made from parameter dataclasses, and what the operators share."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from fiftyone_ntt.dataset.fields import check_detections_field, is_detections_fi
 from fiftyone_ntt.errors import NttError
 
 Progress = Callable[[int, int, str], None]
+
+_ERRORS_SHOWN = 20
 
 CANNOT_SCHEDULE = (
     "This App cannot schedule runs. To let it: quit it, start it again with "
@@ -171,6 +173,23 @@ def progress_of(ctx: Any, seconds: float = 1.0) -> Progress:
         pass
 
     return report if ctx.delegated else ignore
+
+
+def error_rows(errors: Mapping[str, str]) -> list[dict[str, str]]:
+    """The first failed samples, as ``summary_and_errors`` shows them."""
+    return [{"sample": sample_id, "error": error} for sample_id, error in list(errors.items())[:_ERRORS_SHOWN]]
+
+
+def summary_and_errors(ctx: Any, label: str) -> types.Property:
+    """The output of a run over samples: its ``summary``, and a table of its ``errors`` if there are any."""
+    outputs = types.Object()
+    outputs.str("summary", label="Done", view=types.MarkdownView())
+    if (ctx.results or {}).get("errors"):
+        table = types.TableView()
+        table.add_column("sample", label="sample")
+        table.add_column("error", label="why it failed")
+        outputs.list("errors", types.Object(), view=table, label="Failed samples")
+    return types.Property(outputs, view=types.View(label=label))
 
 
 def finished(ctx: Any) -> None:

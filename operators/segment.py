@@ -14,7 +14,6 @@ from fiftyone_ntt.operators import forms
 
 LABEL = "Segment with NTT references"
 ICON = "auto_awesome"
-_ERRORS_SHOWN = 20
 
 
 class Segment(foo.Operator):
@@ -61,23 +60,16 @@ class Segment(foo.Operator):
             "resumed": report.resumed,
             "references_skipped": report.references_skipped,
             "instances": report.instances,
+            "from_index": report.from_index,
+            "indexed": report.indexed,
             "seconds": round(report.seconds, 1),
-            "errors": [
-                {"sample": sample_id, "error": error}
-                for sample_id, error in list(report.errors.items())[:_ERRORS_SHOWN]
-            ],
+            "errors": forms.error_rows(report.errors),
+            "notes": report.notes,
             "summary": str(report),
         }
 
     def resolve_output(self, ctx: Any) -> types.Property:
-        outputs = types.Object()
-        outputs.str("summary", label="Done", view=types.MarkdownView())
-        if (ctx.results or {}).get("errors"):
-            table = types.TableView()
-            table.add_column("sample", label="sample")
-            table.add_column("error", label="why it failed")
-            outputs.list("errors", types.Object(), view=table, label="Failed samples")
-        return types.Property(outputs, view=types.View(label=LABEL))
+        return forms.summary_and_errors(ctx, LABEL)
 
     def __call__(
         self,

@@ -168,8 +168,10 @@ def prune(
         progress: called with (done, total, message).
 
     Raises:
-        InputError: if ``settings`` names none or several.
+        InputError: if ``settings`` names none or several, or ``older_than`` is negative.
     """
+    if older_than is not None and not older_than >= 0:
+        raise InputError(f"expected a number of days of at least 0, got {older_than!r}")
     files = list(files_in(root))
     digest = None if settings is None else _only(settings, sorted({file.settings for file in files}))
     reasons = {file.path: "left by a killed worker" for file in files if file.part}

@@ -78,7 +78,7 @@ class IndexStore:
         path = self.path_of(image)
         try:
             content = read_checked(path, Signature(image, self.settings))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (DamagedIndexError, OSError) as error:
             logger.warning("not using %s, which will be made again: %s", path, error)

@@ -14,12 +14,17 @@ from fiftyone.operators.executor import ExecutionContext, ExecutionError, Execut
 from PIL import Image, ImageDraw
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt.config import EvaluateParams, SegmentParams, TaggedBankParams
+from fiftyone_ntt.config import EvaluateParams, IndexParams, SegmentParams, TaggedBankParams
 from fiftyone_ntt.dataset.banks import save_bank
 from fiftyone_ntt.errors import InputError, WrongTypeError
 
 PLUGIN = "@fiftyone-ntt/ntt"
-PARAMS = {"build_memory_bank": TaggedBankParams, "segment": SegmentParams, "evaluate": EvaluateParams}
+PARAMS = {
+    "build_memory_bank": TaggedBankParams,
+    "index_candidates": IndexParams,
+    "segment": SegmentParams,
+    "evaluate": EvaluateParams,
+}
 SIZE = (200, 240)
 POINTS = 4
 
@@ -109,7 +114,7 @@ def run(name, samples, params=None, **request):
 def test_configuration(name, database, schedulable):
     config = operator(name).config
     assert config.allow_immediate_execution and config.allow_delegated_execution and config.rerunnable
-    assert config.default_choice_to_delegated is (schedulable and name == "segment")
+    assert config.default_choice_to_delegated is (schedulable and name in ("segment", "index_candidates"))
     assert config.risk_level is types.RiskLevel.MEDIUM
     assert config.icon and config.description.endswith(".") and config.description.count(".") == 1
     assert not config.execute_as_generator
@@ -134,6 +139,7 @@ def test_a_form_is_its_parameters(name, with_bank):
 
 def test_defaults_are_valid_where_the_data_is_there(with_bank):
     assert form("build_memory_bank", with_bank)[1] == {}
+    assert form("index_candidates", with_bank)[1] == {}
     assert form("segment", with_bank, {"bank": "shapes"})[1] == {}
     assert form("evaluate", with_bank, {"label_field": "ground_truth"})[1] == {}
 
@@ -156,6 +162,8 @@ def test_defaults_are_valid_where_the_data_is_there(with_bank):
         ),
         ("build_memory_bank", {"reference_tag": "x"}, "reference_tag", "none of the 5 samples is tagged 'x': tag your"),
         ("build_memory_bank", {"classes": "disc"}, "classes", "Invalid list"),
+        ("index_candidates", {"preset": "huge"}, "preset", "Invalid enum value"),
+        ("index_candidates", {"size_limit_gb": -1}, "size_limit_gb", "must be greater than 0"),
         ("segment", {}, "bank", "Required property"),
         ("segment", {"bank": "circles"}, "bank", "no memory bank 'circles' with this dataset; there is: shapes"),
         ("segment", {"bank": "shapes", "points_per_side": 0}, "points_per_side", "must be greater than 1"),
@@ -180,6 +188,7 @@ def test_forms_say_what_is_in_the_target(with_bank):
     assert "2 reference samples: 1 disc, 1 square" in notices(form("build_memory_bank", with_bank)[0])
     all_of_them = notices(form("build_memory_bank", with_bank, {"reference_tag": ""})[0])
     assert "5 reference samples: 3 disc, 2 square" in all_of_them
+    assert "5 images in the target" in notices(form("index_candidates", with_bank)[0])
     properties, _ = form("segment", with_bank, {"bank": "shapes"})
     assert "5 images in the target; 2 of them tagged 'ntt:reference' and left out" in notices(properties)
     assert [choice.label for choice in properties["bank"].view.choices] == ["shapes (2 classes, preset lite)"]
@@ -201,7 +210,7 @@ def test_a_form_says_how_to_get_scheduling(name, with_bank, schedulable):
 
 
 def test_placements_need_no_dataset(database):
-    for name in ("build_memory_bank", "segment"):
+    for name in ("build_memory_bank", "index_candidates", "segment"):
         placement = operator(name).resolve_placement(None)
         assert placement.place == types.Places.SAMPLES_GRID_SECONDARY_ACTIONS
         assert placement.view.prompt is True
@@ -281,7 +290,7 @@ def test_errors_reach_the_user_as_our_short_text(with_bank):
 
 @pytest.mark.slow
 def test_called_from_python(shapes, lite):
-    build, segment, evaluate = (operator(name) for name in PARAMS)
+    build, _, segment, evaluate = (operator(name) for name in PARAMS)
     built = build(shapes.limit(2), name="by_hand", device="cpu")
     assert built.result["bank"] == "by_hand"
     written = segment(shapes.skip(2).limit(1), "by_hand", points_per_side=POINTS, device="cpu")

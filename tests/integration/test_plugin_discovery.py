@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
-NAMES = ["build_memory_bank", "evaluate", "segment"]
+NAMES = ["build_memory_bank", "evaluate", "index_candidates", "segment"]
 HEAVY = ["onnxruntime", "sam2", "torch", "transformers"]
 
 SCRIPT = """
@@ -74,7 +74,7 @@ def check(found: dict, package: Path) -> None:
     assert Path(found["file"]) == package / "fiftyone_ntt" / "__init__.py"
     assert found["heavy"] == [], "registration happens at every request of the App"
     assert found["top_level"] == [], "no generic module name leaks into the App's server"
-    assert found["placements"] == ["build_memory_bank", "segment"]
+    assert found["placements"] == ["build_memory_bank", "index_candidates", "segment"]
 
 
 def test_a_link_in_the_plugins_folder(database, tmp_path):

@@ -23,7 +23,8 @@ def imports_of(path):
     ("layer", "forbidden"),
     [
         ("core", ("fiftyone", "fiftyone_ntt.models", "fiftyone_ntt.dataset", "transformers", "sam2", "onnxruntime")),
-        ("models", ("fiftyone", "fiftyone_ntt.dataset")),
+        ("models", ("fiftyone", "fiftyone_ntt.dataset", "fiftyone_ntt.index")),
+        ("index", ("fiftyone", "fiftyone_ntt.models", "transformers", "sam2", "onnxruntime")),
         ("dataset", ("sam2", "transformers", "onnxruntime")),
     ],
 )
@@ -44,6 +45,28 @@ def test_importing_loads_nothing_heavy(module):
     code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import fiftyone_ntt as ntt",
+        "import fiftyone_ntt.index; import fiftyone_ntt as ntt",
+        "import fiftyone_ntt as ntt; ntt.index; import fiftyone_ntt.index.store",
+        "from fiftyone_ntt import index; import fiftyone_ntt as ntt; assert index is ntt.index",
+        "import fiftyone_ntt as ntt; from fiftyone_ntt.index import IndexStore",
+    ],
+)
+def test_index_is_a_function_and_a_package_whatever_is_imported_first(imports):
+    code = f"""
+{imports}
+assert callable(ntt.index)
+from fiftyone_ntt.index import IndexStore
+import fiftyone_ntt.index as package
+assert callable(ntt.index) and package.IndexStore is IndexStore
+assert "index" in dir(ntt) or "index" in ntt.__all__
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_files_stay_short():

@@ -11,10 +11,15 @@ import pytest
 from PIL import Image
 
 from fiftyone_ntt import __version__, cli, doctor
-from fiftyone_ntt.config import EvaluateParams, SegmentParams, TaggedBankParams
+from fiftyone_ntt.config import EvaluateParams, IndexParams, SegmentParams, TaggedBankParams
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVICES = [(["bank", "build"], TaggedBankParams), (["segment"], SegmentParams), (["evaluate"], EvaluateParams)]
+SERVICES = [
+    (["bank", "build"], TaggedBankParams),
+    (["index", "build"], IndexParams),
+    (["segment"], SegmentParams),
+    (["evaluate"], EvaluateParams),
+]
 
 
 def options_of(command, *arguments):
@@ -52,6 +57,8 @@ def test_options_arrive_in_their_own_types():
         ["segment", "no-such-dataset", "--bank", "b"],
         ["segment", "no-such-dataset", "--bank", "b", "--score-threshold", "7"],
         ["bank", "build", "no-such-dataset"],
+        ["index", "build", "no-such-dataset"],
+        ["index", "prune", "--limit", "-1"],
         ["evaluate", "no-such-dataset"],
     ],
 )

@@ -15,6 +15,7 @@ from fiftyone_ntt.config import (
     PRESET_NAMES,
     BuildBankParams,
     EvaluateParams,
+    IndexParams,
     Params,
     SegmentParams,
     TaggedBankParams,
@@ -22,13 +23,14 @@ from fiftyone_ntt.config import (
 from fiftyone_ntt.errors import InputError, WrongTypeError
 
 ROOT = Path(__file__).resolve().parents[2]
-ALL = [BuildBankParams, TaggedBankParams, SegmentParams, EvaluateParams]
+ALL = [BuildBankParams, TaggedBankParams, IndexParams, SegmentParams, EvaluateParams]
 
 
 @pytest.mark.parametrize(
     ("function", "params", "not_in_json"),
     [
         ("build_memory_bank", BuildBankParams, {"progress"}),
+        ("index", IndexParams, {"progress"}),
         ("segment", SegmentParams, {"progress", "config", "preset"}),
         ("evaluate", EvaluateParams, {"progress"}),
     ],

@@ -427,6 +427,13 @@ def test_prune_names_the_settings_there_are(aged, name):
     assert left(aged) == [1, 2, 3, 40]
 
 
+@pytest.mark.parametrize("days", [-1, float("nan")])
+def test_prune_refuses_an_age_that_is_none(aged, days):
+    with pytest.raises(InputError, match="a number of days"):
+        prune(aged, older_than=days)
+    assert left(aged) == [1, 2, 3, 40]
+
+
 def test_verify_removes_only_when_told(aged):
     damaged = IndexStore(aged, settings_of()).path_of("02" + 62 * "0")
     damaged.write_bytes(damaged.read_bytes()[:-1])
