@@ -25,6 +25,7 @@ from benchmarks.clock import DECODE, ENCODE, FEATURES, MATCH, POOL
 from fiftyone_ntt.core import ImageFrame, MatchConfig, MemoryBank, ProposalConfig
 from fiftyone_ntt.core.frames import feature_input
 from fiftyone_ntt.core.proposals import grid_points
+from fiftyone_ntt.models.normalize import imagenet_normalize
 
 Stage = Callable[[str], AbstractContextManager[Any]]
 Replace = Callable[[Tensor], Tensor]
@@ -58,23 +59,26 @@ class PlainSam2:
         self.batch = batch or (256 if model.device.type == "cuda" else 64)
 
     def frame(self, image_size: tuple[int, int]) -> ImageFrame:
-        return self.model.frame(image_size)
+        frame: ImageFrame = self.model.frame(image_size)
+        return frame
 
     def encode(self, pixels: Tensor, frame: ImageFrame) -> Any:
-        return self.model.encode(pixels, frame)
+        batch = imagenet_normalize(pixels[None].to(self.model.device))
+        return self.model.model.forward_image(batch)["backbone_fpn"]
 
     def decode(self, embedding: Any, points: Tensor) -> tuple[Tensor, Tensor]:
+        low, middle, image = embedding
         model, device = self.model.model, self.model.device
         labels = torch.ones(len(points), 1, dtype=torch.int32, device=device)
         prompts = (points[:, None].to(device), labels)
         sparse, dense = model.sam_prompt_encoder(points=prompts, boxes=None, masks=None)
         masks, ious, _, _ = model.sam_mask_decoder.predict_masks(
-            image_embeddings=embedding.image,
-            image_pe=embedding.position,
+            image_embeddings=image,
+            image_pe=model.sam_prompt_encoder.get_dense_pe(),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             repeat_image=True,
-            high_res_features=list(embedding.high_res),
+            high_res_features=[low, middle],
         )
         return masks, ious
 
@@ -93,7 +97,7 @@ class PlainMiniSam:
     def __init__(self, model: Any, decoder_path: Path, threads: int | None = None) -> None:
         import onnxruntime
 
-        from fiftyone_ntt.models.minisam import all_masks_decoder
+        from benchmarks.onnx_decoder import all_masks_decoder
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
@@ -104,7 +108,8 @@ class PlainMiniSam:
         )
 
     def frame(self, image_size: tuple[int, int]) -> ImageFrame:
-        return self.model.frame(image_size)
+        frame: ImageFrame = self.model.frame(image_size)
+        return frame
 
     def encode(self, pixels: Tensor, frame: ImageFrame) -> Any:
         return self.model.encode(pixels, frame)

@@ -70,6 +70,25 @@ class ProposalModel(Protocol):
 
 
 @runtime_checkable
+class BestDecoder(Protocol):
+    """What a ``ProposalModel`` may offer besides: the best mask of each prompt without making the others."""
+
+    def decode_best(self, embedding: Any, points: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Prompts with single foreground points and keeps of each the multi-mask output of highest predicted IoU.
+
+        Args:
+            embedding: what ``encode`` returned.
+            points: float32 ``[P, 2]`` (x, y) in pixels of the model frame.
+            threshold: prompts whose best predicted IoU is at or below this give nothing.
+
+        Returns:
+            int64 ``[n]`` which prompts, in rising order; their logits float32 ``[n, 256, 256]`` and predicted IoU
+            float32 ``[n]``, the same as ``decode_points`` gives.
+        """
+        ...
+
+
+@runtime_checkable
 class FeatureModel(Protocol):
     """An image encoder that gives one feature vector per patch.
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fiftyone_ntt.core.backends import ProposalModel
+from fiftyone_ntt.core.backends import BestDecoder, ProposalModel
 from fiftyone_ntt.core.batching import BatchSize, in_batches
 from fiftyone_ntt.core.config import ProposalConfig
 from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame
@@ -105,11 +105,31 @@ def propose(
     """
 
     def decode(batch: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        masks, predicted = model.decode_points(embedding, batch)
-        best_iou, best = predicted.max(dim=1)
-        kept = (best_iou > config.predicted_iou_threshold)[:count].nonzero()[:, 0]
-        return masks[kept, best[kept]], best_iou[kept]
+        threshold = config.predicted_iou_threshold
+        if isinstance(model, BestDecoder):
+            kept, logits, iou = model.decode_best(embedding, batch, threshold)
+        else:
+            kept, logits, iou = best_of(*model.decode_points(embedding, batch), threshold)
+        if count < len(batch):
+            logits, iou = logits[kept < count], iou[kept < count]
+        return logits, iou
 
     points = grid_points(frame, config) if points is None else points
     parts = in_batches(decode, points, size or config.points_per_batch, pad=pad)
     return Candidates(torch.cat([logits for logits, _ in parts]), torch.cat([ious for _, ious in parts]), frame)
+
+
+def best_of(logits: Tensor, predicted_iou: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The mask of highest predicted IoU among each prompt's three, where that is above a threshold.
+
+    Args:
+        logits: ``[P, 3, 256, 256]``.
+        predicted_iou: ``[P, 3]``.
+        threshold: of the predicted IoU.
+
+    Returns:
+        int64 ``[n]`` which prompts, their logits ``[n, 256, 256]`` and predicted IoU ``[n]``.
+    """
+    iou, best = predicted_iou.max(dim=1)
+    kept = (iou > threshold).nonzero()[:, 0]
+    return kept, logits[kept, best[kept]], iou[kept]

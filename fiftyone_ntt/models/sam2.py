@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame
+from fiftyone_ntt.core.proposals import best_of
 from fiftyone_ntt.errors import InputError, WeightsMismatchError
+from fiftyone_ntt.models.mask_decoder import MaskDecoder, PreparedImage
 from fiftyone_ntt.models.normalize import imagenet_normalize
-from fiftyone_ntt.models.precision import Compiled, Precision, autocast
+from fiftyone_ntt.models.precision import Compiled, Precision, autocast, matmul
 from fiftyone_ntt.models.weights import sha256_of
 
 logger = logging.getLogger(__name__)
@@ -37,11 +39,13 @@ class Sam2Embedding:
         image: ``[1, C, 64, 64]`` (C = 256 in every published model), named E in the method's notes.
         position: ``[1, C, 64, 64]`` positional encoding of the same grid; the same for every image.
         high_res: ``[1, C/8, 256, 256]`` and ``[1, C/4, 128, 128]``.
+        prepared: the same as our mask decoder wants it; ``None`` where the package's own is used.
     """
 
     image: Tensor
     position: Tensor
     high_res: tuple[Tensor, Tensor]
+    prepared: PreparedImage | None = None
 
 
 class Sam2:
@@ -83,6 +87,7 @@ class Sam2:
         self.model = build_sam2(config, overrides)
         load_checkpoint(self.model, Path(checkpoint), config)
         self.model.eval().requires_grad_(False).to(self.device)
+        self.decoder = fast_decoder(self.model)
         self._forward_image = Compiled(self.model.forward_image, self.name) if compile else self.model.forward_image
         logger.info("loaded %s from %s on %s", self.name, checkpoint, self.device)
 
@@ -111,8 +116,24 @@ class Sam2:
             image = image + self.model.no_mem_embed.reshape(1, -1, 1, 1)
         position = self.model.sam_prompt_encoder.get_dense_pe()
         return [
-            Sam2Embedding(image[i : i + 1], position, (low[i : i + 1], middle[i : i + 1])) for i in range(len(frames))
+            self._embedding(image[i : i + 1], position, (low[i : i + 1], middle[i : i + 1])) for i in range(len(frames))
         ]
+
+    def _embedding(self, image: Tensor, position: Tensor, high_res: tuple[Tensor, Tensor]) -> Sam2Embedding:
+        prepared = None
+        if self.decoder is not None:
+            dense = self.model.sam_prompt_encoder.no_mask_embed.weight
+            with matmul(self.device, self.precision):
+                prepared = self.decoder.prepare(image, position, dense, high_res)
+        return Sam2Embedding(image, position, high_res, prepared)
+
+    @torch.no_grad()
+    def decode_best(self, embedding: Sam2Embedding, points: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``BestDecoder``: only the masks that are kept are up-scaled. On the model's device."""
+        if embedding.prepared is None or self.decoder is None:
+            return best_of(*self.decode_points(embedding, points), threshold)
+        with matmul(self.device, self.precision):
+            return self.decoder.best(embedding.prepared, self._point_prompts(points)[0], threshold)
 
     @torch.no_grad()
     def decode_points(self, embedding: Sam2Embedding, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,15 +141,13 @@ class Sam2:
 
         Args:
             embedding: what ``encode`` returned.
-            points: float32 ``[P, 2]`` (x, y) in pixels of the model frame; all are decoded at once.
+            points: float32 ``[P, 2]`` (x, y) in pixels of the model frame.
 
         Returns:
             Raw mask logits float32 ``[P, 3, 256, 256]`` and predicted IoU float32 ``[P, 3]`` of the three
             multi-mask tokens, on the model's device.
         """
-        labels = torch.ones(len(points), 1, dtype=torch.int32, device=self.device)
-        masks, ious = self._decode(embedding, points.reshape(-1, 1, 2), labels)
-        return masks[:, 1:], ious[:, 1:]
+        return self._decode(embedding, *self._point_prompts(points), range(1, 4))
 
     @torch.no_grad()
     def decode_boxes(self, embedding: Sam2Embedding, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,35 +163,78 @@ class Sam2:
         """
         corner_labels = torch.tensor([[2, 3]], dtype=torch.int32, device=self.device)
         parts = [
-            self._decode(embedding, chunk.reshape(-1, 2, 2), corner_labels.expand(len(chunk), 2))
+            self._decode(embedding, *self._prompts(chunk.reshape(-1, 2, 2), corner_labels), range(1))
             for chunk in torch.split(boxes, BOXES_PER_BATCH)
         ]
         masks, ious = (torch.cat([part[side][:, 0] for part in parts]) for side in (0, 1))
         return masks, ious
 
-    def _decode(self, embedding: Sam2Embedding, coords: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Decodes P prompts of n points each: coords ``[P, n, 2]`` in the model frame, labels ``[P, n]``.
+    def _point_prompts(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        return self._prompts(points.reshape(-1, 1, 2), torch.ones(1, 1, dtype=torch.int32, device=self.device))
 
-        Returns:
-            Logits ``[P, 4, 256, 256]`` and IoU ``[P, 4]`` of all mask tokens; token 0 is the single mask.
-        """
-        if len(coords) == 0:
-            nothing = torch.zeros(0, 4, device=self.device)
-            return nothing[:, :, None, None].expand(0, 4, MASK_SIDE, MASK_SIDE), nothing
+    def _prompts(self, coords: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Sparse and dense embeddings of P prompts of n points: ``[P, n, 2]`` in the model frame, labels ``[1, n]``."""
         # The prompt encoder moves points by half a pixel and adds the padding point itself.
         sparse, dense = self.model.sam_prompt_encoder(
-            points=(coords.to(self.device, torch.float32), labels), boxes=None, masks=None
+            points=(coords.to(self.device, torch.float32), labels.expand(len(coords), -1)), boxes=None, masks=None
         )
-        # predict_masks gives all tokens; forward would choose among them, by stability if so configured.
-        masks, ious, _, _ = self.model.sam_mask_decoder.predict_masks(
-            image_embeddings=embedding.image,
-            image_pe=embedding.position,
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            repeat_image=True,
-            high_res_features=list(embedding.high_res),
-        )
-        return masks, ious
+        return sparse, dense
+
+    def _decode(self, embedding: Sam2Embedding, sparse: Tensor, dense: Tensor, which: range) -> tuple[Tensor, Tensor]:
+        """Outputs ``which`` (0 is the single mask) of P prompts: logits ``[P, m, 256, 256]`` and IoU ``[P, m]``."""
+        if embedding.prepared is not None and self.decoder is not None:
+            with matmul(self.device, self.precision):
+                return self.decoder.outputs(embedding.prepared, sparse, which)
+        masks, ious = stock_decode(self.model, embedding, sparse, dense)
+        return masks[:, which.start : which.stop], ious[:, which.start : which.stop]
+
+
+def stock_decode(model: Any, embedding: Sam2Embedding, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+    """The package's own mask decoder: logits ``[P, 4, 256, 256]`` and predicted IoU ``[P, 4]`` of all mask tokens."""
+    if len(sparse) == 0:
+        nothing = sparse.new_zeros(0, 4)
+        return nothing[:, :, None, None].expand(0, 4, MASK_SIDE, MASK_SIDE), nothing
+    # predict_masks gives all tokens; forward would choose among them, by stability if so configured.
+    masks, ious, _, _ = model.sam_mask_decoder.predict_masks(
+        image_embeddings=embedding.image,
+        image_pe=embedding.position,
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        repeat_image=True,
+        high_res_features=list(embedding.high_res),
+    )
+    return masks, ious
+
+
+@torch.no_grad()
+def fast_decoder(model: Any) -> MaskDecoder | None:
+    """Our arrangement of a model's mask decoder, on the model's own weights; ``None`` where it does not give the same.
+
+    Tried once on noise: whatever another version of the package or another architecture does differently, shows there.
+    """
+    encoder, device = model.sam_prompt_encoder, next(model.parameters()).device
+    noise = torch.Generator().manual_seed(0)
+    position = encoder.get_dense_pe()
+    _, channels, height, width = position.shape
+    shapes = ((channels, height, width), (channels // 8, 4 * height, 4 * width), (channels // 4, 2 * height, 2 * width))
+    image, low, middle = (torch.randn(1, *shape, generator=noise).to(device) for shape in shapes)
+    point = torch.full((2, 1, 2), 100.0, device=device)
+    sparse, dense = encoder(points=(point, torch.ones(2, 1, device=device)), boxes=None, masks=None)
+    try:
+        heads = model.sam_mask_decoder.transformer.layers[0].self_attn.num_heads
+        sigmoid = model.sam_mask_decoder.iou_prediction_head.sigmoid_output
+        decoder = MaskDecoder(model.sam_mask_decoder.state_dict(), heads=heads, sigmoid_iou=sigmoid)
+        prepared = decoder.prepare(image, position, encoder.no_mask_embed.weight, (low, middle))
+        masks, ious = decoder.outputs(prepared, sparse, range(4))
+    except (InputError, AttributeError, RuntimeError, IndexError) as error:
+        logger.warning("the mask decoder is not the known one, which only costs speed: %s", error)
+        return None
+    expected_masks, expected = stock_decode(model, Sam2Embedding(image, position, (low, middle)), sparse, dense)
+    agree = torch.allclose(ious, expected, atol=1e-4) and torch.allclose(masks, expected_masks, atol=1e-2, rtol=1e-3)
+    if not agree:
+        logger.warning("the mask decoder does not compute what the known one does, which only costs speed")
+        return None
+    return decoder
 
 
 def build_sam2(config: str, overrides: tuple[str, ...] = ()) -> Any:

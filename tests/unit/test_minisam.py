@@ -85,15 +85,20 @@ def original(paths, embedding, coordinates, labels):
 # Scaled embeddings mean nothing, but make each of the three outputs the best one once.
 @pytest.mark.parametrize(("scale", "winner"), [(-1.0, 0), (1.0, 1), (0.3, 2)])
 @pytest.mark.parametrize("point", [(384.0, 281.6), (900.5, 600.25), (3.0, 3.0)])
-def test_the_best_of_three_is_bit_identical_to_the_untouched_decoder(point, scale, winner, model, paths, letterboxed):
-    embedding = subject.MiniSamEmbedding(letterboxed[0].features * np.float32(scale))
+def test_the_best_of_three_is_that_of_the_untouched_decoder(point, scale, winner, model, paths, letterboxed):
+    embedding = model.embedding(letterboxed[0].features * np.float32(scale))
     # With a point and its padding the package's graph chooses among the three by predicted IoU.
     wanted_mask, wanted_iou = original(paths, embedding, [point, (0, 0)], [1, -1])
     masks, ious = model.decode_points(embedding, torch.tensor([point]))
     assert masks.shape == (1, 3, 256, 256)
     assert int(ious[0].argmax()) == winner
-    assert np.array_equal(masks[0, winner].numpy(), wanted_mask)
-    assert ious[0, winner].item() == wanted_iou
+    assert np.abs(masks[0, winner].numpy() - wanted_mask).max() < 1e-3 * np.abs(wanted_mask).max()
+    assert ((masks[0, winner].numpy() > 0) != (wanted_mask > 0)).sum() <= 1
+    assert ious[0, winner].item() == pytest.approx(wanted_iou, abs=1e-5)
+    kept, best, best_iou = model.decode_best(embedding, torch.tensor([point]), 0.0)
+    assert kept.tolist() == [0]
+    torch.testing.assert_close(best[0], masks[0, winner], atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(best_iou, ious[:, winner])
 
 
 def test_the_box_output_is_the_decoders_single_mask(model, paths, letterboxed):
@@ -116,8 +121,8 @@ def test_prompts_do_not_depend_on_their_neighbours(count, model, letterboxed):
     assert masks.shape == (count, 3, 256, 256)
     assert masks.dtype == ious.dtype == torch.float32
     alone_masks, alone_ious = model.decode_points(embedding, points[-1:])
-    assert torch.equal(masks[-1:], alone_masks)
-    assert torch.equal(ious[-1:], alone_ious)
+    torch.testing.assert_close(masks[-1:], alone_masks, atol=2e-3, rtol=1e-4)
+    torch.testing.assert_close(ious[-1:], alone_ious, atol=1e-5, rtol=0)
 
 
 def test_no_prompts_give_no_masks(model, letterboxed):
