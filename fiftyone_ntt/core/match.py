@@ -55,13 +55,34 @@ def match_vectors(
     Raises:
         InputError: if the shapes do not fit each other.
     """
-    config = config or MatchConfig()
     pooled, classes = _as_float(vectors), _as_float(prototypes)
     _check_shapes(candidates, pooled, classes)
+    features = normalise(pooled)
+    return match_similarities(candidates, features, similarity(features, normalise(classes)), config)
+
+
+def match_similarities(
+    candidates: Candidates | CompactCandidates,
+    features: Tensor,
+    similarities: Tensor,
+    config: MatchConfig | None = None,
+) -> Instances:
+    """Labels candidates by their similarity to each class: labels, NMS, soft merge (ntt-algorithm 3.4 to 3.6).
+
+    Args:
+        candidates: N mask proposals, as stage one made them or from the candidate index.
+        features: float32 ``[N, C]``, l2-normalised pooled vectors. NaN for an empty mask.
+        similarities: float32 ``[N, K]``, not negative.
+        config: defaults to ``MatchConfig()``.
+
+    Returns:
+        At most ``config.max_instances`` instances; none where nothing matches.
+    """
+    config = config or MatchConfig()
     predicted_iou = _as_float(candidates.predicted_iou).numpy()
-    usable = _usable(predicted_iou, pooled, config)
-    features = normalise(pooled[usable])
-    scores, labels = (part.numpy() for part in assign_labels(similarity(features, normalise(classes))))
+    usable = _usable(predicted_iou, features, config)
+    features = features[usable]
+    scores, labels = (part.numpy() for part in assign_labels(similarities[usable]))
     kept = nms_per_label(candidates.boxes[usable], predicted_iou[usable], labels, config.nms_threshold)
     kept = kept[: config.premerge_factor * config.max_instances]
     kept = kept[scores[kept] > 0]

@@ -15,6 +15,8 @@ from typing import TypeVar
 
 import torch
 
+from fiftyone_ntt.core.threads import use_torch_threads
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -45,10 +47,10 @@ def _single_threaded(count: int) -> ThreadPoolExecutor:
     together = threading.Barrier(count)
 
     def prepare() -> None:
-        torch.set_num_threads(1)  # in effect for this thread alone ...
+        use_torch_threads(1)  # in effect for this thread alone ...
         together.wait()
 
     for future in [pool.submit(prepare) for _ in range(count)]:
         future.result()
-    torch.set_num_threads(count)  # ... but noted for threads that start later, so put right
+    use_torch_threads(count)  # also for threads that start later
     return pool
