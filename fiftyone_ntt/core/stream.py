@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from fiftyone_ntt.core.compact import CompactImage, IndexedImage, compact
 from fiftyone_ntt.core.memory import MemoryBank
 from fiftyone_ntt.core.segmenter import Encoded, Prepared, Segmenter
+from fiftyone_ntt.core.threads import use_torch_threads
 from fiftyone_ntt.errors import InputError
 
 T = TypeVar("T")
@@ -172,6 +173,7 @@ class _Stream(Generic[T]):
         self._finish = finish
         self._bank = bank
         self._threads: list[threading.Thread] = []
+        self._torch_threads = torch.get_num_threads()
 
     def start(self, readers: int, finishers: int) -> None:
         for _ in range(readers):
@@ -186,10 +188,17 @@ class _Stream(Generic[T]):
         self._items = iter(())
         for thread in self._threads:  # readers come first: only they add threads, the devices'
             thread.join()
+        use_torch_threads(self._torch_threads)  # also what threads that start later will have
 
-    def _spawn(self, body: Callable[[], None], name: str) -> None:
+    def _spawn(self, body: Callable[[], None], name: str, torch_threads: int = 1) -> None:
+        """Starts a thread whose torch operators use so many threads: it counts for each thread by itself.
+
+        One for readers and finishers: side by side, teams of helpers of each would fight the devices' for the cores.
+        """
+
         def guarded() -> None:
             try:
+                use_torch_threads(torch_threads)
                 body()
             except _Stopped:
                 pass
@@ -245,7 +254,7 @@ class _Stream(Generic[T]):
                     raise
                 self._images.resize(2 * sum(segmenter.images_per_batch for segmenter in made))
                 for segmenter in made:
-                    self._spawn(partial(self._run_device, segmenter), "ntt-device")
+                    self._spawn(partial(self._run_device, segmenter), "ntt-device", self._torch_threads)
                 self._first = made[0]
             return self._first
 

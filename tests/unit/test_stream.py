@@ -13,6 +13,7 @@ from fake_models import FakeProposals, fake_segmenter
 
 from fiftyone_ntt.core import CompactImage, Segmenter, stream
 from fiftyone_ntt.core.stream import OUTCOMES_AHEAD
+from fiftyone_ntt.core.threads import use_torch_threads
 from fiftyone_ntt.errors import InputError, MissingWeightsError
 
 
@@ -231,6 +232,54 @@ def test_the_bank_reaches_the_decoder():
     segmenter.decode = lambda encoded, bank: (given.append(bank), plain(encoded))[1]
     list(stream([segmenter], items(2), lambda key, _: key, bank=bank))
     assert given == [bank, bank]
+
+
+def test_only_the_devices_use_several_torch_threads():
+    before, seen = torch.get_num_threads(), {}
+    torch.set_num_threads(3)
+    try:
+        segmenter = fake_segmenter()
+
+        def noted(stage, function):
+            def call(*arguments):
+                seen.setdefault(stage, set()).add(torch.get_num_threads())
+                return function(*arguments)
+
+            return call
+
+        segmenter.prepare, segmenter.decode = noted("read", segmenter.prepare), noted("decode", segmenter.decode)
+        segmenter.encode = noted("encode", segmenter.encode)
+        list(stream([segmenter], items(6), noted("finish", lambda key, _: key), readers=2, finishers=2))
+        later = threading.Thread(target=noted("later", lambda: None))
+        later.start()
+        later.join()
+        assert seen == {"read": {1}, "encode": {3}, "decode": {3}, "finish": {1}, "later": {3}}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_number_of_torch_threads_is_one_threads_own():
+    """Torch takes over the process's number at a thread's first question, so an earlier setting would be lost."""
+    before, seen = torch.get_num_threads(), []
+    set_here, ask = threading.Event(), threading.Event()
+
+    def other():
+        use_torch_threads(1)
+        set_here.set()
+        ask.wait(10)
+        seen.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    try:
+        assert set_here.wait(10)
+        torch.set_num_threads(3)
+        ask.set()
+        thread.join()
+        assert seen == [1] and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_no_items_no_threads():
