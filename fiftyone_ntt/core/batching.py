@@ -34,7 +34,7 @@ class BatchEncoder(Protocol):
 
 
 class BatchSize:
-    """How many prompts go through a model at once. Halves when memory runs out, and stays so for what follows."""
+    """How many go through a model at once. Halves when memory runs out, and stays so for what follows."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -48,7 +48,12 @@ class BatchSize:
 
 
 def in_batches(
-    function: Callable[[Tensor, int], R], points: Tensor, size: BatchSize | int, *, pad: bool = False
+    function: Callable[[Tensor, int], R],
+    points: Tensor,
+    size: BatchSize | int,
+    *,
+    pad: bool = False,
+    what: str = "prompts",
 ) -> list[R]:
     """Calls a function batch by batch; on out-of-memory with half as many, down to one.
 
@@ -58,6 +63,7 @@ def in_batches(
         points: ``[P, ...]`` of any kind.
         size: the largest batch. A ``BatchSize`` remembers where it had to shrink.
         pad: repeat the last point until the last batch is full, so that all shapes are equal.
+        what: what they are, for the log.
 
     Returns:
         What the calls returned, in order; nothing where there are no points.
@@ -82,5 +88,5 @@ def in_batches(
                 raise
         # Not inside the except clause: until that ends, the error keeps the tensors of the failed batch alive.
         torch.cuda.empty_cache()
-        logger.warning("out of memory with %d prompts at once, going on with %d", len(batch), size.size)
+        logger.warning("out of memory with %d %s at once, going on with %d", len(batch), what, size.size)
     return results

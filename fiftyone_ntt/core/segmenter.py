@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fiftyone_ntt.core.backends import FeatureModel, ProposalModel
-from fiftyone_ntt.core.batching import BatchEncoder, BatchSize
+from fiftyone_ntt.core.batching import BatchEncoder, BatchSize, in_batches
 from fiftyone_ntt.core.compact import CompactImage, IndexedImage, compact
 from fiftyone_ntt.core.config import MatchConfig, ProposalConfig
 from fiftyone_ntt.core.frames import ImageFrame, feature_input, resample_bicubic
@@ -134,22 +134,26 @@ class Segmenter:
 
     @torch.inference_mode()
     def encode(self, prepared: Sequence[Prepared]) -> list[Encoded]:
-        """Runs both encoders, on ``images_per_batch`` images at once."""
-        step = self.images_per_batch
-        groups = [prepared[start : start + step] for start in range(0, len(prepared), step)]
-        return [encoded for group in groups for encoded in self._encode_together(group)]
+        """Runs both encoders, on ``images_per_batch`` images at once; on fewer from now on if memory runs out."""
+        size = BatchSize(self.images_per_batch)
+        groups = in_batches(
+            lambda group, count: self._encode_together([prepared[i] for i in group.tolist()])[:count],
+            torch.arange(len(prepared)),
+            size,
+            pad=self.static_shapes and len(prepared) > 1,  # a single image needs a shape of its own elsewhere too
+            what="images",
+        )
+        self.images_per_batch = size.size
+        return [encoded for group in groups for encoded in group]
 
     def _encode_together(self, group: Sequence[Prepared]) -> list[Encoded]:
-        # One image alone keeps a shape of its own: references and single images need it anyway.
-        missing = self.images_per_batch - len(group) if self.static_shapes and len(group) > 1 else 0
-        filled = [*group, *[group[-1]] * missing]
-        tokens = self.feature_model.encode(_stacked([item.view for item in filled], self.feature_model))
-        model, frames = self.proposal_model, [item.frame for item in filled]
+        tokens = self.feature_model.encode(_stacked([item.view for item in group], self.feature_model))
+        model, frames = self.proposal_model, [item.frame for item in group]
         if isinstance(model, BatchEncoder):
-            embeddings = model.encode_batch(_stacked([item.pixels for item in filled], model), frames)
+            embeddings = model.encode_batch(_stacked([item.pixels for item in group], model), frames)
         else:
             embeddings = [model.encode(item.pixels, item.frame) for item in group]
-        return [Encoded(item.frame, embeddings[i], tokens[i]) for i, item in enumerate(group)]
+        return [Encoded(frame, embeddings[i], tokens[i]) for i, frame in enumerate(frames)]
 
     @torch.inference_mode()
     def decode(self, encoded: Encoded, bank: MemoryBank | None = None) -> IndexedImage:

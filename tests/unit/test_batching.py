@@ -110,7 +110,7 @@ class BatchProposals(FakeProposals):
         (3, 2, False, [2, 1]),
         (7, 4, False, [4, 3]),
         (7, 4, True, [4, 4]),
-        (5, 4, True, [4, 1]),
+        (5, 4, True, [4, 4]),
     ],
 )
 def test_images_go_through_the_encoders_together(count, together, static, sizes):
@@ -126,3 +126,22 @@ def test_images_go_through_the_encoders_together(count, together, static, sizes)
         assert torch.equal(one.embedding, alone.embedding) and torch.equal(one.tokens, alone.tokens)
         assert one.frame == alone.frame
     assert len(encoded) == count
+
+
+class ScarceFeatures(NotedFeatures):
+    def encode(self, images):
+        if len(images) > 2:
+            self.sizes.append(len(images))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().encode(images)
+
+
+def test_fewer_images_at_once_where_memory_runs_out():
+    segmenter, plain = fake_segmenter(), fake_segmenter()
+    segmenter.feature_model, segmenter.images_per_batch = ScarceFeatures(), 8
+    for _ in range(2):
+        encoded = segmenter.encode([segmenter.prepare(image(seed)) for seed in range(5)])
+        for seed, one in enumerate(encoded):
+            assert torch.equal(one.tokens, plain.encode([plain.prepare(image(seed))])[0].tokens)
+    assert segmenter.images_per_batch == 2
+    assert segmenter.feature_model.sizes == [5, 4, 2, 2, 1, 2, 2, 1]
