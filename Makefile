@@ -13,8 +13,11 @@ demo: environment
 test: environment
 	$(IN_VENV) -m pytest $(ARGS)
 
+# Speed on the CPU with the offline preset; ARGS go to the first. `python -m benchmarks` names all benchmarks there are.
 bench: environment
-	$(IN_VENV) -m benchmarks $(ARGS)
+	$(IN_VENV) -m benchmarks.pipeline --preset lite $(ARGS)
+	$(IN_VENV) -m benchmarks.decoder
+	$(IN_VENV) -m benchmarks.matching
 
 lint: environment-without-weights
 	$(IN_VENV) -m ruff check .

@@ -64,54 +64,50 @@ def settle(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-class StagedModel:
-    """A model whose ``encode...`` and ``decode...`` calls are stages; everything else is the model's own."""
-
-    def __init__(self, model: Any, clock: Clock, encode: str) -> None:
-        self._model, self._clock, self._encode = model, clock, encode
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._model, name)
-        stage = {"encode": self._encode, "decode": DECODE}.get(name.partition("_")[0])
-        if stage is None or not callable(value):
-            return value
-
-        def staged(*args: Any, **kwargs: Any) -> Any:
-            with self._clock.stage(stage):
-                return value(*args, **kwargs)
-
-        return staged
-
-
 @contextmanager
 def staged(segmenter: Any, clock: Clock) -> Iterator[None]:
     """Within, the segmenter's models and the functions it calls are stages of ``clock``. One thread only."""
     import fiftyone_ntt.core.segmenter as module
 
-    models = segmenter.proposal_model, segmenter.feature_model
     with ExitStack() as stack:
-        segmenter.proposal_model = StagedModel(models[0], clock, ENCODE)
-        segmenter.feature_model = StagedModel(models[1], clock, FEATURES)
+        stack.enter_context(staged_model(segmenter.proposal_model, clock, ENCODE))
+        stack.enter_context(staged_model(segmenter.feature_model, clock, FEATURES))
         for name, stage in _FUNCTIONS.items():
-            stack.enter_context(_staged_function(module, name, clock, stage))
+            stack.enter_context(_replaced(module, name, clock, stage))
         stack.enter_context(clock.stage(REST))
-        try:
-            yield
-        finally:
-            segmenter.proposal_model, segmenter.feature_model = models
+        yield
 
 
 @contextmanager
-def _staged_function(module: Any, name: str, clock: Clock, stage: str) -> Iterator[None]:
+def staged_model(model: Any, clock: Clock, encode: str) -> Iterator[None]:
+    """Within, the ``encode...`` methods of a model are the stage ``encode``, its ``decode...`` methods the decoder's.
+
+    What a decoder of ours prepares once an image, while encoding, is the decoder's too.
+    """
+    with ExitStack() as stack:
+        for name in dir(model):
+            if name.startswith(("encode", "decode_")):
+                stack.enter_context(_replaced(model, name, clock, DECODE if name.startswith("decode_") else encode))
+        for name in ("decoder", "_decoder"):  # SAM2's is None where our decoder does not fit
+            if hasattr(getattr(model, name, None), "prepare"):
+                stack.enter_context(_replaced(getattr(model, name), "prepare", clock, DECODE))
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, clock: Clock, stage: str) -> Iterator[None]:
     """A missing function is an error: its stage would silently become part of the rest."""
-    original = getattr(module, name)
+    original, own = getattr(owner, name), name in vars(owner)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         with clock.stage(stage):
             return original(*args, **kwargs)
 
-    setattr(module, name, call)
+    setattr(owner, name, call)
     try:
         yield
     finally:
-        setattr(module, name, original)
+        if own:
+            setattr(owner, name, original)
+        else:
+            delattr(owner, name)

@@ -4,8 +4,9 @@
   ``predict_masks`` makes four masks of every prompt;
 * ``lite``: the real weights; the published ONNX graph, one prompt a call.
 
-Ours gets the same predicted-IoU threshold and makes masks only of what passes. Two thresholds: one that every prompt
-passes, with which IoUs and masks are compared, and one that about the asked-for share passes, as in practice.
+Ours gets a predicted-IoU threshold and makes masks only of what passes it. Two thresholds: one that every prompt
+passes, with which IoUs and masks are compared, and one that about the asked-for share passes, as in practice. What ours
+does once an image is shared among the points; they are fewer here than usual, so this does not flatter it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import roofline
+from benchmarks.clock import DECODE, ENCODE, staged_model, timer
 from benchmarks.plain import PlainMasks, PlainMiniSam, PlainSam2
 from benchmarks.subjects import make_images, random_preset
 from benchmarks.tables import number, table, write_json
@@ -78,36 +80,42 @@ def compare(
     """
     image = make_images(1, (480, 640))[0][0]
     frame = model.frame((480, 640))
-    embedding = model.encode(frame.render(image), frame)
+    pixels = frame.render(image)
+    for _ in range(2):  # the second is warm
+        clock = timer(torch.device("cpu"))
+        with staged_model(model, clock, ENCODE):
+            embedding = model.encode(pixels, frame)
+    once = clock.used[DECODE]["seconds"] / points_per_side**2
     batches = torch.split(grid_points(frame, ProposalConfig(points_per_side=points_per_side)), batch)
-    expected, pixels, of = _compare(model, stock, embedding, batches)
+    plain_embedding = stock.encode(pixels, frame)
+    expected, changed, of = _compare(model, embedding, stock, plain_embedding, batches)
     threshold = float(torch.quantile(torch.cat([iou for iou, _ in expected]), 1 - share))
     count = points_per_side**2
 
-    def ours(limit: float) -> Callable[[], None]:
-        return lambda: [model.decode_best(embedding, points, limit) for points in batches] and None
+    def ours(limit: float) -> Callable[[], object]:
+        return lambda: [model.decode_best(embedding, points, limit) for points in batches]
 
     passed = sum(len(model.decode_best(embedding, points, threshold)[0]) for points in batches)
     return Comparison(
         name,
         torch.get_num_threads(),
-        _median(lambda: [stock.decode(embedding, points) for points in batches] and None, repeats) / count,
-        _median(ours(EVERYTHING), repeats) / count,
-        _median(ours(threshold), repeats) / count,
+        _median(lambda: [stock.decode(plain_embedding, points) for points in batches], repeats) / count,
+        _median(ours(EVERYTHING), repeats) / count + once,
+        _median(ours(threshold), repeats) / count + once,
         passed / count,
         max(float(difference.max()) for _, difference in expected),
-        pixels,
+        changed,
         of,
     )
 
 
 def _compare(
-    model: Any, stock: PlainMasks, embedding: Any, batches: Sequence[Tensor]
+    model: Any, embedding: Any, stock: PlainMasks, plain_embedding: Any, batches: Sequence[Tensor]
 ) -> tuple[list[tuple[Tensor, Tensor]], int, int]:
     """Best IoU of every prompt and how far ours is from it; mask pixels that differ, and how many there are."""
     found, pixels, of = [], 0, 0
     for points in batches:
-        masks, ious = stock.decode(embedding, points)
+        masks, ious = stock.decode(plain_embedding, points)
         best_iou, best = ious[:, 1:].max(dim=1)
         kept, logits, iou = model.decode_best(embedding, points, EVERYTHING)
         expected = masks[torch.arange(len(points)), 1 + best] > 0
@@ -117,7 +125,7 @@ def _compare(
     return found, pixels, of
 
 
-def _median(work: Callable[[], None], repeats: int) -> float:
+def _median(work: Callable[[], object], repeats: int) -> float:
     work()
     times = []
     for _ in range(repeats):

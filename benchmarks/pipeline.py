@@ -26,14 +26,14 @@ from benchmarks.measure import (
     agreement,
     measure,
     optimised,
-    optimised_decoder,
+    optimised_masks,
     plain,
-    plain_decoder,
+    plain_masks,
     throughput,
 )
 from benchmarks.plain import PlainMiniSam, PlainPipeline, PlainSam2
 from benchmarks.roofline import Roofline
-from benchmarks.subjects import EllipseMasks, ellipses, make_bank, make_images, random_preset, threshold_for
+from benchmarks.subjects import ellipses, exchange_masks, make_bank, make_images, random_preset, threshold_for
 from benchmarks.tables import number, table, write_json
 from fiftyone_ntt.core import MatchConfig
 from fiftyone_ntt.errors import NttError
@@ -69,7 +69,7 @@ def prepare(options: argparse.Namespace, stack: ExitStack) -> tuple[Subject, dic
     for segmenter in segmenters:
         segmenter.proposals = proposals
         if options.random_weights:
-            segmenter.proposal_model = EllipseMasks(segmenter.proposal_model, side)
+            exchange_masks(segmenter.proposal_model, side)
     pipeline = PlainPipeline(
         _plain_masks(plain_models),
         plain_models.feature_model,
@@ -164,16 +164,19 @@ def run(options: argparse.Namespace) -> Figures:
         roofs = {name: roofline.measure(subject.device, name) for name in _precisions(options, subject)}
         facts = roofline.machine(subject.device)
         _say("measuring the optimised pipeline")
-        sides = (optimised_decoder, plain_decoder) if options.decoder_only else (optimised, plain)
-        ours = measure(sides[0](subject), subject, options.repeats, options.warm_ups)
+        sides = (optimised_masks, plain_masks) if options.decoder_only else (optimised, plain)
+        cuda = subject.device.type == "cuda"
+        warm_ups = options.warm_ups if options.warm_ups is not None else 2 * cuda
+        ours = measure(sides[0](subject), subject, options.repeats, warm_ups)
         rate = None
         if not options.decoder_only:
             _say("measuring images a second")
-            rate = throughput(subject, options.stream or (64 if subject.device.type == "cuda" else options.images))
+            rate = throughput(subject, options.stream or (64 if cuda else options.images))
         theirs = None
         if options.plain:
             _say("measuring the plain pipeline")
-            theirs = measure(sides[1](subject), replace(subject, images=subject.images[: options.plain_images]), 1, 0)
+            some = replace(subject, images=subject.images[: options.plain_images])
+            theirs = measure(sides[1](subject), some, 1, warm_ups)
     same = None
     if theirs is not None and not options.decoder_only:
         same = agreement(ours.results[: len(theirs.results)], theirs.results)
@@ -249,10 +252,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="of the optimised side")
     made.add_argument("--compile", action="store_true", help="torch.compile the optimised side")
     made.add_argument("--repeats", type=int, default=1, help="timed runs of each image")
-    made.add_argument("--warm-ups", type=int, default=1, help="runs before, besides the one in which work is counted")
+    made.add_argument("--warm-ups", type=int, help="runs before, besides the one that counts work; 0, on CUDA 2")
     made.add_argument("--no-plain", dest="plain", action="store_false", help="leave the plain pipeline out")
     made.add_argument("--plain-images", type=int, default=1, help="how many of the images the plain pipeline gets")
-    made.add_argument("--decoder-only", action="store_true", help="measure the mask decoder alone")
+    made.add_argument("--decoder-only", action="store_true", help="measure the mask model only")
     made.add_argument("--threshold", type=float, help="predicted IoU that a mask must exceed; 0.4 for real weights")
     made.add_argument(
         "--kept", type=float, default=0.7, help="share of prompts above the threshold, random weights only"

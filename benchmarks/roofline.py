@@ -52,7 +52,7 @@ class Roofline:
         return max((by_flops, "FLOP"), (by_bytes, "bytes"))
 
 
-def measure(device: torch.device, precision: str = "fp32", *, seconds: float = 1.0) -> Roofline:
+def measure(device: torch.device, precision: str = "fp32", *, seconds: float = 0.5) -> Roofline:
     """Measures both roofs, for about ``seconds`` each."""
     cuda = device.type == "cuda"
     side, amount = (8192, 1 << 28) if cuda else (2048, 1 << 25)  # 1 GB and 128 MB: beyond any cache

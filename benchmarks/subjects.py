@@ -98,19 +98,15 @@ def ellipses(points: Tensor, side: int) -> Tensor:
     return 1 - across[:, None, :] - down[:, :, None]
 
 
-class EllipseMasks:
-    """A mask model whose best masks are exchanged for ellipses; all else, its work included, is the model's own."""
+def exchange_masks(model: Any, side: int) -> None:
+    """From now on the best masks that ``model`` decodes are ellipses; all else, its work included, stays its own."""
+    decode = model.decode_best
 
-    def __init__(self, model: Any, side: int) -> None:
-        self._model, self._side = model, side
+    def decode_best(embedding: Any, points: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+        kept, logits, iou = decode(embedding, points, threshold)
+        return kept, ellipses(points.to(logits.device)[kept], side), iou
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def decode_best(self, embedding: Any, points: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-        """See ``ProposalModel.decode_best``."""
-        kept, logits, iou = self._model.decode_best(embedding, points, threshold)
-        return kept, ellipses(points.to(logits.device)[kept.to(logits.device)], self._side), iou
+    model.decode_best = decode_best
 
 
 def threshold_for(segmenter: Segmenter, image: NDArray[np.uint8], share: float, prompts: int = 128) -> float:

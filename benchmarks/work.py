@@ -26,7 +26,7 @@ _NO_TRAFFIC_ONNX = {"Constant", "Flatten", "Identity", "Reshape", "Shape", "Sque
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> int:
-    return sdpa_flop_count(query, key, value)
+    return int(sdpa_flop_count(query, key, value))
 
 
 _MISSING_FLOPS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
@@ -58,7 +58,11 @@ class WorkCounter:
     def counting(self) -> Iterator[WorkCounter]:
         self._before += self._torch_flops.get_total_flops()  # torch's counter starts from zero each time
         self._torch_flops = _torch_counter()
+        threads = torch.get_num_threads()
         with ExitStack() as stack:
+            # Torch's modes see one thread only; with one, the decoder has no others.
+            torch.set_num_threads(1)
+            stack.callback(torch.set_num_threads, threads)
             stack.enter_context(self._torch_bytes)
             stack.enter_context(self._torch_flops)
             stack.enter_context(self._onnx.listening())
