@@ -111,6 +111,7 @@ class BatchProposals(FakeProposals):
         (7, 4, False, [4, 3]),
         (7, 4, True, [4, 4]),
         (5, 4, True, [4, 4]),
+        (1, 4, True, [1]),
     ],
 )
 def test_images_go_through_the_encoders_together(count, together, static, sizes):

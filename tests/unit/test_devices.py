@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from fake_models import FakeFeatures, FakeProposals
@@ -125,3 +126,17 @@ def test_free_memory_of_a_real_device():
     before = free_memory(device)
     kept = torch.empty(64 << 20, dtype=torch.uint8, device=device)
     assert before is not None and before - (free_memory(device) or 0) >= kept.numel()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_prepared_images_lie_where_a_gpu_can_fetch_them():
+    segmenter = load_preset(FAKE, "cuda").segmenter()
+    prepared = segmenter.prepare(np.zeros((40, 60, 3), np.uint8))
+    assert prepared.pixels.is_pinned() and prepared.view.is_pinned()
+    presets.clear_loaded()
+
+
+def test_without_a_gpu_nothing_is_pinned():
+    prepared = load_preset(FAKE, "cpu").segmenter().prepare(np.zeros((40, 60, 3), np.uint8))
+    presets.clear_loaded()
+    assert not prepared.pixels.is_pinned() and not prepared.view.is_pinned()
