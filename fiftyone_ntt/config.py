@@ -181,7 +181,11 @@ def _info(item: dataclasses.Field[Any], hint: Any) -> ParamInfo:
 
 
 def _device() -> Any:
-    return _param(None, label="Device", help="'cuda', 'cuda:1', 'mps' or 'cpu'; the best there is where left empty")
+    return _param(
+        None,
+        label="Device",
+        help="'cuda', 'cuda:1', 'mps' or 'cpu', or several: 'cuda:0,cuda:1', 'all'; the best there is where left empty",
+    )
 
 
 def _points_per_side() -> Any:

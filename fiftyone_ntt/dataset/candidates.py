@@ -89,7 +89,7 @@ class CandidateSource:
         self._explanation = explain_missing(self._root, settings)
         if self._explanation:
             logger.info("%s", self._explanation)
-        if settings.facts["points"] == "grid":  # guided points depend on the bank too, which is not in the recipe
+        if settings.facts.get("points") == "grid":  # guided ones depend on the bank too, which is not in the recipe
             self._store.remember(self._recipe())
 
     def segmenters(self) -> list[Segmenter]:

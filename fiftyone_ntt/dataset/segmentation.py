@@ -120,7 +120,7 @@ def segment(
         index_dir: folder of the index; ``$FIFTYONE_NTT_INDEX``, or else a cache folder, where ``None``.
         config: settings of the match; ``MatchConfig()`` where ``None``.
         preset: the preset that made the bank; only needed where that was a ``Preset`` object of your own.
-        device: ``"cuda"``, ``"mps"`` or ``"cpu"``; the best there is where ``None``.
+        device: ``"cuda"``, ``"cuda:0,cuda:1"``, ``"all"``, ``"mps"`` or ``"cpu"``; the best there is where ``None``.
         progress: called with (done, total, message).
 
     Returns:

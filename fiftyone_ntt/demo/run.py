@@ -152,6 +152,7 @@ def _run(output: Path, console: Console) -> DemoReport:
             "ntt",
             score_threshold=SCORE_THRESHOLD,
             points_per_side=POINTS_PER_SIDE,
+            index_dir=output / "index",  # all the demo makes lies in one folder
             progress=progress,
         )
     with _step("evaluation", seconds, console) as progress:
