@@ -53,7 +53,7 @@ def discs(count: int, size: tuple[int, int] = (480, 640), classes: int = 20, see
     random = torch.Generator().manual_seed(seed)
     points = torch.rand(count, 2, generator=random) * SIDE
     found = Candidates(
-        4 * ellipses(points, SIDE), 0.5 + 0.5 * torch.rand(count, generator=random), ImageFrame.squash(size, SIDE)
+        ellipses(points, SIDE), 0.5 + 0.5 * torch.rand(count, generator=random), ImageFrame.squash(size, SIDE)
     )
     return IndexedImage(found, vectors(count, classes, seed), tokens(seed))
 
