@@ -194,6 +194,8 @@ class _Stream(Generic[T]):
         """Starts a thread whose torch operators use so many threads: it counts for each thread by itself.
 
         One for readers and finishers: side by side, teams of helpers of each would fight the devices' for the cores.
+        Helpers that wait do so in a loop: on two cores beside other busy processes the features of an image took 1.4
+        to 2.1 s of CPU time with a team of two, 0.4 s with one thread.
         """
 
         def guarded() -> None:
