@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame
+from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame, outline_radius
 from fiftyone_ntt.core.lowrank import CompactTokens, compact_tokens
 from fiftyone_ntt.core.masks import Crop, boxes_of
-from fiftyone_ntt.core.outline import Outlined, near_outline, outline_radius, to_codes
+from fiftyone_ntt.core.outline import Outlined, near_outline, to_codes
 from fiftyone_ntt.core.proposals import Candidates
 from fiftyone_ntt.errors import InputError
 

@@ -11,6 +11,7 @@ Every coordinate in this package belongs to a named frame:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 import torch
@@ -98,6 +99,15 @@ class ImageFrame:
     def _scale_xy(self) -> NDArray[np.float64]:
         height, width = self.image_size
         return np.array([self.content[1] / width, self.content[0] / height])
+
+
+def outline_radius(frame: ImageFrame) -> int:
+    """How far from a change of sign, in mask pixels, logits can matter to a mask at image size.
+
+    An enlarged image sees two neighbours in each direction; one that is shrunk sees its antialiasing filter's width.
+    """
+    shrink = max(frame.mask_content[axis] / frame.image_size[axis] for axis in (0, 1))
+    return 1 if shrink <= 1 else ceil(2 * shrink)
 
 
 def resize_pil(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame
+from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame, outline_radius
 
 WORD = 64
 """Pixels packed into one machine word; overlaps are counted a word at a time."""
@@ -155,6 +155,41 @@ def masks_at_image_size(source: MaskSource, index: Sequence[int]) -> list[Packed
     ]
 
 
+class ImageMasks:
+    """Some masks of a source at image size, each made when it is first needed.
+
+    Args:
+        source: masks in the mask frame.
+        index: int64 ``[n]``, which of them; numbered from 0 here.
+    """
+
+    def __init__(self, source: MaskSource, index: NDArray[np.int64]) -> None:
+        self._source, self._index = source, index
+        self._made: dict[int, PackedMask] = {}
+        self.reach = _reach(source, index)
+        """float32 ``[n, 4]`` xyxy in image pixels, x2 and y2 exclusive: no mask has a pixel outside its reach."""
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, i: int) -> PackedMask:
+        return self._made[i]
+
+    def make(self, wanted: Iterable[int]) -> None:
+        """Makes those that are not there yet; many at a time is faster."""
+        missing = sorted({int(i) for i in wanted} - self._made.keys())
+        masks = masks_at_image_size(self._source, self._index[missing].tolist())
+        self._made.update(zip(missing, masks, strict=True))
+
+
+def _reach(source: MaskSource, index: NDArray[np.int64]) -> NDArray[np.float32]:
+    (height, width), (rows, columns) = source.frame.image_size, source.frame.mask_content
+    margin = outline_radius(source.frame)
+    corners = source.boxes[index] + np.array([-margin, -margin, 1 + margin, 1 + margin])
+    scale = np.array([width / columns, height / rows] * 2)
+    return np.asarray(np.clip(corners * scale, 0, [width, height] * 2), np.float32)
+
+
 def _resize_one(crop: Crop, box: tuple[int, ...], resize_y: _Resize, resize_x: _Resize) -> PackedMask:
     x1, y1, x2, y2 = box
     # An empty mask has the box of the one pixel in the corner; that pixel is not positive, so it stays empty.
@@ -166,18 +201,12 @@ def _resize_one(crop: Crop, box: tuple[int, ...], resize_y: _Resize, resize_x: _
     in_y, in_x = resize_y.inputs(top, bottom), resize_x.inputs(left, right)
     first_y, first_x, logits = crop
     seen = logits[in_y.start - first_y : in_y.stop - first_y, in_x.start - first_x : in_x.stop - first_x]
-    widened = seen @ resize_x.matrix[left:right, in_x].T
-    mask = np.empty((bottom - top, right - left), bool)
-    for start in range(top, bottom, _BLOCK):
-        stop = min(start + _BLOCK, bottom)
-        used = resize_y.inputs(start, stop)
-        part = widened[used.start - in_y.start : used.stop - in_y.start]
-        mask[start - top : stop - top] = resize_y.matrix[start:stop, used] @ part > 0
-    return PackedMask.from_crop(mask, top, left)
+    widened = resize_x.apply(seen.T, left, right).T
+    return PackedMask.from_crop(resize_y.apply(widened, top, bottom) > 0, top, left)
 
 
-_BLOCK = 128
-"""Output rows made at once: each block needs only a few input rows of the banded matrix."""
+_BLOCK = 64
+"""Outputs made at once: each block needs only a few inputs of the banded matrix."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +221,19 @@ class _Resize:
         """The range of outputs that any of the inputs ``low..high`` (inclusive) reaches."""
         # Both rise with the output, so the outputs reached are neighbours.
         return int(np.searchsorted(self.last, low)), int(np.searchsorted(self.first, high, side="right"))
+
+    def apply(self, values: NDArray[np.float32], start: int, stop: int) -> NDArray[np.float32]:
+        """Outputs ``start..stop`` (exclusive) of ``values``, which are ``inputs(start, stop)`` along the first axis."""
+        first = self.inputs(start, stop).start
+        matrix, given = torch.from_numpy(self.matrix), torch.from_numpy(values)
+        result = given.new_empty(stop - start, values.shape[1])
+        for low in range(start, stop, _BLOCK):
+            high = min(low + _BLOCK, stop)
+            used = self.inputs(low, high)
+            part = given[used.start - first : used.stop - first]
+            # Torch's product, not numpy's: its threads can be limited, and numpy's fight whatever else is running.
+            torch.mm(matrix[low:high, used], part, out=result[low - start : high - start])
+        return result.numpy()
 
     def inputs(self, start: int, stop: int) -> slice:
         """The inputs that the outputs ``start..stop`` (exclusive) need."""

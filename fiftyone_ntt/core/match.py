@@ -10,9 +10,9 @@ from torch import Tensor
 from fiftyone_ntt.core.compact import CompactCandidates
 from fiftyone_ntt.core.config import MatchConfig
 from fiftyone_ntt.core.instances import Instances
-from fiftyone_ntt.core.masks import PackedMask, masks_at_image_size
+from fiftyone_ntt.core.masks import ImageMasks, PackedMask
 from fiftyone_ntt.core.matching import assign_labels, normalise, similarity
-from fiftyone_ntt.core.merging import decay, nms_per_label, semantic_overlap
+from fiftyone_ntt.core.merging import best_merged, decay, nms_per_label, semantic_overlap
 from fiftyone_ntt.core.pooling import pool
 from fiftyone_ntt.core.proposals import Candidates
 from fiftyone_ntt.errors import InputError
@@ -120,32 +120,33 @@ def _merge(
     config: MatchConfig,
 ) -> Instances:
     """Soft merge of the candidates at ``index``, which are in descending predicted IoU; the best become instances."""
-    packed = masks_at_image_size(candidates, index.tolist())
-    overlap = semantic_overlap(packed, features, labels)
+    masks = ImageMasks(candidates, index)
     if config.guard_degenerate:
-        overlap = np.clip(np.nan_to_num(overlap), 0, 1)
-    final = decay(scores, overlap, config.merge_exponent)
-    order = _ranking(final, packed, config)
-    masks = tuple(packed[i] for i in order)
+        final = best_merged(masks, features, scores, labels, config)
+        eligible = final >= 0
+    else:
+        masks.make(range(len(masks)))
+        overlap = semantic_overlap([masks[i] for i in range(len(masks))], features, labels)
+        final = decay(scores, overlap, config.merge_exponent)
+        eligible = np.ones(len(final), bool)
+    if config.score_threshold > 0:
+        eligible &= final > config.score_threshold
+    order = _ranking(final, eligible, config.max_instances)
+    packed = tuple(masks[i] for i in order)
     return Instances(
-        boxes=_boxes(masks, config.inclusive_boxes),
+        boxes=_boxes(packed, config.inclusive_boxes),
         scores=final[order],
         labels=labels[order],
         predicted_iou=_as_float(candidates.predicted_iou).numpy()[index[order]],
-        packed=masks,
+        packed=packed,
         image_size=candidates.frame.image_size,
     )
 
 
-def _ranking(scores: NDArray[np.float32], packed: list[PackedMask], config: MatchConfig) -> NDArray[np.int64]:
-    """The best ``max_instances``, descending. Unguarded, NaN comes first, as torch sorts it."""
-    eligible = np.ones(len(scores), bool)
-    if config.guard_degenerate:
-        eligible = np.array([mask.area > 0 for mask in packed], bool)
-    if config.score_threshold > 0:
-        eligible &= scores > config.score_threshold
+def _ranking(scores: NDArray[np.float32], eligible: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
+    """The best ``count`` of those eligible, descending. NaN comes first, as torch sorts it."""
     order = np.argsort(-np.where(np.isnan(scores), np.inf, scores), kind="stable")
-    return order[eligible[order]][: config.max_instances]
+    return order[eligible[order]][:count]
 
 
 def _boxes(masks: tuple[PackedMask, ...], inclusive: bool) -> NDArray[np.float32]:

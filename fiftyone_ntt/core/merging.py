@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fiftyone_ntt.core.masks import PackedMask
+from fiftyone_ntt.core.config import MatchConfig
+from fiftyone_ntt.core.masks import ImageMasks, PackedMask
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -74,31 +75,77 @@ def semantic_overlap(masks: Sequence[PackedMask], vectors: FloatArray, labels: I
         float32 ``[N]``; rounding may lift a value just above 1. NaN for an empty mask that has a predecessor.
     """
     overlap = np.zeros(len(masks), np.float32)
-    extents = np.array([mask.extent for mask in masks], np.float32).reshape(-1, 4)
-    areas = np.array([mask.area for mask in masks], np.float32)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         similar = np.maximum(vectors[members] @ vectors[members].T, 0)
         for k in range(1, len(members)):
-            i, before = members[k], members[:k]
-            if areas[i] == 0:
-                overlap[i] = np.nan
-                continue
-            # The share of the mask that each predecessor could cover at most: most pairs never need their pixels.
-            bound = np.minimum(_box_intersection(extents[i], extents[before]), areas[before]) / areas[i]
-            overlap[i] = _largest_overlap(masks, i, before, np.minimum(bound, 1) * similar[k, :k], similar[k, :k])
+            overlap[members[k]] = _overlap(masks[members[k]], [masks[j] for j in members[:k]], similar[k, :k])
     return overlap
 
 
-def _largest_overlap(
-    masks: Sequence[PackedMask], i: int, before: IntArray, bound: FloatArray, similar: FloatArray
-) -> float:
+def _overlap(mask: PackedMask, others: Sequence[PackedMask], similar: FloatArray) -> float:
+    """Largest ``|M n O| / |M| * similarity`` of a mask with others; NaN for an empty mask and at least one other."""
+    if not others:
+        return 0.0
+    if mask.area == 0:
+        return float("nan")
+    # The share of the mask that each other could cover at most: most pairs never need their pixels.
+    extents = np.array([other.extent for other in others], np.float32)
+    meeting = _box_intersection(np.array(mask.extent, np.float32), extents)
+    areas = np.array([other.area for other in others], np.float32)
+    bound = np.minimum(np.minimum(meeting, areas) / mask.area, 1) * similar
     best = 0.0
     for j in np.argsort(-bound):
         if bound[j] <= best:
             break
-        best = max(best, masks[i].intersection(masks[before[j]]) / masks[i].area * float(similar[j]))
+        best = max(best, mask.intersection(others[j]) / mask.area * float(similar[j]))
     return best
+
+
+def best_merged(
+    masks: ImageMasks, vectors: FloatArray, scores: FloatArray, labels: IntArray, config: MatchConfig
+) -> FloatArray:
+    """The soft merge, only as far as the best ``config.max_instances`` need it.
+
+    A score can only fall. So candidates are taken by their score before the merge, and once there are enough whose
+    merged score is above that of all that are left, those need no masks. The rest is as in the whole merge.
+
+    Args:
+        masks: N masks at image size, in descending priority; those of the best are made.
+        vectors: float32 ``[N, C]``, l2-normalised.
+        scores: float32 ``[N]`` before the merge.
+        labels: int64 ``[N]``.
+        config: exponent, number of instances and least score.
+
+    Returns:
+        float32 ``[N]`` merged scores; -1 for a candidate that is not among the best, or has no pixel at image size.
+    """
+    final = np.full(len(masks), -1, np.float32)
+    order = np.argsort(-scores, kind="stable")
+    for start in range(0, len(order), _ROUND):
+        some = order[start : start + _ROUND]
+        enough = config.max_instances
+        reached = np.partition(final, -enough)[-enough] if start >= enough else -1
+        if scores[some[0]] < reached or scores[some[0]] <= config.score_threshold:
+            break
+        rivals = [_rivals(int(i), masks.reach, labels) for i in some]
+        masks.make(np.concatenate([some, *rivals]))
+        for i, others in zip(some, rivals, strict=True):
+            if masks[i].area:
+                # Not a matrix product: numpy's would bring threads of its own for so little.
+                similar = np.maximum(np.einsum("jc,c->j", vectors[others], vectors[i]), 0)
+                overlap = min(_overlap(masks[i], [masks[j] for j in others], similar), 1.0)
+                final[i] = decay(scores[[i]], np.array([overlap], np.float32), config.merge_exponent)[0]
+    return final
+
+
+_ROUND = 64
+"""Candidates merged before looking whether there are enough: as many masks are made at once."""
+
+
+def _rivals(i: int, reach: FloatArray, labels: IntArray) -> IntArray:
+    """Candidates of higher priority and the same label that may touch candidate ``i``."""
+    return np.flatnonzero((labels[:i] == labels[i]) & (_box_intersection(reach[i], reach[:i]) > 0))
 
 
 def decay(scores: FloatArray, overlap: FloatArray, exponent: float) -> FloatArray:

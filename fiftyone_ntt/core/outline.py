@@ -6,7 +6,7 @@ sixteen magnitudes on a logarithmic scale place the outline to a few hundredths 
 
 from __future__ import annotations
 
-from math import ceil, log
+from math import log
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame
+from fiftyone_ntt.core.frames import MASK_SIDE
 from fiftyone_ntt.errors import InputError
 
 LEVELS = np.geomspace(0.1, 25.0, 16).astype(np.float32)
@@ -22,15 +22,6 @@ LEVELS = np.geomspace(0.1, 25.0, 16).astype(np.float32)
 _FAR = len(LEVELS)
 _VALUES = np.concatenate([-LEVELS, [-1.0], LEVELS, [1.0]]).astype(np.float32)
 """Logits by code; codes of the inside follow those of the outside, and away from the outline only the sign counts."""
-
-
-def outline_radius(frame: ImageFrame) -> int:
-    """How far from a change of sign, in mask pixels, logits can matter to a mask at image size.
-
-    An enlarged image sees two neighbours in each direction; one that is shrunk sees its antialiasing filter's width.
-    """
-    shrink = max(frame.mask_content[axis] / frame.image_size[axis] for axis in (0, 1))
-    return 1 if shrink <= 1 else ceil(2 * shrink)
 
 
 def near_outline(inside: Tensor, outside: Tensor, radius: int) -> Tensor:

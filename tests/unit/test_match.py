@@ -1,5 +1,7 @@
 """Stage two: oracles, and every row of the table of inputs on which the published code breaks."""
 
+import dataclasses
+
 import numpy as np
 import oracles
 import pytest
@@ -7,12 +9,13 @@ import torch
 from test_pooling_and_masks import blobs
 
 from fiftyone_ntt.core import Candidates, ImageFrame, MatchConfig, match, match_vectors
-from fiftyone_ntt.core.masks import masks_at_image_size
+from fiftyone_ntt.core.masks import ImageMasks, masks_at_image_size
 from fiftyone_ntt.core.matching import normalise
 from fiftyone_ntt.core.merging import nms_per_label, semantic_overlap
 from fiftyone_ntt.errors import InputError
 
 FRAME = ImageFrame.squash((120, 160))
+MAKE = ImageMasks.make
 
 
 def candidates_of(logits, ious=None, frame=FRAME):
@@ -147,3 +150,46 @@ def test_shapes_that_do_not_fit_are_refused(vectors, prototypes):
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(InputError, match="expected"):
         MatchConfig(**bad)
+
+
+def many_candidates(n=500, seed=3):
+    """Discs that overlap a lot, with few classes and vectors that resemble each other."""
+    random = torch.Generator().manual_seed(seed)
+    axis = torch.arange(256) + 0.5
+    x, y, radius = (torch.rand(3, n, generator=random) * torch.tensor([[256.0], [256.0], [20.0]]))[..., None, None]
+    logits = radius - ((axis - x) ** 2 + (axis[:, None] - y) ** 2).sqrt()
+    logits[::17] = -1.0
+    candidates = Candidates(logits, 0.4 + 0.6 * torch.rand(n, generator=random), FRAME)
+    vectors = torch.rand(n, 8, generator=random) + 0.2
+    vectors[::17] = float("nan")
+    return candidates, vectors, torch.rand(4, 8, generator=random)
+
+
+def test_merging_equals_the_plain_merge():
+    candidates, vectors, prototypes = many_candidates()
+    config = MatchConfig(max_instances=1000, premerge_factor=10, nms_threshold=0.9)
+    found = match_vectors(candidates, vectors, prototypes, config)
+    filled = vectors.isfinite().all(dim=1)
+    candidates, features = candidates.select(filled), normalise(vectors[filled])
+    scores, labels = (features @ normalise(prototypes).T).max(dim=1)
+    keep = oracles.nms_per_label(candidates.boxes, candidates.predicted_iou.numpy(), labels.numpy(), 0.9)
+    masks = oracles.masks_at_image_size(candidates.mask_logits[keep], FRAME.image_size)
+    overlap = oracles.semantic_overlap(masks, features[keep], labels[keep]).nan_to_num().clamp(0, 1)
+    merged = (scores[keep] * (1 - overlap) ** 0.5)[masks.flatten(1).any(dim=1)]
+    assert len(found) > 200 and (overlap > 0.5).sum() > 30
+    np.testing.assert_allclose(found.scores, merged.sort(descending=True).values, atol=2e-5)
+
+
+@pytest.mark.parametrize("count", [1, 5, 30, 100])
+@pytest.mark.parametrize("threshold", [0.0, 0.97])
+def test_merging_only_for_the_best_gives_the_whole_merges_best(count, threshold, monkeypatch):
+    candidates, vectors, prototypes = many_candidates()
+    config = MatchConfig(max_instances=1000, premerge_factor=1000, nms_threshold=0.9, score_threshold=threshold)
+    whole = match_vectors(candidates, vectors, prototypes, config)
+    made = []
+    monkeypatch.setattr(ImageMasks, "make", lambda self, wanted: made.extend(wanted) or MAKE(self, wanted))
+    best = match_vectors(candidates, vectors, prototypes, dataclasses.replace(config, max_instances=count))
+    assert len(best) == min(count, len(whole))
+    for name in ("boxes", "scores", "labels", "predicted_iou", "masks"):
+        np.testing.assert_array_equal(getattr(best, name), getattr(whole, name)[: len(best)])
+    assert len(set(map(int, made))) < 0.9 * len(vectors), "no mask was spared"
