@@ -44,18 +44,23 @@ class PackedMask:
     @classmethod
     def from_crop(cls, crop: NDArray[np.bool_], top: int, left: int) -> PackedMask:
         """Packs a bool ``[h, w]`` crop whose first pixel is at (``left``, ``top``) of the image."""
-        rows, columns = np.flatnonzero(crop.any(axis=1)), np.flatnonzero(crop.any(axis=0))
-        if not len(rows):
-            return cls(0, 0, np.zeros((0, 0), np.uint64), (0, 0, 0, 0), 0)
-        y1, y2, x1, x2 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-        tight = crop[y1:y2, x1:x2]
-        extent = (left + x1, top + y1, left + x2, top + y2)
-        before = extent[0] % WORD
-        words = -(-(before + x2 - x1) // WORD)
-        aligned = np.zeros((y2 - y1, words * WORD), bool)
-        aligned[:, before : before + x2 - x1] = tight
+        before = left % WORD
+        words = -(-(before + crop.shape[1]) // WORD)
+        aligned = np.zeros((crop.shape[0], words * WORD), bool)
+        aligned[:, before : before + crop.shape[1]] = crop
         bits = np.packbits(aligned, axis=1).view(np.uint64)
-        return cls(extent[1], extent[0] - before, bits, extent, int(np.count_nonzero(tight)))
+        area = int(np.bitwise_count(bits).sum())
+        if area == 0:
+            return cls(0, 0, np.zeros((0, 0), np.uint64), (0, 0, 0, 0), 0)
+        # Looking for the extent among words is much faster than among pixels.
+        rows = np.flatnonzero(bits.any(axis=1))
+        columns = np.flatnonzero(np.unpackbits(np.bitwise_or.reduce(bits, axis=0).view(np.uint8)))
+        y1, y2, x1, x2 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+        first = x1 // WORD
+        origin = left - before
+        extent = (origin + x1, top + y1, origin + x2, top + y2)
+        kept = np.ascontiguousarray(bits[y1:y2, first : -(-x2 // WORD)])
+        return cls(extent[1], origin + first * WORD, kept, extent, area)
 
     def crop(self) -> NDArray[np.bool_]:
         """The mask inside its own extent: bool ``[y2 - y1, x2 - x1]``."""
