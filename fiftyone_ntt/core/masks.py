@@ -229,14 +229,16 @@ class _Resize:
 
     def apply(self, values: NDArray[np.float32], start: int, stop: int) -> NDArray[np.float32]:
         """Outputs ``start..stop`` (exclusive) of ``values``, which are ``inputs(start, stop)`` along the first axis."""
-        first = self.inputs(start, stop).start
+        # Torch's product, not numpy's: its threads can be limited, and numpy's fight whatever else is running.
         matrix, given = torch.from_numpy(self.matrix), torch.from_numpy(values)
+        inputs = self.inputs(start, stop)
+        if stop - start <= 2 * _BLOCK:
+            return torch.mm(matrix[start:stop, inputs], given).numpy()
         result = given.new_empty(stop - start, values.shape[1])
         for low in range(start, stop, _BLOCK):
             high = min(low + _BLOCK, stop)
             used = self.inputs(low, high)
-            part = given[used.start - first : used.stop - first]
-            # Torch's product, not numpy's: its threads can be limited, and numpy's fight whatever else is running.
+            part = given[used.start - inputs.start : used.stop - inputs.start]
             torch.mm(matrix[low:high, used], part, out=result[low - start : high - start])
         return result.numpy()
 

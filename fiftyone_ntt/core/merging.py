@@ -122,13 +122,14 @@ def best_merged(
     """
     final = np.full(len(masks), -1, np.float32)
     order = np.argsort(-scores, kind="stable")
+    members = {label: np.flatnonzero(labels == label) for label in np.unique(labels)}
     for start in range(0, len(order), _ROUND):
         some = order[start : start + _ROUND]
         enough = config.max_instances
         reached = np.partition(final, -enough)[-enough] if start >= enough else -1
         if scores[some[0]] < reached or scores[some[0]] <= config.score_threshold:
             break
-        rivals = [_rivals(int(i), masks.reach, labels) for i in some]
+        rivals = [_rivals(int(i), masks.reach, members[labels[i]]) for i in some]
         masks.make(np.concatenate([some, *rivals]))
         for i, others in zip(some, rivals, strict=True):
             if masks[i].area:
@@ -143,9 +144,10 @@ _ROUND = 64
 """Candidates merged before looking whether there are enough: as many masks are made at once."""
 
 
-def _rivals(i: int, reach: FloatArray, labels: IntArray) -> IntArray:
-    """Candidates of higher priority and the same label that may touch candidate ``i``."""
-    return np.flatnonzero((labels[:i] == labels[i]) & (_box_intersection(reach[i], reach[:i]) > 0))
+def _rivals(i: int, reach: FloatArray, same: IntArray) -> IntArray:
+    """Those of the same label, ``same``, that have a higher priority than candidate ``i`` and may touch it."""
+    before = same[: np.searchsorted(same, i)]
+    return before[_box_intersection(reach[i], reach[before]) > 0]
 
 
 def decay(scores: FloatArray, overlap: FloatArray, exponent: float) -> FloatArray:

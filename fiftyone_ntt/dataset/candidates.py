@@ -6,8 +6,10 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,17 +22,54 @@ from fiftyone_ntt.index import IndexSettings, IndexStorageError, IndexStore, def
 from fiftyone_ntt.index.store import recalled
 from fiftyone_ntt.models import Preset, load_segmenters
 from fiftyone_ntt.models.devices import choose_devices
+from fiftyone_ntt.models.precision import Precision
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StageOne:
+    """How candidates are made; see ``load_segmenters``.
+
+    Attributes:
+        preset: the models.
+        points_per_side: prompt points along each side; the preset's where ``None``.
+        points: the whole ``"grid"``, or ``"guided"``: by the image alone, so that they stay free of references.
+        precision: of the encoders.
+        compile: whether encoders are compiled.
+        device: where the models run.
+    """
+
+    preset: Preset
+    points_per_side: int | None = None
+    points: str = "grid"
+    precision: str = "fp32"
+    compile: bool = False
+    device: str | None = None
+
+    def load(self) -> list[Segmenter]:
+        """The models, one segmenter a device."""
+        return load_segmenters(
+            self.preset,
+            self.device,
+            self.points_per_side,
+            points=cast(Literal["grid", "guided"], self.points),
+            precision=cast(Precision, self.precision),
+            compile=self.compile,
+        )
+
+    @property
+    def recipe(self) -> str:
+        """All that decides the candidates and is known before the models are loaded."""
+        side = self.preset.proposals(self.points_per_side).points_per_side
+        return f"{__version__} {self.preset!r} {side} {self.points} {self.precision}"
 
 
 class CandidateSource:
     """The candidates of the images of one run. Its methods may be called from several threads.
 
     Args:
-        preset: the models.
-        points_per_side: prompt points along each side; the preset's where ``None``.
-        device: see ``load_segmenters``.
+        stage_one: how they are made.
         bank: the memory bank of the run, whose weights the models must have; ``None`` takes any.
         use_index: whether to look anything up, and to keep anything.
         index_dir: folder of the index; the default one where ``None``.
@@ -48,17 +87,15 @@ class CandidateSource:
 
     def __init__(
         self,
-        preset: Preset,
-        points_per_side: int | None = None,
-        device: str | None = None,
+        stage_one: StageOne,
         *,
         bank: MemoryBank | None = None,
         use_index: bool = True,
         index_dir: str | Path | None = None,
         size_limit: int | None = None,
     ) -> None:
-        self._preset, self._points, self._device, self._bank = preset, points_per_side, device, bank
-        choose_devices(device)  # an unknown one is refused also where no model will be needed
+        self._stage_one, self._bank = stage_one, bank
+        choose_devices(stage_one.device)  # an unknown one is refused also where no model will be needed
         self._root = default_root() if index_dir is None else Path(index_dir).expanduser()
         self._use_index, self._size_limit = use_index, size_limit
         self._store: IndexStore | None = None
@@ -84,13 +121,12 @@ class CandidateSource:
             segmenter = self.segmenters()[0]
             if not self._use_index:
                 return
-            settings = IndexSettings(self._preset.name, segmenter.facts(self._bank))
+            settings = self._settings(segmenter)
         self._store = IndexStore(self._root, settings, self._size_limit)
         self._explanation = explain_missing(self._root, settings)
         if self._explanation:
             logger.info("%s", self._explanation)
-        if settings.facts.get("points") == "grid":  # guided ones depend on the bank too, which is not in the recipe
-            self._store.remember(self._recipe())
+        self._store.remember(self._stage_one.recipe)
 
     def segmenters(self) -> list[Segmenter]:
         """The models, one segmenter a device; loaded by the first call.
@@ -100,10 +136,10 @@ class CandidateSource:
             InputError: if they would not make what the index holds.
         """
         if self._loaded is None:
-            loaded = load_segmenters(self._preset, self._device, self._points)
+            loaded = self._stage_one.load()
             if self._bank is not None:
-                self._bank.check_preset(self._preset.name, loaded[0].weights)
-            self._check_settings(IndexSettings(self._preset.name, loaded[0].facts(self._bank)))
+                self._bank.check_preset(self._stage_one.preset.name, loaded[0].weights)
+            self._check_settings(self._settings(loaded[0]))
             self._loaded = loaded
         return self._loaded
 
@@ -157,22 +193,22 @@ class CandidateSource:
                 return content
         return decode_image(data, filepath)
 
-    def _recipe(self) -> str:
-        """All that is known before the models are loaded, but for the weights: those the bank knows."""
-        points = self._preset.proposals(self._points).points_per_side
-        return f"{__version__} {self._preset!r} {points}"
+    def _settings(self, segmenter: Segmenter) -> IndexSettings:
+        return IndexSettings(self._stage_one.preset.name, segmenter.facts())
 
     def _recalled(self) -> IndexSettings | None:
-        """The settings that this recipe led to with the weights of the bank, if they are known for certain."""
+        """The settings that the recipe led to with the weights of the bank, if they are known for certain."""
         assert self._bank is not None
         weights = dict(self._bank.weights)
-        fitting = [known for known in recalled(self._root, self._recipe()) if known.facts.get("weights") == weights]
+        fitting = [
+            known for known in recalled(self._root, self._stage_one.recipe) if known.facts.get("weights") == weights
+        ]
         return fitting[0] if len(fitting) == 1 else None
 
     def _check_settings(self, settings: IndexSettings) -> None:
         if self._store is None or self._store.settings.digest == settings.digest:
             return
-        self._store.forget(self._recipe())
+        self._store.forget(self._stage_one.recipe)
         differences = "; ".join(self._store.settings.differences(settings))
         raise InputError(
             f"the candidate index in {self._root} was made with other settings than they looked like before the "

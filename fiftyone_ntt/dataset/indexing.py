@@ -13,7 +13,7 @@ from pathlib import Path
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.core.stream import stream
-from fiftyone_ntt.dataset.candidates import CandidateSource, describe_error
+from fiftyone_ntt.dataset.candidates import CandidateSource, StageOne, describe_error
 from fiftyone_ntt.dataset.fields import check_whole_images
 from fiftyone_ntt.index.settings import limit_in_bytes
 from fiftyone_ntt.models import Preset
@@ -59,7 +59,10 @@ def index(
     preset: str | Preset = "lite",
     *,
     points_per_side: int | None = None,
+    points: str = "grid",
     device: str | None = None,
+    precision: str = "fp32",
+    compile: bool = False,
     index_dir: str | Path | None = None,
     size_limit_gb: float | None = None,
     progress: Progress | None = None,
@@ -74,7 +77,10 @@ def index(
         view: the samples, references included: they may be targets of another bank.
         preset: name of a preset, or a ``Preset`` with checkpoint paths of your own.
         points_per_side: prompt points along each side of an image; the preset's number where ``None``.
+        points: ``"guided"`` prompts only the half of the grid that looks least like the image's border.
         device: ``"cuda"``, ``"cuda:0,cuda:1"``, ``"all"``, ``"mps"`` or ``"cpu"``; the best there is where ``None``.
+        precision: of the image encoders, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        compile: run the image encoders through ``torch.compile``; the first image then takes minutes.
         index_dir: folder of the index; ``$FIFTYONE_NTT_INDEX``, or else a cache folder, where ``None``.
         size_limit_gb: size in 10^9 bytes that all of the index may reach; ``$FIFTYONE_NTT_INDEX_GB``, or else 50, where
             ``None``.
@@ -91,9 +97,7 @@ def index(
     started = time.perf_counter()
     check_whole_images(view)
     source = CandidateSource(
-        resolve_preset(preset),
-        points_per_side,
-        device,
+        StageOne(resolve_preset(preset), points_per_side, points, precision, compile, device),
         index_dir=index_dir,
         size_limit=limit_in_bytes(size_limit_gb),
     )

@@ -39,6 +39,8 @@ class RunRecord:
         weights: model name -> sha256.
         match: settings of stage two.
         points_per_side: prompt points along each side.
+        points: which of them were prompted.
+        precision: of the image encoders.
         started: ISO time, UTC.
     """
 
@@ -50,23 +52,27 @@ class RunRecord:
     weights: dict[str, str]
     match: dict[str, Any]
     points_per_side: int
+    points: str = "grid"
+    precision: str = "fp32"
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
     @classmethod
     def of(
-        cls, run_key: str, label_field: str, bank: MemoryBank, config: MatchConfig, points_per_side: int
-    ) -> RunRecord:
+        cls, run_key: str, label_field: str, bank: MemoryBank, config: MatchConfig, points_per_side: int,
+        points: str = "grid", precision: str = "fp32",
+    ) -> RunRecord:  # fmt: skip
         """The record of a run about to start."""
         return cls(
             run_key, label_field, list(bank.classes), bank.preset, bank.content_hash, dict(bank.weights),
-            asdict(config), points_per_side,
+            asdict(config), points_per_side, points, precision,
         )  # fmt: skip
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Names of the settings in which another record would give other labels."""
         mine = asdict(self)
-        decisive = ("classes", "preset", "bank_hash", "weights", "match", "points_per_side")
-        return [name for name in decisive if mine[name] != other.get(name)]
+        decisive = ("classes", "preset", "bank_hash", "weights", "match", "points_per_side", "points", "precision")
+        before = {"points": "grid", "precision": "fp32"}  # what records without these entries mean
+        return [name for name in decisive if mine[name] != other.get(name, before.get(name))]
 
 
 def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:

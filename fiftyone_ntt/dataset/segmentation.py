@@ -16,7 +16,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone_ntt.core import CompactImage, MatchConfig, MemoryBank, Segmenter
 from fiftyone_ntt.core.stream import Outcome, stream
 from fiftyone_ntt.dataset.banks import load_bank
-from fiftyone_ntt.dataset.candidates import CandidateSource, describe_error
+from fiftyone_ntt.dataset.candidates import CandidateSource, StageOne, describe_error
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_whole_images
 from fiftyone_ntt.dataset.labels import to_document
 from fiftyone_ntt.dataset.references import Progress, without_references
@@ -90,12 +90,15 @@ def segment(
     overwrite: bool = False,
     score_threshold: float | None = None,
     points_per_side: int | None = None,
+    points: str = "grid",
     include_references: bool = False,
     use_index: bool = True,
     index_dir: str | Path | None = None,
     config: MatchConfig | None = None,
     preset: str | Preset | None = None,
     device: str | None = None,
+    precision: str = "fp32",
+    compile: bool = False,
     progress: Progress | None = None,
 ) -> SegmentReport:
     """Finds instances of the bank's classes in every image of a view.
@@ -114,6 +117,7 @@ def segment(
             ``ntt:edited`` stay even then.
         score_threshold: labels with a score at or below this are not written.
         points_per_side: prompt points along each side of the image; the preset's number where ``None``.
+        points: ``"guided"`` prompts only the half of the grid that looks least like the image's border.
         include_references: label the reference samples too.
         use_index: look candidates up in the candidate index, and add those that are not there. What is in the index
             needs no model, and gives the very same labels.
@@ -121,6 +125,8 @@ def segment(
         config: settings of the match; ``MatchConfig()`` where ``None``.
         preset: the preset that made the bank; only needed where that was a ``Preset`` object of your own.
         device: ``"cuda"``, ``"cuda:0,cuda:1"``, ``"all"``, ``"mps"`` or ``"cpu"``; the best there is where ``None``.
+        precision: of the image encoders, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        compile: run the image encoders through ``torch.compile``; the first image then takes minutes.
         progress: called with (done, total, message).
 
     Returns:
@@ -137,13 +143,12 @@ def segment(
     config = config or MatchConfig()
     if score_threshold is not None:
         config = replace(config, score_threshold=score_threshold)
-    chosen = _preset_of(bank, preset)
-    source = CandidateSource(
-        chosen, points_per_side, device, bank=bank, use_index=use_index, index_dir=index_dir
-    )  # fmt: skip
+    stage_one = StageOne(_preset_of(bank, preset), points_per_side, points, precision, compile, device)
+    source = CandidateSource(stage_one, bank=bank, use_index=use_index, index_dir=index_dir)
     source.open()
     run_key = run_key or f"ntt_{label_field}"
-    record = RunRecord.of(run_key, label_field, bank, config, chosen.proposals(points_per_side).points_per_side)
+    side = stage_one.preset.proposals(points_per_side).points_per_side
+    record = RunRecord.of(run_key, label_field, bank, config, side, points, precision)
     dataset = view._dataset
     check_free(dataset, record, resume, overwrite)
     targets = view if include_references else without_references(view.match_tags(REFERENCE_TAG, bool=False), bank)
@@ -208,7 +213,7 @@ def _run(
     if progress is not None:
         progress(0, len(ids), "labelling")
     try:
-        with closing(stream(source.segmenters, items, labeller, finishers=finishers, bank=labeller.bank)) as outcomes:
+        with closing(stream(source.segmenters, items, labeller, finishers=finishers)) as outcomes:
             for done, outcome in enumerate(outcomes, start=1):
                 _count(outcome, writer, report)
                 if progress is not None:

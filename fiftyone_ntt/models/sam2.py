@@ -230,8 +230,9 @@ def fast_decoder(model: Any) -> MaskDecoder | None:
         logger.warning("the mask decoder is not the known one, which only costs speed: %s", error)
         return None
     expected_masks, expected = stock_decode(model, Sam2Embedding(image, position, (low, middle)), sparse, dense)
-    agree = torch.allclose(ious, expected, atol=1e-4) and torch.allclose(masks, expected_masks, atol=1e-2, rtol=1e-3)
-    if not agree:
+    # Loose: CUDA may round convolutions to TF32. Another architecture gives something else altogether.
+    off = ((masks - expected_masks).abs().max() / expected_masks.abs().max()).item()
+    if off > 0.01 or not torch.allclose(ious, expected, atol=5e-3):
         logger.warning("the mask decoder does not compute what the known one does, which only costs speed")
         return None
     return decoder

@@ -158,6 +158,19 @@ def test_a_damaged_file_is_reported_and_made_again(pictures, bank, tiny, index_d
     assert verify(index_dir) == {}
 
 
+def test_guided_points_have_an_index_of_their_own_for_any_bank(pictures, bank, tiny, index_dir, request):
+    guided = ntt.index(pictures, tiny, points="guided", index_dir=index_dir)
+    full = ntt.index(pictures, tiny, index_dir=index_dir)
+    assert guided.computed == full.computed == 4 and guided.bytes < full.bytes
+    request.getfixturevalue("no_models")
+    settings = {"preset": tiny, "index_dir": index_dir}
+    assert ntt.segment(pictures, bank, **settings).from_index == 3
+    with pytest.raises(InputError, match="with other points"):
+        ntt.segment(pictures, bank, points="guided", **settings)
+    for some in (bank, with_classes(bank)):
+        assert ntt.segment(pictures, some, points="guided", overwrite=True, **settings).from_index == 3
+
+
 def test_other_settings_share_nothing_and_the_report_says_what_differs(pictures, bank, tiny, index_dir):
     ntt.index(pictures, tiny, index_dir=index_dir)
     report = ntt.segment(pictures, bank, preset=tiny, index_dir=index_dir, points_per_side=3)

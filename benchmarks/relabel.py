@@ -1,0 +1,112 @@
+"""A thousand indexed images relabelled, labels in FiftyOne included: ``python -m benchmarks.relabel``.
+
+The candidates are those of the preset ``lite`` in a few photographs, stored for as many made-up image files as asked
+for; with ``--candidates`` they are synthetic, ``benchmarks.matching``'s ellipses with 1024 channels. Then ``segment``
+runs on a temporary dataset, once with few references a class and once with many. No model runs in what is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import tempfile
+import time
+from pathlib import Path
+
+import fiftyone as fo
+import numpy as np
+import torch
+from PIL import Image
+
+import fiftyone_ntt as ntt
+from benchmarks import matching, roofline
+from benchmarks.subjects import bank_of, make_images
+from benchmarks.tables import number, table, write_json
+from fiftyone_ntt.core import CompactImage, MemoryBank, compact
+from fiftyone_ntt.dataset.candidates import StageOne
+from fiftyone_ntt.index import IndexSettings, IndexStore
+from fiftyone_ntt.models import load_preset
+from fiftyone_ntt.models.presets import resolve_preset
+
+PHOTOGRAPHS = 5
+
+
+def contents(candidates: int | None) -> list[CompactImage]:
+    """What the index is to hold, for some images."""
+    if candidates is not None:
+        return [compact(matching.discs(candidates, seed=seed)) for seed in range(PHOTOGRAPHS)]
+    segmenter = load_preset("lite", "cpu").segmenter()
+    return [segmenter.index(image) for image in make_images(PHOTOGRAPHS, (480, 640))[0]]
+
+
+def memory_bank(content: CompactImage, classes: int, shots: int, weights: dict[str, str]) -> MemoryBank:
+    """References that resemble candidates: each class is one of them, each shot that with noise."""
+    random = np.random.default_rng(0)
+    vectors = content.vectors[np.isfinite(content.vectors).all(axis=1)].astype(np.float32)
+    chosen = vectors[random.permutation(len(vectors))[:classes]].repeat(shots, axis=0)
+    noise = 0.3 * vectors.std(axis=0) * random.standard_normal(chosen.shape)
+    made = bank_of((chosen + noise).astype(np.float32), shots, vectors.mean(axis=0))
+    return dataclasses.replace(made, preset="lite", weights=weights)
+
+
+def fill(folder: Path, count: int, found: list[CompactImage]) -> tuple[fo.Dataset, dict[str, str], float]:
+    """A dataset of ``count`` small files, the weights their candidates are signed with, and the megabytes a file."""
+    segmenter = load_preset("lite", "cpu").segmenter()
+    store = IndexStore(folder / "index", IndexSettings("lite", segmenter.facts()))
+    dataset, size = fo.Dataset(), 0
+    for i in range(count):
+        path = folder / f"{i}.png"
+        Image.fromarray(np.full((8, 8, 3), (i % 251, i // 251, 7), np.uint8)).save(path)
+        size += store.put(hashlib.sha256(path.read_bytes()).hexdigest(), found[i % len(found)])
+        dataset.add_sample(fo.Sample(str(path)))
+    store.remember(StageOne(resolve_preset("lite")).recipe)
+    return dataset, segmenter.weights, size / count / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.relabel", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--candidates", type=int, help="synthetic candidates an image, in place of those of lite")
+    parser.add_argument("--classes", type=int, default=20)
+    parser.add_argument("--shots", default="5,100", help="references a class, separated by commas")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    found = contents(options.candidates)
+    with tempfile.TemporaryDirectory(prefix="ntt-relabel-") as temporary:
+        dataset, weights, megabytes = fill(Path(temporary), options.images, found)
+        try:
+            banks = {
+                int(shots): memory_bank(found[0], options.classes, int(shots), weights)
+                for shots in options.shots.split(",")
+            }
+            rows = [relabelled(dataset, bank, shots, Path(temporary)) for shots, bank in banks.items()]
+        finally:
+            dataset.delete()
+    print(roofline.describe(roofline.machine(torch.device("cpu"))))
+    print(
+        f"\n{options.images} images, {options.classes} classes, {np.mean([len(one.candidates) for one in found]):.0f} "
+        f"candidates an image, {megabytes:.2f} MB each in the index\n"
+    )
+    cells = [[number(value) for value in row.values()] for row in rows]
+    print(table([name.replace("_", " ") for name in rows[0]], cells))
+    write_json(options.json, {"images": options.images, "megabytes": megabytes, "rows": rows})
+
+
+def relabelled(dataset: fo.Dataset, bank: MemoryBank, shots: int, folder: Path) -> dict[str, float]:
+    """Labels the dataset from the index alone, and takes the time."""
+    started = time.perf_counter()
+    report = ntt.segment(dataset, bank, f"shots_{shots}", index_dir=folder / "index", device="cpu")
+    seconds = time.perf_counter() - started
+    if report.from_index != len(dataset) or report.failed:
+        raise SystemExit(f"expected {len(dataset)} images from the index, got: {report}")
+    return {
+        "references_a_class": shots,
+        "seconds": seconds,
+        "ms_an_image": 1000 * seconds / len(dataset),
+        "labels_an_image": report.instances / len(dataset),
+    }
+
+
+if __name__ == "__main__":
+    main()
