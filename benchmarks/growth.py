@@ -143,6 +143,7 @@ def draw(series: Series, folder: Path) -> Path:
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = series.name
     from matplotlib import pyplot
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     figure, axes = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
     axes.plot(series.x, [1000 * value for value in series.ours], marker="o", label="this project")
@@ -153,6 +154,8 @@ def draw(series: Series, folder: Path) -> Path:
     axes.set(title=series.title, xlabel=series.xlabel, ylabel="ms", xscale="log", yscale="log")
     ticks = [f"{x:g}" for x in series.x]
     axes.set_xticks(series.x, ticks)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     folder.mkdir(parents=True, exist_ok=True)
