@@ -313,6 +313,7 @@ class SegmentParams(Params):
         maximum=1,
     )
     points_per_side: int | None = _points_per_side()
+    points: str = _points()
     include_references: bool = _param(
         False, label="Label the references too", help="references are left out otherwise: their labels are known"
     )

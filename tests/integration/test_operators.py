@@ -277,8 +277,8 @@ def test_a_bad_image_is_listed_in_the_result(with_bank, lite, tmp_path):
 
 
 def test_unknown_parameters_are_refused(with_bank):
-    with pytest.raises(InputError, match="unknown parameter 'points'; there is: 'bank'"):
-        run("segment", with_bank, {"bank": "shapes", "points": 3})
+    with pytest.raises(InputError, match="unknown parameter 'prompts'; there is: 'bank'"):
+        run("segment", with_bank, {"bank": "shapes", "prompts": 3})
 
 
 def test_errors_reach_the_user_as_our_short_text(with_bank):

@@ -60,8 +60,9 @@ def test_precisions_do_not_share_a_model(tiny):
 
 
 def test_models_that_know_one_precision_keep_it(lite):
-    assert load_preset("lite", "cpu", precision="bf16", compile=True).proposal_model is lite.proposal_model
-    assert lite.segmenter().facts()["precision"] == ["fp32", "fp32"]
+    plain, half = load_preset("lite", "cpu"), load_preset("lite", "cpu", precision="bf16", compile=True)
+    assert half.proposal_model is plain.proposal_model
+    assert half.segmenter().facts()["precision"] == ["fp32", "fp32"]
 
 
 @pytest.mark.parametrize("load", [load_preset, load_segmenters])
