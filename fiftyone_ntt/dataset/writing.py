@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import fiftyone as fo
@@ -22,10 +22,13 @@ class LabelWriter:
         dataset: the dataset.
         label_field: field of the labels; the status goes to the field beside it. Both must be there.
         run_key: key of the run.
+        guard: called right before every write; what it raises keeps a worker that lost its claim from writing.
     """
 
-    def __init__(self, dataset: fo.Dataset, label_field: str, run_key: str) -> None:
-        self._dataset, self._field, self._run_key = dataset, label_field, run_key
+    def __init__(
+        self, dataset: fo.Dataset, label_field: str, run_key: str, guard: Callable[[], None] | None = None
+    ) -> None:
+        self._dataset, self._field, self._run_key, self._guard = dataset, label_field, run_key, guard
         self._labels: dict[str, dict[str, Any]] = {}
         self._statuses: dict[str, dict[str, Any]] = {}
         self._saved_at = time.monotonic()
@@ -64,6 +67,8 @@ class LabelWriter:
         self._labels, self._statuses, self._saved_at = {}, {}, time.monotonic()
 
     def _set(self, field: str, documents: dict[str, dict[str, Any]]) -> None:
+        if self._guard is not None:
+            self._guard()
         # FiftyOne writes documents as they are: what is slow, making them from objects, was done in other threads.
         self._dataset.set_values(field, documents, key_field="id", validate=False, dynamic=False)
 
