@@ -27,3 +27,11 @@ class WeightsMismatchError(InputError):
 
 class PresetMismatchError(InputError):
     """A memory bank is used with another preset than the one that built it."""
+
+
+class LeaseLostError(NttError):
+    """A worker took so long that another one may have its samples: it must not write them any more."""
+
+
+class RunCancelledError(NttError):
+    """Someone has cancelled the run: a worker must write nothing more."""
