@@ -56,6 +56,11 @@ class LabelWriter:
             self.save()
         return state
 
+    @property
+    def unsaved(self) -> int:
+        """Samples added that are not in the database yet."""
+        return len(self._statuses)
+
     def save(self) -> None:
         """Writes what has been collected. Labels first: a sample counts as done only once its labels are there."""
         if self._labels:
