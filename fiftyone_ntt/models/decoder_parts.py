@@ -160,7 +160,7 @@ def norm_scale(square: Tensor, cross: Tensor, coefficients: Tensor, basis: Tenso
     """
     inner = cross.baddbmm_(basis @ basis.transpose(1, 2), coefficients, beta=2)
     variance = (inner.mul_(coefficients).sum(dim=1, keepdim=True) + square) / basis.shape[-1]
-    return (variance + NORM_EPS).rsqrt_()
+    return variance.clamp_(min=0).add_(NORM_EPS).rsqrt_()  # a sum of squares, but for its rounding
 
 
 def mlp(layers: list[Linear], x: Tensor) -> Tensor:
