@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from fiftyone_ntt.dataset.indexing import index as index
     from fiftyone_ntt.dataset.references import build_memory_bank as build_memory_bank
     from fiftyone_ntt.dataset.runs import list_runs as list_runs
-    from fiftyone_ntt.dataset.runs import undo_run as undo_run
     from fiftyone_ntt.dataset.segmentation import segment as segment
+    from fiftyone_ntt.dataset.undo import undo_run as undo_run
 
 __version__ = "0.1.0"
 
@@ -38,7 +38,7 @@ _LAZY = {
     "list_runs": "dataset.runs",
     "load_bank": "dataset.banks",
     "segment": "dataset.segmentation",
-    "undo_run": "dataset.runs",
+    "undo_run": "dataset.undo",
 }
 # A sub-package that can be called; it says why itself.
 _CALLABLE_PACKAGE = "index"

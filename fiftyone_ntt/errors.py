@@ -35,3 +35,7 @@ class LeaseLostError(NttError):
 
 class RunCancelledError(NttError):
     """Someone has cancelled the run: a worker must write nothing more."""
+
+
+class DatabaseGoneError(NttError):
+    """The database has not answered for minutes; what a run has saved is there, and it can be resumed."""

@@ -1,4 +1,4 @@
-"""Records of labelling runs: what was run, on which field, and taking it back."""
+"""Records of labelling runs: what was run, and on which field."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from typing import Any
 
 import fiftyone as fo
 from fiftyone import ViewField as F
-from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.core import MatchConfig, MemoryBank
 from fiftyone_ntt.dataset.banks import check_name
-from fiftyone_ntt.dataset.fields import PROTECTED_TAGS, detections_of, is_detections_field
+from fiftyone_ntt.dataset.fields import is_detections_field
 from fiftyone_ntt.errors import InputError, WrongTypeError
 
 METHOD = "ntt/segment"
 PROVENANCE = "ntt"
 """Key of a label field's ``info`` under which its run's facts lie."""
-_CHUNK = 100
 
 
 def status_field(label_field: str) -> str:
@@ -147,57 +145,3 @@ def check_free(dataset: fo.Dataset, record: RunRecord, resume: bool, overwrite: 
     if changed or previous["run_key"] != record.run_key or not resume:
         reason = f"with other {', '.join(changed)}" if changed else "already"
         raise InputError(f"field {name!r} was written by run {previous['run_key']!r} {reason}; {choices}")
-
-
-def is_protected(label: fo.Detection) -> bool:
-    """Whether a person has decided on this label."""
-    return bool(PROTECTED_TAGS & set(label.tags or []))
-
-
-def undo_run(dataset: fo.Dataset, run_key: str) -> int:
-    """Takes a labelling run back: its labels, its statuses and its record.
-
-    Labels that a person has accepted or edited (tags ``ntt:accepted``, ``ntt:edited``) stay, and with them the field.
-
-    Args:
-        dataset: the dataset.
-        run_key: key of the run, see ``list_runs``.
-
-    Returns:
-        Number of labels removed.
-
-    Raises:
-        InputError: if there is no such run.
-    """
-    known = [run["run_key"] for run in list_runs(dataset)]
-    if run_key not in known:
-        raise InputError(f"no labelling run {run_key!r} in {dataset.name!r}; there is: {', '.join(known) or 'none'}")
-    name = dataset.get_run_info(run_key).config.record["label_field"]
-    status = status_field(name)
-    removed = _remove_labels(dataset.match(F(f"{status}.run_key") == run_key), name) if dataset.has_field(name) else 0
-    dataset.delete_run(run_key)
-    if not dataset.has_field(name) or not dataset.count(f"{name}.detections"):
-        for field_name in (name, status):
-            if dataset.has_field(field_name):
-                dataset.delete_sample_field(field_name)
-    else:
-        _forget(dataset, name)
-    return removed
-
-
-def _remove_labels(view: SampleCollection, field_name: str) -> int:
-    removed = 0
-    for sample in view.select_fields(field_name).iter_samples(autosave=True, batch_size=_CHUNK):
-        labels = detections_of(sample[field_name])
-        kept = [label for label in labels if is_protected(label)]
-        removed += len(labels) - len(kept)
-        sample[field_name] = fo.Detections(detections=kept) if kept else None
-    return removed
-
-
-def _forget(dataset: fo.Dataset, field_name: str) -> None:
-    """The labels that stay are a person's now: the field no longer names a run."""
-    label_field = dataset.get_field(field_name)
-    label_field.info = {key: value for key, value in (label_field.info or {}).items() if key != PROVENANCE}
-    label_field.save()
-    dataset.delete_sample_field(status_field(field_name))

@@ -20,6 +20,7 @@ from fiftyone_ntt.dataset.candidates import CandidateSource, StageOne, describe_
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_whole_images
 from fiftyone_ntt.dataset.labels import to_document
 from fiftyone_ntt.dataset.references import Progress, without_references
+from fiftyone_ntt.dataset.replaced import begin_pass
 from fiftyone_ntt.dataset.runs import RunRecord, check_free, register, status_field
 from fiftyone_ntt.dataset.writing import LabelWriter
 from fiftyone_ntt.errors import WrongTypeError
@@ -153,9 +154,8 @@ def segment(
     check_free(dataset, record, resume, overwrite)
     targets = view if include_references else without_references(view.match_tags(REFERENCE_TAG, bool=False), bank)
     report = SegmentReport(run_key, label_field, references_skipped=len(view) - len(targets))
+    begin_pass(targets, record, overwrite)
     register(dataset, record)
-    if overwrite or not resume:
-        targets.clear_sample_field(status_field(label_field))
     todo = targets.match(~_is_done(status_field(label_field), run_key))
     report.resumed = len(targets) - len(todo)
     try:

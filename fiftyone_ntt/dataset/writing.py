@@ -2,38 +2,67 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import bson
 import fiftyone as fo
+from fiftyone import ViewExpression
+from pymongo.errors import DocumentTooLarge
 
-from fiftyone_ntt.dataset.fields import detections_of
-from fiftyone_ntt.dataset.runs import is_protected, status_field
+from fiftyone_ntt.dataset.database import patiently
+from fiftyone_ntt.dataset.fields import PROTECTED_TAGS
+from fiftyone_ntt.dataset.masks_on_disk import COMFORTABLE_DOCUMENT, LARGEST_DOCUMENT, masks_folder, move_masks
+from fiftyone_ntt.dataset.replaced import Document, last_pass
+from fiftyone_ntt.dataset.runs import status_field
+from fiftyone_ntt.errors import NttError
+
+logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_SAVES = 20.0
 _LARGEST_CHUNK = 25
+_MOST_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class _Present:
+    """What a sample holds before it is written: its documents, and the bytes of everything else in it."""
+
+    labels: Document | None
+    status: Document | None
+    others: int
 
 
 class LabelWriter:
     """Collects what becomes of samples, and saves it now and then.
+
+    What a pass that overwrites is about to replace is kept first (see ``replaced``), then come the labels, then the
+    statuses: a sample counts as done only once its labels are there. A chunk that failed half-way can be saved again.
 
     Args:
         dataset: the dataset.
         label_field: field of the labels; the status goes to the field beside it. Both must be there.
         run_key: key of the run.
         guard: called right before every write; what it raises keeps a worker that lost its claim from writing.
+
+    Attributes:
+        refused: sample id -> why its labels could not be saved; its status says the same.
     """
 
     def __init__(
         self, dataset: fo.Dataset, label_field: str, run_key: str, guard: Callable[[], None] | None = None
     ) -> None:
         self._dataset, self._field, self._run_key, self._guard = dataset, label_field, run_key, guard
-        self._labels: dict[str, dict[str, Any]] = {}
-        self._statuses: dict[str, dict[str, Any]] = {}
-        self._saved_at = time.monotonic()
+        self._labels: dict[str, Document] = {}
+        self._statuses: dict[str, Document] = {}
+        self._bytes, self._saved_at = 0, time.monotonic()
+        self._pass = patiently(last_pass, dataset, run_key)
+        self.refused: dict[str, str] = {}
 
-    def add(self, sample_id: str, labels: dict[str, Any] | None, error: str | None, seconds: float) -> str:
+    def add(self, sample_id: str, labels: Document | None, error: str | None, seconds: float) -> str:
         """Notes the labels of a sample, or why there are none, and saves if it is time.
 
         Args:
@@ -48,11 +77,13 @@ class LabelWriter:
         state = "error" if labels is None else "ok" if labels["detections"] else "empty"
         if labels is not None:
             self._labels[sample_id] = labels
+            self._bytes += sum(len(label.get("mask") or b"") for label in labels["detections"])
         status = fo.DynamicEmbeddedDocument(
             run_key=self._run_key, state=state, error=error, seconds=round(seconds, 3)
         )  # fmt: skip
         self._statuses[sample_id] = status.to_dict()
-        if len(self._statuses) >= _LARGEST_CHUNK or time.monotonic() - self._saved_at > _SECONDS_BETWEEN_SAVES:
+        late = time.monotonic() - self._saved_at > _SECONDS_BETWEEN_SAVES
+        if late or len(self._statuses) >= _LARGEST_CHUNK or self._bytes > _MOST_BYTES:
             self.save()
         return state
 
@@ -62,28 +93,106 @@ class LabelWriter:
         return len(self._statuses)
 
     def save(self) -> None:
-        """Writes what has been collected. Labels first: a sample counts as done only once its labels are there."""
-        if self._labels:
-            for sample_id, kept in _decided_labels(self._dataset, self._field, list(self._labels)):
-                self._labels[sample_id]["detections"].extend(label.to_dict() for label in kept)
-            self._set(self._field, self._labels)
+        """Writes what has been collected.
+
+        Raises:
+            DatabaseGoneError: if the database does not answer for minutes.
+        """
         if self._statuses:
-            self._set(status_field(self._field), self._statuses)
-        self._labels, self._statuses, self._saved_at = {}, {}, time.monotonic()
+            present = patiently(self._read)
+            for sample_id in set(self._statuses) - set(present):  # someone has deleted the sample
+                self._labels.pop(sample_id, None), self._statuses.pop(sample_id)
+            if self._pass.overwrites:
+                for sample_id, old in present.items():
+                    self._write(self._pass.keep, sample_id, old.labels, old.status)
+            labels = {key: self._merged(self._labels[key], old) for key, old in present.items() if key in self._labels}
+            for sample_id, document in list(labels.items()):
+                self._fit(sample_id, labels, present[sample_id].others + len(bson.encode(document)))
+            self._set(self._field, labels)
+            self._set(status_field(self._field), dict(self._statuses))
+        self._labels, self._statuses, self._bytes, self._saved_at = {}, {}, 0, time.monotonic()
 
-    def _set(self, field: str, documents: dict[str, dict[str, Any]]) -> None:
-        if self._guard is not None:
-            self._guard()
+    def _read(self) -> dict[str, _Present]:
+        view = self._dataset.select(list(self._statuses))
+        status = status_field(self._field)
+        size = ViewExpression({"$bsonSize": "$$ROOT"})
+        found = view.values(["id", self._field, status, size], _raw=True)
+        return {
+            sample_id: _Present(labels, state, total - (len(bson.encode(labels)) if labels else 0))
+            for sample_id, labels, state, total in zip(*found, strict=True)
+        }
+
+    def _merged(self, new: Document, old: _Present) -> Document:
+        """The new labels, and those of the old ones that stay."""
+        before = (old.labels or {}).get("detections") or []
+        kept = [label for label in before if is_decided(label) or not (self._pass.overwrites or is_from_run(label))]
+        return {**new, "detections": [*new["detections"], *kept]}
+
+    def _fit(self, sample_id: str, labels: dict[str, Document], size: int) -> None:
+        """Sees to it that the sample's document stays below MongoDB's limit, or that the sample is an error."""
+        if size <= COMFORTABLE_DOCUMENT:
+            return
+        new = self._labels[sample_id]["detections"]
+        folder = masks_folder(self._dataset, self._run_key, self._pass.number)
+        try:
+            size -= move_masks(new, size - COMFORTABLE_DOCUMENT, folder)
+        except OSError as error:
+            self._refuse(
+                sample_id, labels, f"its masks are too large for the database and cannot be put in files: {error}"
+            )
+            return
+        if size > LARGEST_DOCUMENT:
+            reason = (
+                f"expected the sample to stay below MongoDB's limit of 16 MB, and it would take {size / 2**20:.1f} MB "
+                "without the new masks; move labels of other fields to files, or to another dataset"
+            )
+            self._refuse(sample_id, labels, reason)
+
+    def _refuse(self, sample_id: str, labels: dict[str, Document], reason: str) -> None:
+        logger.warning("sample %s: labels not saved: %s", sample_id, reason)
+        labels.pop(sample_id, None)
+        self.refused[sample_id] = reason
+        self._statuses[sample_id] |= {"state": "error", "error": reason}
+
+    def _set(self, field: str, documents: dict[str, Document]) -> None:
+        """Writes a chunk, or what of it the database takes: one sample must not cost the others theirs."""
+        try:
+            self._write(self._set_values, field, documents)
+            return
+        except NttError:
+            raise
+        except (ValueError, DocumentTooLarge) as error:  # FiftyOne turns what MongoDB refuses into a ValueError
+            reason = f"the database refuses to save it: {error}"
+        for sample_id, document in list(documents.items()):
+            try:
+                self._write(self._set_values, field, {sample_id: document})
+            except NttError:
+                raise
+            except (ValueError, DocumentTooLarge):
+                self._refuse(sample_id, documents, reason)
+        if not documents and len(self._statuses) > 1 and field == status_field(self._field):
+            # Not even a status: no use in going on for the rest of the night.
+            raise NttError(f"{reason}; see that the database's disk has room, then start the run again to resume it")
+
+    def _set_values(self, field: str, documents: dict[str, Document]) -> None:
         # FiftyOne writes documents as they are: what is slow, making them from objects, was done in other threads.
-        self._dataset.set_values(field, documents, key_field="id", validate=False, dynamic=False)
+        if documents:
+            self._dataset.set_values(field, documents, key_field="id", validate=False, dynamic=False)
+
+    def _write(self, write: Callable[..., None], *arguments: Any) -> None:
+        def guarded() -> None:  # a lease may have run out while the database was away
+            if self._guard is not None:
+                self._guard()
+            write(*arguments)
+
+        patiently(guarded)
 
 
-def _decided_labels(
-    dataset: fo.Dataset, label_field: str, sample_ids: Sequence[str]
-) -> Iterator[tuple[str, list[fo.Detection]]]:
-    """Labels of these samples that a person has accepted or edited."""
-    view = dataset.select(sample_ids).select_fields(label_field)
-    if not view.count_label_tags(label_field):
-        return
-    for sample in view:
-        yield sample.id, [label for label in detections_of(sample[label_field]) if is_protected(label)]
+def is_decided(label: Document) -> bool:
+    """Whether a person has decided on this label, a document of a detection."""
+    return bool(PROTECTED_TAGS & set(label.get("tags") or []))
+
+
+def is_from_run(label: Document) -> bool:
+    """Whether a run wrote this label: a person's tools do not fill in the mask model's own estimate."""
+    return label.get("predicted_iou") is not None
