@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
@@ -51,7 +51,7 @@ class Outcome(Generic[T]):
 
 def stream(
     segmenters: Sequence[Segmenter] | Callable[[], Sequence[Segmenter]],
-    items: Sequence[tuple[str, Callable[[], NDArray[np.uint8] | CompactImage]]],
+    items: Iterable[tuple[str, Callable[[], NDArray[np.uint8] | CompactImage]]],
     finish: Callable[[str, CompactImage], T],
     *,
     readers: int = 2,
@@ -67,7 +67,7 @@ def stream(
         segmenters: one a device, with equal settings: each image goes to whichever is free. A function that makes
             them is called at the first image that needs one, at most once; if all items are indexed, never.
         items: key and a function, called in another thread, that returns either a decoded image, uint8
-            ``[H, W, 3]`` RGB, or the content of the index, which needs no model.
+            ``[H, W, 3]`` RGB, or the content of the index, which needs no model. Readers take them one by one.
         finish: called in another thread with the key and what was found: store, match, make labels.
         readers: threads that call the items' functions.
         finishers: threads that call ``finish``. With more than one, ``finish`` runs beside itself.
@@ -78,15 +78,14 @@ def stream(
 
     Raises:
         InputError: if there is not at least one of each kind of worker.
-        Exception: what making the segmenters raised; nothing can go on without them.
+        Exception: what making the segmenters or taking the next item raised; nothing can go on without them.
     """
     if readers < 1 or finishers < 1:
         raise InputError(f"expected at least one reader and one finisher, got {readers} and {finishers}")
     run = _Stream(segmenters, items, finish, finishers, bank)
     try:
         run.start(readers, finishers)
-        for _ in items:
-            yield run.outcomes.get()[0]
+        yield from run.results()
     except _Stopped:
         if run.failure is not None:
             raise run.failure from None
@@ -156,13 +155,13 @@ class _Stream(Generic[T]):
     def __init__(
         self,
         segmenters: Sequence[Segmenter] | Callable[[], Sequence[Segmenter]],
-        items: Sequence[tuple[str, Callable[[], NDArray[np.uint8] | CompactImage]]],
+        items: Iterable[tuple[str, Callable[[], NDArray[np.uint8] | CompactImage]]],
         finish: Callable[[str, CompactImage], T],
         finishers: int,
         bank: MemoryBank | None,
     ) -> None:
         self.failure: BaseException | None = None
-        self.outcomes: _Queue[Outcome[T]] = _Queue(OUTCOMES_AHEAD)
+        self.outcomes: _Queue[Outcome[T] | None] = _Queue(OUTCOMES_AHEAD)  # None: no more items are taken
         self._found: _Queue[_Work[IndexedImage | CompactImage]] = _Queue(finishers)
         self._images: _Queue[_Work[Prepared]] = _Queue(1)  # grows when the devices are there
         self._segmenters = segmenters
@@ -170,6 +169,7 @@ class _Stream(Generic[T]):
         self._loading = threading.Lock()
         self._items = iter(items)
         self._next = threading.Lock()
+        self._taken, self._ended = 0, False
         self._finish = finish
         self._bank = bank
         self._threads: list[threading.Thread] = []
@@ -180,6 +180,17 @@ class _Stream(Generic[T]):
             self._spawn(self._read_all, "ntt-reader")
         for _ in range(finishers):
             self._spawn(self._finish_all, "ntt-finisher")
+
+    def results(self) -> Generator[Outcome[T], None, None]:
+        """The outcomes, until there is one of every item."""
+        done, last = 0, None
+        while last is None or done < last:
+            outcome = self.outcomes.get()[0]
+            if outcome is None:
+                last = self._taken
+            else:
+                done += 1
+                yield outcome
 
     def stop(self) -> None:
         """Wakes every thread that waits, and waits for all to end."""
@@ -229,7 +240,13 @@ class _Stream(Generic[T]):
 
     def _next_item(self) -> tuple[str, Callable[[], NDArray[np.uint8] | CompactImage]] | None:
         with self._next:
-            return next(self._items, None)
+            item = next(self._items, None)
+            self._taken += item is not None
+            first_to_know = item is None and not self._ended
+            self._ended = item is None
+        if first_to_know:
+            self.outcomes.put(None)
+        return item
 
     def _prepare(self, work: _Work[NDArray[np.uint8]]) -> None:
         segmenter = self._start_devices()
