@@ -20,7 +20,7 @@ from torch import Tensor
 from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame, outline_radius
 from fiftyone_ntt.core.lowrank import CompactTokens, compact_tokens
 from fiftyone_ntt.core.masks import Crop, boxes_of
-from fiftyone_ntt.core.outline import Outlined, near_outline, to_codes
+from fiftyone_ntt.core.outline import LEVELS, Outlined, near_outline, to_codes
 from fiftyone_ntt.core.proposals import Candidates
 from fiftyone_ntt.errors import InputError
 
@@ -139,7 +139,7 @@ class CompactImage:
                 *(arrays[name] for name in ("runs", "run_ends", "outline", "outline_ends")),
             )
             image = cls(candidates, arrays["vectors"], CompactTokens.from_arrays(arrays))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(f"expected the arrays of a CompactImage, got something else: {error!r}") from error
         _check(image)
         return image
@@ -220,6 +220,8 @@ def _check(image: CompactImage) -> None:
         if array.dtype != kind or array.shape != shape:
             expected = f"{np.dtype(kind).name} {list(shape)}"
             raise InputError(f"expected {name} of {expected}, got {array.dtype} {list(array.shape)}")
+    if (found.boxes[:, :2] > found.boxes[:, 2:]).any() or (found.outline >= len(LEVELS)).any():
+        raise InputError("expected boxes and outlines of masks, got boxes that are inverted or unknown codes")
     for name, ends, total in (
         ("run_ends", found.run_ends, found.runs.size),
         ("outline_ends", found.outline_ends, found.outline.size),

@@ -24,6 +24,8 @@ from fiftyone_ntt.errors import InputError
 
 MASK_SIDE = 256
 """Side of the mask logits of every model of the SAM family, in pixels."""
+MOST_SIDE, MOST_PIXELS = 1 << 17, 1 << 28
+"""Of an image. More than PIL decodes unasked; and a forged file of the index must not ask for any amount of memory."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,16 @@ class ImageFrame:
     content: tuple[float, float]
 
     def __post_init__(self) -> None:
-        if min(self.image_size) < 1 or self.side < 1:
+        height, width = self.image_size
+        if max(height, width) > MOST_SIDE or height * width > MOST_PIXELS:
             raise InputError(
-                f"expected an image and a frame of at least 1 x 1 pixels, got image_size="
-                f"{self.image_size} and side={self.side}"
+                f"expected an image of at most {MOST_SIDE} pixels a side and {MOST_PIXELS} in all, got {width} x "
+                f"{height}; cut it into tiles, or make it smaller"
+            )
+        if not (min(self.image_size) >= 1 and self.side >= 1 and all(1 <= part <= self.side for part in self.content)):
+            raise InputError(
+                f"expected an image and a frame of at least 1 x 1 pixels, got image_size={self.image_size}, "
+                f"side={self.side} and content={self.content}"
             )
 
     @classmethod
@@ -107,7 +115,7 @@ def outline_radius(frame: ImageFrame) -> int:
     An enlarged image sees two neighbours in each direction; one that is shrunk sees its antialiasing filter's width.
     """
     shrink = max(frame.mask_content[axis] / frame.image_size[axis] for axis in (0, 1))
-    return 1 if shrink <= 1 else ceil(2 * shrink)
+    return 1 if shrink <= 1 else min(ceil(2 * shrink), MASK_SIDE)
 
 
 def resize_pil(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -16,6 +16,8 @@ from fiftyone_ntt.errors import InputError
 RANK = 64
 """Directions kept of an image's tokens, beside their mean. ``docs/performance.md`` says what that costs."""
 _EXTRA, _ROUNDS = 8, 2
+_MOST_TOKENS = 1 << 20
+"""Of an image; a file of rank 0 could name any number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,8 @@ class CompactTokens:
         rows, columns = (int(value) for value in arrays["token_grid"])
         mean, basis, scale, weights = (arrays[f"token_{name}"] for name in ("mean", "basis", "scale", "weights"))
         rank, channels = basis.shape
+        if not (rows >= 1 and columns >= 1 and rows * columns <= _MOST_TOKENS):
+            raise InputError(f"expected a grid of 1 to {_MOST_TOKENS} tokens, got {rows} x {columns}")
         expected: dict[str, tuple[NDArray[Any], Any, tuple[int, ...]]] = {
             "mean": (mean, np.float16, (channels,)),
             "basis": (basis, np.float16, (rank, channels)),

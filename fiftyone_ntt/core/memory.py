@@ -61,12 +61,17 @@ class MemoryBank:
             )
         if self.center is not None and np.shape(self.center) != vectors.shape[1:]:
             raise InputError(f"expected a centre of {vectors.shape[1]} channels, got {np.shape(self.center)}")
+        if self.center is not None and not np.isfinite(self.center).all():
+            raise InputError("expected a finite centre, got NaN or infinity")
+        if len(set(self.classes)) < len(self.classes):
+            raise InputError("expected distinct class names, got one of them twice")
         object.__setattr__(self, "vectors", vectors)
         object.__setattr__(self, "class_index", index)
-        missing = [name for k, name in enumerate(self.classes) if not (index == k).any()]
+        counts = np.bincount(index, minlength=len(self.classes))
+        missing = [name for name, count in zip(self.classes, counts, strict=True) if not count]
         if missing or not self.classes:
             raise BadReferenceError(
-                f"no reference for: {', '.join(missing) or 'any class'}; tag at least one labelled "
+                f"no reference for: {_some(missing) or 'any class'}; tag at least one labelled "
                 "sample of each class, or leave the class out"
             )
 
@@ -80,7 +85,10 @@ class MemoryBank:
     def prototypes(self) -> NDArray[np.float32]:
         """float32 ``[K, C]``: mean of the unnormalised shot vectors of each class, l2-normalised."""
         vectors = self.project(self.vectors)
-        means = np.stack([vectors[self.class_index == k].mean(axis=0) for k in range(len(self.classes))])
+        by_class = np.split(
+            vectors[np.argsort(self.class_index, kind="stable")], np.cumsum(np.bincount(self.class_index))[:-1]
+        )
+        means = np.stack([group.mean(axis=0) for group in by_class])
         norms = np.linalg.norm(means, axis=1, keepdims=True)
         return np.asarray(means / np.maximum(norms, 1e-12), np.float32)
 
@@ -135,7 +143,10 @@ class MemoryBank:
                 f"expected {_TENSORS} and {_DESCRIPTION} in {folder}, got no such file: "
                 f"{Path(str(error.filename or folder)).name}"
             ) from error
-        except (SafetensorError, OSError, UnicodeDecodeError) as error:
+        except InputError:
+            raise
+        # Whatever a stranger's bytes make the parser raise, the file is no good.
+        except (SafetensorError, OSError, ValueError, TypeError, LookupError, AttributeError, ImportError) as error:
             raise InputError(f"the memory bank in {folder} is damaged ({error}); build it again") from error
 
     @classmethod
@@ -153,18 +164,18 @@ class MemoryBank:
                     "again with this version"
                 )
             return cls(
-                tuple(str(name) for name in facts["classes"]),
+                _names(facts["classes"]),
                 np.asarray(tensors["vectors"], np.float32),
                 np.asarray(tensors["class_index"]).astype(np.int64),
-                tuple(str(reference) for reference in facts["reference_ids"]),
+                _names(facts["reference_ids"]),
                 np.asarray(tensors["center"], np.float32) if "center" in tensors else None,
                 str(facts["preset"]),
-                dict(facts["weights"]),
+                {str(name): str(sha256) for name, sha256 in dict(facts["weights"]).items()},
                 dict(facts["preprocessing"]),
             )
         except InputError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise InputError(f"not a memory bank: {type(error).__name__} {error}; build it again") from error
 
     def _tensors(self) -> dict[str, NDArray[Any]]:
@@ -190,3 +201,16 @@ class MemoryBank:
             indent=2,
             sort_keys=True,
         )
+
+
+def _some(names: list[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _names(names: Any) -> tuple[str, ...]:
+    """Names from a description; raises ValueError for what no file or database could hold."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"expected a list of names, got {type(names).__name__}")
+    "".join(names).encode()  # half a surrogate pair is text in JSON only
+    return tuple(names)

@@ -20,6 +20,8 @@ from fiftyone_ntt.errors import InputError
 LEVELS = np.geomspace(0.1, 25.0, 16).astype(np.float32)
 """Magnitudes of logits that can be told apart. Beyond both ends the place of the outline hardly changes."""
 _FAR = len(LEVELS)
+_WIDE = 8
+"""Above this radius, which only images of a few pixels have, growing pixel by pixel takes too long."""
 _VALUES = np.concatenate([-LEVELS, [-1.0], LEVELS, [1.0]]).astype(np.float32)
 """Logits by code; codes of the inside follow those of the outside, and away from the outline only the sign counts."""
 
@@ -43,13 +45,22 @@ def near_outline(inside: Tensor, outside: Tensor, radius: int) -> Tensor:
     near = torch.ones((), dtype=torch.uint8, device=inside.device)
     for flags in (inside, outside):
         grown = F.pad(flags.view(torch.uint8), (radius, radius, radius, radius)).flatten()
-        for step in [1, padded] * radius:
+        for step in (step * axis for step in _steps(radius) for axis in (1, padded)):
             spread = grown.clone()
             spread[step:] |= grown[:-step]
             spread[:-step] |= grown[step:]
             grown = spread
         near = near & grown
     return near.view(n, height + 2 * radius, padded)[:, radius:-radius, radius:-radius].bool()
+
+
+def _steps(radius: int) -> list[int]:
+    """Steps that reach every distance up to ``radius``: each shifts both ways what the ones before have covered."""
+    steps, reach = [], 0
+    while reach < radius:
+        steps.append(min(2 * reach + 1, radius - reach))
+        reach += steps[-1]
+    return steps
 
 
 def to_codes(logits: Tensor) -> Tensor:
@@ -129,6 +140,10 @@ def _near_packed(inside: NDArray[np.bool_], owned: NDArray[np.bool_], radius: in
         owned: bool ``[rows]``, rows that belong to a mask; at least ``radius`` that do not lie between two masks.
         radius: in pixels.
     """
+    if radius > _WIDE:
+        background = torch.from_numpy(~inside & owned[:, None])
+        near = near_outline(torch.from_numpy(inside)[None], background[None], radius)[0].numpy()
+        return np.flatnonzero(near & owned[:, None])
     bits = np.packbits(inside, axis=1)
     real = np.where(owned, np.uint8(255), np.uint8(0))[:, None]
     positive, negative = bits, ~bits & real

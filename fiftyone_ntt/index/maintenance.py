@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.index.files import PART_SUFFIX, SUFFIX, DamagedIndexError, from_bytes
+from fiftyone_ntt.index.files import PART_SUFFIX, SUFFIX, DamagedIndexError, from_bytes, read_file
 from fiftyone_ntt.index.settings import IndexSettings
 from fiftyone_ntt.index.store import RECIPES, SETTINGS_FILE, settings_in
 
@@ -223,11 +223,11 @@ def _damaged(files: list[IndexFile], progress: Progress | None) -> dict[Path, st
 def _what_is_wrong(file: IndexFile) -> str | None:
     try:
         if file.path.name == SETTINGS_FILE:
-            digest = IndexSettings.from_json(file.path.read_text(encoding="utf-8")).digest
+            digest = IndexSettings.from_json(read_file(file.path).decode()).digest
             return None if digest == file.settings else "it describes other settings than its folder's name"
         if file.image is None:
             return None
-        _, signature = from_bytes(file.path.read_bytes())
+        _, signature = from_bytes(read_file(file.path))
     except FileNotFoundError:
         return None
     except (DamagedIndexError, InputError, OSError, UnicodeDecodeError) as error:

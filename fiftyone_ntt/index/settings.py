@@ -84,7 +84,7 @@ class IndexSettings:
         try:
             plain = json.loads(text)
             settings = cls(str(plain["preset"]), dict(plain["facts"]), int(plain["format"]))
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise InputError(f"expected the settings of a candidate index, got something else: {error!r}") from error
         return settings
 

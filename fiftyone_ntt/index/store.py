@@ -21,7 +21,15 @@ from pathlib import Path
 
 from fiftyone_ntt.core.compact import CompactImage
 from fiftyone_ntt.errors import InputError, NttError
-from fiftyone_ntt.index.files import SUFFIX, DamagedIndexError, Signature, from_bytes, to_bytes, write_atomically
+from fiftyone_ntt.index.files import (
+    SUFFIX,
+    DamagedIndexError,
+    Signature,
+    from_bytes,
+    read_file,
+    to_bytes,
+    write_atomically,
+)
 from fiftyone_ntt.index.settings import LIMIT_VARIABLE, IndexSettings, default_root, limit_in_bytes
 
 logger = logging.getLogger(__name__)
@@ -169,7 +177,7 @@ def read_checked(path: Path, wanted: Signature) -> CompactImage:
         DamagedIndexError: if it is damaged, or not of that image and those settings.
         OSError: if it cannot be read.
     """
-    content, found = from_bytes(path.read_bytes())
+    content, found = from_bytes(read_file(path))
     if found.image != wanted.image:
         raise DamagedIndexError(f"it was made of another image, {found.image[:12]}...")
     differences = found.settings.differences(wanted.settings)
@@ -209,7 +217,7 @@ def settings_in(root: Path) -> dict[str, IndexSettings]:
     for path in sorted(root.glob(f"*/{SETTINGS_FILE}")):
         if _HEX.fullmatch(path.parent.name):
             try:
-                settings = IndexSettings.from_json(path.read_text(encoding="utf-8"))
+                settings = IndexSettings.from_json(read_file(path).decode())
                 if settings.digest != path.parent.name:
                     raise InputError(f"{SETTINGS_FILE} describes other settings than the folder's name")
                 found[path.parent.name] = settings

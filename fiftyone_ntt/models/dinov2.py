@@ -138,9 +138,9 @@ def load_model(folder: Path) -> Any:
 
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise MissingWeightsError(_missing_text(str(folder), "its config.json cannot be read")) from error
-    if kind not in CLASSES:
+    if not isinstance(kind, str) or kind not in CLASSES:
         raise WeightsMismatchError(f"expected a model of type {' or '.join(CLASSES)} in {folder}, found {kind!r}")
     loader = getattr(transformers, CLASSES[kind])
     try:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -275,14 +274,16 @@ def load_checkpoint(model: nn.Module, path: Path, config: str) -> None:
     expectation = f"expected a SAM2 checkpoint {{'model': weights}} that holds tensors only in {path}"
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file can raise nearly anything while it is read
         # torch's own text advises to allow code from the file; ours does not repeat it
         raise WeightsMismatchError(f"{expectation}, but it cannot be read as one; fetch the file again") from error
     if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
         raise WeightsMismatchError(f"{expectation}, found something else")
     try:
         model.load_state_dict(content["model"], strict=True)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         reason = "\n".join(str(error).splitlines()[:6])
         raise WeightsMismatchError(
             f"the checkpoint {path} does not fit the architecture {config!r}; give the config the checkpoint was "
