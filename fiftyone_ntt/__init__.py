@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from fiftyone_ntt.core import MemoryBank as MemoryBank
     from fiftyone_ntt.dataset.banks import list_banks as list_banks
     from fiftyone_ntt.dataset.banks import load_bank as load_bank
+    from fiftyone_ntt.dataset.control import cancel_run as cancel_run
+    from fiftyone_ntt.dataset.control import resume_run as resume_run
     from fiftyone_ntt.dataset.evaluation import evaluate as evaluate
     from fiftyone_ntt.dataset.indexing import index as index
     from fiftyone_ntt.dataset.references import build_memory_bank as build_memory_bank
@@ -33,10 +35,12 @@ _LAZY = {
     "MatchConfig": "core",
     "MemoryBank": "core",
     "build_memory_bank": "dataset.references",
+    "cancel_run": "dataset.control",
     "evaluate": "dataset.evaluation",
     "list_banks": "dataset.banks",
     "list_runs": "dataset.runs",
     "load_bank": "dataset.banks",
+    "resume_run": "dataset.control",
     "segment": "dataset.segmentation",
     "undo_run": "dataset.undo",
 }

@@ -28,17 +28,15 @@ def save_bank(dataset: fo.Dataset, name: str, bank: MemoryBank) -> None:
     check_name(name)
     if dataset.has_run(name) and dataset.get_run_info(name).config.method != METHOD:
         raise InputError(f"{name!r} is the key of another run of {dataset.name!r}; choose another name for the bank")
-    tensors, description = bank.to_parts()
     config = dataset.init_run(
         method=METHOD,
         preset=bank.preset,
         classes=list(bank.classes),
-        shots=bank.shots,
+        shots=list(bank.shots.values()),  # in the order of the classes, whose names need not do as keys
         content_hash=bank.content_hash,
     )
     dataset.register_run(name, config, overwrite=True)
-    results = dataset.init_run_results(name, description=description, **tensors)
-    dataset.save_run_results(name, results)
+    keep_with_run(dataset, name, bank)
 
 
 def load_bank(dataset: fo.Dataset, name: str) -> MemoryBank:
@@ -53,7 +51,19 @@ def load_bank(dataset: fo.Dataset, name: str) -> MemoryBank:
             f"no memory bank {name!r} with dataset {dataset.name!r}; there is: "
             f"{', '.join(map(repr, known)) or 'none yet, build one from tagged references first'}"
         )
-    results = dataset.load_run_results(name)
+    return bank_of_run(dataset, name)
+
+
+def keep_with_run(dataset: fo.Dataset, run_key: str, bank: MemoryBank) -> None:
+    """Makes a bank the results of a run; ``bank_of_run`` gives it back."""
+    tensors, description = bank.to_parts()
+    results = dataset.init_run_results(run_key, description=description, **tensors)
+    dataset.save_run_results(run_key, results)
+
+
+def bank_of_run(dataset: fo.Dataset, run_key: str) -> MemoryBank:
+    """The bank that ``keep_with_run`` kept."""
+    results = dataset.load_run_results(run_key)
     kept = {key: getattr(results, key, None) for key in ("vectors", "class_index", "center")}
     tensors = {key: np.asarray(value) for key, value in kept.items() if value is not None}
     return MemoryBank.from_parts(tensors, getattr(results, "description", None) or "")

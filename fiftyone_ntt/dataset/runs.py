@@ -12,11 +12,15 @@ from fiftyone import ViewField as F
 from fiftyone_ntt.core import MatchConfig, MemoryBank
 from fiftyone_ntt.dataset.banks import check_name
 from fiftyone_ntt.dataset.fields import is_detections_field
+from fiftyone_ntt.dataset.figures import figures_of, queued_runs
+from fiftyone_ntt.dataset.states import COMPLETED, QUEUED, RUNNING, state_of
 from fiftyone_ntt.errors import InputError, WrongTypeError
 
 METHOD = "ntt/segment"
 PROVENANCE = "ntt"
 """Key of a label field's ``info`` under which its run's facts lie."""
+DECISIVE = ("classes", "preset", "bank_hash", "weights", "match", "points_per_side", "points", "precision")
+"""Settings in which two runs must agree for their labels to be the same."""
 
 
 def status_field(label_field: str) -> str:
@@ -68,21 +72,55 @@ class RunRecord:
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Names of the settings in which another record would give other labels."""
         mine = asdict(self)
-        decisive = ("classes", "preset", "bank_hash", "weights", "match", "points_per_side", "points", "precision")
         before = {"points": "grid", "precision": "fp32"}  # what records without these entries mean
-        return [name for name in decisive if mine[name] != other.get(name, before.get(name))]
+        return [name for name in DECISIVE if mine[name] != other.get(name, before.get(name))]
 
 
 def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:
-    """The labelling runs of a dataset, oldest first, each with its settings and counts of sample states."""
-    runs = []
-    for key in dataset.list_runs(method=METHOD):
-        facts = dict(dataset.get_run_info(key).config.serialize()["record"])
-        field_name = status_field(facts["label_field"])
-        in_run = F(f"{field_name}.run_key") == key
-        counts = dataset.match(in_run).count_values(f"{field_name}.state") if dataset.has_field(field_name) else {}
-        runs.append({**facts, "states": counts})
-    return sorted(runs, key=lambda run: run["started"])
+    """The labelling runs of a dataset, oldest first; runs that wait for a worker to begin come last.
+
+    Returns:
+        Of each run its settings (``run_key``, ``label_field``, ``preset``, ``bank_hash``, ...), and
+
+        * ``state``: ``queued``, ``running``, ``interrupted``, ``cancelled``, ``completed`` or ``failed``,
+        * ``counts``: samples that are ``ok``, ``empty``, ``error`` and ``left``,
+        * ``throughput`` in images a second, ``eta_seconds`` while it runs, ``workers`` that are at it now,
+        * ``configuration``: all that decides the labels, ``options``: all that does not,
+        * ``started_by``, ``door`` (``sdk``, ``app``, ``cli`` or ``delegated``), and the ``error`` of a run that failed.
+    """
+    runs = [_described(dataset, key) for key in dataset.list_runs(method=METHOD)]
+    waiting = queued_runs(dataset)
+    for run in runs:
+        if run["run_key"] in waiting and run["state"] != RUNNING:
+            run["state"] = QUEUED
+    known = {run["run_key"] for run in runs}
+    new = [run for key, run in waiting.items() if key not in known]
+    return [*sorted(runs, key=lambda run: str(run["started"])), *new]
+
+
+def _described(dataset: fo.Dataset, key: str) -> dict[str, Any]:
+    facts = dict(dataset.get_run_info(key).config.serialize()["record"])
+    status = status_field(facts["label_field"])
+    there = dataset.has_field(status)
+    counted = dataset.match(F(f"{status}.run_key") == key).count_values(f"{status}.state") if there else {}
+    figures = figures_of(dataset, key, status)
+    return {
+        **facts,
+        "configuration": {name: facts[name] for name in DECISIVE if name in facts},
+        "counts": {**{state: counted.get(state, 0) for state in ("ok", "empty", "error")}, "left": figures.pop("left")},
+        **figures,
+    }
+
+
+def goes_on(dataset: fo.Dataset, record: RunRecord) -> bool:
+    """Whether a run of this key and these settings is there and not through."""
+    if not dataset.has_run(record.run_key):
+        return False
+    taken = dataset.get_run_info(record.run_key).config
+    state = state_of(dataset, record.run_key)
+    if taken.method != METHOD or state is None or state["state"] == COMPLETED:
+        return False
+    return taken.record["label_field"] == record.label_field and not record.differences(taken.record)
 
 
 def register(dataset: fo.Dataset, record: RunRecord) -> None:

@@ -10,20 +10,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.core import CompactImage, MatchConfig, MemoryBank, Segmenter
 from fiftyone_ntt.core.stream import Outcome, stream
-from fiftyone_ntt.dataset.banks import load_bank
+from fiftyone_ntt.dataset.banks import check_name, load_bank
 from fiftyone_ntt.dataset.candidates import CandidateSource, StageOne, describe_error
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_whole_images
 from fiftyone_ntt.dataset.labels import to_document
+from fiftyone_ntt.dataset.leases import Worker
+from fiftyone_ntt.dataset.part import Call, part_in_run
 from fiftyone_ntt.dataset.references import Progress, without_references
-from fiftyone_ntt.dataset.replaced import begin_pass
-from fiftyone_ntt.dataset.runs import RunRecord, check_free, register, status_field
+from fiftyone_ntt.dataset.runs import RunRecord
+from fiftyone_ntt.dataset.work import Work
 from fiftyone_ntt.dataset.writing import LabelWriter
-from fiftyone_ntt.errors import WrongTypeError
+from fiftyone_ntt.errors import LeaseLostError, RunCancelledError, WrongTypeError
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.models.presets import resolve_preset
 
@@ -44,6 +45,7 @@ class SegmentReport:
         empty: samples in which nothing was found.
         failed: samples that could not be processed; see ``errors``.
         resumed: samples that were done before and left alone.
+        by_others: samples that other workers on the same run did meanwhile.
         references_skipped: samples left out because they are references.
         instances: labels written.
         from_index: samples whose candidates were in the index; no model ran for them.
@@ -59,6 +61,7 @@ class SegmentReport:
     empty: int = 0
     failed: int = 0
     resumed: int = 0
+    by_others: int = 0
     references_skipped: int = 0
     instances: int = 0
     from_index: int = 0
@@ -78,7 +81,8 @@ class SegmentReport:
             f"labelled, {self.empty} empty, {self.failed} failed, {self.resumed} done before, "
             f"{self.references_skipped} references skipped, {self.from_index} from the index, in {self.seconds:.1f} s"
         )
-        return "; ".join([text, *self.notes])
+        shared = [f"{self.by_others} samples were done by other workers"] if self.by_others else []
+        return "; ".join([text, *shared, *self.notes])
 
 
 def segment(
@@ -106,7 +110,7 @@ def segment(
 
     Writes ``Detections`` with in-box masks, ``confidence`` and ``predicted_iou`` to ``label_field``, and what happened
     to each sample to ``<label_field>_status``. Labels are saved in chunks: a run that stops can be resumed by the
-    same call.
+    same call, and the same call in several processes or on several machines shares the work.
 
     Args:
         view: the samples to label.
@@ -137,6 +141,9 @@ def segment(
         InputError: if the view, bank, field or run key cannot be used, with the choices there are.
         PresetMismatchError: if the bank was made with another preset, or with other weights than those on this machine.
         MissingWeightsError: if the preset's weights are not on this machine.
+        RunCancelledError: if someone cancelled the run meanwhile.
+        LeaseLostError: if this worker gave no sign of life for so long that another one took over.
+        DatabaseGoneError: if the database does not answer for minutes.
     """
     started = time.perf_counter()
     check_whole_images(view)
@@ -148,20 +155,19 @@ def segment(
     source = CandidateSource(stage_one, bank=bank, use_index=use_index, index_dir=index_dir)
     source.open()
     run_key = run_key or f"ntt_{label_field}"
+    check_name(run_key)
     side = stage_one.preset.proposals(points_per_side).points_per_side
     record = RunRecord.of(run_key, label_field, bank, config, side, points, precision)
-    dataset = view._dataset
-    check_free(dataset, record, resume, overwrite)
     targets = view if include_references else without_references(view.match_tags(REFERENCE_TAG, bool=False), bank)
     report = SegmentReport(run_key, label_field, references_skipped=len(view) - len(targets))
-    begin_pass(targets, record, overwrite)
-    register(dataset, record)
-    todo = targets.match(~_is_done(status_field(label_field), run_key))
-    report.resumed = len(targets) - len(todo)
-    try:
-        _run(todo, source, _Labeller(source, bank, config), report, progress)
-    finally:
-        report.from_index, report.indexed, report.notes = source.from_index, source.indexed, source.notes
+    options = {"use_index": use_index, "index_dir": None if index_dir is None else str(index_dir)}
+    options |= {"device": device, "compile": compile}
+    with part_in_run(Call(targets, record, bank, resume, overwrite, options)) as (worker, work):
+        report.resumed = work.resumed
+        try:
+            _run(work, worker, source, _Labeller(source, bank, config), report, progress)
+        finally:
+            report.from_index, report.indexed, report.notes = source.from_index, source.indexed, source.notes
     report.seconds = time.perf_counter() - started
     logger.info("%s", report)
     return report
@@ -182,10 +188,6 @@ def _preset_of(bank: MemoryBank, preset: str | Preset | None) -> Preset:
     return resolve_preset(wanted)
 
 
-def _is_done(status: str, run_key: str) -> F:
-    return (F(f"{status}.run_key") == run_key) & F(f"{status}.state").is_in(["ok", "empty"])
-
-
 @dataclass(frozen=True)
 class _Labeller:
     """Stage two, as ``stream`` calls it: candidates in, a document for the label field out."""
@@ -200,26 +202,68 @@ class _Labeller:
 
 
 def _run(
-    todo: SampleCollection,
-    source: CandidateSource,
-    labeller: _Labeller,
-    report: SegmentReport,
+    work: Work, worker: Worker, source: CandidateSource, labeller: _Labeller, report: SegmentReport,
     progress: Progress | None,
-) -> None:
-    ids, paths = todo.values(["id", "filepath"])
-    items = [source.item(sample_id, path) for sample_id, path in zip(ids, paths, strict=True)]
-    finishers = min(os.cpu_count() or 1, _MOST_FINISHERS)
-    writer = LabelWriter(todo._dataset, report.label_field, report.run_key)
-    if progress is not None:
-        progress(0, len(ids), "labelling")
+) -> None:  # fmt: skip
+    writer = LabelWriter(work.dataset, report.label_field, report.run_key, guard=worker.renew)
+    shown = _Shown(work, report, progress)
     try:
-        with closing(stream(source.segmenters, items, labeller, finishers=finishers)) as outcomes:
-            for done, outcome in enumerate(outcomes, start=1):
-                _count(outcome, writer, report)
-                if progress is not None:
-                    progress(done, len(ids), f"labelled {done} of {len(ids)}, {report.failed} failed")
-    finally:
-        writer.save()  # also when interrupted: what is computed is kept
+        while True:
+            _one_round(work, worker, source, labeller, report, writer, shown)
+            if not work.left:
+                break
+            worker.wait()  # the rest is in other workers' hands: theirs to do, or ours should they die
+            work.look_again()
+            shown()
+    except (LeaseLostError, RunCancelledError):
+        raise
+    except BaseException:
+        writer.save()  # what is computed is kept
+        raise
+
+
+def _one_round(
+    work: Work, worker: Worker, source: CandidateSource, labeller: _Labeller, report: SegmentReport,
+    writer: LabelWriter, shown: _Shown,
+) -> None:  # fmt: skip
+    """Labels all samples that no other worker has claimed."""
+    finishers = min(os.cpu_count() or 1, _MOST_FINISHERS)
+    items = (source.item(sample_id, path) for sample_id, path in work.samples())
+    unsaved: list[str] = []
+    with closing(stream(source.segmenters, items, labeller, finishers=finishers)) as outcomes:
+        for outcome in outcomes:
+            worker.check()
+            _count(outcome, writer, report)
+            unsaved.append(outcome.key)
+            worker.processed += 1
+            if not writer.unsaved:
+                work.written(unsaved)
+                unsaved = []
+            shown()
+    writer.save()
+    work.written(unsaved)
+    for sample_id in set(writer.refused) - set(report.errors):
+        report.errors[sample_id] = writer.refused[sample_id]
+        report.labelled, report.failed = report.labelled - 1, report.failed + 1
+
+
+@dataclass
+class _Shown:
+    """Tells how far all workers together are."""
+
+    work: Work
+    report: SegmentReport
+    progress: Progress | None
+
+    def __post_init__(self) -> None:
+        if self.progress is not None:
+            self.progress(0, self.work.total, "labelling")
+
+    def __call__(self) -> None:
+        done, total = self.report.done + self.work.by_others, self.work.total
+        self.report.by_others = self.work.by_others
+        if self.progress is not None:
+            self.progress(done, total, f"labelled {done} of {total}, {self.report.failed} failed")
 
 
 def _count(outcome: Outcome[dict[str, Any]], writer: LabelWriter, report: SegmentReport) -> None:

@@ -1,0 +1,238 @@
+"""Runs that are shared, cancelled, interrupted and resumed, with small random models and a real database."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import fiftyone as fo
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_checkpoints import tiny_preset
+
+import fiftyone_ntt as ntt
+from fiftyone_ntt.dataset import leases, states
+from fiftyone_ntt.dataset.leases import Worker
+from fiftyone_ntt.dataset.origin import Origin, through
+from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError
+
+IMAGES = 9
+SIZE = (60, 80)
+
+
+@pytest.fixture(scope="session")
+def preset(tmp_path_factory):
+    return tiny_preset(tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture
+def pictures(dataset, tmp_path):
+    """A reference with a mask, and pictures like it."""
+    samples = []
+    for i in range(IMAGES):
+        image = np.random.default_rng(i).integers(0, 90, (*SIZE, 3), dtype=np.uint8)
+        image[10:40, 5 + 4 * i : 35 + 4 * i] = (200, 40, 20 * i)
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(image).save(path)
+        samples.append(fo.Sample(str(path)))
+    box = [5 / SIZE[1], 10 / SIZE[0], 30 / SIZE[1], 30 / SIZE[0]]
+    label = fo.Detection(label="square", bounding_box=box, mask=np.ones((30, 30), bool))
+    samples[0]["truth"] = fo.Detections(detections=[label])
+    samples[0].tags = ["ntt:reference"]
+    dataset.add_samples(samples)
+    return dataset
+
+
+@pytest.fixture
+def bank(pictures, preset):
+    return ntt.build_memory_bank(pictures.match_tags("ntt:reference"), "truth", preset=preset)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Chunks of about one sample, saved one by one, and leases of a second."""
+    monkeypatch.setattr(states, "IN_A_CHUNK", 1)
+    monkeypatch.setattr("fiftyone_ntt.dataset.writing._LARGEST_CHUNK", 1)
+    monkeypatch.setenv(leases.LEASE_VARIABLE, "1")
+
+
+def the_run(dataset):
+    (run,) = ntt.list_runs(dataset)
+    return run
+
+
+def labels_of(dataset):
+    """What every sample got, without ids."""
+    return [
+        [(label.label, label.bounding_box, label.confidence, label.mask.tobytes()) for label in found.detections]
+        if found
+        else None
+        for found in dataset.values("found")
+    ]
+
+
+def stop_after(number, error=KeyboardInterrupt):
+    def progress(done, total, message):
+        if done >= number:
+            raise error
+
+    return progress
+
+
+def test_a_run_tells_all_about_itself(pictures, bank, preset, tmp_path):
+    pictures.add_sample(fo.Sample(str(tmp_path / "gone.png")))
+    with through(Origin("cli", "someone")):
+        report = ntt.segment(pictures, bank, "found", preset=preset, device="cpu")
+    run = the_run(pictures)
+    assert run["state"] == "completed"
+    assert run["counts"] == {"ok": report.labelled, "empty": report.empty, "error": 1, "left": 0}
+    assert run["throughput"] > 0 and run["eta_seconds"] is None and run["workers"] == 0
+    assert (run["started_by"], run["door"], run["preset"]) == ("someone", "cli", preset.name)
+    assert run["bank_hash"] == run["configuration"]["bank_hash"] == bank.content_hash
+    assert run["options"]["device"] == "cpu" and run["configuration"]["points"] == "grid"
+
+
+def test_two_workers_share_a_run(pictures, bank, preset, small_chunks):
+    alone = ntt.segment(pictures, bank, "found", preset=preset)
+    expected = labels_of(pictures)
+    ntt.undo_run(pictures, alone.run_key)
+    reports = []
+
+    def work():
+        reports.append(ntt.segment(fo.load_dataset(pictures.name), bank, "found", preset=preset, use_index=False))
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert sum(report.done for report in reports) == IMAGES - 1, "none twice"
+    for report in reports:
+        assert report.done + report.by_others + report.resumed == IMAGES - 1
+    pictures.reload()
+    assert labels_of(pictures) == expected
+    assert the_run(pictures)["state"] == "completed"
+
+
+def test_interrupted_and_resumed_from_what_is_kept_with_the_run(pictures, bank, preset):
+    view = pictures.limit(6)
+    with pytest.raises(KeyboardInterrupt):
+        ntt.segment(view, bank, "found", preset=preset, progress=stop_after(2))
+    run = the_run(pictures)
+    assert (run["state"], run["counts"]["left"]) == ("interrupted", 3)
+    report = ntt.resume_run(pictures, run["run_key"], preset=preset)
+    assert (report.done, report.resumed) == (3, 2)
+    run = the_run(pictures)
+    assert (run["state"], run["counts"]["left"]) == ("completed", 0)
+    again = ntt.segment(pictures, bank, "found", preset=preset)
+    assert (again.done, again.resumed) == (3, 5), "a wider view"
+    assert the_run(pictures)["counts"]["left"] == 0
+
+
+def test_a_rerun_that_overwrites_goes_on_where_it_was(pictures, bank, preset):
+    ntt.segment(pictures, bank, "found", preset=preset, points_per_side=3)
+    arguments = {"preset": preset, "overwrite": True}
+    with pytest.raises(KeyboardInterrupt):
+        ntt.segment(pictures, bank, "found", progress=stop_after(3), **arguments)
+    report = ntt.segment(pictures, bank, "found", **arguments)
+    assert (report.done, report.resumed) == (IMAGES - 4, 3)
+    assert ntt.segment(pictures, bank, "found", **arguments).done == IMAGES - 1, "once it is through, it starts anew"
+
+
+def test_cancelling_stops_within_a_chunk(pictures, bank, preset, small_chunks):
+    def cancel(done, total, message):
+        if done == 2:
+            assert ntt.cancel_run(fo.load_dataset(pictures.name), "ntt_found") == 1
+
+    with pytest.raises(RunCancelledError, match="'ntt_found' was cancelled.*resume_run"):
+        ntt.segment(pictures, bank, "found", preset=preset, progress=cancel)
+    run = the_run(pictures)
+    assert run["state"] == "cancelled"
+    assert run["counts"]["ok"] == 2, "nothing was written after that"
+    assert ntt.resume_run(pictures, "ntt_found", preset=preset).done == IMAGES - 3
+    assert the_run(pictures)["state"] == "completed"
+    with pytest.raises(InputError, match="'ntt_found' is completed"):
+        ntt.cancel_run(pictures, "ntt_found")
+    with pytest.raises(InputError, match="no labelling run 'other'.*'ntt_found'"):
+        ntt.cancel_run(pictures, "other")
+
+
+def test_a_run_whose_caller_gave_it_up_is_cancelled(pictures, bank, preset, small_chunks):
+    given_up = threading.Event()
+
+    def slowly(done, total, message):
+        given_up.set()
+        time.sleep(0.4)
+
+    with through(Origin("delegated", "someone", "1234", given_up.is_set)), pytest.raises(RunCancelledError):
+        ntt.segment(pictures, bank, "found", preset=preset, progress=slowly)
+    assert the_run(pictures)["state"] == "cancelled"
+
+
+def test_a_run_that_fails_says_why(pictures, bank, preset):
+    with pytest.raises(ZeroDivisionError):
+        ntt.segment(pictures, bank, "found", preset=preset, progress=stop_after(2, ZeroDivisionError("by nought")))
+    run = the_run(pictures)
+    assert (run["state"], run["error"], run["counts"]["ok"]) == ("failed", "by nought", 2)
+
+
+def test_a_worker_that_was_taken_for_dead_writes_nothing_more(pictures, small_chunks):
+    first = Worker(pictures, "run", Origin())
+    second = Worker(pictures, "run", Origin())
+    assert first.claim("1") and not second.claim("1") and second.claim("2")
+    first._over.set()  # as if the process had stopped: no more renewals
+    first._thread.join()
+    time.sleep(1.2)
+    assert second.claim("1"), "its lease ran out"
+    with pytest.raises(LeaseLostError, match="another one took over"):
+        first.renew()
+    with pytest.raises(LeaseLostError):
+        first.claim("3")
+    second.renew()
+    second.end()
+    assert not leases.live_workers(pictures, "run")
+
+
+def test_a_worker_whose_chunks_nobody_took_goes_on_after_a_long_sleep(pictures, small_chunks):
+    worker = Worker(pictures, "run", Origin())
+    worker._over.set()
+    worker._thread.join()
+    assert worker.claim("1")
+    time.sleep(1.2)
+    assert not leases.live_workers(pictures, "run")
+    worker.renew()
+    other = Worker(pictures, "run", Origin())
+    assert not other.claim("1")
+    for one in (worker, other):
+        one.end()
+
+
+CLAIM_AND_WAIT = """
+import sys, time
+import fiftyone as fo
+from fiftyone_ntt.dataset.leases import Worker
+from fiftyone_ntt.dataset.origin import Origin
+assert Worker(fo.load_dataset(sys.argv[1]), "run", Origin()).claim("1")
+print("claimed", flush=True)
+time.sleep(60)
+"""
+
+
+def test_nobody_waits_for_a_process_that_was_killed(pictures, database):
+    command = [sys.executable, "-c", CLAIM_AND_WAIT, pictures.name]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "claimed\n"
+    worker = Worker(pictures, "run", Origin())
+    try:
+        assert not worker.claim("1")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert worker.claim("1"), "long before its lease of a minute runs out"
+    finally:
+        process.kill()
+        worker.end()
