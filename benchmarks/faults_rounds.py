@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
-import queue
 import random
 import signal
-import subprocess
-import sys
-import threading
 import time
 import uuid
 from collections import Counter
@@ -25,67 +21,58 @@ from fiftyone import ViewField as F
 from PIL import Image
 
 import fiftyone_ntt as ntt
-from benchmarks.faults_worker import BANK, FIELD, PRESET, RUN
+from benchmarks.faults_worker import BANK, FIELD, PRESET, RUN, serve
 from fiftyone_ntt.dataset.runs import status_field
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 REFERENCES = 2
-SECONDS_TO_START, SECONDS_TO_WORK = 180.0, 300.0
-LEASE_SECONDS = 2
-"""Short, so that what a dead worker had claimed is soon free."""
+SECONDS_TO_WORK = 120.0
 _MOST_TRIES = 20
 _PAUSE_BETWEEN_TRIES = 0.5
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["benchmarks.faults_worker"])
 
 
 class Worker:
-    """A process that labels datasets, see ``benchmarks.faults_worker``."""
+    """A process that labels datasets, see ``benchmarks.faults_worker``.
+
+    Args:
+        log: where its log goes.
+
+    Attributes:
+        wrote: samples that it has marked as done in the database, each as often as it has done so.
+    """
 
     def __init__(self, log: Path) -> None:
-        with open(log, "ab") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.faults_worker"],
-                cwd=REPOSITORY,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env={**os.environ, "FIFTYONE_NTT_LEASE_SECONDS": str(LEASE_SECONDS), "OMP_NUM_THREADS": "1"},
-            )
-        self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._pipe, its_end = _PROCESSES.Pipe()
+        self._process = _PROCESSES.Process(target=serve, args=(its_end, log), daemon=True)
+        self._process.start()
+        its_end.close()
         self.wrote: list[str] = []
-
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._events.put(json.loads(line))
-        self._events.put(None)
 
     def begin(self, job: dict[str, Any]) -> None:
         """Hands over a job and returns when the worker is at it."""
-        assert self._process.stdin is not None
-        self._process.stdin.write((json.dumps(job) + "\n").encode())
-        self._process.stdin.flush()
-        self.wait_for("started", SECONDS_TO_START)
+        self._pipe.send(job)
+        if self.wait_for(("started",), SECONDS_TO_WORK) is None:
+            raise RuntimeError("a worker did not start")
 
-    def wait_for(self, wanted: str, seconds: float) -> dict[str, Any] | None:
-        """Waits for an event of this name or ``"failed"``; ``None`` if the worker is gone or says neither in time."""
+    def wait_for(self, wanted: tuple[str, ...], seconds: float) -> dict[str, Any] | None:
+        """Waits for one of these events or ``"failed"``; ``None`` if the worker is gone or says none in time."""
         deadline = time.monotonic() + seconds
-        while True:
+        while self._pipe.poll(max(0.0, deadline - time.monotonic())):
             try:
-                event = self._events.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                return None
-            if event is None:
-                self._events.put(None)  # for whoever asks again
+                event: dict[str, Any] = self._pipe.recv()
+            except (EOFError, OSError):
                 return None
             if event["event"] == "wrote":
                 self.wrote.extend(event["samples"])
-            if event["event"] in (wanted, "failed"):
+            if event["event"] in (*wanted, "failed"):
                 return event
+        return None
 
     def send(self, number: int) -> None:
         """Sends a signal, unless the worker is gone."""
-        self._process.send_signal(number)
+        if self._process.is_alive() and self._process.pid is not None:
+            os.kill(self._process.pid, number)
 
     def end(self) -> None:
         """Kills the process; see ``join``."""
@@ -94,33 +81,9 @@ class Worker:
 
     def join(self) -> None:
         """Waits until the process is gone and all it has said is read."""
-        self._process.wait()
-        while self.wait_for("", SECONDS_TO_START) is not None:
+        self._process.join()
+        while self.wait_for((), 0.1) is not None:
             pass
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
-
-
-class Standby:
-    """Workers started ahead: importing everything takes longer than a round."""
-
-    def __init__(self, log: Path) -> None:
-        self._log = log
-        self._waiting = [Worker(log), Worker(log)]
-
-    def take(self) -> Worker:
-        """A worker that is ready; another one starts in its place."""
-        worker = self._waiting.pop(0)
-        self._waiting.append(Worker(self._log))
-        if worker.wait_for("ready", SECONDS_TO_START) is None:
-            raise RuntimeError(f"a worker did not start; its log ends: {self._log.read_text()[-2000:]}")
-        return worker
-
-    def close(self) -> None:
-        """Ends those that nobody took."""
-        for worker in self._waiting:
-            worker.end()
 
 
 @dataclass(frozen=True)
@@ -193,8 +156,8 @@ class Faults:
     def __init__(self, folder: Path, images: int = 40, seed: int = 0) -> None:
         self._folder, self._images, self._random = folder, images, random.Random(seed)
         self._template = make_dataset(folder / "images", images)
-        self._standby = Standby(folder / "workers.log")
-        self._resumer = self._standby.take()
+        self._log = folder / "workers.log"
+        self._resumer = Worker(self._log)
         self._rounds = 0
         with self._dataset() as (dataset, job):
             self._resumer.begin(job)
@@ -210,7 +173,6 @@ class Faults:
     def close(self) -> None:
         """Stops all workers and deletes the dataset."""
         self._resumer.end()
-        self._standby.close()
         self._template.delete()
 
     @contextmanager
@@ -224,9 +186,9 @@ class Faults:
             dataset.delete()
 
     def _done(self, worker: Worker) -> dict[str, Any]:
-        done = worker.wait_for("done", SECONDS_TO_WORK)
+        done = worker.wait_for(("done",), SECONDS_TO_WORK)
         if done is None or done["event"] != "done":
-            raise RuntimeError(f"expected a worker to finish, got {done or (self._folder / 'workers.log').read_text()}")
+            raise RuntimeError(f"expected a worker to finish, got {done or self._log.read_text()}")
         return done
 
     def round(self, at: str, workers: int = 1, number: int = signal.SIGKILL) -> Round:
@@ -254,13 +216,13 @@ class Faults:
 
     def _disturb(self, dataset: fo.Dataset, job: dict[str, Any], count: int) -> Round | None:
         """One round; ``None`` if the worker was done before the moment came."""
-        victim, *others = workers = [self._standby.take() for _ in range(count)]
+        victim, *others = workers = [Worker(self._log) for _ in range(count)]
         plain = {name: job[name] for name in ("dataset", "index")}
         self._resumer.wrote.clear()
         try:
-            for worker in others:
-                worker.begin(plain)
-            victim.begin(job)
+            starts = [(victim, job), *((worker, plain) for worker in others)]
+            for worker, its_job in self._random.sample(starts, len(starts)):
+                worker.begin(its_job)
             if not self._hit(victim, job):
                 return None
             before = done_samples(dataset)
@@ -279,10 +241,10 @@ class Faults:
     def _hit(self, victim: Worker, job: dict[str, Any]) -> bool:
         """Waits for the moment and sends the signal, where the worker does not do so itself."""
         if (moment := job.get("at_time")) is not None:
-            said = victim.wait_for("done", moment)
+            said = victim.wait_for(("done",), moment)
             victim.send(job["signal"])
         else:
-            said = victim.wait_for("hit" if "at_image" in job else "done", SECONDS_TO_WORK)
+            said = victim.wait_for(("hit", "done"), SECONDS_TO_WORK)
         if said is not None and said["event"] == "done":
             return False
         if job["signal"] != signal.SIGSTOP:
@@ -292,7 +254,7 @@ class Faults:
     def _wake(self, victim: Worker, result: Round) -> None:
         """A worker that slept longer than its lease must notice."""
         victim.send(signal.SIGCONT)
-        said = victim.wait_for("done", SECONDS_TO_WORK)
+        said = victim.wait_for(("done",), SECONDS_TO_WORK)
         if said is None or "LeaseLostError" not in said.get("error", ""):
             result.problems.append(f"expected the worker that slept to notice that its lease ran out, got {said}")
 
@@ -330,6 +292,9 @@ class Faults:
                 result.differing.append(name)
         if set(found.labels) != set(wanted.labels):
             result.problems.append(f"expected {len(wanted.labels)} samples, got {len(found.labels)}")
+        result.problems.extend(
+            f"the run is {run['state']}" for run in ntt.list_runs(dataset) if run["state"] != "completed"
+        )
         after = done_samples(dataset)
         rewritten = {sample for sample, labels in before.items() if after.get(sample) != labels}
         marks = Counter(sample for worker in workers for sample in worker.wrote)

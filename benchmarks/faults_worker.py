@@ -1,27 +1,35 @@
 """The worker that ``benchmarks.faults`` kills: labels datasets it is told of, with two small random networks.
 
-``python -m benchmarks.faults_worker`` reads one job a line, as JSON, and answers with one event a line.
+It is forked from a process that has imported this module, which takes much longer than a round.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import sys
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, ClassVar
 
+import fiftyone as fo
 import torch
+from fiftyone.core.odm import database
 from pymongo import monitoring
 from torch import Tensor
 
+import fiftyone_ntt as ntt
 from fiftyone_ntt.core import ImageFrame
 from fiftyone_ntt.core.references import ReferenceSettings
+from fiftyone_ntt.dataset import leases, states, writing
 from fiftyone_ntt.models.presets import PRESETS, Preset
 
 BANK, FIELD, RUN = "faults_bank", "found", "ntt_found"
 SCORE_THRESHOLD = 0.0
+LEASE_SECONDS = "2"
+"""Short, so that what a worker had claimed is soon free."""
+SAMPLES_IN_A_CHUNK = 4
+"""Claimed and written at once: few, so that few images are shared, and cut, as many are otherwise."""
 _WRITES = frozenset({"insert", "update", "delete", "findAndModify", "findandmodify"})
 
 
@@ -98,8 +106,9 @@ PRESET = Preset(
 class Writes(monitoring.CommandListener):
     """Counts the writes this process sends to the database, tells whose statuses they set, ends it at a chosen one."""
 
-    def __init__(self) -> None:
+    def __init__(self, outside: Connection) -> None:
         self.begin({})
+        self._outside = outside
         self._statuses: dict[int, list[str]] = {}
 
     def begin(self, job: dict[str, Any]) -> None:
@@ -120,7 +129,7 @@ class Writes(monitoring.CommandListener):
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
         """Called by the driver when the database has answered."""
         if statuses := self._statuses.pop(event.request_id, None):
-            say("wrote", samples=statuses)
+            self._outside.send({"event": "wrote", "samples": statuses})
 
     def failed(self, event: monitoring.CommandFailedEvent) -> None:
         """Called by the driver when the database has refused."""
@@ -138,55 +147,44 @@ def _statuses_set(command: Any) -> list[str]:
     return done
 
 
-def say(event: str, **facts: Any) -> None:
-    """Tells the other side something, at once: whoever is killed next has said it."""
-    os.write(1, (json.dumps({"event": event, **facts}) + "\n").encode())
-
-
-def work(job: dict[str, Any], writes: Writes) -> None:
+def work(job: dict[str, Any], writes: Writes, outside: Connection) -> None:
     """Labels one dataset.
 
     Args:
         job: ``dataset``, ``index`` (folder), and, to be hit by a ``signal``: ``at_write`` or ``at_image`` (a number).
         writes: the listener of this process.
+        outside: who wants to know.
     """
-    import fiftyone as fo
-
-    import fiftyone_ntt as ntt
 
     def progress(done: int, total: int, message: str) -> None:
-        if done == job.get("at_image"):
-            say("hit")
+        if done >= job.get("at_image", total + 1):
+            job["at_image"] = total + 1
+            outside.send({"event": "hit"})
             os.kill(os.getpid(), job["signal"])
 
     dataset = fo.load_dataset(job["dataset"])
     dataset.reload()
-    say("started")
+    outside.send({"event": "started"})
     writes.begin(job)
     settings = {"run_key": RUN, "preset": PRESET, "device": "cpu", "score_threshold": SCORE_THRESHOLD}
     report = ntt.segment(dataset, BANK, FIELD, index_dir=job["index"], progress=progress, **settings)
-    say("done", writes=writes.sent, seconds=report.seconds)
+    outside.send({"event": "done", "writes": writes.sent, "seconds": report.seconds})
 
 
-def serve() -> None:
-    """Takes jobs until there are no more."""
+def serve(outside: Connection, log: Path) -> None:
+    """Takes jobs until it is stopped."""
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started this may ignore it, and pass that on
-    writes = Writes()
-    monitoring.register(writes)  # before FiftyOne connects
+    torch.set_num_threads(1)
+    os.environ[leases.LEASE_VARIABLE] = LEASE_SECONDS
+    states.IN_A_CHUNK = writing._LARGEST_CHUNK = SAMPLES_IN_A_CHUNK
     PRESETS[PRESET.name] = PRESET
-    import fiftyone as fo
-
-    import fiftyone_ntt as ntt
-
-    fo.list_datasets()
-    assert ntt.segment  # imported now, not within a round
-    say("ready")
-    for line in sys.stdin:
+    writes = Writes(outside)
+    database._disconnect()  # the connection is the other process's; the next one has the listener
+    monitoring.register(writes)
+    while True:
+        job = outside.recv()
         try:
-            work(json.loads(line), writes)
+            work(job, writes, outside)
         except Exception as error:
-            say("failed", error=f"{type(error).__name__}: {error}")
-
-
-if __name__ == "__main__":
-    serve()
+            outside.send({"event": "failed", "error": f"{type(error).__name__}: {error}"})

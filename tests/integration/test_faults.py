@@ -29,6 +29,7 @@ def test_the_undisturbed_run_is_worth_comparing_with(faults):
     [
         ("time", 1, signal.SIGKILL),
         ("write", 1, signal.SIGKILL),
+        ("write", 2, signal.SIGKILL),
         ("time", 1, signal.SIGTERM),
     ],
 )
@@ -41,3 +42,8 @@ def test_an_interrupted_worker_keeps_what_it_has_computed(faults):
     result = faults.round("image", number=signal.SIGINT)
     assert result.survived, str(result)
     assert result.done_before > 0
+
+
+def test_a_worker_that_slept_longer_than_its_lease_writes_nothing_more(faults):
+    result = faults.round("image", 2, signal.SIGSTOP)
+    assert result.survived, str(result)
