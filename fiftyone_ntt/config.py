@@ -364,3 +364,29 @@ class EvaluateParams(Params):
     include_references: bool = _param(
         False, label="Score the references too", help="their scores are too good: they have seen the answers"
     )
+
+
+@dataclass(frozen=True)
+class CancelParams(Params):
+    """Arguments of ``fiftyone_ntt.cancel_run``."""
+
+    run_key: str = _param(label="Run", help="key of the labelling run to stop")
+
+
+@dataclass(frozen=True)
+class ResumeParams(Params):
+    """Arguments of ``fiftyone_ntt.resume_run``."""
+
+    run_key: str = _param(label="Run", help="key of the labelling run to go on with")
+
+
+@dataclass(frozen=True)
+class UndoParams(Params):
+    """Arguments of ``fiftyone_ntt.undo_run``."""
+
+    run_key: str = _param(label="Run", help="key of the labelling run to take back")
+    keep_edited: bool = _param(
+        True,
+        label="Keep what people decided",
+        help="labels that a person accepted or edited (tags ntt:accepted, ntt:edited) stay",
+    )

@@ -142,9 +142,8 @@ def operator_config(name: str, label: str, description: str, icon: str, **option
         icon=icon,
         dynamic=True,
         allow_immediate_execution=True,
-        allow_delegated_execution=True,
         rerunnable=True,
-        **{"risk_level": types.RiskLevel.MEDIUM, **options},
+        **{"risk_level": types.RiskLevel.MEDIUM, "allow_delegated_execution": True, **options},
     )
 
 

@@ -10,7 +10,8 @@ from fiftyone.operators import types
 
 from fiftyone_ntt.config import DEFAULT_BANK_NAME, SegmentParams
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG
-from fiftyone_ntt.operators import forms
+from fiftyone_ntt.dataset.origin import through
+from fiftyone_ntt.operators import forms, runs
 
 LABEL = "Segment with NTT references"
 ICON = "auto_awesome"
@@ -49,24 +50,10 @@ class Segment(foo.Operator):
         import fiftyone_ntt as ntt
 
         params = SegmentParams.from_mapping(ctx.params)
-        report = ntt.segment(ctx.target_view(), progress=forms.progress_of(ctx), **params.to_mapping())
+        with through(runs.origin_of(ctx)):
+            report = ntt.segment(ctx.target_view(), progress=forms.progress_of(ctx), **params.to_mapping())
         forms.finished(ctx)
-        return {
-            "run_key": report.run_key,
-            "label_field": report.label_field,
-            "labelled": report.labelled,
-            "empty": report.empty,
-            "failed": report.failed,
-            "resumed": report.resumed,
-            "references_skipped": report.references_skipped,
-            "instances": report.instances,
-            "from_index": report.from_index,
-            "indexed": report.indexed,
-            "seconds": round(report.seconds, 1),
-            "errors": forms.error_rows(report.errors),
-            "notes": report.notes,
-            "summary": str(report),
-        }
+        return runs.report_of(report)
 
     def resolve_output(self, ctx: Any) -> types.Property:
         return forms.summary_and_errors(ctx, LABEL)

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
-NAMES = ["build_memory_bank", "evaluate", "index_candidates", "segment"]
+NAMES = ["build_memory_bank", "cancel_run", "evaluate", "index_candidates", "resume_run", "segment", "undo_run"]
 HEAVY = ["onnxruntime", "sam2", "torch", "transformers"]
 
 SCRIPT = """

@@ -14,16 +14,28 @@ import pytest
 from fiftyone_ntt.config import (
     PRESET_NAMES,
     BuildBankParams,
+    CancelParams,
     EvaluateParams,
     IndexParams,
     Params,
+    ResumeParams,
     SegmentParams,
     TaggedBankParams,
+    UndoParams,
 )
 from fiftyone_ntt.errors import InputError, WrongTypeError
 
 ROOT = Path(__file__).resolve().parents[2]
-ALL = [BuildBankParams, TaggedBankParams, IndexParams, SegmentParams, EvaluateParams]
+ALL = [
+    BuildBankParams,
+    TaggedBankParams,
+    IndexParams,
+    SegmentParams,
+    EvaluateParams,
+    CancelParams,
+    ResumeParams,
+    UndoParams,
+]
 
 
 @pytest.mark.parametrize(
@@ -33,6 +45,9 @@ ALL = [BuildBankParams, TaggedBankParams, IndexParams, SegmentParams, EvaluatePa
         ("index", IndexParams, {"progress"}),
         ("segment", SegmentParams, {"progress", "config", "preset"}),
         ("evaluate", EvaluateParams, {"progress"}),
+        ("cancel_run", CancelParams, set()),
+        ("resume_run", ResumeParams, {"progress", "preset"}),
+        ("undo_run", UndoParams, set()),
     ],
 )
 def test_sdk_signatures_and_parameters_are_the_same(function, params, not_in_json):
