@@ -12,12 +12,14 @@ from typing import Any
 
 import bson
 import fiftyone as fo
+from bson import json_util
 from fiftyone.core.collections import SampleCollection
+from fiftyone.core.runs import RunConfig, RunResults
 from fiftyone.operators import ExecutionStore
 
 from fiftyone_ntt.dataset.runs import PROVENANCE, RunRecord, status_field
 
-_FACTS, _SAMPLE, _PART, _STATUSES = "facts", "sample:", "part:", "statuses:"
+_FACTS, _SAMPLE, _PART, _STATUSES, _RESULTS = "facts", "sample:", "part:", "statuses:", "results"
 _PART_SIZE = 8 * 2**20
 _STATUSES_AT_ONCE = 1000
 
@@ -43,6 +45,7 @@ class Pass:
     """
 
     def __init__(self, dataset: fo.Dataset, run_key: str, number: int) -> None:
+        self._dataset = dataset
         self._store = ExecutionStore.create(f"ntt_replaced_{number}_{run_key}", dataset_id=dataset._doc.id)
         self.number = number
         facts = self._store.get(_FACTS)
@@ -59,21 +62,16 @@ class Pass:
 
     def keep(self, sample_id: str, labels: Document | None, status: Document | None) -> None:
         """Keeps what a sample holds, unless that was done before: only the first call sees the old labels."""
-        if self._store.has(_SAMPLE + sample_id):
-            return
-        data = bson.encode({"labels": labels, "status": status})
-        parts = range(0, len(data), _PART_SIZE)
-        for i, start in enumerate(parts):  # a copy with its envelope could be larger than MongoDB takes
-            self._store.set(f"{_PART}{sample_id}:{i}", data[start : start + _PART_SIZE])
-        self._store.set(_SAMPLE + sample_id, len(parts))
+        if not self._store.has(_SAMPLE + sample_id):
+            self._set_large(_SAMPLE + sample_id, bson.encode({"labels": labels, "status": status}))
 
     def kept(self, sample_id: str) -> tuple[Document | None, Document | None] | None:
         """The labels and the status that ``keep`` got; ``None`` if the sample's labels were not replaced."""
-        parts = self._store.get(_SAMPLE + sample_id)
-        if parts is None:
+        data = self._get_large(_SAMPLE + sample_id)
+        if data is None:
             return None
-        data = bson.decode(b"".join(self._store.get(f"{_PART}{sample_id}:{i}") or b"" for i in range(parts)))
-        return data["labels"], data["status"]
+        documents = bson.decode(data)
+        return documents["labels"], documents["status"]
 
     def keep_statuses(self, statuses: dict[str, Document]) -> None:
         """Keeps the statuses of samples whose labels may be replaced later."""
@@ -90,6 +88,15 @@ class Pass:
                 found.update(bson.decode(self._store.get(key) or b""))
         return found
 
+    def keep_results(self, results: RunResults) -> None:
+        """Keeps the results that lie with the run's record: its memory bank."""
+        self._set_large(_RESULTS, json_util.dumps(results.serialize()).encode())
+
+    def results(self, config: RunConfig, run_key: str) -> RunResults | None:
+        """What ``keep_results`` got, for the record of ``config``."""
+        data = self._get_large(_RESULTS)
+        return None if data is None else RunResults.from_dict(json_util.loads(data), self._dataset, config, run_key)
+
     def sample_ids(self) -> list[str]:
         """The samples that were written in this pass."""
         keys = self._store.list_keys()
@@ -98,6 +105,17 @@ class Pass:
     def delete(self) -> None:
         """Forgets the pass."""
         self._store.clear()
+
+    def _set_large(self, key: str, data: bytes) -> None:
+        """In parts: a copy of a document with its envelope could be larger than MongoDB takes. The key comes last."""
+        parts = range(0, len(data), _PART_SIZE)
+        for i, start in enumerate(parts):
+            self._store.set(f"{_PART}{key}:{i}", data[start : start + _PART_SIZE])
+        self._store.set(key, len(parts))
+
+    def _get_large(self, key: str) -> bytes | None:
+        parts = self._store.get(key)
+        return None if parts is None else b"".join(self._store.get(f"{_PART}{key}:{i}") or b"" for i in range(parts))
 
 
 def passes(dataset: fo.Dataset, run_key: str) -> Iterator[Pass]:
@@ -140,6 +158,9 @@ def begin_pass(targets: SampleCollection, record: RunRecord, overwrite: bool) ->
     if overwrite and dataset.has_field(status):
         ids, statuses = targets.values(["id", status], _raw=True)
         this.keep_statuses({key: value for key, value in zip(ids, statuses, strict=True) if value is not None})
+    results = dataset.load_run_results(record.run_key, cache=False) if known else None
+    if results is not None:
+        this.keep_results(results)
     this.begin(
         label_field=name,
         overwrites=overwrite,

@@ -43,16 +43,14 @@ def undo_run(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> 
         removed = _restore_samples(dataset, name, run_key, this, keep_edited)
         patiently(_restore_provenance, dataset, name, run_key, this)
         patiently(_remove_fields, dataset, name, this)
-    in_use = set(dataset.values(f"{name}.detections.mask_path", unwind=True)) if dataset.has_field(name) else set()
-    remove_masks(masks_folder(dataset, run_key, this.number), in_use)
+    remove_masks(masks_folder(dataset, run_key, this.number), patiently(_mask_paths, dataset, name))
     # Last of all, and in this order: as long as they are there, this can be called again.
     if this.config is not None:
-        config = dataset.init_run(**this.config)
-        patiently(dataset.register_run, run_key, config, overwrite=True)
+        patiently(_restore_record, dataset, run_key, this, this.config)
         patiently(this.delete)
     else:
         patiently(this.delete)
-        patiently(dataset.delete_run, run_key)
+        patiently(_delete_record, dataset, run_key)
     return removed
 
 
@@ -128,6 +126,24 @@ def _set(dataset: fo.Dataset, field: str, documents: dict[str, Document | None])
         patiently(dataset.set_values, field, documents, key_field="id", validate=False, dynamic=False)
 
 
+def _mask_paths(dataset: fo.Dataset, name: str) -> set[str]:
+    """Mask files of the labels that are there now."""
+    return set(dataset.values(f"{name}.detections.mask_path", unwind=True)) if dataset.has_field(name) else set()
+
+
+def _restore_record(dataset: fo.Dataset, run_key: str, this: Pass, facts: dict[str, Any]) -> None:
+    config = dataset.init_run(**{key: value for key, value in facts.items() if key not in ("cls", "type")})
+    dataset.register_run(run_key, config, overwrite=True)
+    results = this.results(config, run_key)
+    if results is not None:
+        dataset.save_run_results(run_key, results, cache=False)
+
+
+def _delete_record(dataset: fo.Dataset, run_key: str) -> None:
+    if dataset.has_run(run_key):
+        dataset.delete_run(run_key)
+
+
 def _restore_provenance(dataset: fo.Dataset, name: str, run_key: str, this: Pass) -> None:
     """The field names the run before; where there was none, the labels that stay are a person's now."""
     field = dataset.get_field(name)
@@ -135,7 +151,7 @@ def _restore_provenance(dataset: fo.Dataset, name: str, run_key: str, this: Pass
     if info.get(PROVENANCE, {}).get("run_key") != run_key:
         return
     del info[PROVENANCE]
-    field.info = {**info, **({PROVENANCE: this.previous} if this.previous else {})}
+    field.info = {**info, **({PROVENANCE: this.previous} if this.previous else {})} or None
     field.save()
 
 

@@ -1,0 +1,236 @@
+"""What a run wrote goes, what it replaced comes back, what people decided stays; with real documents in MongoDB."""
+
+from pathlib import Path
+
+import fiftyone as fo
+import numpy as np
+import pytest
+from bson import ObjectId
+
+import fiftyone_ntt as ntt
+from fiftyone_ntt.dataset import undo
+from fiftyone_ntt.dataset.replaced import begin_pass, forget_replaced, last_pass
+from fiftyone_ntt.dataset.runs import RunRecord, register
+from fiftyone_ntt.dataset.writing import LabelWriter
+from fiftyone_ntt.errors import InputError
+
+
+def detection(name, **attributes):
+    mask = np.ones((4, 5), bool)
+    return fo.Detection(label=name, bounding_box=[0, 0, 0.5, 0.5], mask=mask, **attributes)
+
+
+def run(targets, key, name="cat", overwrite=False, field="found", samples=None):
+    """One call of ``segment``, as far as the database is concerned: every sample gets a label, the last one none."""
+    record = RunRecord(key, field, [name], "lite", "0" * 64, {"model.v1": "1"}, {}, 4)
+    begin_pass(targets, record, overwrite)
+    dataset = targets._dataset
+    if not dataset.has_run(key) or overwrite:
+        register(dataset, record)
+        dataset.save_run_results(key, dataset.init_run_results(key, bank=f"a bank of {name}s"))
+    writer = LabelWriter(targets._dataset, field, key)
+    ids = targets.values("id")
+    for i, sample_id in enumerate(ids[:samples]):
+        found = [detection(name, predicted_iou=0.9, confidence=0.5)] if i + 1 < len(ids) else []
+        writer.add(sample_id, fo.Detections(detections=found).to_dict(), None, 0.1)
+    writer.save()
+
+
+def contents(dataset):
+    """Everything that a run may touch, except when."""
+    fields = [name for name in dataset.get_field_schema(flat=True) if not name.endswith("last_modified_at")]
+    info = {name: dataset.get_field(name).info for name in dataset.get_field_schema()}
+    top = [name for name in dataset.get_field_schema() if name.startswith(("found", "truth"))]
+    values = {name: dataset.values(name, _raw=True) for name in top}
+    runs = [{key: value for key, value in one.items() if key != "states"} for one in ntt.list_runs(dataset)]
+    banks = [dataset.load_run_results(one["run_key"], cache=False).bank for one in runs]
+    stores = fo.core.odm.get_db_conn().execution_store.distinct(
+        "store_name", {"dataset_id": dataset._doc.id, "store_name": {"$regex": "^ntt_replaced"}}
+    )
+    return sorted(fields), info, values, runs, banks, sorted(stores)
+
+
+@pytest.fixture
+def five(dataset):
+    dataset.add_samples([fo.Sample(f"/picture-{i}.png") for i in range(5)])
+    return dataset
+
+
+def a_persons_labels(dataset):
+    for i, sample in enumerate(dataset.limit(4)):
+        labels = [detection("drawn"), detection("checked", tags=["ntt:accepted"])][: i + 1]
+        sample["found"] = fo.Detections(detections=labels)
+        sample.save()
+
+
+BEFORE = {
+    "nothing": lambda dataset: None,
+    "an empty field": lambda dataset: dataset.add_sample_field(
+        "found", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections
+    ),
+    "a person's labels": a_persons_labels,
+    "another run": lambda dataset: run(dataset, "first", "dog"),
+    "another run on some": lambda dataset: run(dataset.skip(2), "first", "dog"),
+    "an interrupted run": lambda dataset: run(dataset, "first", "dog", samples=2),
+    "the same key": lambda dataset: run(dataset, "again", "dog"),
+    "the same key on more": lambda dataset: run(dataset, "again", "dog"),
+}
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_undo_gives_back_what_was_there(five, before):
+    BEFORE[before](five)
+    expected = contents(five)
+    targets = five.limit(3) if before.endswith("more") else five
+    run(targets, "again", overwrite=before not in ("nothing", "an empty field"))
+    assert contents(five) != expected
+    assert five.count_values("found.detections.label")["cat"] == (2 if before.endswith("more") else 4)
+    assert ntt.undo_run(five, "again") == (2 if before.endswith("more") else 4)
+    assert contents(five) == expected
+
+
+def test_passes_of_one_run_are_undone_one_by_one(five):
+    states = [contents(five)]
+    for name in ("dog", "cat", "cow"):
+        run(five, "again", name, overwrite=True)
+        states.append(contents(five))
+    for state in reversed(states[:-1]):
+        ntt.undo_run(five, "again")
+        assert contents(five) == state
+
+
+def decide(dataset, tag):
+    sample = dataset.first()
+    label = sample.found.detections[0]
+    label.tags, label.label = [tag], "corrected"
+    sample.found.detections.append(detection("drawn since"))
+    sample.save()
+
+
+@pytest.mark.parametrize("tag", ["ntt:accepted", "ntt:edited"])
+@pytest.mark.parametrize("keep_edited", [True, False])
+@pytest.mark.parametrize("overwritten", [True, False])
+def test_what_a_person_decided_stays_unless_told_otherwise(five, tag, keep_edited, overwritten):
+    if overwritten:
+        run(five, "first", "dog")
+    run(five, "again", overwrite=overwritten)
+    decide(five, tag)
+    assert ntt.undo_run(five, "again", keep_edited=keep_edited) == 4 - keep_edited
+    labels = five.first().found.detections
+    expected = ["dog"] * overwritten + ["corrected"] * keep_edited + ["drawn since"]
+    assert [label.label for label in labels] == expected
+    assert five.has_field("found_status") == overwritten
+
+
+def test_a_label_accepted_before_an_overwrite_keeps_what_was_done_to_it_since(five):
+    run(five, "first", "dog")
+    decide(five, "ntt:accepted")
+    kept = five.first().found.detections[0].id
+    run(five, "again", overwrite=True)
+    sample = five.first()
+    next(label for label in sample.found.detections if label.id == kept).label = "corrected again"
+    sample.save()
+    ntt.undo_run(five, "again")
+    labels = {label.id: label.label for label in five.first().found.detections}
+    assert labels[kept] == "corrected again"
+    assert sorted(labels.values()) == ["corrected again", "drawn since"]
+
+
+def test_labels_drawn_while_a_run_is_under_way_stay(five):
+    run(five, "again", samples=2)
+    sample = five.skip(3).first()
+    sample["found"] = fo.Detections(detections=[detection("drawn")])
+    sample.save()
+    run(five, "again")
+    assert five.count_values("found.detections.label") == {"cat": 4, "drawn": 1}
+    ntt.undo_run(five, "again")
+    assert five.values("found.detections.label", unwind=True) == ["drawn"]
+
+
+def test_labels_of_a_worker_killed_before_the_statuses_go_too(five):
+    run(five, "again")
+    five.limit(2).clear_sample_field("found_status")
+    ntt.undo_run(five, "again")
+    assert not five.has_field("found")
+
+
+STEPS = ["_restore_samples", "_restore_provenance", "_remove_fields", "remove_masks"]
+
+
+@pytest.mark.parametrize("step", [*STEPS, "second chunk", "before the record goes"])
+@pytest.mark.parametrize("key", ["first", "again"])
+def test_an_interrupted_undo_can_be_called_again(five, monkeypatch, step, key):
+    run(five, key, "dog")
+    expected = contents(five)
+    run(five, "again", overwrite=True)
+
+    def interrupt(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(undo, "_CHUNK", 2)
+        if step in STEPS:
+            patch.setattr(undo, step, interrupt)
+        elif step == "second chunk":
+            calls, real = [], undo._set
+            patch.setattr(undo, "_set", lambda *a: interrupt() if calls.append(a) or len(calls) > 3 else real(*a))
+        else:
+            patch.setattr(undo.Pass, "delete", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            ntt.undo_run(five, "again")
+    ntt.undo_run(five, "again")
+    assert contents(five) == expected
+
+
+def test_the_last_run_on_a_field_goes_first(five):
+    run(five, "first", "dog")
+    run(five, "second", overwrite=True)
+    with pytest.raises(InputError, match="'second' has overwritten labels of run 'first'; undo 'second' first"):
+        ntt.undo_run(five, "first")
+    ntt.undo_run(five, "second")
+    ntt.undo_run(five, "first")
+    assert not five.has_field("found")
+
+
+def test_what_was_replaced_can_be_forgotten(five):
+    run(five, "first", "dog")
+    run(five, "second", overwrite=True)
+    forget_replaced(five, "second")
+    assert last_pass(five, "second").sample_ids() == []
+    assert ntt.undo_run(five, "second") == 4
+    assert five.count("found.detections") == 0
+
+
+def test_other_fields_and_runs_are_left_alone(five):
+    run(five, "first", "dog", field="truth")
+    expected = contents(five)
+    run(five, "again")
+    ntt.undo_run(five, "again")
+    assert contents(five) == expected
+
+
+def test_mask_files_go_with_their_run_and_stay_with_their_label(five, tmp_path, monkeypatch):
+    monkeypatch.setenv("FIFTYONE_NTT_MASKS", str(tmp_path / "masks"))
+    monkeypatch.setattr("fiftyone_ntt.dataset.writing.COMFORTABLE_DOCUMENT", 0)
+    run(five, "again")
+    paths = [Path(path) for path in five.values("found.detections.mask_path", unwind=True)]
+    assert len(paths) == 4
+    assert all(path.is_relative_to(tmp_path / "masks") and path.is_file() for path in paths)
+    run(five, "again", overwrite=True)
+    assert all(path.is_file() for path in paths), "they come back with their labels"
+    ntt.undo_run(five, "again")
+    assert [Path(path) for path in five.values("found.detections.mask_path", unwind=True)] == paths
+    decide(five, "ntt:accepted")
+    ntt.undo_run(five, "again")
+    assert five.first().found.detections[0].get_mask().any()
+    assert [path for path in (tmp_path / "masks").rglob("*") if path.is_file()] == paths[:1]
+
+
+def test_what_was_replaced_goes_with_the_dataset(five):
+    run(five, "first", "dog")
+    run(five, "second", overwrite=True)
+    found = {"dataset_id": ObjectId(five._doc.id)}
+    stores = fo.core.odm.get_db_conn().execution_store
+    assert stores.count_documents(found) > 0
+    five.delete()
+    assert stores.count_documents(found) == 0
