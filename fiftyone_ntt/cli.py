@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fiftyone_ntt import __version__
+from fiftyone_ntt.cli_runs import add_commands as add_runs_commands
 from fiftyone_ntt.config import EvaluateParams, IndexParams, ParamInfo, Params, SegmentParams, TaggedBankParams
 from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.terminal import progress_bar, results_table
@@ -242,9 +243,10 @@ def segment(dataset: str, tag: str | None, saved_view: str | None, **options: An
     """Labels a dataset with a memory bank."""
     params = SegmentParams.from_mapping(options).to_mapping()
     import fiftyone_ntt as ntt
+    from fiftyone_ntt.dataset.origin import Origin, through
 
     view = _view(dataset, tag, saved_view)
-    with progress_bar("images") as progress:
+    with progress_bar("images") as progress, through(Origin("cli")):
         report = ntt.segment(view, progress=progress, **params)
     Console().print(escape(str(report)), soft_wrap=True)
     return 0
@@ -290,6 +292,7 @@ def _parser() -> argparse.ArgumentParser:
     _service(banks, "build", bank_build, TaggedBankParams, "learn classes from tagged references of a dataset")
     _index_commands(_group(commands, "index", "the candidate index: the heavy part, kept on disk"))
     _service(commands, "segment", segment, SegmentParams, "label a dataset with a memory bank")
+    add_runs_commands(_group(commands, "runs", "labelling runs: how far they are, resume, cancel, undo"), _command)
     _service(commands, "evaluate", evaluate, EvaluateParams, "score labels against ground truth")
     demo_parser = _command(commands, "demo", demo, "a small dataset, segmented and evaluated from start to end")
     demo_parser.add_argument("--app", action="store_true", help="open FiftyOne's App on it afterwards")

@@ -10,16 +10,22 @@ import threading
 import time
 
 import fiftyone as fo
+import fiftyone.operators as foo
 import numpy as np
 import pytest
+from fiftyone.operators.delegated import DelegatedOperationService
+from fiftyone.operators.executor import ExecutionContext, Executor, ValidationContext
 from PIL import Image
 from tiny_checkpoints import tiny_preset
 
 import fiftyone_ntt as ntt
+from fiftyone_ntt import cli
 from fiftyone_ntt.dataset import leases, states
+from fiftyone_ntt.dataset.labels import to_document
 from fiftyone_ntt.dataset.leases import Worker
 from fiftyone_ntt.dataset.origin import Origin, through
 from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError
+from fiftyone_ntt.models import PRESETS
 
 IMAGES = 9
 SIZE = (60, 80)
@@ -236,3 +242,105 @@ def test_nobody_waits_for_a_process_that_was_killed(pictures, database):
     finally:
         process.kill()
         worker.end()
+
+
+PLUGIN = "@fiftyone-ntt/ntt"
+
+
+def context(name, dataset, params):
+    request = {"dataset_name": dataset.name, "view": [], "params": params}
+    return ExecutionContext(request_params=request, executor=Executor(), operator_uri=f"{PLUGIN}/{name}")
+
+
+def refusal(name, dataset, params):
+    ctx = context(name, dataset, params)
+    inputs = foo.get_operator(f"{PLUGIN}/{name}").resolve_type(ctx, "inputs")
+    errors = ValidationContext(ctx, inputs, foo.get_operator(f"{PLUGIN}/{name}")).to_json()["errors"]
+    return " ".join(error["reason"] for error in errors)
+
+
+def run_operator(name, dataset, params):
+    return foo.get_operator(f"{PLUGIN}/{name}").execute(context(name, dataset, params))
+
+
+@pytest.fixture
+def named(pictures, preset, monkeypatch):
+    """The pictures with a bank under a name, of a preset that operators find by its name."""
+    monkeypatch.setitem(PRESETS, preset.name, preset)
+    ntt.build_memory_bank(pictures.match_tags("ntt:reference"), "truth", preset=preset, name="squares")
+    return pictures
+
+
+def test_the_apps_operators_cancel_resume_and_undo(named, preset):
+    assert "no labelling run that is at work" in refusal("cancel_run", named, {"run_key": "ntt_found"})
+    with pytest.raises(KeyboardInterrupt):
+        ntt.segment(named, "squares", "found", progress=stop_after(2))
+    for name in ("cancel_run", "resume_run", "undo_run"):
+        assert refusal(name, named, {"run_key": "ntt_found"}) == ""
+    assert run_operator("cancel_run", named, {"run_key": "ntt_found"})["workers"] == 0
+    assert the_run(named)["state"] == "cancelled"
+    assert "there is" not in refusal("cancel_run", named, {"run_key": "ntt_found"})
+    assert run_operator("resume_run", named, {"run_key": "ntt_found"})["resumed"] == 2
+    assert (the_run(named)["state"], the_run(named)["counts"]["left"]) == ("completed", 0)
+    assert run_operator("undo_run", named, {"run_key": "ntt_found"})["removed"] > 0
+    assert ntt.list_runs(named) == []
+    again = foo.get_operator(f"{PLUGIN}/segment").execute(
+        context("segment", named, {"bank": "squares", "label_field": "found"})
+    )
+    assert again["labelled"] == IMAGES - 1
+    assert the_run(named)["door"] == "app"
+
+
+def test_a_scheduled_run_is_queued_stops_when_marked_as_failed_and_a_rerun_resumes(named, monkeypatch, small_chunks):
+    monkeypatch.setattr(leases, "_LONGEST_BEAT", 0.05)
+    service, started = DelegatedOperationService(), threading.Event()
+    arguments = {"bank": "squares", "label_field": "found", "overwrite": True}
+    queued = foo.execute_operator(f"{PLUGIN}/segment", {"dataset": named, "params": arguments}, request_delegation=True)
+    operation = queued.result["id"]
+    assert [(run["run_key"], run["state"]) for run in ntt.list_runs(named)] == [("ntt_found", "queued")]
+
+    def slowly(*arguments):
+        started.set()
+        time.sleep(0.3)
+        return to_document(*arguments)
+
+    with monkeypatch.context() as slower:
+        slower.setattr("fiftyone_ntt.dataset.segmentation.to_document", slowly)
+        worker = threading.Thread(target=lambda: service.execute_operation(service.get(operation)))
+        worker.start()
+        assert started.wait(60)
+        service.set_failed(operation)
+        worker.join()
+    named.reload()
+    run = the_run(named)
+    assert (run["state"], run["door"]) == ("cancelled", "delegated")
+    done = run["counts"]["ok"]
+    assert done < IMAGES - 1
+
+    again = service.rerun_operation(operation)
+    assert the_run(named)["state"] == "queued"
+    service.execute_operation(again)
+    result = service.get(again.id).result.result
+    assert (result["resumed"], result["labelled"]) == (done, IMAGES - 1 - done)
+    assert the_run(named)["state"] == "completed"
+
+
+def test_the_command_line_lists_shows_resumes_cancels_and_undoes(named, capsys):
+    def said(*arguments, code=0):
+        assert cli.main(["runs", *arguments]) == code
+        captured = capsys.readouterr()
+        return " ".join((captured.out + captured.err).split())
+
+    name = named.name
+    assert "no labelling runs" in said("list", name)
+    with pytest.raises(KeyboardInterrupt):
+        ntt.segment(named, "squares", "found", progress=stop_after(2))
+    assert "interr" in said("list", name)
+    assert "told to stop: 0" in said("cancel", name, "ntt_found")
+    assert '"state": "cancelled"' in said("show", name, "ntt_found")
+    assert "2 done before" in said("resume", name, "ntt_found")
+    assert '"left": 0' in said("show", name, "ntt_found")
+    assert "is completed" in said("cancel", name, "ntt_found", code=2)
+    assert "there is: 'ntt_found'" in said("show", name, "other", code=2)
+    assert "undone" in said("undo", name, "ntt_found")
+    assert "expected the name of a FiftyOne dataset" in said("list", "no-such-dataset", code=2)
