@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fiftyone_ntt import __version__
 from fiftyone_ntt.core import CompactImage, MemoryBank, Segmenter
 from fiftyone_ntt.core.images import decode_image, read_bytes
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.index import IndexSettings, IndexStorageError, IndexStore, default_root, explain_missing
 from fiftyone_ntt.index.store import recalled
 from fiftyone_ntt.models import Preset, load_segmenters
@@ -125,7 +126,7 @@ class CandidateSource:
         self._store = IndexStore(self._root, settings, self._size_limit)
         self._explanation = explain_missing(self._root, settings)
         if self._explanation:
-            logger.info("%s", self._explanation)
+            logger.debug("%s", self._explanation)  # for people it is among the notes of the report
         self._store.remember(self._stage_one.recipe)
 
     def segmenters(self) -> list[Segmenter]:
@@ -162,7 +163,8 @@ class CandidateSource:
             with self._lock:
                 first, self.storage_error = self.storage_error is None, error
             if first:
-                logger.warning("going on without storing: %s", error)
+                logger.warning("going on without storing candidates; the report says why")
+                logger.debug("%s", error)
             return
         with self._lock:
             self.indexed += 1
@@ -217,8 +219,14 @@ class CandidateSource:
 
 
 def describe_error(sample_id: str, error: Exception) -> str:
-    """What went wrong with a sample, for its report; anything but a user's error is logged with its traceback."""
-    if isinstance(error, InputError):
+    """What went wrong with a sample, for its report; the traceback of what nobody foresaw goes to the debug log."""
+    if isinstance(error, NttError):
         return str(error)
-    logger.error("sample %s failed", sample_id, exc_info=error)
-    return f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error):
+        return (
+            "there was not enough memory for this image, not even for one prompt at a time; free some (other programs, "
+            f"other workers on this device), make the image smaller, or use device='cpu' ({type(error).__name__})"
+        )
+    logger.error("sample %s failed with an unexpected %s", sample_id, type(error).__name__)
+    logger.debug("sample %s failed", sample_id, exc_info=error)  # a traceback names this machine's folders
+    return f"unexpected {type(error).__name__}: {error}; the log of level DEBUG tells where"

@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 from fiftyone_ntt.errors import InputError
 
+_FAR_OUTSIDE = 4.0
+"""Relative coordinates beyond this were meant as pixels; annotation tools let boxes stick out a little."""
+
 
 def box_in_pixels(detection: fo.Detection, image_size: tuple[int, int]) -> tuple[float, float, float, float]:
     """A detection's box as xyxy in image pixels, clipped to the image.
@@ -19,9 +22,17 @@ def box_in_pixels(detection: fo.Detection, image_size: tuple[int, int]) -> tuple
     Raises:
         InputError: if the box is not four finite numbers, or has no area inside the image.
     """
-    box = np.asarray(detection.bounding_box if detection.bounding_box is not None else [], np.float64)
+    try:
+        box = np.asarray(detection.bounding_box if detection.bounding_box is not None else [], np.float64)
+    except (TypeError, ValueError):
+        box = np.empty(0)
     if box.shape != (4,) or not np.isfinite(box).all():
         raise InputError(f"expected a relative box [x, y, width, height], got {detection.bounding_box!r}")
+    if np.abs(box).max() > _FAR_OUTSIDE:
+        raise InputError(
+            f"the box {[float(value) for value in box]} reaches far outside the image; boxes are relative (0..1), not "
+            "in pixels: divide x and width by the image's width, y and height by its height"
+        )
     height, width = image_size
     x1, x2 = np.clip([box[0], box[0] + box[2]], 0, 1) * width
     y1, y2 = np.clip([box[1], box[1] + box[3]], 0, 1) * height
@@ -82,7 +93,7 @@ def full_mask(detection: fo.Detection, image_size: tuple[int, int]) -> NDArray[n
 def _read_mask(detection: fo.Detection) -> NDArray[np.bool_]:
     try:
         mask = detection.get_mask()
-    except (OSError, ValueError, TypeError) as error:
+    except Exception as error:  # whatever the reader of a damaged file raises
         raise InputError(f"the mask file {detection.mask_path} cannot be read ({error})") from error
     if mask is None:
         raise InputError(f"expected a mask at {detection.mask_path or 'mask'}, got none")

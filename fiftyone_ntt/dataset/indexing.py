@@ -46,12 +46,16 @@ class IndexReport:
     errors: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def __str__(self) -> str:
-        text = (
+    @property
+    def counts(self) -> str:
+        """The numbers in a sentence, without the notes, which may name folders."""
+        return (
             f"{self.computed} images indexed ({self.bytes / 1e6:.1f} MB), {self.found} were indexed before, "
             f"{self.failed} failed, in {self.seconds:.1f} s"
         )
-        return "; ".join([text, *self.notes])
+
+    def __str__(self) -> str:
+        return "; ".join([self.counts, *self.notes])
 
 
 def index(
@@ -107,7 +111,7 @@ def index(
     report.found, report.computed, report.bytes = source.from_index, source.indexed, source.bytes
     report.notes = source.notes
     report.seconds = time.perf_counter() - started
-    logger.info("%s", report)
+    logger.info("%s", report.counts)
     return report
 
 

@@ -70,12 +70,15 @@ def build_memory_bank(
 def _class_names(references: SampleCollection, label_field: str, classes: Sequence[str] | None) -> list[str]:
     if not len(references):
         raise InputError("expected reference samples, got an empty view; tag samples or select a view that holds some")
-    found = references.distinct(_label_path(references, label_field))
+    found = [name for name in references.distinct(_label_path(references, label_field)) if _is_class_name(name)]
     if classes is None:
         if not found:
-            raise BadReferenceError(f"the {len(references)} reference samples have no labels in {label_field!r}")
+            raise BadReferenceError(
+                f"the {len(references)} reference samples have no labels with a class name in {label_field!r}; give "
+                "each reference the name of its class"
+            )
         return sorted(found)
-    if isinstance(classes, str) or not classes or len(set(classes)) < len(classes):
+    if isinstance(classes, str) or not all(map(_is_class_name, classes)) or not 0 < len(classes) == len(set(classes)):
         raise InputError(f"expected a list of distinct class names, got {classes!r}")
     missing = [name for name in classes if name not in found]
     if missing:
@@ -84,6 +87,10 @@ def _class_names(references: SampleCollection, label_field: str, classes: Sequen
             f"{', '.join(map(repr, sorted(found))) or 'none'}"
         )
     return list(classes)
+
+
+def _is_class_name(name: object) -> bool:
+    return isinstance(name, str) and bool(name.strip())
 
 
 def _label_path(collection: SampleCollection, label_field: str) -> str:

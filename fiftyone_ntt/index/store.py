@@ -89,7 +89,8 @@ class IndexStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (DamagedIndexError, OSError) as error:
-            logger.warning("not using %s, which will be made again: %s", path, error)
+            reason = error.strerror if isinstance(error, OSError) else error
+            logger.warning("not using %s, which will be made again: %s", path.name, reason)
             self.damaged.append(path)
             return None
         _note_use(path)
@@ -222,7 +223,8 @@ def settings_in(root: Path) -> dict[str, IndexSettings]:
                     raise InputError(f"{SETTINGS_FILE} describes other settings than the folder's name")
                 found[path.parent.name] = settings
             except (InputError, OSError, UnicodeDecodeError) as error:
-                logger.warning("passing over %s: %s", path.parent, error)
+                reason = error.strerror if isinstance(error, OSError) else error
+                logger.warning("passing over the index %s: %s", path.parent.name, reason)
     return found
 
 

@@ -66,7 +66,8 @@ class Dinov2:
         # the class token and the registers come before the patches
         self._skip = 1 + int(getattr(self.model.config, "num_register_tokens", 0))
         self._forward = Compiled(self._hidden_state, self.name) if compile else self._hidden_state
-        logger.info("loaded %s from %s on %s", self.name, folder, self.device)
+        logger.info("loaded %s on %s", self.name, self.device)
+        logger.debug("%s is from %s", self.name, folder)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

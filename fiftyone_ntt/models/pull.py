@@ -196,5 +196,5 @@ def _store(stream: IO[bytes], file: WeightsFile, folder: Path) -> Path:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-    logger.info("stored %s", target)
+    logger.info("stored %s", target.name)
     return target

@@ -88,7 +88,8 @@ class Sam2:
         self.model.eval().requires_grad_(False).to(self.device)
         self.decoder = fast_decoder(self.model)
         self._forward_image = Compiled(self.model.forward_image, self.name) if compile else self.model.forward_image
-        logger.info("loaded %s from %s on %s", self.name, checkpoint, self.device)
+        logger.info("loaded %s on %s", self.name, self.device)
+        logger.debug("%s is from %s", self.name, checkpoint)
 
     def frame(self, image_size: tuple[int, int]) -> ImageFrame:
         """The image of ``(height, width)`` pixels is squashed to a square; its aspect ratio is lost."""
