@@ -75,14 +75,19 @@ class SegmentReport:
         """Samples processed by this call, failed ones included."""
         return self.labelled + self.empty + self.failed
 
-    def __str__(self) -> str:
+    @property
+    def counts(self) -> str:
+        """The numbers in a sentence, without the notes, which may name folders."""
         text = (
             f"run {self.run_key!r} wrote {self.instances} labels to {self.label_field!r}: {self.labelled} samples "
             f"labelled, {self.empty} empty, {self.failed} failed, {self.resumed} done before, "
             f"{self.references_skipped} references skipped, {self.from_index} from the index, in {self.seconds:.1f} s"
         )
         shared = [f"{self.by_others} samples were done by other workers"] if self.by_others else []
-        return "; ".join([text, *shared, *self.notes])
+        return "; ".join([text, *shared])
+
+    def __str__(self) -> str:
+        return "; ".join([self.counts, *self.notes])
 
 
 def segment(
@@ -169,7 +174,7 @@ def segment(
         finally:
             report.from_index, report.indexed, report.notes = source.from_index, source.indexed, source.notes
     report.seconds = time.perf_counter() - started
-    logger.info("%s", report)
+    logger.info("%s", report.counts)
     return report
 
 
