@@ -56,11 +56,12 @@ def undo_run(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> 
 
 def _check(dataset: fo.Dataset, run_key: str) -> str:
     """The run's label field; refuses what cannot be undone."""
-    runs = {run["run_key"]: run for run in list_runs(dataset)}
+    # A run that waits for a worker to begin it has written nothing yet.
+    runs = {run["run_key"]: run for run in list_runs(dataset) if dataset.has_run(run["run_key"])}
     if run_key not in runs:
         raise InputError(f"no labelling run {run_key!r} in {dataset.name!r}; there is: {', '.join(runs) or 'none'}")
-    if runs[run_key].get("state") == "running":
-        raise InputError(f"run {run_key!r} is at work; cancel it first, see cancel_run")
+    if runs[run_key].get("workers"):  # one that was cancelled may take a second to stop
+        raise InputError(f"run {run_key!r} is at work; cancel it first, see cancel_run, and wait for it to stop")
     name = str(runs[run_key]["label_field"])
     for other in (key for key, run in runs.items() if key != run_key and run["label_field"] == name):
         if any((one.previous or {}).get("run_key") == run_key for one in passes(dataset, other)):
