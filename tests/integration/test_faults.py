@@ -45,5 +45,5 @@ def test_an_interrupted_worker_keeps_what_it_has_computed(faults):
 
 
 def test_a_worker_that_slept_longer_than_its_lease_writes_nothing_more(faults):
-    result = faults.round("image", 2, signal.SIGSTOP)
+    result = faults.round("image", number=signal.SIGSTOP)
     assert result.survived, str(result)
