@@ -159,6 +159,8 @@ def segment(
     stage_one = StageOne(_preset_of(bank, preset), points_per_side, points, precision, compile, device)
     source = CandidateSource(stage_one, bank=bank, use_index=use_index, index_dir=index_dir)
     source.open()
+    if not isinstance(label_field, str):
+        raise WrongTypeError(f"expected label_field to be the name of a field, got {label_field!r}")
     run_key = run_key or f"ntt_{label_field}"
     check_name(run_key)
     side = stage_one.preset.proposals(points_per_side).points_per_side

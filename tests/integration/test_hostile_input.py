@@ -364,7 +364,7 @@ def test_names_never_become_paths(dataset, build, tmp_path, name):
     assert ntt.list_runs(dataset) == [] and ntt.list_banks(dataset) == ["sound"]
 
 
-@pytest.mark.parametrize("field", ["id", "filepath", "tags", "metadata", "_private", "created_at"])
+@pytest.mark.parametrize("field", ["id", "filepath", "tags", "metadata", "_private", "created_at", 3])
 def test_fields_of_fiftyone_are_not_written(dataset, build, tmp_path, field):
     bank = build(detection())
     with pytest.raises(NttError, match="label_field"):
