@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.core import MemoryBank
@@ -74,8 +75,8 @@ def _begin(call: Call, worker: Worker, origin: Origin) -> int:
     """Registers the run unless it is there. Returns into how many chunks its samples are divided."""
     record, dataset = call.record, call.targets._dataset
     state = state_of(dataset, record.run_key)
-    if state is not None and not dataset.has_run(record.run_key):
-        dataset.reload()  # another process has begun the run since this one loaded the dataset
+    if state is not None and not _is_known(dataset, record):
+        dataset.reload()  # another process has begun the run since this one loaded the dataset, or while it did
     # The run that was to overwrite and did not get through does not overwrite itself.
     overwrite = call.overwrite and not (call.resume and goes_on(dataset, record))
     check_free(dataset, record, call.resume, overwrite)
@@ -88,6 +89,14 @@ def _begin(call: Call, worker: Worker, origin: Origin) -> int:
         keep_with_run(dataset, record.run_key, call.bank)
     opened = open_run(call.targets, record.run_key, origin, call.options, fresh)
     return int(opened["chunks"])
+
+
+def _is_known(dataset: fo.Dataset, record: RunRecord) -> bool:
+    """Whether this process knows all that ``register`` writes: it may have loaded the dataset between two steps."""
+    name = record.label_field
+    if not all(dataset.has_field(field) for field in (name, status_field(name))):
+        return False
+    return dataset.has_run(record.run_key) and PROVENANCE in (dataset.get_field(name).info or {})
 
 
 def _check_nobody_is_at(call: Call, worker: Worker) -> None:

@@ -125,6 +125,14 @@ def test_two_workers_share_a_run(pictures, bank, preset, small_chunks):
     assert the_run(pictures)["state"] == "completed"
 
 
+def test_a_dataset_loaded_while_another_process_began_the_run_is_brought_up_to_date(pictures, bank, preset):
+    first = ntt.segment(pictures.limit(4), bank, preset=preset)
+    field = pictures.get_field("ntt")
+    field._info = None  # as it was in the database before the other process noted what the field is
+    second = ntt.segment(pictures, bank, preset=preset)
+    assert (second.resumed, second.done) == (first.done, IMAGES - 1 - first.done)
+
+
 def test_interrupted_and_resumed_from_what_is_kept_with_the_run(pictures, bank, preset):
     view = pictures.limit(6)
     with pytest.raises(KeyboardInterrupt):
