@@ -117,7 +117,7 @@ class CandidateSource:
             PresetMismatchError: if the weights on this machine are not those that made the bank.
             MissingWeightsError: if weights are needed and not there.
         """
-        settings = self._recalled() if self._use_index and self._bank is not None else None
+        settings = self._recalled(self._bank) if self._use_index and self._bank is not None else None
         if settings is None:
             segmenter = self.segmenters()[0]
             if not self._use_index:
@@ -198,10 +198,9 @@ class CandidateSource:
     def _settings(self, segmenter: Segmenter) -> IndexSettings:
         return IndexSettings(self._stage_one.preset.name, segmenter.facts())
 
-    def _recalled(self) -> IndexSettings | None:
-        """The settings that the recipe led to with the weights of the bank, if they are known for certain."""
-        assert self._bank is not None
-        weights = dict(self._bank.weights)
+    def _recalled(self, bank: MemoryBank) -> IndexSettings | None:
+        """The settings that the recipe led to with the weights of a bank, if they are known for certain."""
+        weights = dict(bank.weights)
         fitting = [
             known for known in recalled(self._root, self._stage_one.recipe) if known.facts.get("weights") == weights
         ]

@@ -84,7 +84,8 @@ class Worker:
         )
         self.id: str = job["id"]
         claimed = self._coordinator.claim(self.id)
-        assert claimed is not None, "nobody else knows the id"
+        if claimed is None:  # nobody else knows the id, so only if all leases of the run were removed just now
+            raise LeaseLostError(f"run {run_key!r} was undone while this worker joined it; start it again")
         self._token = claimed["fencing_token"]
         self._problem: LeaseLostError | RunCancelledError | None = None
         self._over, self._renewing = threading.Event(), threading.Lock()

@@ -90,9 +90,7 @@ def open_run(targets: SampleCollection, run_key: str, origin: Origin, options: d
             state["chunks"] = max(state["chunks"] or 1, -(-size // IN_A_CHUNK))
         return {**state, "state": RUNNING, "error": None, "ended": None, "operation": origin.operation}
 
-    opened = change_state(dataset, run_key, change)
-    assert opened is not None
-    return opened
+    return change_state(dataset, run_key, change) or {}
 
 
 def close_run(dataset: fo.Dataset, run_key: str, status: str, worked: State, error: BaseException | None) -> None:
