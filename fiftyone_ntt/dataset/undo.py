@@ -8,9 +8,11 @@ import fiftyone as fo
 from fiftyone import ViewField as F
 
 from fiftyone_ntt.dataset.database import patiently
+from fiftyone_ntt.dataset.leases import forget_claims
 from fiftyone_ntt.dataset.masks_on_disk import masks_folder, remove_masks
 from fiftyone_ntt.dataset.replaced import Document, Pass, last_pass, passes
 from fiftyone_ntt.dataset.runs import PROVENANCE, list_runs, status_field
+from fiftyone_ntt.dataset.states import delete_state
 from fiftyone_ntt.dataset.writing import is_decided, is_from_run
 from fiftyone_ntt.errors import InputError
 
@@ -50,6 +52,8 @@ def undo_run(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> 
         patiently(this.delete)
     else:
         patiently(this.delete)
+        patiently(forget_claims, dataset, run_key)
+        patiently(delete_state, dataset, run_key)
         patiently(_delete_record, dataset, run_key)
     return removed
 

@@ -133,6 +133,15 @@ def test_a_dataset_loaded_while_another_process_began_the_run_is_brought_up_to_d
     assert (second.resumed, second.done) == (first.done, IMAGES - 1 - first.done)
 
 
+def test_undo_leaves_no_state_lease_or_claim_behind(pictures, bank, preset):
+    ntt.segment(pictures, bank, preset=preset)
+    stores = [leases.run_store(pictures), leases._claims(pictures, "ntt_ntt")]
+    assert all(store.list_keys() for store in stores)
+    ntt.undo_run(pictures, "ntt_ntt")
+    assert [store.list_keys() for store in stores] == [[], []]
+    assert ntt.segment(pictures, bank, preset=preset).done == IMAGES - 1
+
+
 def test_interrupted_and_resumed_from_what_is_kept_with_the_run(pictures, bank, preset):
     view = pictures.limit(6)
     with pytest.raises(KeyboardInterrupt):
