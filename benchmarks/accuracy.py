@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmarks.candidate_cache import CandidateCache
 from benchmarks.coco_data import Targets, default_classes, read_references, read_targets
+from benchmarks.levers import VARIANTS
 from fiftyone_ntt.core import IndexedImage, Instances, MatchConfig, MemoryBank, ReferenceSettings, Segmenter
 from fiftyone_ntt.core.guided import guided_index
 from fiftyone_ntt.core.proposals import grid_points
@@ -36,9 +37,6 @@ from fiftyone_ntt.metrics import (
     presence_scores,
 )
 from fiftyone_ntt.models import load_preset
-
-VARIANTS: dict[str, Callable[[], MatchConfig]] = {"paper": MatchConfig.paper, "default": MatchConfig}
-"""Settings of stage two to compare. Add one here, and ``--variants`` knows it."""
 
 REFERENCES: dict[str, ReferenceSettings | None] = {"preset": None, "crop": ReferenceSettings()}
 """How references are shown: the preset's own way, or the published crop with corner weights and no centring."""
@@ -245,28 +243,37 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__.split("\n\n")[0])
     parser.add_argument("--preset", default="lite")
     parser.add_argument("--device", help="cpu, cuda, mps; the best there is by default")
-    parser.add_argument("--data", type=Path, required=True, help="folder with refs/, annotations/ and images")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="a folder with refs/, annotations/ and images, or a folder of such folders",
+    )
     parser.add_argument("--classes", help="class list: voc20, all80 or all; what the folder has by default")
-    parser.add_argument("--shots", type=int, default=1, help="references a class")
+    parser.add_argument("--shots", default=None, help="references a class; over several sets also several: 1,3,5")
     parser.add_argument("--seeds", default="33,42,13", help="reference draws, separated by commas")
     parser.add_argument("--images", type=int, help="how many target images; all by default")
     parser.add_argument("--points", type=int, help="prompt points along each side; the preset's by default")
     parser.add_argument("--guided", type=float, metavar="FRACTION", help="prompt only this part of the grid")
     parser.add_argument("--guided-by", choices=["bank", "image"], default="bank", help="what tells that part")
-    parser.add_argument("--variants", default=",".join(VARIANTS), help=f"of {', '.join(VARIANTS)}; commas between")
+    parser.add_argument("--variants", default="paper,default", help=f"all, or of {', '.join(VARIANTS)}; commas between")
     parser.add_argument("--references", choices=list(REFERENCES), default="preset", help="how references are shown")
     parser.add_argument("--cache", type=Path, help="keeps the candidates here; a temporary folder by default")
     parser.add_argument("--json", type=Path, help="writes mean and std of each variant")
+    parser.add_argument("--sets", help="over several sets: only these, by name, commas between")
+    parser.add_argument("--charts", type=Path, help="over several sets: draws charts into this folder")
     parser.add_argument("--details", type=Path, help="writes every score of every draw and class")
     return parser
 
 
 def _variants(names: str) -> dict[str, MatchConfig]:
+    if names == "all":
+        return dict(VARIANTS)
     chosen = [name.strip() for name in names.split(",") if name.strip()]
     unknown = [name for name in chosen if name not in VARIANTS]
     if unknown or not chosen:
         raise SystemExit(f"expected variants of {', '.join(VARIANTS)}, got {names!r}")
-    return {name: VARIANTS[name]() for name in chosen}
+    return {name: VARIANTS[name] for name in chosen}
 
 
 def _segmenter(options: argparse.Namespace) -> Segmenter:
@@ -285,26 +292,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         with tempfile.TemporaryDirectory(prefix="ntt-candidates-") as temporary:
-            _measure(options, options.cache or Path(temporary))
+            cache = options.cache or Path(temporary)
+            if (options.data / "refs").is_dir():
+                _measure(options, cache)
+            else:
+                _measure_across(options, cache)
     except NttError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
+def _measure_across(options: argparse.Namespace, cache_folder: Path) -> None:
+    """Several sets: candidates come from a candidate index in the cache folder."""
+    from benchmarks import across, charts
+
+    variants, segmenter = {across.BASE: VARIANTS[across.BASE], **_variants(options.variants)}, _segmenter(options)
+    keys = [(int(shots), int(seed)) for shots in (options.shots or "1,3,5").split(",")
+            for seed in options.seeds.split(",")]  # fmt: skip
+    contents = across.Contents(cache_folder, options.preset, segmenter)
+    chosen = across.sets_in(options.data, options.images)
+    wanted = options.sets.split(",") if options.sets else [one.name for one in chosen]
+    results = {}
+    for one in chosen:
+        if one.name in wanted:
+            results[one.name] = across.run_set(segmenter, one, contents, variants, keys, _say)
+            print(across.describe(one, results[one.name], options.preset), flush=True)
+            _write(options.json, {name: result.summary() for name, result in results.items()})
+    if options.charts:
+        charts.draw(results, options.charts)
+
+
+def _write(path: Path | None, content: Mapping[str, Any]) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 def _measure(options: argparse.Namespace, cache_folder: Path) -> None:
-    variants = _variants(options.variants)
+    variants, shots = _variants(options.variants), int(options.shots or 1)
     seeds = [int(seed) for seed in options.seeds.split(",")]
     classes = options.classes or default_classes(options.data)
     targets = read_targets(options.data, classes, options.images)
     segmenter = _segmenter(options)
     cache = CandidateCache(cache_folder, segmenter)
     guided = None if options.guided is None else Guided(options.guided, options.guided_by == "bank")
-    result = run(segmenter, options.data, classes, options.shots, seeds, targets, variants, cache, _say, guided)
+    result = run(segmenter, options.data, classes, shots, seeds, targets, variants, cache, _say, guided)
     print(
         f"\n{options.data.name}, {len(targets.classes)} classes, {len(targets.images)} images, {len(targets.truth)} "
         f"objects; preset {options.preset}, {segmenter.proposals.points_per_side} points a side, references "
-        f"{options.references}, {options.shots} shot, draws {seeds}"
+        f"{options.references}, {shots} shot, draws {seeds}"
     )
     print("fractions, mean +- sample standard deviation over the draws\n")
     print(table(result))
@@ -313,10 +350,8 @@ def _measure(options: argparse.Namespace, cache_folder: Path) -> None:
         f"{len(targets.images)} computed, the rest read); match: {1000 * result.stage_two / result.matches:.0f} ms"
     )
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-    for path, content in ((options.json, result.summary()), (options.details, details(result, settings))):
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    _write(options.json, result.summary())
+    _write(options.details, details(result, settings))
 
 
 def _say(line: str) -> None:

@@ -150,6 +150,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         image = compact(subject)
         ours, found = time_ours(image, references, config, options.repeats)
         case: dict[str, Any] = {"seconds": ours, "candidates": len(image.candidates), "instances": len(found)}
+        case["combined_seconds"] = time_ours(image, references, MatchConfig.combined(), options.repeats)[0]
         if options.plain:
             case["plain_seconds"], expected = time_plain(subject, references, config, 1)
             case["agreement"] = vars(agreement([found], [expected]))
@@ -165,12 +166,14 @@ def report(figures: dict[str, Any], options: argparse.Namespace) -> str:
         rows.append([name, str(case["candidates"]), str(case["instances"]), number(1000 * case["seconds"])])
         rows[-1] += [number(1000 * plainly), number(plainly / case["seconds"])] if plainly else ["-", "-"]
         rows[-1] += [f"{same['found']} of {same['instances']}", f"{same['score']:.1e}"] if same else ["-", "-"]
-    heading = ["candidates", "number", "instances", "ms", "plain ms", "times faster", "same instances", "scores within"]
+        rows[-1].append(number(1000 * case["combined_seconds"]))
+    heading = ["candidates", "number", "instances", "ms", "plain ms", "times faster", "same instances", "scores within",
+               "combined scoring ms"]  # fmt: skip
     parts = ", ".join(f"{name} {number(size / 1e6)}" for name, size in figures["bytes"].items() if size > 10_000)
     return "\n".join(
         [
-            f"matching + merging, 480 x 640, {options.classes} classes, {CHANNELS} channels, one core; median of "
-            f"{options.repeats} runs after one to warm up",
+            f"matching + merging, 480 x 640, {options.classes} classes, {CHANNELS} channels, one core; "
+            f"median of {options.repeats} runs after one to warm up",
             "",
             table(heading, rows),
             "",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame, outline_radius
 from fiftyone_ntt.core.lowrank import CompactTokens, compact_tokens
 from fiftyone_ntt.core.masks import Crop, boxes_of
 from fiftyone_ntt.core.outline import LEVELS, Outlined, near_outline, to_codes
-from fiftyone_ntt.core.proposals import Candidates
+from fiftyone_ntt.core.proposals import Candidates, stability_of
+from fiftyone_ntt.core.runs import Runs, runs_of_lengths
 from fiftyone_ntt.errors import InputError
 
 _CHUNK = 64
@@ -70,6 +72,11 @@ class CompactCandidates:
 
     def __len__(self) -> int:
         return len(self.predicted_iou)
+
+    @cached_property
+    def mask_runs(self) -> Runs:
+        """The masks as runs of pixels of the mask frame."""
+        return runs_of_lengths(self.runs, self.run_ends, MASK_SIDE)
 
     def crops(self, index: Sequence[int]) -> Iterator[Crop]:
         """The masks at ``index`` and all around them that a resize can see, in that order; see ``MaskSource``.
@@ -183,19 +190,12 @@ def _compact_masks(logits: Tensor, radius: int) -> dict[str, NDArray[Any]]:
     near = near_outline(inside, ~inside, radius).flatten().nonzero()[:, 0]
     counts = {"run_counts": mask, "outline_counts": near // flat.shape[1]}
     return {
-        "stability": _stability(logits).cpu().numpy(),
+        "stability": stability_of(logits).cpu().numpy(),
         "boxes": boxes_of(inside).cpu().numpy(),
         "runs": runs.cpu().numpy().astype(np.uint16),
         "outline": to_codes(logits.flatten()[near]).cpu().numpy(),
         **{name: torch.bincount(owner, minlength=len(logits)).cpu().numpy() for name, owner in counts.items()},
     }
-
-
-def _stability(logits: Tensor) -> Tensor:
-    """Area above 1 over area above -1: float32 ``[n]``. As products with ones: much faster than sums of flags."""
-    ones = logits.new_ones(MASK_SIDE * MASK_SIDE)
-    sure, possible = ((logits > level).flatten(1).float() @ ones for level in (1, -1))
-    return torch.where(possible > 0, sure / possible, torch.ones_like(sure))
 
 
 def _start(ends: NDArray[np.int64], i: int) -> int:

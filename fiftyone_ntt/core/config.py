@@ -59,6 +59,13 @@ class MatchConfig:
             within 0..1. Off, such masks give NaN scores that sort first, as in the published code.
         inclusive_boxes: boxes end *on* the last mask column and row, one pixel short as a width, as published.
             Otherwise ``x2`` and ``y2`` are the outer edges of the last pixels.
+        coverage: similarities are multiplied by the share of the local evidence for the class that the mask explains,
+            to this power (see ``coverage.py``); 0, as published, leaves that out.
+        order: which of two overlapping candidates suppresses or decays the other: the one of higher
+            ``"predicted_iou"``, as published, or of higher ``"combined"`` score x predicted IoU x stability.
+        quality_exponent: the final score is multiplied by the predicted IoU (at most 1) to this power; 0 as published.
+        island_share: components of a mask smaller than this share of its largest one are not part of it; 0 keeps all,
+            as published.
     """
 
     predicted_iou_threshold: float = 0.4
@@ -69,13 +76,29 @@ class MatchConfig:
     score_threshold: float = 0.0
     guard_degenerate: bool = True
     inclusive_boxes: bool = False
+    coverage: float = 0.0
+    order: Literal["predicted_iou", "combined"] = "predicted_iou"
+    quality_exponent: float = 0.0
+    island_share: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("coverage", "quality_exponent", "island_share"):
+            _at_least(name, getattr(self, name), 0)
+        if self.order not in ("predicted_iou", "combined"):
+            raise InputError(f"expected order to be 'predicted_iou' or 'combined', got {self.order!r}")
         _at_least("max_instances", self.max_instances, 1)
         _at_least("premerge_factor", self.premerge_factor, 1)
         _at_least("merge_exponent", self.merge_exponent, 0)
         if not 0 <= self.nms_threshold <= 1:
             raise InputError(f"expected nms_threshold between 0 and 1, got {self.nms_threshold}")
+
+    @classmethod
+    def combined(cls) -> MatchConfig:
+        """Scores wholes above parts and good masks above ragged ones: see ``docs/results.md`` for what that is worth.
+
+        No default yet: measured on two sets only.
+        """
+        return cls(coverage=0.25, order="combined", quality_exponent=2.0, island_share=0.1)
 
     @classmethod
     def paper(cls) -> MatchConfig:

@@ -22,6 +22,9 @@ class Instances:
         predicted_iou: float32 ``[n]``, the mask model's own estimate of the mask's quality.
         packed: the n masks as packed bits.
         image_size: ``(height, width)`` of the image in pixels.
+        similarity: float32 ``[n]``, the score before the soft merge.
+        alternative: int64 ``[n]``, index of the second-best class; -1 where there is only one.
+        alternative_similarity: float32 ``[n]``, similarity to that class; 0 where there is none.
     """
 
     boxes: NDArray[np.float32]
@@ -30,6 +33,9 @@ class Instances:
     predicted_iou: NDArray[np.float32]
     packed: tuple[PackedMask, ...]
     image_size: tuple[int, int]
+    similarity: NDArray[np.float32] | None = None
+    alternative: NDArray[np.int64] | None = None
+    alternative_similarity: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)

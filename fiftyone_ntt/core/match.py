@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -9,9 +11,11 @@ from torch import Tensor
 
 from fiftyone_ntt.core.compact import CompactCandidates
 from fiftyone_ntt.core.config import MatchConfig
+from fiftyone_ntt.core.coverage import coverage
 from fiftyone_ntt.core.instances import Instances
-from fiftyone_ntt.core.masks import ImageMasks, PackedMask
-from fiftyone_ntt.core.matching import assign_labels, normalise, similarity
+from fiftyone_ntt.core.islands import WithoutIslands
+from fiftyone_ntt.core.masks import ImageMasks, MaskSource, PackedMask
+from fiftyone_ntt.core.matching import assign_labels, normalise, second_best, similarity
 from fiftyone_ntt.core.merging import best_merged, decay, nms_per_label, semantic_overlap
 from fiftyone_ntt.core.pooling import pool
 from fiftyone_ntt.core.proposals import Candidates
@@ -32,7 +36,7 @@ def match(
     Returns:
         At most ``config.max_instances`` instances; none where nothing matches.
     """
-    return match_vectors(candidates, pool(candidates, tokens), prototypes, config)
+    return match_vectors(candidates, pool(candidates, tokens), prototypes, config, tokens=tokens)
 
 
 def match_vectors(
@@ -40,6 +44,9 @@ def match_vectors(
     vectors: Tensor | NDArray[np.floating],
     prototypes: Tensor | NDArray[np.float32],
     config: MatchConfig | None = None,
+    *,
+    adjust: Callable[[Tensor, Tensor], Tensor] | None = None,
+    tokens: Tensor | NDArray[np.floating] | None = None,
 ) -> Instances:
     """Labels candidates whose vectors are already there (ntt-algorithm 3.4 to 3.7).
 
@@ -48,6 +55,9 @@ def match_vectors(
         vectors: float ``[N, C]``, one pooled vector a candidate; l2-normalised inside.
         prototypes: float ``[K, C]``, one a class; l2-normalised inside.
         config: defaults to ``MatchConfig()``.
+        adjust: called with similarities ``[N, K]`` and normalised vectors ``[N, C]``, returns other similarities.
+        tokens: float ``[rows, columns, C]``, the image's patch tokens in the space of the prototypes; without them
+            the score does not know how much of an object a mask is (``config.coverage``).
 
     Returns:
         At most ``config.max_instances`` instances; none where nothing matches.
@@ -57,8 +67,15 @@ def match_vectors(
     """
     pooled, classes = _as_float(vectors), _as_float(prototypes)
     _check_shapes(candidates, pooled, classes)
-    features = normalise(pooled)
-    return match_similarities(candidates, features, similarity(features, normalise(classes)), config)
+    features, classes = normalise(pooled), normalise(classes)
+    config = config or MatchConfig()
+    similarities = similarity(features, classes)
+    if adjust is not None:
+        similarities = adjust(similarities, features)
+    explained = None
+    if config.coverage and tokens is not None:
+        explained = coverage(candidates, normalise(_as_float(tokens)), classes)
+    return match_similarities(candidates, features, similarities, config, explained=explained)
 
 
 def match_similarities(
@@ -66,6 +83,8 @@ def match_similarities(
     features: Tensor,
     similarities: Tensor,
     config: MatchConfig | None = None,
+    *,
+    explained: Tensor | None = None,
 ) -> Instances:
     """Labels candidates by their similarity to each class: labels, NMS, soft merge (ntt-algorithm 3.4 to 3.6).
 
@@ -74,6 +93,7 @@ def match_similarities(
         features: float32 ``[N, C]``, l2-normalised pooled vectors. NaN for an empty mask.
         similarities: float32 ``[N, K]``, not negative.
         config: defaults to ``MatchConfig()``.
+        explained: float32 ``[N, K]`` in 0..1, see ``coverage``; all 1 where ``None``.
 
     Returns:
         At most ``config.max_instances`` instances; none where nothing matches.
@@ -81,12 +101,57 @@ def match_similarities(
     config = config or MatchConfig()
     predicted_iou = _as_float(candidates.predicted_iou).numpy()
     usable = _usable(predicted_iou, features, config)
-    features = features[usable]
-    scores, labels = (part.numpy() for part in assign_labels(similarities[usable]))
-    kept = nms_per_label(candidates.boxes[usable], predicted_iou[usable], labels, config.nms_threshold)
+    features, similarities = features[usable], similarities[usable]
+    weighted = similarities if explained is None else similarities * explained[usable] ** config.coverage
+    scores, labels = (part.numpy() for part in assign_labels(weighted))
+    masks = _masks(candidates, config)
+    priority = _priority(candidates, predicted_iou, usable, scores, config)
+    kept = nms_per_label(masks.boxes[usable], priority, labels, config.nms_threshold)
     kept = kept[: config.premerge_factor * config.max_instances]
     kept = kept[scores[kept] > 0]
-    return _merge(candidates, usable[kept], features.numpy()[kept], scores[kept], labels[kept], config)
+    index, labels = usable[kept], labels[kept]
+    scores = _with_quality(scores[kept], predicted_iou[index], config)
+    order, final, packed = _merge(masks, index, features.numpy()[kept], scores, labels, config)
+    plain, labels = similarities.numpy()[kept[order]], labels[order]
+    runner_up, its_similarity = second_best(plain, labels)
+    return Instances(
+        boxes=_boxes(packed, config.inclusive_boxes),
+        scores=final,
+        labels=labels,
+        predicted_iou=predicted_iou[index[order]],
+        packed=packed,
+        image_size=candidates.frame.image_size,
+        similarity=plain[np.arange(len(labels)), labels],
+        alternative=runner_up,
+        alternative_similarity=its_similarity,
+    )
+
+
+def _masks(candidates: Candidates | CompactCandidates, config: MatchConfig) -> MaskSource:
+    share = config.island_share
+    return WithoutIslands(candidates, candidates.mask_runs, share) if share else candidates
+
+
+def _with_quality(
+    scores: NDArray[np.float32], predicted_iou: NDArray[np.float32], config: MatchConfig
+) -> NDArray[np.float32]:
+    if not config.quality_exponent:
+        return scores
+    return np.asarray(scores * np.clip(predicted_iou, 0, 1) ** config.quality_exponent, np.float32)
+
+
+def _priority(
+    candidates: Candidates | CompactCandidates,
+    predicted_iou: NDArray[np.float32],
+    usable: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    config: MatchConfig,
+) -> NDArray[np.float32]:
+    """float32 ``[n]`` of the usable candidates: who suppresses whom."""
+    if config.order == "predicted_iou":
+        return predicted_iou[usable]
+    combined: NDArray[np.float32] = scores * predicted_iou[usable] * candidates.stability[usable]
+    return combined
 
 
 def _as_float(values: ArrayLike | Tensor) -> Tensor:
@@ -112,15 +177,19 @@ def _usable(predicted_iou: NDArray[np.float32], vectors: Tensor, config: MatchCo
 
 
 def _merge(
-    candidates: Candidates | CompactCandidates,
+    source: MaskSource,
     index: NDArray[np.int64],
     features: NDArray[np.float32],
     scores: NDArray[np.float32],
     labels: NDArray[np.int64],
     config: MatchConfig,
-) -> Instances:
-    """Soft merge of the candidates at ``index``, which are in descending predicted IoU; the best become instances."""
-    masks = ImageMasks(candidates, index)
+) -> tuple[NDArray[np.int64], NDArray[np.float32], tuple[PackedMask, ...]]:
+    """Soft merge of the candidates at ``index``, which are in descending priority.
+
+    Returns:
+        Of the best ones, in descending merged score: their places in ``index``, merged scores, and masks.
+    """
+    masks = ImageMasks(source, index)
     if config.guard_degenerate:
         final = best_merged(masks, features, scores, labels, config)
         eligible = final >= 0
@@ -132,15 +201,7 @@ def _merge(
     if config.score_threshold > 0:
         eligible &= final > config.score_threshold
     order = _ranking(final, eligible, config.max_instances)
-    packed = tuple(masks[i] for i in order)
-    return Instances(
-        boxes=_boxes(packed, config.inclusive_boxes),
-        scores=final[order],
-        labels=labels[order],
-        predicted_iou=_as_float(candidates.predicted_iou).numpy()[index[order]],
-        packed=packed,
-        image_size=candidates.frame.image_size,
-    )
+    return order, final[order], tuple(masks[i] for i in order)
 
 
 def _ranking(scores: NDArray[np.float32], eligible: NDArray[np.bool_], count: int) -> NDArray[np.int64]:

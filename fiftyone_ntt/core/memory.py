@@ -18,6 +18,8 @@ from safetensors.numpy import load_file, save_file
 from fiftyone_ntt.errors import BadReferenceError, InputError, PresetMismatchError
 
 FORMAT_VERSION = 1
+_WITH_NEGATIVES = 2
+"""Format of banks with negatives: a version that knows none must not take such a bank for what it is not."""
 _TENSORS, _DESCRIPTION = "bank.safetensors", "bank.json"
 
 
@@ -34,6 +36,9 @@ class MemoryBank:
         preset: name of the preset that made the vectors.
         weights: model name -> sha256 of its weights.
         preprocessing: how references were shown to the feature model.
+        negatives: float32 ``[M-, C]``, vectors of what is *not* wanted, or ``None``; see ``matching.less_negatives``.
+        negative_class: int64 ``[M-]``, the class that each of them is not; -1 for none of them.
+        negative_ids: M- ids, where they came from.
     """
 
     classes: tuple[str, ...]
@@ -44,6 +49,9 @@ class MemoryBank:
     preset: str = ""
     weights: Mapping[str, str] = field(default_factory=dict)
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    negatives: NDArray[np.float32] | None = None
+    negative_class: NDArray[np.int64] | None = None
+    negative_ids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         vectors = np.ascontiguousarray(self.vectors, np.float32)
@@ -67,6 +75,7 @@ class MemoryBank:
             raise InputError("expected distinct class names, got one of them twice")
         object.__setattr__(self, "vectors", vectors)
         object.__setattr__(self, "class_index", index)
+        self._check_negatives()
         counts = np.bincount(index, minlength=len(self.classes))
         missing = [name for name, count in zip(self.classes, counts, strict=True) if not count]
         if missing or not self.classes:
@@ -74,6 +83,27 @@ class MemoryBank:
                 f"no reference for: {_some(missing) or 'any class'}; tag at least one labelled "
                 "sample of each class, or leave the class out"
             )
+
+    def _check_negatives(self) -> None:
+        if self.negatives is None and self.negative_class is None and not self.negative_ids:
+            return
+        none = np.zeros((0, self.vectors.shape[1]), np.float32)
+        negatives = none if self.negatives is None else np.ascontiguousarray(self.negatives, np.float32)
+        not_class = np.ascontiguousarray([] if self.negative_class is None else self.negative_class, np.int64)
+        if (
+            negatives.shape != (len(self.negative_ids), self.vectors.shape[1])
+            or not_class.shape != (len(negatives),)
+            or not np.isfinite(negatives).all()
+            or (not_class < -1).any()
+            or (not_class >= len(self.classes)).any()
+        ):
+            raise InputError(
+                f"expected finite negatives [M-, {self.vectors.shape[1]}] with M- ids and M- class indices within "
+                f"-1..{len(self.classes) - 1}, got {negatives.shape}, {len(self.negative_ids)} and {not_class.shape}"
+            )
+        empty = not len(negatives)
+        object.__setattr__(self, "negatives", None if empty else negatives)
+        object.__setattr__(self, "negative_class", None if empty else not_class)
 
     @property
     def shots(self) -> dict[str, int]:
@@ -158,10 +188,10 @@ class MemoryBank:
         """
         try:
             facts = json.loads(description)
-            if facts["format"] != FORMAT_VERSION:
+            if facts["format"] not in (FORMAT_VERSION, _WITH_NEGATIVES):
                 raise InputError(
-                    f"expected a memory bank of format {FORMAT_VERSION}, got {facts['format']!r}; build it "
-                    "again with this version"
+                    f"expected a memory bank of format {FORMAT_VERSION} or {_WITH_NEGATIVES}, got {facts['format']!r}; "
+                    "build it again with this version"
                 )
             return cls(
                 _names(facts["classes"]),
@@ -172,6 +202,7 @@ class MemoryBank:
                 str(facts["preset"]),
                 {str(name): str(sha256) for name, sha256 in dict(facts["weights"]).items()},
                 dict(facts["preprocessing"]),
+                *_negatives(tensors, facts),
             )
         except InputError:
             raise
@@ -182,6 +213,8 @@ class MemoryBank:
         tensors: dict[str, NDArray[Any]] = {"vectors": self.vectors, "class_index": self.class_index}
         if self.center is not None:
             tensors["center"] = np.ascontiguousarray(self.center, np.float32)
+        if self.negatives is not None and self.negative_class is not None:
+            tensors |= {"negatives": self.negatives, "negative_class": self.negative_class}
         return tensors
 
     def to_parts(self) -> tuple[dict[str, NDArray[Any]], str]:
@@ -189,9 +222,11 @@ class MemoryBank:
         return self._tensors(), self._description()
 
     def _description(self) -> str:
+        negatives = {} if self.negatives is None else {"negative_ids": list(self.negative_ids)}
         return json.dumps(
             {
-                "format": FORMAT_VERSION,
+                **negatives,
+                "format": FORMAT_VERSION if self.negatives is None else _WITH_NEGATIVES,
                 "classes": list(self.classes),
                 "reference_ids": list(self.reference_ids),
                 "preset": self.preset,
@@ -201,6 +236,17 @@ class MemoryBank:
             indent=2,
             sort_keys=True,
         )
+
+
+def _negatives(tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The last arguments of a bank."""
+    if facts["format"] != _WITH_NEGATIVES:
+        return ()
+    return (
+        np.asarray(tensors["negatives"], np.float32),
+        np.asarray(tensors["negative_class"]).astype(np.int64),
+        _names(facts["negative_ids"]),
+    )
 
 
 def _some(names: list[str], most: int = 10) -> str:

@@ -7,7 +7,10 @@ up-sampling and averaging there: no ``[65536, C]`` feature map exists.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fiftyone_ntt.core.frames import MASK_SIDE
@@ -46,6 +49,27 @@ def _pool_chunk(logits: Tensor, up_y: Tensor, up_x: Tensor, tokens: Tensor) -> T
     weights = up_y.T @ (inside @ up_x)
     area = inside.sum(dim=(1, 2))
     return weights.flatten(1) @ tokens / area[:, None]
+
+
+def pool_mask(mask: NDArray[np.bool_], tokens: Tensor | NDArray[np.float32]) -> NDArray[np.float32]:
+    """Averages the up-sampled tokens under a mask at image size, as ``pool`` does under a candidate.
+
+    Args:
+        mask: bool ``[H, W]`` with at least one true pixel.
+        tokens: float ``[rows, columns, C]``; the token grid covers exactly the image.
+
+    Returns:
+        float32 ``[C]``, not normalised.
+    """
+    if mask.ndim != 2 or not mask.any():
+        raise InputError(f"expected a mask with at least one pixel, got an empty one of shape {list(mask.shape)}")
+    grid = torch.as_tensor(tokens).float()
+    size = min(mask.shape[0], MASK_SIDE), min(mask.shape[1], MASK_SIDE)
+    inside = F.adaptive_avg_pool2d(torch.from_numpy(mask.astype(np.float32))[None], size)[0]
+    up_y, up_x = (bilinear_matrix(extent, cells) for extent, cells in zip(size, grid.shape[:2], strict=True))
+    weights = up_y.T @ (inside @ up_x)
+    vector: NDArray[np.float32] = (weights.flatten() @ grid.flatten(0, 1) / inside.sum()).numpy()
+    return vector
 
 
 def bilinear_matrix(extent: float, cells: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from fiftyone_ntt.core.guided import guided_index
 from fiftyone_ntt.core.instances import Instances
 from fiftyone_ntt.core.masks import masks_at_image_size
 from fiftyone_ntt.core.match import match_vectors
+from fiftyone_ntt.core.matching import less_negatives, normalise
 from fiftyone_ntt.core.memory import MemoryBank
 from fiftyone_ntt.core.pooling import pool
 from fiftyone_ntt.core.proposals import Candidates, grid_points, propose
@@ -196,7 +197,11 @@ class Segmenter:
     def match(indexed: IndexedImage | CompactImage, bank: MemoryBank, config: MatchConfig | None = None) -> Instances:
         """Stage two: labels the candidates. Light, needs no model; safe in any thread."""
         vectors = bank.project(torch.as_tensor(indexed.vectors).float().cpu().numpy())
-        return match_vectors(indexed.candidates, vectors, bank.prototypes, config)
+        config = config or MatchConfig()
+        tokens = bank.project(_tokens_of(indexed)) if config.coverage else None
+        return match_vectors(
+            indexed.candidates, vectors, bank.prototypes, config, adjust=_without_negatives(bank), tokens=tokens
+        )
 
     def segment(self, image: NDArray[np.uint8], bank: MemoryBank, config: MatchConfig | None = None) -> Instances:
         """Both stages for one image."""
@@ -265,6 +270,20 @@ class Segmenter:
         if self.target_via == frame.side and frame == ImageFrame.squash(frame.image_size, frame.side):
             return resample_bicubic(pixels, self.feature_model.input_size)
         return feature_input(image, self.feature_model.input_size, self.target_via)
+
+
+def _without_negatives(bank: MemoryBank) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """What a bank's negatives do to similarities; nothing where there are none."""
+    if bank.negatives is None or bank.negative_class is None:
+        return None
+    positives = normalise(torch.from_numpy(bank.project(bank.vectors))), torch.from_numpy(bank.class_index)
+    negatives = normalise(torch.from_numpy(bank.project(bank.negatives))), torch.from_numpy(bank.negative_class)
+    return lambda similarities, features: less_negatives(similarities, features, positives, negatives)
+
+
+def _tokens_of(indexed: IndexedImage | CompactImage) -> NDArray[np.float32]:
+    """The image's patch tokens float32 ``[rows, columns, C]``."""
+    return indexed.tokens.full() if isinstance(indexed, CompactImage) else indexed.tokens.float().cpu().numpy()
 
 
 def _listed(value: Any) -> Any:

@@ -8,9 +8,18 @@ import pytest
 import torch
 from test_pooling_and_masks import blobs
 
-from fiftyone_ntt.core import Candidates, ImageFrame, MatchConfig, match, match_vectors
+from fiftyone_ntt.core import (
+    Candidates,
+    ImageFrame,
+    IndexedImage,
+    MatchConfig,
+    MemoryBank,
+    Segmenter,
+    match,
+    match_vectors,
+)
 from fiftyone_ntt.core.masks import ImageMasks, masks_at_image_size
-from fiftyone_ntt.core.matching import normalise
+from fiftyone_ntt.core.matching import NEGATIVE_SCALE, less_negatives, normalise
 from fiftyone_ntt.core.merging import nms_per_label, semantic_overlap
 from fiftyone_ntt.errors import InputError
 
@@ -146,7 +155,9 @@ def test_shapes_that_do_not_fit_are_refused(vectors, prototypes):
         match_vectors(candidates_of(torch.stack([square(0, 0)])), vectors, prototypes)
 
 
-@pytest.mark.parametrize("bad", [{"max_instances": 0}, {"nms_threshold": 2}, {"merge_exponent": -1}])
+@pytest.mark.parametrize(
+    "bad", [{"max_instances": 0}, {"nms_threshold": 2}, {"merge_exponent": -1}, {"coverage": -1}, {"order": "x"}]
+)
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(InputError, match="expected"):
         MatchConfig(**bad)
@@ -193,3 +204,60 @@ def test_merging_only_for_the_best_gives_the_whole_merges_best(count, threshold,
     for name in ("boxes", "scores", "labels", "predicted_iou", "masks"):
         np.testing.assert_array_equal(getattr(best, name), getattr(whole, name)[: len(best)])
     assert len(set(map(int, made))) < 0.9 * len(vectors), "no mask was spared"
+
+
+@pytest.mark.parametrize("config", [MatchConfig(), MatchConfig.paper()])
+def test_instances_tell_their_similarity_before_the_merge_and_the_class_that_comes_next(config):
+    candidates, vectors, prototypes = many_candidates()
+    filled = vectors.isfinite().all(dim=1)
+    candidates, vectors = candidates.select(filled), vectors[filled]
+    found = match_vectors(candidates, vectors, prototypes, config)
+    ious = candidates.predicted_iou.tolist()
+    own = [ious.index(pytest.approx(iou, abs=1e-9)) for iou in found.predicted_iou.tolist()]
+    best = (normalise(vectors) @ normalise(prototypes).T)[own].sort(dim=1, descending=True)
+    np.testing.assert_allclose(found.similarity, best.values[:, 0], atol=1e-6)
+    np.testing.assert_allclose(found.alternative_similarity, best.values[:, 1], atol=1e-6)
+    assert found.alternative.tolist() == best.indices[:, 1].tolist()
+    merged, before = (part[np.isfinite(found.scores)] for part in (found.scores, found.similarity))  # paper: may be NaN
+    assert (merged <= before + 1e-6).all() and (merged < before - 0.05).any()
+
+
+def test_with_one_class_nothing_comes_next():
+    found = match_vectors(candidates_of(torch.stack([square(0, 0)])), torch.ones(1, 2), torch.ones(1, 2))
+    assert found.alternative.tolist() == [-1] and found.alternative_similarity.tolist() == [0]
+
+
+UP, RIGHT, BETWEEN = [0.0, 1.0], [1.0, 0.0], [0.6, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("candidate", "against", "factors"),
+    [
+        (UP, 0, [1, 1]),  # a reference of class 0 itself, at a negative that is no nearer
+        (BETWEEN, 0, [np.exp(-0.2 / NEGATIVE_SCALE), 1]),
+        (BETWEEN, 1, [1, np.exp(-0.4 / NEGATIVE_SCALE)]),
+        (BETWEEN, -1, [np.exp(-0.2 / NEGATIVE_SCALE), np.exp(-0.4 / NEGATIVE_SCALE)]),
+    ],
+)
+def test_a_negative_lowers_what_looks_more_like_it_than_like_any_reference(candidate, against, factors):
+    positives = torch.tensor([UP, RIGHT]), torch.tensor([0, 1])
+    features = torch.tensor([candidate])
+    plain = (features @ positives[0].T).clamp(min=0)
+    negative = torch.tensor([BETWEEN if candidate == BETWEEN else UP]), torch.tensor([against])
+    lowered = less_negatives(plain, features, positives, negative)
+    np.testing.assert_allclose(lowered[0], plain[0] * torch.tensor(factors), atol=1e-6)
+
+
+def test_a_bank_without_negatives_matches_bit_for_bit_and_one_with_them_does_not():
+    candidates, vectors, prototypes = many_candidates()
+    tokens = torch.zeros(2, 2, 8)
+    bank = MemoryBank(tuple("abcd"), prototypes.numpy(), np.arange(4), tuple("abcd"))
+    plain = match_vectors(candidates, vectors, bank.prototypes)
+    same = Segmenter.match(IndexedImage(candidates, vectors, tokens), bank)
+    for name in ("boxes", "scores", "labels", "predicted_iou"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(same, name))
+    taught = dataclasses.replace(
+        bank, negatives=vectors[1:2].numpy(), negative_class=np.array([-1]), negative_ids=("x",)
+    )
+    lowered = Segmenter.match(IndexedImage(candidates, vectors, tokens), taught)
+    assert lowered.scores.sum() < plain.scores.sum()

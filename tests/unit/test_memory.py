@@ -1,6 +1,7 @@
 """The memory bank on disk, also when the files come from a stranger."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def no_vectors(folder):
         (list_for_json, "not a memory bank"),
         (binary_json, "damaged"),
         (remove_json, "expected bank.safetensors and bank.json"),
-        (another_format, "format 1, got 99"),
+        (another_format, "format 1 or 2, got 99"),
         (nan_vectors, "finite"),
         (class_out_of_range, "class indices"),
         (no_vectors, "not a memory bank"),
@@ -115,3 +116,47 @@ def test_a_bad_bank_is_an_error_of_ours(bank, tmp_path, spoil, text):
 def test_a_missing_bank_names_the_folder(tmp_path):
     with pytest.raises(InputError, match="nowhere"):
         MemoryBank.load(tmp_path / "nowhere")
+
+
+def with_negatives(bank):
+    negatives = np.random.default_rng(1).normal(size=(2, 5)).astype(np.float32)
+    return replace(bank, negatives=negatives, negative_class=np.array([1, -1]), negative_ids=("s3/d", "s3/e"))
+
+
+def test_negatives_are_kept_and_make_another_bank(bank, tmp_path):
+    taught = with_negatives(bank)
+    again = MemoryBank.load(taught.save(tmp_path / "bank"))
+    np.testing.assert_array_equal(again.negatives, taught.negatives)
+    assert (again.negative_class.tolist(), again.negative_ids) == ([1, -1], ("s3/d", "s3/e"))
+    assert again.content_hash == taught.content_hash
+    others = [
+        bank,
+        replace(taught, negatives=taught.negatives + 1),
+        replace(taught, negative_class=np.array([0, -1])),
+        replace(taught, negative_ids=("s3/d", "s3/f")),
+    ]
+    assert len({taught.content_hash, *(other.content_hash for other in others)}) == 5
+
+
+def test_a_bank_without_negatives_is_written_as_before(bank, tmp_path):
+    none = replace(bank, negatives=np.zeros((0, 5)), negative_class=np.zeros(0, int))
+    assert none.negatives is None and none.content_hash == bank.content_hash
+    facts = json.loads((bank.save(tmp_path) / "bank.json").read_text())
+    assert facts["format"] == 1 and "negative_ids" not in facts
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"negatives": np.ones((2, 4))},
+        {"negatives": np.full((2, 5), np.nan)},
+        {"negatives": None},
+        {"negative_class": np.array([0, 2])},
+        {"negative_class": np.array([0, -2])},
+        {"negative_class": np.array([0])},
+        {"negative_ids": ("s3/d",)},
+    ],
+)
+def test_negatives_that_do_not_fit_are_refused(bank, bad):
+    with pytest.raises(InputError, match="expected finite negatives"):
+        replace(with_negatives(bank), **bad)

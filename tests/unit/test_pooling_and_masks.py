@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from fiftyone_ntt.core import Candidates, ImageFrame, pool
 from fiftyone_ntt.core.masks import PackedMask, _torch_weights, _triangle_weights, boxes_of, masks_at_image_size
-from fiftyone_ntt.core.pooling import bilinear_matrix
+from fiftyone_ntt.core.pooling import bilinear_matrix, pool_mask
+from fiftyone_ntt.errors import InputError
 
 
 def blobs(count, seed=0):
@@ -27,6 +28,19 @@ def test_pooling_by_the_adjoint_equals_pooling_up_sampled_tokens(grid):
         pool(candidates, tokens)[filled], oracles.pool(logits, tokens)[filled], atol=5e-6, rtol=0
     )
     assert pool(candidates, tokens)[~filled].isnan().all()
+
+
+@pytest.mark.parametrize("size", [(256, 256), (600, 800), (120, 90)])
+def test_a_mask_at_image_size_gives_nearly_the_vector_of_its_candidate(size):
+    tokens = torch.randn(16, 16, 12, generator=torch.Generator().manual_seed(1))
+    candidates = Candidates(blobs(30), torch.ones(30), ImageFrame.squash(size))
+    vectors = pool(candidates, tokens)
+    for mask, vector in zip(masks_at_image_size(candidates, range(30)), vectors, strict=True):
+        if mask.area > size[0] * size[1] / 100:
+            alike = F.cosine_similarity(torch.from_numpy(pool_mask(mask.full(size), tokens)), vector, dim=0)
+            assert alike > (0.9999 if size == (256, 256) else 0.99)
+    with pytest.raises(InputError, match="at least one pixel"):
+        pool_mask(np.zeros(size, bool), tokens)
 
 
 def test_pooling_in_a_letterbox_sees_only_the_image():

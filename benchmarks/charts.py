@@ -1,0 +1,77 @@
+"""Charts of ``benchmarks.accuracy`` over several sets: shots against AP, and precision against recall per class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmarks.verdicts import right_labels
+
+if TYPE_CHECKING:
+    from benchmarks.across import SetResult
+
+SHOWN = ("paper", "combined")
+_MOST_CLASSES = 20
+
+
+def draw(results: Mapping[str, SetResult], folder: Path) -> None:
+    """Writes ``shots.svg`` and one ``precision_recall_<set>.svg`` a set."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    folder.mkdir(parents=True, exist_ok=True)
+    _shots(results, folder / "shots.svg")
+    for name, result in results.items():
+        _precision_recall(name, result, folder / f"precision_recall_{name.replace(' ', '_')}.svg")
+
+
+def _shots(results: Mapping[str, SetResult], path: Path) -> None:
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(results), figsize=(4 * len(results), 3.2), squeeze=False)
+    for axis, (name, result) in zip(axes[0], results.items(), strict=True):
+        for variant in [one for one in SHOWN if one in result.rows]:
+            shots = sorted({key[0] for key in result.rows[variant]})
+            values = [result.values(variant, "mask_ap", one) for one in shots]
+            means = [np.mean(some) for some in values]
+            axis.errorbar(shots, means, [np.std(some, ddof=len(some) > 1) for some in values],
+                          marker="o", capsize=3, label=variant)  # fmt: skip
+        axis.set(title=name, xlabel="references a class", ylabel="mask AP", ylim=(0, None), xticks=shots)
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def _precision_recall(name: str, result: SetResult, path: Path) -> None:
+    from matplotlib import pyplot
+
+    classes = result.targets.classes[:_MOST_CLASSES]
+    columns = min(5, len(classes))
+    lines = -(-len(classes) // columns)
+    figure, axes = pyplot.subplots(lines, columns, figsize=(2.4 * columns, 2.2 * lines), squeeze=False,
+                                   sharex=True, sharey=True)  # fmt: skip
+    for variant in [one for one in SHOWN if one in result.found]:
+        predictions = result.found[variant]
+        right = right_labels(result.targets.truth, predictions)
+        scores, labels = (np.array([getattr(one, part) for one in predictions]) for part in ("score", "label"))
+        for k, (axis, title) in enumerate(zip(axes.flat, classes, strict=False)):
+            mine = np.flatnonzero(labels == k)
+            mine = mine[np.argsort(-scores[mine], kind="stable")]
+            hits = np.cumsum(right[mine])
+            objects = max(sum(item.label == k and not item.crowd for item in result.targets.truth), 1)
+            axis.plot(hits / objects, hits / np.arange(1, len(mine) + 1), label=variant)
+            axis.set(title=title, xlim=(0, 1), ylim=(0, 1.02))
+            axis.title.set_fontsize(9)
+    for axis in axes.flat[len(classes) :]:
+        axis.set_visible(False)
+    axes[0][0].legend(frameon=False, fontsize=8)
+    figure.supxlabel(f"recall (mask IoU 0.5), {name}, the last reference set")
+    figure.supylabel("precision")
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)

@@ -1,0 +1,34 @@
+"""The settings of stage two that ``benchmarks.accuracy`` compares, by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from fiftyone_ntt.core import MatchConfig
+
+_SINGLE: dict[str, dict[str, Any]] = {
+    "coverage .5": {"coverage": 0.5},
+    "coverage .25": {"coverage": 0.25},
+    "order": {"order": "combined"},
+    "quality 2": {"quality_exponent": 2.0},
+    "quality 4": {"quality_exponent": 4.0},
+    "no islands": {"island_share": 0.1},
+}
+_COMBINED: dict[str, dict[str, Any]] = {
+    "combined, coverage 0": {"coverage": 0.0},
+    "combined, coverage .5": {"coverage": 0.5},
+    "combined, order as published": {"order": "predicted_iou"},
+    "combined, quality 0": {"quality_exponent": 0.0},
+    "combined, quality 4": {"quality_exponent": 4.0},
+    "combined, islands": {"island_share": 0.0},
+}
+
+VARIANTS: dict[str, MatchConfig] = {
+    "paper": MatchConfig.paper(),
+    "default": MatchConfig(),
+    "combined": MatchConfig.combined(),
+    **{name: replace(MatchConfig(), **change) for name, change in _SINGLE.items()},
+    **{name: replace(MatchConfig.combined(), **change) for name, change in _COMBINED.items()},
+}
+"""Name -> settings. ``paper`` is what the others are compared with."""

@@ -1,0 +1,78 @@
+"""How much of the evidence for a class around a mask the mask explains: a part of an object scores low.
+
+The published score is a cosine only and knows nothing of whether a mask is a whole object: a wheel looks as much like
+the car as the car does. Scoring, not labelling, is where that loses most (``docs/results.md``).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fiftyone_ntt.core.compact import CompactCandidates
+from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame
+from fiftyone_ntt.core.matching import similarity
+from fiftyone_ntt.core.proposals import Candidates
+from fiftyone_ntt.core.runs import Runs
+
+REACH = 2
+"""How far "around a mask" goes, in tokens."""
+_FLOOR = 1e-3
+_CHUNK = 256
+"""Masks carried to the token grid at once: 6 MB."""
+
+
+def coverage(candidates: Candidates | CompactCandidates, tokens: Tensor, prototypes: Tensor) -> Tensor:
+    """The share of each class's evidence in and around each mask that lies in it.
+
+    A token is evidence for a class by how much more it looks like it than the image's median token does.
+
+    Args:
+        candidates: N masks.
+        tokens: float32 ``[rows, columns, C]``, l2-normalised patch tokens, in the space of the prototypes.
+        prototypes: float32 ``[K, C]``, l2-normalised.
+
+    Returns:
+        float32 ``[N, K]`` above 0, at most 1; 1 where there is no evidence at all.
+    """
+    rows, columns, channels = tokens.shape
+    evidence = similarity(tokens.reshape(-1, channels), prototypes)
+    evidence = (evidence - evidence.median(dim=0).values).clamp(min=0)
+    inside = torch.from_numpy(token_weights(candidates.mask_runs, len(candidates), candidates.frame, (rows, columns)))
+    around = F.max_pool2d(inside[:, None], 2 * REACH + 1, stride=1, padding=REACH)
+    explained = (inside.flatten(1) @ evidence + _FLOOR) / (around.flatten(1) @ evidence + _FLOOR)
+    return explained.clamp(max=1)
+
+
+def token_weights(runs: Runs, count: int, frame: ImageFrame, grid: tuple[int, int]) -> NDArray[np.float32]:
+    """How much of each token's patch a mask covers: float32 ``[count, rows, columns]`` in 0..1."""
+    height, width = frame.mask_content
+    down, across = _cell_shares(height, grid[0]), _cumulative(_cell_shares(width, grid[1]))
+    shares = across[runs.stop] - across[runs.start]
+    weights = np.zeros((count, *grid), np.float32)
+    for first in range(0, count, _CHUNK):
+        low, high = np.searchsorted(runs.owner, [first, first + _CHUNK])
+        lines = np.zeros((min(_CHUNK, count - first) * MASK_SIDE, grid[1]), np.float32)
+        line = (runs.owner[low:high] - first) * MASK_SIDE + runs.row[low:high]
+        if len(line):
+            begins = np.flatnonzero(np.diff(line, prepend=-1))
+            lines[line[begins]] = np.add.reduceat(shares[low:high], begins, axis=0)
+        by_mask = torch.from_numpy(lines).view(-1, MASK_SIDE, grid[1])
+        weights[first : first + _CHUNK] = (torch.from_numpy(down.T) @ by_mask).numpy()
+    return weights
+
+
+def _cell_shares(extent: float, cells: int) -> NDArray[np.float32]:
+    """float32 ``[256, cells]``: the share of each cell's length that each pixel of the mask frame takes."""
+    pixels = np.arange(MASK_SIDE)[:, None]
+    edges = np.arange(cells + 1) * (extent / cells)
+    overlap = np.minimum(pixels + 1, edges[1:]) - np.maximum(pixels, edges[:-1])
+    return np.asarray(np.maximum(overlap, 0) / (extent / cells), np.float32)
+
+
+def _cumulative(shares: NDArray[np.float32]) -> NDArray[np.float32]:
+    """float32 ``[257, cells]``: what the first n pixels take."""
+    return np.concatenate([np.zeros_like(shares[:1]), np.cumsum(shares, axis=0, dtype=np.float32)])
