@@ -5,13 +5,17 @@ VENV ?= .venv
 ARGS ?=
 IN_VENV = $(VENV)/bin/python
 
-.PHONY: demo test bench lint clean environment environment-without-weights
+.PHONY: demo test screenshots bench lint clean environment environment-with-browser environment-without-weights
 
 demo: environment
 	$(IN_VENV) -m fiftyone_ntt demo $(ARGS)
 
-test: environment
+test: environment-with-browser
 	$(IN_VENV) -m pytest $(ARGS)
+
+# The pictures of docs/app.md, made by the test that walks through the App.
+screenshots: environment-with-browser
+	FIFTYONE_NTT_SCREENSHOTS=docs/images/app $(IN_VENV) -m pytest tests/e2e $(ARGS)
 
 # Speed on the CPU with the offline preset; ARGS go to the first. `python -m benchmarks` names all benchmarks there are.
 bench: environment
@@ -25,6 +29,9 @@ lint: environment-without-weights
 
 environment:
 	@$(PYTHON) tools/bootstrap.py $(VENV)
+
+environment-with-browser:
+	@$(PYTHON) tools/bootstrap.py --browser $(VENV)
 
 environment-without-weights:
 	@$(PYTHON) tools/bootstrap.py --no-weights $(VENV)

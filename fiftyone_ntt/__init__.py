@@ -27,6 +27,20 @@ if TYPE_CHECKING:
     from fiftyone_ntt.dataset.runs import list_runs as list_runs
     from fiftyone_ntt.dataset.segmentation import segment as segment
     from fiftyone_ntt.dataset.undo import undo_run as undo_run
+    from fiftyone_ntt.review.advice import advise_references as advise_references
+    from fiftyone_ntt.review.choose import select_references as select_references
+    from fiftyone_ntt.review.decisions import accept_labels as accept_labels
+    from fiftyone_ntt.review.decisions import clear_decisions as clear_decisions
+    from fiftyone_ntt.review.decisions import reject_labels as reject_labels
+    from fiftyone_ntt.review.doubt import doubtful as doubtful
+    from fiftyone_ntt.review.export import export_labels as export_labels
+    from fiftyone_ntt.review.gallery import describe_references as describe_references
+    from fiftyone_ntt.review.learn import learn as learn
+    from fiftyone_ntt.review.preview import preview as preview
+    from fiftyone_ntt.review.references import remove_references as remove_references
+    from fiftyone_ntt.review.references import use_as_references as use_as_references
+    from fiftyone_ntt.review.thresholds import fit_thresholds as fit_thresholds
+    from fiftyone_ntt.review.thresholds import load_thresholds as load_thresholds
 
 __version__ = "0.1.0"
 
@@ -34,15 +48,29 @@ __version__ = "0.1.0"
 _LAZY = {
     "MatchConfig": "core",
     "MemoryBank": "core",
+    "accept_labels": "review.decisions",
+    "advise_references": "review.advice",
     "build_memory_bank": "dataset.references",
     "cancel_run": "dataset.control",
+    "clear_decisions": "review.decisions",
+    "describe_references": "review.gallery",
+    "doubtful": "review.doubt",
     "evaluate": "dataset.evaluation",
+    "export_labels": "review.export",
+    "fit_thresholds": "review.thresholds",
+    "learn": "review.learn",
     "list_banks": "dataset.banks",
     "list_runs": "dataset.runs",
     "load_bank": "dataset.banks",
+    "load_thresholds": "review.thresholds",
+    "preview": "review.preview",
+    "reject_labels": "review.decisions",
+    "remove_references": "review.references",
     "resume_run": "dataset.control",
     "segment": "dataset.segmentation",
+    "select_references": "review.choose",
     "undo_run": "dataset.undo",
+    "use_as_references": "review.references",
 }
 # A sub-package that can be called; it says why itself.
 _CALLABLE_PACKAGE = "index"

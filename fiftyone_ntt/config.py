@@ -98,7 +98,7 @@ def _convert(value: Any, kind: type) -> Any:
     return kind(value)
 
 
-def _param(
+def param(
     default: Any = MISSING,
     *,
     label: str,
@@ -107,6 +107,7 @@ def _param(
     minimum: float | None = None,
     maximum: float | None = None,
 ) -> Any:
+    """A field of a parameter dataclass; see ``ParamInfo`` for what it says."""
     metadata = {"label": label, "help": help, "choices": choices, "minimum": minimum, "maximum": maximum}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
@@ -180,16 +181,18 @@ def _info(item: dataclasses.Field[Any], hint: Any) -> ParamInfo:
     )
 
 
-def _device() -> Any:
-    return _param(
+def device_param() -> Any:
+    """Where the models run."""
+    return param(
         None,
         label="Device",
         help="'cuda', 'cuda:1', 'mps' or 'cpu', or several: 'cuda:0,cuda:1', 'all'; the best there is where left empty",
     )
 
 
-def _points_per_side() -> Any:
-    return _param(
+def points_per_side_param() -> Any:
+    """How dense the grid of prompts is."""
+    return param(
         None,
         label="Points per side",
         help="prompt points along each side of an image: more find smaller objects and take longer; the preset's "
@@ -199,8 +202,9 @@ def _points_per_side() -> Any:
     )
 
 
-def _points() -> Any:
-    return _param(
+def points_param() -> Any:
+    """Which points of the grid are prompted."""
+    return param(
         "grid",
         label="Points",
         help="'grid' prompts the whole grid; 'guided' only the half of it that looks least like the image's border: "
@@ -209,8 +213,9 @@ def _points() -> Any:
     )
 
 
-def _precision() -> Any:
-    return _param(
+def precision_param() -> Any:
+    """Of the image encoders."""
+    return param(
         "fp32",
         label="Precision",
         help="of the image encoders: 'bf16' or 'fp16' are faster on CUDA, and give slightly other labels",
@@ -218,16 +223,18 @@ def _precision() -> Any:
     )
 
 
-def _compile() -> Any:
-    return _param(
+def compile_param() -> Any:
+    """Whether the encoders are compiled."""
+    return param(
         False,
         label="Compile the models",
         help="faster on CUDA once they are compiled, which takes minutes: for many images",
     )
 
 
-def _index_dir() -> Any:
-    return _param(
+def index_dir_param() -> Any:
+    """Where the candidate index lies."""
+    return param(
         None,
         label="Folder of the candidate index",
         help="where the index lies; FIFTYONE_NTT_INDEX, or else a cache folder, where left empty",
@@ -238,21 +245,21 @@ def _index_dir() -> Any:
 class BuildBankParams(Params):
     """Arguments of ``fiftyone_ntt.build_memory_bank``."""
 
-    label_field: str = _param(
+    label_field: str = param(
         "ground_truth", label="Reference labels", help="field with the detections (masks, or just boxes) to learn from"
     )
-    classes: tuple[str, ...] | None = _param(
+    classes: tuple[str, ...] | None = param(
         None, label="Classes", help="the classes wanted, in this order; every label found where left empty"
     )
-    preset: str = _param(
+    preset: str = param(
         "lite", label="Models", help="which pair of mask model and feature model to use", choices=PRESET_NAMES
     )
-    name: str | None = _param(
+    name: str | None = param(
         None,
         label="Name of the bank",
         help="keeps the bank with the dataset under this name, replacing one of that name",
     )
-    device: str | None = _device()
+    device: str | None = device_param()
 
 
 @dataclass(frozen=True)
@@ -262,12 +269,12 @@ class TaggedBankParams(BuildBankParams):
     The bank must have a name here: the caller holds no object to pass on.
     """
 
-    name: str = _param(
+    name: str = param(
         DEFAULT_BANK_NAME,
         label="Name of the bank",
         help="keeps the bank with the dataset under this name, replacing one of that name",
     )
-    reference_tag: str = _param(
+    reference_tag: str = param(
         "ntt:reference",
         label="Reference tag",
         help="only samples (or else labels) with this tag are references; cleared, every sample of the target is one",
@@ -278,19 +285,19 @@ class TaggedBankParams(BuildBankParams):
 class IndexParams(Params):
     """Arguments of ``fiftyone_ntt.index``."""
 
-    preset: str = _param(
+    preset: str = param(
         "lite",
         label="Models",
         help="which pair of mask model and feature model to use: that of the memory banks to come",
         choices=PRESET_NAMES,
     )
-    points_per_side: int | None = _points_per_side()
-    points: str = _points()
-    device: str | None = _device()
-    precision: str = _precision()
-    compile: bool = _compile()
-    index_dir: str | None = _index_dir()
-    size_limit_gb: float | None = _param(
+    points_per_side: int | None = points_per_side_param()
+    points: str = points_param()
+    device: str | None = device_param()
+    precision: str = precision_param()
+    compile: bool = compile_param()
+    index_dir: str | None = index_dir_param()
+    size_limit_gb: float | None = param(
         None,
         label="Size limit in GB",
         help="how large all of the index may get, in 10^9 bytes; FIFTYONE_NTT_INDEX_GB, or else 50, where left empty",
@@ -302,9 +309,9 @@ class IndexParams(Params):
 class SegmentParams(Params):
     """Arguments of ``fiftyone_ntt.segment``."""
 
-    bank: str = _param(label="Memory bank", help="name of a memory bank kept with this dataset")
-    label_field: str = _param("ntt", label="Write to", help="field for the detections; made if absent")
-    score_threshold: float | None = _param(
+    bank: str = param(label="Memory bank", help="name of a memory bank kept with this dataset")
+    label_field: str = param("ntt", label="Write to", help="field for the detections; made if absent")
+    score_threshold: float | None = param(
         None,
         label="Least score",
         help="labels at or below this score are not written. Left empty, every label is: expect weak ones of every "
@@ -312,56 +319,56 @@ class SegmentParams(Params):
         minimum=0,
         maximum=1,
     )
-    points_per_side: int | None = _points_per_side()
-    points: str = _points()
-    include_references: bool = _param(
+    points_per_side: int | None = points_per_side_param()
+    points: str = points_param()
+    include_references: bool = param(
         False, label="Label the references too", help="references are left out otherwise: their labels are known"
     )
-    use_index: bool = _param(
+    use_index: bool = param(
         True,
         label="Use the candidate index",
         help="what is in the index needs no model and gives the same labels; what is not is computed and added",
     )
-    index_dir: str | None = _index_dir()
-    resume: bool = _param(
+    index_dir: str | None = index_dir_param()
+    resume: bool = param(
         True, label="Resume", help="go on with a run of the same settings, leaving alone what it has done"
     )
-    overwrite: bool = _param(
+    overwrite: bool = param(
         False,
         label="Overwrite",
         help="replace what another run or a person wrote to this field (not labels that a person accepted or edited)",
     )
-    run_key: str | None = _param(
+    run_key: str | None = param(
         None, label="Run key", help="name under which the run can be found and undone; ntt_<field> where left empty"
     )
-    device: str | None = _device()
-    precision: str = _precision()
-    compile: bool = _compile()
+    device: str | None = device_param()
+    precision: str = precision_param()
+    compile: bool = compile_param()
 
 
 @dataclass(frozen=True)
 class EvaluateParams(Params):
     """Arguments of ``fiftyone_ntt.evaluate``."""
 
-    label_field: str = _param("ntt", label="Predictions", help="field with the detections to score")
-    gt_field: str = _param("ground_truth", label="Ground truth", help="field with the detections they should equal")
-    eval_key: str | None = _param(
+    label_field: str = param("ntt", label="Predictions", help="field with the detections to score")
+    gt_field: str = param("ground_truth", label="Ground truth", help="field with the detections they should equal")
+    eval_key: str | None = param(
         None,
         label="Evaluation key",
         help="also marks every label as true or false positive under this key, for the App's filters and its "
         "evaluation panel",
     )
-    score_threshold: float | None = _param(
+    score_threshold: float | None = param(
         None,
         label="Least score",
         help="labels at or below this score claim no presence and take no part in the matches; AP ranks all labels",
         minimum=0,
         maximum=1,
     )
-    classes: tuple[str, ...] | None = _param(
+    classes: tuple[str, ...] | None = param(
         None, label="Classes", help="the classes to score; those of the run that wrote the labels where left empty"
     )
-    include_references: bool = _param(
+    include_references: bool = param(
         False, label="Score the references too", help="their scores are too good: they have seen the answers"
     )
 
@@ -370,22 +377,22 @@ class EvaluateParams(Params):
 class CancelParams(Params):
     """Arguments of ``fiftyone_ntt.cancel_run``."""
 
-    run_key: str = _param(label="Run", help="key of the labelling run to stop")
+    run_key: str = param(label="Run", help="key of the labelling run to stop")
 
 
 @dataclass(frozen=True)
 class ResumeParams(Params):
     """Arguments of ``fiftyone_ntt.resume_run``."""
 
-    run_key: str = _param(label="Run", help="key of the labelling run to go on with")
+    run_key: str = param(label="Run", help="key of the labelling run to go on with")
 
 
 @dataclass(frozen=True)
 class UndoParams(Params):
     """Arguments of ``fiftyone_ntt.undo_run``."""
 
-    run_key: str = _param(label="Run", help="key of the labelling run to take back")
-    keep_edited: bool = _param(
+    run_key: str = param(label="Run", help="key of the labelling run to take back")
+    keep_edited: bool = param(
         True,
         label="Keep what people decided",
         help="labels that a person accepted or edited (tags ntt:accepted, ntt:edited) stay",

@@ -27,9 +27,10 @@ def _make_importable() -> None:
 
 
 def register(plugin: Any) -> None:
-    """Registers the operators. Called by FiftyOne, often: must stay quick, and import no model code."""
+    """Registers operators and panels. Called by FiftyOne, often: must stay quick, and import no model code."""
     _make_importable()
     from fiftyone_ntt.operators import OPERATORS
+    from fiftyone_ntt.panels import PANELS
 
-    for operator in OPERATORS:
-        plugin.register(operator)
+    for one in (*OPERATORS, *PANELS):
+        plugin.register(one)

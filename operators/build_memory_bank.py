@@ -10,11 +10,17 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
 from fiftyone_ntt.config import DEFAULT_BANK_NAME, TaggedBankParams
+from fiftyone_ntt.dataset.fields import image_samples
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.operators import forms
 
 LABEL = "Build NTT memory bank"
 ICON = "collections_bookmark"
+ADVANCED = ("device", "reference_tag")
+NO_REFERENCES = (
+    "there are no references here yet: select images (or single labels) that show what you want, and press 'Use as NTT "
+    "reference' above the grid"
+)
 
 
 class BuildMemoryBank(foo.Operator):
@@ -34,7 +40,7 @@ class BuildMemoryBank(foo.Operator):
 
     def resolve_input(self, ctx: Any) -> types.Property:
         inputs = types.Object()
-        target = ctx.target_view()
+        target = image_samples(ctx.target_view())
         label_field = forms.current(ctx, TaggedBankParams, "label_field")
         tag = forms.current(ctx, TaggedBankParams, "reference_tag")
         classes = _label_counts(target, label_field)
@@ -46,10 +52,15 @@ class BuildMemoryBank(foo.Operator):
                 "classes": sorted(classes),
                 "name": _bank_names(ctx.dataset),
             },
+            leave_out=ADVANCED,
         )
-        if forms.require_detections(inputs, "label_field", target, label_field):
-            _describe_references(inputs, target, label_field, tag)
+        usable = forms.require_detections(inputs, "label_field", target, label_field)
+        missing = _describe_references(inputs, target, label_field, tag) if usable else None
         forms.add_execution_notice(inputs)
+        forms.add_advanced(inputs, ctx, TaggedBankParams, ADVANCED)
+        if missing:
+            hidden = inputs.get_property("reference_tag") is None
+            forms.refuse(inputs, "label_field" if hidden else "reference_tag", NO_REFERENCES if hidden else missing)
         return types.Property(inputs, view=types.View(label=LABEL))
 
     def execute(self, ctx: Any) -> dict[str, Any]:
@@ -105,20 +116,21 @@ class BuildMemoryBank(foo.Operator):
         return forms.call(self, sample_collection, params, delegate, delegation_target)
 
 
-def _describe_references(inputs: types.Object, target: SampleCollection, label_field: str, tag: str) -> None:
+def _describe_references(inputs: types.Object, target: SampleCollection, label_field: str, tag: str) -> str | None:
+    """Says what the references are; returns what is wrong if there are none."""
     from fiftyone_ntt.dataset.references import tagged_references
 
     try:
         references = tagged_references(target, tag, label_field)
     except InputError as error:
-        forms.refuse(inputs, "reference_tag", str(error))
-        return
+        return str(error)
     counts = _label_counts(references, label_field)
     samples = forms.counted(len(references), "reference sample")
     if not counts:
         forms.notice(inputs, "references", f"{samples}, without labels in {label_field!r}", warning=True)
     else:
         forms.notice(inputs, "references", f"{samples}: {_listed(counts)}")
+    return None
 
 
 def _label_counts(view: SampleCollection, label_field: Any) -> Counter[str]:

@@ -9,6 +9,8 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
 from fiftyone_ntt.config import EvaluateParams
+from fiftyone_ntt.dataset.fields import image_samples
+from fiftyone_ntt.errors import NttError
 from fiftyone_ntt.operators import forms
 
 LABEL = "Evaluate NTT labels"
@@ -33,7 +35,7 @@ class Evaluate(foo.Operator):
         forms.add_params(inputs, EvaluateParams, suggestions={"label_field": fields, "gt_field": fields})
         for name in ("label_field", "gt_field"):
             forms.require_detections(inputs, name, target, forms.current(ctx, EvaluateParams, name))
-        forms.notice(inputs, "target", f"{forms.counted(len(target), 'image')} in the target")
+        _describe_target(inputs, target)
         forms.add_execution_notice(inputs)
         return types.Property(inputs, view=types.View(label=LABEL))
 
@@ -78,6 +80,13 @@ class Evaluate(foo.Operator):
         """
         params = EvaluateParams.from_mapping({"label_field": label_field, "gt_field": gt_field, **arguments})
         return forms.call(self, sample_collection, params, delegate, delegation_target)
+
+
+def _describe_target(inputs: types.Object, target: SampleCollection) -> None:
+    try:
+        forms.notice(inputs, "target", f"{forms.counted(len(image_samples(target)), 'image')} in the target")
+    except NttError as error:
+        forms.refuse(inputs, "label_field", str(error))
 
 
 def _headline(results: Any) -> str:

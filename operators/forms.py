@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import fiftyone as fo
@@ -31,6 +31,8 @@ def add_params(
     *,
     choices: Mapping[str, Mapping[str, str]] | None = None,
     suggestions: Mapping[str, Iterable[str]] | None = None,
+    only: Collection[str] | None = None,
+    leave_out: Collection[str] = (),
 ) -> None:
     """Adds one form field a parameter: label, help, default, choices and bounds come from the dataclass.
 
@@ -39,12 +41,42 @@ def add_params(
         params: the dataclass.
         choices: parameter name -> the values there are, each with its label; no other can be given.
         suggestions: parameter name -> values to offer; others can still be typed.
+        only: the parameters to add; all of them where ``None``.
+        leave_out: parameters not to add.
     """
     for info in params.infos():
+        if info.name in leave_out or (only is not None and info.name not in only):
+            continue
         fixed = (choices or {}).get(info.name)
         if fixed is None and info.choices is not None:
             fixed = {choice: choice for choice in info.choices}
         _add_param(inputs, info, fixed, list((suggestions or {}).get(info.name, ())))
+
+
+def add_advanced(
+    inputs: types.Object,
+    ctx: Any,
+    params: type[Params],
+    names: Collection[str],
+    *,
+    suggestions: Mapping[str, Iterable[str]] | None = None,
+) -> None:
+    """Adds a switch, and behind it the fields that are rarely needed; one that was changed shows in any case.
+
+    Args:
+        inputs: the form.
+        ctx: the context.
+        params: the dataclass.
+        names: its parameters to hide.
+        suggestions: see ``add_params``.
+    """
+    switch = types.SwitchView()
+    label = f"Advanced: {counted(len(names), 'more setting')}"
+    inputs.bool("_advanced", default=False, required=False, label=label, view=switch)
+    defaults = {info.name: _plain(info) for info in params.infos()}
+    changed = {name for name in names if ctx.params.get(name, defaults[name]) not in (defaults[name], None, "", [])}
+    shown = names if ctx.params.get("_advanced") else changed
+    add_params(inputs, params, suggestions=suggestions, only=shown)
 
 
 def _add_param(inputs: types.Object, info: ParamInfo, choices: Mapping[str, str] | None, suggested: list[str]) -> None:
@@ -119,6 +151,28 @@ def counted(number: int, singular: str, plural: str | None = None) -> str:
     return f"{number} {singular if number == 1 else plural or singular + 's'}"
 
 
+def add_estimate(inputs: types.Object, target: SampleCollection, preset: str, values: Mapping[str, Any]) -> None:
+    """Says how many images there are, how many are indexed, and how long the rest takes on this machine.
+
+    Args:
+        inputs: the form.
+        target: the images to do.
+        preset: name of the models.
+        values: what the form holds for the parameters that decide how candidates are made.
+    """
+    from fiftyone_ntt.dataset.candidates import StageOne
+    from fiftyone_ntt.models.presets import resolve_preset
+    from fiftyone_ntt.review.estimate import estimate
+
+    names = ("points_per_side", "points", "precision", "device")
+    try:
+        stage_one = StageOne(resolve_preset(preset), **{name: values[name] for name in names if values.get(name)})
+        where = {"use_index": values.get("use_index") is not False, "index_dir": values.get("index_dir") or None}
+        notice(inputs, "estimate", str(estimate(target, stage_one, **where)))
+    except (NttError, TypeError):  # a value that is being typed; its own field says what is wrong with it
+        notice(inputs, "estimate", f"{counted(len(target), 'image')} in the target")
+
+
 def add_execution_notice(inputs: types.Object) -> None:
     """Says how to get scheduling where this App has none, and what an immediate run is limited to."""
     if can_schedule():
@@ -147,10 +201,10 @@ def operator_config(name: str, label: str, description: str, icon: str, **option
     )
 
 
-def grid_button(label: str, icon: str) -> types.Placement:
-    """A button above the grid that opens the operator's form."""
+def grid_button(label: str, icon: str, *, prompt: bool = True) -> types.Placement:
+    """A button above the grid that opens the operator's form, or where ``prompt`` is false runs it at once."""
     return types.Placement(
-        types.Places.SAMPLES_GRID_SECONDARY_ACTIONS, types.Button(label=label, icon=icon, prompt=True)
+        types.Places.SAMPLES_GRID_SECONDARY_ACTIONS, types.Button(label=label, icon=icon, prompt=prompt)
     )
 
 

@@ -9,6 +9,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
 from fiftyone_ntt.config import IndexParams
+from fiftyone_ntt.dataset.fields import image_samples
 from fiftyone_ntt.operators import forms
 
 LABEL = "Index candidates for NTT"
@@ -35,10 +36,13 @@ class IndexCandidates(foo.Operator):
 
     def resolve_input(self, ctx: Any) -> types.Property:
         inputs = types.Object()
-        target = ctx.target_view()
-        forms.add_params(inputs, IndexParams)
-        forms.notice(inputs, "target", f"{forms.counted(len(target), 'image')} in the target")
+        forms.add_params(inputs, IndexParams, only=["preset"])
+        forms.add_estimate(
+            inputs, image_samples(ctx.target_view()), forms.current(ctx, IndexParams, "preset"), ctx.params
+        )
         forms.add_execution_notice(inputs)
+        rest = [info.name for info in IndexParams.infos() if info.name != "preset"]
+        forms.add_advanced(inputs, ctx, IndexParams, rest)
         return types.Property(inputs, view=types.View(label=LABEL))
 
     def execute(self, ctx: Any) -> dict[str, Any]:

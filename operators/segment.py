@@ -9,12 +9,14 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
 from fiftyone_ntt.config import DEFAULT_BANK_NAME, SegmentParams
-from fiftyone_ntt.dataset.fields import REFERENCE_TAG
+from fiftyone_ntt.dataset.fields import REFERENCE_TAG, image_samples
 from fiftyone_ntt.dataset.origin import through
 from fiftyone_ntt.operators import forms, runs
 
 LABEL = "Segment with NTT references"
 ICON = "auto_awesome"
+SHOWN = ("bank", "label_field", "score_threshold")
+"""What an annotator decides; the rest is behind a switch."""
 
 
 class Segment(foo.Operator):
@@ -37,13 +39,17 @@ class Segment(foo.Operator):
 
     def resolve_input(self, ctx: Any) -> types.Property:
         inputs = types.Object()
-        target = ctx.target_view()
-        banks = _banks(ctx.dataset)
+        target = image_samples(ctx.target_view())
+        banks = banks_of(ctx.dataset)
         fields = sorted({"ntt", *forms.detections_fields(target)})
-        forms.add_params(inputs, SegmentParams, choices={"bank": banks}, suggestions={"label_field": fields})
+        shown = [*SHOWN, "overwrite"] if ctx.dataset.has_field(_label_field(ctx)) else list(SHOWN)
+        choices, suggestions = {"bank": banks}, {"label_field": fields}
+        forms.add_params(inputs, SegmentParams, choices=choices, suggestions=suggestions, only=shown)
         _check_bank(inputs, banks, ctx.params.get("bank"))
-        _describe_target(inputs, target, bool(forms.current(ctx, SegmentParams, "include_references")))
+        _describe_target(inputs, ctx, target)
         forms.add_execution_notice(inputs)
+        rest = [info.name for info in SegmentParams.infos() if info.name not in shown]
+        forms.add_advanced(inputs, ctx, SegmentParams, rest)
         return types.Property(inputs, view=types.View(label=LABEL))
 
     def execute(self, ctx: Any) -> dict[str, Any]:
@@ -84,7 +90,7 @@ class Segment(foo.Operator):
         return forms.call(self, sample_collection, params, delegate, delegation_target)
 
 
-def _banks(dataset: Any) -> dict[str, str]:
+def banks_of(dataset: Any) -> dict[str, str]:
     """Name of each bank kept with the dataset -> what to call it in the form."""
     from fiftyone_ntt.dataset.banks import list_banks
 
@@ -105,9 +111,17 @@ def _check_bank(inputs: types.Object, banks: dict[str, str], chosen: str | None)
         inputs.get_property("bank").default = DEFAULT_BANK_NAME if DEFAULT_BANK_NAME in banks else list(banks)[-1]
 
 
-def _describe_target(inputs: types.Object, target: SampleCollection, include_references: bool) -> None:
-    text = f"{forms.counted(len(target), 'image')} in the target"
-    tagged = 0 if include_references else len(target.match_tags(REFERENCE_TAG))
+def _label_field(ctx: Any) -> str:
+    return str(forms.current(ctx, SegmentParams, "label_field"))
+
+
+def _describe_target(inputs: types.Object, ctx: Any, target: SampleCollection) -> None:
+    tagged = 0
+    if not forms.current(ctx, SegmentParams, "include_references"):
+        tagged = len(target.match_tags(REFERENCE_TAG))
+        target = target.match_tags(REFERENCE_TAG, bool=False)
     if tagged:
-        text += f"; {tagged} of them tagged {REFERENCE_TAG!r} and left out"
-    forms.notice(inputs, "target", text)
+        forms.notice(inputs, "references", f"{forms.counted(tagged, 'image')} with references left out.")
+    name = ctx.params.get("bank") or inputs.get_property("bank").default
+    if name in banks_of(ctx.dataset):
+        forms.add_estimate(inputs, target, ctx.dataset.get_run_info(name).config.preset, ctx.params)

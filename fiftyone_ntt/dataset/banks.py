@@ -9,6 +9,7 @@ from fiftyone_ntt.core import MemoryBank
 from fiftyone_ntt.errors import InputError
 
 METHOD = "ntt/memory_bank"
+_TENSORS = ("vectors", "class_index", "center", "negatives", "negative_class")
 
 
 def check_name(name: str) -> None:
@@ -64,7 +65,7 @@ def keep_with_run(dataset: fo.Dataset, run_key: str, bank: MemoryBank) -> None:
 def bank_of_run(dataset: fo.Dataset, run_key: str) -> MemoryBank:
     """The bank that ``keep_with_run`` kept."""
     results = dataset.load_run_results(run_key)
-    kept = {key: getattr(results, key, None) for key in ("vectors", "class_index", "center")}
+    kept = {key: getattr(results, key, None) for key in _TENSORS}
     tensors = {key: np.asarray(value) for key, value in kept.items() if value is not None}
     return MemoryBank.from_parts(tensors, getattr(results, "description", None) or "")
 

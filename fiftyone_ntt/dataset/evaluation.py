@@ -12,17 +12,18 @@ from typing import Any
 
 import fiftyone as fo
 import numpy as np
-from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.banks import check_name, list_banks, load_bank
 from fiftyone_ntt.dataset.fields import (
     REFERENCE_TAG,
+    REJECTED_TAG,
     check_detections_field,
-    check_images,
     detections_of,
+    image_samples,
 )
 from fiftyone_ntt.dataset.geometry import place_mask
+from fiftyone_ntt.dataset.matches import Matching, keep_results, write_matches
 from fiftyone_ntt.dataset.references import Progress, without_references
 from fiftyone_ntt.dataset.results import ClassResult, EvaluationResults
 from fiftyone_ntt.dataset.runs import PROVENANCE
@@ -59,10 +60,12 @@ def evaluate(
     """Scores predicted detections against ground truth.
 
     AP and AR rank all labels whatever their score. Objects with the attribute ``iscrowd`` are COCO crowd regions.
-    A sample without labels counts: its objects are missed. Image sizes are computed and kept where they are missing.
+    A sample without labels counts: its objects are missed. Labels that a person has rejected are left out. Image sizes
+    are computed and kept where they are missing, and so are the results, for the App.
 
     Args:
-        view: the samples to score. Samples that served as references are left out.
+        view: the samples to score; of grouped samples, those of the active slice. Samples that served as references
+            are left out.
         label_field: ``Detections`` field with the predictions.
         gt_field: ``Detections`` field with the ground truth.
         eval_key: also writes FiftyOne's per-object matches (true and false positives, misses at IoU 0.5) under this
@@ -77,7 +80,7 @@ def evaluate(
         InputError: if a field is missing, there is nothing to score, or a label is unusable (names sample and label).
         WrongTypeError: if a field holds something other than detections.
     """
-    check_images(view)
+    view = image_samples(view)
     for name in (label_field, gt_field):
         check_detections_field(view, name)
     if label_field == gt_field:
@@ -91,9 +94,18 @@ def evaluate(
     objects = _read(samples, label_field, gt_field, names, progress)
     results = _score(objects, names, score_threshold or 0.0, label_field, notes)
     if eval_key is not None:
-        _write_matches(samples, label_field, gt_field, names, score_threshold or 0.0, eval_key, objects.all_masked)
         results = replace(results, eval_key=eval_key)
+        matching = Matching(label_field, gt_field, names, score_threshold or 0.0, objects.all_masked)
+        write_matches(samples, matching, eval_key, results)
+    keep_results(view._dataset, label_field, gt_field, results)
     return results
+
+
+def score_view(view: SampleCollection, label_field: str, gt_field: str) -> EvaluationResults:
+    """The scores of a view as it is: references count, and nothing is kept."""
+    notes: list[str] = []
+    names = _class_names(view, label_field, gt_field, None)
+    return _score(_read(_with_sizes(view, notes), label_field, gt_field, names, None), names, 0.0, label_field, notes)
 
 
 def _without_references(view: SampleCollection, label_field: str, gt_field: str, notes: list[str]) -> SampleCollection:
@@ -167,6 +179,7 @@ class _Objects:
         sizes: sample id -> ``(height, width)`` in pixels, in the order of the view.
         unlabelled: samples whose label field is empty.
         without_score: predictions that carry no confidence.
+        rejected: predictions that a person has rejected; they are not in ``found``.
     """
 
     truth: list[GroundTruth] = field(default_factory=list)
@@ -174,6 +187,7 @@ class _Objects:
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     unlabelled: int = 0
     without_score: int = 0
+    rejected: int = 0
 
     @property
     def all_masked(self) -> bool:
@@ -196,6 +210,9 @@ def _read(
                 objects.truth.append(GroundTruth(sample.id, index[label.label], box, rle, crowd))
         for label in detections_of(sample[label_field]):
             if label.label in index:
+                if REJECTED_TAG in (label.tags or ()):
+                    objects.rejected += 1
+                    continue
                 box, rle = _geometry(label, size, sample.id, label_field)
                 score = 1.0 if label.confidence is None else float(label.confidence)
                 objects.without_score += label.confidence is None
@@ -262,6 +279,8 @@ def _remarks(objects: _Objects, label_field: str) -> list[str]:
             f"{objects.unlabelled} of {len(objects.sizes)} samples were never labelled in {label_field!r} (or failed); "
             "their objects count as missed"
         )
+    if objects.rejected:
+        remarks.append(f"{objects.rejected} rejected labels (tag {REJECTED_TAG}) left out")
     if objects.without_score:
         remarks.append(f"{objects.without_score} labels carry no confidence and are taken as certain (1.0)")
     for items, name in ((objects.truth, "ground truth"), (objects.found, "predicted")):
@@ -291,33 +310,4 @@ def _class_result(k: int, name: str, objects: _Objects, coco: CocoScores, presen
         precision=there.precision,
         recall=there.recall,
         f1=there.f1,
-    )
-
-
-def _write_matches(
-    view: SampleCollection,
-    label_field: str,
-    gt_field: str,
-    classes: Sequence[str],
-    threshold: float,
-    eval_key: str,
-    use_masks: bool,
-) -> None:
-    """FiftyOne's true positives, false positives and misses, without its mAP."""
-    if view._dataset.has_evaluation(eval_key):
-        view._dataset.delete_evaluation(eval_key)
-    wanted = F("label").is_in(list(classes))
-    matched = view.filter_labels(gt_field, wanted, only_matches=False)
-    counted = wanted & (F("confidence") > threshold) if threshold > 0 else wanted
-    matched = matched.filter_labels(label_field, counted, only_matches=False)
-    matched.evaluate_detections(
-        label_field,
-        gt_field=gt_field,
-        eval_key=eval_key,
-        method="coco",
-        classes=list(classes),
-        use_masks=use_masks,
-        classwise=True,
-        compute_mAP=False,
-        progress=False,
     )

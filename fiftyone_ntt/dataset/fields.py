@@ -11,24 +11,67 @@ from fiftyone_ntt.errors import InputError, WrongTypeError
 
 REFERENCE_TAG = "ntt:reference"
 """Marks samples (or labels) that serve as references."""
-PROTECTED_TAGS = frozenset({"ntt:accepted", "ntt:edited"})
-"""Marks labels a person has decided on; nothing overwrites them unasked."""
+ACCEPTED_TAG, REJECTED_TAG, EDITED_TAG = "ntt:accepted", "ntt:rejected", "ntt:edited"
+"""Mark what a person decided on a label."""
+PROTECTED_TAGS = frozenset({ACCEPTED_TAG, EDITED_TAG})
+"""Marks labels a person wants to keep; nothing overwrites them unasked."""
+DECIDED_TAGS = frozenset({*PROTECTED_TAGS, REJECTED_TAG})
+"""Marks labels a person has decided on, one way or the other."""
+_SCENES = {fo.core.media.THREE_D: "3D scenes", fo.core.media.POINT_CLOUD: "point clouds"}
 
 
-def check_images(collection: SampleCollection) -> None:
-    """Raises WrongTypeError unless the collection holds images."""
-    if collection.media_type not in (fo.core.media.IMAGE, None):
+def image_samples(collection: SampleCollection) -> SampleCollection:
+    """The images of a collection: those of the active slice where samples are grouped, all where a view groups them.
+
+    Args:
+        collection: what someone is looking at; patches may pass, see ``whole_images``.
+
+    Returns:
+        The collection itself where it holds nothing but images.
+
+    Raises:
+        WrongTypeError: if it holds videos, 3D scenes or something else.
+    """
+    flat = collection.flatten() if collection._is_dynamic_groups else collection
+    if flat.media_type == fo.core.media.GROUP:
+        flat = _active_slice(flat)
+    kind = flat.media_type
+    if kind in (fo.core.media.IMAGE, None):
+        return flat
+    if kind == fo.core.media.VIDEO:
         raise WrongTypeError(
-            f"expected images, got a collection of {collection.media_type!r}; select one image slice of a group, or "
-            "turn a video into frames with to_frames() first"
+            "expected images, got videos; make a dataset of their frames, "
+            "dataset.to_frames(sample_frames=True).clone(), and use that"
         )
+    if kind == fo.core.media.MIXED:
+        raise WrongTypeError("expected images, got samples of several kinds; choose one slice that holds images")
+    raise WrongTypeError(f"expected images, got {_SCENES.get(kind, repr(kind))}; only images can be used here")
 
 
-def check_whole_images(collection: SampleCollection) -> None:
-    """Raises WrongTypeError unless the collection holds images, and not patches or frames of something."""
-    check_images(collection)
-    if collection._is_generated:
+def _active_slice(collection: SampleCollection) -> SampleCollection:
+    chosen, kinds = collection.group_slice, collection.group_media_types
+    if not kinds:
+        raise WrongTypeError("expected images, got groups without a sample; add images to them first")
+    if kinds.get(chosen) != fo.core.media.IMAGE:
+        images = [name for name, kind in kinds.items() if kind == fo.core.media.IMAGE]
+        advice = f"choose another slice: {_listed(images)}" if images else "no slice of this dataset holds images"
+        raise WrongTypeError(f"expected images, got group slice {chosen!r}, which holds {kinds.get(chosen)}; {advice}")
+    return collection.select_group_slices(chosen)
+
+
+def whole_images(collection: SampleCollection) -> SampleCollection:
+    """``image_samples`` that can be labelled: raises WrongTypeError where they are patches or frames of something."""
+    flat = image_samples(collection)
+    if flat._is_generated:
         raise WrongTypeError("expected whole images, got a view of patches or frames; use the dataset it came from")
+    return flat
+
+
+def every_image(dataset: fo.Dataset) -> SampleCollection:
+    """All images of a dataset. Of a grouped one FiftyOne shows one slice at a time, and finds no sample of another."""
+    if dataset.media_type != fo.core.media.GROUP:
+        return dataset
+    return dataset.select_group_slices(media_type=fo.core.media.IMAGE)
 
 
 def check_detections_field(collection: SampleCollection, field_name: str) -> None:

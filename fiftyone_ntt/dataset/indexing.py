@@ -14,7 +14,8 @@ from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.core.stream import stream
 from fiftyone_ntt.dataset.candidates import CandidateSource, StageOne, describe_error
-from fiftyone_ntt.dataset.fields import check_whole_images
+from fiftyone_ntt.dataset.fields import whole_images
+from fiftyone_ntt.dataset.speed import remember_speed
 from fiftyone_ntt.index.settings import limit_in_bytes
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.models.presets import resolve_preset
@@ -78,7 +79,8 @@ def index(
     own and passes over what another has done. Stopped and called again, it goes on where it was.
 
     Args:
-        view: the samples, references included: they may be targets of another bank.
+        view: the samples, references included: they may be targets of another bank. Of grouped samples, those of the
+            active slice.
         preset: name of a preset, or a ``Preset`` with checkpoint paths of your own.
         points_per_side: prompt points along each side of an image; the preset's number where ``None``.
         points: ``"guided"`` prompts only the half of the grid that looks least like the image's border.
@@ -99,9 +101,10 @@ def index(
         MissingWeightsError: if the preset's weights are not on this machine.
     """
     started = time.perf_counter()
-    check_whole_images(view)
+    view = whole_images(view)
+    stage_one = StageOne(resolve_preset(preset), points_per_side, points, precision, compile, device)
     source = CandidateSource(
-        StageOne(resolve_preset(preset), points_per_side, points, precision, compile, device),
+        stage_one,
         index_dir=index_dir,
         size_limit=limit_in_bytes(size_limit_gb),
     )
@@ -110,6 +113,8 @@ def index(
     _run(view, source, report, progress)
     report.found, report.computed, report.bytes = source.from_index, source.indexed, source.bytes
     report.notes = source.notes
+    if report.computed > report.found:
+        remember_speed(view._root_dataset, stage_one, time.perf_counter() - started, report.computed)
     report.seconds = time.perf_counter() - started
     logger.info("%s", report.counts)
     return report

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import fiftyone as fo
@@ -14,9 +15,21 @@ from numpy.typing import NDArray
 
 from fiftyone_ntt.core import Instances
 
+ATTRIBUTES: dict[str, tuple[type[fo.Field], str]] = {
+    "predicted_iou": (fo.FloatField, "the mask model's own estimate of this mask's quality"),
+    "similarity": (fo.FloatField, "how much this looks like its class; the confidence is that, less what was merged"),
+    "alternative": (fo.StringField, "the class that this looks like next"),
+    "alternative_similarity": (fo.FloatField, "how much this looks like that other class"),
+    "written": (
+        fo.StringField,
+        "fingerprint of class, box and mask as the run wrote them; tells what was edited since",
+    ),
+}
+"""What a run writes on each label beside FiftyOne's own attributes: kind and description."""
+
 
 def to_document(instances: Instances, classes: Sequence[str]) -> dict[str, Any]:
-    """Detections with in-box masks, confidence and predicted IoU, as the document that FiftyOne keeps of them.
+    """Detections with in-box masks, confidence and ``ATTRIBUTES``, as the document that FiftyOne keeps of them.
 
     ``set_values`` writes such a document as it is; turning label objects into documents is most of the time it takes
     otherwise. FiftyOne makes one document of one label, the others are made after it. Safe in any thread.
@@ -40,14 +53,71 @@ def to_document(instances: Instances, classes: Sequence[str]) -> dict[str, Any]:
 def _changes(instances: Instances, i: int, classes: Sequence[str]) -> dict[str, Any]:
     height, width = instances.image_size
     (x1, y1, x2, y2), mask = instances.crop(i)
+    label, packed = classes[int(instances.labels[i])], _serialised(mask)
+    box = [x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height]
     return {
         "_id": ObjectId(),
-        "label": classes[int(instances.labels[i])],
-        "bounding_box": [x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height],
-        "mask": Binary(_serialised(mask)),
+        "label": label,
+        "bounding_box": box,
+        "mask": Binary(packed),
         "confidence": float(instances.scores[i]),
         "predicted_iou": float(instances.predicted_iou[i]),
+        **_look(instances, i, classes),
+        "written": f"{_of_bytes(label, box, packed)}-{_of_pixels(label, box, mask)}",
     }
+
+
+def is_edited(document: Mapping[str, Any]) -> bool:
+    """Whether class, box or mask of a label are no longer those that a run wrote.
+
+    Args:
+        document: a detection as the database holds it. One that no run of this version wrote counts as not edited.
+    """
+    of_bytes, _, of_pixels = (document.get("written") or "").partition("-")
+    if not of_pixels:
+        return False
+    label, box, mask = document.get("label"), document.get("bounding_box") or [], document.get("mask")
+    if mask is not None and of_bytes == _of_bytes(label, box, bytes(mask)):
+        return False
+    # Other bytes may still be the same pixels: packed again by FiftyOne, or moved to a file.
+    try:
+        pixels = fo.Detection.from_dict(dict(document)).get_mask()
+    except (OSError, ValueError):  # a file that is gone was not edited away
+        return False
+    return of_pixels != _of_pixels(label, box, pixels)
+
+
+def _of_bytes(label: object, box: Sequence[float], mask: bytes) -> str:
+    return _digest(label, np.array(box, np.float64).tobytes(), mask)
+
+
+def _of_pixels(label: object, box: Sequence[float], mask: NDArray[Any] | None) -> str:
+    """Fingerprint of the content: it stays through packing masks again, and through rounding of coordinates."""
+    # Shifted: the fractions that boxes are made of would often lie right where rounding goes either way.
+    steps = np.floor(np.array(box, np.float64) * 10_000 + 0.2137).astype(np.int64)
+    plain = np.zeros((0, 0), bool) if mask is None else np.asarray(mask) > 0
+    shape = np.array(plain.shape, np.int64)
+    return _digest(label, steps.tobytes(), shape.tobytes() + np.packbits(plain).tobytes())
+
+
+def _digest(label: object, box: bytes, mask: bytes) -> str:
+    name = str(label).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(b"\0".join((name, box, mask)), digest_size=6).hexdigest()
+
+
+def _look(instances: Instances, i: int, classes: Sequence[str]) -> dict[str, Any]:
+    """What instance ``i`` looks like, and what next, as far as it is known."""
+    if instances.similarity is None:
+        return {}
+    look: dict[str, Any] = {"similarity": float(instances.similarity[i])}
+    if instances.alternative is not None and instances.alternative_similarity is not None:
+        other = int(instances.alternative[i])
+        if other >= 0:
+            look |= {
+                "alternative": classes[other],
+                "alternative_similarity": float(instances.alternative_similarity[i]),
+            }
+    return look
 
 
 def _serialised(mask: NDArray[np.bool_]) -> bytes:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 import fiftyone as fo
 import numpy as np
 from bson import ObjectId
+from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
 from fiftyone_ntt.core import MemoryBank, ReferenceItem, Segmenter, read_image
 from fiftyone_ntt.dataset.banks import check_name, save_bank
-from fiftyone_ntt.dataset.fields import check_detections_field, check_images, detections_of, is_detections_field
+from fiftyone_ntt.dataset.fields import check_detections_field, detections_of, image_samples, is_detections_field
 from fiftyone_ntt.dataset.geometry import box_in_pixels, full_mask
 from fiftyone_ntt.errors import BadReferenceError, InputError
 from fiftyone_ntt.models import Preset, load_preset
@@ -53,7 +54,7 @@ def build_memory_bank(
         BadReferenceError: if a label cannot serve as a reference (names sample and label), or a class has none.
         MissingWeightsError: if the preset's weights are not on this machine.
     """
-    check_images(references)
+    references = image_samples(references)
     check_detections_field(references, label_field)
     if name is not None:
         check_name(name)
@@ -174,7 +175,7 @@ def _or_box(mask: NDArray[np.bool_], label: fo.Detection, size: tuple[int, int])
 
 
 def tagged_references(target: SampleCollection, tag: str, label_field: str) -> SampleCollection:
-    """The references in a target: tagged samples, else samples reduced to their tagged labels.
+    """The references in a target: all labels of tagged samples, and the tagged labels of others.
 
     Args:
         target: where to look.
@@ -187,10 +188,14 @@ def tagged_references(target: SampleCollection, tag: str, label_field: str) -> S
     if not tag:
         return target
     tagged = target.match_tags(tag)
+    labels = is_detections_field(target, label_field) and tag in target.count_label_tags(label_field)
+    if labels and len(tagged):
+        label_is_tagged = (F("tags") != None).if_else(F("tags").contains(tag), False)  # noqa: E711 - an expression
+        return target.filter_labels(label_field, F("$tags").contains(tag) | label_is_tagged)
+    if labels:
+        return target.select_labels(tags=tag, fields=label_field)
     if len(tagged):
         return tagged
-    if is_detections_field(target, label_field) and tag in target.count_label_tags(label_field):
-        return target.select_labels(tags=tag, fields=label_field)
     raise InputError(
         f"none of the {len(target)} samples is tagged {tag!r}: tag your references, or clear 'reference_tag' to use "
         "every sample of the target (select the references first)"

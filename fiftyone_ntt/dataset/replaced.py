@@ -17,6 +17,8 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.core.runs import RunConfig, RunResults
 from fiftyone.operators import ExecutionStore
 
+from fiftyone_ntt.dataset.fields import every_image
+from fiftyone_ntt.dataset.labels import ATTRIBUTES
 from fiftyone_ntt.dataset.runs import PROVENANCE, RunRecord, status_field
 
 _FACTS, _SAMPLE, _PART, _STATUSES, _RESULTS = "facts", "sample:", "part:", "statuses:", "results"
@@ -151,9 +153,9 @@ def begin_pass(targets: SampleCollection, record: RunRecord, overwrite: bool) ->
     overwrite = (
         overwrite
         and dataset.has_field(name)
-        and bool(PROVENANCE in (info or {}) or dataset.count(f"{name}.detections"))
+        and bool(PROVENANCE in (info or {}) or every_image(dataset).count(f"{name}.detections"))
     )
-    paths = [name, f"{name}.detections.predicted_iou", status]
+    paths = [name, *(f"{name}.detections.{attribute}" for attribute in ATTRIBUTES), status]
     this = Pass(dataset, record.run_key, len(before))
     if overwrite and dataset.has_field(status):
         ids, statuses = targets.values(["id", status], _raw=True)

@@ -7,12 +7,13 @@ from datetime import datetime, timezone
 from typing import Any
 
 import fiftyone as fo
-from fiftyone import ViewField as F
 
 from fiftyone_ntt.core import MatchConfig, MemoryBank
 from fiftyone_ntt.dataset.banks import check_name
-from fiftyone_ntt.dataset.fields import is_detections_field
-from fiftyone_ntt.dataset.figures import figures_of, queued_runs
+from fiftyone_ntt.dataset.fields import every_image, is_detections_field
+from fiftyone_ntt.dataset.figures import figures_of, queued_runs, status_counts
+from fiftyone_ntt.dataset.labels import ATTRIBUTES
+from fiftyone_ntt.dataset.schema import activate_schema
 from fiftyone_ntt.dataset.states import COMPLETED, QUEUED, RUNNING, state_of
 from fiftyone_ntt.errors import InputError, WrongTypeError
 
@@ -73,6 +74,10 @@ class RunRecord:
         """Names of the settings in which another record would give other labels."""
         mine = asdict(self)
         before = {"points": "grid", "precision": "fp32"}  # what records without these entries mean
+        other = {
+            **other,
+            "match": {**asdict(MatchConfig()), **other.get("match", {})},
+        }  # settings that were not there yet
         return [name for name in DECISIVE if mine[name] != other.get(name, before.get(name))]
 
 
@@ -88,7 +93,10 @@ def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:
         * ``configuration``: all that decides the labels, ``options``: all that does not,
         * ``started_by``, ``door`` (``sdk``, ``app``, ``cli`` or ``delegated``), and the ``error`` of a run that failed.
     """
-    runs = [_described(dataset, key) for key in dataset.list_runs(method=METHOD)]
+    facts = {key: dict(dataset.get_run_info(key).config.record) for key in dataset.list_runs(method=METHOD)}
+    fields = {status_field(record["label_field"]) for record in facts.values()}
+    counts = {status: status_counts(dataset, status) for status in fields if dataset.has_field(status)}
+    runs = [_described(dataset, record, counts) for record in facts.values()]
     waiting = queued_runs(dataset)
     for run in runs:
         if run["run_key"] in waiting and run["state"] != RUNNING:
@@ -98,12 +106,12 @@ def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:
     return [*sorted(runs, key=lambda run: str(run["started"])), *new]
 
 
-def _described(dataset: fo.Dataset, key: str) -> dict[str, Any]:
-    facts = dict(dataset.get_run_info(key).config.serialize()["record"])
-    status = status_field(facts["label_field"])
-    there = dataset.has_field(status)
-    counted = dataset.match(F(f"{status}.run_key") == key).count_values(f"{status}.state") if there else {}
-    figures = figures_of(dataset, key, status)
+def _described(
+    dataset: fo.Dataset, facts: dict[str, Any], counts: dict[str, dict[str, dict[str, int]]]
+) -> dict[str, Any]:
+    key, status = facts["run_key"], status_field(facts["label_field"])
+    counted = counts.get(status, {}).get(key, {})
+    figures = figures_of(dataset, key, status, sum(counted.values()))
     return {
         **facts,
         "configuration": {name: facts[name] for name in DECISIVE if name in facts},
@@ -124,17 +132,14 @@ def goes_on(dataset: fo.Dataset, record: RunRecord) -> bool:
 
 
 def register(dataset: fo.Dataset, record: RunRecord) -> None:
-    """Writes the run record, declares its fields, and notes on the field where its labels came from."""
+    """Writes the run record, declares its fields for queries and for the editor, and notes where labels came from."""
     config = dataset.init_run(method=METHOD, record=asdict(record))
     dataset.register_run(record.run_key, config, overwrite=True)
     name, status = record.label_field, status_field(record.label_field)
     if not dataset.has_field(name):
         dataset.add_sample_field(name, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
-    dataset.add_sample_field(
-        f"{name}.detections.predicted_iou",
-        fo.FloatField,
-        description="the mask model's own estimate of this mask's quality",
-    )
+    for attribute, (kind, description) in ATTRIBUTES.items():
+        dataset.add_sample_field(f"{name}.detections.{attribute}", kind, description=description)
     if not dataset.has_field(status):
         dataset.add_sample_field(
             status,
@@ -145,9 +150,11 @@ def register(dataset: fo.Dataset, record: RunRecord) -> None:
     for part, kind in (("run_key", fo.StringField), ("state", fo.StringField), ("error", fo.StringField),
                        ("seconds", fo.FloatField)):  # fmt: skip
         dataset.add_sample_field(f"{status}.{part}", kind)
+    dataset.create_index([(f"{status}.run_key", 1), (f"{status}.state", 1)])  # whoever follows runs counts these often
     label_field = dataset.get_field(name)
     label_field.info = {**(label_field.info or {}), PROVENANCE: asdict(record)}
     label_field.save()
+    activate_schema(dataset, name, record.classes)
 
 
 def check_free(dataset: fo.Dataset, record: RunRecord, resume: bool, overwrite: bool) -> None:
@@ -176,7 +183,7 @@ def check_free(dataset: fo.Dataset, record: RunRecord, resume: bool, overwrite: 
     if overwrite:
         return
     if previous is None:
-        if dataset.count(f"{name}.detections"):
+        if every_image(dataset).count(f"{name}.detections"):
             raise InputError(f"field {name!r} holds labels that no run of this plugin wrote; {choices}")
         return
     changed = record.differences(previous)

@@ -16,12 +16,13 @@ from fiftyone_ntt.core import CompactImage, MatchConfig, MemoryBank, Segmenter
 from fiftyone_ntt.core.stream import Outcome, stream
 from fiftyone_ntt.dataset.banks import check_name, load_bank
 from fiftyone_ntt.dataset.candidates import CandidateSource, StageOne, describe_error
-from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_whole_images
+from fiftyone_ntt.dataset.fields import REFERENCE_TAG, whole_images
 from fiftyone_ntt.dataset.labels import to_document
 from fiftyone_ntt.dataset.leases import Worker
 from fiftyone_ntt.dataset.part import Call, part_in_run
 from fiftyone_ntt.dataset.references import Progress, without_references
 from fiftyone_ntt.dataset.runs import RunRecord
+from fiftyone_ntt.dataset.speed import remember_speed
 from fiftyone_ntt.dataset.work import Work
 from fiftyone_ntt.dataset.writing import LabelWriter
 from fiftyone_ntt.errors import LeaseLostError, RunCancelledError, WrongTypeError
@@ -118,7 +119,7 @@ def segment(
     same call, and the same call in several processes or on several machines shares the work.
 
     Args:
-        view: the samples to label.
+        view: the samples to label: whole images; of grouped samples, those of the active slice.
         bank: a memory bank, or the name of one kept with the dataset.
         label_field: field to write; made if absent.
         run_key: key of the run; ``ntt_<label_field>`` where ``None``.
@@ -151,7 +152,7 @@ def segment(
         DatabaseGoneError: if the database does not answer for minutes.
     """
     started = time.perf_counter()
-    check_whole_images(view)
+    view = whole_images(view)
     bank = _resolve_bank(view, bank)
     config = config or MatchConfig()
     if score_threshold is not None:
@@ -176,6 +177,8 @@ def segment(
         finally:
             report.from_index, report.indexed, report.notes = source.from_index, source.indexed, source.notes
     report.seconds = time.perf_counter() - started
+    if report.indexed > report.from_index and not report.by_others:
+        remember_speed(view._root_dataset, stage_one, report.seconds, report.indexed)
     logger.info("%s", report.counts)
     return report
 

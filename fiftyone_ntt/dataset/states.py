@@ -16,6 +16,7 @@ from bson import json_util
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
+from fiftyone_ntt.dataset.fields import every_image
 from fiftyone_ntt.dataset.leases import live_workers, run_store
 from fiftyone_ntt.dataset.origin import Origin
 from fiftyone_ntt.errors import LeaseLostError, RunCancelledError
@@ -88,6 +89,11 @@ def open_run(targets: SampleCollection, run_key: str, origin: Origin, options: d
             state["views"] = [[]] if not view else [*state["views"], view]
         if not shared or state["chunks"] is None:  # others that are at it have these chunks in mind
             state["chunks"] = max(state["chunks"] or 1, -(-size // IN_A_CHUNK))
+        if len(state["views"]) == 1:
+            state["total"] = size
+        else:
+            known = targets_of(dataset, state)
+            state["total"] = None if known is None else len(known)
         return {**state, "state": RUNNING, "error": None, "ended": None, "operation": origin.operation}
 
     return change_state(dataset, run_key, change) or {}
@@ -139,7 +145,8 @@ def targets_of(dataset: fo.Dataset, state: State) -> SampleCollection | None:
     loaded = [fo.DatasetView._build(dataset, [json_util.loads(stage) for stage in view]) for view in views]
     if len(loaded) == 1:
         return loaded[0]
-    return dataset.select(list(dict.fromkeys(sample_id for view in loaded for sample_id in view.values("id"))))
+    ids = dict.fromkeys(sample_id for view in loaded for sample_id in view.values("id"))
+    return every_image(dataset).select(list(ids))
 
 
 def count_left(dataset: fo.Dataset, state: State, status: str, run_key: str) -> int:
@@ -153,6 +160,9 @@ def count_left(dataset: fo.Dataset, state: State, status: str, run_key: str) -> 
 def _stages_of(view: SampleCollection) -> list[str] | None:
     if isinstance(view, fo.Dataset):
         return []
+    if view._dataset.media_type == fo.core.media.GROUP and not isinstance(view._stages[0], fo.SelectGroupSlices):
+        # What stages before the choice of a slice mean depends on the slice that is active when they are applied.
+        view = every_image(view._dataset).select(view.values("id"))
     stages = [json_util.dumps(stage) for stage in view._serialize(include_uuids=False)]
     return stages if sum(map(len, stages)) < _LARGEST_VIEW else None
 

@@ -8,12 +8,14 @@ import fiftyone as fo
 from fiftyone import ViewField as F
 
 from fiftyone_ntt.dataset.database import patiently
+from fiftyone_ntt.dataset.decided import is_from_run, is_kept
+from fiftyone_ntt.dataset.fields import every_image
+from fiftyone_ntt.dataset.labels import ATTRIBUTES
 from fiftyone_ntt.dataset.leases import forget_claims
 from fiftyone_ntt.dataset.masks_on_disk import masks_folder, remove_masks
 from fiftyone_ntt.dataset.replaced import Document, Pass, last_pass, passes
 from fiftyone_ntt.dataset.runs import PROVENANCE, list_runs, status_field
 from fiftyone_ntt.dataset.states import delete_state
-from fiftyone_ntt.dataset.writing import is_decided, is_from_run
 from fiftyone_ntt.errors import InputError
 
 _CHUNK = 25
@@ -22,9 +24,10 @@ _CHUNK = 25
 def undo_run(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> int:
     """Takes a labelling run back: its labels and mask files, its statuses, the fields that it made, its record.
 
-    Labels that a person has accepted or edited (tags ``ntt:accepted``, ``ntt:edited``) stay unless told otherwise, and
-    with them the field; labels that a person drew always stay. What ``overwrite=True`` replaced comes back. A run that
-    has overwritten its own labels goes back by one such pass. If this is interrupted, call it again.
+    Labels that a person has accepted or edited (tags ``ntt:accepted``, ``ntt:edited``, or another class, box or mask
+    than the run wrote) stay unless told otherwise, and with them the field; labels that a person drew always stay.
+    What ``overwrite=True`` replaced comes back. A run that has overwritten its own labels goes back by one such pass.
+    If this is interrupted, call it again.
 
     Args:
         dataset: the dataset.
@@ -78,7 +81,8 @@ def _restore_samples(dataset: fo.Dataset, name: str, run_key: str, this: Pass, k
     ids = patiently(_samples, dataset, name, run_key, this, old_statuses)
     removed = 0
     for start in range(0, len(ids), _CHUNK):
-        found, current = patiently(dataset.select(ids[start : start + _CHUNK]).values, ["id", name], _raw=True)
+        chunk = every_image(dataset).select(ids[start : start + _CHUNK])
+        found, current = patiently(chunk.values, ["id", name], _raw=True)
         labels: dict[str, Document | None] = {}
         statuses: dict[str, Document | None] = {}
         for sample_id, now in zip(found, current, strict=True):
@@ -102,10 +106,10 @@ def _samples(
     status = status_field(name)
     has_labels = F(f"{name}.detections").exists() & (F(f"{name}.detections").length() > 0)
     if not dataset.has_field(status):
-        return list(dataset.match(has_labels).values("id"))
+        return list(every_image(dataset).match(has_labels).values("id"))
     # A run that was killed between labels and statuses leaves labels without a status.
     mine = (F(f"{status}.run_key") == run_key) | (has_labels & ~F(f"{status}.run_key").exists())
-    return list(dataset.match(mine).values("id"))
+    return list(every_image(dataset).match(mine).values("id"))
 
 
 def _restored(now: Document | None, before: Document | None, keep_edited: bool) -> Document | None:
@@ -113,10 +117,13 @@ def _restored(now: Document | None, before: Document | None, keep_edited: bool) 
     stay = {
         label["_id"]: label
         for label in (now or {}).get("detections") or []
-        if not is_from_run(label) or (keep_edited and is_decided(label))
+        if not is_from_run(label) or (keep_edited and is_kept(label))
     }
-    # What a person has changed since stays as it is now.
-    old = [stay.pop(label["_id"], label) for label in (before or {}).get("detections") or []]
+    # What was there before and outlived the run was a person's: with what was done to it since, it stays as it is now.
+    current = {label["_id"]: label for label in (now or {}).get("detections") or []} if keep_edited else stay
+    old = [current.get(label["_id"], label) for label in (before or {}).get("detections") or []]
+    for label in old:
+        stay.pop(label["_id"], None)
     if not old and not stay:
         return before
     return {**(before or now or {}), "detections": [*old, *stay.values()]}
@@ -133,7 +140,9 @@ def _set(dataset: fo.Dataset, field: str, documents: dict[str, Document | None])
 
 def _mask_paths(dataset: fo.Dataset, name: str) -> set[str]:
     """Mask files of the labels that are there now."""
-    return set(dataset.values(f"{name}.detections.mask_path", unwind=True)) if dataset.has_field(name) else set()
+    if not dataset.has_field(name):
+        return set()
+    return set(every_image(dataset).values(f"{name}.detections.mask_path", unwind=True))
 
 
 def _restore_record(dataset: fo.Dataset, run_key: str, this: Pass, facts: dict[str, Any]) -> None:
@@ -162,11 +171,15 @@ def _restore_provenance(dataset: fo.Dataset, name: str, run_key: str, this: Pass
 
 def _remove_fields(dataset: fo.Dataset, name: str, this: Pass) -> None:
     """Removes the fields that the run has made, unless something is in them."""
-    status, quality = status_field(name), f"{name}.detections.predicted_iou"
+    status = status_field(name)
     made = this.made if this.exists else [name, status]  # runs of earlier versions noted no pass
-    if name in made and not dataset.count(f"{name}.detections"):
+    if name in made and not every_image(dataset).count(f"{name}.detections"):
         dataset.delete_sample_field(name)
-    elif quality in made and dataset.get_field(quality) is not None and not dataset.count(quality):
-        dataset.delete_sample_field(quality)
-    if status in made and dataset.has_field(status) and not dataset.count(f"{status}.run_key"):
+    else:
+        for path in (f"{name}.detections.{attribute}" for attribute in ATTRIBUTES):
+            if path in made and dataset.get_field(path) is not None and not every_image(dataset).count(path):
+                dataset.delete_sample_field(path)
+    if status in made and dataset.has_field(status) and not every_image(dataset).count(f"{status}.run_key"):
+        for index in set(dataset.list_indexes()) & {f"{status}.run_key_1_{status}.state_1"}:
+            dataset.drop_index(index)
         dataset.delete_sample_field(status)

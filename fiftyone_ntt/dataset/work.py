@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.database import patiently
+from fiftyone_ntt.dataset.fields import every_image
 from fiftyone_ntt.dataset.leases import Worker
 
 DONE = ("ok", "empty")
@@ -91,7 +92,7 @@ class Work:
     def _undone(self, ids: list[str]) -> list[str]:
         """The samples that still have to be done; one that failed for another worker meanwhile is not tried again."""
         fields = ["id", f"{self._status}.run_key", f"{self._status}.state"]
-        found = zip(*patiently(self.dataset.select(ids).values, fields), strict=True)
+        found = zip(*patiently(every_image(self.dataset).select(ids).values, fields), strict=True)
         undone = {
             key
             for key, run, state in found

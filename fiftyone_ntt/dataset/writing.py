@@ -14,7 +14,8 @@ from fiftyone import ViewExpression
 from pymongo.errors import DocumentTooLarge
 
 from fiftyone_ntt.dataset.database import patiently
-from fiftyone_ntt.dataset.fields import PROTECTED_TAGS
+from fiftyone_ntt.dataset.decided import is_decided, is_from_run, without_contradictions
+from fiftyone_ntt.dataset.fields import every_image
 from fiftyone_ntt.dataset.masks_on_disk import COMFORTABLE_DOCUMENT, LARGEST_DOCUMENT, masks_folder, move_masks
 from fiftyone_ntt.dataset.replaced import Document, last_pass
 from fiftyone_ntt.dataset.runs import status_field
@@ -113,7 +114,7 @@ class LabelWriter:
         self._labels, self._statuses, self._bytes, self._saved_at = {}, {}, 0, time.monotonic()
 
     def _read(self) -> dict[str, _Present]:
-        view = self._dataset.select(list(self._statuses))
+        view = every_image(self._dataset).select(list(self._statuses))
         status = status_field(self._field)
         size = ViewExpression({"$bsonSize": "$$ROOT"})
         found = view.values(["id", self._field, status, size], _raw=True)
@@ -123,16 +124,19 @@ class LabelWriter:
         }
 
     def _merged(self, new: Document, old: _Present) -> Document:
-        """The new labels, and those of the old ones that stay."""
+        """The new labels that no decision of a person speaks against, and those of the old ones that stay."""
         before = (old.labels or {}).get("detections") or []
-        kept = [label for label in before if is_decided(label) or not (self._pass.overwrites or is_from_run(label))]
-        return {**new, "detections": [*new["detections"], *kept]}
+        decided = [label for label in before if is_decided(label)]
+        drawn = [] if self._pass.overwrites else [one for one in before if not (is_from_run(one) or is_decided(one))]
+        kept = [*decided, *drawn]
+        return {**new, "detections": [*without_contradictions(new["detections"], decided), *kept]}
 
     def _fit(self, sample_id: str, labels: dict[str, Document], size: int) -> None:
         """Sees to it that the sample's document stays below MongoDB's limit, or that the sample is an error."""
         if size <= COMFORTABLE_DOCUMENT:
             return
-        new = self._labels[sample_id]["detections"]
+        mine = {label["_id"] for label in self._labels[sample_id]["detections"]}
+        new = [label for label in labels[sample_id]["detections"] if label["_id"] in mine]
         folder = masks_folder(self._dataset, self._run_key, self._pass.number)
         try:
             size -= move_masks(new, size - COMFORTABLE_DOCUMENT, folder)
@@ -186,13 +190,3 @@ class LabelWriter:
             write(*arguments)
 
         patiently(guarded)
-
-
-def is_decided(label: Document) -> bool:
-    """Whether a person has decided on this label, a document of a detection."""
-    return bool(PROTECTED_TAGS & set(label.get("tags") or []))
-
-
-def is_from_run(label: Document) -> bool:
-    """Whether a run wrote this label: a person's tools do not fill in the mask model's own estimate."""
-    return label.get("predicted_iou") is not None

@@ -16,6 +16,7 @@ from fiftyone_ntt.dataset.geometry import full_mask
 from fiftyone_ntt.demo import overlays, run
 from fiftyone_ntt.demo.data import load_images
 from fiftyone_ntt.demo.database import find_mongod
+from fiftyone_ntt.drawing import class_colour
 from fiftyone_ntt.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +76,7 @@ def test_the_demos_database_is_its_own_keeps_its_data_and_ends_with_its_process(
 import os, sys
 from pathlib import Path
 from fiftyone_ntt.demo.run import use_own_fiftyone
+from fiftyone_ntt.drawing import class_colour
 from fiftyone_ntt.errors import InputError
 try:
     use_own_fiftyone(Path(sys.argv[1]))
@@ -114,7 +116,7 @@ def test_overlays_tint_the_shape_and_leave_the_rest(tmp_path):
     drawn = np.asarray(overlays.draw_panel(panel, ["date", "fig"], 400))[-300:]
     assert drawn.shape == (300, 400, 3)
     assert (drawn[250:290, 100:300] == 100).all(), "below the shape nothing changes"
-    colour = np.array(overlays.class_colour("fig", ["date", "fig"]))
+    colour = np.array(class_colour("fig", ["date", "fig"]))
     tinted = drawn[150, 150].astype(int)
     assert np.abs(tinted - (100 + 0.38 * (colour - 100))).max() <= 2
     edge = drawn[99:103, 200].astype(int)

@@ -16,6 +16,7 @@ from pycocotools import mask as mask_utils
 from fiftyone_ntt.core import MemoryBank
 from fiftyone_ntt.dataset.banks import save_bank
 from fiftyone_ntt.dataset.evaluation import evaluate
+from fiftyone_ntt.dataset.matches import last_results
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.metrics import GroundTruth, Prediction, coco_scores, encode_mask, presence_scores
 
@@ -344,3 +345,59 @@ def _runs(mask: np.ndarray) -> list[int]:
     """Uncompressed COCO run lengths of a mask that does not touch its first pixel."""
     borders = np.flatnonzero(np.diff(np.pad(mask.astype(bool).ravel(order="F"), 1)))
     return np.diff([0, *borders, mask.size]).tolist()
+
+
+def test_rejected_labels_do_not_count_and_accepted_ones_do(scene):
+    """A person's word goes first: what was rejected is no prediction, in the scores and in the matches."""
+    view = scene.dataset
+    rejected = [label.id for sample in view for label in sample.ntt.detections[::3]]
+    view.select_labels(ids=rejected).tag_labels("ntt:rejected", "ntt")
+    view.filter_labels("ntt", ~F("tags").contains("ntt:rejected")).tag_labels("ntt:accepted", "ntt")
+    assert 0 < len(rejected) < view.count("ntt.detections")
+
+    results = evaluate(view, eval_key="reviewed", include_references=True)
+    without = fo.Dataset()
+    without.add_samples(view.filter_labels("ntt", ~F("tags").contains("ntt:rejected"), only_matches=False).clone())
+    expected = evaluate(without)
+    without.delete()
+    assert (results.box, results.mask) == (expected.box, expected.mask)
+    assert f"{len(rejected)} rejected labels (tag ntt:rejected) left out" in results.notes
+    for sample in view:
+        for label in sample.ntt.detections:
+            assert (label.get_attribute_value("reviewed", None) is None) == ("ntt:rejected" in label.tags)
+
+
+def test_fiftyones_panel_gets_our_scores(scene):
+    results = evaluate(scene.dataset, eval_key="scored")
+    shown = scene.dataset.load_evaluation_results("scored").custom_metrics
+    assert {row["key"]: row["value"] for row in shown.values()} == {
+        "ntt_box_ap": results.box.ap,
+        "ntt_mask_ap": results.mask.ap,
+        "ntt_mask_ap50": results.mask.ap50,
+        "ntt_ar100": results.mask.ar100,
+    }
+    assert not any(row["lower_is_better"] for row in shown.values())
+
+
+def test_a_metric_chosen_in_fiftyones_own_evaluation_is_computed(scene):
+    uri = "@fiftyone-ntt/ntt/metric_mask_ap"
+    found = scene.dataset.evaluate_detections(
+        "ntt", gt_field="ground_truth", eval_key="theirs", use_masks=True, custom_metrics=[uri], progress=False
+    )
+    assert found.custom_metrics[uri]["value"] == evaluate(scene.dataset).mask.ap
+
+
+def test_without_the_plugin_an_evaluation_has_its_matches_all_the_same(scene, monkeypatch):
+    monkeypatch.setattr("fiftyone.operators.operator_exists", lambda uri: False)
+    assert evaluate(scene.dataset, eval_key="scored").eval_key == "scored"
+    assert scene.dataset.count("ntt.detections.scored") > 0
+    assert not scene.dataset.load_evaluation_results("scored").custom_metrics
+
+
+def test_the_last_results_stay_with_the_dataset(scene):
+    assert last_results(scene.dataset) is None
+    results = evaluate(scene.dataset, eval_key="scored")
+    kept = last_results(fo.load_dataset(scene.dataset.name))
+    assert kept["table"] == results.table()
+    assert (kept["label_field"], kept["gt_field"], kept["eval_key"]) == ("ntt", "ground_truth", "scored")
+    assert kept["mask_ap"] == results.mask.ap

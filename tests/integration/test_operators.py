@@ -122,10 +122,10 @@ def test_configuration(name, database, schedulable):
 
 @pytest.mark.parametrize("name", PARAMS)
 def test_a_form_is_its_parameters(name, with_bank):
-    properties, _ = form(name, with_bank, {"label_field": "ground_truth"})
+    properties, _ = form(name, with_bank, {"label_field": "ground_truth", "_advanced": True})
     shown = {key: item for key, item in properties.items() if not key.startswith("_") and key != "view_target"}
     infos = {info.name: info for info in PARAMS[name].infos()}
-    assert list(shown) == list(infos)
+    assert sorted(shown) == sorted(infos)
     for key, item in shown.items():
         info = infos[key]
         assert item.required is info.required, "FiftyOne fills in no default for a caller in Python"
@@ -188,9 +188,10 @@ def test_forms_say_what_is_in_the_target(with_bank):
     assert "2 reference samples: 1 disc, 1 square" in notices(form("build_memory_bank", with_bank)[0])
     all_of_them = notices(form("build_memory_bank", with_bank, {"reference_tag": ""})[0])
     assert "5 reference samples: 3 disc, 2 square" in all_of_them
-    assert "5 images in the target" in notices(form("index_candidates", with_bank)[0])
+    assert "5 images to do, none of them indexed yet." in " ".join(notices(form("index_candidates", with_bank)[0]))
     properties, _ = form("segment", with_bank, {"bank": "shapes"})
-    assert "5 images in the target; 2 of them tagged 'ntt:reference' and left out" in notices(properties)
+    assert notices(properties)[0] == "2 images with references left out."
+    assert notices(properties)[1].startswith("3 images to do, none of them indexed yet. How long that takes")
     assert [choice.label for choice in properties["bank"].view.choices] == ["shapes (2 classes, preset lite)"]
     assert properties["bank"].default == "shapes"
     assert "1 image in the target" in notices(form("evaluate", with_bank.limit(1), {"label_field": "ground_truth"})[0])
@@ -199,7 +200,35 @@ def test_forms_say_what_is_in_the_target(with_bank):
 def test_a_form_follows_the_selection(with_bank):
     selected = with_bank.skip(2).values("id")[:1]
     request = {"selected": selected, "view_target": "SELECTED_SAMPLES"}
-    assert "1 image in the target" in notices(form("segment", with_bank, {"bank": "shapes"}, **request)[0])
+    said = " ".join(notices(form("segment", with_bank, {"bank": "shapes"}, **request)[0]))
+    assert "1 image to do" in said and "left out" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("build_memory_bank", ["label_field", "classes", "preset", "name"]),
+        ("index_candidates", ["preset"]),
+        ("segment", ["bank", "label_field", "score_threshold"]),
+    ],
+)
+def test_a_form_shows_few_fields_until_more_are_wanted(name, fields, with_bank):
+    def shown(params):
+        return [key for key in form(name, with_bank, params)[0] if not key.startswith("_") and key != "view_target"]
+
+    assert shown({}) == fields
+    assert shown({"device": "cpu"}) == [*fields, "device"], "what was changed is not hidden"
+    assert len(shown({"_advanced": True})) == len(PARAMS[name].infos())
+
+
+def test_overwriting_is_asked_where_there_is_something_to_overwrite(with_bank):
+    assert "overwrite" not in form("segment", with_bank)[0]
+    assert "overwrite" in form("segment", with_bank, {"label_field": "ground_truth"})[0]
+
+
+def test_without_references_the_form_says_what_to_do(shapes):
+    shapes.untag_samples("ntt:reference")
+    assert "press 'Use as NTT reference' above the grid" in form("build_memory_bank", shapes)[1]["label_field"]
 
 
 @pytest.mark.parametrize("name", PARAMS)

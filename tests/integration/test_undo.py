@@ -8,16 +8,25 @@ import pytest
 from bson import ObjectId
 
 import fiftyone_ntt as ntt
+from fiftyone_ntt.core import Instances
+from fiftyone_ntt.core.masks import PackedMask
 from fiftyone_ntt.dataset import undo
+from fiftyone_ntt.dataset.labels import to_document
 from fiftyone_ntt.dataset.replaced import begin_pass, forget_replaced, last_pass
 from fiftyone_ntt.dataset.runs import RunRecord, register
 from fiftyone_ntt.dataset.writing import LabelWriter
 from fiftyone_ntt.errors import InputError
 
 
-def detection(name, **attributes):
+def detection(name, left=0, **attributes):
     mask = np.ones((4, 5), bool)
-    return fo.Detection(label=name, bounding_box=[0, 0, 0.5, 0.5], mask=mask, **attributes)
+    return fo.Detection(label=name, bounding_box=[left, 0, 0.5, 0.5], mask=mask, **attributes)
+
+
+ONE = Instances(
+    np.array([[0, 0, 5, 4]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64), np.ones(1, np.float32),
+    (PackedMask.from_crop(np.ones((4, 5), bool), 0, 0),), (8, 10),
+)  # fmt: skip
 
 
 def run(targets, key, name="cat", overwrite=False, field="found", samples=None):
@@ -58,7 +67,7 @@ def five(dataset):
 
 def a_persons_labels(dataset):
     for i, sample in enumerate(dataset.limit(4)):
-        labels = [detection("drawn"), detection("checked", tags=["ntt:accepted"])][: i + 1]
+        labels = [detection("drawn"), detection("checked", 0.5, tags=["ntt:accepted"])][: i + 1]
         sample["found"] = fo.Detections(detections=labels)
         sample.save()
 
@@ -134,6 +143,52 @@ def test_a_label_accepted_before_an_overwrite_keeps_what_was_done_to_it_since(fi
     labels = {label.id: label.label for label in five.first().found.detections}
     assert labels[kept] == "corrected again"
     assert sorted(labels.values()) == ["corrected again", "drawn since"]
+
+
+def relabelled(sample, label):
+    """What a person does in the App: no tag says so."""
+    found = to_document(ONE, ["cat"])["detections"][0]
+    label.label, label["written"] = "corrected", found["written"]
+
+
+def rejected(sample, label):
+    label.tags = ["ntt:rejected"]
+
+
+def rejected_after_all(sample, label):
+    relabelled(sample, label)
+    rejected(sample, label)
+
+
+@pytest.mark.parametrize(("act", "stays"), [(relabelled, True), (rejected, False), (rejected_after_all, False)])
+@pytest.mark.parametrize("keep_edited", [True, False])
+def test_what_was_edited_stays_without_a_tag_and_what_was_rejected_goes(five, act, stays, keep_edited):
+    run(five, "again")
+    sample = five.first()
+    act(sample, sample.found.detections[0])
+    sample.save()
+    stays = stays and keep_edited
+    assert ntt.undo_run(five, "again", keep_edited=keep_edited) == 4 - stays
+    assert five.has_field("found") == stays
+    assert not stays or five.values("found.detections.label", unwind=True) == ["corrected"]
+
+
+def test_a_rejection_kept_by_an_overwrite_is_there_after_its_undo_and_the_next_undo_takes_it(five):
+    run(five, "first", "dog")
+    sample = five.first()
+    rejected(sample, sample.found.detections[0])
+    sample.save()
+    for _ in range(2):
+        run(five, "first", "cat", overwrite=True)
+    sample = five.first()
+    assert sorted(label.label for label in sample.found.detections) == ["cat", "dog"]
+    next(label for label in sample.found.detections if label.label == "dog").tags = ["ntt:rejected", "seen"]
+    sample.save()
+    for _ in range(2):
+        ntt.undo_run(five, "first")
+    assert [(label.label, label.tags) for label in five.first().found.detections] == [("dog", ["ntt:rejected", "seen"])]
+    ntt.undo_run(five, "first")
+    assert not five.has_field("found")
 
 
 def test_labels_drawn_while_a_run_is_under_way_stay(five):

@@ -12,8 +12,11 @@ from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect
 
 import fiftyone_ntt as ntt
+from fiftyone_ntt.core import Instances
+from fiftyone_ntt.core.masks import PackedMask
 from fiftyone_ntt.dataset import database as patience
 from fiftyone_ntt.dataset.database import patiently
+from fiftyone_ntt.dataset.labels import to_document
 from fiftyone_ntt.dataset.masks_on_disk import COMFORTABLE_DOCUMENT, masks_folder
 from fiftyone_ntt.dataset.replaced import begin_pass
 from fiftyone_ntt.dataset.runs import RunRecord, register
@@ -165,7 +168,7 @@ class Outage:
     def __init__(self, monkeypatch) -> None:
         self.lasts = False
         self.failures = 0
-        self._random = random.Random(0)
+        self._random = random.Random(1)
         self.share = 0.0
         for name in METHODS:
             monkeypatch.setattr(Collection, name, self._failing(getattr(Collection, name)))
@@ -268,3 +271,55 @@ def test_a_database_that_saves_nothing_stops_the_run(four, monkeypatch):
     monkeypatch.setattr(fo.Dataset, "set_values", full)
     with pytest.raises(NttError, match="No space left on device; see that the database's disk has room"):
         writer.save()
+
+
+def square(top, left, side=40, **attributes):
+    """An instance as a run writes it: a square in an image of 100 x 200 pixels."""
+    mask = PackedMask.from_crop(np.ones((side, side), bool), top, left)
+    boxes, one = np.array([mask.extent], np.float32), np.array([0.9], np.float32)
+    found = to_document(Instances(boxes, one, np.array([0]), one, (mask,), (100, 200)), ["cat"])["detections"][0]
+    return {**found, **attributes}
+
+
+def half(label):
+    """A mask cut down to its upper half, as with an eraser."""
+    smaller = fo.Detection.from_dict(label)
+    smaller.mask[20:] = False
+    return smaller.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("old", "stays", "new", "written"),
+    [
+        (square(0, 0), False, square(0, 0), True),
+        (square(0, 0, tags=["ntt:accepted"]), True, square(0, 0), False),
+        (square(0, 0, tags=["ntt:accepted"]), True, square(0, 0, label="dog"), False),
+        (square(0, 0, tags=["ntt:accepted"]), True, square(0, 30), True),
+        (square(0, 0, tags=["ntt:accepted"]), True, square(0, 0, side=80), True),
+        (square(0, 0, tags=["ntt:edited"]), True, square(5, 5), False),
+        (square(0, 0, tags=["ntt:rejected"]), True, square(5, 5), False),
+        (square(0, 0, tags=["ntt:rejected"]), True, square(5, 5, label="dog"), True),
+        (square(0, 0, label="dog"), True, square(0, 0), False),
+        (half(square(0, 0)), True, square(0, 0, side=20), True),
+        (half(square(0, 0)), True, square(0, 0, side=30), False),
+        (square(0, 0, label="dog", tags=["ntt:rejected"]), True, square(0, 0), True),
+        (fo.Detection(label="cat", bounding_box=[0, 0, 0.2, 0.4]).to_dict(), False, square(0, 0), True),
+        (
+            fo.Detection(label="cat", bounding_box=[0, 0, 0.2, 0.4], tags=["ntt:accepted"]).to_dict(),
+            True,
+            square(0, 0),
+            False,
+        ),
+    ],
+)
+def test_decisions_outlive_an_overwrite_and_what_contradicts_them_is_not_written(four, old, stays, new, written):
+    ids = four.values("id")
+    writer_of(four)
+    four.set_values("found", {ids[0]: fo.Detections.from_dict({"detections": [old]})}, key_field="id")
+    before = four.first().found.detections[0].to_dict()
+    writer = writer_of(four, overwrite=True)
+    writer.add(ids[0], {**document(), "detections": [new]}, None, 0.1)
+    writer.save()
+    labels = {label.id: label.to_dict() for label in four.first().found.detections}
+    assert (str(new["_id"]) in labels, str(old["_id"]) in labels) == (written, stays)
+    assert not stays or labels[str(old["_id"])] == before

@@ -119,3 +119,70 @@ def test_the_fingerprint_follows_its_inputs(bootstrap, tmp_path, monkeypatch):
     assert environment.fingerprint() == before
     (tmp_path / "requirements.txt").write_text("two")
     assert environment.fingerprint() != before
+
+
+@pytest.fixture
+def no_browser(bootstrap, monkeypatch):
+    """A machine without a browser; returns what ``apt-get`` was asked, and where a browser appears when it is."""
+    asked: list[str] = []
+    monkeypatch.setattr(bootstrap, "find_browser", lambda: "chromium" if "--no-download" in asked else None)
+    monkeypatch.setattr(bootstrap, "apt", lambda arguments, seconds: asked.extend(arguments) or True)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("release", "root", "apt_get", "why"),
+    [
+        ("NAME=x\nID=debian\n", True, True, ""),
+        ("ID=debian", False, True, "root"),
+        ("ID=debian", True, False, "not Debian"),
+        ("ID=ubuntu\nID_LIKE=debian\n", True, True, "not Debian"),
+        (None, True, True, "not Debian"),
+    ],
+)
+def test_where_a_browser_can_be_installed(bootstrap, tmp_path, monkeypatch, release, root, apt_get, why):
+    place = tmp_path / "os-release"
+    if release is not None:
+        place.write_text(release)
+    monkeypatch.setattr(bootstrap.os, "geteuid", lambda: 0 if root else 1000)
+    monkeypatch.setattr(bootstrap.shutil, "which", lambda name: "/usr/bin/apt-get" if apt_get else None)
+    found = bootstrap.why_no_apt(place)
+    assert (why in found) if why else (found == "")
+
+
+def test_a_missing_browser_is_installed_where_that_needs_no_question(bootstrap, no_browser, monkeypatch, capsys):
+    monkeypatch.setattr(bootstrap, "why_no_apt", lambda: "")
+    bootstrap.ensure_browser()
+    assert no_browser == ["update", "install", "--download-only", "install", "--no-download"]
+    assert "skipped" not in capsys.readouterr().out
+    bootstrap.ensure_browser()
+    assert len(no_browser) == 5, "nothing more to do"
+
+
+def test_no_browser_is_one_plain_line_and_no_error(bootstrap, no_browser, monkeypatch, capsys):
+    monkeypatch.setattr(bootstrap, "why_no_apt", lambda: "this needs root")
+    bootstrap.ensure_browser()
+    monkeypatch.setattr(bootstrap, "why_no_apt", lambda: "")
+    monkeypatch.setattr(bootstrap, "apt", lambda arguments, seconds: False)
+    bootstrap.ensure_browser()
+    told = capsys.readouterr().out.splitlines()
+    assert no_browser == []
+    assert ["skipped" in line for line in told] == [True, False, True]
+    assert "this needs root" in told[0]
+
+
+def test_a_browser_counts_only_if_it_starts(bootstrap, tmp_path, monkeypatch):
+    for name, status in (("chromium", 1), ("google-chrome", 0)):
+        (tmp_path / name).write_text(f"#!/bin/sh\nexit {status}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    assert bootstrap.find_browser() == str(tmp_path / "google-chrome")
+    (tmp_path / "google-chrome").unlink()
+    assert bootstrap.find_browser() is None
+
+
+def test_apt_that_takes_too_long_is_given_up(bootstrap, tmp_path, monkeypatch):
+    (tmp_path / "apt-get").write_text("#!/bin/sh\nexec sleep 5\n")
+    (tmp_path / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    assert not bootstrap.apt(("update",), 0.2)

@@ -23,6 +23,7 @@ from fiftyone_ntt.config import (
     TaggedBankParams,
     UndoParams,
 )
+from fiftyone_ntt.config_review import FitThresholdsParams, PreviewParams
 from fiftyone_ntt.errors import InputError, WrongTypeError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +36,8 @@ ALL = [
     CancelParams,
     ResumeParams,
     UndoParams,
+    PreviewParams,
+    FitThresholdsParams,
 ]
 
 
@@ -48,6 +51,8 @@ ALL = [
         ("cancel_run", CancelParams, set()),
         ("resume_run", ResumeParams, {"progress", "preset"}),
         ("undo_run", UndoParams, set()),
+        ("preview", PreviewParams, {"progress"}),
+        ("fit_thresholds", FitThresholdsParams, set()),
     ],
 )
 def test_sdk_signatures_and_parameters_are_the_same(function, params, not_in_json):

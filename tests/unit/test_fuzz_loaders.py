@@ -12,6 +12,7 @@ import resource
 import struct
 import time
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,7 +59,8 @@ def bank(segmenter):
     vectors = np.random.default_rng(0).random((4, 3), np.float32)
     ids = ("a/1", "b/2", "c/3", "d/4")
     center = vectors.mean(axis=0)
-    return MemoryBank(("fig", "date"), vectors, np.array([0, 0, 1, 1]), ids, center, "fake", segmenter.weights)
+    bank = MemoryBank(("fig", "date"), vectors, np.array([0, 0, 1, 1]), ids, center, "fake", segmenter.weights)
+    return replace(bank, negatives=vectors[:2] + 1, negative_class=np.array([1, -1]), negative_ids=("a/5", "b/6"))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ fo = pytest.importorskip("fiftyone")
 
 from fiftyone_ntt.core import Instances  # noqa: E402
 from fiftyone_ntt.core.masks import PackedMask  # noqa: E402
-from fiftyone_ntt.dataset.labels import to_document  # noqa: E402
+from fiftyone_ntt.dataset.labels import is_edited, to_document  # noqa: E402
 
 SIZE = (70, 130)
 
@@ -44,7 +46,7 @@ def test_documents_are_those_that_fiftyone_would_write(instances):
     assert {**document, "detections": None} == {**plain, "detections": None}
     for mine, theirs in zip(document["detections"], plain["detections"], strict=True):
         changing = {"_id", "mask"}
-        assert {key: mine[key] for key in mine.keys() - changing} == {
+        assert {key: mine[key] for key in mine.keys() - changing - {"written"}} == {
             key: theirs[key] for key in theirs.keys() - changing
         }
         assert {key: type(mine[key]) for key in changing} == {key: type(theirs[key]) for key in changing}
@@ -56,6 +58,69 @@ def test_masks_come_back_bit_for_bit(instances):
     for i, label in enumerate(labels):
         assert label.mask.dtype == bool
         np.testing.assert_array_equal(label.mask, by_fiftyone(instances, i).mask)
+
+
+def test_what_a_label_looks_like_next_is_written_by_name_if_there_is_anything(instances):
+    one, half = np.full(3, 0.95, np.float32), np.full(3, 0.5, np.float32)
+    known = replace(instances, similarity=one, alternative=np.array([0, -1, 0]), alternative_similarity=half)
+    labels = to_document(known, ["a", "b"])["detections"]
+    assert [label["similarity"] for label in labels] == pytest.approx([0.95] * 3)
+    assert [label.get("alternative") for label in labels] == ["a", None, "a"]
+    assert [label.get("alternative_similarity") for label in labels] == [0.5, None, 0.5]
+
+
+def packed_again(label):
+    return fo.Detection.from_dict(label).to_dict()
+
+
+def through_json(label):
+    """As a browser sends it back: numbers as JavaScript writes them, with the noise of a canvas."""
+    box = [value * 3 / 3 + 1e-9 for value in label["bounding_box"]]
+    return {**packed_again(label), "bounding_box": [int(value) if value == int(value) else value for value in box]}
+
+
+def in_a_file(label, folder):
+    moved = fo.Detection.from_dict(label)
+    moved.export_mask(str(folder / "mask.png"), update=True)
+    return {**moved.to_dict(), "mask_path": str(folder / "mask.png"), "mask": None}
+
+
+def with_mask(label, change):
+    edited = fo.Detection.from_dict(label)
+    edited.mask = change(edited.mask)
+    return edited.to_dict()
+
+
+def one_pixel(mask):
+    mask = mask.copy()
+    mask[0, 0] ^= True
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("change", "edited"),
+    [
+        (lambda label, _: label, False),
+        (lambda label, _: {**label, "tags": ["ntt:accepted"], "confidence": 0.1, "index": 3}, False),
+        (lambda label, _: packed_again(label), False),
+        (lambda label, _: through_json(label), False),
+        (lambda label, _: with_mask(label, lambda mask: mask.astype(np.uint8) * 255), False),
+        (in_a_file, False),
+        (lambda label, _: {**label, "mask": None, "mask_path": "/gone.png"}, False),
+        (lambda label, _: {**label, "label": "c"}, True),
+        (lambda label, _: {**label, "bounding_box": [x + 1 / 130 for x in label["bounding_box"]]}, True),
+        (lambda label, _: with_mask(label, one_pixel), True),
+        (lambda label, folder: in_a_file(with_mask(label, one_pixel), folder), True),
+        (lambda label, _: {**label, "mask": None}, True),
+        (lambda label, _: {key: value for key, value in label.items() if key != "written"}, False),
+        (lambda label, _: {**label, "written": "as it likes"}, False),
+    ],
+)
+def test_what_a_person_did_to_class_box_or_mask_counts_as_edited_and_nothing_else_does(
+    instances, tmp_path, change, edited
+):
+    for label in to_document(instances, ["a", "b"])["detections"]:
+        assert is_edited(change(label, tmp_path)) == edited
 
 
 def test_nothing_found_is_an_empty_list():

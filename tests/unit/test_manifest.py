@@ -58,6 +58,7 @@ def test_the_wheel_has_one_top_level_name_and_every_package(project):
 
 def test_the_manifest_lists_what_is_registered(manifest):
     from fiftyone_ntt.operators import OPERATORS
+    from fiftyone_ntt.panels import PANELS
 
     assert sorted(manifest["operators"]) == sorted(operator().config.name for operator in OPERATORS)
-    assert not manifest.get("panels")
+    assert sorted(manifest["panels"]) == sorted(panel().config.name for panel in PANELS)

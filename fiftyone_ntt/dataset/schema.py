@@ -1,0 +1,85 @@
+"""Makes a run's field editable in the App: the "Annotate" tab shows fields with an active label schema only."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import fiftyone as fo
+
+from fiftyone_ntt.dataset.fields import check_detections_field
+from fiftyone_ntt.dataset.labels import ATTRIBUTES
+
+logger = logging.getLogger(__name__)
+
+HIDDEN = frozenset({"mask_path", "index", "written"})
+"""Attributes that nobody edits by hand."""
+_RADIO_BUTTONS = 5
+_SHOWN_CLASSES = 1000  # FiftyOne takes no longer list of choices
+
+
+def activate_schema(dataset: fo.Dataset, label_field: str, classes: Sequence[str] | None = None) -> bool:
+    """Lets people edit a field's masks, boxes and classes in the App, in the tab "Annotate" of an open sample.
+
+    FiftyOne's label schema is made from the classes and the declared attributes; nothing is scanned. A schema that is
+    there already stays as it is, also where a person switched it off; classes it does not offer yet are added.
+
+    Args:
+        dataset: the dataset.
+        label_field: a field of detections.
+        classes: what to offer as classes; those of the run that wrote the field where left out.
+
+    Returns:
+        Whether anything was changed.
+
+    Raises:
+        InputError: if there is no such field.
+        WrongTypeError: if the field holds something else.
+    """
+    check_detections_field(dataset, label_field)
+    wanted = list(dict.fromkeys(classes if classes is not None else _classes_of_run(dataset, label_field)))
+    known = dataset.label_schemas.get(label_field)
+    try:
+        if known is not None:
+            return _add_classes(dataset, label_field, known, wanted)
+        dataset.update_label_schema(label_field, _schema(dataset, label_field, wanted))
+        dataset.activate_label_schemas([label_field])
+    except ValueError as error:  # media that the editor does not take, say
+        logger.info("labels of %r cannot be edited in the App: %s", label_field, error)
+        return False
+    return True
+
+
+def _classes_of_run(dataset: fo.Dataset, label_field: str) -> Iterable[str]:
+    run: dict[str, Any] = (dataset.get_field(label_field).info or {}).get("ntt", {})
+    return list(run.get("classes", ()))
+
+
+def _schema(dataset: fo.Dataset, label_field: str, classes: list[str]) -> dict[str, Any]:
+    known = getattr(dataset.get_field(f"{label_field}.detections"), "field", dataset.get_field(label_field)).fields
+    if "confidence" not in {field.name for field in known}:
+        dataset._reload(hard=True)  # a field declared just now shows its built-in attributes only once it is read back
+    schema = dict(dataset.generate_label_schemas(fields=label_field, scan_samples=False))
+    schema["attributes"] = [
+        {**attribute, **({"read_only": True} if attribute["name"] in (*ATTRIBUTES, "confidence") else {})}
+        for attribute in schema["attributes"]
+        if attribute["name"] not in HIDDEN
+    ]
+    return {**schema, **_offered(classes)}
+
+
+def _offered(classes: list[str]) -> dict[str, Any]:
+    if not classes or len(classes) > _SHOWN_CLASSES:
+        return {"component": "text"}
+    return {"component": "radio" if len(classes) <= _RADIO_BUTTONS else "dropdown", "classes": classes}
+
+
+def _add_classes(dataset: fo.Dataset, label_field: str, known: dict[str, Any], wanted: list[str]) -> bool:
+    offered = list(known.get("classes") or [])
+    new = [name for name in wanted if name not in offered]
+    if not new or known.get("component") == "text" or len(offered) + len(new) > _SHOWN_CLASSES:
+        return False
+    component = _offered(offered + new) if known.get("component") == "radio" else {"classes": offered + new}
+    dataset.update_label_schema(label_field, {**known, **component})
+    return True

@@ -1,0 +1,214 @@
+"""The table behind counts, histograms and rankings: a few numbers of every label of a field, kept in memory."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import fiftyone as fo
+import numpy as np
+from bson import ObjectId
+from numpy.typing import NDArray
+
+from fiftyone_ntt.dataset.database import patiently
+from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, EDITED_TAG, REJECTED_TAG
+from fiftyone_ntt.dataset.labels import is_edited
+
+logger = logging.getLogger(__name__)
+
+UNDECIDED, ACCEPTED, REJECTED, EDITED = range(4)
+"""What a person did to a label."""
+
+Rows = NDArray[np.void]
+"""One row a label; the fields are those of ``_ROW``."""
+_ROW = np.dtype(
+    [
+        ("label", "V12"),
+        ("sample", np.int32),
+        ("class", np.int32),
+        ("confidence", np.float64),
+        ("predicted_iou", np.float64),
+        ("similarity", np.float64),
+        ("alternative_similarity", np.float64),
+        ("tagged", np.int8),
+        ("edited", np.bool_),
+    ]
+)
+_SCORES = ("predicted_iou", "similarity", "alternative_similarity")
+_BATCH = 100  # decoding holds Python's lock: small batches let other threads answer in between
+_TABLES_KEPT = 4
+_LATE = timedelta(minutes=2)
+"""A bulk write stamps its samples when it begins: the last of them may come that much after a later-looking one."""
+
+
+def decisions(rows: Rows) -> NDArray[np.int8]:
+    """What was decided on each row; acceptance and rejection say more than an edit."""
+    edited: NDArray[np.int8] = np.where((rows["tagged"] == UNDECIDED) & rows["edited"], EDITED, rows["tagged"])
+    return edited
+
+
+class LabelTable:
+    """Reads the labels of a field, and later those that changed, in a thread.
+
+    Args:
+        dataset: the dataset.
+        label_field: a field of detections.
+    """
+
+    def __init__(self, dataset: fo.Dataset, label_field: str) -> None:
+        self._samples, self._field = dataset._sample_collection, label_field
+        self._blocks: dict[ObjectId, Rows] = {}
+        self._order: dict[ObjectId, int] = {}
+        self._classes: dict[str, int] = {}
+        self._stamps: dict[ObjectId, datetime | None] = {}
+        self._latest: datetime | None = None
+        self._joined: Rows | None = None
+        self._lock, self._reading = threading.Lock(), threading.Lock()
+        self._thread: threading.Thread | None = None
+        self.loaded = False
+        """Whether every label has been read once."""
+
+    @property
+    def classes(self) -> list[str]:
+        """Names; ``rows["class"]`` indexes them."""
+        return list(self._classes)
+
+    @property
+    def sample_ids(self) -> list[ObjectId]:
+        """Ids; ``rows["sample"]`` indexes them."""
+        return list(self._order)
+
+    @property
+    def rows(self) -> Rows:
+        """One row a label."""
+        with self._lock:
+            if self._joined is None:
+                blocks = [block for block in self._blocks.values() if len(block)]
+                self._joined = np.concatenate(blocks) if blocks else np.empty(0, _ROW)
+            return self._joined
+
+    def class_index(self, name: str) -> int:
+        """The number of a class; -1 where no label has it."""
+        return self._classes.get(name, -1)
+
+    def refresh(self, wait: float | None) -> bool:
+        """Reads what is new or has changed.
+
+        Args:
+            wait: seconds to wait for it; what is not read by then goes on being read. ``None`` waits until it is.
+
+        Returns:
+            Whether the table is up to date.
+        """
+        thread = self._thread
+        if thread is None or not thread.is_alive():
+            thread = self._thread = threading.Thread(target=self._read_safely, name="ntt-labels", daemon=True)
+            thread.start()
+        thread.join(wait)
+        return not thread.is_alive()
+
+    def refreshed(self) -> LabelTable:
+        """The table, up to date.
+
+        Raises:
+            DatabaseGoneError: if the database does not answer for minutes.
+        """
+        patiently(self._read)
+        return self
+
+    def note(self, labels: Mapping[ObjectId, list[ObjectId]], tag: str | None) -> None:
+        """Takes over tags that were just written, so that these samples need not be read again."""
+        if not self.loaded or not labels:
+            return
+        found = self._samples.find_one({"_id": next(iter(labels))}, {"last_modified_at": 1})
+        code = _tagged({tag})
+        with self._lock:
+            for sample_id, ids in labels.items():
+                block = self._blocks.get(sample_id)
+                if block is None:
+                    continue
+                chosen = {one.binary for one in ids}
+                block["tagged"][[label in chosen for label in block["label"].tolist()]] = code
+                if found:
+                    self._stamps[sample_id] = found["last_modified_at"]
+            self._joined = None
+
+    def _read_safely(self) -> None:
+        try:
+            self._read()
+        except Exception as error:  # the next refresh tries again
+            logger.warning("labels of %r could not be read: %s", self._field, error)
+
+    def _read(self) -> None:
+        with self._reading:
+            changed = self._changed() if self.loaded else [{}]
+            for query in changed:
+                self._read_documents(query)
+            if len(self._blocks) > self._samples.estimated_document_count():
+                self._forget_deleted()
+            self._latest = max(filter(None, self._stamps.values()), default=None)
+            self.loaded = True
+
+    def _changed(self) -> list[dict[str, Any]]:
+        """Queries for the samples that were written since they were read, in batches; the index answers this."""
+        since = {} if self._latest is None else {"last_modified_at": {"$gt": self._latest - _LATE}}
+        stamps = self._samples.find(since, {"last_modified_at": 1})
+        ids = [one["_id"] for one in stamps if self._stamps.get(one["_id"]) != one.get("last_modified_at")]
+        return [{"_id": {"$in": ids[start : start + _BATCH]}} for start in range(0, len(ids), _BATCH)]
+
+    def _read_documents(self, query: dict[str, Any]) -> None:
+        wanted = {f"{self._field}.detections": 1, "last_modified_at": 1}
+        for found in self._samples.find(query, wanted, batch_size=_BATCH):
+            self._put(found["_id"], (found.get(self._field) or {}).get("detections") or [])
+            self._stamps[found["_id"]] = found.get("last_modified_at")
+
+    def _put(self, sample_id: ObjectId, labels: list[dict[str, Any]]) -> None:
+        number = self._order.setdefault(sample_id, len(self._order))
+        rows = np.array([self._row(number, label) for label in labels], _ROW)
+        with self._lock:
+            self._blocks[sample_id] = rows
+            self._joined = None
+
+    def _row(self, number: int, label: dict[str, Any]) -> tuple[Any, ...]:
+        name = str(label.get("label"))
+        tags = set(label.get("tags") or ())
+        scores = (np.nan if (value := label.get(key)) is None else value for key in _SCORES)
+        confidence = label.get("confidence")
+        return (
+            label["_id"].binary,
+            number,
+            self._classes.setdefault(name, len(self._classes)),
+            0.0 if confidence is None else confidence,
+            *scores,
+            _tagged(tags),
+            EDITED_TAG in tags or is_edited(label),
+        )
+
+    def _forget_deleted(self) -> None:
+        there = {found["_id"] for found in self._samples.find({}, {"_id": 1})}
+        with self._lock:
+            self._blocks = {key: block for key, block in self._blocks.items() if key in there}
+            self._stamps = {key: stamp for key, stamp in self._stamps.items() if key in there}
+            self._joined = None
+
+
+def _tagged(tags: set[Any]) -> int:
+    return REJECTED if REJECTED_TAG in tags else ACCEPTED if ACCEPTED_TAG in tags else UNDECIDED
+
+
+_tables: dict[tuple[Any, str], LabelTable] = {}
+_tables_lock = threading.Lock()
+
+
+def table_of(dataset: fo.Dataset, label_field: str) -> LabelTable:
+    """The table of a field; it is made on the first call and read on its first ``refresh``. Safe in any thread."""
+    key = (dataset._doc.id, label_field)
+    with _tables_lock:
+        table = _tables.pop(key, None) or LabelTable(dataset, label_field)
+        _tables[key] = table
+        while len(_tables) > _TABLES_KEPT:
+            del _tables[next(iter(_tables))]
+    return table

@@ -1,0 +1,251 @@
+"""A person's decisions teach the memory bank, and everything is matched again from the candidate index."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fiftyone as fo
+from fiftyone.core.collections import SampleCollection
+
+from fiftyone_ntt.core import CompactImage, MemoryBank, Segmenter
+from fiftyone_ntt.core.stream import stream
+from fiftyone_ntt.dataset.banks import METHOD as BANK
+from fiftyone_ntt.dataset.banks import check_name, save_bank
+from fiftyone_ntt.dataset.candidates import describe_error
+from fiftyone_ntt.dataset.database import patiently
+from fiftyone_ntt.dataset.decided import without_contradictions
+from fiftyone_ntt.dataset.fields import DECIDED_TAGS, EDITED_TAG, every_image, image_samples
+from fiftyone_ntt.dataset.labels import to_document
+from fiftyone_ntt.dataset.references import Progress
+from fiftyone_ntt.dataset.segmentation import SegmentReport, segment
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.models import Preset
+from fiftyone_ntt.review.changes import ClassChange, changes_of
+from fiftyone_ntt.review.lessons import Lesson, lessons_of, taught
+from fiftyone_ntt.review.reviewed import ReviewedRun, decided_labels, is_persons_word, labels_in_chunks
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 100
+"""Samples whose labels are in memory at once."""
+Document = dict[str, Any]
+
+
+@dataclass
+class LearnReport:
+    """What was learned, and what it changes.
+
+    Attributes:
+        run_key: the run that wrote the labels.
+        label_field: their field.
+        threshold: only labels with a score above this are counted below.
+        decisions: class -> how many labels were ``accepted``, ``edited`` and ``rejected``.
+        changes: class -> what becomes of its labels.
+        kept: labels that stay since a person decided on them.
+        changed: ids of the samples whose labels change.
+        seconds: wall time.
+        from_index: samples whose candidates were in the index; no model ran for them.
+        errors: sample id -> what went wrong.
+        bank: the memory bank with what was learned.
+        applied: what writing it did; ``None`` where nothing was written.
+        bank_name: name under which the bank is kept with the dataset; ``None`` where nothing was written.
+        notes: what else is worth knowing.
+    """
+
+    run_key: str
+    label_field: str
+    threshold: float
+    decisions: dict[str, dict[str, int]]
+    bank: MemoryBank
+    changes: dict[str, ClassChange] = field(default_factory=dict)
+    kept: int = 0
+    changed: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    from_index: int = 0
+    errors: dict[str, str] = field(default_factory=dict)
+    applied: SegmentReport | None = None
+    bank_name: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def total(self, what: str) -> int:
+        """Sum over classes of ``gained``, ``lost``, ``relabelled`` or ``unchanged``."""
+        return sum(int(getattr(change, what)) for change in self.changes.values())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The changes as a table, a row a class."""
+        return [{"class": name, **asdict(change)} for name, change in self.changes.items()]
+
+    def __str__(self) -> str:
+        learned = Counter[str]()
+        for counts in self.decisions.values():
+            learned.update(counts)
+        done = "Changed" if self.applied else "Would change"
+        images = f"{len(self.changed)} image{'s' * (len(self.changed) != 1)}"
+        return (
+            f"Learned from {learned['accepted']} accepted, {learned['edited']} edited and {learned['rejected']} "
+            f"rejected labels. {done} {images}: {self.total('gained')} labels gained, "
+            f"{self.total('lost')} lost, {self.total('relabelled')} of another class now, {self.total('unchanged')} "
+            f"unchanged (of those with a score above {self.threshold:.2f}), {self.kept} kept as you decided."
+        )
+
+
+def learn(
+    view: SampleCollection,
+    label_field: str = "ntt",
+    *,
+    apply: bool = False,
+    bank_name: str | None = None,
+    threshold: float = 0.5,
+    index_dir: str | Path | None = None,
+    preset: str | Preset | None = None,
+    progress: Progress | None = None,
+) -> LearnReport:
+    """Learns from a review: accepted and edited labels become references, rejected ones examples of what is not wanted.
+
+    Then all samples of the run are matched again, from the candidate index where they are in it. Without ``apply``
+    nothing is written. With it, a new pass of the same run writes the labels, which ``undo_run`` takes back; decisions
+    stay, and what contradicts them is not written.
+
+    Args:
+        view: the dataset, or the samples whose decisions to learn from.
+        label_field: the field that a run wrote and a person reviewed.
+        apply: write the new labels.
+        bank_name: name under which to keep the memory bank when it is applied; ``<label_field>_learned`` where
+            ``None``.
+        threshold: only labels with a score above this count in the report; all are written.
+        index_dir: folder of the index; where the run had it, or else the default one, where ``None``.
+        preset: the preset of the run; only needed where that was a ``Preset`` object of your own.
+        progress: called with (done, total, message).
+
+    Returns:
+        What was learned and what it changes.
+
+    Raises:
+        InputError: if no run wrote the field, nothing was decided, or a name is unusable.
+        MissingWeightsError: if a model is needed and its weights are not on this machine.
+    """
+    started = time.perf_counter()
+    reviewed = image_samples(view)
+    review = ReviewedRun.of(reviewed, label_field, index_dir, preset)
+    name = bank_name or f"{label_field}_learned"
+    _check_bank_name(review.dataset, name)
+    decided = decided_labels(reviewed, label_field)
+    if not decided:
+        raise InputError(
+            f"nobody has decided on a label in {label_field!r} yet: accept what is right, reject what is wrong "
+            "(twenty labels are enough to begin with), then learn"
+        )
+    bank, decisions, errors = _learned(review, decided, progress)
+    report = LearnReport(review.run_key, label_field, threshold, decisions, bank, errors=errors)
+    _compare(review, report, progress)
+    report.from_index, report.notes = review.source.from_index, review.source.notes
+    if apply:
+        _mark_edited(review, decided)
+        report.applied = _write(review, bank, progress)
+        save_bank(review.dataset, name, bank)
+        report.bank_name = name
+    report.seconds = time.perf_counter() - started
+    logger.info("%s", report)
+    return report
+
+
+def _write(review: ReviewedRun, bank: MemoryBank, progress: Progress | None) -> SegmentReport:
+    """A new pass of the run, with another bank."""
+    return segment(
+        review.targets,
+        bank,
+        review.label_field,
+        run_key=review.run_key,
+        overwrite=True,
+        points_per_side=review.record["points_per_side"],
+        points=review.record.get("points", "grid"),
+        precision=review.record.get("precision", "fp32"),
+        include_references=True,  # the samples are those that were left when references had been taken out
+        config=review.config,
+        preset=review.preset,
+        progress=progress,
+        **review.options,
+    )
+
+
+def _check_bank_name(dataset: fo.Dataset, name: str) -> None:
+    """Before anything is written, see ``save_bank``."""
+    check_name(name)
+    if dataset.has_run(name) and dataset.get_run_info(name).config.method != BANK:
+        raise InputError(f"{name!r} is the key of another run; choose another name for the memory bank")
+
+
+def _learned(
+    review: ReviewedRun, decided: dict[str, tuple[str, list[Document]]], progress: Progress | None
+) -> tuple[MemoryBank, dict[str, dict[str, int]], dict[str, str]]:
+    """The bank with the decisions in it, how many there are of each class and kind, and what could not be read."""
+    lessons: list[Lesson] = []
+    errors: dict[str, str] = {}
+
+    def read(sample_id: str, content: CompactImage) -> list[Lesson]:
+        review.source.keep(sample_id, content)
+        return lessons_of(sample_id, decided[sample_id][1], content)
+
+    items = (review.source.item(sample_id, path) for sample_id, (path, _) in decided.items())
+    with closing(stream(review.source.segmenters, items, read)) as outcomes:
+        for i, outcome in enumerate(outcomes, start=1):
+            if outcome.error is not None:
+                errors[outcome.key] = describe_error(outcome.key, outcome.error)
+            lessons += outcome.value or []
+            if progress is not None:
+                progress(i, len(decided), f"read the decisions in {i} of {len(decided)} images")
+    counts: dict[str, dict[str, int]] = {}
+    for lesson in lessons:
+        of_class = counts.setdefault(lesson.label, {"accepted": 0, "edited": 0, "rejected": 0})
+        of_class[lesson.kind] += 1
+    return taught(review.bank, sorted(lessons, key=lambda one: one.key), set(decided)), counts, errors
+
+
+def _compare(review: ReviewedRun, report: LearnReport, progress: Progress | None) -> None:
+    """Matches all samples again and counts what is different."""
+    total, done = len(review.targets), 0
+    changes = {name: ClassChange() for name in report.bank.classes}
+
+    def match(sample_id: str, content: CompactImage) -> list[Document]:
+        review.source.keep(sample_id, content)
+        found = Segmenter.match(content, report.bank, review.config)
+        new: list[Document] = to_document(found, report.bank.classes)["detections"]
+        return new
+
+    for paths, labels in labels_in_chunks(review.targets, review.label_field):
+        items = (review.source.item(sample_id, path) for sample_id, path in paths.items())
+        with closing(stream(review.source.segmenters, items, match, finishers=2)) as outcomes:
+            for outcome in outcomes:
+                done += 1
+                if outcome.value is None:
+                    if outcome.error is not None:
+                        report.errors[outcome.key] = describe_error(outcome.key, outcome.error)
+                    continue
+                stay = [label for label in labels[outcome.key] if is_persons_word(label)]
+                old = [label for label in labels[outcome.key] if not is_persons_word(label)]
+                new = without_contradictions(outcome.value, stay)
+                report.kept += len(stay)
+                if changes_of(old, new, report.threshold, changes):
+                    report.changed.append(outcome.key)
+        if progress is not None:
+            progress(done, total, f"matched {done} of {total} images again")
+    report.changes = changes
+
+
+def _mark_edited(review: ReviewedRun, decided: dict[str, tuple[str, list[Document]]]) -> None:
+    """Tags what a person edited or drew without saying so: it must outlive the pass that overwrites, and be counted."""
+    ids = [
+        str(label["_id"])
+        for _, labels in decided.values()
+        for label in labels
+        if not DECIDED_TAGS & set(label.get("tags") or [])
+    ]
+    for start in range(0, len(ids), 1000):
+        some = every_image(review.dataset).select_labels(ids=ids[start : start + 1000], fields=review.label_field)
+        patiently(some.tag_labels, EDITED_TAG, review.label_field)

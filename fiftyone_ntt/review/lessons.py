@@ -1,0 +1,120 @@
+"""From what a person decided on labels to vectors for the memory bank."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import fiftyone as fo
+import numpy as np
+from numpy.typing import NDArray
+
+from fiftyone_ntt.core import CompactImage, MemoryBank
+from fiftyone_ntt.core.pooling import pool_mask
+from fiftyone_ntt.dataset.decided import is_kept
+from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, REJECTED_TAG
+from fiftyone_ntt.dataset.geometry import full_mask
+from fiftyone_ntt.errors import InputError
+
+LEARNED = "learned/"
+"""Ids of learned vectors begin like this. They do not begin with a sample's id: those name samples to leave out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """One decision.
+
+    Attributes:
+        key: sample and label.
+        label: name of the class.
+        kind: ``"accepted"``, ``"edited"`` (drawn included) or ``"rejected"``.
+        vector: float32 ``[C]``, what is under the label's mask.
+    """
+
+    key: str
+    label: str
+    kind: str
+    vector: NDArray[np.float32]
+
+
+def lessons_of(sample_id: str, labels: Sequence[dict[str, Any]], content: CompactImage) -> list[Lesson]:
+    """What decided labels of one image teach; no model is needed.
+
+    A label without a class, or without a mask that can be read, teaches nothing.
+
+    Args:
+        sample_id: the sample.
+        labels: documents of detections.
+        content: what the index knows of the image.
+    """
+    tokens, size = content.tokens.full(), content.candidates.frame.image_size
+    lessons = []
+    for label in labels:
+        name = label.get("label")
+        try:
+            mask = full_mask(fo.Detection.from_dict(label), size)
+        except InputError:
+            continue
+        if name and mask.any():
+            lessons.append(Lesson(f"{sample_id}/{label['_id']}", name, _kind(label), pool_mask(mask, tokens)))
+    return lessons
+
+
+def _kind(label: dict[str, Any]) -> str:
+    tags = set(label.get("tags") or [])
+    if REJECTED_TAG in tags and not is_kept(label):
+        return "rejected"
+    return "accepted" if ACCEPTED_TAG in tags else "edited"
+
+
+def taught(bank: MemoryBank, lessons: Sequence[Lesson], samples: Collection[str]) -> MemoryBank:
+    """The bank with lessons in place of those that it learned from the same samples before.
+
+    A class that is only known from an accepted or edited label is added. A rejected label of an unknown class teaches
+    nothing.
+
+    Args:
+        bank: as a run had it.
+        lessons: what was learned.
+        samples: ids of the samples that ``lessons`` cover.
+    """
+    good = [lesson for lesson in lessons if lesson.kind != "rejected"]
+    stay = [i for i, key in enumerate(bank.reference_ids) if not _is_of(key, samples)]
+    names = [bank.classes[k] for k in bank.class_index[stay]] + [lesson.label for lesson in good]
+    classes = [name for name in bank.classes if name in names]
+    classes += sorted(set(names) - set(classes))
+    bad = [lesson for lesson in lessons if lesson.kind == "rejected" and lesson.label in classes]
+    stay_bad = [
+        i
+        for i, key in enumerate(bank.negative_ids)
+        if not _is_of(key, samples) and _name_of(bank, i) in (*classes, None)
+    ]
+    bad_names = [_name_of(bank, i) for i in stay_bad] + [lesson.label for lesson in bad]
+    channels = bank.vectors.shape[1]
+    before = np.zeros((0, channels), np.float32) if bank.negatives is None else bank.negatives
+    return replace(
+        bank,
+        classes=tuple(classes),
+        vectors=_stacked(bank.vectors[stay], good),
+        class_index=np.array([classes.index(name) for name in names], np.int64),
+        reference_ids=(*(bank.reference_ids[i] for i in stay), *(LEARNED + lesson.key for lesson in good)),
+        negatives=_stacked(before[stay_bad], bad),
+        negative_class=np.array([-1 if name is None else classes.index(name) for name in bad_names], np.int64),
+        negative_ids=(*(bank.negative_ids[i] for i in stay_bad), *(LEARNED + lesson.key for lesson in bad)),
+    )
+
+
+def _is_of(key: str, samples: Collection[str]) -> bool:
+    return key.startswith(LEARNED) and key.removeprefix(LEARNED).split("/")[0] in samples
+
+
+def _name_of(bank: MemoryBank, i: int) -> str | None:
+    """The class that negative ``i`` is not; ``None`` for all."""
+    if bank.negative_class is None or bank.negative_class[i] < 0:
+        return None
+    return bank.classes[int(bank.negative_class[i])]
+
+
+def _stacked(vectors: NDArray[np.float32], lessons: Sequence[Lesson]) -> NDArray[np.float32]:
+    return np.concatenate([vectors, *(lesson.vector[None] for lesson in lessons)]).astype(np.float32)

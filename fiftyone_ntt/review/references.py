@@ -1,0 +1,198 @@
+"""Samples and labels become references, or stop being some: by a tag, which is all that makes a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fiftyone import ViewField as F
+from fiftyone.core.collections import SampleCollection
+from fiftyone.core.patches import PatchesView
+
+from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_detections_field, image_samples, is_detections_field
+from fiftyone_ntt.errors import InputError
+
+NOTHING_SELECTED = (
+    "Nothing is selected. Tick the images that show what you want (or click single labels in an opened image), then "
+    "press the button again."
+)
+
+
+@dataclass(frozen=True)
+class ReferenceChange:
+    """What became a reference, or stopped being one.
+
+    Attributes:
+        samples: whole samples that were tagged or untagged.
+        labels: single labels that were.
+        unlabelled: samples among them without any label to learn from.
+        added: whether they became references.
+    """
+
+    samples: int = 0
+    labels: int = 0
+    unlabelled: int = 0
+    added: bool = True
+
+    def __str__(self) -> str:
+        parts = [(self.samples, "image"), (self.labels, "label")]
+        what = " and ".join(f"{count} {name}{'' if count == 1 else 's'}" for count, name in parts if count) or "nothing"
+        one = self.samples + self.labels == 1
+        text = f"{what} {'is a reference' if one else 'are references'} now" if self.added else (
+            f"{what} {'is' if one else 'are'} no reference any more"
+        )  # fmt: skip
+        if self.added and self.unlabelled:
+            it = "it has" if self.unlabelled == 1 == self.samples else f"{self.unlabelled} of them have"
+            text += f", but {it} no labels yet: draw a box or a mask around each object first"
+        return text
+
+
+def use_as_references(
+    samples: SampleCollection,
+    label_field: str = "ground_truth",
+    *,
+    sample_ids: Sequence[str] | None = None,
+    label_ids: Sequence[str] | None = None,
+) -> ReferenceChange:
+    """Makes samples, or single labels of them, references: they are tagged ``ntt:reference``.
+
+    Of a tagged sample every label counts, of any other one the tagged labels. In a patches view the label behind each
+    patch is tagged, and not the sample.
+
+    Args:
+        samples: a dataset or view. All of it becomes references where no ids are given.
+        label_field: the ``Detections`` field with the labels.
+        sample_ids: the samples (in a patches view: the patches) to take.
+        label_ids: the labels to take; samples are left as they are then.
+
+    Returns:
+        How many samples and labels were tagged.
+
+    Raises:
+        InputError: if the field is missing, or holds no detections.
+    """
+    check_detections_field(samples, label_field)
+    return _change(samples, label_field, sample_ids, label_ids, True)
+
+
+def remove_references(
+    samples: SampleCollection,
+    label_field: str = "ground_truth",
+    *,
+    sample_ids: Sequence[str] | None = None,
+    label_ids: Sequence[str] | None = None,
+) -> ReferenceChange:
+    """Takes the tag ``ntt:reference`` from samples and from their labels.
+
+    Args:
+        samples: a dataset or view. All of it is untagged where no ids are given.
+        label_field: the ``Detections`` field with the labels.
+        sample_ids: the samples (in a patches view: the patches) to take.
+        label_ids: the labels to take; samples are left as they are then.
+
+    Returns:
+        How many samples and labels were references before.
+
+    Raises:
+        InputError: if the field is missing, or holds no detections.
+    """
+    check_detections_field(samples, label_field)
+    return _change(samples, label_field, sample_ids, label_ids, False)
+
+
+def change_selected(
+    view: SampleCollection,
+    selected_samples: Sequence[str],
+    selected_labels: Sequence[tuple[str, str]],
+    *,
+    add: bool,
+    label_field: str | None = None,
+) -> ReferenceChange | None:
+    """Adds or removes what is selected in the App: single labels if any are, else samples.
+
+    Args:
+        view: what the grid shows.
+        selected_samples: ids of the samples (or patches).
+        selected_labels: field and id of each selected label.
+        add: whether to make them references.
+        label_field: where the samples' labels are; ``likely_field`` where ``None``.
+
+    Returns:
+        What changed; ``None`` if nothing is selected.
+
+    Raises:
+        InputError: if there are no labels to learn from.
+    """
+    change: Callable[..., ReferenceChange] = use_as_references if add else remove_references
+    if selected_labels:
+        by_field: dict[str, list[str]] = {}
+        for name, label_id in selected_labels:
+            by_field.setdefault(name, []).append(label_id)
+        done = [change(view, name, label_ids=ids) for name, ids in by_field.items()]
+        return ReferenceChange(labels=sum(one.labels for one in done), added=add)
+    if not selected_samples:
+        return None
+    return change(view, label_field or likely_field(view), sample_ids=selected_samples)
+
+
+def likely_field(samples: SampleCollection) -> str:
+    """The field whose labels are meant where nobody says: one with tagged labels, else ``ground_truth``, else any.
+
+    Raises:
+        InputError: if no field holds detections.
+    """
+    names: list[str] = [name for name in samples.get_field_schema() if is_detections_field(samples, name)]
+    if not names:
+        raise InputError(
+            "this dataset has no labels yet: open an image, press 'Annotate' and draw a box or a mask around each "
+            "object, then use it as a reference"
+        )
+    if len(names) == 1:
+        return names[0]
+    preferred = sorted(names, key=lambda name: name != "ground_truth")
+    tagged = [name for name in preferred if samples.count_label_tags(name).get(REFERENCE_TAG)]
+    return [*tagged, *preferred][0]
+
+
+def _change(
+    samples: SampleCollection, field: str, sample_ids: Sequence[str] | None, label_ids: Sequence[str] | None, add: bool
+) -> ReferenceChange:
+    samples = image_samples(samples)
+    # A patch has the id of its label. FiftyOne writes what is tagged in a patches view to the dataset as well.
+    if isinstance(samples, PatchesView) and label_ids is None:
+        label_ids = _label_ids(samples if sample_ids is None else samples.select(list(sample_ids)), field)
+    if label_ids is not None:
+        labels = samples.select_labels(ids=list(label_ids), fields=field)
+        return ReferenceChange(labels=_tag_labels(labels, field, add), added=add)
+    chosen = samples if sample_ids is None else samples.select(list(sample_ids))
+    if not add:
+        labels_before = _tag_labels(chosen, field, False)
+        count = len(chosen.match_tags(REFERENCE_TAG))
+        chosen.untag_samples(REFERENCE_TAG)
+        return ReferenceChange(count, labels_before, added=False)
+    chosen.tag_samples(REFERENCE_TAG)
+    count = len(chosen)
+    labelled = len(chosen.match(F(_label_list(chosen, field)).length() > 0)) if count else 0
+    return ReferenceChange(count, 0, count - labelled)
+
+
+def _tag_labels(labels: SampleCollection, field: str, add: bool) -> int:
+    """Tags or untags labels; returns how many that are (untagging: how many were tagged)."""
+    path = labels._get_label_field_path(field, "id")[1]
+    if add:
+        count = int(labels.count(path))
+        labels.tag_labels(REFERENCE_TAG, field)
+    else:
+        count = int(labels.count_label_tags(field).get(REFERENCE_TAG, 0))
+        labels.untag_labels(REFERENCE_TAG, field)
+    return count
+
+
+def _label_ids(patches: SampleCollection, field: str) -> list[str]:
+    path: str = patches._get_label_field_path(field, "id")[1]
+    return [label_id for label_id in patches.values(path, unwind=True) if label_id is not None]
+
+
+def _label_list(samples: SampleCollection, field: str) -> str:
+    path: str = samples._get_label_field_path(field)[1]
+    return path

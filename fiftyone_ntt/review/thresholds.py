@@ -1,0 +1,264 @@
+"""Scores one can act on: a threshold for each class, with the precision and recall to expect there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import fiftyone as fo
+import numpy as np
+from fiftyone.operators import ExecutionStore
+
+from fiftyone_ntt.config_review import FitThresholdsParams
+from fiftyone_ntt.dataset.banks import bank_of_run
+from fiftyone_ntt.dataset.control import config_of
+from fiftyone_ntt.dataset.fields import check_detections_field
+from fiftyone_ntt.dataset.runs import PROVENANCE
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.review.calibration import Curve, Expected, Floats, expected_above
+from fiftyone_ntt.review.fitting import (
+    DECISIONS,
+    REFERENCES,
+    SCORES,
+    ClassThreshold,
+    Labels,
+    calibration_of,
+    guess,
+    thresholds_of,
+)
+from fiftyone_ntt.review.label_table import LabelTable, table_of
+
+logger = logging.getLogger(__name__)
+
+_FEW = 20
+"""Fewer decisions than this are called few."""
+
+
+@dataclass(frozen=True)
+class Presence:
+    """Whether a class is in an image, and how likely the best label there is right."""
+
+    present: bool
+    probability: float
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What ``fit_thresholds`` found.
+
+    Attributes:
+        run_key: the run that wrote the labels.
+        label_field: their field.
+        classes: class -> its threshold.
+        overall: one threshold for all classes together.
+        curve: how likely a label is right by its score; its classes are numbered in the order of ``classes``.
+        precision: the precision that was asked for; ``None`` where F1 counted.
+        calibration_before: expected calibration error of the confidence, on decided labels.
+        calibration_after: that of the fitted probability, each from a curve fitted without the label.
+        notes: what else is worth knowing.
+        fitted_on: facts of the run that these thresholds belong to.
+    """
+
+    run_key: str
+    label_field: str
+    classes: dict[str, ClassThreshold]
+    overall: ClassThreshold
+    curve: Curve
+    precision: float | None
+    calibration_before: float | None
+    calibration_after: float | None
+    notes: tuple[str, ...]
+    fitted_on: dict[str, Any]
+
+    def probability(self, name: str, scores: Sequence[float] | Floats) -> Floats:
+        """How likely labels of a class with these scores are right; an unknown class counts as an average one."""
+        known = list(self.classes)
+        return self.curve.probability(scores, None if name not in known else np.full(len(scores), known.index(name)))
+
+    def presence(self, scores: Mapping[str, Sequence[float]]) -> dict[str, Presence]:
+        """Whether each class is in an image.
+
+        Args:
+            scores: class -> confidences of its labels in the image; none, or a class left out, means no label.
+
+        Returns:
+            Class -> whether its best label is above the threshold, and the probability that this label is right; only
+            a guess where ``guessed``.
+        """
+        verdicts = {}
+        for name in dict.fromkeys((*self.classes, *scores)):
+            best = max(scores.get(name, ()), default=None)
+            if best is None:
+                verdicts[name] = Presence(False, 0.0)
+                continue
+            least = self.classes.get(name, self.overall).threshold
+            verdicts[name] = Presence(best > least, float(self.probability(name, [best])[0]))
+        return verdicts
+
+    def expected(self, table: LabelTable, threshold: float, name: str | None = None) -> Expected:
+        """What to expect above any threshold, of the labels of one class or all."""
+        rows, known = table.rows, {one: i for i, one in enumerate(self.classes)}
+        scores, classes = rows["confidence"], rows["class"]
+        chosen = scores > 0  # what a person drew has none
+        if name is not None:
+            chosen &= classes == table.class_index(name)
+        number = np.array([known.get(one, len(known)) for one in table.classes], np.int64)
+        scores, classes = scores[chosen], number[classes[chosen]]
+        return expected_above(scores, self.curve.probability(scores, classes), threshold)
+
+    @property
+    def guessed(self) -> bool:
+        """Whether nobody had decided on any label: then nothing is known of precision and recall."""
+        return self.overall.basis in (REFERENCES, SCORES)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The thresholds as a table: all classes together, then a row a class."""
+        return [asdict(one) for one in (self.overall, *self.classes.values())]
+
+    def __str__(self) -> str:
+        decided = self.overall.right + self.overall.wrong
+        on = f"the {self.overall.basis} alone" if self.guessed else f"{decided} decisions"
+        goal = "the best balance of wrong and missed labels"
+        if self.precision is not None:
+            goal = f"a precision of at least {self.precision:g}"
+        text = f"Thresholds for {goal}, from {on}: {self.overall.threshold:.2f} for all classes"
+        text += "." if self.guessed else f" ({in_words(self.overall.precision, self.overall.recall)})."
+        if self.calibration_before is not None and self.calibration_after is not None:
+            text += f" As a probability of being right the score was off by {self.calibration_before:.2f} on average, "
+            text += f"the fitted one is by {self.calibration_after:.2f}."
+        return " ".join([text, *self.notes])
+
+
+def fit_thresholds(dataset: fo.Dataset, run_key: str, *, precision: float | None = None) -> Thresholds:
+    """Fits a threshold for each class to what a person accepted and rejected, and keeps them with the dataset.
+
+    Accepted and edited labels are right, rejected ones wrong. Classes with few decisions lean on the others; without
+    any decision at all, how much the references look like each other has to do.
+
+    Args:
+        dataset: the dataset.
+        run_key: key of the run whose labels were reviewed, see ``list_runs``.
+        precision: the lowest thresholds with at least so high an expected precision; those with the best expected F1
+            where ``None``.
+
+    Returns:
+        The thresholds; ``load_thresholds`` gives them back.
+
+    Raises:
+        InputError: if there is no such run, or its field holds no labels of it.
+    """
+    params = FitThresholdsParams(run_key, precision)
+    record = dict(config_of(dataset, run_key).record)
+    _check_field(dataset, record)
+    table = table_of(dataset, record["label_field"]).refreshed()
+    names = list(dict.fromkeys([*record["classes"], *table.classes]))
+    labels = Labels.of(table, names)
+    if not len(labels.scores):
+        raise InputError(f"run {run_key!r} has found no labels, so there is no threshold to fit; label images first")
+    decided = labels.right | labels.wrong
+    if decided.any():
+        basis, curve = DECISIONS, labels.curve(decided)
+    else:
+        basis, curve = guess(labels, bank_of_run(dataset, run_key))
+    found = thresholds_of(labels, curve, params.precision, basis)
+    before, after = calibration_of(labels)
+    thresholds = Thresholds(
+        run_key, record["label_field"], {one.name: one for one in found[1:]}, found[0], curve, params.precision,
+        before, after, _notes(labels, found, params.precision), _facts(record),
+    )  # fmt: skip
+    _store(dataset).set(run_key, _to_facts(thresholds))
+    logger.info("%s", thresholds)
+    return thresholds
+
+
+def load_thresholds(dataset: fo.Dataset, run_key: str) -> Thresholds | None:
+    """The thresholds fitted last to the labels of a run.
+
+    Args:
+        dataset: the dataset.
+        run_key: key of the run.
+
+    Returns:
+        ``None`` where none were fitted, or the run has since been made again with other references or settings: its
+        scores mean something else then.
+
+    Raises:
+        InputError: if there is no such run.
+    """
+    kept = _store(dataset).get(run_key)
+    record = config_of(dataset, run_key).record
+    return None if kept is None or kept["fitted_on"] != _facts(record) else _from_facts(kept)
+
+
+def thresholds_of_field(dataset: fo.Dataset, label_field: str) -> Thresholds | None:
+    """The same for the run that wrote a field; ``None`` also where there is no such run any more."""
+    field = dataset.get_field(label_field)
+    run_key = (((field.info if field else None) or {}).get(PROVENANCE) or {}).get("run_key")
+    try:
+        return load_thresholds(dataset, run_key) if run_key else None
+    except InputError:
+        return None
+
+
+def in_words(precision: float | None, recall: float | None) -> str:
+    """``"about 9 of 10 right, 70 % of what is right"``: what to expect above a threshold."""
+    if precision is None or recall is None:
+        return "no label is above it"
+    return f"expect {precision:.0%} of the labels above it to be right, and {recall:.0%} of all right ones to be above"
+
+
+def _notes(labels: Labels, found: list[ClassThreshold], precision: float | None) -> tuple[str, ...]:
+    right, wrong = int(labels.right.sum()), int(labels.wrong.sum())
+    notes = []
+    if not right + wrong:
+        notes.append(
+            "Nobody has decided on a label yet, so this is a guess, and how many of the labels will be right is not "
+            "known. Accept what is right, reject what is wrong, and fit again."
+        )
+    elif not right or not wrong:
+        given, other = ("accepted", "rejected") if right else ("rejected", "accepted")
+        notes.append(f"You have {given} labels and {other} none: only both together tell where the line is.")
+    elif right + wrong < _FEW:
+        notes.append(f"{right + wrong} decisions are few: more make this surer, the most doubtful labels first.")
+    beyond = [one.name for one in found[1:] if precision is not None and one.labels and one.threshold >= 1]
+    if beyond:
+        notes.append(f"No threshold promises that precision for: {', '.join(beyond[:10])}.")
+    return tuple(notes)
+
+
+def _check_field(dataset: fo.Dataset, record: Mapping[str, Any]) -> None:
+    name, run_key = record["label_field"], record["run_key"]
+    check_detections_field(dataset, name)
+    writer = ((dataset.get_field(name).info or {}).get(PROVENANCE) or {}).get("run_key")
+    if writer != run_key:
+        raise InputError(f"the labels in {name!r} are of run {writer!r} by now, not of {run_key!r}; choose that one")
+
+
+def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides what a score means."""
+    return {"bank_hash": record["bank_hash"], "match": dict(record["match"])}
+
+
+def _to_facts(thresholds: Thresholds) -> dict[str, Any]:
+    """As the store keeps it: names of classes need not do as keys there."""
+    curve = thresholds.curve
+    return {
+        **{name: value for name, value in vars(thresholds).items() if name not in ("classes", "overall", "curve")},
+        "notes": list(thresholds.notes),
+        "rows": thresholds.rows(),
+        "curve": [curve.slope, curve.offset, [[key, value] for key, value in curve.offsets.items()]],
+    }
+
+
+def _from_facts(kept: Mapping[str, Any]) -> Thresholds:
+    facts = {**kept, "notes": tuple(kept["notes"])}
+    overall, *each = (ClassThreshold(**row) for row in facts.pop("rows"))
+    slope, offset, offsets = facts.pop("curve")
+    curve = Curve(slope, offset, {int(key): value for key, value in offsets})
+    return Thresholds(classes={one.name: one for one in each}, overall=overall, curve=curve, **facts)
+
+
+def _store(dataset: fo.Dataset) -> ExecutionStore:
+    return ExecutionStore.create("ntt_thresholds", dataset._doc.id)

@@ -1,0 +1,102 @@
+"""What a form says of a run's cost: images, how many are indexed, and the time, without loading a model."""
+
+from __future__ import annotations
+
+import time
+
+import fiftyone as fo
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_checkpoints import tiny_preset
+
+import fiftyone_ntt as ntt
+from fiftyone_ntt.dataset.candidates import StageOne
+from fiftyone_ntt.dataset.speed import remember_speed, seconds_per_image
+from fiftyone_ntt.review import estimate as module
+from fiftyone_ntt.review.estimate import Estimate, estimate, in_words
+
+
+@pytest.fixture(scope="module")
+def stage_one(tmp_path_factory):
+    return StageOne(tiny_preset(tmp_path_factory.mktemp("weights"), points_per_side=2), device="cpu")
+
+
+@pytest.fixture
+def images(dataset, tmp_path):
+    for i in range(4):
+        pixels = np.random.default_rng(i).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    dataset.add_samples([fo.Sample(str(tmp_path / f"{i}.png")) for i in range(4)])
+    return dataset
+
+
+def test_what_is_indexed_is_counted_and_what_it_took_is_known(images, stage_one, tmp_path):
+    where = {"index_dir": tmp_path / "index"}
+    before = estimate(images, stage_one, **where)
+    assert (before.images, before.indexed, before.seconds) == (4, 0, None)
+    assert str(before) == (
+        "4 images to do, none of them indexed yet. How long that takes on this machine is not known yet: run a "
+        "preview, and it will be."
+    )
+    ntt.index(images.limit(3), stage_one.preset, device="cpu", **where)
+    after = estimate(images, stage_one, **where)
+    assert (after.found, after.looked_at, after.exact) == (3, 4, True)
+    assert 0 < after.seconds_each < 60 and "3 of them indexed already. Takes about" in str(after)
+    assert estimate(images, stage_one, use_index=False, **where).indexed == 0
+    other = StageOne(stage_one.preset, points_per_side=3, device="cpu")
+    assert estimate(images, other, **where).indexed == 0 and seconds_per_image(images, other) is None
+
+
+def test_the_speed_is_kept_with_the_dataset(images, stage_one):
+    remember_speed(images, stage_one, 12.0, 4)
+    remember_speed(images, stage_one, 0.0, 0)
+    assert seconds_per_image(images, stage_one) == 3.0
+    assert "Takes about 12 seconds on this machine, at 3 s an image as measured" in str(estimate(images, stage_one))
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (Estimate(0, 0, 0, None), "No images to do."),
+        (Estimate(1, 1, 1, None), "1 image to do, all of them indexed already. Takes about 1 second on this machine."),
+        (Estimate(10_000, 100, 25, 1.0), "10,000 images to do, about 2500 of them indexed already (judging by 100"),
+        (Estimate(10_000, 100, 0, 2.0), "Takes about 5.6 hours on this machine, at 2 s an image as measured."),
+        (Estimate(10_000, 0, 0, 2.0), "not known how many are indexed already"),
+    ],
+)
+def test_it_reads_as_a_sentence(found, said):
+    assert said in str(found)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "1 second"),
+        (89, "89 seconds"),
+        (100, "2 minutes"),
+        (5300, "88 minutes"),
+        (9000, "2.5 hours"),
+        (3e5, "3 days"),
+    ],
+)
+def test_times_in_words(seconds, words):
+    assert in_words(seconds) == words
+
+
+def test_a_large_view_is_judged_by_some_images_and_quickly(dataset, images, stage_one, tmp_path, monkeypatch):
+    where = {"index_dir": tmp_path / "index"}
+    ntt.index(images, stage_one.preset, device="cpu", **where)
+    paths = images.values("filepath")
+    images.add_samples([fo.Sample(paths[i % 4], n=i) for i in range(2000)])
+    reads = []
+    monkeypatch.setattr(module, "_digests", type(module._digests)())
+    monkeypatch.setattr(module, "read_bytes", lambda path, read=module.read_bytes: reads.append(path) or read(path))
+    started = time.perf_counter()
+    judged = estimate(images, stage_one, **where)
+    assert time.perf_counter() - started < 1.0
+    assert (judged.images, judged.looked_at, judged.indexed) == (2004, 100, 2004)
+    assert len(reads) <= 4, "a file that was read is not read again"
+    assert estimate(images, stage_one, most_seconds=-1, **where).looked_at == 100
+    monkeypatch.setattr(module, "_digests", type(module._digests)())
+    assert estimate(images, stage_one, most_seconds=-1, **where).looked_at == 0, "no time, no reading"

@@ -1,0 +1,211 @@
+"""Exported labels are those that a person wants, they come back as they were, and nothing else is touched."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import fiftyone as fo
+import fiftyone.operators as foo
+import numpy as np
+import pytest
+from fiftyone.operators.executor import ExecutionContext, Executor, ValidationContext
+from PIL import Image
+
+import fiftyone_ntt as ntt
+from fiftyone_ntt.config_review import ExportParams
+from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.review.export import NOTE, export_labels
+
+URI = "@fiftyone-ntt/ntt/export_labels"
+SIZE = (60, 80)
+LOAD = {
+    "coco": {"dataset_type": fo.types.COCODetectionDataset, "label_types": ["segmentations"]},
+    "yolo": {"dataset_type": fo.types.YOLOv5Dataset, "split": "train", "label_type": "instances"},
+    "fiftyone": {"dataset_type": fo.types.FiftyOneDataset},
+}
+
+
+def disc(x, y, radius=9, hole=0):
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+    distance = np.hypot(rows - y, columns - x)
+    return (distance < radius) & (distance >= hole)
+
+
+@pytest.fixture
+def reviewed(dataset, tmp_path):
+    """Three images in two folders with one file name: accepted, rejected, undecided and drawn labels."""
+    tags = [["ntt:accepted"], ["ntt:rejected"], [], ["ntt:edited"]]
+    for i in range(3):
+        path = tmp_path / f"folder {i % 2}" / f"{i // 2}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (*SIZE, 3), dtype=np.uint8)).save(path)
+        found = [
+            fo.Detection.from_mask(
+                disc(15 + 15 * k, 30, hole=3 * (k == 3)), label="ab"[k % 2], confidence=0.2 * k + 0.1,
+                predicted_iou=0.9, tags=tags[k] if i < 2 else [],
+            )
+            for k in range(4)
+        ]  # fmt: skip
+        dataset.add_sample(fo.Sample(str(path), ntt=fo.Detections(detections=found)))
+    dataset.add_sample_field("ntt.detections.predicted_iou", fo.FloatField)
+    return dataset
+
+
+def load(folder, format):
+    dataset = fo.Dataset.from_dir(str(folder), **LOAD[format])
+    (name,) = [name for name in dataset.get_field_schema() if name in ("segmentations", "ground_truth", "ntt")]
+    found = [sample[name].detections if sample[name] else [] for sample in dataset]
+    masks = [[full(label) for label in labels] for labels in found]
+    labels = [[label.label for label in labels] for labels in found]
+    dataset.delete()
+    return labels, masks
+
+
+def full(label):
+    return label.to_segmentation(frame_size=SIZE[::-1]).mask > 0
+
+
+@pytest.mark.parametrize("format", LOAD)
+def test_accepted_labels_come_back(reviewed, tmp_path, format):
+    report = export_labels(reviewed, tmp_path / "out", format=format)
+    labels, masks = load(tmp_path / "out", format)
+    assert (report.images, report.labels, report.per_class) == (2, 4, {"a": 2, "b": 2})
+    assert sorted(map(sorted, labels)) == [["a", "b"], ["a", "b"]], "an object with a hole is one object"
+    assert report.notes == ["2 of the images also hold labels that nobody has decided on: not written"]
+    for name, mask in zip(labels[0], masks[0], strict=True):
+        expected = disc(15, 30) if name == "a" else disc(60, 30, hole=3 if format == "fiftyone" else 0)
+        assert (mask & expected).sum() / (mask | expected).sum() > 0.8
+    scope: dict = {}
+    exec(report.how_to_load, scope)  # noqa: S102 what people are told to type
+    assert len(scope["dataset"]) == 2
+    scope["dataset"].delete()
+    assert json.loads((tmp_path / "out" / NOTE).read_text())["labels"] == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "images", "labels"),
+    [
+        ({"only": "all"}, 3, 10),
+        ({"only": "all", "score_threshold": 0.4}, 3, 8),
+        ({"only": "all", "classes": ["b"]}, 3, 4),
+        ({"classes": ["b", "new"]}, 2, 2),
+    ],
+)
+def test_what_is_chosen(reviewed, tmp_path, options, images, labels):
+    report = export_labels(reviewed, tmp_path / "out", export_media=False, **options)
+    assert (report.images, report.labels) == (images, labels)
+
+
+def test_numbers_of_classes_follow_the_order_asked_for(reviewed, tmp_path):
+    export_labels(reviewed, tmp_path / "out", classes=["b", "a"], format="yolo")
+    assert "0: b" in (tmp_path / "out" / "dataset.yaml").read_text()
+    categories = [{"id": 1, "name": "b", "supercategory": None}, {"id": 2, "name": "a", "supercategory": None}]
+    export_labels(reviewed, tmp_path / "coco", classes=["b", "a"])
+    assert json.loads((tmp_path / "coco" / "labels.json").read_text())["categories"] == categories
+
+
+def test_a_folder_with_something_in_it_is_left_alone(reviewed, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="is not empty and holds no earlier export; choose another one"):
+            export_labels(reviewed, mine, overwrite=overwrite)
+    with pytest.raises(InputError, match="is a file; choose another name"):
+        export_labels(reviewed, mine / "thesis.txt")
+    assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
+
+
+def test_an_earlier_export_is_replaced_only_when_asked_and_only_by_a_whole_one(reviewed, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    export_labels(reviewed, out, export_media=False)
+    with pytest.raises(InputError, match="holds an earlier export; choose another one, or set overwrite"):
+        export_labels(reviewed, out)
+    monkeypatch.setattr("fiftyone_ntt.review.export._export", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(InputError, match="cannot write to .*: disk full"):
+        export_labels(reviewed, out, overwrite=True)
+    assert json.loads((out / NOTE).read_text())["labels"] == 4, "the old one is still there"
+    monkeypatch.undo()
+    export_labels(reviewed, out, only="all", overwrite=True)
+    assert json.loads((out / NOTE).read_text())["labels"] == 10
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"format": "voc"}, InputError, "expected format to be one of coco, yolo, fiftyone; got 'voc'"),
+        ({"only": "some"}, InputError, "expected only to be one of accepted, all; got 'some'"),
+        ({"export_dir": " "}, InputError, "expected the name of a folder"),
+        ({"classes": "a"}, InputError, "expected a list of distinct class names"),
+        ({"classes": ["c"]}, InputError, r"no label of \['c'\] among them; there is: \['a', 'b'\]"),
+        ({"label_field": "nope"}, InputError, "no field 'nope'"),
+        ({"label_field": "filepath"}, WrongTypeError, "expected field 'filepath' to hold Detections"),
+    ],
+)
+def test_what_cannot_be_exported_is_said(reviewed, tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        export_labels(reviewed, **{"export_dir": tmp_path / "out", **options})
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_accepted_yet(reviewed, tmp_path):
+    reviewed.untag_labels(["ntt:accepted", "ntt:edited"], "ntt")
+    with pytest.raises(
+        InputError, match="none of the 12 labels in 'ntt' has been accepted; accept some, or export all"
+    ):
+        export_labels(reviewed, tmp_path / "out")
+
+
+def test_names_never_become_paths(reviewed, tmp_path):
+    """A class may be called anything; only the folder that was asked for is written."""
+    reviewed.map_labels("ntt", {"a": "../../evil", "b": "/etc/passwd"}).save()
+    out = tmp_path / "deep" / "out"
+    for format in LOAD:
+        export_labels(reviewed, out, format=format, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "folder 0", "folder 1"]
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def context(samples, params):
+    request = {"dataset_name": samples.name, "view": [], "params": params}
+    return ExecutionContext(request_params=request, executor=Executor(), operator_uri=URI)
+
+
+def form(samples, params):
+    ctx = context(samples, params)
+    inputs = foo.get_operator(URI).resolve_type(ctx, "inputs")
+    errors = ValidationContext(ctx, inputs, foo.get_operator(URI)).to_json()["errors"]
+    return inputs.type.properties, {error["path"].lstrip("."): error["reason"] for error in errors}
+
+
+def test_the_form_counts_and_the_operator_tells_how_to_load(reviewed, tmp_path):
+    params = {"export_dir": str(tmp_path / "out"), "format": "yolo"}
+    properties, errors = form(reviewed, params)
+    assert not errors
+    assert properties["_chosen"].view.label == "4 labels on 2 images would be written"
+    shown = {key for key in properties if not key.startswith("_")}
+    assert shown == {"view_target", *(info.name for info in ExportParams.infos())}
+    result = foo.get_operator(URI).execute(context(reviewed, params))
+    assert result["labels"] == 4 and "YOLOv5Dataset" in result["summary"]
+    assert (tmp_path / "out" / "dataset.yaml").is_file()
+
+
+def test_the_form_refuses_what_the_operator_would(reviewed):
+    assert "expected a full path such as" in form(reviewed, {"export_dir": "out"})[1]["export_dir"]
+    assert "Required property" in form(reviewed, {})[1]["export_dir"]
+    with pytest.raises(InputError, match="expected the full path of a folder, got 'out'"):
+        foo.get_operator(URI).execute(context(reviewed, {"export_dir": "out"}))
+    reviewed.untag_labels(["ntt:accepted", "ntt:edited"], "ntt")
+    assert "Nothing to write yet: accept labels first" in form(reviewed, {})[0]["_chosen"].view.label
+
+
+def test_the_service_takes_what_the_form_asks(database):
+    arguments = {
+        name: parameter.default
+        for name, parameter in inspect.signature(ntt.export_labels).parameters.items()
+        if name not in ("view", "progress")
+    }
+    assert list(arguments) == [info.name for info in ExportParams.infos()]
+    assert all(arguments[info.name] == info.default for info in ExportParams.infos() if not info.required)

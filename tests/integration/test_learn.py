@@ -1,0 +1,219 @@
+"""Decisions become part of the memory bank, everything is matched again, and what a person said stays."""
+
+import inspect
+from collections import Counter
+
+import fiftyone as fo
+import fiftyone.operators as foo
+import numpy as np
+import pytest
+from fiftyone.operators.executor import ExecutionContext
+from PIL import Image
+from tiny_checkpoints import tiny_preset
+
+import fiftyone_ntt as ntt
+from fiftyone_ntt.config_review import LearnParams
+from fiftyone_ntt.core import MemoryBank
+from fiftyone_ntt.dataset import candidates
+from fiftyone_ntt.dataset.banks import bank_of_run
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.review.changes import ClassChange, changes_of
+from fiftyone_ntt.review.learn import learn
+from fiftyone_ntt.review.lessons import Lesson, taught
+from fiftyone_ntt.review.outcome import last_outcome
+
+LEARN = "@fiftyone-ntt/ntt/learn"
+KINDS = ("accepted", "edited", "rejected")
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory):
+    return tiny_preset(tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture
+def reviewed(dataset, tmp_path, preset, monkeypatch):
+    """Four images, labelled from the references "square" and "disc"."""
+    for i in range(4):
+        image = np.random.default_rng(i).integers(0, 90, (90, 120, 3), dtype=np.uint8)
+        image[20:60, 10 + 10 * i : 50 + 10 * i] = (200, 40, 40 * i)
+        image[65:85, 80:110] = (30, 220, 60)
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+        dataset.add_sample(fo.Sample(str(tmp_path / f"{i}.png")))
+    sample = dataset.first()
+    boxes = {"square": [10 / 120, 20 / 90, 40 / 120, 40 / 90], "disc": [80 / 120, 65 / 90, 30 / 120, 20 / 90]}
+    masks = {"square": np.ones((40, 40), bool), "disc": np.ones((20, 30), bool)}
+    labels = [fo.Detection(label=name, bounding_box=boxes[name], mask=masks[name]) for name in boxes]
+    sample["truth"], sample.tags = fo.Detections(detections=labels), ["ntt:reference"]
+    sample.save()
+    bank = ntt.build_memory_bank(dataset.match_tags("ntt:reference"), "truth", preset=preset)
+    ntt.segment(dataset, bank, "found", preset=preset, index_dir=tmp_path / "index")
+    return dataset
+
+
+def decide(dataset):
+    """The first label of each image: accepted, rejected, renamed in the App."""
+    ids = []
+    for sample, tag in zip(dataset.skip(1), ("ntt:accepted", "ntt:rejected", None), strict=True):
+        label = sample.found.detections[0]
+        if tag is None:
+            label.label = "lamp"
+        else:
+            label.tags = [tag]
+        sample.save()
+        ids.append(label.id)
+    return ids
+
+
+def everything(dataset):
+    return dataset.values("found", _raw=True), dataset.list_runs(), bank_of_run(dataset, "ntt_found").content_hash
+
+
+def test_a_dry_run_writes_nothing_and_says_what_would_change(reviewed, preset, monkeypatch):
+    decide(reviewed)
+    before = everything(reviewed)
+    monkeypatch.setattr(candidates, "load_segmenters", None)  # all candidates are in the index
+    report = learn(reviewed, "found", preset=preset, threshold=0.0)
+    assert everything(reviewed) == before
+    assert (report.applied, report.from_index, report.kept, report.errors) == (None, 6, 3, {})
+    assert sum((Counter(row) for row in report.decisions.values()), Counter()) == dict.fromkeys(KINDS, 1)
+    assert report.bank.classes == ("disc", "square", "lamp")
+    assert report.changes["lamp"].gained + report.changes["lamp"].relabelled > 0
+    assert set(report.changed) <= set(reviewed.skip(1).values("id")) and report.changed
+    assert "Would change" in str(report)
+
+
+def test_applied_it_is_a_pass_of_the_same_run_in_which_decisions_stay_and_undo_takes_it_back(reviewed, preset):
+    kept = decide(reviewed)
+    decided = {label.id: label.to_dict() for one in reviewed.values("found.detections") for label in one or []}
+    before = reviewed.values("found", _raw=True)
+    expected = learn(reviewed, "found", preset=preset, threshold=0.0)
+    report = learn(reviewed, "found", preset=preset, threshold=0.0, apply=True)
+    assert report.changes == expected.changes and report.bank_name == "found_learned"
+    assert bank_of_run(reviewed, "ntt_found").content_hash == report.bank.content_hash
+    assert ntt.load_bank(reviewed, "found_learned").content_hash == report.bank.content_hash
+    labels = {label.id: label.to_dict() for one in reviewed.values("found.detections") for label in one or []}
+    for label_id in kept:
+        tags = ["ntt:edited"] if label_id == kept[2] else decided[label_id]["tags"]
+        assert {**labels[label_id], "tags": None} == {**decided[label_id], "tags": None}
+        assert labels[label_id]["tags"] == tags
+    counted = Counter(label["label"] for key, label in labels.items() if key not in kept)
+    sums = {name: one.gained + one.relabelled + one.unchanged for name, one in report.changes.items()}
+    assert counted == Counter({name: count for name, count in sums.items() if count}), "what was announced is there"
+    again = learn(reviewed, "found", preset=preset, threshold=0.0)
+    assert again.changed == [] and again.bank.content_hash == report.bank.content_hash
+    ntt.undo_run(reviewed, "ntt_found")
+    after = reviewed.values("found", _raw=True)
+    assert [strip(one) for one in after] == [strip(one) for one in before]
+    assert bank_of_run(reviewed, "ntt_found").content_hash != report.bank.content_hash
+
+
+def strip(labels):
+    found = (labels or {}).get("detections", [])
+    return [{key: value for key, value in label.items() if key != "tags"} for label in found]
+
+
+def test_images_that_are_not_in_the_index_are_computed(reviewed, preset, tmp_path):
+    decide(reviewed)
+    report = learn(reviewed, "found", preset=preset, threshold=0.0, index_dir=tmp_path / "another")
+    assert report.from_index == 3, "the decided ones are computed once, and matched from the index"
+    assert report.changes == learn(reviewed, "found", preset=preset, threshold=0.0).changes
+
+
+def test_a_broken_image_costs_its_own_labels_only(reviewed, preset, tmp_path):
+    decide(reviewed)
+    path = reviewed.skip(1).first().filepath
+    with open(path, "wb") as file:
+        file.write(b"no image")
+    report = learn(reviewed, "found", preset=preset, threshold=0.0)
+    assert list(report.errors) == [reviewed.skip(1).first().id]
+    assert "not a readable image" in next(iter(report.errors.values()))
+
+
+def test_without_a_decision_or_a_run_it_says_what_to_do(reviewed, preset):
+    with pytest.raises(InputError, match="accept what is right, reject what is wrong"):
+        learn(reviewed, "found", preset=preset)
+    with pytest.raises(InputError, match="no run of this plugin wrote the labels in 'truth'"):
+        learn(reviewed, "truth", preset=preset)
+    decide(reviewed)
+    with pytest.raises(InputError, match="key of another run"):
+        learn(reviewed, "found", preset=preset, bank_name="ntt_found", apply=True)
+
+
+def form(dataset, **params):
+    """The operator's form as the App would show it: plain data."""
+    context = ExecutionContext({"dataset_name": dataset.name, "params": params})
+    return foo.get_operator(LEARN).resolve_input(context).to_json()
+
+
+def test_the_operators_form_counts_decisions_and_says_what_to_do_without_any(reviewed):
+    fields = form(reviewed, label_field="found")["type"]["properties"]
+    assert "have not decided" in fields["label_field"]["error_message"] and fields["label_field"]["invalid"]
+    decide(reviewed)
+    shown = [part["view"]["label"] for name, part in form(reviewed, label_field="found")["type"]["properties"].items()
+             if name.startswith("_decided")]  # fmt: skip
+    assert sum("1 accepted" in text for text in shown) == sum("1 rejected" in text for text in shown) == 1
+    refused = form(reviewed, label_field="truth")["type"]["properties"]["label_field"]["error_message"]
+    assert "no run wrote the labels in 'truth'; runs wrote: found" in refused
+
+
+def test_the_operator_shows_first_and_writes_when_told_and_the_panel_finds_the_outcome(reviewed, preset, monkeypatch):
+    monkeypatch.setattr("fiftyone_ntt.review.reviewed.resolve_preset", lambda name: preset)
+    monkeypatch.setattr("fiftyone_ntt.dataset.segmentation.resolve_preset", lambda name: preset)
+    decide(reviewed)
+    before = everything(reviewed)
+    shown = foo.execute_operator(LEARN, {"dataset": reviewed}, params={"label_field": "found", "threshold": 0.0})
+    assert everything(reviewed) == before and "Nothing has been written yet" in shown.result["summary"]
+    outcome = last_outcome(reviewed, "found")
+    assert (outcome["applied"], outcome["rows"], len(outcome["changed"])) == (
+        False, shown.result["rows"], shown.result["changed"],
+    )  # fmt: skip
+    params = {"label_field": "found", "threshold": 0.0, "apply": True}
+    done = foo.execute_operator(LEARN, {"dataset": reviewed}, params=params)
+    assert everything(reviewed) != before and "Undo an NTT run" in done.result["summary"]
+    assert done.result["rows"] == shown.result["rows"] and last_outcome(reviewed, "found")["applied"]
+
+
+def lesson(key, label, kind, value=1.0):
+    return Lesson(key, label, kind, np.full(3, value, np.float32))
+
+
+def test_a_bank_learns_adds_classes_forgets_what_is_decided_anew_and_keeps_its_references():
+    bank = MemoryBank(("fig", "date"), np.eye(3, dtype=np.float32)[:2], np.array([0, 1]), ("s1/a", "s2/b"))
+    first = [lesson("s3/c", "fig", "accepted"), lesson("s3/d", "nut", "edited"), lesson("s4/e", "date", "rejected")]
+    once = taught(bank, [*first, lesson("s4/f", "unheard of", "rejected")], {"s3", "s4"})
+    assert once.classes == ("fig", "date", "nut") and once.shots == {"fig": 2, "date": 1, "nut": 1}
+    assert once.reference_ids == ("s1/a", "s2/b", "learned/s3/c", "learned/s3/d")
+    assert (once.negative_ids, once.negative_class.tolist()) == (("learned/s4/e",), [1])
+    assert taught(once, first, {"s3", "s4"}).content_hash == once.content_hash
+    elsewhere = taught(once, [lesson("s5/g", "fig", "rejected")], {"s5"})
+    assert elsewhere.negative_ids == ("learned/s4/e", "learned/s5/g") and elsewhere.shots == once.shots
+    assert taught(once, [], {"s3", "s4"}).content_hash == bank.content_hash, "no class is left without a reference"
+
+
+def at(place, name, confidence=0.9):
+    return {"bounding_box": [place / 10, 0, 0.1, 0.1], "label": name, "confidence": confidence}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ([at(1, "a")], [at(1, "a", 0.6)], {"a": ClassChange(unchanged=1)}),
+        ([at(1, "a")], [], {"a": ClassChange(lost=1)}),
+        ([at(1, "a")], [at(1, "a", 0.5)], {"a": ClassChange(lost=1)}),
+        ([at(1, "a", 0.4)], [at(1, "a")], {"a": ClassChange(gained=1)}),
+        ([at(1, "a")], [at(1, "b")], {"b": ClassChange(relabelled=1)}),
+        ([at(1, "a")], [at(2, "a")], {"a": ClassChange(gained=1, lost=1)}),
+        ([at(1, "a", None)], [at(1, "a", 0.1)], {}),
+    ],
+)
+def test_changes_are_counted_by_place_and_class_above_the_threshold(old, new, expected):
+    changes = {}
+    assert changes_of(old, new, 0.5, changes) == any(one != ClassChange(unchanged=1) for one in expected.values())
+    assert changes == expected
+
+
+def test_the_form_has_the_arguments_and_defaults_of_the_call():
+    signature = list(inspect.signature(ntt.learn).parameters.values())[1:]
+    sdk = {one.name: one.default for one in signature if one.name not in ("preset", "progress")}
+    assert {info.name: info.default for info in LearnParams.infos()} == sdk

@@ -1,0 +1,65 @@
+"""After a run the App's own editor takes its field, with the run's classes."""
+
+import fiftyone as fo
+import pytest
+
+from fiftyone_ntt.dataset.runs import RunRecord, register
+from fiftyone_ntt.dataset.schema import activate_schema
+from fiftyone_ntt.errors import InputError
+
+
+@pytest.fixture
+def run(dataset):
+    """Registers a run with these classes, as ``segment`` does before its first label."""
+    dataset.add_sample(fo.Sample("/picture.png"))
+
+    def begin(*classes):
+        register(dataset, RunRecord("run", "found", list(classes), "lite", "0" * 64, {}, {}, 4))
+        return dataset.label_schemas["found"]
+
+    return begin
+
+
+@pytest.mark.parametrize(("count", "component"), [(1, "radio"), (5, "radio"), (6, "dropdown"), (1001, "text")])
+def test_a_run_makes_its_field_editable(dataset, run, count, component):
+    classes = [f"class {i}" for i in range(count)]
+    schema = run(*classes)
+    assert dataset.active_label_schemas == ["found"]
+    assert (schema["type"], schema["component"]) == ("detections", component)
+    assert schema.get("classes", []) == ([] if component == "text" else classes)
+    attributes = {one["name"]: one.get("read_only", False) for one in schema["attributes"]}
+    assert attributes["predicted_iou"] and attributes["confidence"] and not attributes["tags"]
+    assert "written" not in attributes and "mask_path" not in attributes
+
+
+def test_what_a_person_changed_stays(dataset, run):
+    schema = run("cat", "dog")
+    schema["classes"] = ["dog", "bird"]
+    schema["attributes"] = schema["attributes"][:1]
+    dataset.update_label_schema("found", schema)
+    dataset.deactivate_label_schemas(["found"])
+    dataset.activate_label_schemas([])
+    changed = run("cat", "dog")
+    assert changed["classes"] == ["dog", "bird", "cat"], "only what cannot be chosen yet comes in"
+    assert changed["attributes"] == schema["attributes"]
+    assert dataset.active_label_schemas == []
+    assert run("cat", "dog") == changed
+
+
+def test_more_classes_than_buttons(run):
+    run("a", "b", "c", "d", "e")
+    assert run("a", "f")["component"] == "dropdown"
+
+
+def test_other_fields_and_refusals(dataset, run):
+    run("cat")
+    dataset.add_sample_field("mine", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    assert activate_schema(dataset, "mine", ["x"]) and not activate_schema(dataset, "mine", ["x"])
+    assert dataset.active_label_schemas == ["found", "mine"]
+    with pytest.raises(InputError, match="no field 'nope'"):
+        activate_schema(dataset, "nope")
+
+
+def test_before_there_are_samples(dataset):
+    dataset.add_sample_field("mine", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    activate_schema(dataset, "mine", ["x"])  # no media type yet: with or without a schema, no error
