@@ -37,9 +37,9 @@ def _after_the_step_before(request: Any) -> None:
         pytest.skip(f"{before} failed, which comes before")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium."""
+    """A headless Chromium. Gone with the module: while it is there, FiftyOne takes this thread for a server's."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
     place = find_browser()
     if place is None:
@@ -50,7 +50,7 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def app_process(browser: Any, database: str, tmp_path_factory: Any) -> Iterator[AppProcess]:
     """FiftyOne's App on the test database, with the plugin of this checkout."""
     process = AppProcess(tmp_path_factory.mktemp("app") / "app.log")

@@ -374,7 +374,7 @@ def test_fields_of_fiftyone_are_not_written(dataset, build, tmp_path, field):
 
 def groups(dataset):
     group = fo.Group()
-    dataset.add_group_field("group", default="image")
+    dataset.add_group_field("group", default="video")
     names = {"image": "a.png", "video": "a.mp4", "scene": "a.pcd"}
     dataset.add_samples([fo.Sample(path, group=group.element(name)) for name, path in names.items()])
     return dataset
