@@ -114,7 +114,7 @@ def image_size(megapixels: Sequence[float], repeats: int) -> Series:
 
 def _stage_two(series: Series, x: float, image: IndexedImage, bank: MemoryBank, repeats: int) -> None:
     small = compact(image)
-    config = MatchConfig()
+    config = MatchConfig.published()
     ours = _median(lambda: _match_anew(small, bank, config), repeats)
     height, width = image.candidates.frame.image_size
     affordable = 9 * min(len(image.candidates), 800) * height * width < PLAIN_BYTES

@@ -7,7 +7,7 @@ from typing import Any
 
 from fiftyone_ntt.core import MatchConfig
 
-_SINGLE: dict[str, dict[str, Any]] = {
+_ADDED: dict[str, dict[str, Any]] = {
     "coverage .5": {"coverage": 0.5},
     "coverage .25": {"coverage": 0.25},
     "order": {"order": "combined"},
@@ -15,20 +15,20 @@ _SINGLE: dict[str, dict[str, Any]] = {
     "quality 4": {"quality_exponent": 4.0},
     "no islands": {"island_share": 0.1},
 }
-_COMBINED: dict[str, dict[str, Any]] = {
-    "combined, coverage 0": {"coverage": 0.0},
-    "combined, coverage .5": {"coverage": 0.5},
-    "combined, order as published": {"order": "predicted_iou"},
-    "combined, quality 0": {"quality_exponent": 0.0},
-    "combined, quality 4": {"quality_exponent": 4.0},
-    "combined, islands": {"island_share": 0.0},
+_CHANGED: dict[str, dict[str, Any]] = {
+    "default, coverage 0": {"coverage": 0.0},
+    "default, coverage .5": {"coverage": 0.5},
+    "default, order as published": {"order": "predicted_iou"},
+    "default, quality 0": {"quality_exponent": 0.0},
+    "default, quality 4": {"quality_exponent": 4.0},
+    "default, islands": {"island_share": 0.0},
 }
 
 VARIANTS: dict[str, MatchConfig] = {
     "paper": MatchConfig.paper(),
+    "published": MatchConfig.published(),
     "default": MatchConfig(),
-    "combined": MatchConfig.combined(),
-    **{name: replace(MatchConfig(), **change) for name, change in _SINGLE.items()},
-    **{name: replace(MatchConfig.combined(), **change) for name, change in _COMBINED.items()},
+    **{name: replace(MatchConfig.published(), **change) for name, change in _ADDED.items()},
+    **{name: replace(MatchConfig(), **change) for name, change in _CHANGED.items()},
 }
 """Name -> settings. ``paper`` is what the others are compared with."""

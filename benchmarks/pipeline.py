@@ -79,7 +79,7 @@ def prepare(options: argparse.Namespace, stack: ExitStack) -> tuple[Subject, dic
         (lambda points: ellipses(points, side)) if options.random_weights else None,
     )
     bank = make_bank(segmenters[0], images[0], options.classes)
-    config = MatchConfig(predicted_iou_threshold=threshold)
+    config = replace(MatchConfig.published(), predicted_iou_threshold=threshold)  # what the plain pipeline computes
     subject = Subject(segmenters, loaded[0].device, pipeline, images, bank, config)
     prompts = proposals.points_per_side**2
     return subject, {"pictures": kind, "predicted_iou_threshold": threshold, "prompts": prompts}

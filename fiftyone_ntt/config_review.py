@@ -160,7 +160,7 @@ class LearnParams(Params):
         help="otherwise it only shows what would change. Your decisions stay, and the run can be undone",
     )
     threshold: float = param(
-        0.5,
+        0.3,
         label="Count labels above",
         help="only labels with a score above this count in what is shown; all are written",
         minimum=0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 from fiftyone_ntt.errors import InputError
 
@@ -45,8 +45,10 @@ class ProposalConfig:
 class MatchConfig:
     """Stage two: from candidates and prototypes to labelled instances (ntt-algorithm 3.4 to 3.7).
 
-    ``MatchConfig.paper()`` reproduces the published code, quirks included. ``MatchConfig()`` differs only where that
-    code breaks: see ``docs/differences.md``.
+    ``MatchConfig()`` scores wholes above parts and clean masks above ragged ones, which the published score cannot
+    tell apart; ``docs/results.md`` has what that is worth. ``MatchConfig.published()`` has the published scores, and
+    differs only where that code breaks. ``MatchConfig.paper()`` reproduces it, quirks included: see
+    ``docs/differences.md``.
 
     Attributes:
         predicted_iou_threshold: candidates with a predicted IoU at or below this are ignored.
@@ -76,10 +78,10 @@ class MatchConfig:
     score_threshold: float = 0.0
     guard_degenerate: bool = True
     inclusive_boxes: bool = False
-    coverage: float = 0.0
-    order: Literal["predicted_iou", "combined"] = "predicted_iou"
-    quality_exponent: float = 0.0
-    island_share: float = 0.0
+    coverage: float = 0.25
+    order: Literal["predicted_iou", "combined"] = "combined"
+    quality_exponent: float = 2.0
+    island_share: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("coverage", "quality_exponent", "island_share"):
@@ -93,17 +95,29 @@ class MatchConfig:
             raise InputError(f"expected nms_threshold between 0 and 1, got {self.nms_threshold}")
 
     @classmethod
-    def combined(cls) -> MatchConfig:
-        """Scores wholes above parts and good masks above ragged ones: see ``docs/results.md`` for what that is worth.
-
-        No default yet: measured on two sets only.
-        """
-        return cls(coverage=0.25, order="combined", quality_exponent=2.0, island_share=0.1)
+    def published(cls) -> MatchConfig:
+        """The published constants, without the quirks on which the published code breaks."""
+        return cls(**_PUBLISHED_SCORES)
 
     @classmethod
     def paper(cls) -> MatchConfig:
         """Every constant and quirk of the published code."""
-        return cls(guard_degenerate=False, inclusive_boxes=True)
+        return cls(**_PUBLISHED_SCORES, guard_degenerate=False, inclusive_boxes=True)
+
+
+class _Scores(TypedDict):
+    coverage: float
+    order: Literal["predicted_iou"]
+    quality_exponent: float
+    island_share: float
+
+
+_PUBLISHED_SCORES: _Scores = {
+    "coverage": 0.0,
+    "order": "predicted_iou",
+    "quality_exponent": 0.0,
+    "island_share": 0.0,
+}
 
 
 def _at_least(name: str, value: float, least: float) -> None:

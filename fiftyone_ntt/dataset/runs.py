@@ -73,11 +73,9 @@ class RunRecord:
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Names of the settings in which another record would give other labels."""
         mine = asdict(self)
-        before = {"points": "grid", "precision": "fp32"}  # what records without these entries mean
-        other = {
-            **other,
-            "match": {**asdict(MatchConfig()), **other.get("match", {})},
-        }  # settings that were not there yet
+        # What records mean that were made before these settings were there.
+        before = {"points": "grid", "precision": "fp32"}
+        other = {**other, "match": {**asdict(MatchConfig.published()), **other.get("match", {})}}
         return [name for name in DECISIVE if mine[name] != other.get(name, before.get(name))]
 
 

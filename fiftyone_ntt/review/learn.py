@@ -101,7 +101,7 @@ def learn(
     *,
     apply: bool = False,
     bank_name: str | None = None,
-    threshold: float = 0.5,
+    threshold: float = 0.3,
     index_dir: str | Path | None = None,
     preset: str | Preset | None = None,
     progress: Progress | None = None,

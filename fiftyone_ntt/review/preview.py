@@ -33,7 +33,7 @@ _WIDTH = 640
 """Of the pictures, in pixels, and at most their height."""
 _CLEAR = 0.5
 """Labels with less than this share of the image's best score are counted, but not drawn: they would hide the rest."""
-_FLOOR = 0.2
+_FLOOR = 0.15
 """So are those below: the method never says "not in this image", and a cat is a motorcycle with a score of 0.05."""
 
 

@@ -234,7 +234,7 @@ def test_errors_say_what_is_missing(folder, capsys):
     assert "instances_val2017_voc20.json, got no such file" in capsys.readouterr().err
     with pytest.raises(InputError, match="all_7shot_seed1.json"):
         list(read_references(folder, "all", 7, 1, ["blue", "red", "green"]))
-    with pytest.raises(SystemExit, match="expected variants of paper, default"):
+    with pytest.raises(SystemExit, match="expected variants of paper, published, default"):
         accuracy.main(["--data", str(folder), "--variants", "best"])
     Image.new("RGB", (5, 5)).save(folder / "images" / "a.png")
     with pytest.raises(InputError, match=r"a.png is \(5, 5\), its json says \(120, 160\)"):

