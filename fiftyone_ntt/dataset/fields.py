@@ -11,6 +11,8 @@ from fiftyone_ntt.errors import InputError, WrongTypeError
 
 REFERENCE_TAG = "ntt:reference"
 """Marks samples (or labels) that serve as references."""
+NEGATIVE_TAG = "ntt:negative"
+"""Marks labels that show what their class is not, and samples that show none of the wanted classes."""
 ACCEPTED_TAG, REJECTED_TAG, EDITED_TAG = "ntt:accepted", "ntt:rejected", "ntt:edited"
 """Mark what a person decided on a label."""
 PROTECTED_TAGS = frozenset({ACCEPTED_TAG, EDITED_TAG})
