@@ -77,6 +77,7 @@ class MaskOptions:
         predicted_iou: float32 ``[M]``.
         vectors: float32 ``[M, C]`` mean features, not normalised; NaN of an empty mask.
         image_size: ``(height, width)`` in pixels.
+        single_first: whether the first mask is the model's single-mask output.
     """
 
     prompt: Prompt
@@ -84,6 +85,7 @@ class MaskOptions:
     predicted_iou: NDArray[np.float32]
     vectors: NDArray[np.float32]
     image_size: tuple[int, int]
+    single_first: bool = False
 
 
 def points_along(line: NDArray[np.floating], count: int) -> NDArray[np.float32]:
@@ -125,6 +127,7 @@ def _options(model: ProposalModel, encoded: Encoded, prompt: Prompt) -> MaskOpti
         predicted_iou=predicted_iou.float().cpu().numpy(),
         vectors=pool(offered, encoded.tokens).cpu().numpy(),
         image_size=encoded.frame.image_size,
+        single_first=prompt.kind == "box" or (len(prompt.points) > 1 and isinstance(model, PromptDecoder)),
     )
 
 

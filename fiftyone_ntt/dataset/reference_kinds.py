@@ -264,5 +264,3 @@ _READERS: dict[type, Callable[[Any, Size], Shown]] = {
     fo.Keypoint: _of_keypoint,
     fo.Polyline: _of_polyline,
 }
-REFERENCE_TYPES = (fo.Detections, fo.Detection, fo.Keypoints, fo.Keypoint, fo.Polylines, fo.Polyline, fo.Segmentation)
-"""What a field of references may hold."""
