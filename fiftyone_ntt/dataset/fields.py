@@ -113,6 +113,12 @@ def is_reference_field(collection: SampleCollection, field_name: str) -> bool:
     return isinstance(document, type) and issubclass(document, REFERENCE_TYPES)
 
 
+def is_map_field(collection: SampleCollection, field_name: str) -> bool:
+    """Whether the field holds segmentation maps, whose classes only a look at the maps tells."""
+    document = getattr(collection.get_field(field_name), "document_type", None)
+    return isinstance(document, type) and issubclass(document, fo.Segmentation)
+
+
 def reference_fields(collection: SampleCollection) -> list[str]:
     """Names of the fields whose labels can be references."""
     return [name for name in collection.get_field_schema() if is_reference_field(collection, name)]

@@ -202,7 +202,7 @@ def tagged_negatives(
     target: SampleCollection, label_field: str | Sequence[str], tag: str = NEGATIVE_TAG
 ) -> SampleCollection | None:
     """What in a target is tagged as not wanted, for ``build_memory_bank(negatives=...)``; ``None`` if nothing is."""
-    return _with_tag(target, tag, label_field)
+    return _with_tag(target, tag, label_field) if tag else None
 
 
 def _with_tag(target: SampleCollection, tag: str, label_field: str | Sequence[str]) -> SampleCollection | None:

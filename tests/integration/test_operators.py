@@ -14,7 +14,8 @@ from fiftyone.operators.executor import ExecutionContext, ExecutionError, Execut
 from PIL import Image, ImageDraw
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt.config import EvaluateParams, IndexParams, SegmentParams, TaggedBankParams
+from fiftyone_ntt.config import EvaluateParams, IndexParams, SegmentParams
+from fiftyone_ntt.config_references import TaggedBankParams
 from fiftyone_ntt.dataset.banks import save_bank
 from fiftyone_ntt.errors import InputError, WrongTypeError
 
