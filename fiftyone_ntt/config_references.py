@@ -18,7 +18,8 @@ class BuildBankParams(Params):
     label_field: str = param(
         "ground_truth",
         label="Reference labels",
-        help="field with the labels to learn from: detections (masks, or just boxes), keypoints, polylines, segmentation",
+        help="field with the labels to learn from: detections (masks, or just boxes), keypoints, polylines, "
+        "segmentation maps",
     )
     classes: tuple[str, ...] | None = param(
         None, label="Classes", help="the classes wanted, in this order; every label found where left empty"
@@ -57,12 +58,12 @@ class TaggedBankParams(BuildBankParams):
     negative_tag: str = param(
         "ntt:negative",
         label="Negative tag",
-        help="labels with this tag show what their class is not, samples with it none of the classes; cleared, only those "
-        "among the references count",
+        help="labels with this tag show what their class is not, samples with it none of the classes; cleared, only "
+        "those among the references count",
     )
 
     def split(self) -> tuple[dict[str, Any], list[str], str, str]:
-        """The arguments of ``build_memory_bank`` besides the fields; the fields; the tags of references and negatives."""
+        """Arguments of ``build_memory_bank`` besides the fields; the fields; the tags of references and negatives."""
         arguments = self.to_mapping()
         fields = list(dict.fromkeys([arguments.pop("label_field"), *arguments.pop("more_fields", ())]))
         return arguments, fields, arguments.pop("reference_tag"), arguments.pop("negative_tag")

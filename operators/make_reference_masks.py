@@ -61,8 +61,10 @@ class MakeReferenceMasks(foo.Operator):
         report = ntt.make_reference_masks(references, fields, progress=forms.progress_of(ctx), **arguments)
         forms.finished(ctx)
         text = str(report)
-        summary = f"{text[0].upper()}{text[1:]}. Open an image and press *Annotate* to correct one, then build the bank."
-        return {**asdict(report), "summary": f"{summary} Choose {report.out_field!r} as the reference labels there."}
+        summary = (
+            f"{text[0].upper()}{text[1:]}. Open an image and press *Annotate* to correct one, then build the bank "
+        )
+        return {**asdict(report), "summary": f"{summary}with {report.out_field!r} as the reference labels."}
 
     def resolve_output(self, ctx: Any) -> types.Property:
         return forms.summary_and_errors(ctx, LABEL)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fiftyone_ntt.core.backends import ProposalModel, PromptDecoder
+from fiftyone_ntt.core.backends import PromptDecoder, ProposalModel
 from fiftyone_ntt.core.frames import ImageFrame
 from fiftyone_ntt.core.masks import PackedMask, masks_at_image_size
 from fiftyone_ntt.core.pooling import pool

@@ -270,7 +270,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def image_tokens(self, image: NDArray[np.uint8]) -> Tensor:
-        """Patch tokens float32 ``[rows, columns, C]`` of an image, as those of a target; only the feature model runs."""
+        """Patch tokens float32 ``[rows, columns, C]`` of an image, as of a target; only the feature model runs."""
         pixels = feature_input(image, self.feature_model.input_size, self.target_via)
         return self.feature_model.encode(_stacked([pixels], self.feature_model))[0].float().cpu()
 

@@ -50,8 +50,8 @@ def inside_image(points: NDArray[np.floating], image_size: tuple[int, int]) -> N
     off = np.maximum(-points, points - [width, height]).max(initial=0.0)
     if off > 0.01 * max(image_size):
         raise InputError(
-            f"the points {(np.asarray(points) / [width, height]).round(3).tolist()} reach outside the image; points are "
-            "relative (0..1), not in pixels: divide x by the image's width, y by its height"
+            f"the points {(np.asarray(points) / [width, height]).round(3).tolist()} reach outside the image; points "
+            "are relative (0..1), not in pixels: divide x by the image's width, y by its height"
         )
 
 

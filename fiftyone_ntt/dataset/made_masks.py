@@ -166,8 +166,8 @@ def _mask_of(shown: Shown, sample_id: str, made: dict[Key, MadeMask]) -> PackedM
     packed = PackedMask.from_crop(shown.mask, 0, 0)
     if not packed.area:
         raise BadReferenceError(
-            f"reference sample {sample_id}, label {shown.label_id} ({shown.label}): the mask is empty; draw it again or "
-            "remove the label"
+            f"reference sample {sample_id}, label {shown.label_id} ({shown.label}): the mask is empty; draw it again "
+            "or remove the label"
         )
     return packed
 
@@ -177,7 +177,8 @@ def _stays(label: fo.Detection, overwrite: bool) -> bool:
 
 
 def _source_of(label: fo.Detection) -> str | None:
-    return label.get_attribute_value("source", None)
+    source: str | None = label.get_attribute_value("source", None)
+    return source
 
 
 def _label(shown: Shown, mask: PackedMask, size: tuple[int, ...]) -> fo.Detection:

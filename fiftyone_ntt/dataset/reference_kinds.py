@@ -70,7 +70,7 @@ class ClassValues:
 
 
 def class_values(collection: SampleCollection, field_name: str, *, strict: bool = True) -> ClassValues:
-    """The names of a segmentation field's values: the dataset's ``mask_targets`` of the field, else the default ones."""
+    """The names of a segmentation field's values: the dataset's ``mask_targets`` for it, else the default ones."""
     targets = collection.mask_targets.get(field_name) or collection.default_mask_targets or {}
     if any(not isinstance(value, int) for value in targets):
         raise InputError(
@@ -144,8 +144,8 @@ def _of_keypoint(label: fo.Keypoint, size: Size) -> Shown:
     seen = np.isfinite(points).all(axis=1)
     if not (seen & on_object).any():
         raise InputError(
-            f"expected a point on the object, got {len(points)} points, of which {int((~seen).sum())} are missing (NaN) "
-            f"and {int((seen & ~on_object).sum())} marked as beside it"
+            f"expected a point on the object, got {len(points)} points, of which {int((~seen).sum())} are missing "
+            f"(NaN) and {int((seen & ~on_object).sum())} marked as beside it"
         )
     points, on_object = points[seen], on_object[seen]
     inside_image(points, size)

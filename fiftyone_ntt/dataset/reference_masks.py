@@ -100,8 +100,8 @@ def _made(one: _Asked, index: int | None) -> MadeMask:
     sample_id, label_id = one.key
     if one.shown.box is None:
         raise BadReferenceError(
-            f"reference sample {sample_id}, label {label_id} ({one.shown.label}): no mask of the model holds all points on "
-            "the object and none beside it; move the points well inside the object, or draw a box instead"
+            f"reference sample {sample_id}, label {label_id} ({one.shown.label}): no mask of the model holds all "
+            "points on the object and none beside it; move the points well inside the object, or draw a box instead"
         )
     return MadeMask(box_mask(one.shown.box, one.options.image_size), None)
 

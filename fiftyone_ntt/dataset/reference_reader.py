@@ -69,8 +69,8 @@ class ReferenceReader:
     @property
     def any_prompts(self) -> bool:
         """Whether there are fields whose labels may be points or scribbles."""
-        types = {name: self.references.get_field(name).document_type for name in self.fields}
-        return any(issubclass(kind, fo.Keypoint | fo.Keypoints | fo.Polyline | fo.Polylines) for kind in types.values())
+        kinds = (fo.Keypoint, fo.Keypoints, fo.Polyline, fo.Polylines)
+        return any(issubclass(self.references.get_field(name).document_type, kinds) for name in self.fields)
 
     def samples(self) -> Iterator[ReadSample | None]:
         """Every sample; ``None`` for one that shows nothing wanted and nothing that is not."""
@@ -97,7 +97,7 @@ class ReferenceReader:
             return None
         image = _image(sample)
         size = (int(image.shape[0]), int(image.shape[1]))
-        shown = []
+        shown: list[Shown] = []
         for name in self.fields:
             try:
                 shown += self._shown(sample, name, size)

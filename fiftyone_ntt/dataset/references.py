@@ -38,9 +38,9 @@ def build_memory_bank(
     """Turns labelled reference samples into a memory bank.
 
     Every label of the wanted classes counts as one reference, several an image included: detections with a mask, a mask
-    file or just a box, keypoints, polylines and segmentation maps (``docs/references.md`` says how each is read). What has
-    no mask gets one from the mask model. Labels tagged ``ntt:negative`` show what their class is not, samples tagged so
-    show none of the classes.
+    file or just a box, keypoints, polylines and segmentation maps (``docs/references.md`` says how each is read). What
+    has no mask gets one from the mask model. Labels tagged ``ntt:negative`` show what their class is not, samples tagged
+    so show none of the classes.
 
     Args:
         references: any sample collection: tagged samples, a saved view, selected samples, a patches view.
@@ -164,9 +164,7 @@ def _masks(
 ) -> list[NDArray[np.bool_]]:
     size = (int(sample.image.shape[0]), int(sample.image.shape[1]))
     if made is not None:
-        return [
-            made[sample.sample_id, one.label_id].mask.full(size) if one.mask is None else one.mask for one in shown
-        ]
+        return [made[sample.sample_id, one.label_id].mask.full(size) if one.mask is None else one.mask for one in shown]
     boxes = np.array([one.box for one in shown if one.mask is None])
     found = iter(segmenter.box_masks(sample.image, boxes) if len(boxes) else [])
     masks = [next(found) if one.mask is None else one.mask for one in shown]

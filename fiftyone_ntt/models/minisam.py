@@ -126,7 +126,7 @@ class MiniSam:
         return self._prompts(torch.stack([points, torch.zeros_like(points)], dim=1), kinds)
 
     def _prompts(self, coordinates: Tensor, kinds: Tensor) -> Tensor:
-        """Prompt embeddings ``[P, n, 256]`` of n points each: ``[P, n, 2]`` in the model frame, of kinds ``[..., n]``."""
+        """Prompt embeddings ``[P, n, 256]`` of n points each: ``[P, n, 2]`` in the model frame, kinds ``[..., n]``."""
         encoded = self._prompt_encoder(coordinates.float().cpu())
         return torch.where((kinds == _PADDING)[..., None], 0.0, encoded) + self._kinds[kinds]
 
