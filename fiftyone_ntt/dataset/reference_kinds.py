@@ -27,7 +27,7 @@ POINT_LABELS = "point_labels"
 """List attribute of a ``Keypoint`` with an entry for each of its points: whether it lies on the object."""
 _ON_OBJECT = (1, True, "positive")
 _BESIDE_OBJECT = (0, False, "negative")
-_SPECK = 0.01
+_SPECK = 0.02
 """Of a segmentation map, parts smaller than this share of the largest of their value are slips of the brush."""
 
 Size = tuple[int, int]

@@ -39,8 +39,8 @@ def build_memory_bank(
 
     Every label of the wanted classes counts as one reference, several an image included: detections with a mask, a mask
     file or just a box, keypoints, polylines and segmentation maps (``docs/references.md`` says how each is read). What
-    has no mask gets one from the mask model. Labels tagged ``ntt:negative`` show what their class is not, samples tagged
-    so show none of the classes.
+    has no mask gets one from the mask model. Labels tagged ``ntt:negative`` show what their class is not, samples
+    tagged so show none of the classes.
 
     Args:
         references: any sample collection: tagged samples, a saved view, selected samples, a patches view.
