@@ -11,8 +11,8 @@ from fiftyone.operators import types
 
 from fiftyone_ntt.config import DEFAULT_BANK_NAME
 from fiftyone_ntt.config_references import TaggedBankParams
-from fiftyone_ntt.dataset.fields import check_reference_field, image_samples, is_map_field, reference_fields
-from fiftyone_ntt.errors import InputError, NttError
+from fiftyone_ntt.dataset.fields import image_samples, is_map_field, reference_fields
+from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.operators import forms
 
 LABEL = "Build NTT memory bank"
@@ -57,7 +57,7 @@ class BuildMemoryBank(foo.Operator):
             },
             leave_out=ADVANCED,
         )
-        usable = require_labels(inputs, target, fields)
+        usable = forms.require_labels(inputs, target, fields)
         missing = _describe_references(inputs, target, fields, tag) if usable else None
         forms.add_execution_notice(inputs)
         forms.add_advanced(inputs, ctx, TaggedBankParams, ADVANCED)
@@ -121,17 +121,6 @@ class BuildMemoryBank(foo.Operator):
         named = {"label_field": label_field, "reference_tag": reference_tag}
         params = TaggedBankParams.from_mapping({**named, **arguments})
         return forms.call(self, sample_collection, params, delegate, delegation_target)
-
-
-def require_labels(inputs: types.Object, target: SampleCollection, fields: list[str]) -> bool:
-    """Refuses the form unless every field holds labels that can be references; returns whether they do."""
-    for i, name in enumerate(fields):
-        try:
-            check_reference_field(target, name)
-        except NttError as error:
-            forms.refuse(inputs, "more_fields" if i else "label_field", str(error))
-            return False
-    return True
 
 
 def _describe_references(inputs: types.Object, target: SampleCollection, fields: list[str], tag: str) -> str | None:

@@ -12,7 +12,7 @@ from fiftyone_ntt.config_references import MakeMasksFormParams
 from fiftyone_ntt.dataset.fields import image_samples, reference_fields
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.operators import forms
-from fiftyone_ntt.operators.build_memory_bank import NO_REFERENCES, require_labels
+from fiftyone_ntt.operators.build_memory_bank import NO_REFERENCES
 
 LABEL = "Make masks of NTT references"
 ICON = "format_shapes"
@@ -41,7 +41,7 @@ class MakeReferenceMasks(foo.Operator):
         usable = reference_fields(target)
         suggestions = {"label_field": usable, "more_fields": [name for name in usable if name != field]}
         forms.add_params(inputs, MakeMasksFormParams, suggestions=suggestions, leave_out=ADVANCED)
-        if require_labels(inputs, target, fields):
+        if forms.require_labels(inputs, target, fields):
             tag = forms.current(ctx, MakeMasksFormParams, "reference_tag")
             try:
                 tagged_references(target, tag, fields)

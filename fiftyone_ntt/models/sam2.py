@@ -179,7 +179,7 @@ class Sam2:
         return self._prompts(points.reshape(-1, 1, 2), torch.ones(1, 1, dtype=torch.int32, device=self.device))
 
     def _prompts(self, coords: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Sparse and dense embeddings of P prompts of n points, ``[P, n, 2]`` in the model frame; labels ``[..., n]``."""
+        """Sparse and dense embeddings: P prompts of n points, ``[P, n, 2]`` in the model frame, labels ``[..., n]``."""
         # The prompt encoder moves points by half a pixel and adds the padding point itself.
         sparse, dense = self.model.sam_prompt_encoder(
             points=(coords.to(self.device, torch.float32), labels.expand(len(coords), -1)), boxes=None, masks=None

@@ -1,4 +1,4 @@
-"""References of every kind, negatives, and the masks made from them: on the real database, with models that need none."""
+"""References of every kind, negatives, and the masks made from them: on the real database, with small made-up models."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_every_part_of_a_class_in_a_map_is_an_instance():
 @pytest.mark.parametrize(
     ("label", "text"),
     [
-        (point((0.5, 0.5), (0.1, 0.1), point_labels=[1]), "1 .on the object. or 0 .beside it. for each of the 2 points"),
+        (point((0.5, 0.5), (0.1, 0.1), point_labels=[1]), "1 .on the object. or 0 .beside it. for each of the 2"),
         (point((0.5, 0.5), point_labels=["maybe"]), "maybe"),
         (point((NAN, NAN)), "expected a point on the object, got 1 points, of which 1 are missing"),
         (point((0.5, 0.5), point_labels=[0]), "1 marked as beside it"),
