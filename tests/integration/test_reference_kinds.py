@@ -1,4 +1,4 @@
-"""References of every kind, negatives, and the masks made from them: on the real database, with small made-up models."""
+"""References of every kind, negatives, and the masks made from them: a real database, and small made-up models."""
 
 from __future__ import annotations
 
