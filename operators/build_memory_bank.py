@@ -46,21 +46,23 @@ class BuildMemoryBank(foo.Operator):
         tag = forms.current(ctx, TaggedBankParams, "reference_tag")
         fields = list(dict.fromkeys([label_field, *(forms.current(ctx, TaggedBankParams, "more_fields") or ())]))
         classes = _label_counts(target, fields)
+        others = [name for name in reference_fields(target) if name != label_field]
+        advanced = ADVANCED if others else ("more_fields", *ADVANCED)
         forms.add_params(
             inputs,
             TaggedBankParams,
             suggestions={
                 "label_field": reference_fields(target),
-                "more_fields": [name for name in reference_fields(target) if name != label_field],
+                "more_fields": others,
                 "classes": sorted(classes),
                 "name": _bank_names(ctx.dataset),
             },
-            leave_out=ADVANCED,
+            leave_out=advanced,
         )
         usable = forms.require_labels(inputs, target, fields)
         missing = _describe_references(inputs, target, fields, tag) if usable else None
         forms.add_execution_notice(inputs)
-        forms.add_advanced(inputs, ctx, TaggedBankParams, ADVANCED)
+        forms.add_advanced(inputs, ctx, TaggedBankParams, advanced)
         if missing:
             hidden = inputs.get_property("reference_tag") is None
             forms.refuse(inputs, "label_field" if hidden else "reference_tag", NO_REFERENCES if hidden else missing)

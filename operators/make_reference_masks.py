@@ -39,8 +39,10 @@ class MakeReferenceMasks(foo.Operator):
         field = forms.current(ctx, MakeMasksFormParams, "label_field")
         fields = list(dict.fromkeys([field, *(forms.current(ctx, MakeMasksFormParams, "more_fields") or ())]))
         usable = reference_fields(target)
-        suggestions = {"label_field": usable, "more_fields": [name for name in usable if name != field]}
-        forms.add_params(inputs, MakeMasksFormParams, suggestions=suggestions, leave_out=ADVANCED)
+        others = [name for name in usable if name != field]
+        advanced = ADVANCED if others else ("more_fields", *ADVANCED)
+        suggestions = {"label_field": usable, "more_fields": others}
+        forms.add_params(inputs, MakeMasksFormParams, suggestions=suggestions, leave_out=advanced)
         if forms.require_labels(inputs, target, fields):
             tag = forms.current(ctx, MakeMasksFormParams, "reference_tag")
             try:
@@ -48,7 +50,7 @@ class MakeReferenceMasks(foo.Operator):
             except InputError:
                 forms.refuse(inputs, "label_field", NO_REFERENCES)
         forms.add_execution_notice(inputs)
-        forms.add_advanced(inputs, ctx, MakeMasksFormParams, ADVANCED)
+        forms.add_advanced(inputs, ctx, MakeMasksFormParams, advanced)
         return types.Property(inputs, view=types.View(label=LABEL))
 
     def execute(self, ctx: Any) -> dict[str, Any]:
