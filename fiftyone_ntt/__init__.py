@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fiftyone_ntt.dataset.control import resume_run as resume_run
     from fiftyone_ntt.dataset.evaluation import evaluate as evaluate
     from fiftyone_ntt.dataset.indexing import index as index
+    from fiftyone_ntt.dataset.made_masks import make_reference_masks as make_reference_masks
     from fiftyone_ntt.dataset.references import build_memory_bank as build_memory_bank
     from fiftyone_ntt.dataset.runs import list_runs as list_runs
     from fiftyone_ntt.dataset.segmentation import segment as segment
@@ -63,6 +64,7 @@ _LAZY = {
     "list_runs": "dataset.runs",
     "load_bank": "dataset.banks",
     "load_thresholds": "review.thresholds",
+    "make_reference_masks": "dataset.made_masks",
     "preview": "review.preview",
     "reject_labels": "review.decisions",
     "remove_references": "review.references",

@@ -17,7 +17,8 @@ from rich.table import Table
 
 from fiftyone_ntt import __version__
 from fiftyone_ntt.cli_runs import add_commands as add_runs_commands
-from fiftyone_ntt.config import EvaluateParams, IndexParams, ParamInfo, Params, SegmentParams, TaggedBankParams
+from fiftyone_ntt.config import EvaluateParams, IndexParams, ParamInfo, Params, SegmentParams
+from fiftyone_ntt.config_references import TaggedBankParams
 from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.terminal import progress_bar, results_table
 
@@ -148,15 +149,17 @@ def demo(app: bool, output: Path) -> int:
 
 def bank_build(dataset: str, tag: str | None, saved_view: str | None, **options: Any) -> int:
     """Builds a memory bank from tagged samples of a dataset."""
-    params = TaggedBankParams.from_mapping(options).to_mapping()
+    params, fields, reference_tag, negative_tag = TaggedBankParams.from_mapping(options).split()
     import fiftyone_ntt as ntt
-    from fiftyone_ntt.dataset.references import tagged_references
+    from fiftyone_ntt.dataset.references import tagged_negatives, tagged_references
 
     view = _view(dataset, tag, saved_view)
-    references = tagged_references(view, params.pop("reference_tag", ""), params["label_field"])
+    references = tagged_references(view, reference_tag, fields)
+    negatives = tagged_negatives(view, fields, negative_tag)
     with progress_bar("references") as progress:
-        bank = ntt.build_memory_bank(references, progress=progress, **params)
+        bank = ntt.build_memory_bank(references, fields, negatives=negatives, progress=progress, **params)
     shots = ", ".join(f"{count} x {name}" for name, count in bank.shots.items())
+    shots += f"; {len(bank.negative_ids)} negatives" if bank.negative_ids else ""
     Console().print(f"memory bank [bold]{escape(params['name'])}[/] ({bank.preset}): {escape(shots)}", soft_wrap=True)
     return 0
 

@@ -242,46 +242,6 @@ def index_dir_param() -> Any:
 
 
 @dataclass(frozen=True)
-class BuildBankParams(Params):
-    """Arguments of ``fiftyone_ntt.build_memory_bank``."""
-
-    label_field: str = param(
-        "ground_truth", label="Reference labels", help="field with the detections (masks, or just boxes) to learn from"
-    )
-    classes: tuple[str, ...] | None = param(
-        None, label="Classes", help="the classes wanted, in this order; every label found where left empty"
-    )
-    preset: str = param(
-        "lite", label="Models", help="which pair of mask model and feature model to use", choices=PRESET_NAMES
-    )
-    name: str | None = param(
-        None,
-        label="Name of the bank",
-        help="keeps the bank with the dataset under this name, replacing one of that name",
-    )
-    device: str | None = device_param()
-
-
-@dataclass(frozen=True)
-class TaggedBankParams(BuildBankParams):
-    """What a form or a command line asks for: the arguments above, and which samples are the references.
-
-    The bank must have a name here: the caller holds no object to pass on.
-    """
-
-    name: str = param(
-        DEFAULT_BANK_NAME,
-        label="Name of the bank",
-        help="keeps the bank with the dataset under this name, replacing one of that name",
-    )
-    reference_tag: str = param(
-        "ntt:reference",
-        label="Reference tag",
-        help="only samples (or else labels) with this tag are references; cleared, every sample of the target is one",
-    )
-
-
-@dataclass(frozen=True)
 class IndexParams(Params):
     """Arguments of ``fiftyone_ntt.index``."""
 

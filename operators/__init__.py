@@ -11,6 +11,7 @@ from fiftyone_ntt.operators.export_labels import ExportLabels
 from fiftyone_ntt.operators.fit_thresholds import FitThresholds
 from fiftyone_ntt.operators.index_candidates import IndexCandidates
 from fiftyone_ntt.operators.learn import Learn
+from fiftyone_ntt.operators.make_reference_masks import MakeReferenceMasks
 from fiftyone_ntt.operators.metrics import METRIC_OPERATORS
 from fiftyone_ntt.operators.preview import Preview
 from fiftyone_ntt.operators.remove_reference import RemoveReference
@@ -21,6 +22,7 @@ from fiftyone_ntt.operators.use_as_reference import UseAsReference
 
 OPERATORS = (
     BuildMemoryBank,
+    MakeReferenceMasks,
     IndexCandidates,
     Segment,
     Evaluate,

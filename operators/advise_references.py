@@ -9,6 +9,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
 from fiftyone_ntt.config_review import AdviceParams
+from fiftyone_ntt.dataset.fields import reference_fields
 from fiftyone_ntt.operators import forms
 from fiftyone_ntt.operators.preview import TAGGED, require_references
 from fiftyone_ntt.operators.segment import banks_of
@@ -52,11 +53,11 @@ class AdviseReferences(foo.Operator):
         inputs = types.Object()
         fields = forms.detections_fields(ctx.dataset)
         banks = {"": TAGGED, **banks_of(ctx.dataset)}
-        suggestions = {"label_field": fields, "reviewed": fields}
+        suggestions = {"label_field": reference_fields(ctx.dataset), "reviewed": fields}
         forms.add_params(inputs, AdviceParams, choices={"bank": banks}, suggestions=suggestions, only=SHOWN)
         inputs.get_property("bank").default = ""
         field = forms.current(ctx, AdviceParams, "label_field")
-        if not ctx.params.get("bank") and forms.require_detections(inputs, "label_field", ctx.dataset, field):
+        if not ctx.params.get("bank") and forms.require_labels(inputs, ctx.dataset, [field]):
             require_references(inputs, ctx.dataset, field)
         view = types.DropdownView()
         for value, label in AFTERWARDS.items():

@@ -9,14 +9,15 @@ import fiftyone.operators as foo
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.config import DEFAULT_BANK_NAME, TaggedBankParams
-from fiftyone_ntt.dataset.fields import image_samples
+from fiftyone_ntt.config import DEFAULT_BANK_NAME
+from fiftyone_ntt.config_references import TaggedBankParams
+from fiftyone_ntt.dataset.fields import image_samples, is_map_field, reference_fields
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.operators import forms
 
 LABEL = "Build NTT memory bank"
 ICON = "collections_bookmark"
-ADVANCED = ("device", "reference_tag")
+ADVANCED = ("device", "reference_tag", "negative_tag")
 NO_REFERENCES = (
     "there are no references here yet: select images (or single labels) that show what you want, and press 'Use as NTT "
     "reference' above the grid"
@@ -43,21 +44,25 @@ class BuildMemoryBank(foo.Operator):
         target = image_samples(ctx.target_view())
         label_field = forms.current(ctx, TaggedBankParams, "label_field")
         tag = forms.current(ctx, TaggedBankParams, "reference_tag")
-        classes = _label_counts(target, label_field)
+        fields = list(dict.fromkeys([label_field, *(forms.current(ctx, TaggedBankParams, "more_fields") or ())]))
+        classes = _label_counts(target, fields)
+        others = [name for name in reference_fields(target) if name != label_field]
+        advanced = ADVANCED if others else ("more_fields", *ADVANCED)
         forms.add_params(
             inputs,
             TaggedBankParams,
             suggestions={
-                "label_field": forms.detections_fields(target),
+                "label_field": reference_fields(target),
+                "more_fields": others,
                 "classes": sorted(classes),
                 "name": _bank_names(ctx.dataset),
             },
-            leave_out=ADVANCED,
+            leave_out=advanced,
         )
-        usable = forms.require_detections(inputs, "label_field", target, label_field)
-        missing = _describe_references(inputs, target, label_field, tag) if usable else None
+        usable = forms.require_labels(inputs, target, fields)
+        missing = _describe_references(inputs, target, fields, tag) if usable else None
         forms.add_execution_notice(inputs)
-        forms.add_advanced(inputs, ctx, TaggedBankParams, ADVANCED)
+        forms.add_advanced(inputs, ctx, TaggedBankParams, advanced)
         if missing:
             hidden = inputs.get_property("reference_tag") is None
             forms.refuse(inputs, "label_field" if hidden else "reference_tag", NO_REFERENCES if hidden else missing)
@@ -65,19 +70,23 @@ class BuildMemoryBank(foo.Operator):
 
     def execute(self, ctx: Any) -> dict[str, Any]:
         import fiftyone_ntt as ntt
-        from fiftyone_ntt.dataset.references import tagged_references
+        from fiftyone_ntt.dataset.references import tagged_negatives, tagged_references
 
-        arguments = TaggedBankParams.from_mapping(ctx.params).to_mapping()
-        tag = arguments.pop("reference_tag")
-        references = tagged_references(ctx.target_view(), tag, arguments["label_field"])
-        bank = ntt.build_memory_bank(references, progress=forms.progress_of(ctx), **arguments)
+        arguments, fields, tag, negative_tag = TaggedBankParams.from_mapping(ctx.params).split()
+        target = ctx.target_view()
+        references, negatives = tagged_references(target, tag, fields), tagged_negatives(target, fields, negative_tag)
+        bank = ntt.build_memory_bank(
+            references, fields, negatives=negatives, progress=forms.progress_of(ctx), **arguments
+        )
         forms.finished(ctx)
         shots = [{"class": name, "references": count} for name, count in bank.shots.items()]
+        negative = f" Negatives: {len(bank.negative_ids)}." if bank.negative_ids else ""
         return {
             "bank": arguments["name"],
             "preset": bank.preset,
             "shots": shots,
-            "summary": f"Memory bank {arguments['name']!r}: {_listed(bank.shots)}. Models: preset {bank.preset!r}.",
+            "summary": f"Memory bank {arguments['name']!r}: {_listed(bank.shots)}.{negative} Models: preset "
+            f"{bank.preset!r}.",
         }
 
     def resolve_output(self, ctx: Any) -> types.Property:
@@ -105,7 +114,7 @@ class BuildMemoryBank(foo.Operator):
 
         Args:
             sample_collection: the references.
-            label_field: field with the reference detections.
+            label_field: field with the reference labels.
             reference_tag: only samples (or else labels) with this tag are references.
             delegate: schedule the run instead of doing it now.
             delegation_target: the orchestrator to schedule it on.
@@ -116,29 +125,34 @@ class BuildMemoryBank(foo.Operator):
         return forms.call(self, sample_collection, params, delegate, delegation_target)
 
 
-def _describe_references(inputs: types.Object, target: SampleCollection, label_field: str, tag: str) -> str | None:
+def _describe_references(inputs: types.Object, target: SampleCollection, fields: list[str], tag: str) -> str | None:
     """Says what the references are; returns what is wrong if there are none."""
     from fiftyone_ntt.dataset.references import tagged_references
 
     try:
-        references = tagged_references(target, tag, label_field)
+        references = tagged_references(target, tag, fields)
     except InputError as error:
         return str(error)
-    counts = _label_counts(references, label_field)
+    counts = _label_counts(references, fields)
     samples = forms.counted(len(references), "reference sample")
-    if not counts:
-        forms.notice(inputs, "references", f"{samples}, without labels in {label_field!r}", warning=True)
-    else:
+    if counts:
         forms.notice(inputs, "references", f"{samples}: {_listed(counts)}")
+    elif any(is_map_field(target, name) for name in fields):
+        forms.notice(inputs, "references", f"{samples}, with segmentation maps")
+    else:
+        listed = ", ".join(map(repr, fields))
+        forms.notice(inputs, "references", f"{samples}, without labels in {listed}", warning=True)
     return None
 
 
-def _label_counts(view: SampleCollection, label_field: Any) -> Counter[str]:
-    """Labels of each class; counted by the database, masks are not read."""
-    if label_field not in forms.detections_fields(view):
-        return Counter()
-    counts = view.count_values(view._get_label_field_path(label_field, "label")[1])
-    return Counter({label: count for label, count in counts.items() if label is not None})
+def _label_counts(view: SampleCollection, fields: list[str]) -> Counter[str]:
+    """Labels of each class; counted by the database, neither masks nor maps are read."""
+    found: Counter[str] = Counter()
+    for name in fields:
+        if name in reference_fields(view) and not is_map_field(view, name):
+            counts = view.count_values(view._get_label_field_path(name, "label")[1])
+            found.update({label: count for label, count in counts.items() if label is not None})
+    return found
 
 
 def _bank_names(dataset: Any) -> list[str]:

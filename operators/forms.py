@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import fiftyone as fo
@@ -12,7 +12,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
 from fiftyone_ntt.config import ParamInfo, Params
-from fiftyone_ntt.dataset.fields import check_detections_field, is_detections_field
+from fiftyone_ntt.dataset.fields import check_detections_field, check_reference_field, is_detections_field
 from fiftyone_ntt.errors import NttError
 
 Progress = Callable[[int, int, str], None]
@@ -138,6 +138,23 @@ def require_detections(inputs: types.Object, name: str, view: SampleCollection, 
     except NttError as error:
         refuse(inputs, name, str(error))
         return False
+    return True
+
+
+def require_labels(inputs: types.Object, view: SampleCollection, fields: Sequence[str]) -> bool:
+    """Refuses the form unless labels of every field can be references; returns whether they can.
+
+    Args:
+        inputs: the form, with the first field in ``label_field`` and any others in ``more_fields``.
+        view: the target.
+        fields: names of the fields.
+    """
+    for i, name in enumerate(fields):
+        try:
+            check_reference_field(view, name)
+        except NttError as error:
+            refuse(inputs, "more_fields" if i else "label_field", str(error))
+            return False
     return True
 
 

@@ -10,7 +10,7 @@ import fiftyone.operators as foo
 from fiftyone.operators import types
 
 from fiftyone_ntt.config_review import PreviewParams
-from fiftyone_ntt.dataset.fields import REFERENCE_TAG, image_samples
+from fiftyone_ntt.dataset.fields import REFERENCE_TAG, image_samples, reference_fields
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.operators import forms
 from fiftyone_ntt.operators.segment import banks_of
@@ -50,13 +50,13 @@ class Preview(foo.Operator):
         inputs = types.Object()
         target = image_samples(ctx.target_view())
         banks = {"": TAGGED, **banks_of(ctx.dataset)}
-        fields = forms.detections_fields(target)
+        fields = reference_fields(target)
         forms.add_params(
             inputs, PreviewParams, choices={"bank": banks}, suggestions={"label_field": fields}, only=SHOWN
         )
         inputs.get_property("bank").default = ""
         field = forms.current(ctx, PreviewParams, "label_field")
-        if not ctx.params.get("bank") and forms.require_detections(inputs, "label_field", target, field):
+        if not ctx.params.get("bank") and forms.require_labels(inputs, target, [field]):
             require_references(inputs, ctx.dataset, field)
         rest = [info.name for info in PreviewParams.infos() if info.name not in SHOWN]
         forms.add_advanced(inputs, ctx, PreviewParams, rest)

@@ -7,8 +7,9 @@ from typing import Any
 
 from fiftyone.operators import types
 
+from fiftyone_ntt.dataset.fields import reference_fields
 from fiftyone_ntt.errors import NttError
-from fiftyone_ntt.operators import forms, selection
+from fiftyone_ntt.operators import selection
 from fiftyone_ntt.panels import layout
 
 PLUGIN = "@fiftyone-ntt/ntt"
@@ -22,7 +23,7 @@ EMPTY = """
 **No references yet.** Select a few images that show what you want to find (or single labels in an opened image), and
 press **Use selection as references**.
 
-The objects in them need a box or a mask each: open an image and press *Annotate* to draw some.
+The objects in them need a box, a mask, a point or a scribble each: open an image and press *Annotate* to draw some.
 """
 
 
@@ -31,7 +32,7 @@ class ReferencesTab:
 
     def load_references(self, ctx: Any) -> None:
         """Called when the tab is opened, and when what it shows may have changed."""
-        fields = forms.detections_fields(ctx.dataset)
+        fields = reference_fields(ctx.dataset)
         field = ctx.panel.state.references_field
         if field not in fields:
             field = _likely_field(ctx.dataset, fields)
@@ -86,6 +87,9 @@ class ReferencesTab:
             row = panel.grid("references_help", orientation="2d", gap=1)
             row.btn("advice", "Which references help?", icon="tips_and_updates", variant="outlined", width=_NARROW,
                     on_click=self.on_references_advice)  # fmt: skip
+            if any(card["kind"] in ("box", "point", "scribble") for card in ctx.panel.state.references_cards or []):
+                row.btn("masks", "Make their masks...", icon="format_shapes", variant="outlined", width=_NARROW,
+                        on_click=self.on_references_masks)  # fmt: skip
         _draw_gallery(panel, ctx.panel.state.references_cards or [], sum(counts.values()))
         if ctx.panel.state.references_banks:
             table = layout.table({"name": "memory bank", "classes": "references", "preset": "models", "fresh": ""})
@@ -140,6 +144,11 @@ class ReferencesTab:
         params = {"label_field": ctx.panel.state.references_field}
         ctx.prompt(f"{PLUGIN}/advise_references", params=params)
 
+    def on_references_masks(self, ctx: Any) -> None:
+        """Opens the form that makes masks from boxes, points and scribbles."""
+        params = {"label_field": ctx.panel.state.references_field}
+        ctx.prompt(f"{PLUGIN}/make_reference_masks", params=params, on_success=self.on_references_refresh)
+
     def on_references_label(self, ctx: Any) -> None:
         """Opens the form of a labelling run."""
         ctx.prompt(f"{PLUGIN}/segment", on_success=self.on_references_refresh)
@@ -166,7 +175,7 @@ def _bank_rows(dataset: Any, counts: dict[str, int]) -> list[dict[str, str]]:
 
 def _draw_fields(tab: ReferencesTab, ctx: Any, panel: types.Object) -> None:
     """Which labels count; nothing to choose where there is one field only."""
-    fields = forms.detections_fields(ctx.dataset)
+    fields = reference_fields(ctx.dataset)
     if len(fields) < 2:
         return
     view = types.DropdownView(label="Labels to learn from")

@@ -89,6 +89,25 @@ class BestDecoder(Protocol):
 
 
 @runtime_checkable
+class PromptDecoder(Protocol):
+    """What a ``ProposalModel`` may offer besides: prompts of several points, some of them outside the object."""
+
+    def decode_prompts(self, embedding: Any, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompts with sets of points, each set on its own.
+
+        Args:
+            embedding: what ``encode`` returned.
+            points: float32 ``[B, P, 2]`` (x, y) in pixels of the model frame.
+            labels: int64 ``[B, P]``: 1 for a point on the object, 0 for one that is not.
+
+        Returns:
+            Mask logits float32 ``[B, 4, 256, 256]`` in the model frame, and predicted IoU float32 ``[B, 4]``: the
+            single-mask output, then the three multi-mask outputs, in the model's order.
+        """
+        ...
+
+
+@runtime_checkable
 class FeatureModel(Protocol):
     """An image encoder that gives one feature vector per patch.
 

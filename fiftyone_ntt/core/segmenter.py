@@ -262,6 +262,18 @@ class Segmenter:
             preprocessing=self._preprocessing(),
         )
 
+    @torch.inference_mode()
+    def reference_vectors(self, items: Iterable[ReferenceItem]) -> NDArray[np.float32]:
+        """float32 ``[M, C]``, what ``build_bank`` takes from references: also for such as show what is not wanted."""
+        encoded = encode_references(self.feature_model, items, self.references, self.target_via)
+        return np.asarray(encoded.vectors.numpy(), np.float32)
+
+    @torch.inference_mode()
+    def image_tokens(self, image: NDArray[np.uint8]) -> Tensor:
+        """Patch tokens float32 ``[rows, columns, C]`` of an image, as of a target; only the feature model runs."""
+        pixels = feature_input(image, self.feature_model.input_size, self.target_via)
+        return self.feature_model.encode(_stacked([pixels], self.feature_model))[0].float().cpu()
+
     def _preprocessing(self) -> Mapping[str, object]:
         return {**asdict(self.references), "input_size": self.feature_model.input_size, "target_via": self.target_via}
 

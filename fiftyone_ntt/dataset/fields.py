@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
@@ -11,12 +11,18 @@ from fiftyone_ntt.errors import InputError, WrongTypeError
 
 REFERENCE_TAG = "ntt:reference"
 """Marks samples (or labels) that serve as references."""
+NEGATIVE_TAG = "ntt:negative"
+"""Marks labels that show what their class is not, and samples that show none of the wanted classes."""
 ACCEPTED_TAG, REJECTED_TAG, EDITED_TAG = "ntt:accepted", "ntt:rejected", "ntt:edited"
 """Mark what a person decided on a label."""
 PROTECTED_TAGS = frozenset({ACCEPTED_TAG, EDITED_TAG})
 """Marks labels a person wants to keep; nothing overwrites them unasked."""
 DECIDED_TAGS = frozenset({*PROTECTED_TAGS, REJECTED_TAG})
 """Marks labels a person has decided on, one way or the other."""
+REFERENCE_TYPES = (
+    fo.Detections, fo.Detection, fo.Keypoints, fo.Keypoint, fo.Polylines, fo.Polyline, fo.Segmentation,
+)  # fmt: skip
+"""What a field of references may hold."""
 _SCENES = {fo.core.media.THREE_D: "3D scenes", fo.core.media.POINT_CLOUD: "point clouds"}
 
 
@@ -99,6 +105,57 @@ def is_detections_field(collection: SampleCollection, field_name: str) -> bool:
     field = collection.get_field(field_name)
     document = getattr(field, "document_type", None)
     return isinstance(document, type) and issubclass(document, (fo.Detections, fo.Detection))
+
+
+def is_reference_field(collection: SampleCollection, field_name: str) -> bool:
+    """Whether the labels of a field can be references; see ``reference_kinds``."""
+    document = getattr(collection.get_field(field_name), "document_type", None)
+    return isinstance(document, type) and issubclass(document, REFERENCE_TYPES)
+
+
+def is_map_field(collection: SampleCollection, field_name: str) -> bool:
+    """Whether the field holds segmentation maps, whose classes only a look at the maps tells."""
+    document = getattr(collection.get_field(field_name), "document_type", None)
+    return isinstance(document, type) and issubclass(document, fo.Segmentation)
+
+
+def reference_fields(collection: SampleCollection) -> list[str]:
+    """Names of the fields whose labels can be references."""
+    return [name for name in collection.get_field_schema() if is_reference_field(collection, name)]
+
+
+def field_names(label_field: str | Sequence[str]) -> list[str]:
+    """One field name, or several, as a list.
+
+    Raises:
+        InputError: if there is none, or one comes twice.
+    """
+    names = [label_field] if isinstance(label_field, str) else list(label_field)
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise InputError(f"expected the name of a field, or a list of distinct names, got {label_field!r}")
+    return names
+
+
+def check_reference_field(collection: SampleCollection, label_field: str | Sequence[str]) -> list[str]:
+    """Raises unless every field named holds labels that can be references; returns the names.
+
+    Raises:
+        InputError: if there is no such field; names the fields that would do.
+        WrongTypeError: if a field holds something else.
+    """
+    names = field_names(label_field)
+    for name in names:
+        if is_reference_field(collection, name):
+            continue
+        usable = f"fields with labels that can be: {_listed(reference_fields(collection))}"
+        field = collection.get_field(name) if name else None
+        if field is None:
+            raise InputError(f"no field {name!r} in {collection._dataset.name!r}; {usable}")
+        raise WrongTypeError(
+            f"expected field {name!r} to hold Detections, Keypoints, Polylines or a Segmentation, got "
+            f"{_type_name(field)}; {usable}"
+        )
+    return names
 
 
 def detections_of(label: fo.Detections | fo.Detection | None) -> list[fo.Detection]:

@@ -44,6 +44,17 @@ def box_in_pixels(detection: fo.Detection, image_size: tuple[int, int]) -> tuple
     return float(x1), float(y1), float(x2), float(y2)
 
 
+def inside_image(points: NDArray[np.floating], image_size: tuple[int, int]) -> None:
+    """Raises InputError unless points ``[P, 2]`` (x, y) in image pixels lie in the image, give or take a little."""
+    height, width = image_size
+    off = np.maximum(-points, points - [width, height]).max(initial=0.0)
+    if off > 0.01 * max(image_size):
+        raise InputError(
+            f"the points {(np.asarray(points) / [width, height]).round(3).tolist()} reach outside the image; points "
+            "are relative (0..1), not in pixels: divide x by the image's width, y by its height"
+        )
+
+
 def place_mask(detection: fo.Detection, image_size: tuple[int, int]) -> tuple[int, int, NDArray[np.bool_]]:
     """Where a detection's in-box mask lies in the image.
 

@@ -87,6 +87,11 @@ def is_edited(document: Mapping[str, Any]) -> bool:
     return of_pixels != _of_pixels(label, box, pixels)
 
 
+def fingerprint(label: str | None, box: Sequence[float], mask: NDArray[np.bool_]) -> str:
+    """What ``is_edited`` compares a label with; see ``ATTRIBUTES``."""
+    return f"{_of_bytes(label, box, _serialised(mask))}-{_of_pixels(label, box, mask)}"
+
+
 def _of_bytes(label: object, box: Sequence[float], mask: bytes) -> str:
     return _digest(label, np.array(box, np.float64).tobytes(), mask)
 

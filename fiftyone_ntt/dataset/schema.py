@@ -13,8 +13,9 @@ from fiftyone_ntt.dataset.labels import ATTRIBUTES
 
 logger = logging.getLogger(__name__)
 
-HIDDEN = frozenset({"mask_path", "index", "written"})
+HIDDEN = frozenset({"mask_path", "index", "written", "source"})
 """Attributes that nobody edits by hand."""
+_READ_ONLY = frozenset({*ATTRIBUTES, "confidence", "reference_kind"})
 _RADIO_BUTTONS = 5
 _SHOWN_CLASSES = 1000  # FiftyOne takes no longer list of choices
 
@@ -62,7 +63,7 @@ def _schema(dataset: fo.Dataset, label_field: str, classes: list[str]) -> dict[s
         dataset._reload(hard=True)  # a field declared just now shows its built-in attributes only once it is read back
     schema = dict(dataset.generate_label_schemas(fields=label_field, scan_samples=False))
     schema["attributes"] = [
-        {**attribute, **({"read_only": True} if attribute["name"] in (*ATTRIBUTES, "confidence") else {})}
+        {**attribute, **({"read_only": True} if attribute["name"] in _READ_ONLY else {})}
         for attribute in schema["attributes"]
         if attribute["name"] not in HIDDEN
     ]

@@ -27,6 +27,7 @@ from fiftyone_ntt.models.weights import sha256_of
 
 _SIDE = 1024
 _FOREGROUND, _PADDING, _BOX_CORNERS = 1, -1, (2, 3)
+"""Kinds of points in a prompt; 0 is a point that is not on the object."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,19 +109,26 @@ class MiniSam:
 
     def decode_boxes(self, embedding: MiniSamEmbedding, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """See ``ProposalModel.decode_boxes``."""
-        prompts = self._prompts(boxes.reshape(-1, 2, 2), _BOX_CORNERS)
+        prompts = self._prompts(boxes.reshape(-1, 2, 2), torch.tensor(_BOX_CORNERS))
         masks, ious = self._decoder.outputs(embedding.prepared, prompts, range(1))
         return masks[:, 0], ious[:, 0]
 
+    def decode_prompts(self, embedding: MiniSamEmbedding, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``PromptDecoder``."""
+        padding = points.new_zeros(len(points), 1, 2)
+        kinds = torch.cat([labels.cpu().long(), torch.full((len(points), 1), _PADDING)], dim=1)
+        prompts = self._prompts(torch.cat([points, padding], dim=1), kinds)
+        return self._decoder.outputs(embedding.prepared, prompts, range(4))
+
     def _point_prompts(self, points: Tensor) -> Tensor:
         """A foreground point and a padding point for each of P prompts: ``[P, 2, 256]``."""
-        return self._prompts(torch.stack([points, torch.zeros_like(points)], dim=1), (_FOREGROUND, _PADDING))
+        kinds = torch.tensor([_FOREGROUND, _PADDING])
+        return self._prompts(torch.stack([points, torch.zeros_like(points)], dim=1), kinds)
 
-    def _prompts(self, coordinates: Tensor, kinds: tuple[int, ...]) -> Tensor:
-        """Prompt embeddings ``[P, n, 256]`` of n points each, ``[P, n, 2]`` in the model frame."""
+    def _prompts(self, coordinates: Tensor, kinds: Tensor) -> Tensor:
+        """Prompt embeddings ``[P, n, 256]`` of n points each: ``[P, n, 2]`` in the model frame, kinds ``[..., n]``."""
         encoded = self._prompt_encoder(coordinates.float().cpu())
-        padding = torch.tensor([kind == _PADDING for kind in kinds])
-        return torch.where(padding[:, None], 0.0, encoded) + self._kinds[list(kinds)]
+        return torch.where((kinds == _PADDING)[..., None], 0.0, encoded) + self._kinds[kinds]
 
 
 class _Fourier:

@@ -169,11 +169,17 @@ class Sam2:
         masks, ious = (torch.cat([part[side][:, 0] for part in parts]) for side in (0, 1))
         return masks, ious
 
+    @torch.no_grad()
+    def decode_prompts(self, embedding: Sam2Embedding, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``PromptDecoder``. On the model's device."""
+        prompts = self._prompts(points, labels.to(self.device, torch.int32))
+        return self._decode(embedding, *prompts, range(4))
+
     def _point_prompts(self, points: Tensor) -> tuple[Tensor, Tensor]:
         return self._prompts(points.reshape(-1, 1, 2), torch.ones(1, 1, dtype=torch.int32, device=self.device))
 
     def _prompts(self, coords: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Sparse and dense embeddings of P prompts of n points: ``[P, n, 2]`` in the model frame, labels ``[1, n]``."""
+        """Sparse and dense embeddings: P prompts of n points, ``[P, n, 2]`` in the model frame, labels ``[..., n]``."""
         # The prompt encoder moves points by half a pixel and adds the padding point itself.
         sparse, dense = self.model.sam_prompt_encoder(
             points=(coords.to(self.device, torch.float32), labels.expand(len(coords), -1)), boxes=None, masks=None

@@ -9,6 +9,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import fiftyone as fo
 import numpy as np
@@ -16,9 +17,18 @@ from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 from PIL import Image
 
+from fiftyone_ntt.config_references import MADE_FIELD
 from fiftyone_ntt.core.images import read_image
-from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_detections_field, detections_of, image_samples
-from fiftyone_ntt.dataset.geometry import box_in_pixels, full_mask
+from fiftyone_ntt.core.references import mask_extent
+from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_reference_field, image_samples, is_map_field
+from fiftyone_ntt.dataset.reference_kinds import (
+    POINT_LABELS,
+    ClassValues,
+    Shown,
+    class_values,
+    shown_in,
+    single_labels,
+)
 from fiftyone_ntt.dataset.references import tagged_references
 from fiftyone_ntt.drawing import Shape, draw_shapes
 from fiftyone_ntt.errors import InputError
@@ -29,9 +39,13 @@ _CONTEXT = 0.15
 """How much of its surroundings a thumbnail shows, as a share of the object's longer side."""
 _THUMBNAIL = 160
 _GREY_SIDE = 16
+_AROUND_POINTS = 0.08
+"""How much a thumbnail shows around points whose mask has not been made, as a share of the image's longer side."""
 _NEARLY_EQUAL = 0.95
 _KEPT = 500
 _NO_CLASS = "(no class)"
+MAPS = "(segmentation maps)"
+"""What stands for the classes in segmentation maps: to tell them, every map would have to be read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +77,7 @@ class ReferenceCard:
         sample_id: the sample it is on.
         label_id: the label.
         label: its class.
-        kind: ``"mask"`` or ``"box"``.
+        kind: ``"mask"``, ``"box"``, ``"point"``, ``"scribble"`` or ``"map"`` (all classes of a segmentation map).
         area: share of the image that it covers; 0 where its image has not been read.
         warnings: what may be wrong with it, in plain words.
         pending: whether its image has not been read yet.
@@ -121,7 +135,7 @@ def describe_references(
 
     Args:
         view: a dataset or view.
-        label_field: the ``Detections`` field with the reference labels.
+        label_field: the field with the reference labels.
         tag: what references are tagged with.
         most: at most so many cards, of every class alike; all of them where ``None``.
         seconds: how long images may be read; cards of images not read by then are ``pending``. What was read is
@@ -131,9 +145,9 @@ def describe_references(
         The cards, sorted by class; none where nothing is tagged.
 
     Raises:
-        InputError: if there is no such field of detections.
+        InputError: if there is no such field, or its labels cannot be references.
     """
-    check_detections_field(view, label_field)
+    check_reference_field(view, label_field)
     try:
         references = tagged_references(image_samples(view), tag, label_field)
     except InputError:
@@ -154,12 +168,17 @@ def count_references(
         references = tagged_references(image_samples(view), tag, label_field)
     except InputError:
         return {}
+    if is_map_field(references, label_field):
+        return {MAPS: int(references.count(f"{label_field}.id"))}
     counts = references.count_values(references._get_label_field_path(label_field, "label")[1])
     return {name or _NO_CLASS: count for name, count in sorted(counts.items(), key=lambda item: str(item[0]))}
 
 
 def _labels(references: SampleCollection, label_field: str) -> dict[tuple[str, str], str]:
     """(sample id, label id) -> class of every reference; nothing else is fetched."""
+    if is_map_field(references, label_field):
+        ids = zip(*references.values(["id", f"{label_field}.id"]), strict=True)
+        return {(sample_id, label_id): MAPS for sample_id, label_id in ids if label_id is not None}
     paths = [references._get_label_field_path(label_field, name)[1] for name in ("id", "label")]
     found = {}
     for sample_id, ids, names in zip(*references.values(["id", *paths]), strict=True):
@@ -184,56 +203,95 @@ def _cards(
     references: SampleCollection, label_field: str, chosen: set[tuple[str, str]], until: float
 ) -> Iterator[ReferenceCard]:
     ids = list(dict.fromkeys(sample_id for sample_id, _ in chosen))
-    for sample in references.select(ids).select_fields(["filepath", label_field]).iter_samples():
-        wanted = [label for label in detections_of(sample[label_field]) if (sample.id, label.id) in chosen]
-        yield from _cards_of(sample, wanted, until)
+    fields = [name for name in dict.fromkeys((label_field, MADE_FIELD)) if references.has_field(name)]
+    values = class_values(references, label_field, strict=False) if is_map_field(references, label_field) else None
+    for sample in references.select(ids).select_fields(["filepath", *fields]).iter_samples():
+        wanted = [label for label in single_labels(sample[label_field]) if (sample.id, label.id) in chosen]
+        made = {} if fields == [label_field] else _made_from(sample[MADE_FIELD])
+        yield from _cards_of(sample, wanted, made, values, until)
 
 
-def _cards_of(sample: fo.Sample, labels: Sequence[fo.Detection], until: float) -> Iterator[ReferenceCard]:
+def _made_from(labels: fo.Detections | None) -> dict[str, fo.Detection]:
+    """Source -> the label whose mask was made from it."""
+    found = {one.get_attribute_value("source", None): one for one in single_labels(labels)}
+    return {source: one for source, one in found.items() if source}
+
+
+def _cards_of(
+    sample: fo.Sample, labels: Sequence[Any], made: dict[str, fo.Detection], values: ClassValues | None, until: float
+) -> Iterator[ReferenceCard]:
     image: NDArray[np.uint8] | None = None
     source = str(getattr(sample, "sample_id", None) or sample.id)
     for label in labels:
-        kind = "mask" if label.has_mask else "box"
-        card = ReferenceCard(source, label.id, label.label or _NO_CLASS, kind)
+        name = MAPS if isinstance(label, fo.Segmentation) else label.label or _NO_CLASS
+        card = ReferenceCard(source, label.id, name, _kind(label))
+        seen = made.get(label.id, label)
         try:
-            key = _key(sample.filepath, label)
+            key = _key(sample.filepath, seen)
             look = _looks.get(key)
             if look is None and image is None and time.monotonic() > until:
                 yield replace(card, pending=True)
                 continue
             if look is None:
                 image = read_image(sample.filepath) if image is None else image
-                look = _remember(key, _look_at(image, label))
-            yield replace(card, area=look.area, warnings=look.warnings + _naming(label), _look=look)
+                look = _remember(key, _look_at(image, seen, values))
+            yield replace(card, area=look.area, warnings=look.warnings + _naming(name), _look=look)
         except InputError as error:
             yield replace(card, warnings=(f"cannot be used: {error}",))
 
 
-def _naming(label: fo.Detection) -> tuple[str, ...]:
-    return () if label.label and label.label.strip() else ("has no class: give it one",)
+def _kind(label: Any) -> str:
+    if isinstance(label, fo.Segmentation):
+        return "map"
+    if isinstance(label, fo.Keypoint):
+        return "point"
+    if isinstance(label, fo.Polyline):
+        return "mask" if label.closed or label.filled else "scribble"
+    return "mask" if label.has_mask else label.get_attribute_value("reference_kind", "box")
 
 
-def _look_at(image: NDArray[np.uint8], label: fo.Detection) -> _Look:
+def _naming(name: str) -> tuple[str, ...]:
+    return ("has no class: give it one",) if name == _NO_CLASS or not name.strip() else ()
+
+
+def _look_at(image: NDArray[np.uint8], label: fo.Label, values: ClassValues | None) -> _Look:
     height, width = image.shape[:2]
-    x1, y1, x2, y2 = box_in_pixels(label, (height, width))
-    if label.has_mask:
-        mask = full_mask(label, (height, width))
-        if not mask.any():
-            raise InputError("its mask is empty; draw it again, or remove the label")
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        x1, y1, x2, y2 = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-        area = float(mask.mean())
-    else:
-        mask = np.zeros((height, width), bool)
-        mask[round(y1) : max(round(y2), round(y1) + 1), round(x1) : max(round(x2), round(x1) + 1)] = True
-        area = (x2 - x1) * (y2 - y1) / (height * width)
+    shown = list(shown_in(label, (height, width), values))
+    if not shown:
+        raise InputError("its map shows nothing with a name")
+    mask, (x1, y1, x2, y2) = _place(shown, (height, width))
+    area = float(mask.mean()) if shown[0].mask is not None else (x2 - x1) * (y2 - y1) / (height * width)
     top, bottom, left, right = round(y1), max(round(y2), round(y1) + 1), round(x1), max(round(x2), round(x1) + 1)
     margin = max(4, round(_CONTEXT * max(bottom - top, right - left)))
     rows_shown = slice(max(0, top - margin), bottom + margin)
     columns_shown = slice(max(0, left - margin), right + margin)
-    pixels, shown = _shrunk(image[rows_shown, columns_shown], mask[rows_shown, columns_shown])
-    warnings = _warnings(right - left, bottom - top, left <= 0 or top <= 0 or right >= width or bottom >= height)
-    return _Look(pixels, shown, _grey(image[top:bottom, left:right]), area, warnings)
+    pixels, tinted = _shrunk(image[rows_shown, columns_shown], mask[rows_shown, columns_shown])
+    cut = left <= 0 or top <= 0 or right >= width or bottom >= height
+    known = shown[0].mask is not None or shown[0].box is not None  # of points, nobody knows the extent yet
+    warnings = _warnings(right - left, bottom - top, cut) if known else ()
+    return _Look(pixels, tinted, _grey(image[top:bottom, left:right]), area, warnings)
+
+
+def _place(shown: Sequence[Shown], size: tuple[int, int]) -> tuple[NDArray[np.bool_], tuple[float, ...]]:
+    """What to tint, bool ``[H, W]``, and the xyxy around it: the mask, the box, or dots on the points."""
+    masks = [one.mask for one in shown if one.mask is not None]
+    if masks:
+        mask = np.logical_or.reduce(masks)
+        if not mask.any():
+            raise InputError("its mask is empty; draw it again, or remove the label")
+        return mask, mask_extent(mask)
+    mask, prompt = np.zeros(size, bool), shown[0].prompt
+    if shown[0].box is not None or prompt is None:
+        x1, y1, x2, y2 = shown[0].box or (0, 0, 1, 1)
+        mask[round(y1) : max(round(y2), round(y1) + 1), round(x1) : max(round(x2), round(x1) + 1)] = True
+        return mask, (x1, y1, x2, y2)
+    reach = _AROUND_POINTS * max(size)
+    rows, columns = np.ogrid[: size[0], : size[1]]
+    for x, y in prompt.on_object:
+        mask |= (columns + 0.5 - x) ** 2 + (rows + 0.5 - y) ** 2 <= (0.1 * reach) ** 2 + 1
+    low, high = prompt.on_object.min(axis=0) - reach, prompt.on_object.max(axis=0) + reach
+    corners = np.clip([*low, *high], 0, [size[1], size[0], size[1], size[0]])
+    return mask, tuple(float(value) for value in corners)
 
 
 def _warnings(width: int, height: int, cut: bool) -> tuple[str, ...]:
@@ -281,20 +339,21 @@ def _with_comparisons(cards: Sequence[ReferenceCard], alone: set[str]) -> Iterat
         yield replace(card, warnings=tuple(found))
 
 
-_Key = tuple[str, int, str, tuple[float, ...], int]
+_Key = tuple[str, int, str, int, int]
 _looks: OrderedDict[_Key, _Look] = OrderedDict()
 
 
-def _key(filepath: str, label: fo.Detection) -> _Key:
+def _key(filepath: str, label: Any) -> _Key:
     """Changes whenever the picture or the label does."""
     try:
         changed = Path(filepath).stat().st_mtime_ns
     except (OSError, ValueError):
         changed = 0
-    mask = zlib.crc32(np.ascontiguousarray(label.mask).tobytes()) if label.mask is not None else 0
-    if label.mask_path and Path(label.mask_path).is_file():
-        mask = Path(label.mask_path).stat().st_mtime_ns
-    return filepath, changed, label.id, tuple(label.bounding_box or ()), mask
+    content = label.to_dict()
+    path = content.get("mask_path")
+    on_disk = Path(path).stat().st_mtime_ns if path and Path(path).is_file() else 0
+    kept = [content.get(name) for name in ("bounding_box", "points", "closed", "filled", POINT_LABELS)]
+    return filepath, changed, label.id, zlib.crc32(repr(kept).encode() + bytes(content.get("mask") or b"")), on_disk
 
 
 def _remember(key: _Key, look: _Look) -> _Look:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 from fiftyone.core.patches import PatchesView
 
-from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_detections_field, image_samples, is_detections_field
+from fiftyone_ntt.dataset.fields import (
+    REFERENCE_TAG,
+    check_reference_field,
+    image_samples,
+    is_detections_field,
+    reference_fields,
+)
 from fiftyone_ntt.errors import InputError
 
 NOTHING_SELECTED = (
@@ -61,7 +68,7 @@ def use_as_references(
 
     Args:
         samples: a dataset or view. All of it becomes references where no ids are given.
-        label_field: the ``Detections`` field with the labels.
+        label_field: the field with the labels: detections, keypoints, polylines or segmentations.
         sample_ids: the samples (in a patches view: the patches) to take.
         label_ids: the labels to take; samples are left as they are then.
 
@@ -69,9 +76,9 @@ def use_as_references(
         How many samples and labels were tagged.
 
     Raises:
-        InputError: if the field is missing, or holds no detections.
+        InputError: if the field is missing, or holds nothing that can be a reference.
     """
-    check_detections_field(samples, label_field)
+    check_reference_field(samples, label_field)
     return _change(samples, label_field, sample_ids, label_ids, True)
 
 
@@ -86,7 +93,7 @@ def remove_references(
 
     Args:
         samples: a dataset or view. All of it is untagged where no ids are given.
-        label_field: the ``Detections`` field with the labels.
+        label_field: the field with the labels: detections, keypoints, polylines or segmentations.
         sample_ids: the samples (in a patches view: the patches) to take.
         label_ids: the labels to take; samples are left as they are then.
 
@@ -94,9 +101,9 @@ def remove_references(
         How many samples and labels were references before.
 
     Raises:
-        InputError: if the field is missing, or holds no detections.
+        InputError: if the field is missing, or holds nothing that can be a reference.
     """
-    check_detections_field(samples, label_field)
+    check_reference_field(samples, label_field)
     return _change(samples, label_field, sample_ids, label_ids, False)
 
 
@@ -139,9 +146,9 @@ def likely_field(samples: SampleCollection) -> str:
     """The field whose labels are meant where nobody says: one with tagged labels, else ``ground_truth``, else any.
 
     Raises:
-        InputError: if no field holds detections.
+        InputError: if no field holds labels that can be references.
     """
-    names: list[str] = [name for name in samples.get_field_schema() if is_detections_field(samples, name)]
+    names = reference_fields(samples)
     if not names:
         raise InputError(
             "this dataset has no labels yet: open an image, press 'Annotate' and draw a box or a mask around each "
@@ -149,7 +156,8 @@ def likely_field(samples: SampleCollection) -> str:
         )
     if len(names) == 1:
         return names[0]
-    preferred = sorted(names, key=lambda name: name != "ground_truth")
+    # Detections first: what else there is may be no more than landmarks.
+    preferred = sorted(names, key=lambda name: (name != "ground_truth", not is_detections_field(samples, name)))
     tagged = [name for name in preferred if samples.count_label_tags(name).get(REFERENCE_TAG)]
     return [*tagged, *preferred][0]
 
@@ -172,7 +180,7 @@ def _change(
         return ReferenceChange(count, labels_before, added=False)
     chosen.tag_samples(REFERENCE_TAG)
     count = len(chosen)
-    labelled = len(chosen.match(F(_label_list(chosen, field)).length() > 0)) if count else 0
+    labelled = len(chosen.match(_any_label(chosen, field))) if count else 0
     return ReferenceChange(count, 0, count - labelled)
 
 
@@ -193,6 +201,7 @@ def _label_ids(patches: SampleCollection, field: str) -> list[str]:
     return [label_id for label_id in patches.values(path, unwind=True) if label_id is not None]
 
 
-def _label_list(samples: SampleCollection, field: str) -> str:
+def _any_label(samples: SampleCollection, field: str) -> Any:
+    """An expression: whether a sample has a label in the field."""
     path: str = samples._get_label_field_path(field)[1]
-    return path
+    return F(path).exists() if path == field else F(path).length() > 0

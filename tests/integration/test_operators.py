@@ -14,13 +14,15 @@ from fiftyone.operators.executor import ExecutionContext, ExecutionError, Execut
 from PIL import Image, ImageDraw
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt.config import EvaluateParams, IndexParams, SegmentParams, TaggedBankParams
+from fiftyone_ntt.config import EvaluateParams, IndexParams, SegmentParams
+from fiftyone_ntt.config_references import MakeMasksFormParams, TaggedBankParams
 from fiftyone_ntt.dataset.banks import save_bank
 from fiftyone_ntt.errors import InputError, WrongTypeError
 
 PLUGIN = "@fiftyone-ntt/ntt"
 PARAMS = {
     "build_memory_bank": TaggedBankParams,
+    "make_reference_masks": MakeMasksFormParams,
     "index_candidates": IndexParams,
     "segment": SegmentParams,
     "evaluate": EvaluateParams,
@@ -152,7 +154,7 @@ def test_defaults_are_valid_where_the_data_is_there(with_bank):
             "build_memory_bank",
             {"label_field": "nope"},
             "label_field",
-            "no field 'nope' in .* detections: 'ground_truth'",
+            "no field 'nope' in .* labels that can be: 'ground_truth'",
         ),
         (
             "build_memory_bank",
@@ -319,7 +321,7 @@ def test_errors_reach_the_user_as_our_short_text(with_bank):
 
 @pytest.mark.slow
 def test_called_from_python(shapes, lite):
-    build, _, segment, evaluate = (operator(name) for name in PARAMS)
+    build, _, _, segment, evaluate = (operator(name) for name in PARAMS)
     built = build(shapes.limit(2), name="by_hand", device="cpu")
     assert built.result["bank"] == "by_hand"
     written = segment(shapes.skip(2).limit(1), "by_hand", points_per_side=POINTS, device="cpu")

@@ -92,7 +92,7 @@ def test_patches_are_their_labels(labelled):
 
 
 def test_a_field_without_detections_is_refused(labelled):
-    with pytest.raises(InputError, match="no field 'nope' in .*; fields with detections: 'ground_truth'"):
+    with pytest.raises(InputError, match="no field 'nope' in .*; fields with labels that can be: 'ground_truth'"):
         ntt.use_as_references(labelled, "nope")
 
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from fiftyone_ntt import __version__, cli, doctor
-from fiftyone_ntt.config import EvaluateParams, IndexParams, SegmentParams, TaggedBankParams
+from fiftyone_ntt.config import EvaluateParams, IndexParams, SegmentParams
+from fiftyone_ntt.config_references import TaggedBankParams
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = [

@@ -13,16 +13,15 @@ import pytest
 
 from fiftyone_ntt.config import (
     PRESET_NAMES,
-    BuildBankParams,
     CancelParams,
     EvaluateParams,
     IndexParams,
     Params,
     ResumeParams,
     SegmentParams,
-    TaggedBankParams,
     UndoParams,
 )
+from fiftyone_ntt.config_references import BuildBankParams, MakeMasksParams, TaggedBankParams
 from fiftyone_ntt.config_review import FitThresholdsParams, PreviewParams
 from fiftyone_ntt.errors import InputError, WrongTypeError
 
@@ -30,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ALL = [
     BuildBankParams,
     TaggedBankParams,
+    MakeMasksParams,
     IndexParams,
     SegmentParams,
     EvaluateParams,
@@ -44,7 +44,8 @@ ALL = [
 @pytest.mark.parametrize(
     ("function", "params", "not_in_json"),
     [
-        ("build_memory_bank", BuildBankParams, {"progress"}),
+        ("build_memory_bank", BuildBankParams, {"progress", "negatives"}),
+        ("make_reference_masks", MakeMasksParams, {"progress"}),
         ("index", IndexParams, {"progress"}),
         ("segment", SegmentParams, {"progress", "config", "preset"}),
         ("evaluate", EvaluateParams, {"progress"}),

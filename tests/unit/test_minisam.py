@@ -164,3 +164,18 @@ def test_padding_is_zero_after_the_normalisation(model):
     other[:, 768:] = 0.7  # whatever is outside the content does not matter
     for given in (pixels, other):
         assert np.abs(model.encode(given, frame).features - wanted).max() < 1e-3
+
+
+def test_points_beside_the_object_and_several_on_it(model, letterboxed):
+    embedding, frame = letterboxed
+    on, beside = frame.to_model(np.array([[150, 110]])), frame.to_model(np.array([[300, 250]]))
+    points = torch.from_numpy(np.stack([np.concatenate([on, beside])] * 2))
+    masks, ious = model.decode_prompts(embedding, points, torch.tensor([[1, 0], [0, 1]]))
+    assert masks.shape == (2, 4, 256, 256) and ious.shape == (2, 4)
+    at = [(int(y / 4), int(x / 4)) for x, y in (on[0], beside[0])]
+    for mask, (yes, no) in zip(masks[:, 0], (at, at[::-1]), strict=True):
+        assert mask[yes] > 0 > mask[no]
+    one, quality = model.decode_prompts(embedding, points[:1, :1], torch.tensor([[1]]))
+    expected, expected_quality = model.decode_points(embedding, points[0, :1])
+    torch.testing.assert_close(one[:, 1:], expected)
+    torch.testing.assert_close(quality[:, 1:], expected_quality)

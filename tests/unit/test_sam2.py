@@ -104,6 +104,19 @@ def test_points_match_the_plain_route(sam2: Sam2, pixels: Tensor, embedding: Sam
     assert ((ious > 0) & (ious < 1)).all()
 
 
+def test_sets_of_points_match_the_plain_route(sam2: Sam2, pixels: Tensor, embedding: Sam2Embedding) -> None:
+    sets, labels = torch.stack([POINTS[:2], POINTS[1:]]), torch.tensor([[1, 0], [1, 1]])
+    masks, ious = sam2.decode_prompts(embedding, sets, labels)
+    assert masks.shape == (2, 4, 256, 256) and ious.shape == (2, 4)
+    features = plain_features(sam2, pixels)
+    for index, points in enumerate(sets):
+        marks = labels[index].tolist()
+        for multimask, which in ((False, slice(0, 1)), (True, slice(1, 4))):
+            plain_masks, plain_ious = plain_decode(sam2, features, points, marks, multimask=multimask)
+            torch.testing.assert_close(masks[index, which], plain_masks, rtol=0, atol=1e-4)
+            torch.testing.assert_close(ious[index, which], plain_ious, rtol=0, atol=1e-4)
+
+
 def test_boxes_match_the_plain_route(sam2: Sam2, pixels: Tensor, embedding: Sam2Embedding) -> None:
     masks, ious = sam2.decode_boxes(embedding, BOXES)
     assert masks.shape == (2, 256, 256) and ious.shape == (2,)

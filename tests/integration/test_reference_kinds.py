@@ -1,0 +1,263 @@
+"""References of every kind, negatives, and the masks made from them: a real database, and small made-up models."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import fiftyone as fo
+import numpy as np
+import pytest
+from fake_models import FakeFeatures, FakeProposals
+from PIL import Image
+
+import fiftyone_ntt as ntt
+from fiftyone_ntt.core import Segmenter
+from fiftyone_ntt.dataset import made_masks, references
+from fiftyone_ntt.dataset.fields import NEGATIVE_TAG, REFERENCE_TAG
+from fiftyone_ntt.dataset.geometry import full_mask
+from fiftyone_ntt.dataset.reference_kinds import ClassValues, shown_in
+from fiftyone_ntt.dataset.references import tagged_negatives, tagged_references
+from fiftyone_ntt.errors import BadReferenceError, InputError, WrongTypeError
+from fiftyone_ntt.models import PRESETS
+
+SIZE = (60, 80)
+NAN = float("nan")
+
+
+class Proposals(FakeProposals):
+    """Boxes have their own shape as mask."""
+
+    def decode_boxes(self, embedding, boxes):
+        import torch
+
+        masks = torch.full((len(boxes), 256, 256), -1.0)
+        for mask, (x1, y1, x2, y2) in zip(masks, boxes.round().int().tolist(), strict=True):
+            mask[y1:y2, x1:x2] = 1
+        return masks, torch.ones(len(boxes))
+
+
+def segmenter():
+    return Segmenter(Proposals(), FakeFeatures(), target_via=None)
+
+
+@pytest.fixture(autouse=True)
+def models(monkeypatch):
+    loaded = SimpleNamespace(preset=PRESETS["lite"], segmenter=segmenter)
+    for module in (references, made_masks):
+        monkeypatch.setattr(module, "load_preset", lambda *_: loaded)
+
+
+def add(dataset, folder, tags=(REFERENCE_TAG,), **labels):
+    path = folder / f"{len(dataset)}.png"
+    pixels = np.random.default_rng(len(dataset)).integers(60, 255, (*SIZE, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    sample = fo.Sample(str(path), tags=list(tags), **labels)
+    dataset.add_sample(sample)
+    return sample
+
+
+def box(label="fig", **more):
+    return fo.Detection(label=label, bounding_box=[0.25, 0.25, 0.5, 0.5], **more)
+
+
+def point(*points, label="fig", **more):
+    return fo.Keypoint(label=label, points=list(points), **more)
+
+
+def line(*points, label="fig", **more):
+    return fo.Polyline(label=label, points=[list(points)], **more)
+
+
+CORNERS = ((0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75))
+
+
+@pytest.mark.parametrize(
+    ("label", "kind", "area", "points"),
+    [
+        (box(), "box", None, 2),
+        (box(mask=np.ones((30, 40), bool)), "mask", 0.25, None),
+        (point((0.5, 0.5)), "point", None, 1),
+        (point((0.5, 0.5), (NAN, NAN), (0.6, 0.5)), "point", None, 2),
+        (line((0.2, 0.5), (0.8, 0.5)), "scribble", None, 5),
+        (line(*CORNERS, closed=True, filled=True), "mask", 0.25, None),
+        (line(*CORNERS, closed=True), "mask", 0.25, None),
+    ],
+)
+def test_what_a_label_shows(label, kind, area, points):
+    (shown,) = shown_in(label, SIZE)
+    assert (shown.kind, shown.label) == (kind, "fig")
+    if area is None:
+        assert shown.mask is None and len(shown.prompt.points) == points
+    else:
+        assert shown.prompt is None and shown.mask.mean() == pytest.approx(area, abs=0.02)
+
+
+@pytest.mark.parametrize("marks", [[1, 0, 1], [True, False, True], ["positive", "negative", "positive"]])
+def test_points_beside_the_object(marks):
+    (shown,) = shown_in(point((0.5, 0.5), (0.9, 0.9), (NAN, NAN), point_labels=marks), SIZE)
+    assert shown.prompt.positive.tolist() == [True, False]
+    assert shown.prompt.beside_object.tolist() == [[72, 54]]
+
+
+def test_every_part_of_a_class_in_a_map_is_an_instance():
+    classes = np.zeros((30, 40), np.uint8)
+    classes[2:10, 2:10], classes[20:28, 2:10], classes[5:20, 25:35], classes[29, 39] = 1, 1, 2, 1
+    shown = list(shown_in(fo.Segmentation(mask=classes), SIZE, ClassValues({1: "fig", 2: "date"})))
+    assert [one.label for one in shown] == ["fig", "fig", "date"], "a speck is none"
+    assert [int(one.mask.sum()) for one in shown] == [4 * 64, 4 * 64, 4 * 150], "stretched to the image"
+    assert len({one.label_id for one in shown}) == 3
+
+
+@pytest.mark.parametrize(
+    ("label", "text"),
+    [
+        (point((0.5, 0.5), (0.1, 0.1), point_labels=[1]), "1 .on the object. or 0 .beside it. for each of the 2"),
+        (point((0.5, 0.5), point_labels=["maybe"]), "maybe"),
+        (point((NAN, NAN)), "expected a point on the object, got 1 points, of which 1 are missing"),
+        (point((0.5, 0.5), point_labels=[0]), "1 marked as beside it"),
+        (point((50, 40)), "outside the image; points are relative"),
+        (line((50, 40), (20, 20)), "outside the image"),
+        (fo.Polyline(label="fig", points=[]), "a line of points, got none"),
+        (fo.Segmentation(mask=np.ones((3, 4, 3), np.uint8)), "one number a pixel"),
+        (fo.Segmentation(mask=np.full((3, 4), 7, np.uint8)), "value 7 of the segmentation map has no name"),
+        (fo.Segmentation(mask_path="/nowhere.png"), "cannot be read"),
+    ],
+)
+def test_what_cannot_be_read_is_named(label, text):
+    with pytest.raises(BadReferenceError, match=text) as caught:
+        list(shown_in(label, SIZE, ClassValues({1: "fig"})))
+    assert label.id in str(caught.value)
+
+
+def test_one_bank_mixes_kinds(dataset, tmp_path):
+    add(dataset, tmp_path, boxes=fo.Detections(detections=[box(), box("date", mask=np.ones((30, 40), bool))]))
+    add(dataset, tmp_path, clicks=fo.Keypoints(keypoints=[point((0.5, 0.5)), point((0.3, 0.3), label="nut")]))
+    add(dataset, tmp_path, lines=fo.Polylines(polylines=[line((0.3, 0.5), (0.7, 0.5))]))
+    classes = np.zeros(SIZE, np.uint8)
+    classes[10:30, 10:40] = 4
+    add(dataset, tmp_path, maps=fo.Segmentation(mask=classes))
+    fields = ["boxes", "clicks", "lines", "maps"]
+    with pytest.raises(BadReferenceError, match="value 4 .* has no name"):
+        ntt.build_memory_bank(dataset, fields)
+    assert ntt.build_memory_bank(dataset, fields, classes=["fig"]).shots == {"fig": 3}, "what has no name is not wanted"
+    dataset.mask_targets = {"maps": {4: "date"}}
+    steps = []
+    bank = ntt.build_memory_bank(dataset, fields, progress=lambda done, total, _: steps.append((done, total)))
+    assert bank.shots == {"date": 2, "fig": 3, "nut": 1}
+    assert steps == [(i, 8) for i in range(1, 9)]
+    assert {one.split("/")[0] for one in bank.reference_ids} == set(dataset.values("id"))
+    with pytest.raises(WrongTypeError, match="'filepath' to hold Detections, Keypoints.*'boxes'"):
+        ntt.build_memory_bank(dataset, ["boxes", "filepath"])
+    with pytest.raises(InputError, match="distinct names"):
+        ntt.build_memory_bank(dataset, ["boxes", "boxes"])
+
+
+def test_a_point_gives_the_features_under_it(dataset, tmp_path):
+    sample = add(dataset, tmp_path, clicks=fo.Keypoints(keypoints=[point((0.1, 0.1))]))
+    pixels = np.full((*SIZE, 3), (250, 20, 20), np.uint8)
+    pixels[:, 40:] = (20, 20, 250)
+    Image.fromarray(pixels).save(sample.filepath)
+    red, _, blue = ntt.build_memory_bank(dataset, "clicks").vectors[0]
+    assert red > 3 * blue
+
+
+def test_tagged_labels_of_any_kind(dataset, tmp_path):
+    add(dataset, tmp_path, (), clicks=fo.Keypoints(keypoints=[point((0.5, 0.5)), point((0.2, 0.2), label="no")]))
+    add(dataset, tmp_path, (), lines=fo.Polylines(polylines=[line((0.3, 0.5), (0.7, 0.5), label="nut")]))
+    add(dataset, tmp_path, (), boxes=fo.Detections(detections=[box()]))
+    click, scribble = dataset.values("clicks.keypoints.id")[0][0], dataset.values("lines.polylines.id")[1][0]
+    assert ntt.use_as_references(dataset, "clicks", label_ids=[click]).labels == 1
+    assert ntt.use_as_references(dataset, "lines", label_ids=[scribble]).labels == 1
+    fields = ["clicks", "lines", "boxes"]
+    found = tagged_references(dataset, REFERENCE_TAG, fields)
+    assert ntt.build_memory_bank(found, fields).shots == {"fig": 1, "nut": 1}
+    assert ntt.use_as_references(dataset, "boxes", sample_ids=[dataset.last().id]).samples == 1
+    found = tagged_references(dataset, REFERENCE_TAG, fields)
+    assert ntt.build_memory_bank(found, fields).shots == {"fig": 2, "nut": 1}
+    assert [card.kind for card in ntt.describe_references(dataset, "clicks")] == ["point"]
+
+
+def test_a_tagged_map_is_a_reference(dataset, tmp_path):
+    sample = add(dataset, tmp_path, (), maps=fo.Segmentation(mask=np.ones(SIZE, np.uint8), tags=[REFERENCE_TAG]))
+    dataset.default_mask_targets = {1: "fig"}
+    assert ntt.build_memory_bank(tagged_references(dataset, REFERENCE_TAG, "maps"), "maps").shots == {"fig": 1}
+    (card,) = ntt.describe_references(dataset, "maps")
+    assert (card.kind, card.sample_id, card.pending) == ("map", sample.id, False) and card.thumbnail()
+
+
+def test_negatives_by_label_and_by_sample(dataset, tmp_path):
+    not_fig = box("fig", tags=[NEGATIVE_TAG])
+    add(dataset, tmp_path, truth=fo.Detections(detections=[box(), box("date"), not_fig]))
+    add(dataset, tmp_path, (), truth=fo.Detections(detections=[box("stone", tags=[NEGATIVE_TAG]), box("fig")]))
+    empty = add(dataset, tmp_path, (NEGATIVE_TAG,))
+    chosen = tagged_references(dataset, REFERENCE_TAG, "truth")
+    alone = ntt.build_memory_bank(chosen, "truth")
+    assert alone.shots == {"date": 1, "fig": 1}, "a negative is no reference"
+    assert alone.negative_class.tolist() == [1] and alone.negative_ids[0].endswith(f"/{not_fig.id}")
+    bank = ntt.build_memory_bank(chosen, "truth", negatives=tagged_negatives(dataset, "truth"))
+    assert bank.shots == alone.shots
+    assert bank.negative_class[:2].tolist() == [1, -1], "of a class that is not wanted: none of them"
+    assert set(bank.negative_class[2:].tolist()) == {-1} and len(bank.negatives) > 3
+    assert all(one.startswith(f"{empty.id}/") for one in bank.negative_ids[2:])
+    assert tagged_negatives(dataset, "truth", "") is None
+    plain = ntt.build_memory_bank(chosen, "truth", negatives=dataset.match_tags(NEGATIVE_TAG))
+    assert set(plain.negative_class[1:].tolist()) == {-1}
+
+
+def test_only_negatives_are_no_references(dataset, tmp_path):
+    add(dataset, tmp_path, truth=fo.Detections(detections=[box("fig", tags=[NEGATIVE_TAG])]))
+    with pytest.raises(BadReferenceError, match="no labels with a class name"):
+        ntt.build_memory_bank(dataset, "truth")
+
+
+def test_masks_can_be_seen_and_corrected_before_they_count(dataset, tmp_path):
+    add(dataset, tmp_path, truth=fo.Detections(detections=[box()]), clicks=fo.Keypoints(keypoints=[point((0.5, 0.5))]))
+    add(dataset, tmp_path, lines=fo.Polylines(polylines=[line((0.3, 0.5), (0.7, 0.5), label="nut")]))
+    fields = ["truth", "clicks", "lines"]
+    report = ntt.make_reference_masks(dataset, fields)
+    assert report.kinds == {"box": 1, "point": 1, "scribble": 1} and report.samples == 2
+    assert "ntt_references" in dataset.active_label_schemas
+    made = dataset.first().ntt_references.detections
+    assert [one.reference_kind for one in made] == ["box", "point"]
+    assert made[0].source == dataset.first().truth.detections[0].id
+    np.testing.assert_array_equal(full_mask(made[0], SIZE)[15:45, 20:60], True)
+    assert ntt.build_memory_bank(dataset, "ntt_references").shots == {"fig": 2, "nut": 1}
+
+    sample = dataset.first()
+    sample.ntt_references.detections[1].mask[:] = True  # a person paints over it
+    sample.ntt_references.detections.append(box("drawn", mask=np.ones((30, 40), bool)))
+    sample.save()
+    again = ntt.make_reference_masks(dataset, fields)
+    assert (again.kinds, again.kept) == ({"box": 1, "scribble": 1}, 2)
+    labels = {one.get_attribute_value("source", None): one for one in dataset.first().ntt_references.detections}
+    assert labels[made[1].source].mask.all() and None in labels
+    anew = ntt.make_reference_masks(dataset, fields, overwrite=True)
+    assert (anew.kinds, anew.kept) == ({"box": 1, "point": 1, "scribble": 1}, 1)
+    with pytest.raises(InputError, match="another field to write to"):
+        ntt.make_reference_masks(dataset, ["truth"], "truth")
+
+
+def test_tags_of_labels_go_with_their_masks(dataset, tmp_path):
+    clicks = [point((0.5, 0.5), tags=[REFERENCE_TAG]), point((0.2, 0.2), tags=[NEGATIVE_TAG, "mine"])]
+    add(dataset, tmp_path, (), clicks=fo.Keypoints(keypoints=clicks))
+    ntt.make_reference_masks(dataset, "clicks")
+    assert [one.tags for one in dataset.first().ntt_references.detections] == [[REFERENCE_TAG], [NEGATIVE_TAG]]
+    bank = ntt.build_memory_bank(dataset, "ntt_references")
+    assert bank.shots == {"fig": 1} and bank.negative_class.tolist() == [0]
+
+
+def test_the_gallery_shows_the_mask_that_was_made(dataset, tmp_path):
+    add(dataset, tmp_path, clicks=fo.Keypoints(keypoints=[point((0.5, 0.5))]))
+    (before,) = ntt.describe_references(dataset, "clicks")
+    ntt.make_reference_masks(dataset, "clicks")
+    (after,) = ntt.describe_references(dataset, "clicks")
+    assert before.kind == after.kind == "point"
+    made = dataset.first().ntt_references.detections[0]
+    assert after.area == pytest.approx(full_mask(made, SIZE).mean()) and after.area != before.area
+
+
+def test_no_mask_that_holds_the_point_is_an_error_that_names_it(dataset, tmp_path):
+    beside = point((0.5, 0.5), (0.51, 0.5), point_labels=[1, 0])
+    add(dataset, tmp_path, clicks=fo.Keypoints(keypoints=[beside]))
+    with pytest.raises(BadReferenceError, match=f"label {beside.id}.*no mask of the model holds all points"):
+        ntt.build_memory_bank(dataset, "clicks")

@@ -1,0 +1,110 @@
+"""The pictures of docs/references.md, from the demo's photographs: ``python -m tools.reference_pictures FOLDER``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from benchmarks.prompts_made import deepest_point, scribble_line
+from fiftyone_ntt.core import MemoryBank, ReferenceItem, Segmenter
+from fiftyone_ntt.core.choose_mask import choose_masks
+from fiftyone_ntt.core.prompts import Prompt, mask_options
+from fiftyone_ntt.core.references import mask_extent
+from fiftyone_ntt.demo.data import DemoImage, load_images
+from fiftyone_ntt.drawing import Shape, draw_shapes
+from fiftyone_ntt.models import load_preset
+
+INK = (255, 40, 90)
+HEIGHT, GAP = 190, 6
+PAIRS = {"coin": ("coins_1", "coins_2"), "motorcycle": ("motorcycle_left", "motorcycle_right")}
+KINDS = {"mask": "coin", "box": "motorcycle", "point": "coin", "scribble": "motorcycle", "map": "coin"}
+"""Kind -> what its picture shows."""
+
+
+def shown(image: DemoImage, kind: str) -> tuple[list[NDArray[np.bool_]], list[Prompt]]:
+    """The true masks, and the prompts that take the place of the first of them."""
+    masks = [one.mask for one in image.objects]
+    if kind == "map":
+        return masks, []
+    if kind == "box":
+        return masks[:1], [Prompt.box(mask_extent(masks[0]))]
+    if kind == "point":
+        return masks[:1], [Prompt(deepest_point(masks[0])[None], np.ones(1, bool))]
+    return masks[:1], [Prompt.scribble(scribble_line(masks[0]))] if kind == "scribble" else []
+
+
+def made(segmenter: Segmenter, image: DemoImage, prompts: list[Prompt]) -> list[NDArray[np.bool_]]:
+    """The masks made from prompts."""
+    encoded = segmenter.encode([segmenter.prepare(image.pixels)])[0]
+    options = mask_options(segmenter, encoded, prompts)
+    chosen = choose_masks(options, ["one"] * len(prompts))
+    return [one.masks[k].full(one.image_size) for one, k in zip(options, chosen, strict=True) if k is not None]
+
+
+def drawn_reference(image: DemoImage, kind: str, masks: list[NDArray[np.bool_]], prompts: list[Prompt]) -> Image.Image:
+    """The image as a person marks it."""
+    width = round(HEIGHT * image.pixels.shape[1] / image.pixels.shape[0])
+    shapes = [Shape("reference", mask) for mask in masks] if not prompts else []
+    picture = draw_shapes(image.pixels, shapes, ["reference"], width, chips=False)
+    draw, scale = ImageDraw.Draw(picture), HEIGHT / image.pixels.shape[0]
+    for prompt in prompts:
+        if kind == "box":
+            draw.rectangle([float(value) * scale for value in prompt.points.ravel()], outline=INK, width=3)
+        elif kind == "scribble":
+            line = [(float(x) * scale, float(y) * scale) for x, y in scribble_line(masks[0])]
+            draw.line(line, fill=INK, width=4, joint="curve")
+        else:
+            for x, y in prompt.points * scale:
+                draw.ellipse([x - 5, y - 5, x + 5, y + 5], fill=INK, outline=(255, 255, 255))
+    return picture
+
+
+def with_masks(pixels: NDArray[np.uint8], shapes: list[Shape]) -> Image.Image:
+    """An image with masks, as high as the others."""
+    width = round(HEIGHT * pixels.shape[1] / pixels.shape[0])
+    return draw_shapes(pixels, shapes, [shapes[0].label] if shapes else [], width, chips=False)
+
+
+def found(segmenter: Segmenter, pixels: NDArray[np.uint8], bank: MemoryBank) -> list[Shape]:
+    """What a run finds, without its weakest half."""
+    instances = segmenter.match(segmenter.candidates(pixels), bank)
+    best = float(instances.scores.max()) if len(instances) else 0.0
+    return [
+        Shape(bank.classes[0], instances.masks[i], float(instances.scores[i]))
+        for i in range(len(instances))
+        if instances.scores[i] > 0.5 * best
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.reference_pictures", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    folder.mkdir(parents=True, exist_ok=True)
+    images = {image.name: image for image in load_images()}
+    segmenter = load_preset("lite").segmenter(points_per_side=12)
+    for kind, label in KINDS.items():
+        reference, target = (images[name] for name in PAIRS[label])
+        masks, prompts = shown(reference, kind)
+        taken = made(segmenter, reference, prompts) if prompts else masks
+        items = [ReferenceItem(reference.pixels, mask, label, f"{kind}/{i}") for i, mask in enumerate(taken)]
+        bank = segmenter.build_bank(items, [label])
+        parts = [
+            drawn_reference(reference, kind, masks, prompts),
+            with_masks(reference.pixels, [Shape(label, mask) for mask in taken]),
+            with_masks(target.pixels, found(segmenter, target.pixels, bank)),
+        ]
+        sheet = Image.new("RGB", (sum(part.width for part in parts) + 2 * GAP, HEIGHT), (255, 255, 255))
+        left = 0
+        for part in parts:
+            sheet.paste(part, (left, 0))
+            left += part.width + GAP
+        sheet.save(folder / f"{kind}.jpg", quality=82, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
