@@ -12,6 +12,7 @@ from rich.table import Table
 
 from fiftyone_ntt.config_review import FitThresholdsParams, JudgePresenceParams
 
+
 def add_commands(commands: Any, command: Callable[..., Any], service: Callable[..., None], option: Any) -> None:
     """Adds the commands.
 

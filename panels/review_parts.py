@@ -206,7 +206,7 @@ def draw_threshold(tab: Any, ctx: Any, panel: types.Object) -> None:
 
 def show_verdicts(ctx: Any) -> None:
     """Fills the table of images with and without each class; notes its classes, none where nothing was judged."""
-    from fiftyone_ntt.review.presence import verdict_counts
+    from fiftyone_ntt.dataset.verdict_fields import verdict_counts
 
     counts = verdict_counts(ctx.dataset, ctx.panel.state.review_field)
     rows = [{"class": name, "with": there, "without": not_there} for name, (there, not_there) in counts.items()]

@@ -20,7 +20,17 @@ from fiftyone_ntt.errors import InputError, WrongTypeError
 METHOD = "ntt/segment"
 PROVENANCE = "ntt"
 """Key of a label field's ``info`` under which its run's facts lie."""
-DECISIVE = ("classes", "preset", "bank_hash", "weights", "match", "points_per_side", "points", "precision", "thresholds")
+DECISIVE = (
+    "classes",
+    "preset",
+    "bank_hash",
+    "weights",
+    "match",
+    "points_per_side",
+    "points",
+    "precision",
+    "thresholds",
+)
 """Settings in which two runs must agree for their labels to be the same."""
 
 

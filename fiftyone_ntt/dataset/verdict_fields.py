@@ -8,6 +8,7 @@ import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.database import patiently
+from fiftyone_ntt.dataset.fields import every_image
 from fiftyone_ntt.errors import InputError
 
 VERDICTS = "ntt_verdicts"
@@ -39,15 +40,22 @@ def declare_verdicts(dataset: fo.Dataset, label_field: str, run_key: str) -> Non
                 name, fo.EmbeddedDocumentField, embedded_doc_type=fo.Classifications,
                 description=f"{text}, from the labels in {label_field!r}; the confidence is the probability of that",
             )  # fmt: skip
-        field = dataset.get_field(name)
-        field.info = {**(field.info or {}), VERDICTS: {"label_field": label_field, "run_key": run_key}}
-        field.save()
+        _note(dataset, name, {"label_field": label_field, "run_key": run_key})
 
 
-def judged_run(dataset: fo.Dataset, label_field: str) -> str | None:
-    """Key of the run whose labels the verdicts beside a field are about; ``None`` without verdicts."""
-    present, absent = (_facts(dataset, name) for name in verdict_fields(label_field))
-    return str(absent["run_key"]) if present and absent else None
+def note_counts(dataset: fo.Dataset, label_field: str) -> None:
+    """Counts images with and without each class, and keeps that with the fields: too slow for every look at it."""
+    names = verdict_fields(label_field)
+    present, absent = (every_image(dataset).count_values(f"{name}.classifications.label") for name in names)
+    # Names of classes need not do as keys in the database.
+    counts = [[one, present.get(one, 0), absent.get(one, 0)] for one in sorted({*present, *absent})]
+    _note(dataset, names[1], {"counts": counts})
+
+
+def verdict_counts(dataset: fo.Dataset, label_field: str) -> dict[str, tuple[int, int]]:
+    """Class -> images with it and without it, as judged last; nothing where labels were replaced since."""
+    facts = _facts(dataset, verdict_fields(label_field)[1]) or {}
+    return {name: (there, not_there) for name, there, not_there in facts.get("counts") or []}
 
 
 def clear_verdicts(samples: SampleCollection, label_field: str) -> None:
@@ -55,6 +63,7 @@ def clear_verdicts(samples: SampleCollection, label_field: str) -> None:
     for name in verdict_fields(label_field):
         if _facts(samples._dataset, name):
             samples.clear_sample_field(name)
+            _note(samples._dataset, name, {"counts": None})
 
 
 def forget_verdicts(dataset: fo.Dataset, label_field: str, run_key: str) -> None:
@@ -62,6 +71,12 @@ def forget_verdicts(dataset: fo.Dataset, label_field: str, run_key: str) -> None
     for name in verdict_fields(label_field):
         if (_facts(dataset, name) or {}).get("run_key") == run_key:
             patiently(dataset.delete_sample_field, name)
+
+
+def _note(dataset: fo.Dataset, name: str, facts: dict[str, Any]) -> None:
+    field = dataset.get_field(name)
+    field.info = {**(field.info or {}), VERDICTS: {**(_facts(dataset, name) or {}), **facts}}
+    field.save()
 
 
 def _facts(dataset: fo.Dataset, name: str) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from fiftyone_ntt.config_review import JudgePresenceParams
 from fiftyone_ntt.dataset.database import patiently
 from fiftyone_ntt.dataset.fields import check_detections_field, every_image, image_samples
 from fiftyone_ntt.dataset.runs import PROVENANCE, status_field
-from fiftyone_ntt.dataset.verdict_fields import declare_verdicts, judged_run, verdict_fields
+from fiftyone_ntt.dataset.verdict_fields import declare_verdicts, note_counts, verdict_fields
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.review.calibration import Floats
 from fiftyone_ntt.review.label_table import table_of
@@ -115,17 +115,10 @@ def write_verdicts(view: SampleCollection, thresholds: Thresholds) -> PresenceRe
     for start in range(0, len(ids), _AT_ONCE):
         some = rows[start : start + _AT_ONCE]
         _write(dataset, name, ids[start : start + _AT_ONCE], names, likely[some], there[some])
+    patiently(note_counts, dataset, name)
     counts = there[rows].sum(axis=0) if len(ids) else np.zeros(len(names), int)
     present = dict(zip(names, map(int, counts), strict=True))
     return PresenceReport(name, verdict_fields(name), len(ids), states - len(ids), present, thresholds.guessed)
-
-
-def verdict_counts(dataset: fo.Dataset, label_field: str) -> dict[str, tuple[int, int]]:
-    """Class -> images with it and without it, as judged; nothing where it was not judged."""
-    if judged_run(dataset, label_field) is None:
-        return {}
-    counts = [every_image(dataset).count_values(f"{name}.classifications.label") for name in verdict_fields(label_field)]
-    return {name: (counts[0].get(name, 0), counts[1].get(name, 0)) for name in sorted({*counts[0], *counts[1]})}
 
 
 def judged_without(view: SampleCollection, label_field: str, name: str) -> SampleCollection:

@@ -7,7 +7,7 @@ import fiftyone.operators as foo
 import numpy as np
 import pytest
 from fiftyone import ViewField as F
-from fiftyone.operators.executor import ExecutionContext
+from fiftyone.operators.executor import ExecutionContext, Executor
 from test_review_tab import Session
 
 import fiftyone_ntt as ntt
@@ -16,6 +16,7 @@ from fiftyone_ntt.core import MemoryBank
 from fiftyone_ntt.dataset.banks import keep_with_run
 from fiftyone_ntt.dataset.replaced import begin_pass
 from fiftyone_ntt.dataset.runs import RunRecord, register
+from fiftyone_ntt.dataset.verdict_fields import verdict_counts
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.review.label_table import table_of
 
@@ -128,6 +129,7 @@ def test_labels_that_are_replaced_take_their_verdicts_with_them(judged):
     judged.reload()
     assert judged.limit(10).count("ntt_absent.classifications") == 0
     assert judged.skip(10).count("ntt_absent.classifications") > 0
+    assert verdict_counts(judged, "ntt") == {}, "they are not counted any more"
 
 
 def test_refusals(judged):
@@ -142,27 +144,26 @@ def test_refusals(judged):
         ntt.judge_presence(judged, 5)
 
 
-def test_ten_thousand_images_take_seconds(judged):
-    judged.add_samples([sample(1000 + i, [label("cat", i / 10_000), label("dog", 0.4)]) for i in range(10_000)])
-    table_of(judged, "ntt").refreshed()
+def test_many_images_take_seconds(judged):
+    judged.add_samples([sample(1000 + i, [label("cat", i / 2000)]) for i in range(2000)])
     ntt.fit_thresholds(judged, "run", write_verdicts=False)
     started = time.perf_counter()
-    assert ntt.judge_presence(judged).images == 10_000 + IMAGES
-    assert time.perf_counter() - started < 30
+    assert ntt.judge_presence(judged).images == 2000 + IMAGES
+    assert time.perf_counter() - started < 10
 
 
 def test_the_operator_and_the_command_line(judged, capsys):
     operator = foo.get_operator("@fiftyone-ntt/ntt/judge_presence")
     request = {"dataset_name": judged.name, "params": {"label_field": "ntt"}}
-    context = ExecutionContext(request_params=request, operator_uri=operator.uri)
+    context = ExecutionContext(request_params=request, executor=Executor(), operator_uri=operator.uri)
     assert "thresholds are those that you fitted last" in str(operator.resolve_input(context).to_json())
     result = operator.execute(context)
     assert [row["class"] for row in result["rows"]] == CLASSES and "Judged 80 images" in result["summary"]
     assert "images without it" in str(operator.resolve_output(context).to_json())
-    assert main(["fit-thresholds", judged.name, "run", "--precision", "0.8"]) == 0
+    assert main(["fit-thresholds", judged.name, "run", "--precision", "0.8", "--no-write-verdicts"]) == 0
     assert main(["judge-presence", judged.name]) == 0
     printed = capsys.readouterr().out
-    for words in ("expected right", "all classes", "without it", "Judged 80 images"):
+    for words in ("expected", "references", "all classes", "without it", "Judged 80 images"):
         assert words in printed
     assert main(["fit-thresholds", judged.name, "nothing"]) == 2
     assert main(["judge-presence", judged.name, "--field", "nothing"]) == 2
@@ -172,7 +173,7 @@ def test_in_the_review_tab(judged):
     decide(judged)
     table_of(judged, "ntt").refreshed()
     session = Session(judged).send("on_load").send("on_tab", {"value": "review"})
-    assert any("Not judged yet" in text for text in session.shown)
+    assert "Not judged yet" in session.shown
     ntt.fit_thresholds(judged, "run")
     session.send("on_review_fitted")
     assert session.state["review_judged"] == sorted(CLASSES)

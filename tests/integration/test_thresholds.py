@@ -4,7 +4,7 @@ import fiftyone as fo
 import fiftyone.operators as foo
 import numpy as np
 import pytest
-from fiftyone.operators.executor import ExecutionContext
+from fiftyone.operators.executor import ExecutionContext, Executor
 from test_review_tab import Session
 
 import fiftyone_ntt as ntt
@@ -189,7 +189,7 @@ def test_the_operator(labelled):
 
 
 def context(request):
-    return ExecutionContext(request_params=request, operator_uri=OPERATOR)
+    return ExecutionContext(request_params=request, executor=Executor(), operator_uri=OPERATOR)
 
 
 def test_in_the_review_tab(labelled):

@@ -20,8 +20,8 @@ from fiftyone_ntt.config import (
     SegmentParams,
     TaggedBankParams,
 )
-from fiftyone_ntt.config_runs import CancelParams, ResumeParams, UndoParams
 from fiftyone_ntt.config_review import FitThresholdsParams, JudgePresenceParams, PreviewParams
+from fiftyone_ntt.config_runs import CancelParams, ResumeParams, UndoParams
 from fiftyone_ntt.errors import InputError, WrongTypeError
 
 ROOT = Path(__file__).resolve().parents[2]
