@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fiftyone_ntt.review.calibration import Curve, Floats, Ints, best_threshold, fit_curve
-from fiftyone_ntt.review.fitting import Labels
 from fiftyone_ntt.review.label_table import REJECTED, UNDECIDED, LabelTable, decisions
 
 Bools = NDArray[np.bool_]
+_UNDECIDED = 5.0
+"""Decisions a class that all images together count for in which nobody has decided on it. People accept and reject about
+as many, and mostly high scores: from that alone, far too many classes would seem to be there."""
 
 
 @dataclass(frozen=True)
@@ -81,17 +83,30 @@ class Pairs:
         return self.right | (self.stands > thresholds)
 
 
-def fit_presence(pairs: Pairs, labels: Labels, guessed: Curve | None, precision: float | None) -> PresenceFit:
-    """Fits to the images in which a class was decided on.
+def fit_presence(pairs: Pairs, names: list[str], guessed: Curve, precision: float | None) -> PresenceFit:
+    """Fits to the images in which a class was decided on, and a little to what the references say of the others.
 
     Args:
         pairs: of all images of the run.
-        labels: the run's labels; they stand in where no image was decided on.
-        guessed: how likely a label is right by its similarity, where nobody has decided on any label.
+        names: the classes.
+        guessed: how likely a label is right by its similarity, before anyone has decided.
         precision: of the images in which a class counts as being there, at least this share is to be right, as
             expected; where ``None``, F1 counts.
     """
-    return thresholds_for(pairs, guessed or _curve(pairs, labels), labels.names, precision)
+    known, scored = pairs.right | pairs.wrong, pairs.seen > 0
+    image, number = np.nonzero(known & scored)
+    others, their_class = np.nonzero(~known & scored)
+    if not len(image):
+        return thresholds_for(pairs, guessed, names, precision)
+    seen, unknown = pairs.seen[image, number], pairs.seen[others, their_class]
+    weight = np.full(len(others), min(1.0, _UNDECIDED * len(names) / max(len(others), 1)))
+    curve = fit_curve(
+        np.concatenate([seen, unknown]),
+        np.concatenate([number, their_class]),
+        np.concatenate([pairs.right[image, number], guessed.probability(unknown, their_class)]),
+        np.concatenate([np.ones(len(image)), weight]),
+    )
+    return thresholds_for(pairs, curve, names, precision)
 
 
 def thresholds_for(pairs: Pairs, curve: Curve, names: list[str], precision: float | None) -> PresenceFit:
@@ -111,14 +126,6 @@ def thresholds_for(pairs: Pairs, curve: Curve, names: list[str], precision: floa
         found = best(mine)
         each[name] = overall if not mine.any() else 1.0 if found is None else found
     return PresenceFit(curve, each, overall)
-
-
-def _curve(pairs: Pairs, labels: Labels) -> Curve:
-    image, number = np.nonzero((pairs.right | pairs.wrong) & (pairs.seen > 0))
-    if len(image):
-        return fit_curve(pairs.seen[image, number], number, pairs.right[image, number])
-    decided = labels.right | labels.wrong
-    return fit_curve(labels.similarity[decided], labels.classes[decided], labels.right[decided])
 
 
 def _highest(place: Ints, value: Floats, samples: int, classes: int) -> Floats:

@@ -181,13 +181,11 @@ def _fitted(dataset: fo.Dataset, record: Mapping[str, Any], precision: float | N
     if not len(labels.scores):
         raise InputError(f"run {run_key!r} has found no labels, so there is no threshold to fit; label images first")
     decided = labels.right | labels.wrong
-    by_similarity = None
+    basis, curve, by_similarity = guess(labels, bank_of_run(dataset, run_key))
     if decided.any():
         basis, curve = DECISIONS, labels.curve(decided)
-    else:
-        basis, curve, by_similarity = guess(labels, bank_of_run(dataset, run_key))
     found = thresholds_of(labels, curve, precision, basis)
-    image = fit_presence(Pairs.of(table, names), labels, by_similarity, precision)
+    image = fit_presence(Pairs.of(table, names), labels.names, by_similarity, precision)
     before, after = calibration_of(labels)
     return Thresholds(
         run_key, record["label_field"], {one.name: one for one in found[1:]}, found[0], curve, image, precision,
