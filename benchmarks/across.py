@@ -167,6 +167,7 @@ def run_set(
     banks = banks_of(segmenter, one, targets.classes, keys)
     say(f"{one.name}: {len(banks)} reference sets, {len(targets.images)} images")
     found: dict[tuple[str, Key], list[Prediction]] = {(name, key): [] for name in variants for key in banks}
+    alike: dict[tuple[str, Key], list[float]] = {key: [] for key in found}
     seconds, ideal = dict.fromkeys(found, 0.0), []
     for done, image in enumerate(targets.images, start=1):
         content = contents[image]
@@ -176,23 +177,27 @@ def run_set(
             instances = segmenter.match(content, banks[key], variants[name])
             seconds[name, key] += time.perf_counter() - started
             found[name, key] += to_predictions(instances, image.image_id)
+            alike[name, key] += np.asarray(instances.similarity, float).tolist()
         if done % 10 == 0:
             say(f"{one.name}: {done} of {len(targets.images)}")
     ids = [image.image_id for image in targets.images]
     result = SetResult(targets, coco_scores(targets.truth, ideal, targets.classes, ids))
-    for (name, key), row in _scored(targets, found, seconds):
+    for (name, key), row in _scored(targets, found, alike, seconds):
         result.rows.setdefault(name, {})[key] = row
         result.found[name] = found[name, key]
     return result
 
 
 def _scored(
-    targets: Targets, found: Mapping[tuple[str, Key], list[Prediction]], seconds: Mapping[tuple[str, Key], float]
+    targets: Targets,
+    found: Mapping[tuple[str, Key], list[Prediction]],
+    alike: Mapping[tuple[str, Key], list[float]],
+    seconds: Mapping[tuple[str, Key], float],
 ) -> Iterator[tuple[tuple[str, Key], Row]]:
     ids = [image.image_id for image in targets.images]
     for key, predictions in found.items():
         coco = coco_scores(targets.truth, predictions, targets.classes, ids)
-        judged = verdicts(targets.truth, predictions, len(targets.classes), ids)
+        judged = verdicts(targets.truth, predictions, len(targets.classes), ids, alike[key])
         yield key, Row(coco, judged, 1000 * seconds[key] / len(ids))
 
 
@@ -215,8 +220,10 @@ def best_candidates(content: CompactImage, targets: Targets, image: TargetImage)
 
 FIGURES = {
     "box_ap": "box AP", "mask_ap": "mask AP", "mask_ap50": "AP50", "ar100": "AR100", "presence_fires": "F1 fires",
-    "presence_fitted": "F1 fitted", "presence_best": "F1 best", "false_alarms": "false alarms",
-    "calibration": "ECE", "calibration_fitted": "ECE fitted", "milliseconds": "ms",
+    "presence_fitted": "F1 fitted", "presence_similarity": "F1 similarity", "presence_per_class": "F1 per class",
+    "presence_best": "F1 best", "false_alarms_unfiltered": "alarms", "false_alarms": "alarms fitted",
+    "false_alarms_labels": "alarms, labels", "calibration": "ECE", "calibration_fitted": "ECE isotonic",
+    "calibration_curve": "ECE curve", "milliseconds": "ms",
 }  # fmt: skip
 """Figure -> heading."""
 

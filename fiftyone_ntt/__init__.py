@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fiftyone_ntt.review.export import export_labels as export_labels
     from fiftyone_ntt.review.gallery import describe_references as describe_references
     from fiftyone_ntt.review.learn import learn as learn
+    from fiftyone_ntt.review.presence import judge_presence as judge_presence
     from fiftyone_ntt.review.preview import preview as preview
     from fiftyone_ntt.review.references import remove_references as remove_references
     from fiftyone_ntt.review.references import use_as_references as use_as_references
@@ -59,6 +60,7 @@ _LAZY = {
     "evaluate": "dataset.evaluation",
     "export_labels": "review.export",
     "fit_thresholds": "review.thresholds",
+    "judge_presence": "review.presence",
     "learn": "review.learn",
     "list_banks": "dataset.banks",
     "list_runs": "dataset.runs",

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fiftyone_ntt import __version__
+from fiftyone_ntt.cli_review import add_commands as add_review_commands
 from fiftyone_ntt.cli_runs import add_commands as add_runs_commands
 from fiftyone_ntt.config import EvaluateParams, IndexParams, ParamInfo, Params, SegmentParams
 from fiftyone_ntt.config_references import TaggedBankParams
@@ -153,7 +154,7 @@ def bank_build(dataset: str, tag: str | None, saved_view: str | None, **options:
     import fiftyone_ntt as ntt
     from fiftyone_ntt.dataset.references import tagged_negatives, tagged_references
 
-    view = _view(dataset, tag, saved_view)
+    view = view_of(dataset, tag, saved_view)
     references = tagged_references(view, reference_tag, fields)
     negatives = tagged_negatives(view, fields, negative_tag)
     with progress_bar("references") as progress:
@@ -169,7 +170,7 @@ def index_build(dataset: str, tag: str | None, saved_view: str | None, **options
     params = IndexParams.from_mapping(options).to_mapping()
     from fiftyone_ntt.dataset.indexing import index
 
-    view = _view(dataset, tag, saved_view)
+    view = view_of(dataset, tag, saved_view)
     with progress_bar("images") as progress:
         report = index(view, progress=progress, **params)
     Console().print(escape(str(report)), soft_wrap=True)
@@ -248,7 +249,7 @@ def segment(dataset: str, tag: str | None, saved_view: str | None, **options: An
     import fiftyone_ntt as ntt
     from fiftyone_ntt.dataset.origin import Origin, through
 
-    view = _view(dataset, tag, saved_view)
+    view = view_of(dataset, tag, saved_view)
     with progress_bar("images") as progress, through(Origin("cli")):
         report = ntt.segment(view, progress=progress, **params)
     Console().print(escape(str(report)), soft_wrap=True)
@@ -260,7 +261,7 @@ def evaluate(dataset: str, tag: str | None, saved_view: str | None, **options: A
     params = EvaluateParams.from_mapping(options).to_mapping()
     import fiftyone_ntt as ntt
 
-    view = _view(dataset, tag, saved_view)
+    view = view_of(dataset, tag, saved_view)
     with progress_bar("images") as progress:
         results = ntt.evaluate(view, progress=progress, **params)
     Console().print(results_table(results))
@@ -269,7 +270,8 @@ def evaluate(dataset: str, tag: str | None, saved_view: str | None, **options: A
     return 0
 
 
-def _view(dataset: str, tag: str | None, saved_view: str | None) -> SampleCollection:
+def view_of(dataset: str, tag: str | None, saved_view: str | None) -> SampleCollection:
+    """The samples that a command is for."""
     import fiftyone as fo
 
     if not fo.dataset_exists(dataset):
@@ -296,6 +298,7 @@ def _parser() -> argparse.ArgumentParser:
     _index_commands(_group(commands, "index", "the candidate index: the heavy part, kept on disk"))
     _service(commands, "segment", segment, SegmentParams, "label a dataset with a memory bank")
     add_runs_commands(_group(commands, "runs", "labelling runs: how far they are, resume, cancel, undo"), _command)
+    add_review_commands(commands, _command, _service, _option)
     _service(commands, "evaluate", evaluate, EvaluateParams, "score labels against ground truth")
     demo_parser = _command(commands, "demo", demo, "a small dataset, segmented and evaluated from start to end")
     demo_parser.add_argument("--app", action="store_true", help="open FiftyOne's App on it afterwards")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fiftyone_ntt.config import UndoParams
+from fiftyone_ntt.config_runs import UndoParams
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.terminal import progress_bar
 

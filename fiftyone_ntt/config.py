@@ -279,6 +279,13 @@ class SegmentParams(Params):
         minimum=0,
         maximum=1,
     )
+    thresholds: str | None = param(
+        None,
+        label="Thresholds of the classes",
+        help="'fitted': labels at or below the threshold fitted to their class (see 'Fit thresholds to my review') are "
+        "not written; thresholds are found again for the same memory bank and settings. Left empty, there are none",
+        choices=("fitted",),
+    )
     points_per_side: int | None = points_per_side_param()
     points: str = points_param()
     include_references: bool = param(
@@ -330,30 +337,4 @@ class EvaluateParams(Params):
     )
     include_references: bool = param(
         False, label="Score the references too", help="their scores are too good: they have seen the answers"
-    )
-
-
-@dataclass(frozen=True)
-class CancelParams(Params):
-    """Arguments of ``fiftyone_ntt.cancel_run``."""
-
-    run_key: str = param(label="Run", help="key of the labelling run to stop")
-
-
-@dataclass(frozen=True)
-class ResumeParams(Params):
-    """Arguments of ``fiftyone_ntt.resume_run``."""
-
-    run_key: str = param(label="Run", help="key of the labelling run to go on with")
-
-
-@dataclass(frozen=True)
-class UndoParams(Params):
-    """Arguments of ``fiftyone_ntt.undo_run``."""
-
-    run_key: str = param(label="Run", help="key of the labelling run to take back")
-    keep_edited: bool = param(
-        True,
-        label="Keep what people decided",
-        help="labels that a person accepted or edited (tags ntt:accepted, ntt:edited) stay",
     )

@@ -80,6 +80,18 @@ class FitThresholdsParams(Params):
         minimum=0,
         maximum=1,
     )
+    write_verdicts: bool = param(
+        True,
+        label="Say of each image which classes are in it",
+        help="writes the fields <labels>_present and <labels>_absent, by which images can be filtered",
+    )
+
+
+@dataclass(frozen=True)
+class JudgePresenceParams(Params):
+    """Arguments of ``fiftyone_ntt.judge_presence``."""
+
+    label_field: str = param("ntt", label="Labels", help="field with the labels of a run")
 
 
 EXPORT_FORMATS = ("coco", "yolo", "fiftyone")

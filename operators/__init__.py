@@ -10,6 +10,7 @@ from fiftyone_ntt.operators.evaluate import Evaluate
 from fiftyone_ntt.operators.export_labels import ExportLabels
 from fiftyone_ntt.operators.fit_thresholds import FitThresholds
 from fiftyone_ntt.operators.index_candidates import IndexCandidates
+from fiftyone_ntt.operators.judge_presence import JudgePresence
 from fiftyone_ntt.operators.learn import Learn
 from fiftyone_ntt.operators.make_reference_masks import MakeReferenceMasks
 from fiftyone_ntt.operators.metrics import METRIC_OPERATORS
@@ -36,6 +37,7 @@ OPERATORS = (
     ClearDecisions,
     Learn,
     FitThresholds,
+    JudgePresence,
     Preview,
     AdviseReferences,
     ExportLabels,

@@ -8,7 +8,7 @@ import fiftyone.operators as foo
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.config import CancelParams
+from fiftyone_ntt.config_runs import CancelParams
 from fiftyone_ntt.operators import forms, runs
 
 LABEL = "Cancel an NTT run"

@@ -41,7 +41,7 @@ class FitThresholds(foo.Operator):
 
     def resolve_input(self, ctx: Any) -> types.Property:
         inputs = types.Object()
-        fields = _fields_of_runs(ctx.dataset)
+        fields = fields_of_runs(ctx.dataset)
         choices = {key: f"{key} (field {field})" for key, field in fields.items()}
         forms.add_params(inputs, FitThresholdsParams, choices={"run_key": choices})
         run_key = forms.current(ctx, FitThresholdsParams, "run_key")
@@ -59,6 +59,8 @@ class FitThresholds(foo.Operator):
 
         params = FitThresholdsParams.from_mapping(ctx.params)
         thresholds = ntt.fit_thresholds(ctx.dataset, **params.to_mapping())
+        if params.write_verdicts:
+            forms.finished(ctx)
         return {"summary": str(thresholds), "run_key": params.run_key, "rows": [_row(one) for one in thresholds.rows()]}
 
     def resolve_output(self, ctx: Any) -> types.Property:
@@ -70,15 +72,24 @@ class FitThresholds(foo.Operator):
         outputs.list("rows", types.Object(), view=table, label="Thresholds")
         return types.Property(outputs, view=types.View(label=LABEL))
 
-    def __call__(self, sample_collection: SampleCollection, run_key: str, *, precision: float | None = None) -> Any:
+    def __call__(
+        self,
+        sample_collection: SampleCollection,
+        run_key: str,
+        *,
+        precision: float | None = None,
+        write_verdicts: bool = True,
+    ) -> Any:
         """Fits thresholds from Python, through the operator.
 
         Args:
             sample_collection: the dataset, or any view of it: all decisions count.
             run_key: key of the run.
             precision: the least precision; the best F1 where ``None``.
+            write_verdicts: also write which classes are in each image.
         """
-        return forms.call(self, sample_collection, FitThresholdsParams(run_key, precision), False, None)
+        params = FitThresholdsParams(run_key, precision, write_verdicts)
+        return forms.call(self, sample_collection, params, False, None)
 
 
 def _row(one: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +108,7 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.0%}"
 
 
-def _fields_of_runs(dataset: Any) -> dict[str, str]:
+def fields_of_runs(dataset: Any) -> dict[str, str]:
     """Key of the run that wrote each field, the newest first -> the field."""
     found = {}
     for name in reversed(forms.detections_fields(dataset)):

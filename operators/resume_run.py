@@ -8,7 +8,7 @@ import fiftyone.operators as foo
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.config import ResumeParams
+from fiftyone_ntt.config_runs import ResumeParams
 from fiftyone_ntt.dataset.origin import through
 from fiftyone_ntt.operators import forms, runs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import fiftyone.operators as foo
@@ -43,6 +44,7 @@ class Segment(foo.Operator):
         banks = banks_of(ctx.dataset)
         fields = sorted({"ntt", *forms.detections_fields(target)})
         shown = [*SHOWN, "overwrite"] if ctx.dataset.has_field(_label_field(ctx)) else list(SHOWN)
+        shown += ["thresholds"] if _are_fitted(ctx.dataset, banks, ctx.params.get("bank")) else []
         choices, suggestions = {"bank": banks}, {"label_field": fields}
         forms.add_params(inputs, SegmentParams, choices=choices, suggestions=suggestions, only=shown)
         _check_bank(inputs, banks, ctx.params.get("bank"))
@@ -101,6 +103,21 @@ def banks_of(dataset: Any) -> dict[str, str]:
     return banks
 
 
+def _are_fitted(dataset: Any, banks: dict[str, str], chosen: str | None) -> bool:
+    """Whether thresholds were fitted to labels of the chosen bank: otherwise there is nothing to choose."""
+    from fiftyone_ntt.core import MatchConfig
+    from fiftyone_ntt.dataset.kept_thresholds import kept_of_bank
+
+    if not banks or (chosen and chosen not in banks):
+        return False
+    config = dataset.get_run_info(chosen or _default_bank(banks)).config
+    return kept_of_bank(dataset, config.content_hash, asdict(MatchConfig())) is not None
+
+
+def _default_bank(banks: dict[str, str]) -> str:
+    return DEFAULT_BANK_NAME if DEFAULT_BANK_NAME in banks else list(banks)[-1]
+
+
 def _check_bank(inputs: types.Object, banks: dict[str, str], chosen: str | None) -> None:
     if not banks:
         message = "this dataset has no memory bank yet: run the operator 'Build NTT memory bank' first"
@@ -108,7 +125,7 @@ def _check_bank(inputs: types.Object, banks: dict[str, str], chosen: str | None)
     elif chosen and chosen not in banks:
         forms.refuse(inputs, "bank", f"no memory bank {chosen!r} with this dataset; there is: {', '.join(banks)}")
     else:
-        inputs.get_property("bank").default = DEFAULT_BANK_NAME if DEFAULT_BANK_NAME in banks else list(banks)[-1]
+        inputs.get_property("bank").default = _default_bank(banks)
 
 
 def _label_field(ctx: Any) -> str:

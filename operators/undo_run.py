@@ -8,7 +8,7 @@ import fiftyone.operators as foo
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.config import UndoParams
+from fiftyone_ntt.config_runs import UndoParams
 from fiftyone_ntt.operators import forms
 
 LABEL = "Undo an NTT run"

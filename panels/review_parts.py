@@ -18,6 +18,10 @@ NOTHING_YET = "**Nothing to review yet.**\n\nLabel your images first: go to the 
 NO_LABELS = "**No labels.**\n\nThe run has found nothing so far. Once it has, its labels appear here."
 SELECT_FIRST = "Select labels first: open an image and click them there, or show patches in the grid and tick those."
 GUESSED = "The suggested thresholds are a guess: no label was decided on yet. Accept some, reject some, then fit again."
+NOT_JUDGED = (
+    "Not judged yet: **Fit thresholds to my review** does it, also before any decision (then as a guess from the "
+    "references)."
+)
 _DOUBT_LABELS = ("Near the threshold", "Two classes alike", "Unsure mask", "Overlapped")
 _COLUMNS = ("labels", "above", "accepted", "rejected", "undecided")
 _STACKED_CLASSES = 8
@@ -198,6 +202,27 @@ def draw_threshold(tab: Any, ctx: Any, panel: types.Object) -> None:
         row.btn("review_show_all", label="Show all", icon="filter_alt_off", on_click=tab.on_review_show_all)
     if ctx.panel.state.review_expected:
         panel.md(ctx.panel.state.review_expected, name="review_expectation")
+
+
+def show_verdicts(ctx: Any) -> None:
+    """Fills the table of images with and without each class; notes its classes, none where nothing was judged."""
+    from fiftyone_ntt.dataset.verdict_fields import verdict_counts
+
+    counts = verdict_counts(ctx.dataset, ctx.panel.state.review_field)
+    rows = [{"class": name, "with": there, "without": not_there} for name, (there, not_there) in counts.items()]
+    ctx.panel.state.review_judged = [row["class"] for row in rows[:_ROWS]]
+    ctx.panel.set_data("review_verdicts", rows[:_ROWS])
+
+
+def draw_verdicts(tab: Any, ctx: Any, panel: types.Object) -> None:
+    """In how many images each class is; a click on a row shows those without it."""
+    judged = bool(ctx.panel.state.review_judged)
+    text = "Click a class: the grid shows the images judged to be **without** it, the surest first."
+    panel.md(f"**Images.** {text if judged else NOT_JUDGED}", name="review_images")
+    if judged:
+        headings = {"class": "Class", "with": "Images with it", "without": "Without it"}
+        view = layout.table(headings, on_click_row=tab.on_review_without)
+        panel.list("review_verdicts", types.Object(), view=view)
 
 
 def draw_decisions(tab: Any, ctx: Any, panel: types.Object) -> None:

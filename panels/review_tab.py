@@ -26,6 +26,7 @@ class ReviewTab:
             state.review_threshold, state.review_class = None, parts.ALL
         if state.review_field:
             self._review_counts(ctx)
+            parts.show_verdicts(ctx)
 
     def draw_review(self, ctx: Any, panel: types.Object) -> None:
         """Adds the tab's content to the panel."""
@@ -46,6 +47,7 @@ class ReviewTab:
         parts.draw_choices(self, ctx, panel, parts.fields_of_runs(ctx.dataset))
         parts.draw_counts(self, panel)
         parts.draw_threshold(self, ctx, panel)
+        parts.draw_verdicts(self, ctx, panel)
         parts.draw_decisions(self, ctx, panel)
         parts.draw_doubt(self, panel)
         self.draw_learn(ctx, panel)  # type: ignore[attr-defined]
@@ -72,6 +74,17 @@ class ReviewTab:
         names = [parts.ALL, *(ctx.panel.state.review_classes or [])]
         row = ctx.params.get("row")
         self._review_choose(ctx, names[row] if isinstance(row, int) and 0 <= row < len(names) else parts.ALL)
+
+    def on_review_without(self, ctx: Any) -> None:
+        """The row of a class is clicked in the table of images: the grid shows those without that class."""
+        from fiftyone_ntt.review.presence import judged_without
+        from fiftyone_ntt.review.views import without
+
+        state, row = ctx.panel.state, ctx.params.get("row")
+        names = state.review_judged or []
+        if isinstance(row, int) and 0 <= row < len(names) and self._review_whole_images(ctx):
+            base = without(ctx.view, state.review_added or [])
+            self._review_show(ctx, base, judged_without(base, state.review_field, names[row]))
 
     def on_review_threshold(self, ctx: Any) -> None:
         """Another threshold, by the slider."""

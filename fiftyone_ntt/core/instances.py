@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fiftyone_ntt.core.masks import PackedMask
 
@@ -55,3 +55,17 @@ class Instances:
     def crop(self, i: int) -> tuple[tuple[int, int, int, int], NDArray[np.bool_]]:
         """Extent ``(x1, y1, x2, y2)`` of mask ``i`` (x2, y2 exclusive) and the mask inside it, bool ``[h, w]``."""
         return self.packed[i].extent, self.packed[i].crop()
+
+    def above(self, thresholds: ArrayLike) -> Instances:
+        """Only those with a score above the threshold of their class.
+
+        Args:
+            thresholds: float ``[K]``, one a class.
+        """
+        kept = np.flatnonzero(self.scores > np.asarray(thresholds, np.float64)[self.labels])
+        if len(kept) == len(self):
+            return self
+        names = ("boxes", "scores", "labels", "predicted_iou", "similarity", "alternative", "alternative_similarity")
+        columns = {name: getattr(self, name) for name in names}
+        picked = {name: column[kept] for name, column in columns.items() if column is not None}
+        return replace(self, packed=tuple(self.packed[i] for i in kept), **picked)

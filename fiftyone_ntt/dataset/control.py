@@ -9,6 +9,7 @@ import fiftyone as fo
 from fiftyone_ntt.core import MatchConfig
 from fiftyone_ntt.dataset.banks import bank_of_run
 from fiftyone_ntt.dataset.figures import queued_runs
+from fiftyone_ntt.dataset.kept_thresholds import named
 from fiftyone_ntt.dataset.leases import request_cancel
 from fiftyone_ntt.dataset.references import Progress
 from fiftyone_ntt.dataset.runs import METHOD, list_runs
@@ -80,6 +81,7 @@ def resume_run(
         points_per_side=record["points_per_side"],
         points=record["points"],
         precision=record["precision"],
+        thresholds=named(record.get("thresholds"), record["classes"]),
         include_references=True,  # the samples are those that were left when references had been taken out
         config=MatchConfig(**record["match"]),
         preset=preset,

@@ -20,6 +20,7 @@ from fiftyone.operators import ExecutionStore
 from fiftyone_ntt.dataset.fields import every_image
 from fiftyone_ntt.dataset.labels import ATTRIBUTES
 from fiftyone_ntt.dataset.runs import PROVENANCE, RunRecord, status_field
+from fiftyone_ntt.dataset.verdict_fields import clear_verdicts
 
 _FACTS, _SAMPLE, _PART, _STATUSES, _RESULTS = "facts", "sample:", "part:", "statuses:", "results"
 _PART_SIZE = 8 * 2**20
@@ -170,6 +171,8 @@ def begin_pass(targets: SampleCollection, record: RunRecord, overwrite: bool) ->
         previous=(info or {}).get(PROVENANCE),
         config=dataset.get_run_info(record.run_key).config.serialize() if known else None,
     )
+    if overwrite:
+        clear_verdicts(targets, name)
     if overwrite and dataset.has_field(status):
         targets.clear_sample_field(status)
 

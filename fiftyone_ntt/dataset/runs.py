@@ -20,7 +20,17 @@ from fiftyone_ntt.errors import InputError, WrongTypeError
 METHOD = "ntt/segment"
 PROVENANCE = "ntt"
 """Key of a label field's ``info`` under which its run's facts lie."""
-DECISIVE = ("classes", "preset", "bank_hash", "weights", "match", "points_per_side", "points", "precision")
+DECISIVE = (
+    "classes",
+    "preset",
+    "bank_hash",
+    "weights",
+    "match",
+    "points_per_side",
+    "points",
+    "precision",
+    "thresholds",
+)
 """Settings in which two runs must agree for their labels to be the same."""
 
 
@@ -44,6 +54,7 @@ class RunRecord:
         points_per_side: prompt points along each side.
         points: which of them were prompted.
         precision: of the image encoders.
+        thresholds: of each class, the score that its labels must exceed to be written; ``None`` without any.
         started: ISO time, UTC.
     """
 
@@ -57,6 +68,7 @@ class RunRecord:
     points_per_side: int
     points: str = "grid"
     precision: str = "fp32"
+    thresholds: list[float] | None = None
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from fiftyone_ntt.core.stream import Outcome, stream
 from fiftyone_ntt.dataset.banks import check_name, load_bank
 from fiftyone_ntt.dataset.candidates import CandidateSource, StageOne, describe_error
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, whole_images
+from fiftyone_ntt.dataset.kept_thresholds import LeastScores, least_scores
 from fiftyone_ntt.dataset.labels import to_document
 from fiftyone_ntt.dataset.leases import Worker
 from fiftyone_ntt.dataset.part import Call, part_in_run
@@ -100,6 +102,7 @@ def segment(
     resume: bool = True,
     overwrite: bool = False,
     score_threshold: float | None = None,
+    thresholds: str | Mapping[str, float] | LeastScores | None = None,
     points_per_side: int | None = None,
     points: str = "grid",
     include_references: bool = False,
@@ -127,6 +130,9 @@ def segment(
         overwrite: replace what another run or a person wrote in this view. Labels tagged ``ntt:accepted`` or
             ``ntt:edited`` stay even then.
         score_threshold: labels with a score at or below this are not written.
+        thresholds: labels with a score at or below the threshold of their class are not written either:
+            class -> threshold, what ``fit_thresholds`` returned, or ``"fitted"`` for what was fitted last to labels of
+            this memory bank and these settings.
         points_per_side: prompt points along each side of the image; the preset's number where ``None``.
         points: ``"guided"`` prompts only the half of the grid that looks least like the image's border.
         include_references: label the reference samples too.
@@ -166,6 +172,8 @@ def segment(
     check_name(run_key)
     side = stage_one.preset.proposals(points_per_side).points_per_side
     record = RunRecord.of(run_key, label_field, bank, config, side, points, precision)
+    least = least_scores(thresholds, view._dataset, bank, config)
+    record = replace(record, thresholds=least)
     targets = view if include_references else without_references(view.match_tags(REFERENCE_TAG, bool=False), bank)
     report = SegmentReport(run_key, label_field, references_skipped=len(view) - len(targets))
     options = {"use_index": use_index, "index_dir": None if index_dir is None else str(index_dir)}
@@ -173,7 +181,7 @@ def segment(
     with part_in_run(Call(targets, record, bank, resume, overwrite, options)) as (worker, work):
         report.resumed = work.resumed
         try:
-            _run(work, worker, source, _Labeller(source, bank, config), report, progress)
+            _run(work, worker, source, _Labeller(source, bank, config, least), report, progress)
         finally:
             report.from_index, report.indexed, report.notes = source.from_index, source.indexed, source.notes
     report.seconds = time.perf_counter() - started
@@ -205,10 +213,12 @@ class _Labeller:
     source: CandidateSource
     bank: MemoryBank
     config: MatchConfig
+    least: list[float] | None
 
     def __call__(self, sample_id: str, content: CompactImage) -> dict[str, Any]:
         self.source.keep(sample_id, content)
-        return to_document(Segmenter.match(content, self.bank, self.config), self.bank.classes)
+        found = Segmenter.match(content, self.bank, self.config)
+        return to_document(found if self.least is None else found.above(self.least), self.bank.classes)
 
 
 def _run(

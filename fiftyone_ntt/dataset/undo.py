@@ -16,13 +16,14 @@ from fiftyone_ntt.dataset.masks_on_disk import masks_folder, remove_masks
 from fiftyone_ntt.dataset.replaced import Document, Pass, last_pass, passes
 from fiftyone_ntt.dataset.runs import PROVENANCE, list_runs, status_field
 from fiftyone_ntt.dataset.states import delete_state
+from fiftyone_ntt.dataset.verdict_fields import forget_verdicts
 from fiftyone_ntt.errors import InputError
 
 _CHUNK = 25
 
 
 def undo_run(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> int:
-    """Takes a labelling run back: its labels and mask files, its statuses, the fields that it made, its record.
+    """Takes a labelling run back: its labels, mask files and verdicts, its statuses, the fields it made, its record.
 
     Labels that a person has accepted or edited (tags ``ntt:accepted``, ``ntt:edited``, or another class, box or mask
     than the run wrote) stay unless told otherwise, and with them the field; labels that a person drew always stay.
@@ -46,6 +47,7 @@ def undo_run(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> 
     removed = 0
     if dataset.has_field(name):
         removed = _restore_samples(dataset, name, run_key, this, keep_edited)
+        forget_verdicts(dataset, name, run_key)
         patiently(_restore_provenance, dataset, name, run_key, this)
         patiently(_remove_fields, dataset, name, this)
     remove_masks(masks_folder(dataset, run_key, this.number), patiently(_mask_paths, dataset, name))

@@ -108,8 +108,11 @@ class Labels:
         return fit_curve(self.scores[decided], self.classes[decided], self.right[decided])
 
 
-def guess(labels: Labels, bank: MemoryBank) -> tuple[str, Curve]:
-    """A basis and a curve without decisions: labels that look as references of their class do are probably right."""
+def guess(labels: Labels, bank: MemoryBank) -> tuple[str, Curve, Curve]:
+    """A basis without decisions, and how likely labels are right, by confidence and by similarity.
+
+    Those that look as references of their class do are probably right.
+    """
     number = np.array([labels.names.index(name) for name in bank.classes])
     similarity, classes, own = reference_similarities(bank.project(bank.vectors), number[bank.class_index])
     some = np.linspace(0, len(labels.scores) - 1, min(len(labels.scores), _GUESSED_FROM)).astype(np.int64)
@@ -122,7 +125,10 @@ def guess(labels: Labels, bank: MemoryBank) -> tuple[str, Curve]:
         likely = (scores > parting(labels.scores)).astype(np.float64)
     # The score is not the similarity: each label, as likely right as its similarity says, is a decision in part.
     weights = np.full(len(some), min(1.0, _GUESSES * len(labels.names) / len(some)))
-    return REFERENCES if own.any() else SCORES, fit_curve(scores, its_class, likely, weights)
+    by_score = fit_curve(scores, its_class, likely, weights)
+    if own.any():
+        return REFERENCES, by_score, look
+    return SCORES, by_score, fit_curve(labels.similarity[some], its_class, likely, weights)
 
 
 def thresholds_of(labels: Labels, curve: Curve, precision: float | None, basis: str) -> list[ClassThreshold]:

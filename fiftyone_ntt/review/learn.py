@@ -166,6 +166,7 @@ def _write(review: ReviewedRun, bank: MemoryBank, progress: Progress | None) -> 
         points_per_side=review.record["points_per_side"],
         points=review.record.get("points", "grid"),
         precision=review.record.get("precision", "fp32"),
+        thresholds=review.thresholds,
         include_references=True,  # the samples are those that were left when references had been taken out
         config=review.config,
         preset=review.preset,
@@ -215,6 +216,8 @@ def _compare(review: ReviewedRun, report: LearnReport, progress: Progress | None
     def match(sample_id: str, content: CompactImage) -> list[Document]:
         review.source.keep(sample_id, content)
         found = Segmenter.match(content, report.bank, review.config)
+        if review.thresholds is not None:
+            found = found.above([review.thresholds.get(name, 0.0) for name in report.bank.classes])
         new: list[Document] = to_document(found, report.bank.classes)["detections"]
         return new
 

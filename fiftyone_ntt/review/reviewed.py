@@ -18,6 +18,7 @@ from fiftyone_ntt.dataset.control import config_of
 from fiftyone_ntt.dataset.database import patiently
 from fiftyone_ntt.dataset.decided import is_decided, is_from_run
 from fiftyone_ntt.dataset.fields import check_detections_field, every_image
+from fiftyone_ntt.dataset.kept_thresholds import named
 from fiftyone_ntt.dataset.runs import PROVENANCE, status_field
 from fiftyone_ntt.dataset.states import state_of, targets_of
 from fiftyone_ntt.errors import InputError
@@ -43,6 +44,11 @@ class ReviewedRun:
     config: MatchConfig
     source: CandidateSource
     preset: str | Preset | None
+
+    @property
+    def thresholds(self) -> dict[str, float] | None:
+        """Class -> the score that the run's labels had to exceed; ``None`` without any."""
+        return named(self.record.get("thresholds"), self.record["classes"])
 
     @classmethod
     def of(

@@ -9,12 +9,12 @@ from typing import Any
 
 import fiftyone as fo
 import numpy as np
-from fiftyone.operators import ExecutionStore
 
 from fiftyone_ntt.config_review import FitThresholdsParams
 from fiftyone_ntt.dataset.banks import bank_of_run
 from fiftyone_ntt.dataset.control import config_of
 from fiftyone_ntt.dataset.fields import check_detections_field
+from fiftyone_ntt.dataset.kept_thresholds import Facts, keep, kept_of_run, meaning
 from fiftyone_ntt.dataset.runs import PROVENANCE
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.review.calibration import Curve, Expected, Floats, expected_above
@@ -29,6 +29,7 @@ from fiftyone_ntt.review.fitting import (
     thresholds_of,
 )
 from fiftyone_ntt.review.label_table import LabelTable, table_of
+from fiftyone_ntt.review.presence_fit import Pairs, PresenceFit, fit_presence
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ _FEW = 20
 
 @dataclass(frozen=True)
 class Presence:
-    """Whether a class is in an image, and how likely the best label there is right."""
+    """Whether a class is judged to be in an image, and how likely it is there."""
 
     present: bool
     probability: float
@@ -54,6 +55,7 @@ class Thresholds:
         classes: class -> its threshold.
         overall: one threshold for all classes together.
         curve: how likely a label is right by its score; its classes are numbered in the order of ``classes``.
+        image: how likely a class is in an image at all, and from where on it counts as being there.
         precision: the precision that was asked for; ``None`` where F1 counted.
         calibration_before: expected calibration error of the confidence, on decided labels.
         calibration_after: that of the fitted probability, each from a curve fitted without the label.
@@ -66,6 +68,7 @@ class Thresholds:
     classes: dict[str, ClassThreshold]
     overall: ClassThreshold
     curve: Curve
+    image: PresenceFit
     precision: float | None
     calibration_before: float | None
     calibration_after: float | None
@@ -77,24 +80,27 @@ class Thresholds:
         known = list(self.classes)
         return self.curve.probability(scores, None if name not in known else np.full(len(scores), known.index(name)))
 
-    def presence(self, scores: Mapping[str, Sequence[float]]) -> dict[str, Presence]:
+    def least(self, name: str) -> float:
+        """The threshold of a class; that of all together where the class is unknown."""
+        return self.classes.get(name, self.overall).threshold
+
+    def presence(self, similarities: Mapping[str, Sequence[float]]) -> dict[str, Presence]:
         """Whether each class is in an image.
 
         Args:
-            scores: class -> confidences of its labels in the image; none, or a class left out, means no label.
+            similarities: class -> ``similarity`` of its labels in the image; none, or a class left out, means no
+                label.
 
         Returns:
-            Class -> whether its best label is above the threshold, and the probability that this label is right; only
-            a guess where ``guessed``.
+            Class -> whether the label most alike is above the class's threshold, and the probability that the class is
+            there; only a guess where ``guessed``.
         """
-        verdicts = {}
-        for name in dict.fromkeys((*self.classes, *scores)):
-            best = max(scores.get(name, ()), default=None)
-            if best is None:
-                verdicts[name] = Presence(False, 0.0)
-                continue
-            least = self.classes.get(name, self.overall).threshold
-            verdicts[name] = Presence(best > least, float(self.probability(name, [best])[0]))
+        verdicts, known = {}, list(self.classes)
+        for name in dict.fromkeys((*known, *similarities)):
+            best = max(similarities.get(name, ()), default=0.0)
+            number = None if name not in known else [known.index(name)]
+            likely = float(self.image.curve.probability([best], number)[0])
+            verdicts[name] = Presence(best > self.image.threshold(name), likely)
         return verdicts
 
     def expected(self, table: LabelTable, threshold: float, name: str | None = None) -> Expected:
@@ -131,8 +137,12 @@ class Thresholds:
         return " ".join([text, *self.notes])
 
 
-def fit_thresholds(dataset: fo.Dataset, run_key: str, *, precision: float | None = None) -> Thresholds:
+def fit_thresholds(
+    dataset: fo.Dataset, run_key: str, *, precision: float | None = None, write_verdicts: bool = True
+) -> Thresholds:
     """Fits a threshold for each class to what a person accepted and rejected, and keeps them with the dataset.
+
+    Every other run with the same memory bank and settings can use them: ``segment(..., thresholds="fitted")``.
 
     Accepted and edited labels are right, rejected ones wrong. Classes with few decisions lean on the others; without
     any decision at all, how much the references look like each other has to do.
@@ -142,6 +152,7 @@ def fit_thresholds(dataset: fo.Dataset, run_key: str, *, precision: float | None
         run_key: key of the run whose labels were reviewed, see ``list_runs``.
         precision: the lowest thresholds with at least so high an expected precision; those with the best expected F1
             where ``None``.
+        write_verdicts: also write which classes are in each image and which are not, see ``judge_presence``.
 
     Returns:
         The thresholds; ``load_thresholds`` gives them back.
@@ -149,28 +160,37 @@ def fit_thresholds(dataset: fo.Dataset, run_key: str, *, precision: float | None
     Raises:
         InputError: if there is no such run, or its field holds no labels of it.
     """
-    params = FitThresholdsParams(run_key, precision)
+    from fiftyone_ntt.review.presence import write_verdicts as write  # it needs thresholds itself
+
+    params = FitThresholdsParams(run_key, precision, write_verdicts)
     record = dict(config_of(dataset, run_key).record)
     _check_field(dataset, record)
+    thresholds = _fitted(dataset, record, params.precision)
+    keep(dataset, run_key, _to_facts(thresholds))
+    if params.write_verdicts:
+        write(dataset, thresholds)
+    logger.info("%s", thresholds)
+    return thresholds
+
+
+def _fitted(dataset: fo.Dataset, record: Mapping[str, Any], precision: float | None) -> Thresholds:
     table = table_of(dataset, record["label_field"]).refreshed()
     names = list(dict.fromkeys([*record["classes"], *table.classes]))
     labels = Labels.of(table, names)
+    run_key = record["run_key"]
     if not len(labels.scores):
         raise InputError(f"run {run_key!r} has found no labels, so there is no threshold to fit; label images first")
     decided = labels.right | labels.wrong
+    basis, curve, by_similarity = guess(labels, bank_of_run(dataset, run_key))
     if decided.any():
         basis, curve = DECISIONS, labels.curve(decided)
-    else:
-        basis, curve = guess(labels, bank_of_run(dataset, run_key))
-    found = thresholds_of(labels, curve, params.precision, basis)
+    found = thresholds_of(labels, curve, precision, basis)
+    image = fit_presence(Pairs.of(table, names), labels.names, by_similarity, precision)
     before, after = calibration_of(labels)
-    thresholds = Thresholds(
-        run_key, record["label_field"], {one.name: one for one in found[1:]}, found[0], curve, params.precision,
-        before, after, _notes(labels, found, params.precision), _facts(record),
+    return Thresholds(
+        run_key, record["label_field"], {one.name: one for one in found[1:]}, found[0], curve, image, precision,
+        before, after, _notes(labels, found, precision), meaning(record["bank_hash"], record["match"]),
     )  # fmt: skip
-    _store(dataset).set(run_key, _to_facts(thresholds))
-    logger.info("%s", thresholds)
-    return thresholds
 
 
 def load_thresholds(dataset: fo.Dataset, run_key: str) -> Thresholds | None:
@@ -187,9 +207,8 @@ def load_thresholds(dataset: fo.Dataset, run_key: str) -> Thresholds | None:
     Raises:
         InputError: if there is no such run.
     """
-    kept = _store(dataset).get(run_key)
-    record = config_of(dataset, run_key).record
-    return None if kept is None or kept["fitted_on"] != _facts(record) else _from_facts(kept)
+    kept = kept_of_run(dataset, config_of(dataset, run_key).record)
+    return None if kept is None else _from_facts(kept)
 
 
 def thresholds_of_field(dataset: fo.Dataset, label_field: str) -> Thresholds | None:
@@ -236,29 +255,33 @@ def _check_field(dataset: fo.Dataset, record: Mapping[str, Any]) -> None:
         raise InputError(f"the labels in {name!r} are of run {writer!r} by now, not of {run_key!r}; choose that one")
 
 
-def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides what a score means."""
-    return {"bank_hash": record["bank_hash"], "match": dict(record["match"])}
-
-
-def _to_facts(thresholds: Thresholds) -> dict[str, Any]:
+def _to_facts(thresholds: Thresholds) -> Facts:
     """As the store keeps it: names of classes need not do as keys there."""
-    curve = thresholds.curve
+    plain = {key: value for key, value in vars(thresholds).items() if key not in ("classes", "overall", "curve")}
+    image = thresholds.image
     return {
-        **{name: value for name, value in vars(thresholds).items() if name not in ("classes", "overall", "curve")},
+        **plain,
         "notes": list(thresholds.notes),
         "rows": thresholds.rows(),
-        "curve": [curve.slope, curve.offset, [[key, value] for key, value in curve.offsets.items()]],
-    }
+        "curve": _curve_to_facts(thresholds.curve),
+        "image": [_curve_to_facts(image.curve), [[key, value] for key, value in image.thresholds.items()],
+                  image.overall],
+    }  # fmt: skip
 
 
 def _from_facts(kept: Mapping[str, Any]) -> Thresholds:
     facts = {**kept, "notes": tuple(kept["notes"])}
     overall, *each = (ClassThreshold(**row) for row in facts.pop("rows"))
-    slope, offset, offsets = facts.pop("curve")
-    curve = Curve(slope, offset, {int(key): value for key, value in offsets})
-    return Thresholds(classes={one.name: one for one in each}, overall=overall, curve=curve, **facts)
+    curve, least, of_others = facts.pop("image")
+    facts["image"] = PresenceFit(_curve_from_facts(curve), dict(least), of_others)
+    facts["curve"] = _curve_from_facts(facts["curve"])
+    return Thresholds(classes={one.name: one for one in each}, overall=overall, **facts)
 
 
-def _store(dataset: fo.Dataset) -> ExecutionStore:
-    return ExecutionStore.create("ntt_thresholds", dataset._doc.id)
+def _curve_to_facts(curve: Curve) -> list[Any]:
+    return [curve.slope, curve.offset, [[key, value] for key, value in curve.offsets.items()]]
+
+
+def _curve_from_facts(kept: list[Any]) -> Curve:
+    slope, offset, offsets = kept
+    return Curve(slope, offset, {int(key): value for key, value in offsets})

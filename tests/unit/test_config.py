@@ -13,16 +13,14 @@ import pytest
 
 from fiftyone_ntt.config import (
     PRESET_NAMES,
-    CancelParams,
     EvaluateParams,
     IndexParams,
     Params,
-    ResumeParams,
     SegmentParams,
-    UndoParams,
 )
 from fiftyone_ntt.config_references import BuildBankParams, MakeMasksParams, TaggedBankParams
-from fiftyone_ntt.config_review import FitThresholdsParams, PreviewParams
+from fiftyone_ntt.config_review import FitThresholdsParams, JudgePresenceParams, PreviewParams
+from fiftyone_ntt.config_runs import CancelParams, ResumeParams, UndoParams
 from fiftyone_ntt.errors import InputError, WrongTypeError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +36,7 @@ ALL = [
     UndoParams,
     PreviewParams,
     FitThresholdsParams,
+    JudgePresenceParams,
 ]
 
 
@@ -54,6 +53,7 @@ ALL = [
         ("undo_run", UndoParams, set()),
         ("preview", PreviewParams, {"progress"}),
         ("fit_thresholds", FitThresholdsParams, set()),
+        ("judge_presence", JudgePresenceParams, set()),
     ],
 )
 def test_sdk_signatures_and_parameters_are_the_same(function, params, not_in_json):

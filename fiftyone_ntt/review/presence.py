@@ -1,0 +1,158 @@
+"""A verdict on each image and class: is it there, and how probable is that; kept with the samples."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import fiftyone as fo
+import numpy as np
+from bson import ObjectId
+from fiftyone import ViewField as F
+from fiftyone.core.collections import SampleCollection
+
+from fiftyone_ntt.config_review import JudgePresenceParams
+from fiftyone_ntt.dataset.database import patiently
+from fiftyone_ntt.dataset.fields import check_detections_field, every_image, image_samples
+from fiftyone_ntt.dataset.runs import PROVENANCE, status_field
+from fiftyone_ntt.dataset.verdict_fields import declare_verdicts, note_counts, verdict_fields
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.review.calibration import Floats
+from fiftyone_ntt.review.label_table import table_of
+from fiftyone_ntt.review.presence_fit import Bools, Pairs
+from fiftyone_ntt.review.thresholds import Thresholds, fit_thresholds, load_thresholds
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 2000
+"""Samples whose verdicts are written at once."""
+
+
+@dataclass(frozen=True)
+class PresenceReport:
+    """What was judged.
+
+    Attributes:
+        label_field: the labels it was judged from.
+        fields: the fields that say which classes are in an image, and which are not.
+        images: how many images were judged.
+        left_out: how many were not: references, images that failed, images that the run was not for.
+        present: class -> how many images it is in.
+        guessed: whether nobody had decided on any label.
+    """
+
+    label_field: str
+    fields: tuple[str, str]
+    images: int
+    left_out: int
+    present: dict[str, int]
+    guessed: bool
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row a class: in how many images it is, and in how many it is not."""
+        return [
+            {"class": name, "present": count, "absent": self.images - count} for name, count in self.present.items()
+        ]
+
+    def __str__(self) -> str:
+        text = f"Judged {self.images} images from the labels in {self.label_field!r}"
+        text += f" ({self.left_out} left out)" if self.left_out else ""
+        text += f": classes in {self.fields[0]!r} are there, those in {self.fields[1]!r} are not."
+        if self.guessed:
+            text += " A guess from the references: accept and reject some labels, and fit the thresholds again."
+        return text
+
+
+def judge_presence(view: SampleCollection, label_field: str = "ntt") -> PresenceReport:
+    """Writes of each image which classes are in it and which are not, and how probable that is.
+
+    Two fields of ``Classifications``: ``<label_field>_present`` and ``<label_field>_absent``; the confidence is the
+    probability of what the field says. So images without a cat are a click in the App's sidebar. The thresholds are
+    those of ``fit_thresholds``; where there are none yet, they are fitted now.
+
+    An image counts if the run has labelled it, also where it found nothing. References that were left out, and images
+    that failed, get no verdict. Labels that a person accepted, edited or drew are certain, rejected ones do not count.
+
+    Args:
+        view: the dataset, or the samples to judge.
+        label_field: the field that a run wrote.
+
+    Returns:
+        How many images each class is in.
+
+    Raises:
+        InputError: if no run wrote the field, it has found nothing, or the fields hold something else.
+    """
+    params = JudgePresenceParams(label_field)
+    view, dataset = image_samples(view), view._dataset
+    check_detections_field(dataset, params.label_field)
+    run_key = ((dataset.get_field(label_field).info or {}).get(PROVENANCE) or {}).get("run_key")
+    if run_key is None or not dataset.has_run(run_key):
+        raise InputError(
+            f"no run of this plugin wrote the labels in {label_field!r}, so what their scores mean is not known; "
+            "choose a field that 'Segment with NTT references' filled"
+        )
+    thresholds = load_thresholds(dataset, run_key) or fit_thresholds(dataset, run_key, write_verdicts=False)
+    return write_verdicts(view, thresholds)
+
+
+def write_verdicts(view: SampleCollection, thresholds: Thresholds) -> PresenceReport:
+    """The same with these thresholds, which belong to the view's dataset."""
+    dataset, name = view._dataset, thresholds.label_field
+    table = table_of(dataset, name).refreshed()
+    names = list(dict.fromkeys([*thresholds.classes, *table.classes]))
+    pairs = Pairs.of(table, names)
+    row = {str(table.sample_ids[number]): i for i, number in enumerate(pairs.samples)}
+    least = np.array([thresholds.image.threshold(one) for one in names])
+    likely = np.vstack([pairs.probability(thresholds.image.curve), _without_labels(thresholds, len(names))])
+    there = np.vstack([pairs.present(least), np.zeros(len(names), bool)])
+    judged = every_image(dataset) if isinstance(view, fo.Dataset) else view
+    ids, states = _judged(judged, name, thresholds.run_key)
+    rows = np.array([row.get(one, len(row)) for one in ids], np.int64)
+    declare_verdicts(dataset, name, thresholds.run_key)
+    for start in range(0, len(ids), _AT_ONCE):
+        some = rows[start : start + _AT_ONCE]
+        _write(dataset, name, ids[start : start + _AT_ONCE], names, likely[some], there[some])
+    patiently(note_counts, dataset, name)
+    counts = there[rows].sum(axis=0) if len(ids) else np.zeros(len(names), int)
+    present = dict(zip(names, map(int, counts), strict=True))
+    return PresenceReport(name, verdict_fields(name), len(ids), states - len(ids), present, thresholds.guessed)
+
+
+def judged_without(view: SampleCollection, label_field: str, name: str) -> SampleCollection:
+    """The images of a view that are judged to be without a class, the surest first."""
+    field = verdict_fields(label_field)[1]
+    chances = F(f"{field}.classifications").filter(F("label") == name).map(F("confidence"))
+    found = view.match(F(f"{field}.classifications.label").contains(name))
+    return found.sort_by(chances.max(), reverse=True)
+
+
+def _without_labels(thresholds: Thresholds, classes: int) -> Floats:
+    """Probabilities of classes of which there is no label."""
+    return thresholds.image.curve.probability(np.zeros(classes), np.arange(classes))
+
+
+def _judged(view: SampleCollection, label_field: str, run_key: str) -> tuple[list[str], int]:
+    """Ids of the samples that the run has labelled, and how many samples there are."""
+    status = status_field(label_field)
+    done = (F(f"{status}.run_key") == run_key) & F(f"{status}.state").is_in(["ok", "empty"])
+    return list(patiently(view.match(done).values, "id")), len(view)
+
+
+def _write(
+    dataset: fo.Dataset, label_field: str, ids: Sequence[str], names: Sequence[str], likely: Floats, there: Bools
+) -> None:
+    """Documents as the database keeps them: making them from label objects would be most of the time."""
+    pattern, empty = fo.Classification().to_dict(), fo.Classifications().to_dict()
+    documents: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    for sample_id, chances, is_there in zip(ids, likely.tolist(), there.tolist(), strict=True):
+        found: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+        for name, chance, present in zip(names, chances, is_there, strict=True):
+            sure = chance if present else 1 - chance
+            found[not present].append({**pattern, "_id": ObjectId(), "label": name, "confidence": sure})
+        for side in (0, 1):
+            documents[side][sample_id] = {**empty, "classifications": found[side]}
+    for field, values in zip(verdict_fields(label_field), documents, strict=True):
+        patiently(dataset.set_values, field, values, key_field="id", validate=False, dynamic=False)

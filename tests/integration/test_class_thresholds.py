@@ -1,0 +1,81 @@
+"""A threshold for each class decides which labels a run writes: given, or found again where they were fitted."""
+
+import fiftyone as fo
+import numpy as np
+import pytest
+from test_segmentation import bank, pictures, preset  # noqa: F401
+
+import fiftyone_ntt as ntt
+from fiftyone_ntt.core import MatchConfig, MemoryBank
+from fiftyone_ntt.errors import InputError, WrongTypeError
+
+
+
+@pytest.fixture
+def two(bank):  # noqa: F811
+    """A bank of two classes: the second looks like the first, a little turned."""
+    turned = np.roll(bank.vectors, 1, axis=1)
+    return MemoryBank(
+        ("square", "disc"), np.concatenate([bank.vectors, bank.vectors + turned]), np.array([0, 0, 1, 1]),
+        ("a", "b", "c", "d"), bank.center, bank.preset, bank.weights, bank.preprocessing,
+    )  # fmt: skip
+
+
+def labels(dataset, field):
+    return [(one.label, round(one.confidence, 5)) for found in dataset.values(f"{field}.detections") for one in found or []]
+
+
+def test_labels_up_to_the_threshold_of_their_class_are_left_out(pictures, two, preset):  # noqa: F811
+    ntt.segment(pictures, two, "all", preset=preset)
+    everything = labels(pictures, "all")
+    scores = sorted(score for name, score in everything if name == everything[0][0])
+    least = {everything[0][0]: scores[len(scores) // 2]}
+    ntt.segment(pictures, two, "some", preset=preset, thresholds=least)
+    wanted = [(name, score) for name, score in everything if score > least.get(name, 0) + 1e-5]
+    some = [(name, score) for name, score in labels(pictures, "some") if score > least.get(name, 0) + 1e-5]
+    assert sorted(some) == sorted(wanted) and len(labels(pictures, "some")) < len(everything)
+    record = pictures.get_run_info("ntt_some").config.record
+    assert dict(zip(record["classes"], record["thresholds"], strict=True)) == {"square": 0, "disc": 0, **least}
+
+
+def test_a_run_with_other_thresholds_is_another_run(pictures, two, preset):  # noqa: F811
+    ntt.segment(pictures, two, "found", preset=preset, thresholds={"disc": 0.2})
+    assert ntt.segment(pictures, two, "found", preset=preset, thresholds={"disc": 0.2}).resumed == 4
+    assert ntt.resume_run(pictures, "ntt_found", preset=preset).resumed == 4
+    with pytest.raises(InputError, match="with other thresholds"):
+        ntt.segment(pictures, two, "found", preset=preset, thresholds={"disc": 0.3})
+    with pytest.raises(InputError, match="with other thresholds"):
+        ntt.segment(pictures, two, "found", preset=preset)
+
+
+def test_fitted_ones_are_found_again_for_the_same_bank_and_settings(pictures, two, preset):  # noqa: F811
+    with pytest.raises(InputError, match="no thresholds were fitted yet for this memory bank"):
+        ntt.segment(pictures, two, "found", preset=preset, thresholds="fitted")
+    ntt.segment(pictures, two, "found", preset=preset)
+    fit = ntt.fit_thresholds(pictures, "ntt_found", write_verdicts=False)
+    wanted = [fit.least("square"), fit.least("disc")]
+    for field, thresholds in (("again", "fitted"), ("given", fit)):
+        ntt.segment(pictures, two, field, preset=preset, thresholds=thresholds)
+        assert pictures.get_run_info(f"ntt_{field}").config.record["thresholds"] == pytest.approx(wanted)
+    assert labels(pictures, "again") == labels(pictures, "given")
+    ntt.undo_run(pictures, "ntt_found")
+    kept = fo.load_dataset(pictures.name)
+    ntt.segment(kept, two, "later", preset=preset, thresholds="fitted", score_threshold=0.01)
+    with pytest.raises(InputError, match="no thresholds were fitted"):
+        ntt.segment(pictures, two, "other", preset=preset, thresholds="fitted", config=MatchConfig(nms_threshold=0.4))
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "error", "text"),
+    [
+        ("learned", InputError, "'fitted' or class -> threshold, got 'learned'"),
+        ({"lamp": 0.5}, InputError, "got one of lamp; its classes are: square, disc"),
+        ({"disc": 2}, InputError, "the threshold of 'disc' between 0 and 1, got 2"),
+        ({"disc": "high"}, WrongTypeError, "the threshold of 'disc' to be a number"),
+        ([0.5, 0.5], WrongTypeError, "got list"),
+    ],
+)
+def test_refusals(pictures, two, preset, thresholds, error, text):  # noqa: F811
+    with pytest.raises(error, match=text):
+        ntt.segment(pictures, two, "found", preset=preset, thresholds=thresholds)
+    assert not pictures.has_field("found")
