@@ -80,6 +80,7 @@ def resume_run(
         points_per_side=record["points_per_side"],
         points=record["points"],
         precision=record["precision"],
+        granularity=record.get("granularity", "best"),
         include_references=True,  # the samples are those that were left when references had been taken out
         config=MatchConfig(**record["match"]),
         preset=preset,

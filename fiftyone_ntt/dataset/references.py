@@ -28,6 +28,7 @@ def build_memory_bank(
     classes: Sequence[str] | None = None,
     preset: str | Preset = "lite",
     name: str | None = None,
+    ask_granularity: bool = False,
     device: str | None = None,
     progress: Progress | None = None,
 ) -> MemoryBank:
@@ -43,6 +44,8 @@ def build_memory_bank(
         preset: name of a preset, or a ``Preset`` with checkpoint paths of your own.
         name: keeps the bank with the dataset under this name, where the App and ``segment`` find it. A bank of the same
             name is replaced.
+        ask_granularity: find out which of the mask model's masks fit the references best, for ``granularity="auto"``;
+            the answer is ``bank.granularity``. Encodes every reference image with the mask model too.
         device: ``"cuda"``, ``"mps"`` or ``"cpu"``; the best there is where ``None``.
         progress: called with (done, total, message).
 
@@ -62,7 +65,7 @@ def build_memory_bank(
     loaded = load_preset(preset, device)
     segmenter = loaded.segmenter()
     items = read_references(references, label_field, names, segmenter, progress)
-    bank = segmenter.build_bank(items, names, preset=loaded.preset.name)
+    bank = segmenter.build_bank(items, names, preset=loaded.preset.name, ask_granularity=ask_granularity)
     if name is not None:
         save_bank(references._dataset, name, bank)
     return bank

@@ -20,7 +20,17 @@ from fiftyone_ntt.errors import InputError, WrongTypeError
 METHOD = "ntt/segment"
 PROVENANCE = "ntt"
 """Key of a label field's ``info`` under which its run's facts lie."""
-DECISIVE = ("classes", "preset", "bank_hash", "weights", "match", "points_per_side", "points", "precision")
+DECISIVE = (
+    "classes",
+    "preset",
+    "bank_hash",
+    "weights",
+    "match",
+    "points_per_side",
+    "points",
+    "precision",
+    "granularity",
+)
 """Settings in which two runs must agree for their labels to be the same."""
 
 
@@ -44,6 +54,7 @@ class RunRecord:
         points_per_side: prompt points along each side.
         points: which of them were prompted.
         precision: of the image encoders.
+        granularity: which of a point's masks became candidates; never ``"auto"``, but what that came to.
         started: ISO time, UTC.
     """
 
@@ -57,23 +68,28 @@ class RunRecord:
     points_per_side: int
     points: str = "grid"
     precision: str = "fp32"
+    granularity: str = "best"
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
     @classmethod
     def of(
         cls, run_key: str, label_field: str, bank: MemoryBank, config: MatchConfig, points_per_side: int,
-        points: str = "grid", precision: str = "fp32",
+        points: str = "grid", precision: str = "fp32", granularity: str = "best",
     ) -> RunRecord:  # fmt: skip
         """The record of a run about to start."""
         return cls(
             run_key, label_field, list(bank.classes), bank.preset, bank.content_hash, dict(bank.weights),
-            asdict(config), points_per_side, points, precision,
+            asdict(config), points_per_side, points, precision, granularity,
         )  # fmt: skip
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Names of the settings in which another record would give other labels."""
         mine = asdict(self)
-        before = {"points": "grid", "precision": "fp32"}  # what records without these entries mean
+        before = {
+            "points": "grid",
+            "precision": "fp32",
+            "granularity": "best",
+        }  # what records without these entries mean
         other = {
             **other,
             "match": {**asdict(MatchConfig()), **other.get("match", {})},

@@ -13,9 +13,10 @@ from typing import Any
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.core import CompactImage, MatchConfig, MemoryBank, Segmenter
+from fiftyone_ntt.core.second_look import WEIGHT
 from fiftyone_ntt.core.stream import Outcome, stream
 from fiftyone_ntt.dataset.banks import check_name, load_bank
-from fiftyone_ntt.dataset.candidates import CandidateSource, StageOne, describe_error
+from fiftyone_ntt.dataset.candidates import CandidateSource, StageOne, check_second_look, describe_error, outputs_for
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, whole_images
 from fiftyone_ntt.dataset.labels import to_document
 from fiftyone_ntt.dataset.leases import Worker
@@ -102,6 +103,8 @@ def segment(
     score_threshold: float | None = None,
     points_per_side: int | None = None,
     points: str = "grid",
+    granularity: str = "best",
+    second_look: bool = False,
     include_references: bool = False,
     use_index: bool = True,
     index_dir: str | Path | None = None,
@@ -129,6 +132,11 @@ def segment(
         score_threshold: labels with a score at or below this are not written.
         points_per_side: prompt points along each side of the image; the preset's number where ``None``.
         points: ``"guided"`` prompts only the half of the grid that looks least like the image's border.
+        granularity: which of the mask model's three masks of a point become candidates: ``"best"`` by its own
+            estimate, as published; the best of the larger ones, ``"whole"``, or of the smaller ones, ``"part"``;
+            ``"auto"`` takes what the references chose (``build_memory_bank(..., ask_granularity=True)``).
+        second_look: cut out what was found, encode it alone and let that count too: see ``docs/results.md`` for what
+            it is worth. Up to 80 small encoder passes more an image.
         include_references: label the reference samples too.
         use_index: look candidates up in the candidate index, and add those that are not there. What is in the index
             needs no model, and gives the very same labels.
@@ -157,7 +165,14 @@ def segment(
     config = config or MatchConfig()
     if score_threshold is not None:
         config = replace(config, score_threshold=score_threshold)
-    stage_one = StageOne(_preset_of(bank, preset), points_per_side, points, precision, compile, device)
+    if second_look and not config.second_look:
+        config = replace(config, second_look=WEIGHT)
+    if config.second_look:
+        check_second_look(bank)
+    outputs = outputs_for(granularity, bank)
+    stage_one = StageOne(
+        _preset_of(bank, preset), points_per_side, points, precision, compile, device, outputs, config.second_look > 0
+    )
     source = CandidateSource(stage_one, bank=bank, use_index=use_index, index_dir=index_dir)
     source.open()
     if not isinstance(label_field, str):
@@ -165,7 +180,7 @@ def segment(
     run_key = run_key or f"ntt_{label_field}"
     check_name(run_key)
     side = stage_one.preset.proposals(points_per_side).points_per_side
-    record = RunRecord.of(run_key, label_field, bank, config, side, points, precision)
+    record = RunRecord.of(run_key, label_field, bank, config, side, points, precision, outputs)
     targets = view if include_references else without_references(view.match_tags(REFERENCE_TAG, bool=False), bank)
     report = SegmentReport(run_key, label_field, references_skipped=len(view) - len(targets))
     options = {"use_index": use_index, "index_dir": None if index_dir is None else str(index_dir)}

@@ -166,6 +166,7 @@ def _write(review: ReviewedRun, bank: MemoryBank, progress: Progress | None) -> 
         points_per_side=review.record["points_per_side"],
         points=review.record.get("points", "grid"),
         precision=review.record.get("precision", "fp32"),
+        granularity=review.record.get("granularity", "best"),
         include_references=True,  # the samples are those that were left when references had been taken out
         config=review.config,
         preset=review.preset,
