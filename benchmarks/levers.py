@@ -24,11 +24,19 @@ _COMBINED: dict[str, dict[str, Any]] = {
     "combined, islands": {"island_share": 0.0},
 }
 
+_LOOKS: dict[str, MatchConfig] = {
+    f"{name}look {weight}": replace(config, second_look=weight)
+    for name, config in (("", MatchConfig()), ("combined, ", MatchConfig.combined()))
+    for weight in (0.2, 0.3, 0.4, 0.5, 0.7)
+}
+"""Only with ``--second-look``; without, candidates have no second vectors, and these are their own bases."""
+
 VARIANTS: dict[str, MatchConfig] = {
     "paper": MatchConfig.paper(),
     "default": MatchConfig(),
     "combined": MatchConfig.combined(),
     **{name: replace(MatchConfig(), **change) for name, change in _SINGLE.items()},
     **{name: replace(MatchConfig.combined(), **change) for name, change in _COMBINED.items()},
+    **_LOOKS,
 }
 """Name -> settings. ``paper`` is what the others are compared with."""

@@ -70,7 +70,7 @@ class Fit:
 
     Attributes:
         label: the reference's class.
-        by_choice: mean IoU of what each of ``CHOICES`` keeps.
+        by_choice: mean IoU of what each key of ``AMONG`` keeps, but for ``"all"``.
     """
 
     label: str
@@ -118,7 +118,7 @@ def fit_of(label: str, logits: Tensor, predicted_iou: Tensor, mask: NDArray[np.f
     shared = (inside & true).sum(dim=(2, 3)).float()
     ious = shared / ((inside | true).sum(dim=(2, 3)).float().clamp(min=1))
     by_choice: dict[str, float] = {}
-    for choice in CHOICES:
+    for choice in AMONG.keys() - {"all"}:
         among = torch.tensor(AMONG[choice], device=ious.device)
         best = predicted_iou[:, among].argmax(dim=1)
         by_choice[choice] = float(ious.gather(1, among[best][:, None]).mean())
