@@ -24,6 +24,13 @@ _COMBINED: dict[str, dict[str, Any]] = {
     "combined, islands": {"island_share": 0.0},
 }
 
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "nearest 1": {"nearest": 1},
+    "nearest 3": {"nearest": 3},
+    "self-support .3": {"self_support": 0.3},
+    "self-support .5": {"self_support": 0.5},
+    "top 3 labels": {"labels_per_mask": 3},
+}
 _LOOKS: dict[str, MatchConfig] = {
     f"{name}look {weight}": replace(config, second_look=weight)
     for name, config in (("", MatchConfig()), ("combined, ", MatchConfig.combined()))
@@ -37,6 +44,8 @@ VARIANTS: dict[str, MatchConfig] = {
     "combined": MatchConfig.combined(),
     **{name: replace(MatchConfig(), **change) for name, change in _SINGLE.items()},
     **{name: replace(MatchConfig.combined(), **change) for name, change in _COMBINED.items()},
+    **{name: replace(MatchConfig(), **change) for name, change in _OPTIONS.items()},
+    **{f"combined, {name}": replace(MatchConfig.combined(), **change) for name, change in _OPTIONS.items()},
     **_LOOKS,
 }
 """Name -> settings. ``paper`` is what the others are compared with."""

@@ -75,6 +75,11 @@ class MatchConfig:
             as published.
         second_look: similarities are blended with those of crops encoded alone, which count this much (0..1; see
             ``second_look.py``), for candidates and classes that have them; 0, as published, leaves that out.
+        nearest: similarity to a class is the mean of that to so many of its nearest references; 0, as published, takes
+            the prototype.
+        self_support: prototypes lean towards the image's own candidates above this similarity (see
+            ``self_support.py``); 0, as published, leaves that out.
+        labels_per_mask: with how many of its best labels each candidate takes part; 1 as published.
     """
 
     predicted_iou_threshold: float = 0.4
@@ -90,14 +95,18 @@ class MatchConfig:
     quality_exponent: float = 0.0
     island_share: float = 0.0
     second_look: float = 0.0
+    nearest: int = 0
+    self_support: float = 0.0
+    labels_per_mask: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("coverage", "quality_exponent", "island_share"):
+        for name in ("coverage", "quality_exponent", "island_share", "nearest", "self_support"):
             _at_least(name, getattr(self, name), 0)
         if not 0 <= self.second_look <= 1:
             raise InputError(f"expected second_look between 0 and 1, got {self.second_look}")
         if self.order not in ("predicted_iou", "combined"):
             raise InputError(f"expected order to be 'predicted_iou' or 'combined', got {self.order!r}")
+        _at_least("labels_per_mask", self.labels_per_mask, 1)
         _at_least("max_instances", self.max_instances, 1)
         _at_least("premerge_factor", self.premerge_factor, 1)
         _at_least("merge_exponent", self.merge_exponent, 0)

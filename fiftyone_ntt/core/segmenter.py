@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from fiftyone_ntt.core.masks import masks_at_image_size
 from fiftyone_ntt.core.match import match_vectors
 from fiftyone_ntt.core.matching import less_negatives, normalise
 from fiftyone_ntt.core.memory import MemoryBank
+from fiftyone_ntt.core.nearest import nearest_similarity
 from fiftyone_ntt.core.pooling import pool
 from fiftyone_ntt.core.proposals import Candidates, grid_points, propose
 from fiftyone_ntt.core.reference_levels import ReferenceLevels
@@ -30,6 +31,8 @@ from fiftyone_ntt.core.second_look import CROPS_PER_BATCH, ReferenceLooks, blend
 from fiftyone_ntt.core.second_look import facts as second_look_facts
 from fiftyone_ntt.errors import BadReferenceError, InputError
 
+Adjust: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""Similarities ``[N, K]`` and features ``[N, C]`` to other similarities."""
 _FACTS_IMAGE = (480, 640)
 """Height and width of the image whose frame tells, in ``Segmenter.facts``, how images go into the mask model."""
 
@@ -321,21 +324,32 @@ def _without_negatives(bank: MemoryBank) -> Callable[[Tensor, Tensor], Tensor] |
     return lambda similarities, features: less_negatives(similarities, features, positives, negatives)
 
 
-def _adjusted(
-    indexed: IndexedImage | CompactImage, bank: MemoryBank, config: MatchConfig
-) -> Callable[[Tensor, Tensor], Tensor] | None:
+def _adjusted(indexed: IndexedImage | CompactImage, bank: MemoryBank, config: MatchConfig) -> Adjust | None:
     """What becomes of similarities before they are read: a second look blended in, negatives held against them."""
-    negatives, looks = _without_negatives(bank), _looks_of(indexed)
-    if not config.second_look or looks is None or bank.crop_prototypes is None:
-        return negatives
-    seen = bank.project_crops(looks[0]), looks[1]
-    prototypes, weight = torch.from_numpy(bank.crop_prototypes), config.second_look
+    steps = (_nearest(bank, config.nearest), _looked(indexed, bank, config.second_look), _without_negatives(bank))
+    chosen = [step for step in steps if step is not None]
 
     def adjust(similarities: Tensor, features: Tensor) -> Tensor:
-        mixed = blended(similarities, seen, prototypes, weight)
-        return mixed if negatives is None else negatives(mixed, features)
+        for step in chosen:
+            similarities = step(similarities, features)
+        return similarities
 
-    return adjust
+    return adjust if chosen else None
+
+
+def _nearest(bank: MemoryBank, count: int) -> Adjust | None:
+    if not count:
+        return None
+    references, owner = normalise(torch.from_numpy(bank.project(bank.vectors))), torch.from_numpy(bank.class_index)
+    return lambda _, features: nearest_similarity(features, references, owner, len(bank.classes), count)
+
+
+def _looked(indexed: IndexedImage | CompactImage, bank: MemoryBank, weight: float) -> Adjust | None:
+    looks = _looks_of(indexed)
+    if not weight or looks is None or bank.crop_prototypes is None:
+        return None
+    seen, prototypes = (bank.project_crops(looks[0]), looks[1]), torch.from_numpy(bank.crop_prototypes)
+    return lambda similarities, _: blended(similarities, seen, prototypes, weight)
 
 
 def _looks_of(indexed: IndexedImage | CompactImage) -> tuple[NDArray[np.float32], NDArray[np.integer]] | None:
