@@ -256,6 +256,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--points", type=int, help="prompt points along each side; the preset's by default")
     parser.add_argument("--guided", type=float, metavar="FRACTION", help="prompt only this part of the grid")
     parser.add_argument("--guided-by", choices=["bank", "image"], default="bank", help="what tells that part")
+    parser.add_argument("--second-look", action="store_true", help="encode candidates again, cut out")
     parser.add_argument("--variants", default="paper,default", help=f"all, or of {', '.join(VARIANTS)}; commas between")
     parser.add_argument("--references", choices=list(REFERENCES), default="preset", help="how references are shown")
     parser.add_argument("--cache", type=Path, help="keeps the candidates here; a temporary folder by default")
@@ -284,6 +285,7 @@ def _segmenter(options: argparse.Namespace) -> Segmenter:
         references=REFERENCES[options.references] or plain.references,
         proposals=plain.proposals,
         target_via=plain.target_via,
+        second_look=options.second_look,
     )
 
 

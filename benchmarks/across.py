@@ -23,7 +23,7 @@ from benchmarks.coco_data import (
     read_targets,
 )
 from benchmarks.verdicts import Verdicts, verdicts
-from fiftyone_ntt.core import CompactImage, MatchConfig, MemoryBank, Segmenter
+from fiftyone_ntt.core import CompactImage, Instances, MatchConfig, MemoryBank, Segmenter
 from fiftyone_ntt.core.masks import masks_at_image_size
 from fiftyone_ntt.index import IndexSettings, IndexStore
 from fiftyone_ntt.metrics import CocoScores, Prediction, coco_scores, encode_crop
@@ -31,6 +31,7 @@ from fiftyone_ntt.metrics import CocoScores, Prediction, coco_scores, encode_cro
 Key = tuple[int, int]
 """Shots and seed: one reference set."""
 Say = Callable[[str], None]
+Match = Callable[[CompactImage, MemoryBank, str], Instances]
 BASE = "paper"
 """The variant that the others are compared with."""
 
@@ -160,11 +161,15 @@ def banks_of(segmenter: Segmenter, one: Set, names: Sequence[str], keys: Sequenc
 
 def run_set(
     segmenter: Segmenter, one: Set, contents: Contents, variants: Mapping[str, MatchConfig], keys: Sequence[Key],
-    say: Say,
+    say: Say, match: Match | None = None, banks: Mapping[Key, MemoryBank] | None = None,
 ) -> SetResult:  # fmt: skip
-    """Labels every image of a set with every reference set under every variant, and scores that."""
+    """Labels every image of a set with every reference set under every variant, and scores that.
+
+    ``match`` labels an image under a variant in place of ``Segmenter.match`` with the variant's settings; ``banks`` are
+    the memory banks where they have been made already.
+    """
     targets = read_targets(one.root, one.classes, one.images)
-    banks = banks_of(segmenter, one, targets.classes, keys)
+    banks = banks_of(segmenter, one, targets.classes, keys) if banks is None else banks
     say(f"{one.name}: {len(banks)} reference sets, {len(targets.images)} images")
     found: dict[tuple[str, Key], list[Prediction]] = {(name, key): [] for name in variants for key in banks}
     alike: dict[tuple[str, Key], list[float]] = {key: [] for key in found}
@@ -174,7 +179,10 @@ def run_set(
         ideal += best_candidates(content, targets, image)
         for name, key in found:
             started = time.perf_counter()
-            instances = segmenter.match(content, banks[key], variants[name])
+            if match is not None:
+                instances = match(content, banks[key], name)
+            else:
+                instances = segmenter.match(content, banks[key], variants[name])
             seconds[name, key] += time.perf_counter() - started
             found[name, key] += to_predictions(instances, image.image_id)
             alike[name, key] += np.asarray(instances.similarity, float).tolist()

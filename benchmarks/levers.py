@@ -24,11 +24,28 @@ _CHANGED: dict[str, dict[str, Any]] = {
     "default, islands": {"island_share": 0.0},
 }
 
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "nearest 1": {"nearest": 1},
+    "nearest 3": {"nearest": 3},
+    "self-support .3": {"self_support": 0.3},
+    "self-support .5": {"self_support": 0.5},
+    "top 3 labels": {"labels_per_mask": 3},
+}
+_LOOKS: dict[str, MatchConfig] = {
+    f"{name}look {weight}": replace(config, second_look=weight)
+    for name, config in (("", MatchConfig.published()), ("default, ", MatchConfig()))
+    for weight in (0.2, 0.3, 0.4, 0.5, 0.7)
+}
+"""Only with ``--second-look``; without, candidates have no second vectors, and these are their own bases."""
+
 VARIANTS: dict[str, MatchConfig] = {
     "paper": MatchConfig.paper(),
     "published": MatchConfig.published(),
     "default": MatchConfig(),
     **{name: replace(MatchConfig.published(), **change) for name, change in _ADDED.items()},
     **{name: replace(MatchConfig(), **change) for name, change in _CHANGED.items()},
+    **{name: replace(MatchConfig.published(), **change) for name, change in _OPTIONS.items()},
+    **{f"default, {name}": replace(MatchConfig(), **change) for name, change in _OPTIONS.items()},
+    **_LOOKS,
 }
 """Name -> settings. ``paper`` is what the others are compared with."""

@@ -10,9 +10,36 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from fiftyone_ntt.config_common import (
+    compile_param as compile_param,
+)
+from fiftyone_ntt.config_common import (
+    device_param as device_param,
+)
+from fiftyone_ntt.config_common import (
+    granularity_param as granularity_param,
+)
+from fiftyone_ntt.config_common import (
+    index_dir_param as index_dir_param,
+)
+from fiftyone_ntt.config_common import (
+    param as param,
+)
+from fiftyone_ntt.config_common import (
+    points_param as points_param,
+)
+from fiftyone_ntt.config_common import (
+    points_per_side_param as points_per_side_param,
+)
+from fiftyone_ntt.config_common import (
+    precision_param as precision_param,
+)
+from fiftyone_ntt.config_common import (
+    second_look_param as second_look_param,
+)
 from fiftyone_ntt.errors import InputError, WrongTypeError
 
 PRESET_NAMES = ("lite", "tiny", "base", "large", "paper")
@@ -98,20 +125,6 @@ def _convert(value: Any, kind: type) -> Any:
     return kind(value)
 
 
-def param(
-    default: Any = MISSING,
-    *,
-    label: str,
-    help: str,
-    choices: tuple[str, ...] | None = None,
-    minimum: float | None = None,
-    maximum: float | None = None,
-) -> Any:
-    """A field of a parameter dataclass; see ``ParamInfo`` for what it says."""
-    metadata = {"label": label, "help": help, "choices": choices, "minimum": minimum, "maximum": maximum}
-    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
-
-
 @dataclass(frozen=True)
 class Params:
     """Base of the parameter sets: checks every value, and goes to and from plain mappings."""
@@ -181,66 +194,6 @@ def _info(item: dataclasses.Field[Any], hint: Any) -> ParamInfo:
     )
 
 
-def device_param() -> Any:
-    """Where the models run."""
-    return param(
-        None,
-        label="Device",
-        help="'cuda', 'cuda:1', 'mps' or 'cpu', or several: 'cuda:0,cuda:1', 'all'; the best there is where left empty",
-    )
-
-
-def points_per_side_param() -> Any:
-    """How dense the grid of prompts is."""
-    return param(
-        None,
-        label="Points per side",
-        help="prompt points along each side of an image: more find smaller objects and take longer; the preset's "
-        "number where left empty",
-        minimum=1,
-        maximum=128,
-    )
-
-
-def points_param() -> Any:
-    """Which points of the grid are prompted."""
-    return param(
-        "grid",
-        label="Points",
-        help="'grid' prompts the whole grid; 'guided' only the half of it that looks least like the image's border: "
-        "nearly twice as fast, and hardly less accurate where it was measured",
-        choices=("grid", "guided"),
-    )
-
-
-def precision_param() -> Any:
-    """Of the image encoders."""
-    return param(
-        "fp32",
-        label="Precision",
-        help="of the image encoders: 'bf16' or 'fp16' are faster on CUDA, and give slightly other labels",
-        choices=("fp32", "bf16", "fp16"),
-    )
-
-
-def compile_param() -> Any:
-    """Whether the encoders are compiled."""
-    return param(
-        False,
-        label="Compile the models",
-        help="faster on CUDA once they are compiled, which takes minutes: for many images",
-    )
-
-
-def index_dir_param() -> Any:
-    """Where the candidate index lies."""
-    return param(
-        None,
-        label="Folder of the candidate index",
-        help="where the index lies; FIFTYONE_NTT_INDEX, or else a cache folder, where left empty",
-    )
-
-
 @dataclass(frozen=True)
 class IndexParams(Params):
     """Arguments of ``fiftyone_ntt.index``."""
@@ -253,6 +206,8 @@ class IndexParams(Params):
     )
     points_per_side: int | None = points_per_side_param()
     points: str = points_param()
+    granularity: str = granularity_param(("best", "whole", "part"))
+    second_look: bool = second_look_param()
     device: str | None = device_param()
     precision: str = precision_param()
     compile: bool = compile_param()
@@ -288,6 +243,8 @@ class SegmentParams(Params):
     )
     points_per_side: int | None = points_per_side_param()
     points: str = points_param()
+    granularity: str = granularity_param()
+    second_look: bool = second_look_param()
     include_references: bool = param(
         False, label="Label the references too", help="references are left out otherwise: their labels are known"
     )

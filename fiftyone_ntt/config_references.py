@@ -32,6 +32,12 @@ class BuildBankParams(Params):
         label="Name of the bank",
         help="keeps the bank with the dataset under this name, replacing one of that name",
     )
+    ask_granularity: bool = param(
+        False,
+        label="Let the references choose the granularity",
+        help="finds out which masks fit the references best, for granularity 'auto': the mask model is prompted within "
+        "each, which takes about as long as labelling the reference images",
+    )
     device: str | None = device_param()
 
 

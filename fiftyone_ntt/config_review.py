@@ -8,11 +8,13 @@ from fiftyone_ntt.config import (
     PRESET_NAMES,
     Params,
     device_param,
+    granularity_param,
     index_dir_param,
     param,
     points_param,
     points_per_side_param,
     precision_param,
+    second_look_param,
 )
 
 DOUBTS = ("threshold", "classes", "mask", "merged")
@@ -156,6 +158,8 @@ class PreviewParams(Params):
     )
     points_per_side: int | None = points_per_side_param()
     points: str = points_param()
+    granularity: str = granularity_param()
+    second_look: bool = second_look_param()
     device: str | None = device_param()
     precision: str = precision_param()
     index_dir: str | None = index_dir_param()

@@ -17,7 +17,7 @@ from fiftyone_ntt.operators import forms
 
 LABEL = "Build NTT memory bank"
 ICON = "collections_bookmark"
-ADVANCED = ("device", "reference_tag", "negative_tag")
+ADVANCED = ("ask_granularity", "device", "reference_tag", "negative_tag")
 NO_REFERENCES = (
     "there are no references here yet: select images (or single labels) that show what you want, and press 'Use as NTT "
     "reference' above the grid"

@@ -177,13 +177,17 @@ def add_estimate(inputs: types.Object, target: SampleCollection, preset: str, va
         preset: name of the models.
         values: what the form holds for the parameters that decide how candidates are made.
     """
-    from fiftyone_ntt.dataset.candidates import StageOne
+    from fiftyone_ntt.dataset.candidates import StageOne, outputs_for
     from fiftyone_ntt.models.presets import resolve_preset
     from fiftyone_ntt.review.estimate import estimate
 
-    names = ("points_per_side", "points", "precision", "device")
+    names = ("points_per_side", "points", "precision", "device", "second_look")
+    given = {name: values[name] for name in names if values.get(name)}
+    granularity = values.get("granularity") or "best"
     try:
-        stage_one = StageOne(resolve_preset(preset), **{name: values[name] for name in names if values.get(name)})
+        if granularity != "auto":  # what that comes to is in the bank; nearly always the default
+            given["outputs"] = outputs_for(granularity)
+        stage_one = StageOne(resolve_preset(preset), **given)
         where = {"use_index": values.get("use_index") is not False, "index_dir": values.get("index_dir") or None}
         notice(inputs, "estimate", str(estimate(target, stage_one, **where)))
     except (NttError, TypeError):  # a value that is being typed; its own field says what is wrong with it

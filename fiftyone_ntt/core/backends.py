@@ -108,6 +108,17 @@ class PromptDecoder(Protocol):
 
 
 @runtime_checkable
+class AmongDecoder(Protocol):
+    """What a ``ProposalModel`` may offer besides: the best of some of each prompt's masks without making the others."""
+
+    def decode_among(
+        self, embedding: Any, points: Tensor, threshold: float, among: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``BestDecoder.decode_best``, but chooses among these multi-mask outputs only (of 0, 1 and 2)."""
+        ...
+
+
+@runtime_checkable
 class FeatureModel(Protocol):
     """An image encoder that gives one feature vector per patch.
 
@@ -136,4 +147,21 @@ class FeatureModel(Protocol):
             Patch tokens float32 ``[B, rows, columns, dim]``, row-major, not l2-normalised, on the CPU or
             the model's device.
         """
+        ...
+
+
+@runtime_checkable
+class CropEncoder(Protocol):
+    """What a ``FeatureModel`` may offer besides: encoding crops at a smaller input, for the second look.
+
+    Attributes:
+        crop_size: side of that input in pixels.
+        dim: number of channels of a token, the same as of ``FeatureModel.encode``.
+    """
+
+    crop_size: int
+    dim: int
+
+    def encode_crops(self, images: Tensor) -> Tensor:
+        """As ``FeatureModel.encode``, for float32 ``[B, 3, crop_size, crop_size]``; fewer rows and columns."""
         ...

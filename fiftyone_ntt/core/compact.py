@@ -24,6 +24,7 @@ from fiftyone_ntt.core.masks import Crop, boxes_of
 from fiftyone_ntt.core.outline import LEVELS, Outlined, near_outline, to_codes
 from fiftyone_ntt.core.proposals import Candidates, stability_of
 from fiftyone_ntt.core.runs import Runs, runs_of_lengths
+from fiftyone_ntt.core.second_look import Looks
 from fiftyone_ntt.errors import InputError
 
 _CHUNK = 64
@@ -38,11 +39,13 @@ class IndexedImage:
         candidates: N mask proposals.
         vectors: float32 ``[N, C]`` pooled means, not normalised.
         tokens: float32 ``[rows, columns, C]`` patch tokens.
+        looks: what a second look saw, where there was one.
     """
 
     candidates: Candidates
     vectors: Tensor
     tokens: Tensor
+    looks: Looks | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,11 +108,15 @@ class CompactImage:
         candidates: N mask proposals.
         vectors: float16 ``[N, C]`` pooled means, not normalised. NaN for an empty mask.
         tokens: patch tokens ``[rows, columns, C]``, of low rank.
+        crop_vectors: float16 ``[G, C]``, one a group of candidates looked at again, not normalised; see ``Looks``.
+        group: int16 ``[N]``, each candidate's group, -1 for none. Both are ``None`` without a second look.
     """
 
     candidates: CompactCandidates
     vectors: NDArray[np.float16]
     tokens: CompactTokens
+    crop_vectors: NDArray[np.float16] | None = None
+    group: NDArray[np.int16] | None = None
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Plain arrays by name, as ``from_arrays`` takes them."""
@@ -126,7 +133,13 @@ class CompactImage:
             "outline_ends": found.outline_ends,
             "vectors": self.vectors,
             **self.tokens.to_arrays(),
+            **self._look_arrays(),
         }
+
+    def _look_arrays(self) -> dict[str, NDArray[Any]]:
+        if self.crop_vectors is None or self.group is None:
+            return {}
+        return {"crop_vectors": self.crop_vectors, "group": self.group}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> CompactImage:
@@ -145,7 +158,8 @@ class CompactImage:
                 arrays["boxes"].astype(np.float32),
                 *(arrays[name] for name in ("runs", "run_ends", "outline", "outline_ends")),
             )
-            image = cls(candidates, arrays["vectors"], CompactTokens.from_arrays(arrays))
+            looks = (arrays["crop_vectors"], arrays["group"]) if "crop_vectors" in arrays else (None, None)
+            image = cls(candidates, arrays["vectors"], CompactTokens.from_arrays(arrays), *looks)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(f"expected the arrays of a CompactImage, got something else: {error!r}") from error
         _check(image)
@@ -169,9 +183,15 @@ def compact(indexed: IndexedImage) -> CompactImage:
             masks["outline"],
             np.cumsum(masks["outline_counts"], dtype=np.int64),
         ),
-        indexed.vectors.clamp(-_HALF_MAX, _HALF_MAX).half().cpu().numpy(),
+        _half(indexed.vectors),
         compact_tokens(indexed.tokens),
+        None if indexed.looks is None else _half(indexed.looks.vectors),
+        None if indexed.looks is None else indexed.looks.group.numpy().astype(np.int16),
     )
+
+
+def _half(vectors: Tensor) -> NDArray[np.float16]:
+    return np.asarray(vectors.clamp(-_HALF_MAX, _HALF_MAX).half().cpu().numpy(), np.float16)
 
 
 _HALF_MAX = float(torch.finfo(torch.float16).max)
@@ -216,12 +236,19 @@ def _check(image: CompactImage) -> None:
         "outline_ends": (found.outline_ends, np.int64, (n,)),
         "vectors": (image.vectors, np.float16, (n, image.tokens.basis.shape[1])),
     }
+    if image.crop_vectors is not None and image.group is not None:
+        looked = (len(image.crop_vectors), image.tokens.basis.shape[1])
+        types |= {"crop_vectors": (image.crop_vectors, np.float16, looked), "group": (image.group, np.int16, (n,))}
     for name, (array, kind, shape) in types.items():
         if array.dtype != kind or array.shape != shape:
             expected = f"{np.dtype(kind).name} {list(shape)}"
             raise InputError(f"expected {name} of {expected}, got {array.dtype} {list(array.shape)}")
     if (found.boxes[:, :2] > found.boxes[:, 2:]).any() or (found.outline >= len(LEVELS)).any():
         raise InputError("expected boxes and outlines of masks, got boxes that are inverted or unknown codes")
+    if image.group is not None and image.crop_vectors is not None:
+        groups = np.append(image.group, -1)
+        if groups.min() < -1 or groups.max() >= len(image.crop_vectors):
+            raise InputError(f"expected groups within -1..{len(image.crop_vectors) - 1}, got others")
     for name, ends, total in (
         ("run_ends", found.run_ends, found.runs.size),
         ("outline_ends", found.outline_ends, found.outline.size),

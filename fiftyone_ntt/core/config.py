@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
+from fiftyone_ntt.core.levels import AMONG, Outputs
 from fiftyone_ntt.errors import InputError
 
 
@@ -21,6 +22,9 @@ class ProposalConfig:
         points: ``"grid"`` prompts the whole grid, as published; ``"guided"`` only its most promising part, see
             ``guided``.
         guided_fraction: how much of the grid that part is.
+        outputs: which of a point's three masks become candidates: the ``"best"`` by predicted IoU, as published, the
+            best of the two smaller (``"part"``) or larger ones (``"whole"``), only ``"1"``, ``"2"`` or ``"3"``, or
+            ``"all"`` of them; see ``levels``.
     """
 
     points_per_side: int = 32
@@ -29,10 +33,13 @@ class ProposalConfig:
     predicted_iou_threshold: float = 0.4
     points: Literal["grid", "guided"] = "grid"
     guided_fraction: float = 0.5
+    outputs: Outputs = "best"
 
     def __post_init__(self) -> None:
         _at_least("points_per_side", self.points_per_side, 1)
         _at_least("points_per_batch", self.points_per_batch, 1)
+        if self.outputs not in AMONG:
+            raise InputError(f"expected outputs to be one of {', '.join(AMONG)}, got {self.outputs!r}")
         if self.points not in ("grid", "guided"):
             raise InputError(f"expected points to be 'grid' or 'guided', got {self.points!r}")
         if not 0 < self.guided_fraction <= 1:
@@ -68,6 +75,13 @@ class MatchConfig:
         quality_exponent: the final score is multiplied by the predicted IoU (at most 1) to this power; 0 as published.
         island_share: components of a mask smaller than this share of its largest one are not part of it; 0 keeps all,
             as published.
+        second_look: similarities are blended with those of crops encoded alone, which count this much (0..1; see
+            ``second_look.py``), for candidates and classes that have them; 0, as published, leaves that out.
+        nearest: similarity to a class is the mean of that to so many of its nearest references; 0, as published, takes
+            the prototype.
+        self_support: prototypes lean towards the image's own candidates above this similarity (see
+            ``self_support.py``); 0, as published, leaves that out.
+        labels_per_mask: with how many of its best labels each candidate takes part; 1 as published.
     """
 
     predicted_iou_threshold: float = 0.4
@@ -82,12 +96,19 @@ class MatchConfig:
     order: Literal["predicted_iou", "combined"] = "combined"
     quality_exponent: float = 2.0
     island_share: float = 0.1
+    second_look: float = 0.0
+    nearest: int = 0
+    self_support: float = 0.0
+    labels_per_mask: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("coverage", "quality_exponent", "island_share"):
+        for name in ("coverage", "quality_exponent", "island_share", "nearest", "self_support"):
             _at_least(name, getattr(self, name), 0)
+        if not 0 <= self.second_look <= 1:
+            raise InputError(f"expected second_look between 0 and 1, got {self.second_look}")
         if self.order not in ("predicted_iou", "combined"):
             raise InputError(f"expected order to be 'predicted_iou' or 'combined', got {self.order!r}")
+        _at_least("labels_per_mask", self.labels_per_mask, 1)
         _at_least("max_instances", self.max_instances, 1)
         _at_least("premerge_factor", self.premerge_factor, 1)
         _at_least("merge_exponent", self.merge_exponent, 0)

@@ -19,6 +19,7 @@ from fiftyone_ntt.core.matching import assign_labels, normalise, second_best, si
 from fiftyone_ntt.core.merging import best_merged, decay, nms_per_label, semantic_overlap
 from fiftyone_ntt.core.pooling import pool
 from fiftyone_ntt.core.proposals import Candidates
+from fiftyone_ntt.core.self_support import self_supported
 from fiftyone_ntt.errors import InputError
 
 
@@ -70,6 +71,8 @@ def match_vectors(
     features, classes = normalise(pooled), normalise(classes)
     config = config or MatchConfig()
     similarities = similarity(features, classes)
+    if config.self_support and len(features):
+        similarities = self_supported(features, similarities, classes, config.self_support)
     if adjust is not None:
         similarities = adjust(similarities, features)
     explained = None
@@ -103,7 +106,8 @@ def match_similarities(
     usable = _usable(predicted_iou, features, config)
     features, similarities = features[usable], similarities[usable]
     weighted = similarities if explained is None else similarities * explained[usable] ** config.coverage
-    scores, labels = (part.numpy() for part in assign_labels(weighted))
+    scores, labels, rows = _labelled(weighted, config.labels_per_mask)
+    usable, features, similarities = usable[rows], features[rows], similarities[rows]
     masks = _masks(candidates, config)
     priority = _priority(candidates, predicted_iou, usable, scores, config)
     kept = nms_per_label(masks.boxes[usable], priority, labels, config.nms_threshold)
@@ -125,6 +129,16 @@ def match_similarities(
         alternative=runner_up,
         alternative_similarity=its_similarity,
     )
+
+
+def _labelled(weighted: Tensor, per_mask: int) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """Scores and labels of candidates, and which candidate each is of: several of each, all best ones first."""
+    count = min(per_mask, weighted.shape[1])
+    if count == 1 or not len(weighted):
+        scores, labels = (part.numpy() for part in assign_labels(weighted))
+        return scores, labels, np.arange(len(scores))
+    best, which = weighted.topk(count, dim=1)
+    return best.T.flatten().numpy(), which.T.flatten().numpy(), np.tile(np.arange(len(weighted)), count)
 
 
 def _masks(candidates: Candidates | CompactCandidates, config: MatchConfig) -> MaskSource:

@@ -39,6 +39,9 @@ class MemoryBank:
         negatives: float32 ``[M-, C]``, vectors of what is *not* wanted, or ``None``; see ``matching.less_negatives``.
         negative_class: int64 ``[M-]``, the class that each of them is not; -1 for none of them.
         negative_ids: M- ids, where they came from.
+        crop_vectors: float32 ``[M', C]``, vectors of references for the second look (``second_look.py``), or ``None``.
+        crop_labels: M' class names. They need not be those of ``vectors``: what was learned since has no crop.
+        crop_center: float32 ``[C]`` to subtract from crop vectors, or ``None``.
     """
 
     classes: tuple[str, ...]
@@ -52,6 +55,9 @@ class MemoryBank:
     negatives: NDArray[np.float32] | None = None
     negative_class: NDArray[np.int64] | None = None
     negative_ids: tuple[str, ...] = ()
+    crop_vectors: NDArray[np.float32] | None = None
+    crop_labels: tuple[str, ...] = ()
+    crop_center: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         vectors = np.ascontiguousarray(self.vectors, np.float32)
@@ -76,6 +82,7 @@ class MemoryBank:
         object.__setattr__(self, "vectors", vectors)
         object.__setattr__(self, "class_index", index)
         self._check_negatives()
+        self._check_crops()
         counts = np.bincount(index, minlength=len(self.classes))
         missing = [name for name, count in zip(self.classes, counts, strict=True) if not count]
         if missing or not self.classes:
@@ -105,6 +112,19 @@ class MemoryBank:
         object.__setattr__(self, "negatives", None if empty else negatives)
         object.__setattr__(self, "negative_class", None if empty else not_class)
 
+    def _check_crops(self) -> None:
+        if self.crop_vectors is None:
+            return
+        crops, channels = np.ascontiguousarray(self.crop_vectors, np.float32), self.vectors.shape[1:]
+        center = np.zeros(channels) if self.crop_center is None else np.asarray(self.crop_center)
+        fits = crops.shape == (len(self.crop_labels), *channels) and center.shape == channels
+        if not fits or not np.isfinite(crops).all() or not np.isfinite(center).all():
+            raise InputError(
+                f"expected finite crop vectors [M', {channels[0]}] with M' labels and a centre of as many channels, "
+                f"got {crops.shape}, {len(self.crop_labels)} and {center.shape}"
+            )
+        object.__setattr__(self, "crop_vectors", crops)
+
     @property
     def shots(self) -> dict[str, int]:
         """Number of references of each class."""
@@ -126,6 +146,31 @@ class MemoryBank:
         """Moves pooled vectors ``[N, C]`` into the space of the prototypes (subtracts the centre, if any)."""
         projected: NDArray[np.float32] = vectors if self.center is None else (vectors - self.center).astype(np.float32)
         return projected
+
+    @cached_property
+    def crop_prototypes(self) -> NDArray[np.float32] | None:
+        """float32 ``[K, C]``, as ``prototypes`` of the references' crops; NaN for a class without any."""
+        if self.crop_vectors is None:
+            return None
+        vectors, labels = self.project_crops(self.crop_vectors), np.array(self.crop_labels)
+        chosen = [vectors[labels == name] for name in self.classes]
+        nothing = np.full(vectors.shape[1], np.nan, np.float32)
+        means = np.stack([some.mean(axis=0) if len(some) else nothing for some in chosen])
+        norms = np.linalg.norm(means, axis=1, keepdims=True)
+        return np.asarray(means / np.maximum(norms, 1e-12), np.float32)
+
+    def project_crops(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Moves vectors of crops ``[G, C]`` into the space of ``crop_prototypes``."""
+        projected: NDArray[np.float32] = (
+            vectors if self.crop_center is None else (vectors - self.crop_center).astype(np.float32)
+        )
+        return projected
+
+    @property
+    def granularity(self) -> str | None:
+        """What the references chose of ``levels.CHOICES``; ``None`` where they were not asked."""
+        found = self.preprocessing.get("granularity")
+        return str(found["choice"]) if isinstance(found, Mapping) and "choice" in found else None
 
     @cached_property
     def content_hash(self) -> str:
@@ -202,7 +247,8 @@ class MemoryBank:
                 str(facts["preset"]),
                 {str(name): str(sha256) for name, sha256 in dict(facts["weights"]).items()},
                 dict(facts["preprocessing"]),
-                *_negatives(tensors, facts),
+                *(_negatives(tensors, facts) or (None, None, ())),
+                *_crops(tensors, facts),
             )
         except InputError:
             raise
@@ -215,6 +261,10 @@ class MemoryBank:
             tensors["center"] = np.ascontiguousarray(self.center, np.float32)
         if self.negatives is not None and self.negative_class is not None:
             tensors |= {"negatives": self.negatives, "negative_class": self.negative_class}
+        if self.crop_vectors is not None:
+            tensors["crop_vectors"] = self.crop_vectors
+            if self.crop_center is not None:
+                tensors["crop_center"] = np.ascontiguousarray(self.crop_center, np.float32)
         return tensors
 
     def to_parts(self) -> tuple[dict[str, NDArray[Any]], str]:
@@ -223,9 +273,11 @@ class MemoryBank:
 
     def _description(self) -> str:
         negatives = {} if self.negatives is None else {"negative_ids": list(self.negative_ids)}
+        crops = {} if self.crop_vectors is None else {"crop_labels": list(self.crop_labels)}
         return json.dumps(
             {
                 **negatives,
+                **crops,
                 "format": FORMAT_VERSION if self.negatives is None else _WITH_NEGATIVES,
                 "classes": list(self.classes),
                 "reference_ids": list(self.reference_ids),
@@ -247,6 +299,14 @@ def _negatives(tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) ->
         np.asarray(tensors["negative_class"]).astype(np.int64),
         _names(facts["negative_ids"]),
     )
+
+
+def _crops(tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The last arguments of a bank that has crops."""
+    if "crop_vectors" not in tensors:
+        return ()
+    center = np.asarray(tensors["crop_center"], np.float32) if "crop_center" in tensors else None
+    return np.asarray(tensors["crop_vectors"], np.float32), _names(facts["crop_labels"]), center
 
 
 def _some(names: list[str], most: int = 10) -> str:

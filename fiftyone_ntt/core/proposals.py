@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fiftyone_ntt.core.backends import BestDecoder, ProposalModel
+from fiftyone_ntt.core.backends import AmongDecoder, BestDecoder, ProposalModel
 from fiftyone_ntt.core.batching import BatchSize, in_batches
 from fiftyone_ntt.core.config import ProposalConfig
 from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame
+from fiftyone_ntt.core.levels import AMONG, kept_of
 from fiftyone_ntt.core.masks import Crop, boxes_of
 from fiftyone_ntt.core.runs import Runs, runs_of_masks
 from fiftyone_ntt.errors import InputError
@@ -108,7 +109,7 @@ def propose(
     size: BatchSize | None = None,
     pad: bool = False,
 ) -> Candidates:
-    """Decodes points and keeps the mask with the highest predicted IoU of each one's three.
+    """Decodes points and keeps of each one's three masks that of the highest predicted IoU, or what the config says.
 
     Args:
         model: the mask model.
@@ -124,11 +125,7 @@ def propose(
     """
 
     def decode(batch: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        threshold = config.predicted_iou_threshold
-        if isinstance(model, BestDecoder):
-            kept, logits, iou = model.decode_best(embedding, batch, threshold)
-        else:
-            kept, logits, iou = best_of(*model.decode_points(embedding, batch), threshold)
+        kept, logits, iou = _decoded(model, embedding, batch, config)
         if count < len(batch):
             logits, iou = logits[kept < count], iou[kept < count]
         return logits, iou
@@ -136,6 +133,18 @@ def propose(
     points = grid_points(frame, config) if points is None else points
     parts = in_batches(decode, points, size or config.points_per_batch, pad=pad)
     return Candidates(torch.cat([logits for logits, _ in parts]), torch.cat([ious for _, ious in parts]), frame)
+
+
+def _decoded(
+    model: ProposalModel, embedding: Any, points: Tensor, config: ProposalConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which prompts give candidates, their logits and predicted IoU; see ``levels.kept_of``."""
+    threshold, outputs = config.predicted_iou_threshold, config.outputs
+    if outputs == "best" and isinstance(model, BestDecoder):
+        return model.decode_best(embedding, points, threshold)
+    if outputs != "all" and isinstance(model, AmongDecoder):
+        return model.decode_among(embedding, points, threshold, AMONG[outputs])
+    return kept_of(*model.decode_points(embedding, points), threshold, outputs)
 
 
 def best_of(logits: Tensor, predicted_iou: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fiftyone_ntt.core.backends import FeatureModel, ProposalModel
+from fiftyone_ntt.core.adjust import adjustment
+from fiftyone_ntt.core.backends import CropEncoder, FeatureModel, ProposalModel
 from fiftyone_ntt.core.batching import BatchEncoder, BatchSize, in_batches
 from fiftyone_ntt.core.compact import CompactImage, IndexedImage, compact
 from fiftyone_ntt.core.config import MatchConfig, ProposalConfig
@@ -20,12 +21,14 @@ from fiftyone_ntt.core.guided import guided_index
 from fiftyone_ntt.core.instances import Instances
 from fiftyone_ntt.core.masks import masks_at_image_size
 from fiftyone_ntt.core.match import match_vectors
-from fiftyone_ntt.core.matching import less_negatives, normalise
 from fiftyone_ntt.core.memory import MemoryBank
 from fiftyone_ntt.core.pooling import pool
 from fiftyone_ntt.core.proposals import Candidates, grid_points, propose
+from fiftyone_ntt.core.reference_levels import ReferenceLevels
 from fiftyone_ntt.core.references import ReferenceItem, ReferenceSettings, encode_references
-from fiftyone_ntt.errors import BadReferenceError
+from fiftyone_ntt.core.second_look import CROPS_PER_BATCH, ReferenceLooks, look_at
+from fiftyone_ntt.core.second_look import facts as second_look_facts
+from fiftyone_ntt.errors import BadReferenceError, InputError
 
 _FACTS_IMAGE = (480, 640)
 """Height and width of the image whose frame tells, in ``Segmenter.facts``, how images go into the mask model."""
@@ -39,11 +42,13 @@ class Prepared:
         frame: how image pixels map to the mask model's frame.
         pixels: float32 ``[3, side, side]``, the mask model's input (``frame.render``).
         view: float32 ``[3, input_size, input_size]``, the feature model's input.
+        image: the image itself, uint8 ``[H, W, 3]``, where a second look will be taken.
     """
 
     frame: ImageFrame
     pixels: Tensor
     view: Tensor
+    image: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +59,13 @@ class Encoded:
         frame: how image pixels map to the mask model's frame.
         embedding: what the mask model's decoder takes.
         tokens: float32 ``[rows, columns, C]`` patch tokens.
+        image: the image itself, where a second look will be taken.
     """
 
     frame: ImageFrame
     embedding: Any
     tokens: Tensor
+    image: NDArray[np.uint8] | None = None
 
 
 class Segmenter:
@@ -73,6 +80,10 @@ class Segmenter:
             3.2); ``None`` goes there directly.
         images_per_batch: images whose encoders run together in ``stream``. Only speed and memory depend on it.
         static_shapes: fill up the last batch of images or points, for models that are compiled for one shape.
+        second_look: encode groups of candidates once more, cut out; see ``second_look.py``.
+
+    Raises:
+        InputError: if a second look is wanted of a feature model that offers none.
     """
 
     def __init__(
@@ -85,7 +96,13 @@ class Segmenter:
         target_via: int | None = 1024,
         images_per_batch: int = 1,
         static_shapes: bool = False,
+        second_look: bool = False,
     ) -> None:
+        if second_look and not isinstance(feature_model, CropEncoder):
+            raise InputError(
+                f"expected a feature model that can encode crops for the second look, got {feature_model.name!r}; "
+                "leave second_look out"
+            )
         self.proposal_model = proposal_model
         self.feature_model = feature_model
         self.references = references or ReferenceSettings()
@@ -93,7 +110,9 @@ class Segmenter:
         self.target_via = target_via
         self.images_per_batch = images_per_batch
         self.static_shapes = static_shapes
+        self.second_look = second_look
         self._points_at_once = BatchSize(self.proposals.points_per_batch)
+        self._crops_at_once = BatchSize(CROPS_PER_BATCH)
 
     @property
     def weights(self) -> dict[str, str]:
@@ -119,7 +138,17 @@ class Segmenter:
             "input_size": self.feature_model.input_size,
             "feature_grid": list(self.feature_model.grid),
             "precision": [getattr(model, "precision", "fp32") for model in (self.proposal_model, self.feature_model)],
+            **self._option_facts(),
         }
+
+    def _option_facts(self) -> dict[str, object]:
+        """Facts of what is off by default, so that an index made before they existed is still one."""
+        found: dict[str, object] = {}
+        if self.proposals.outputs != "best":
+            found["outputs"] = self.proposals.outputs
+        if self.second_look and isinstance(self.feature_model, CropEncoder):
+            found["second_look"] = {**second_look_facts(), "crop_size": self.feature_model.crop_size}
+        return found
 
     def _points_facts(self, bank: MemoryBank | None) -> object:
         if self.proposals.points == "grid":
@@ -131,7 +160,8 @@ class Segmenter:
         frame = self.proposal_model.frame(_size(image))
         pixels = frame.render(image)
         view = self._feature_input(image, pixels, frame)
-        return Prepared(frame, _pinned(pixels, self.proposal_model), _pinned(view, self.feature_model))
+        pinned = _pinned(pixels, self.proposal_model), _pinned(view, self.feature_model)
+        return Prepared(frame, *pinned, image if self.second_look else None)
 
     @torch.inference_mode()
     def encode(self, prepared: Sequence[Prepared]) -> list[Encoded]:
@@ -154,7 +184,7 @@ class Segmenter:
             embeddings = model.encode_batch(_stacked([item.pixels for item in group], model), frames)
         else:
             embeddings = [model.encode(item.pixels, item.frame) for item in group]
-        return [Encoded(frame, embeddings[i], tokens[i]) for i, frame in enumerate(frames)]
+        return [Encoded(item.frame, embeddings[i], tokens[i], item.image) for i, item in enumerate(group)]
 
     @torch.inference_mode()
     def decode(self, encoded: Encoded, bank: MemoryBank | None = None) -> IndexedImage:
@@ -172,7 +202,10 @@ class Segmenter:
             size=self._points_at_once,
             pad=self.static_shapes,
         )
-        return IndexedImage(candidates, pool(candidates, encoded.tokens), encoded.tokens)
+        looks = None
+        if encoded.image is not None and isinstance(self.feature_model, CropEncoder):
+            looks = look_at(self.feature_model, encoded.image, candidates, self._crops_at_once)
+        return IndexedImage(candidates, pool(candidates, encoded.tokens), encoded.tokens, looks)
 
     def candidates(self, image: NDArray[np.uint8], bank: MemoryBank | None = None) -> IndexedImage:
         """Stage one: masks and one vector each. Heavy, and independent of any reference.
@@ -199,9 +232,8 @@ class Segmenter:
         vectors = bank.project(torch.as_tensor(indexed.vectors).float().cpu().numpy())
         config = config or MatchConfig()
         tokens = bank.project(_tokens_of(indexed)) if config.coverage else None
-        return match_vectors(
-            indexed.candidates, vectors, bank.prototypes, config, adjust=_without_negatives(bank), tokens=tokens
-        )
+        adjust = adjustment(indexed, bank, config)
+        return match_vectors(indexed.candidates, vectors, bank.prototypes, config, adjust=adjust, tokens=tokens)
 
     def segment(self, image: NDArray[np.uint8], bank: MemoryBank, config: MatchConfig | None = None) -> Instances:
         """Both stages for one image."""
@@ -225,19 +257,23 @@ class Segmenter:
         return [mask.full(frame.image_size) for mask in masks_at_image_size(masks, range(len(masks)))]
 
     @torch.inference_mode()
-    def build_bank(self, items: Iterable[ReferenceItem], classes: Sequence[str], *, preset: str = "") -> MemoryBank:
+    def build_bank(
+        self, items: Iterable[ReferenceItem], classes: Sequence[str], *, preset: str = "", ask_granularity: bool = False
+    ) -> MemoryBank:
         """Encodes references into a memory bank.
 
         Args:
             items: reference instances; items of one image should follow each other.
             classes: class names in the order of their label indices.
             preset: name of the preset these models belong to.
+            ask_granularity: also find out which of the mask model's masks fit the references; see ``levels``.
 
         Raises:
             BadReferenceError: if a class has no reference, or an item a label that is not among ``classes``.
         """
         labels: list[str] = []
         ids: list[str] = []
+        looks, levels = ReferenceLooks(self.feature_model), ReferenceLevels(self.proposal_model, self.proposals)
 
         def noted() -> Iterable[ReferenceItem]:
             for item in items:
@@ -248,6 +284,9 @@ class Segmenter:
                     )
                 labels.append(item.label)
                 ids.append(item.reference_id)
+                looks.add(item)
+                if ask_granularity:
+                    levels.add(item)
                 yield item
 
         encoded = encode_references(self.feature_model, noted(), self.references, self.target_via)
@@ -259,7 +298,8 @@ class Segmenter:
             center=encoded.mean_token.numpy() if self.references.centre else None,
             preset=preset,
             weights=self.weights,
-            preprocessing=self._preprocessing(),
+            preprocessing={**self._preprocessing(), **levels.for_bank()},
+            **looks.for_bank(self.references.centre),
         )
 
     @torch.inference_mode()
@@ -282,15 +322,6 @@ class Segmenter:
         if self.target_via == frame.side and frame == ImageFrame.squash(frame.image_size, frame.side):
             return resample_bicubic(pixels, self.feature_model.input_size)
         return feature_input(image, self.feature_model.input_size, self.target_via)
-
-
-def _without_negatives(bank: MemoryBank) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """What a bank's negatives do to similarities; nothing where there are none."""
-    if bank.negatives is None or bank.negative_class is None:
-        return None
-    positives = normalise(torch.from_numpy(bank.project(bank.vectors))), torch.from_numpy(bank.class_index)
-    negatives = normalise(torch.from_numpy(bank.project(bank.negatives))), torch.from_numpy(bank.negative_class)
-    return lambda similarities, features: less_negatives(similarities, features, positives, negatives)
 
 
 def _tokens_of(indexed: IndexedImage | CompactImage) -> NDArray[np.float32]:

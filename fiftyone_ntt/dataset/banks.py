@@ -9,7 +9,7 @@ from fiftyone_ntt.core import MemoryBank
 from fiftyone_ntt.errors import InputError
 
 METHOD = "ntt/memory_bank"
-_TENSORS = ("vectors", "class_index", "center", "negatives", "negative_class")
+_TENSORS = ("vectors", "class_index", "center", "negatives", "negative_class", "crop_vectors", "crop_center")
 
 
 def check_name(name: str) -> None:

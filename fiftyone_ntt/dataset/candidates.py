@@ -16,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from fiftyone_ntt import __version__
+from fiftyone_ntt.config_common import GRANULARITIES
 from fiftyone_ntt.core import CompactImage, MemoryBank, Segmenter
 from fiftyone_ntt.core.images import decode_image, read_bytes
+from fiftyone_ntt.core.levels import Outputs
 from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.index import IndexSettings, IndexStorageError, IndexStore, default_root, explain_missing
 from fiftyone_ntt.index.store import recalled
@@ -39,6 +41,8 @@ class StageOne:
         precision: of the encoders.
         compile: whether encoders are compiled.
         device: where the models run.
+        outputs: which of a point's three masks become candidates, see ``ProposalConfig``.
+        second_look: whether groups of candidates are encoded again, cut out.
     """
 
     preset: Preset
@@ -47,6 +51,8 @@ class StageOne:
     precision: str = "fp32"
     compile: bool = False
     device: str | None = None
+    outputs: str = "best"
+    second_look: bool = False
 
     def load(self) -> list[Segmenter]:
         """The models, one segmenter a device."""
@@ -55,6 +61,8 @@ class StageOne:
             self.device,
             self.points_per_side,
             points=cast(Literal["grid", "guided"], self.points),
+            outputs=cast(Outputs, self.outputs),
+            second_look=self.second_look,
             precision=cast(Precision, self.precision),
             compile=self.compile,
         )
@@ -63,7 +71,9 @@ class StageOne:
     def recipe(self) -> str:
         """All that decides the candidates and is known before the models are loaded."""
         side = self.preset.proposals(self.points_per_side).points_per_side
-        return f"{__version__} {self.preset!r} {side} {self.points} {self.precision}"
+        options = [] if self.outputs == "best" else [f"outputs {self.outputs}"]
+        options += ["second look"] if self.second_look else []
+        return " ".join([__version__, repr(self.preset), str(side), self.points, self.precision, *options])
 
 
 class CandidateSource:
@@ -214,6 +224,37 @@ class CandidateSource:
         raise InputError(
             f"the candidate index in {self._root} was made with other settings than they looked like before the "
             f"models were loaded ({differences}); call again, and the right ones are used"
+        )
+
+
+def outputs_for(granularity: str, bank: MemoryBank | None = None) -> str:
+    """Which of a point's masks become candidates, as ``ProposalConfig`` names them.
+
+    Args:
+        granularity: ``"best"``, ``"whole"``, ``"part"``, or ``"auto"`` for what the references of the bank chose.
+        bank: only asked for ``"auto"``.
+
+    Raises:
+        InputError: if it is something else, or the references were never asked.
+    """
+    if granularity not in GRANULARITIES:
+        raise InputError(f"expected granularity to be one of {', '.join(GRANULARITIES)}, got {granularity!r}")
+    if granularity != "auto":
+        return granularity
+    if bank is None or bank.granularity is None:
+        raise InputError(
+            "granularity 'auto' needs references that were asked, and this memory bank's were not: build it again with "
+            "ask_granularity=True, or choose 'best', 'whole' or 'part'"
+        )
+    return bank.granularity
+
+
+def check_second_look(bank: MemoryBank) -> None:
+    """Raises InputError if a bank cannot be used for a second look."""
+    if bank.crop_vectors is None:
+        raise InputError(
+            "a second look compares cut-out candidates with cut-out references, and this memory bank has none of "
+            "those: build it again with this version, or leave second_look out"
         )
 
 

@@ -82,6 +82,7 @@ def resume_run(
         points=record["points"],
         precision=record["precision"],
         thresholds=named(record.get("thresholds"), record["classes"]),
+        granularity=record.get("granularity", "best"),
         include_references=True,  # the samples are those that were left when references had been taken out
         config=MatchConfig(**record["match"]),
         preset=preset,

@@ -13,7 +13,7 @@ from pathlib import Path
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.core.stream import stream
-from fiftyone_ntt.dataset.candidates import CandidateSource, StageOne, describe_error
+from fiftyone_ntt.dataset.candidates import CandidateSource, StageOne, describe_error, outputs_for
 from fiftyone_ntt.dataset.fields import whole_images
 from fiftyone_ntt.dataset.speed import remember_speed
 from fiftyone_ntt.index.settings import limit_in_bytes
@@ -65,6 +65,8 @@ def index(
     *,
     points_per_side: int | None = None,
     points: str = "grid",
+    granularity: str = "best",
+    second_look: bool = False,
     device: str | None = None,
     precision: str = "fp32",
     compile: bool = False,
@@ -84,6 +86,9 @@ def index(
         preset: name of a preset, or a ``Preset`` with checkpoint paths of your own.
         points_per_side: prompt points along each side of an image; the preset's number where ``None``.
         points: ``"guided"`` prompts only the half of the grid that looks least like the image's border.
+        granularity: ``"best"``, ``"whole"`` or ``"part"``, as ``segment`` will be asked for; of ``"auto"`` what
+            ``bank.granularity`` says.
+        second_look: also cut out what was found and encode it alone, for ``segment(..., second_look=True)``.
         device: ``"cuda"``, ``"cuda:0,cuda:1"``, ``"all"``, ``"mps"`` or ``"cpu"``; the best there is where ``None``.
         precision: of the image encoders, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         compile: run the image encoders through ``torch.compile``; the first image then takes minutes.
@@ -102,7 +107,16 @@ def index(
     """
     started = time.perf_counter()
     view = whole_images(view)
-    stage_one = StageOne(resolve_preset(preset), points_per_side, points, precision, compile, device)
+    stage_one = StageOne(
+        resolve_preset(preset),
+        points_per_side,
+        points,
+        precision,
+        compile,
+        device,
+        outputs_for(granularity),
+        second_look,
+    )
     source = CandidateSource(
         stage_one,
         index_dir=index_dir,

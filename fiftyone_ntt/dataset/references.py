@@ -32,6 +32,7 @@ def build_memory_bank(
     preset: str | Preset = "lite",
     name: str | None = None,
     negatives: SampleCollection | None = None,
+    ask_granularity: bool = False,
     device: str | None = None,
     progress: Progress | None = None,
 ) -> MemoryBank:
@@ -51,6 +52,8 @@ def build_memory_bank(
             name is replaced.
         negatives: more samples that show what is not wanted: by their labels tagged ``ntt:negative`` in the same
             fields, or as a whole where they have none.
+        ask_granularity: find out which of the mask model's masks fit the references best, for ``granularity="auto"``;
+            the answer is ``bank.granularity``. Encodes every reference image with the mask model too.
         device: ``"cuda"``, ``"mps"`` or ``"cpu"``; the best there is where ``None``.
         progress: called with (done, total, message).
 
@@ -68,14 +71,19 @@ def build_memory_bank(
     reader = ReferenceReader(references, field_names(label_field), classes, negatives)
     loaded = load_preset(preset, device)
     segmenter = loaded.segmenter()
-    bank = bank_from(reader, segmenter, loaded.preset.name, progress)
+    bank = bank_from(reader, segmenter, loaded.preset.name, progress, ask_granularity=ask_granularity)
     if name is not None:
         save_bank(references._dataset, name, bank)
     return bank
 
 
 def bank_from(
-    reader: ReferenceReader, segmenter: Segmenter, preset: str, progress: Progress | None = None
+    reader: ReferenceReader,
+    segmenter: Segmenter,
+    preset: str,
+    progress: Progress | None = None,
+    *,
+    ask_granularity: bool = False,
 ) -> MemoryBank:
     """The memory bank of references that were read; see ``build_memory_bank``."""
     passes = 2 if reader.any_prompts else 1
@@ -83,7 +91,7 @@ def bank_from(
     made = make_masks(reader, segmenter, _part(progress, 0, passes)) if reader.any_prompts else None
     unwanted = _Unwanted()
     items = read_references(reader, segmenter, made, unwanted, _part(progress, passes - 1, passes))
-    bank = segmenter.build_bank(items, reader.classes, preset=preset)
+    bank = segmenter.build_bank(items, reader.classes, preset=preset, ask_granularity=ask_granularity)
     vectors = unwanted.vectors(segmenter)
     return with_negatives(bank, vectors, unwanted.labels, unwanted.ids) if len(vectors) else bank
 

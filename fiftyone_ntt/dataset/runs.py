@@ -30,6 +30,7 @@ DECISIVE = (
     "points",
     "precision",
     "thresholds",
+    "granularity",
 )
 """Settings in which two runs must agree for their labels to be the same."""
 
@@ -55,6 +56,7 @@ class RunRecord:
         points: which of them were prompted.
         precision: of the image encoders.
         thresholds: of each class, the score that its labels must exceed to be written; ``None`` without any.
+        granularity: which of a point's masks became candidates; never ``"auto"``, but what that came to.
         started: ISO time, UTC.
     """
 
@@ -69,24 +71,25 @@ class RunRecord:
     points: str = "grid"
     precision: str = "fp32"
     thresholds: list[float] | None = None
+    granularity: str = "best"
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
     @classmethod
     def of(
         cls, run_key: str, label_field: str, bank: MemoryBank, config: MatchConfig, points_per_side: int,
-        points: str = "grid", precision: str = "fp32",
+        points: str = "grid", precision: str = "fp32", granularity: str = "best",
     ) -> RunRecord:  # fmt: skip
         """The record of a run about to start."""
         return cls(
             run_key, label_field, list(bank.classes), bank.preset, bank.content_hash, dict(bank.weights),
-            asdict(config), points_per_side, points, precision,
+            asdict(config), points_per_side, points, precision, granularity=granularity,
         )  # fmt: skip
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Names of the settings in which another record would give other labels."""
         mine = asdict(self)
         # What records mean that were made before these settings were there.
-        before = {"points": "grid", "precision": "fp32"}
+        before = {"points": "grid", "precision": "fp32", "granularity": "best"}
         other = {**other, "match": {**asdict(MatchConfig.published()), **other.get("match", {})}}
         return [name for name in DECISIVE if mine[name] != other.get(name, before.get(name))]
 

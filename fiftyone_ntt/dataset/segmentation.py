@@ -14,9 +14,10 @@ from typing import Any
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.core import CompactImage, MatchConfig, MemoryBank, Segmenter
+from fiftyone_ntt.core.second_look import WEIGHT
 from fiftyone_ntt.core.stream import Outcome, stream
 from fiftyone_ntt.dataset.banks import check_name, load_bank
-from fiftyone_ntt.dataset.candidates import CandidateSource, StageOne, describe_error
+from fiftyone_ntt.dataset.candidates import CandidateSource, StageOne, check_second_look, describe_error, outputs_for
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, whole_images
 from fiftyone_ntt.dataset.kept_thresholds import LeastScores, least_scores
 from fiftyone_ntt.dataset.labels import to_document
@@ -105,6 +106,8 @@ def segment(
     thresholds: str | Mapping[str, float] | LeastScores | None = None,
     points_per_side: int | None = None,
     points: str = "grid",
+    granularity: str = "best",
+    second_look: bool = False,
     include_references: bool = False,
     use_index: bool = True,
     index_dir: str | Path | None = None,
@@ -135,6 +138,11 @@ def segment(
             this memory bank and these settings.
         points_per_side: prompt points along each side of the image; the preset's number where ``None``.
         points: ``"guided"`` prompts only the half of the grid that looks least like the image's border.
+        granularity: which of the mask model's three masks of a point become candidates: ``"best"`` by its own
+            estimate, as published; the best of the larger ones, ``"whole"``, or of the smaller ones, ``"part"``;
+            ``"auto"`` takes what the references chose (``build_memory_bank(..., ask_granularity=True)``).
+        second_look: cut out what was found, encode it alone and let that count too: see ``docs/results.md`` for what
+            it is worth. Up to 80 small encoder passes more an image.
         include_references: label the reference samples too.
         use_index: look candidates up in the candidate index, and add those that are not there. What is in the index
             needs no model, and gives the very same labels.
@@ -163,7 +171,14 @@ def segment(
     config = config or MatchConfig()
     if score_threshold is not None:
         config = replace(config, score_threshold=score_threshold)
-    stage_one = StageOne(_preset_of(bank, preset), points_per_side, points, precision, compile, device)
+    if second_look and not config.second_look:
+        config = replace(config, second_look=WEIGHT)
+    if config.second_look:
+        check_second_look(bank)
+    outputs = outputs_for(granularity, bank)
+    stage_one = StageOne(
+        _preset_of(bank, preset), points_per_side, points, precision, compile, device, outputs, config.second_look > 0
+    )
     source = CandidateSource(stage_one, bank=bank, use_index=use_index, index_dir=index_dir)
     source.open()
     if not isinstance(label_field, str):
@@ -171,7 +186,7 @@ def segment(
     run_key = run_key or f"ntt_{label_field}"
     check_name(run_key)
     side = stage_one.preset.proposals(points_per_side).points_per_side
-    record = RunRecord.of(run_key, label_field, bank, config, side, points, precision)
+    record = RunRecord.of(run_key, label_field, bank, config, side, points, precision, outputs)
     least = least_scores(thresholds, view._dataset, bank, config)
     record = replace(record, thresholds=least)
     targets = view if include_references else without_references(view.match_tags(REFERENCE_TAG, bool=False), bank)

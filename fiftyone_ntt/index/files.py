@@ -28,7 +28,7 @@ from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.index.settings import IndexSettings
 
 SUFFIX, PART_SUFFIX = ".ntt", ".part"
-_TYPES = {np.dtype(kind).name: np.dtype(kind) for kind in ("u1", "<u2", "i1", "<i8", "<f2", "<f4", "<f8")}
+_TYPES = {np.dtype(kind).name: np.dtype(kind) for kind in ("u1", "<u2", "i1", "<i2", "<i8", "<f2", "<f4", "<f8")}
 _KEY = "fiftyone-ntt"
 _LARGEST = 1 << 28
 """Bytes of a file, and of all its arrays unpacked: a hundred times what a thousand masks take."""

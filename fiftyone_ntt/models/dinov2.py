@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from fiftyone_ntt.models.weights import sha256_of
 logger = logging.getLogger(__name__)
 
 INPUT_SIZE = 518
+CROP_SIZE = 256
+"""About the side of the input that crops are encoded at; the patch grid decides it."""
 FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
 CLASSES = {"dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel"}
 """``model_type`` of a folder's config.json -> class in transformers."""
@@ -62,6 +65,9 @@ class Dinov2:
         self.model.requires_grad_(False).to(self.device)
         self.input_size = input_size
         self.grid = _grid(input_size, self.model.config.patch_size)
+        self.crop_size = min(
+            input_size, max(1, CROP_SIZE // self.model.config.patch_size) * self.model.config.patch_size
+        )
         self.dim: int = self.model.config.hidden_size
         # the class token and the registers come before the patches
         self._skip = 1 + int(getattr(self.model.config, "num_register_tokens", 0))
@@ -79,10 +85,22 @@ class Dinov2:
         side = self.input_size
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, side, side):
             raise InputError(f"expected images [B, 3, {side}, {side}], got {list(images.shape)}")
+        return self._tokens(images, self._forward)
+
+    @torch.no_grad()
+    def encode_crops(self, images: Tensor) -> Tensor:
+        """See ``CropEncoder.encode_crops``; position embeddings are interpolated, and nothing is compiled."""
+        side = self.crop_size
+        if images.ndim != 4 or tuple(images.shape[1:]) != (3, side, side):
+            raise InputError(f"expected crops [B, 3, {side}, {side}], got {list(images.shape)}")
+        return self._tokens(images, self._hidden_state)
+
+    def _tokens(self, images: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:
         pixels = imagenet_normalize(images.to(self.device, torch.float32, non_blocking=True))
         with autocast(self.device, self.precision):
-            tokens: Tensor = self._forward(pixels)[:, self._skip :].float()
-        return tokens.reshape(len(images), *self.grid, self.dim)
+            tokens: Tensor = forward(pixels)[:, self._skip :].float()
+        rows, columns = _grid(images.shape[-1], self.model.config.patch_size)
+        return tokens.reshape(len(images), rows, columns, self.dim)
 
     def _hidden_state(self, pixels: Tensor) -> Tensor:
         hidden: Tensor = self.model(pixel_values=pixels).last_hidden_state

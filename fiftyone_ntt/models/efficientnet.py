@@ -14,6 +14,8 @@ from fiftyone_ntt.models.weights import sha256_of
 _LAST_BLOCK = {16: 10, 32: 15}
 """Index of the last block of each stride."""
 _CHANNELS = {16: 112, 32: 320}
+CROP_SIZE = 256
+"""Side of the input that crops are encoded at, in pixels."""
 
 
 class EfficientNetLite0:
@@ -34,6 +36,7 @@ class EfficientNetLite0:
             raise InputError(f"expected an input size that is a multiple of 32, got {input_size}")
         self.weights_hash = sha256_of(path)
         self.input_size = input_size
+        self.crop_size = min(CROP_SIZE, input_size)
         self.grid = (input_size // stride, input_size // stride)
         self.dim = _CHANNELS[stride]
         model = _load(Path(path))
@@ -46,6 +49,10 @@ class EfficientNetLite0:
         """See ``FeatureModel.encode``."""
         tokens: Tensor = self._layers((images.float().cpu() * 255 - 127) / 128)
         return tokens.permute(0, 2, 3, 1).contiguous()
+
+    def encode_crops(self, images: Tensor) -> Tensor:
+        """See ``CropEncoder.encode_crops``: convolutions take any size."""
+        return self.encode(images)
 
 
 def _load(path: Path) -> Any:

@@ -264,24 +264,28 @@ class MaskDecoder:
         scale = norm_scale(square, cross.mul_(before.scale), coefficients, basis)
         return tokens, ImageTokens(scale * before.scale, coefficients * scale, basis * layer.gain)
 
-    def best(self, image: PreparedImage, sparse: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    def best(
+        self, image: PreparedImage, sparse: Tensor, threshold: float, among: tuple[int, ...] = (0, 1, 2)
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The multi-mask output with the highest predicted IoU, of each prompt in which that is above a threshold.
 
         Args:
             image: what ``prepare`` made.
             sparse: float32 ``[P, n, D]`` prompt embeddings, the padding point included.
             threshold: of the predicted IoU.
+            among: the multi-mask outputs to choose from.
 
         Returns:
             int64 ``[k]`` which prompts, logits float32 ``[k, 4h, 4w]`` and predicted IoU float32 ``[k]``.
         """
+        outputs = 1 + torch.tensor(among, device=sparse.device)
 
         def decode(part: tuple[int, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
             first, prompts = part
             predicted = self.predict(image, prompts)
-            iou, output = predicted.iou[:, 1:].max(dim=1)
+            iou, place = predicted.iou[:, outputs].max(dim=1)
             above = (iou > threshold).nonzero()[:, 0]
-            logits = self.upscale(image, predicted.select(above), 1 + output[above, None])[:, 0]
+            logits = self.upscale(image, predicted.select(above), outputs[place[above], None])[:, 0]
             return above + first, logits, iou[above]
 
         kept, logits, ious = zip(*_mapped(decode, sparse), strict=True)

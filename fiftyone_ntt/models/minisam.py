@@ -103,6 +103,12 @@ class MiniSam:
         """See ``BestDecoder``."""
         return self._decoder.best(embedding.prepared, self._point_prompts(points), threshold)
 
+    def decode_among(
+        self, embedding: MiniSamEmbedding, points: Tensor, threshold: float, among: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``AmongDecoder``."""
+        return self._decoder.best(embedding.prepared, self._point_prompts(points), threshold, among)
+
     def decode_points(self, embedding: MiniSamEmbedding, points: Tensor) -> tuple[Tensor, Tensor]:
         """See ``ProposalModel.decode_points``."""
         return self._decoder.outputs(embedding.prepared, self._point_prompts(points), range(1, 4))

@@ -15,6 +15,7 @@ import torch
 
 from fiftyone_ntt.core.backends import FeatureModel, ProposalModel
 from fiftyone_ntt.core.config import ProposalConfig
+from fiftyone_ntt.core.levels import Outputs
 from fiftyone_ntt.core.references import ReferenceSettings
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models.devices import choose_devices, free_memory
@@ -82,6 +83,7 @@ class Preset:
         points_per_side: int | None = None,
         points: Literal["grid", "guided"] = "grid",
         guided_fraction: float = 0.5,
+        outputs: Outputs = "best",
     ) -> ProposalConfig:
         """The settings of stage one, with another grid density if one is given; see ``ProposalConfig``."""
         return ProposalConfig(
@@ -90,6 +92,7 @@ class Preset:
             grid=self.grid,
             points=points,
             guided_fraction=guided_fraction,
+            outputs=outputs,
         )
 
 
@@ -121,11 +124,13 @@ class LoadedPreset:
         points_per_side: int | None = None,
         points: Literal["grid", "guided"] = "grid",
         guided_fraction: float = 0.5,
+        outputs: Outputs = "best",
+        second_look: bool = False,
     ) -> Segmenter:
-        """The method with these models and the preset's settings, but for those of the grid (``ProposalConfig``)."""
+        """The method with these models and the preset's settings, but for those given (``ProposalConfig``)."""
         from fiftyone_ntt.core.segmenter import Segmenter
 
-        proposals = self.preset.proposals(points_per_side, points, guided_fraction)
+        proposals = self.preset.proposals(points_per_side, points, guided_fraction, outputs)
         if self.preset.points_per_batch is None:
             fitting = _fitting(self.device, _POINT_BYTES, _MOST_POINTS, POINTS_PER_BATCH)
             proposals = replace(proposals, points_per_batch=fitting)
@@ -137,6 +142,7 @@ class LoadedPreset:
             target_via=self.preset.target_via,
             images_per_batch=_fitting(self.device, _IMAGE_BYTES, _MOST_IMAGES, IMAGES_PER_BATCH),
             static_shapes=self.compiled,
+            second_look=second_look,
         )
 
 
@@ -228,6 +234,8 @@ def load_segmenters(
     *,
     points: Literal["grid", "guided"] = "grid",
     guided_fraction: float = 0.5,
+    outputs: Outputs = "best",
+    second_look: bool = False,
     precision: Precision = "fp32",
     compile: bool = False,
 ) -> list[Segmenter]:
@@ -239,6 +247,8 @@ def load_segmenters(
         points_per_side: prompt points along each side of the image; the preset's number where ``None``.
         points: ``"guided"`` prompts only the most promising part of the grid, see ``ProposalConfig``.
         guided_fraction: how much of the grid that part is.
+        outputs: which of a point's three masks become candidates, see ``ProposalConfig``.
+        second_look: encode groups of candidates again, cut out.
         precision: see ``load_preset``.
         compile: see ``load_preset``.
 
@@ -251,7 +261,8 @@ def load_segmenters(
     chosen = resolve_preset(preset)
     loaded = [_load_on(chosen, target, precision, compile) for target in choose_devices(device)]
     return [
-        one.segmenter(points_per_side, points, guided_fraction) for one in {one.device: one for one in loaded}.values()
+        one.segmenter(points_per_side, points, guided_fraction, outputs, second_look)
+        for one in {one.device: one for one in loaded}.values()
     ]
 
 

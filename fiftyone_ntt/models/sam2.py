@@ -136,6 +136,18 @@ class Sam2:
             return self.decoder.best(embedding.prepared, self._point_prompts(points)[0], threshold)
 
     @torch.no_grad()
+    def decode_among(
+        self, embedding: Sam2Embedding, points: Tensor, threshold: float, among: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``AmongDecoder``. On the model's device."""
+        if embedding.prepared is None or self.decoder is None:
+            logits, ious = self.decode_points(embedding, points)
+            wanted = list(among)
+            return best_of(logits[:, wanted], ious[:, wanted], threshold)
+        with matmul(self.device, self.precision):
+            return self.decoder.best(embedding.prepared, self._point_prompts(points)[0], threshold, among)
+
+    @torch.no_grad()
     def decode_points(self, embedding: Sam2Embedding, points: Tensor) -> tuple[Tensor, Tensor]:
         """Prompts with foreground points, each on its own.
 

@@ -167,6 +167,7 @@ def _write(review: ReviewedRun, bank: MemoryBank, progress: Progress | None) -> 
         points=review.record.get("points", "grid"),
         precision=review.record.get("precision", "fp32"),
         thresholds=review.thresholds,
+        granularity=review.record.get("granularity", "best"),
         include_references=True,  # the samples are those that were left when references had been taken out
         config=review.config,
         preset=review.preset,

@@ -17,9 +17,10 @@ from PIL import Image
 from fiftyone_ntt.core import CompactImage, MatchConfig, MemoryBank, Segmenter
 from fiftyone_ntt.core.images import read_image
 from fiftyone_ntt.core.instances import Instances
+from fiftyone_ntt.core.second_look import WEIGHT
 from fiftyone_ntt.core.stream import stream
 from fiftyone_ntt.dataset.banks import load_bank
-from fiftyone_ntt.dataset.candidates import CandidateSource, StageOne, describe_error
+from fiftyone_ntt.dataset.candidates import CandidateSource, StageOne, check_second_look, describe_error, outputs_for
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, image_samples, whole_images
 from fiftyone_ntt.dataset.references import Progress, build_memory_bank, tagged_references, without_references
 from fiftyone_ntt.dataset.speed import remember_speed
@@ -108,6 +109,8 @@ def preview(
     preset: str | Preset | None = None,
     points_per_side: int | None = None,
     points: str = "grid",
+    granularity: str = "best",
+    second_look: bool = False,
     device: str | None = None,
     precision: str = "fp32",
     index_dir: str | Path | None = None,
@@ -128,6 +131,8 @@ def preview(
         preset: the models; the bank's where ``None``, ``"lite"`` without a bank.
         points_per_side: prompt points along each side of the image; the preset's number where ``None``.
         points: ``"guided"`` prompts only the half of the grid that looks least like the image's border.
+        granularity: as in ``segment``; for ``"auto"`` without a bank the references are asked.
+        second_look: as in ``segment``.
         device: ``"cuda"``, ``"mps"`` or ``"cpu"``; the best there is where ``None``.
         precision: of the image encoders, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         index_dir: folder of the index; ``$FIFTYONE_NTT_INDEX``, or else a cache folder, where ``None``.
@@ -143,14 +148,20 @@ def preview(
     if images < 1:
         raise InputError(f"expected at least 1 image to look at, got {images}")
     flat = whole_images(view)
-    made = _bank(flat, bank, label_field, preset, device, progress)
-    stage_one = StageOne(resolve_preset(preset or made.preset), points_per_side, points, precision, device=device)
+    made = _bank(flat, bank, label_field, preset, device, progress, granularity == "auto")
+    stage_one = StageOne(
+        resolve_preset(preset or made.preset), points_per_side, points, precision, device=device,
+        outputs=outputs_for(granularity, made), second_look=second_look,
+    )  # fmt: skip
     made.check_preset(stage_one.preset.name, made.weights)
     targets = without_references(flat.match_tags(REFERENCE_TAG, bool=False), made)
     chosen = _spread(targets, images)
     if not chosen:
         raise InputError("there is no image to look at besides the references; choose a view that holds others")
     config = MatchConfig() if score_threshold is None else replace(MatchConfig(), score_threshold=score_threshold)
+    if second_look:
+        check_second_look(made)
+        config = replace(config, second_look=WEIGHT)
     source = CandidateSource(stage_one, bank=made, index_dir=index_dir)
     source.open()
     found = _previews(targets, chosen, _Drawer(source, made, config, dict(chosen)), stage_one, progress)
@@ -159,7 +170,7 @@ def preview(
 
 def _bank(
     view: SampleCollection, bank: MemoryBank | str | None, label_field: str, preset: str | Preset | None,
-    device: str | None, progress: Progress | None,
+    device: str | None, progress: Progress | None, ask_granularity: bool,
 ) -> MemoryBank:  # fmt: skip
     if isinstance(bank, str):
         return load_bank(view._root_dataset, bank)
@@ -168,7 +179,10 @@ def _bank(
             raise WrongTypeError(f"expected a MemoryBank or the name of one, got {type(bank).__name__}")
         return bank
     references = tagged_references(image_samples(view._root_dataset), REFERENCE_TAG, label_field)
-    return build_memory_bank(references, label_field, preset=preset or "lite", device=device, progress=progress)
+    return build_memory_bank(
+        references, label_field, preset=preset or "lite", ask_granularity=ask_granularity, device=device,
+        progress=progress,
+    )  # fmt: skip
 
 
 def _spread(view: SampleCollection, images: int) -> list[tuple[str, str]]:

@@ -81,15 +81,16 @@ class ReviewedRun:
         options = dict(state["options"]) if state is not None else {}
         if index_dir is not None:
             options["index_dir"] = str(index_dir)
+        config = MatchConfig(**record["match"])
         stage_one = StageOne(
             resolve_preset(preset or bank.preset), record["points_per_side"], record.get("points", "grid"),
             record.get("precision", "fp32"), bool(options.get("compile")), options.get("device"),
+            record.get("granularity", "best"), config.second_look > 0,
         )  # fmt: skip
         source = CandidateSource(
             stage_one, bank=bank, use_index=options.get("use_index", True), index_dir=options.get("index_dir")
         )
         source.open()
-        config = MatchConfig(**record["match"])
         return cls(dataset, label_field, run_key, record, options, targets, bank, config, source, preset)
 
 

@@ -10,7 +10,6 @@ from fiftyone_ntt.core import MatchConfig, MemoryBank
 from fiftyone_ntt.errors import InputError, WrongTypeError
 
 
-
 @pytest.fixture
 def two(bank):  # noqa: F811
     """A bank of two classes: the second looks like the first, a little turned."""
@@ -22,7 +21,9 @@ def two(bank):  # noqa: F811
 
 
 def labels(dataset, field):
-    return [(one.label, round(one.confidence, 5)) for found in dataset.values(f"{field}.detections") for one in found or []]
+    return [
+        (one.label, round(one.confidence, 5)) for found in dataset.values(f"{field}.detections") for one in found or []
+    ]
 
 
 def test_labels_up_to_the_threshold_of_their_class_are_left_out(pictures, two, preset):  # noqa: F811

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fiftyone_ntt.core.backends import FeatureModel
+from fiftyone_ntt.core.backends import CropEncoder, FeatureModel
 from fiftyone_ntt.errors import InputError, MissingWeightsError, NttError, WeightsMismatchError
 from fiftyone_ntt.models.dinov2 import Dinov2
 from tests.tiny_checkpoints import tiny_dinov2_folder
@@ -93,6 +93,17 @@ def test_other_input_sizes_change_the_grid(folder: Path) -> None:
     assert Dinov2(folder, input_size=112).encode(torch.rand(1, 3, 112, 112)).shape == (1, 8, 8, 32)
     with pytest.raises(InputError, match="multiple of the patch size 14"):
         Dinov2(folder, input_size=512)
+
+
+def test_crops_are_encoded_at_a_smaller_input(dinov2: Dinov2, folder: Path) -> None:
+    assert isinstance(dinov2, CropEncoder)
+    assert dinov2.crop_size == 252 == 18 * 14
+    crops = torch.rand(2, 3, 252, 252, generator=torch.Generator().manual_seed(4))
+    tokens = dinov2.encode_crops(crops)
+    assert tokens.shape == (2, 18, 18, 32)
+    torch.testing.assert_close(tokens, Dinov2(folder, input_size=252).encode(crops))
+    with pytest.raises(InputError, match=r"expected crops \[B, 3, 252, 252\]"):
+        dinov2.encode_crops(crops[..., :-1])
 
 
 def test_wrong_image_size_is_refused(dinov2: Dinov2) -> None:

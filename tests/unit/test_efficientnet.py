@@ -5,7 +5,7 @@ import hashlib
 import pytest
 import torch
 
-from fiftyone_ntt.core.backends import FeatureModel
+from fiftyone_ntt.core.backends import CropEncoder, FeatureModel
 from fiftyone_ntt.errors import InputError, MissingWeightsError, WeightsMismatchError
 from fiftyone_ntt.models.efficientnet import EfficientNetLite0
 from fiftyone_ntt.models.weights import EFFICIENTNET_LITE0, locate
@@ -100,3 +100,13 @@ def test_a_truncated_file_is_refused(path, tmp_path):
     short.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(WeightsMismatchError, match="short.pth"):
         EfficientNetLite0(short)
+
+
+def test_crops_are_smaller_inputs_of_the_same_network(path):
+    model = EfficientNetLite0(path)
+    assert isinstance(model, CropEncoder)
+    crops = images(2, model.crop_size)
+    tokens = model.encode_crops(crops)
+    assert tokens.shape == (2, 8, 8, 320)
+    assert torch.equal(tokens, EfficientNetLite0(path, input_size=model.crop_size).encode(crops))
+    assert EfficientNetLite0(path, input_size=96).crop_size == 96

@@ -99,6 +99,11 @@ def test_the_best_of_three_is_that_of_the_untouched_decoder(point, scale, winner
     assert kept.tolist() == [0]
     torch.testing.assert_close(best[0], masks[0, winner], atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(best_iou, ious[:, winner])
+    for among in ((0,), (1,), (2,), (0, 1), (1, 2)):
+        wanted = max(among, key=lambda output: ious[0, output].item())
+        _, best, best_iou = model.decode_among(embedding, torch.tensor([point]), -10.0, among)
+        torch.testing.assert_close(best[0], masks[0, wanted], atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(best_iou, ious[:, wanted])
 
 
 def test_the_box_output_is_the_decoders_single_mask(model, paths, letterboxed):

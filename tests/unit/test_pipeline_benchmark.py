@@ -155,7 +155,10 @@ def assert_same(found, expected):
 
 def test_plain_and_optimised_pipeline_agree(tiny):
     segmenter, image = tiny.segmenter(4), drawing((120, 160))
-    bank, config = make_bank(segmenter, image, 4), replace(MatchConfig.published(), nms_threshold=1)  # its masks are noise: merge them all
+    bank, config = (
+        make_bank(segmenter, image, 4),
+        replace(MatchConfig.published(), nms_threshold=1),
+    )  # its masks are noise: merge them all
     stock = PlainSam2(tiny.proposal_model, batch=8)
     pipeline = PlainPipeline(stock, tiny.feature_model, segmenter.proposals, 1024, tiny.device)
     expected = pipeline(image, bank, config)

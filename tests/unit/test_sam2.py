@@ -99,6 +99,12 @@ def test_points_match_the_plain_route(sam2: Sam2, pixels: Tensor, embedding: Sam
         plain_masks, plain_ious = plain_decode(sam2, features, point[None], [1], multimask=True)
         torch.testing.assert_close(masks[index], plain_masks, rtol=0, atol=1e-4)
         torch.testing.assert_close(ious[index], plain_ious, rtol=0, atol=1e-4)
+    for among in ((0,), (2,), (0, 1)):
+        kept, best, best_iou = sam2.decode_among(embedding, POINTS, 0.0, among)
+        place = torch.tensor(among)[ious[:, list(among)].argmax(dim=1)]
+        assert kept.tolist() == [0, 1, 2]
+        torch.testing.assert_close(best, masks[torch.arange(3), place], rtol=0, atol=1e-4)
+        torch.testing.assert_close(best_iou, ious[torch.arange(3), place], rtol=0, atol=1e-4)
     # the points must matter, or the comparison above says nothing about them
     assert (masks[0] - masks[1]).abs().max() > 1e-2
     assert ((ious > 0) & (ious < 1)).all()

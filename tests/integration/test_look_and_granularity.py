@@ -1,0 +1,114 @@
+"""A second look and the granularity, from the references to labels, resumed runs, estimates and previews."""
+
+import json
+
+import fiftyone as fo
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_checkpoints import tiny_preset
+
+import fiftyone_ntt as ntt
+from fiftyone_ntt.core.second_look import WEIGHT
+from fiftyone_ntt.dataset.candidates import StageOne
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.review.estimate import estimate
+
+SIZE = (90, 120)
+
+
+@pytest.fixture(scope="session")
+def preset(tmp_path_factory):
+    return tiny_preset(tmp_path_factory.mktemp("weights"), points_per_side=3)
+
+
+@pytest.fixture
+def pictures(dataset, tmp_path):
+    """Three images of a square; the first is a reference."""
+    for i in range(3):
+        image = np.random.default_rng(i).integers(0, 90, (*SIZE, 3), dtype=np.uint8)
+        image[20:60, 10 + 20 * i : 50 + 20 * i] = (200, 40, 40)
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+        sample = fo.Sample(str(tmp_path / f"{i}.png"))
+        if i == 0:
+            sample.tags = ["ntt:reference"]
+            box = [10 / SIZE[1], 20 / SIZE[0], 40 / SIZE[1], 40 / SIZE[0]]
+            mask = np.ones((40, 40), bool)
+            sample["truth"] = fo.Detections(detections=[fo.Detection(label="square", bounding_box=box, mask=mask)])
+        dataset.add_sample(sample)
+    return dataset
+
+
+def built(pictures, preset, **options):
+    return ntt.build_memory_bank(pictures.match_tags("ntt:reference"), "truth", preset=preset, **options)
+
+
+def scores(dataset, field):
+    return [round(score, 6) for one in dataset.values(f"{field}.detections.confidence") for score in one or []]
+
+
+def settings_in(folder):
+    return [json.loads(path.read_text()) for path in folder.glob("*/settings.json")]
+
+
+def test_a_second_look_changes_scores_has_an_index_of_its_own_and_resumes(pictures, preset, tmp_path):
+    bank, where = built(pictures, preset), {"preset": preset, "index_dir": tmp_path / "index", "device": "cpu"}
+    ntt.segment(pictures, bank, "plain", **where)
+    computed = ntt.index(pictures.match_tags("ntt:reference", bool=False), second_look=True, **where)
+    assert (computed.computed, computed.found) == (2, 0)
+    report = ntt.segment(pictures, bank, "looked", second_look=True, **where)
+    assert (report.from_index, report.indexed) == (2, 0)
+    assert scores(pictures, "looked") != scores(pictures, "plain")
+    assert sorted("second_look" in one["facts"] for one in settings_in(tmp_path / "index")) == [False, True]
+    (record,) = [run for run in ntt.list_runs(pictures) if run["label_field"] == "looked"]
+    assert record["match"]["second_look"] == WEIGHT
+    again = ntt.resume_run(pictures, "ntt_looked", preset=preset)
+    assert (again.resumed, again.done) == (2, 0)
+    with pytest.raises(InputError, match="with other match"):
+        ntt.segment(pictures, bank, "looked", **where)
+
+
+def test_a_bank_without_crops_is_refused(pictures, preset):
+    from dataclasses import replace
+
+    old = replace(built(pictures, preset), crop_vectors=None, crop_labels=(), crop_center=None)
+    with pytest.raises(InputError, match="build it again"):
+        ntt.segment(pictures, old, preset=preset, second_look=True)
+    with pytest.raises(InputError, match="build it again"):
+        ntt.preview(pictures, old, preset=preset, second_look=True)
+
+
+def test_granularity_is_part_of_the_run_and_of_the_index(pictures, preset, tmp_path):
+    bank, where = built(pictures, preset), {"preset": preset, "index_dir": tmp_path / "index", "device": "cpu"}
+    ntt.segment(pictures, bank, "parts", granularity="part", **where)
+    assert ntt.list_runs(pictures)[0]["granularity"] == "part"
+    assert [one["facts"].get("outputs") for one in settings_in(tmp_path / "index")] == ["part"]
+    assert ntt.resume_run(pictures, "ntt_parts", preset=preset).resumed == 2
+    with pytest.raises(InputError, match="with other granularity"):
+        ntt.segment(pictures, bank, "parts", granularity="whole", **where)
+    with pytest.raises(InputError, match="best, whole, part, auto"):
+        ntt.segment(pictures, bank, "other", granularity="parts", **where)
+
+
+def test_auto_takes_what_the_references_chose(pictures, preset, tmp_path):
+    where = {"preset": preset, "index_dir": tmp_path / "index", "device": "cpu"}
+    with pytest.raises(InputError, match="ask_granularity=True"):
+        ntt.segment(pictures, built(pictures, preset), granularity="auto", **where)
+    with pytest.raises(InputError, match="ask_granularity=True"):
+        ntt.index(pictures, granularity="auto", **where)
+    asked = built(pictures, preset, ask_granularity=True, name="asked")
+    assert asked.granularity in ("best", "part", "whole")
+    assert ntt.load_bank(pictures, "asked").granularity == asked.granularity
+    ntt.segment(pictures, "asked", "found", granularity="auto", **where)
+    assert ntt.list_runs(pictures)[0]["granularity"] == asked.granularity
+
+
+def test_previews_and_estimates_know_both(pictures, preset, tmp_path):
+    options = {"second_look": True, "granularity": "whole", "index_dir": tmp_path / "index", "device": "cpu"}
+    shown = ntt.preview(pictures, built(pictures, preset), images=1, preset=preset, **options)
+    assert [image.error for image in shown] == [None]
+    assert shown.estimate().found == 1
+    stage_one = StageOne(preset, device="cpu", outputs="whole", second_look=True)
+    assert estimate(pictures, stage_one, index_dir=tmp_path / "index").found == 1
+    for other in (StageOne(preset, device="cpu"), StageOne(preset, device="cpu", second_look=True)):
+        assert estimate(pictures, other, index_dir=tmp_path / "index").found == 0

@@ -1,0 +1,67 @@
+"""Options of the match beyond the published one: self-support, nearest references, several labels a mask."""
+
+import numpy as np
+import pytest
+import torch
+from fake_models import fake_segmenter
+from test_second_look import candidates
+
+from fiftyone_ntt.core import IndexedImage, MatchConfig, MemoryBank, match_vectors
+from fiftyone_ntt.core.matching import normalise, similarity
+from fiftyone_ntt.core.nearest import nearest_similarity
+from fiftyone_ntt.core.self_support import self_supported
+from fiftyone_ntt.errors import InputError
+
+
+def test_self_support_moves_towards_what_the_image_shows():
+    features = normalise(torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.2, 0.0], [0.0, 0.0, 1.0], [float("nan")] * 3]))
+    prototypes = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    before = similarity(features, prototypes)
+    after = self_supported(features, before, prototypes, 0.5)
+    assert (after[:2, 0] > before[:2, 0] + 0.05).all()
+    assert torch.allclose(after[2, 1], torch.tensor(1.0))
+    unchanged = self_supported(features, before, prototypes, 1.1)
+    assert torch.allclose(unchanged, before, equal_nan=True)
+
+
+def test_nearest_references():
+    features = torch.tensor([[1.0, 0.0]])
+    references = normalise(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
+    owner = torch.tensor([0, 0, 1])
+    one = nearest_similarity(features, references, owner, 2, 1)
+    two = nearest_similarity(features, references, owner, 2, 2)
+    assert torch.allclose(one, torch.tensor([[1.0, 0.5**0.5]]))
+    assert torch.allclose(two, torch.tensor([[0.5, 0.5**0.5]]))
+
+
+def labelled(per_mask):
+    vectors = torch.tensor([[1.0, 0.4], [1.0, 0.41], [0.2, 1.0], [1.0, 1.0]])
+    config = MatchConfig(labels_per_mask=per_mask)
+    return match_vectors(candidates(), vectors, torch.eye(2), config)
+
+
+def test_several_labels_a_mask():
+    one, two = labelled(1), labelled(2)
+    assert sorted(one.labels) == [0, 1]
+    assert sorted(two.labels) == [0, 0, 1, 1]
+    best = {(int(label), round(float(score), 5)) for label, score in zip(one.labels, one.scores, strict=True)}
+    assert best <= {(int(label), round(float(score), 5)) for label, score in zip(two.labels, two.scores, strict=True)}
+    assert len(labelled(5)) == len(two)
+
+
+@pytest.mark.parametrize("change", [{"nearest": -1}, {"self_support": -0.1}, {"labels_per_mask": 0}])
+def test_values_out_of_bounds_are_refused(change):
+    with pytest.raises(InputError):
+        MatchConfig(**change)
+
+
+def test_the_options_reach_the_match():
+    bank = MemoryBank(("a",), np.array([[1, 0, 0], [0, 1, 0.5]], np.float32), np.zeros(2, np.int64), ("x", "y"))
+    vectors = torch.tensor([[1.0, 0.1, 0], [0.2, 1, 0], [0.5, 0.5, 1], [0, 0, 1]])
+    image = IndexedImage(candidates(), vectors, torch.zeros(2, 2, 3))
+    plain, nearest, supported = (
+        fake_segmenter().match(image, bank, config).scores.tolist()
+        for config in (MatchConfig(), MatchConfig(nearest=1), MatchConfig(self_support=0.1))
+    )
+    assert max(nearest) > max(plain)
+    assert supported != plain
