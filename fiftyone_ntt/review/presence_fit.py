@@ -12,8 +12,8 @@ from fiftyone_ntt.review.label_table import REJECTED, UNDECIDED, LabelTable, dec
 
 Bools = NDArray[np.bool_]
 _UNDECIDED = 5.0
-"""Decisions a class that all images together count for in which nobody has decided on it. People accept and reject about
-as many, and mostly high scores: from that alone, far too many classes would seem to be there."""
+"""Decisions a class that all images together count for in which nobody has decided on it. People accept and reject
+about as many, and mostly high scores: from that alone, far too many classes would seem to be there."""
 
 
 @dataclass(frozen=True)
