@@ -1,12 +1,15 @@
 """A threshold for each class decides which labels a run writes: given, or found again where they were fitted."""
 
 import fiftyone as fo
+import fiftyone.operators as foo
 import numpy as np
 import pytest
+from fiftyone.operators.executor import ExecutionContext, Executor
 from test_segmentation import bank, pictures, preset  # noqa: F401
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.core import MatchConfig, MemoryBank
+from fiftyone_ntt.dataset.banks import save_bank
 from fiftyone_ntt.errors import InputError, WrongTypeError
 
 
@@ -64,6 +67,21 @@ def test_fitted_ones_are_found_again_for_the_same_bank_and_settings(pictures, tw
     ntt.segment(kept, two, "later", preset=preset, thresholds="fitted", score_threshold=0.01)
     with pytest.raises(InputError, match="no thresholds were fitted"):
         ntt.segment(pictures, two, "other", preset=preset, thresholds="fitted", config=MatchConfig(nms_threshold=0.4))
+
+
+def test_the_form_offers_them_where_there_are_some(pictures, two, preset):  # noqa: F811
+    save_bank(pictures, "ntt_bank", two)
+    operator = foo.get_operator("@fiftyone-ntt/ntt/segment")
+
+    def shown():
+        request = {"dataset_name": pictures.name, "params": {}}
+        context = ExecutionContext(request_params=request, executor=Executor(), operator_uri=operator.uri)
+        return "Thresholds of the classes" in str(operator.resolve_input(context).to_json())
+
+    ntt.segment(pictures, "ntt_bank", "found", preset=preset)
+    assert not shown()
+    ntt.fit_thresholds(pictures, "ntt_found", write_verdicts=False)
+    assert shown()
 
 
 @pytest.mark.parametrize(
