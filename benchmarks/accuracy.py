@@ -257,7 +257,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--guided", type=float, metavar="FRACTION", help="prompt only this part of the grid")
     parser.add_argument("--guided-by", choices=["bank", "image"], default="bank", help="what tells that part")
     parser.add_argument("--second-look", action="store_true", help="encode candidates again, cut out")
-    parser.add_argument("--variants", default="paper,default", help=f"all, or of {', '.join(VARIANTS)}; commas between")
+    parser.add_argument(
+        "--variants",
+        default="paper,default",
+        help=f"all, or of {'; '.join(VARIANTS)}; commas between, or semicolons where a name holds one",
+    )
     parser.add_argument("--references", choices=list(REFERENCES), default="preset", help="how references are shown")
     parser.add_argument("--cache", type=Path, help="keeps the candidates here; a temporary folder by default")
     parser.add_argument("--json", type=Path, help="writes mean and std of each variant")
@@ -269,8 +273,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _variants(names: str) -> dict[str, MatchConfig]:
     if names == "all":
-        return dict(VARIANTS)
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
+        return {name: config for name, config in VARIANTS.items() if not config.second_look}
+    chosen = [name.strip() for name in names.split(";" if ";" in names else ",") if name.strip()]
     unknown = [name for name in chosen if name not in VARIANTS]
     if unknown or not chosen:
         raise SystemExit(f"expected variants of {', '.join(VARIANTS)}, got {names!r}")

@@ -36,7 +36,7 @@ _LOOKS: dict[str, MatchConfig] = {
     for name, config in (("", MatchConfig.published()), ("default, ", MatchConfig()))
     for weight in (0.2, 0.3, 0.4, 0.5, 0.7)
 }
-"""Only with ``--second-look``; without, candidates have no second vectors, and these are their own bases."""
+"""Only with ``--second-look``: without, candidates have no second vectors, and these do nothing. Not among "all"."""
 
 VARIANTS: dict[str, MatchConfig] = {
     "paper": MatchConfig.paper(),

@@ -6,13 +6,12 @@ from typing import Any
 
 import fiftyone as fo
 
-from fiftyone_ntt.core import MatchConfig
 from fiftyone_ntt.dataset.banks import bank_of_run
 from fiftyone_ntt.dataset.figures import queued_runs
 from fiftyone_ntt.dataset.kept_thresholds import named
 from fiftyone_ntt.dataset.leases import request_cancel
 from fiftyone_ntt.dataset.references import Progress
-from fiftyone_ntt.dataset.runs import METHOD, list_runs
+from fiftyone_ntt.dataset.runs import METHOD, list_runs, match_config
 from fiftyone_ntt.dataset.segmentation import SegmentReport, segment
 from fiftyone_ntt.dataset.states import CANCELLED, COMPLETED, RUNNING, State, change_state, state_of, targets_of
 from fiftyone_ntt.errors import InputError
@@ -84,7 +83,7 @@ def resume_run(
         thresholds=named(record.get("thresholds"), record["classes"]),
         granularity=record.get("granularity", "best"),
         include_references=True,  # the samples are those that were left when references had been taken out
-        config=MatchConfig(**record["match"]),
+        config=match_config(record),
         preset=preset,
         progress=progress,
         **options,

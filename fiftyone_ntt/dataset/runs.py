@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -90,8 +91,13 @@ class RunRecord:
         mine = asdict(self)
         # What records mean that were made before these settings were there.
         before = {"points": "grid", "precision": "fp32", "granularity": "best"}
-        other = {**other, "match": {**asdict(MatchConfig.published()), **other.get("match", {})}}
+        other = {**other, "match": asdict(match_config(other))}
         return [name for name in DECISIVE if mine[name] != other.get(name, before.get(name))]
+
+
+def match_config(record: Mapping[str, Any]) -> MatchConfig:
+    """The settings of the match that a run was made with; what its record does not know was as published then."""
+    return replace(MatchConfig.published(), **record.get("match", {}))
 
 
 def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from fiftyone_ntt.dataset.database import patiently
 from fiftyone_ntt.dataset.decided import is_decided, is_from_run
 from fiftyone_ntt.dataset.fields import check_detections_field, every_image
 from fiftyone_ntt.dataset.kept_thresholds import named
-from fiftyone_ntt.dataset.runs import PROVENANCE, status_field
+from fiftyone_ntt.dataset.runs import PROVENANCE, match_config, status_field
 from fiftyone_ntt.dataset.states import state_of, targets_of
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models import Preset
@@ -81,7 +81,7 @@ class ReviewedRun:
         options = dict(state["options"]) if state is not None else {}
         if index_dir is not None:
             options["index_dir"] = str(index_dir)
-        config = MatchConfig(**record["match"])
+        config = match_config(record)
         stage_one = StageOne(
             resolve_preset(preset or bank.preset), record["points_per_side"], record.get("points", "grid"),
             record.get("precision", "fp32"), bool(options.get("compile")), options.get("device"),
