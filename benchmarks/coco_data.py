@@ -21,6 +21,8 @@ from fiftyone_ntt.core import ReferenceItem, read_image
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.metrics import GroundTruth, Rle
 
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+"""Where the sets lie by default: in a folder beside the checkout."""
 SHARE_WITHOUT_CLASS = 0.2
 """Of a subset, this share of images holds none of the classes (as far as there are such images)."""
 _TARGETS = {"voc20": "instances_val2017_voc20.json", "all80": "instances_val2017.json", "all": "test.json"}

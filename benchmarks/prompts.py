@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks.accuracy import to_predictions
 from benchmarks.across import Contents, Set, spread
-from benchmarks.coco_data import Targets, known_classes, read_references, read_targets
+from benchmarks.coco_data import SHARED, Targets, known_classes, read_references, read_targets
 from benchmarks.prompts_made import deepest_point, scribble_line
 from benchmarks.tables import table, write_json
 from fiftyone_ntt.core import MemoryBank, ReferenceItem, Segmenter
@@ -177,7 +177,9 @@ def sets_in(data: Path) -> list[Set]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prompts", description=__doc__.split("\n\n")[0])
     parser.add_argument("--preset", default="lite")
-    parser.add_argument("--data", type=Path, required=True, help="folder of fruits-nuts and coco-mini, or either")
+    parser.add_argument(
+        "--data", type=Path, default=SHARED, help="folder of fruits-nuts and coco-mini, or either (default: %(default)s)"
+    )
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="reference draws (default: %(default)s)")
     parser.add_argument("--index", type=Path, help="keeps the candidates here; a temporary folder by default")
     parser.add_argument("--json", type=Path, help="writes {set: {kind: figures}}")
