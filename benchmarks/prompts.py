@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prompts", description=__doc__.split("\n\n")[0])
     parser.add_argument("--preset", default="lite")
     parser.add_argument(
-        "--data", type=Path, default=SHARED, help="folder of fruits-nuts and coco-mini, or either (default: %(default)s)"
+        "--data", type=Path, default=SHARED, help="folder of fruits-nuts and coco-mini (default: %(default)s)"
     )
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="reference draws (default: %(default)s)")
     parser.add_argument("--index", type=Path, help="keeps the candidates here; a temporary folder by default")
