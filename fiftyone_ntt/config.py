@@ -245,6 +245,13 @@ class SegmentParams(Params):
     points: str = points_param()
     granularity: str = granularity_param()
     second_look: bool = second_look_param()
+    mode: str = param(
+        "generic",
+        label="Look for",
+        help="'generic': all instances of each class; 'referring': of each single reference the one best match in the "
+        "image, whose score tells whether it is there at all",
+        choices=("generic", "referring"),
+    )
     include_references: bool = param(
         False, label="Label the references too", help="references are left out otherwise: their labels are known"
     )

@@ -66,10 +66,32 @@ def match_vectors(
     Raises:
         InputError: if the shapes do not fit each other.
     """
+    config = config or MatchConfig()
+    features, similarities, explained = compare(candidates, vectors, prototypes, config, adjust=adjust, tokens=tokens)
+    return match_similarities(candidates, features, similarities, config, explained=explained)
+
+
+def compare(
+    candidates: Candidates | CompactCandidates,
+    vectors: Tensor | NDArray[np.floating],
+    prototypes: Tensor | NDArray[np.float32],
+    config: MatchConfig,
+    *,
+    adjust: Callable[[Tensor, Tensor], Tensor] | None = None,
+    tokens: Tensor | NDArray[np.floating] | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """How much each candidate looks like each prototype, each prototype on its own. Arguments as ``match_vectors``.
+
+    Returns:
+        What ``match_similarities`` takes: normalised vectors ``[N, C]``, similarities ``[N, K]``, and how much of the
+        evidence each mask explains, ``[N, K]`` or ``None``.
+
+    Raises:
+        InputError: if the shapes do not fit each other.
+    """
     pooled, classes = _as_float(vectors), _as_float(prototypes)
     _check_shapes(candidates, pooled, classes)
     features, classes = normalise(pooled), normalise(classes)
-    config = config or MatchConfig()
     similarities = similarity(features, classes)
     if config.self_support and len(features):
         similarities = self_supported(features, similarities, classes, config.self_support)
@@ -78,7 +100,7 @@ def match_vectors(
     explained = None
     if config.coverage and tokens is not None:
         explained = coverage(candidates, normalise(_as_float(tokens)), classes)
-    return match_similarities(candidates, features, similarities, config, explained=explained)
+    return features, similarities, explained
 
 
 def match_similarities(
