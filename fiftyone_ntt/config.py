@@ -281,8 +281,10 @@ class SegmentParams(Params):
 class EvaluateParams(Params):
     """Arguments of ``fiftyone_ntt.evaluate``."""
 
-    label_field: str = param("ntt", label="Predictions", help="field with the detections to score")
-    gt_field: str = param("ground_truth", label="Ground truth", help="field with the detections they should equal")
+    label_field: str = param("ntt", label="Predictions", help="field with the detections, or class maps, to score")
+    gt_field: str = param(
+        "ground_truth", label="Ground truth", help="field with the detections, or class maps, they should equal"
+    )
     eval_key: str | None = param(
         None,
         label="Evaluation key",
