@@ -9,6 +9,7 @@ match falls short of it, weighted by how whole and how clean the mask is.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -36,10 +37,11 @@ def one_class_each(bank: MemoryBank) -> MemoryBank:
     return replace(bank, classes=names, class_index=np.arange(len(names)), **changes)
 
 
-def _negatives(bank: MemoryBank) -> dict[str, object]:
+def _negatives(bank: MemoryBank) -> dict[str, Any]:
     if bank.negatives is None or bank.negative_class is None:
         return {}
-    rows, owners = [], []
+    rows: list[int] = []
+    owners: list[int] = []
     for row, of_class in enumerate(bank.negative_class):
         against = [-1] if of_class < 0 else np.flatnonzero(bank.class_index == of_class).tolist()
         rows += [row] * len(against)
@@ -51,7 +53,7 @@ def _negatives(bank: MemoryBank) -> dict[str, object]:
     }
 
 
-def _crops(bank: MemoryBank, names: tuple[str, ...]) -> dict[str, object]:
+def _crops(bank: MemoryBank, names: tuple[str, ...]) -> dict[str, Any]:
     if bank.crop_vectors is None:
         return {}
     of_reference = [bank.classes[k] for k in bank.class_index]

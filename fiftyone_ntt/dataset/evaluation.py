@@ -67,9 +67,9 @@ def evaluate(
     A sample without labels counts: its objects are missed. Labels that a person has rejected are left out. Image sizes
     are computed and kept where they are missing, and so are the results, for the App.
 
-    Where one of the fields holds ``Segmentation`` maps, the classes' pixels are compared: ``results.semantic`` has the IoU
-    of each class and its mean, with and without background. Detections in the other field are painted into maps first.
-    A class without a pixel in ground truth and predictions is in no mean; ``notes`` name it.
+    Where one of the fields holds ``Segmentation`` maps, pixels are compared: ``results.semantic`` has the IoU of each
+    class and its mean, with and without background. Detections in the other field are painted into maps first. A class
+    without a pixel in ground truth and predictions is in no mean; ``notes`` name it. Such results are not kept.
 
     Args:
         view: the samples to score; of grouped samples, those of the active slice. Samples that served as references

@@ -55,7 +55,7 @@ class EvaluationResults:
         images: samples evaluated.
         eval_key: key of FiftyOne's per-object matches, if they were asked for.
         notes: what a reader of the scores should know.
-        semantic: scores of class maps, where those were compared; AP has no meaning then, ``box`` and ``mask`` are empty.
+        semantic: scores of class maps, where those were compared; ``box`` and ``mask`` are empty then.
     """
 
     box: Scores

@@ -146,7 +146,7 @@ def segment(
         second_look: cut out what was found, encode it alone and let that count too: see ``docs/results.md`` for what
             it is worth. Up to 80 small encoder passes more an image.
         mode: ``"generic"`` finds all instances of each class; ``"referring"`` the one best match of each reference,
-            which ``reference_id`` names. There is one in nearly every image: its ``confidence`` tells whether it is there.
+            which ``reference_id`` names. Nearly every image has one: its ``confidence`` tells whether it is there.
         include_references: label the reference samples too.
         use_index: look candidates up in the candidate index, and add those that are not there. What is in the index
             needs no model, and gives the very same labels.
