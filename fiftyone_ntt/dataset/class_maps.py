@@ -113,8 +113,8 @@ def resized(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 def to_map_document(values: NDArray[np.unsignedinteger[Any]]) -> Document:
     """A map as the document that FiftyOne keeps of a ``Segmentation``, with a fingerprint of it as ``written``.
 
-    Runs of equal values take little: a map of a 12 megapixel image some tens of kilobytes. So maps lie in the database
-    beside their labels, where they go where the dataset goes.
+    Runs of equal values take little: 100 to 200 KB for a 12 megapixel image. So maps lie in the database beside their
+    labels, and go where the dataset goes.
     """
     packed = serialised(values)
     pattern: Document = fo.Segmentation().to_dict()

@@ -243,7 +243,7 @@ class _Painter:
     def _chosen(self, labels: Document) -> list[tuple[Document, tuple[float, ...]]]:
         """The labels that count, and their ranks."""
         found = labels.get("detections")
-        chosen = []
+        chosen: list[tuple[Document, tuple[float, ...]]] = []
         for label in found if found is not None else [labels]:  # a field of single Detection labels
             if label.get("label") not in self.report.classes or REJECTED_TAG in (label.get("tags") or ()):
                 continue
