@@ -18,7 +18,7 @@ from fiftyone_ntt.core.adjust import in_space_of
 from fiftyone_ntt.core.compact import CompactCandidates, CompactImage, IndexedImage
 from fiftyone_ntt.core.config import MatchConfig
 from fiftyone_ntt.core.instances import Instances
-from fiftyone_ntt.core.match import compare, match_similarities
+from fiftyone_ntt.core.match import SharedMasks, compare, match_similarities
 from fiftyone_ntt.core.memory import MemoryBank
 from fiftyone_ntt.core.proposals import Candidates
 
@@ -105,10 +105,10 @@ def best_of_each(
     """
     # As many candidates as ever enter the merge: only what is returned is cut.
     one = replace(config, max_instances=1, premerge_factor=config.premerge_factor * config.max_instances)
-    found = []
+    found, shared = [], SharedMasks.of(candidates, config)
     for column in range(similarities.shape[1]):
         mine = None if explained is None else explained[:, [column]]
-        best = match_similarities(candidates, features, similarities[:, [column]], one, explained=mine)
+        best = match_similarities(candidates, features, similarities[:, [column]], one, explained=mine, shared=shared)
         found.append(replace(best, labels=np.full(len(best), column, np.int64)))
     return _together(found)
 

@@ -97,3 +97,14 @@ def test_crops_stay_with_their_reference_where_that_is_known():
     assert own.crop_prototypes.tolist() == crops.tolist()
     fewer = bank_of(vectors, classes, index, crop_vectors=crops[:2], crop_labels=("mug", "cup"))
     assert one_class_each(fewer).crop_prototypes.tolist() == crops[[0, 1, 0]].tolist()
+
+
+def test_sharing_masks_between_references_changes_nothing():
+    rng = np.random.default_rng(4)
+    vectors = rng.normal(size=(12, 6)).astype(np.float32)
+    image = image_of(*vectors.tolist(), boxes=[0, 5, 10, 15, 60, 65, 70, 120, 125, 130, 190, 195])
+    bank = bank_of(rng.normal(size=(5, 6)))
+    together = refer(image, one_class_each(bank), MatchConfig())
+    for label, score, box in zip(together.labels, together.scores, together.boxes, strict=True):
+        alone = refer(image, one_class_each(bank_of(bank.vectors[[label]])), MatchConfig())
+        assert (alone.scores[0], alone.boxes[0].tolist()) == (score, box.tolist())
