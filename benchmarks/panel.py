@@ -50,7 +50,7 @@ def build(name: str, samples: int, labels: int, seed: int = 0) -> fo.Dataset:
     dataset = fo.Dataset(name, persistent=True)
     dataset.add_samples([fo.Sample(f"/nowhere/{i}.png") for i in range(samples)])
     register(dataset, RunRecord("panel", "ntt", CLASSES, "lite", "0" * 64, {}, {}, 16))
-    masks = [label_documents._serialised(_blob(generator)) for _ in range(200)]
+    masks = [label_documents.serialised(_blob(generator)) for _ in range(200)]
     pattern, empty = fo.Detection(bounding_box=[0, 0, 0, 0]).to_dict(), fo.Detections().to_dict()
     ids = dataset.values("id")
     for start in range(0, samples, 500):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fiftyone_ntt.dataset.references import build_memory_bank as build_memory_bank
     from fiftyone_ntt.dataset.runs import list_runs as list_runs
     from fiftyone_ntt.dataset.segmentation import segment as segment
+    from fiftyone_ntt.dataset.semantic import to_segmentation as to_segmentation
     from fiftyone_ntt.dataset.undo import undo_run as undo_run
     from fiftyone_ntt.review.advice import advise_references as advise_references
     from fiftyone_ntt.review.choose import select_references as select_references
@@ -73,6 +74,7 @@ _LAZY = {
     "resume_run": "dataset.control",
     "segment": "dataset.segmentation",
     "select_references": "review.choose",
+    "to_segmentation": "dataset.semantic",
     "undo_run": "dataset.undo",
     "use_as_references": "review.references",
 }

@@ -265,6 +265,8 @@ def evaluate(dataset: str, tag: str | None, saved_view: str | None, **options: A
     with progress_bar("images") as progress:
         results = ntt.evaluate(view, progress=progress, **params)
     Console().print(results_table(results))
+    if results.semantic is not None:
+        Console().print("; ".join(results.headlines()), soft_wrap=True)
     for note in results.notes:
         Console().print(f"note: {escape(note)}", soft_wrap=True)
     return 0

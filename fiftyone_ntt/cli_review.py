@@ -1,4 +1,4 @@
-"""Commands ``fiftyone-ntt fit-thresholds`` and ``judge-presence``: what a review says of scores and of whole images."""
+"""Commands ``fit-thresholds``, ``judge-presence`` and ``to-segmentation``: what comes after labelling."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fiftyone_ntt.config_review import FitThresholdsParams, JudgePresenceParams
+from fiftyone_ntt.config_review import FitThresholdsParams, JudgePresenceParams, ToSegmentationParams
 
 
 def add_commands(commands: Any, command: Callable[..., Any], service: Callable[..., None], option: Any) -> None:
@@ -31,6 +31,8 @@ def add_commands(commands: Any, command: Callable[..., Any], service: Callable[.
             option(parser, info)
     text = "write of each image which classes are in it and which are not"
     service(commands, "judge-presence", judge_presence, JudgePresenceParams, text)
+    text = "paint the labels of each image into one map of classes"
+    service(commands, "to-segmentation", to_segmentation, ToSegmentationParams, text)
 
 
 def fit_thresholds(dataset: str, run_key: str, **options: Any) -> int:
@@ -63,6 +65,23 @@ def judge_presence(dataset: str, tag: str | None, saved_view: str | None, **opti
     Console().print(table)
     Console().print(escape(str(report)), soft_wrap=True)
     return 0
+
+
+def to_segmentation(dataset: str, tag: str | None, saved_view: str | None, **options: Any) -> int:
+    """Writes class maps and prints what the values mean."""
+    params = ToSegmentationParams.from_mapping(options).to_mapping()
+    import fiftyone_ntt as ntt
+    from fiftyone_ntt.cli import view_of
+    from fiftyone_ntt.terminal import progress_bar
+
+    with progress_bar("maps") as progress:
+        report = ntt.to_segmentation(view_of(dataset, tag, saved_view), progress=progress, **params)
+    Console().print(escape(str(report)), soft_wrap=True)
+    for value, name in enumerate(report.classes, start=1):
+        Console().print(f"{value} = {escape(name)}", soft_wrap=True)
+    for sample_id, error in report.errors.items():
+        Console().print(f"[yellow]failed[/] {sample_id}: {escape(error)}", soft_wrap=True)
+    return 1 if report.errors else 0
 
 
 def _table(first: str, *others: str) -> Table:

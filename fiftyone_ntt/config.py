@@ -245,6 +245,13 @@ class SegmentParams(Params):
     points: str = points_param()
     granularity: str = granularity_param()
     second_look: bool = second_look_param()
+    mode: str = param(
+        "generic",
+        label="Look for",
+        help="'generic': all instances of each class; 'referring': of each single reference the one best match in the "
+        "image, whose score tells whether it is there at all",
+        choices=("generic", "referring"),
+    )
     include_references: bool = param(
         False, label="Label the references too", help="references are left out otherwise: their labels are known"
     )
@@ -274,8 +281,10 @@ class SegmentParams(Params):
 class EvaluateParams(Params):
     """Arguments of ``fiftyone_ntt.evaluate``."""
 
-    label_field: str = param("ntt", label="Predictions", help="field with the detections to score")
-    gt_field: str = param("ground_truth", label="Ground truth", help="field with the detections they should equal")
+    label_field: str = param("ntt", label="Predictions", help="field with the detections, or class maps, to score")
+    gt_field: str = param(
+        "ground_truth", label="Ground truth", help="field with the detections, or class maps, they should equal"
+    )
     eval_key: str | None = param(
         None,
         label="Evaluation key",

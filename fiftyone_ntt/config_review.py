@@ -133,6 +133,33 @@ class ExportParams(Params):
 
 
 @dataclass(frozen=True)
+class ToSegmentationParams(Params):
+    """Arguments of ``fiftyone_ntt.to_segmentation``."""
+
+    label_field: str = param("ntt", label="Labels", help="field with the labels to paint")
+    out_field: str = param("ntt_semantic", label="Write to", help="field for the maps; made if absent")
+    score_threshold: float | None = param(
+        None, label="Least score", help="undecided labels at or below this score are left out", minimum=0, maximum=1
+    )
+    classes: tuple[str, ...] | None = param(
+        None,
+        label="Classes",
+        help="the classes in the order of their values, which begin at 1; those of the run that wrote the labels, and "
+        "what else there is, where left empty",
+    )
+    only: str = param(
+        "all",
+        label="Which labels",
+        help="'accepted': what a person accepted, edited or drew; 'all': also what nobody has decided on. Rejected "
+        "labels are never painted",
+        choices=("all", "accepted"),
+    )
+    overwrite: bool = param(
+        False, label="Overwrite", help="also replace maps that something else wrote, or that a person changed"
+    )
+
+
+@dataclass(frozen=True)
 class PreviewParams(Params):
     """Arguments of ``fiftyone_ntt.preview``."""
 

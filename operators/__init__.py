@@ -18,6 +18,7 @@ from fiftyone_ntt.operators.preview import Preview
 from fiftyone_ntt.operators.remove_reference import RemoveReference
 from fiftyone_ntt.operators.resume_run import ResumeRun
 from fiftyone_ntt.operators.segment import Segment
+from fiftyone_ntt.operators.to_segmentation import ToSegmentation
 from fiftyone_ntt.operators.undo_run import UndoRun
 from fiftyone_ntt.operators.use_as_reference import UseAsReference
 
@@ -41,6 +42,7 @@ OPERATORS = (
     Preview,
     AdviseReferences,
     ExportLabels,
+    ToSegmentation,
     *METRIC_OPERATORS,
 )
 """Every operator of the plugin; ``fiftyone.yml`` lists the same names."""

@@ -1,4 +1,4 @@
-"""Operator: predicted detections and ground truth -> COCO scores per class, and matches on every label."""
+"""Operator: predictions and ground truth -> COCO scores per class and matches on every label; IoU of class maps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
 from fiftyone_ntt.config import EvaluateParams
-from fiftyone_ntt.dataset.fields import image_samples
+from fiftyone_ntt.dataset.fields import image_samples, is_map_field
 from fiftyone_ntt.errors import NttError
 from fiftyone_ntt.operators import forms
 
@@ -24,17 +24,19 @@ class Evaluate(foo.Operator):
         return forms.operator_config(
             "evaluate",
             LABEL,
-            "Scores detections against ground truth: box and mask AP, and whether each class was found in an image.",
+            "Scores labels against ground truth: AP of boxes and masks or IoU of maps, and which classes were found.",
             "query_stats",
         )
 
     def resolve_input(self, ctx: Any) -> types.Property:
         inputs = types.Object()
         target = ctx.target_view()
-        fields = forms.detections_fields(target)
+        fields = [*forms.detections_fields(target), *_map_fields(target)]
         forms.add_params(inputs, EvaluateParams, suggestions={"label_field": fields, "gt_field": fields})
         for name in ("label_field", "gt_field"):
-            forms.require_detections(inputs, name, target, forms.current(ctx, EvaluateParams, name))
+            chosen = forms.current(ctx, EvaluateParams, name)
+            if chosen not in _map_fields(target):
+                forms.require_detections(inputs, name, target, chosen)
         _describe_target(inputs, target)
         forms.add_execution_notice(inputs)
         return types.Property(inputs, view=types.View(label=LABEL))
@@ -82,6 +84,10 @@ class Evaluate(foo.Operator):
         return forms.call(self, sample_collection, params, delegate, delegation_target)
 
 
+def _map_fields(view: SampleCollection) -> list[str]:
+    return [name for name in view.get_field_schema() if is_map_field(view, name)]
+
+
 def _describe_target(inputs: types.Object, target: SampleCollection) -> None:
     try:
         forms.notice(inputs, "target", f"{forms.counted(len(image_samples(target)), 'image')} in the target")
@@ -90,6 +96,8 @@ def _describe_target(inputs: types.Object, target: SampleCollection) -> None:
 
 
 def _headline(results: Any) -> str:
+    if results.semantic is not None:
+        return "; ".join(results.headlines())
     scores = f"box AP {_shown(results.box.ap)}, mask AP {_shown(results.mask.ap)}"
     return (
         f"{forms.counted(results.images, 'image')}, {forms.counted(len(results.classes), 'class', 'classes')}: {scores}"

@@ -34,6 +34,25 @@ def adjustment(indexed: IndexedImage | CompactImage, bank: MemoryBank, config: M
     return adjust if chosen else None
 
 
+def in_space_of(
+    bank: MemoryBank, indexed: IndexedImage | CompactImage, config: MatchConfig
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, Adjust | None]:
+    """What stage two takes of an image, moved to where a bank's prototypes are.
+
+    Returns:
+        Vectors float32 ``[N, C]``, patch tokens float32 ``[rows, columns, C]`` (``None`` where not needed), and what
+        becomes of similarities.
+    """
+    vectors = bank.project(torch.as_tensor(indexed.vectors).float().cpu().numpy())
+    tokens = bank.project(_tokens_of(indexed)) if config.coverage else None
+    return vectors, tokens, adjustment(indexed, bank, config)
+
+
+def _tokens_of(indexed: IndexedImage | CompactImage) -> NDArray[np.float32]:
+    """The image's patch tokens float32 ``[rows, columns, C]``."""
+    return indexed.tokens.full() if isinstance(indexed, CompactImage) else indexed.tokens.float().cpu().numpy()
+
+
 def _without_negatives(bank: MemoryBank) -> Adjust | None:
     """What a bank's negatives do to similarities; nothing where there are none."""
     if bank.negatives is None or bank.negative_class is None:

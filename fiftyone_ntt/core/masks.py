@@ -166,11 +166,12 @@ class ImageMasks:
     Args:
         source: masks in the mask frame.
         index: int64 ``[n]``, which of them; numbered from 0 here.
+        made: what is made already, by its number in the source; extended.
     """
 
-    def __init__(self, source: MaskSource, index: NDArray[np.int64]) -> None:
+    def __init__(self, source: MaskSource, index: NDArray[np.int64], made: dict[int, PackedMask] | None = None) -> None:
         self._source, self._index = source, index
-        self._made: dict[int, PackedMask] = {}
+        self._made: dict[int, PackedMask] = {} if made is None else made
         self.reach = _reach(source, index)
         """float32 ``[n, 4]`` xyxy in image pixels, x2 and y2 exclusive: no mask has a pixel outside its reach."""
 
@@ -178,12 +179,12 @@ class ImageMasks:
         return len(self._index)
 
     def __getitem__(self, i: int) -> PackedMask:
-        return self._made[i]
+        return self._made[int(self._index[i])]
 
     def make(self, wanted: Iterable[int]) -> None:
         """Makes those that are not there yet; many at a time is faster."""
-        missing = sorted({int(i) for i in wanted} - self._made.keys())
-        masks = masks_at_image_size(self._source, self._index[missing].tolist())
+        missing = sorted({int(self._index[i]) for i in wanted} - self._made.keys())
+        masks = masks_at_image_size(self._source, missing)
         self._made.update(zip(missing, masks, strict=True))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -66,10 +67,32 @@ def match_vectors(
     Raises:
         InputError: if the shapes do not fit each other.
     """
+    config = config or MatchConfig()
+    features, similarities, explained = compare(candidates, vectors, prototypes, config, adjust=adjust, tokens=tokens)
+    return match_similarities(candidates, features, similarities, config, explained=explained)
+
+
+def compare(
+    candidates: Candidates | CompactCandidates,
+    vectors: Tensor | NDArray[np.floating],
+    prototypes: Tensor | NDArray[np.float32],
+    config: MatchConfig,
+    *,
+    adjust: Callable[[Tensor, Tensor], Tensor] | None = None,
+    tokens: Tensor | NDArray[np.floating] | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """How much each candidate looks like each prototype, each prototype on its own. Arguments as ``match_vectors``.
+
+    Returns:
+        What ``match_similarities`` takes: normalised vectors ``[N, C]``, similarities ``[N, K]``, and how much of the
+        evidence each mask explains, ``[N, K]`` or ``None``.
+
+    Raises:
+        InputError: if the shapes do not fit each other.
+    """
     pooled, classes = _as_float(vectors), _as_float(prototypes)
     _check_shapes(candidates, pooled, classes)
     features, classes = normalise(pooled), normalise(classes)
-    config = config or MatchConfig()
     similarities = similarity(features, classes)
     if config.self_support and len(features):
         similarities = self_supported(features, similarities, classes, config.self_support)
@@ -78,7 +101,26 @@ def match_vectors(
     explained = None
     if config.coverage and tokens is not None:
         explained = coverage(candidates, normalise(_as_float(tokens)), classes)
-    return match_similarities(candidates, features, similarities, config, explained=explained)
+    return features, similarities, explained
+
+
+@dataclass(frozen=True, eq=False)
+class SharedMasks:
+    """The masks of one image's candidates, made once for several matches.
+
+    Attributes:
+        source: the masks in the mask frame.
+        made: those at image size that were needed so far, by candidate.
+    """
+
+    source: MaskSource
+    made: dict[int, PackedMask] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, candidates: Candidates | CompactCandidates, config: MatchConfig) -> SharedMasks:
+        """Masks as the settings want them."""
+        share = config.island_share
+        return cls(WithoutIslands(candidates, candidates.mask_runs, share) if share else candidates)
 
 
 def match_similarities(
@@ -88,6 +130,7 @@ def match_similarities(
     config: MatchConfig | None = None,
     *,
     explained: Tensor | None = None,
+    shared: SharedMasks | None = None,
 ) -> Instances:
     """Labels candidates by their similarity to each class: labels, NMS, soft merge (ntt-algorithm 3.4 to 3.6).
 
@@ -97,6 +140,7 @@ def match_similarities(
         similarities: float32 ``[N, K]``, not negative.
         config: defaults to ``MatchConfig()``.
         explained: float32 ``[N, K]`` in 0..1, see ``coverage``; all 1 where ``None``.
+        shared: the masks of these candidates, where they are matched several times.
 
     Returns:
         At most ``config.max_instances`` instances; none where nothing matches.
@@ -108,14 +152,15 @@ def match_similarities(
     weighted = similarities if explained is None else similarities * explained[usable] ** config.coverage
     scores, labels, rows = _labelled(weighted, config.labels_per_mask)
     usable, features, similarities = usable[rows], features[rows], similarities[rows]
-    masks = _masks(candidates, config)
+    shared = shared or SharedMasks.of(candidates, config)
+    masks = shared.source
     priority = _priority(candidates, predicted_iou, usable, scores, config)
     kept = nms_per_label(masks.boxes[usable], priority, labels, config.nms_threshold)
     kept = kept[: config.premerge_factor * config.max_instances]
     kept = kept[scores[kept] > 0]
     index, labels = usable[kept], labels[kept]
     scores = _with_quality(scores[kept], predicted_iou[index], config)
-    order, final, packed = _merge(masks, index, features.numpy()[kept], scores, labels, config)
+    order, final, packed = _merge(shared, index, features.numpy()[kept], scores, labels, config)
     plain, labels = similarities.numpy()[kept[order]], labels[order]
     runner_up, its_similarity = second_best(plain, labels)
     return Instances(
@@ -139,11 +184,6 @@ def _labelled(weighted: Tensor, per_mask: int) -> tuple[NDArray[np.float32], NDA
         return scores, labels, np.arange(len(scores))
     best, which = weighted.topk(count, dim=1)
     return best.T.flatten().numpy(), which.T.flatten().numpy(), np.tile(np.arange(len(weighted)), count)
-
-
-def _masks(candidates: Candidates | CompactCandidates, config: MatchConfig) -> MaskSource:
-    share = config.island_share
-    return WithoutIslands(candidates, candidates.mask_runs, share) if share else candidates
 
 
 def _with_quality(
@@ -191,7 +231,7 @@ def _usable(predicted_iou: NDArray[np.float32], vectors: Tensor, config: MatchCo
 
 
 def _merge(
-    source: MaskSource,
+    shared: SharedMasks,
     index: NDArray[np.int64],
     features: NDArray[np.float32],
     scores: NDArray[np.float32],
@@ -203,7 +243,7 @@ def _merge(
     Returns:
         Of the best ones, in descending merged score: their places in ``index``, merged scores, and masks.
     """
-    masks = ImageMasks(source, index)
+    masks = ImageMasks(shared.source, index, shared.made)
     if config.guard_degenerate:
         final = best_merged(masks, features, scores, labels, config)
         eligible = final >= 0

@@ -123,9 +123,10 @@ def best_merged(
     final = np.full(len(masks), -1, np.float32)
     order = np.argsort(-scores, kind="stable")
     members = {label: np.flatnonzero(labels == label) for label in np.unique(labels)}
-    for start in range(0, len(order), _ROUND):
-        some = order[start : start + _ROUND]
-        enough = config.max_instances
+    enough = config.max_instances
+    at_once = min(_ROUND, max(enough, _LEAST_ROUND))
+    for start in range(0, len(order), at_once):
+        some = order[start : start + at_once]
         reached = np.partition(final, -enough)[-enough] if start >= enough else -1
         if scores[some[0]] < reached or scores[some[0]] <= config.score_threshold:
             break
@@ -142,6 +143,8 @@ def best_merged(
 
 _ROUND = 64
 """Candidates merged before looking whether there are enough: as many masks are made at once."""
+_LEAST_ROUND = 4
+"""The same where hardly any are wanted."""
 
 
 def _rivals(i: int, reach: FloatArray, same: IntArray) -> IntArray:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fiftyone_ntt.core.adjust import adjustment
+from fiftyone_ntt.core.adjust import in_space_of
 from fiftyone_ntt.core.backends import CropEncoder, FeatureModel, ProposalModel
 from fiftyone_ntt.core.batching import BatchEncoder, BatchSize, in_batches
 from fiftyone_ntt.core.compact import CompactImage, IndexedImage, compact
@@ -229,10 +229,8 @@ class Segmenter:
     @staticmethod
     def match(indexed: IndexedImage | CompactImage, bank: MemoryBank, config: MatchConfig | None = None) -> Instances:
         """Stage two: labels the candidates. Light, needs no model; safe in any thread."""
-        vectors = bank.project(torch.as_tensor(indexed.vectors).float().cpu().numpy())
         config = config or MatchConfig()
-        tokens = bank.project(_tokens_of(indexed)) if config.coverage else None
-        adjust = adjustment(indexed, bank, config)
+        vectors, tokens, adjust = in_space_of(bank, indexed, config)
         return match_vectors(indexed.candidates, vectors, bank.prototypes, config, adjust=adjust, tokens=tokens)
 
     def segment(self, image: NDArray[np.uint8], bank: MemoryBank, config: MatchConfig | None = None) -> Instances:
@@ -322,11 +320,6 @@ class Segmenter:
         if self.target_via == frame.side and frame == ImageFrame.squash(frame.image_size, frame.side):
             return resample_bicubic(pixels, self.feature_model.input_size)
         return feature_input(image, self.feature_model.input_size, self.target_via)
-
-
-def _tokens_of(indexed: IndexedImage | CompactImage) -> NDArray[np.float32]:
-    """The image's patch tokens float32 ``[rows, columns, C]``."""
-    return indexed.tokens.full() if isinstance(indexed, CompactImage) else indexed.tokens.float().cpu().numpy()
 
 
 def _listed(value: Any) -> Any:

@@ -11,7 +11,7 @@ from fiftyone_ntt.dataset.figures import queued_runs
 from fiftyone_ntt.dataset.kept_thresholds import named
 from fiftyone_ntt.dataset.leases import request_cancel
 from fiftyone_ntt.dataset.references import Progress
-from fiftyone_ntt.dataset.runs import METHOD, list_runs, match_config
+from fiftyone_ntt.dataset.runs import GENERIC, METHOD, list_runs, match_config
 from fiftyone_ntt.dataset.segmentation import SegmentReport, segment
 from fiftyone_ntt.dataset.states import CANCELLED, COMPLETED, RUNNING, State, change_state, state_of, targets_of
 from fiftyone_ntt.errors import InputError
@@ -82,6 +82,7 @@ def resume_run(
         precision=record["precision"],
         thresholds=named(record.get("thresholds"), record["classes"]),
         granularity=record.get("granularity", "best"),
+        mode=record.get("mode", GENERIC),
         include_references=True,  # the samples are those that were left when references had been taken out
         config=match_config(record),
         preset=preset,

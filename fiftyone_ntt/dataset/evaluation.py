@@ -15,18 +15,22 @@ import numpy as np
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.banks import check_name, list_banks, load_bank
+from fiftyone_ntt.dataset.class_maps import targets_of
 from fiftyone_ntt.dataset.fields import (
     REFERENCE_TAG,
     REJECTED_TAG,
     check_detections_field,
     detections_of,
     image_samples,
+    is_map_field,
 )
 from fiftyone_ntt.dataset.geometry import place_mask
 from fiftyone_ntt.dataset.matches import Matching, keep_results, write_matches
 from fiftyone_ntt.dataset.references import Progress, without_references
 from fiftyone_ntt.dataset.results import ClassResult, EvaluationResults
-from fiftyone_ntt.dataset.runs import PROVENANCE
+from fiftyone_ntt.dataset.runs import provenance_of
+from fiftyone_ntt.dataset.semantic_evaluation import evaluate_maps, shared_targets, write_map_scores
+from fiftyone_ntt.dataset.sizes import with_sizes
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.metrics import (
     Box,
@@ -57,19 +61,23 @@ def evaluate(
     include_references: bool = False,
     progress: Progress | None = None,
 ) -> EvaluationResults:
-    """Scores predicted detections against ground truth.
+    """Scores predicted detections, or class maps, against ground truth.
 
     AP and AR rank all labels whatever their score. Objects with the attribute ``iscrowd`` are COCO crowd regions.
     A sample without labels counts: its objects are missed. Labels that a person has rejected are left out. Image sizes
     are computed and kept where they are missing, and so are the results, for the App.
 
+    Where one of the fields holds ``Segmentation`` maps, pixels are compared: ``results.semantic`` has the IoU of each
+    class and its mean, with and without background. Detections in the other field are painted into maps first. A class
+    without a pixel in ground truth and predictions is in no mean; ``notes`` name it. Such results are not kept.
+
     Args:
         view: the samples to score; of grouped samples, those of the active slice. Samples that served as references
             are left out.
-        label_field: ``Detections`` field with the predictions.
-        gt_field: ``Detections`` field with the ground truth.
+        label_field: ``Detections`` or ``Segmentation`` field with the predictions.
+        gt_field: ``Detections`` or ``Segmentation`` field with the ground truth.
         eval_key: also writes FiftyOne's per-object matches (true and false positives, misses at IoU 0.5) under this
-            key, replacing an evaluation of the same key.
+            key, replacing an evaluation of the same key. Of maps, its per-image accuracy, precision and recall.
         score_threshold: labels at or below this score neither claim presence nor take part in the matches; 0 where
             ``None``, so that every label counts.
         classes: the classes to score; those of the run that wrote ``label_field`` where ``None``, else all there are.
@@ -81,8 +89,10 @@ def evaluate(
         WrongTypeError: if a field holds something other than detections.
     """
     view = image_samples(view)
+    maps = [name for name in (label_field, gt_field) if is_map_field(view, name)]
     for name in (label_field, gt_field):
-        check_detections_field(view, name)
+        if name not in maps:
+            check_detections_field(view, name)
     if label_field == gt_field:
         raise InputError(f"expected two different fields to compare, got {label_field!r} twice")
     if eval_key is not None:
@@ -90,7 +100,9 @@ def evaluate(
     notes: list[str] = []
     samples = view if include_references else _without_references(view, label_field, gt_field, notes)
     names = _class_names(samples, label_field, gt_field, classes)
-    samples = _with_sizes(samples, notes)
+    if maps:
+        return _of_maps(samples, label_field, gt_field, names, score_threshold, notes, eval_key, progress)
+    samples = with_sizes(samples, notes)
     objects = _read(samples, label_field, gt_field, names, progress)
     results = _score(objects, names, score_threshold or 0.0, label_field, notes)
     if eval_key is not None:
@@ -101,11 +113,26 @@ def evaluate(
     return results
 
 
+def _of_maps(
+    samples: SampleCollection, label_field: str, gt_field: str, names: Sequence[str], threshold: float | None,
+    notes: list[str], eval_key: str | None, progress: Progress | None,
+) -> EvaluationResults:  # fmt: skip
+    if eval_key is not None:
+        shared_targets(samples, label_field, gt_field, names)  # refused before the work, not after it
+    results = evaluate_maps(
+        samples, label_field, gt_field, names, score_threshold=threshold, notes=notes, progress=progress
+    )
+    if eval_key is not None:
+        write_map_scores(samples, label_field, gt_field, names, eval_key)
+        results = replace(results, eval_key=eval_key)
+    return results
+
+
 def score_view(view: SampleCollection, label_field: str, gt_field: str) -> EvaluationResults:
     """The scores of a view as it is: references count, and nothing is kept."""
     notes: list[str] = []
     names = _class_names(view, label_field, gt_field, None)
-    return _score(_read(_with_sizes(view, notes), label_field, gt_field, names, None), names, 0.0, label_field, notes)
+    return _score(_read(with_sizes(view, notes), label_field, gt_field, names, None), names, 0.0, label_field, notes)
 
 
 def _without_references(view: SampleCollection, label_field: str, gt_field: str, notes: list[str]) -> SampleCollection:
@@ -114,7 +141,7 @@ def _without_references(view: SampleCollection, label_field: str, gt_field: str,
     if REFERENCE_TAG in view.count_label_tags(gt_field):
         with_label = view.match_labels(tags=REFERENCE_TAG, fields=gt_field).values("id")
         kept = kept.exclude(with_label)
-    record = _provenance(view, label_field)
+    record = provenance_of(view, label_field)
     for name in list_banks(view._dataset):
         if record and view._dataset.get_run_info(name).config.content_hash == record.get("bank_hash"):
             kept = without_references(kept, load_bank(view._dataset, name))
@@ -129,11 +156,6 @@ def _without_references(view: SampleCollection, label_field: str, gt_field: str,
     return kept
 
 
-def _provenance(view: SampleCollection, label_field: str) -> dict[str, Any]:
-    """The record of the run that wrote the field; empty if none of ours did."""
-    return dict((view._dataset.get_field(label_field).info or {}).get(PROVENANCE) or {})
-
-
 def _class_names(view: SampleCollection, label_field: str, gt_field: str, classes: Sequence[str] | None) -> list[str]:
     if not len(view):
         raise InputError("expected samples to evaluate, got an empty view")
@@ -142,7 +164,7 @@ def _class_names(view: SampleCollection, label_field: str, gt_field: str, classe
         raise InputError(f"no ground truth: none of the {len(view)} samples has a label in {gt_field!r}")
     if isinstance(classes, str) or (classes is not None and (not classes or len(set(classes)) < len(classes))):
         raise InputError(f"expected a list of distinct class names, got {classes!r}")
-    wanted = classes or _provenance(view, label_field).get("classes")
+    wanted = classes or provenance_of(view, label_field).get("classes")
     names = list(wanted or sorted({*true_labels, *_labels_of(view, label_field)}))
     if not set(names) & set(true_labels):
         raise InputError(
@@ -152,21 +174,10 @@ def _class_names(view: SampleCollection, label_field: str, gt_field: str, classe
 
 
 def _labels_of(view: SampleCollection, field_name: str) -> list[str]:
+    if is_map_field(view, field_name):
+        return [name for value, name in targets_of(view, field_name).items() if value]
     found = view.distinct(view._get_label_field_path(field_name, "label")[1])
     return [label for label in found if label is not None]
-
-
-def _with_sizes(view: SampleCollection, notes: list[str]) -> SampleCollection:
-    """The samples whose image size is known, after computing what is missing."""
-    unsized = view.exists("metadata.width", False)
-    if len(unsized):
-        unsized.compute_metadata(overwrite=True, progress=False)
-    sized = view.exists("metadata.width")
-    if not len(sized):
-        raise InputError("no image of the view could be read; check the samples' filepath")
-    if len(sized) < len(view):
-        notes.append(f"{len(view) - len(sized)} samples left out: their images cannot be read")
-    return sized
 
 
 @dataclass

@@ -26,9 +26,15 @@ ATTRIBUTES: dict[str, tuple[type[fo.Field], str]] = {
     ),
 }
 """What a run writes on each label beside FiftyOne's own attributes: kind and description."""
+OF_REFERENCES: dict[str, tuple[type[fo.Field], str]] = {
+    "reference_id": (fo.StringField, "the reference of which this is the best match in the image"),
+}
+"""What a run in the referring mode writes besides."""
 
 
-def to_document(instances: Instances, classes: Sequence[str]) -> dict[str, Any]:
+def to_document(
+    instances: Instances, classes: Sequence[str], reference_ids: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Detections with in-box masks, confidence and ``ATTRIBUTES``, as the document that FiftyOne keeps of them.
 
     ``set_values`` writes such a document as it is; turning label objects into documents is most of the time it takes
@@ -39,21 +45,23 @@ def to_document(instances: Instances, classes: Sequence[str]) -> dict[str, Any]:
     Args:
         instances: what ``match`` found in one image.
         classes: class names; ``instances.labels`` index them.
+        reference_ids: of the referring task; ``instances.labels`` index them, too.
 
     Returns:
         What ``fo.Detections.from_dict`` takes.
     """
     pattern = fo.Detection(bounding_box=[0, 0, 0, 0]).to_dict()
-    return {
-        **fo.Detections().to_dict(),
-        "detections": [{**pattern, **_changes(instances, i, classes)} for i in range(len(instances))],
-    }
+    labels = [{**pattern, **_changes(instances, i, classes)} for i in range(len(instances))]
+    if reference_ids is not None:
+        for label, which in zip(labels, instances.labels, strict=True):
+            label["reference_id"] = reference_ids[int(which)]
+    return {**fo.Detections().to_dict(), "detections": labels}
 
 
 def _changes(instances: Instances, i: int, classes: Sequence[str]) -> dict[str, Any]:
     height, width = instances.image_size
     (x1, y1, x2, y2), mask = instances.crop(i)
-    label, packed = classes[int(instances.labels[i])], _serialised(mask)
+    label, packed = classes[int(instances.labels[i])], serialised(mask)
     box = [x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height]
     return {
         "_id": ObjectId(),
@@ -89,7 +97,7 @@ def is_edited(document: Mapping[str, Any]) -> bool:
 
 def fingerprint(label: str | None, box: Sequence[float], mask: NDArray[np.bool_]) -> str:
     """What ``is_edited`` compares a label with; see ``ATTRIBUTES``."""
-    return f"{_of_bytes(label, box, _serialised(mask))}-{_of_pixels(label, box, mask)}"
+    return f"{_of_bytes(label, box, serialised(mask))}-{_of_pixels(label, box, mask)}"
 
 
 def _of_bytes(label: object, box: Sequence[float], mask: bytes) -> str:
@@ -125,7 +133,7 @@ def _look(instances: Instances, i: int, classes: Sequence[str]) -> dict[str, Any
     return look
 
 
-def _serialised(mask: NDArray[np.bool_]) -> bytes:
+def serialised(mask: NDArray[Any]) -> bytes:
     """A mask as FiftyOne's array fields keep it: what ``numpy.save`` writes, compressed by zlib.
 
     Masks are runs of equal bytes: told so, zlib is four times faster than FiftyOne calls it, and the result as small.

@@ -8,12 +8,13 @@ from datetime import datetime, timezone
 from typing import Any
 
 import fiftyone as fo
+from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.core import MatchConfig, MemoryBank
 from fiftyone_ntt.dataset.banks import check_name
 from fiftyone_ntt.dataset.fields import every_image, is_detections_field
 from fiftyone_ntt.dataset.figures import figures_of, queued_runs, status_counts
-from fiftyone_ntt.dataset.labels import ATTRIBUTES
+from fiftyone_ntt.dataset.labels import ATTRIBUTES, OF_REFERENCES
 from fiftyone_ntt.dataset.schema import activate_schema
 from fiftyone_ntt.dataset.states import COMPLETED, QUEUED, RUNNING, state_of
 from fiftyone_ntt.errors import InputError, WrongTypeError
@@ -21,6 +22,8 @@ from fiftyone_ntt.errors import InputError, WrongTypeError
 METHOD = "ntt/segment"
 PROVENANCE = "ntt"
 """Key of a label field's ``info`` under which its run's facts lie."""
+MAPS = "ntt_maps"
+"""The same for a field of class maps: what they were made from."""
 DECISIVE = (
     "classes",
     "preset",
@@ -32,8 +35,11 @@ DECISIVE = (
     "precision",
     "thresholds",
     "granularity",
+    "mode",
 )
 """Settings in which two runs must agree for their labels to be the same."""
+MODES = GENERIC, REFERRING = "generic", "referring"
+"""What is asked for: all instances of the classes, or the one best match of each reference."""
 
 
 def status_field(label_field: str) -> str:
@@ -58,6 +64,7 @@ class RunRecord:
         precision: of the image encoders.
         thresholds: of each class, the score that its labels must exceed to be written; ``None`` without any.
         granularity: which of a point's masks became candidates; never ``"auto"``, but what that came to.
+        mode: of ``MODES``.
         started: ISO time, UTC.
     """
 
@@ -73,24 +80,25 @@ class RunRecord:
     precision: str = "fp32"
     thresholds: list[float] | None = None
     granularity: str = "best"
+    mode: str = GENERIC
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
     @classmethod
     def of(
         cls, run_key: str, label_field: str, bank: MemoryBank, config: MatchConfig, points_per_side: int,
-        points: str = "grid", precision: str = "fp32", granularity: str = "best",
+        points: str = "grid", precision: str = "fp32", granularity: str = "best", mode: str = GENERIC,
     ) -> RunRecord:  # fmt: skip
         """The record of a run about to start."""
         return cls(
             run_key, label_field, list(bank.classes), bank.preset, bank.content_hash, dict(bank.weights),
-            asdict(config), points_per_side, points, precision, granularity=granularity,
+            asdict(config), points_per_side, points, precision, granularity=granularity, mode=mode,
         )  # fmt: skip
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Names of the settings in which another record would give other labels."""
         mine = asdict(self)
         # What records mean that were made before these settings were there.
-        before = {"points": "grid", "precision": "fp32", "granularity": "best"}
+        before = {"points": "grid", "precision": "fp32", "granularity": "best", "mode": GENERIC}
         other = {**other, "match": asdict(match_config(other))}
         return [name for name in DECISIVE if mine[name] != other.get(name, before.get(name))]
 
@@ -98,6 +106,17 @@ class RunRecord:
 def match_config(record: Mapping[str, Any]) -> MatchConfig:
     """The settings of the match that a run was made with; what its record does not know was as published then."""
     return replace(MatchConfig.published(), **record.get("match", {}))
+
+
+def provenance_of(collection: SampleCollection, field_name: str) -> dict[str, Any]:
+    """The record of the run that wrote a field of labels, or the labels that its class maps were made from.
+
+    Returns:
+        The record; empty if no run of ours did.
+    """
+    field = collection._dataset.get_field(field_name)
+    info = (field.info if field is not None else None) or {}
+    return dict(info.get(PROVENANCE) or (info.get(MAPS) or {}).get("run") or {})
 
 
 def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:
@@ -157,7 +176,8 @@ def register(dataset: fo.Dataset, record: RunRecord) -> None:
     name, status = record.label_field, status_field(record.label_field)
     if not dataset.has_field(name):
         dataset.add_sample_field(name, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
-    for attribute, (kind, description) in ATTRIBUTES.items():
+    attributes = {**ATTRIBUTES, **OF_REFERENCES} if record.mode == REFERRING else ATTRIBUTES
+    for attribute, (kind, description) in attributes.items():
         dataset.add_sample_field(f"{name}.detections.{attribute}", kind, description=description)
     if not dataset.has_field(status):
         dataset.add_sample_field(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.core import CompactImage, MatchConfig, MemoryBank, Segmenter
+from fiftyone_ntt.core.referring import one_class_each, refer
 from fiftyone_ntt.core.second_look import WEIGHT
 from fiftyone_ntt.core.stream import Outcome, stream
 from fiftyone_ntt.dataset.banks import check_name, load_bank
@@ -24,11 +25,11 @@ from fiftyone_ntt.dataset.labels import to_document
 from fiftyone_ntt.dataset.leases import Worker
 from fiftyone_ntt.dataset.part import Call, part_in_run
 from fiftyone_ntt.dataset.references import Progress, without_references
-from fiftyone_ntt.dataset.runs import RunRecord
+from fiftyone_ntt.dataset.runs import MODES, REFERRING, RunRecord
 from fiftyone_ntt.dataset.speed import remember_speed
 from fiftyone_ntt.dataset.work import Work
 from fiftyone_ntt.dataset.writing import LabelWriter
-from fiftyone_ntt.errors import LeaseLostError, RunCancelledError, WrongTypeError
+from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError, WrongTypeError
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.models.presets import resolve_preset
 
@@ -108,6 +109,7 @@ def segment(
     points: str = "grid",
     granularity: str = "best",
     second_look: bool = False,
+    mode: str = "generic",
     include_references: bool = False,
     use_index: bool = True,
     index_dir: str | Path | None = None,
@@ -143,6 +145,8 @@ def segment(
             ``"auto"`` takes what the references chose (``build_memory_bank(..., ask_granularity=True)``).
         second_look: cut out what was found, encode it alone and let that count too: see ``docs/results.md`` for what
             it is worth. Up to 80 small encoder passes more an image.
+        mode: ``"generic"`` finds all instances of each class; ``"referring"`` the one best match of each reference,
+            which ``reference_id`` names. Nearly every image has one: its ``confidence`` tells whether it is there.
         include_references: label the reference samples too.
         use_index: look candidates up in the candidate index, and add those that are not there. What is in the index
             needs no model, and gives the very same labels.
@@ -176,6 +180,7 @@ def segment(
     if config.second_look:
         check_second_look(bank)
     outputs = outputs_for(granularity, bank)
+    _check_mode(mode, thresholds)
     stage_one = StageOne(
         _preset_of(bank, preset), points_per_side, points, precision, compile, device, outputs, config.second_look > 0
     )
@@ -186,7 +191,7 @@ def segment(
     run_key = run_key or f"ntt_{label_field}"
     check_name(run_key)
     side = stage_one.preset.proposals(points_per_side).points_per_side
-    record = RunRecord.of(run_key, label_field, bank, config, side, points, precision, outputs)
+    record = RunRecord.of(run_key, label_field, bank, config, side, points, precision, outputs, mode)
     least = least_scores(thresholds, view._dataset, bank, config)
     record = replace(record, thresholds=least)
     targets = view if include_references else without_references(view.match_tags(REFERENCE_TAG, bool=False), bank)
@@ -196,7 +201,7 @@ def segment(
     with part_in_run(Call(targets, record, bank, resume, overwrite, options)) as (worker, work):
         report.resumed = work.resumed
         try:
-            _run(work, worker, source, _Labeller(source, bank, config, least), report, progress)
+            _run(work, worker, source, _labeller(source, bank, config, least, mode), report, progress)
         finally:
             report.from_index, report.indexed, report.notes = source.from_index, source.indexed, source.notes
     report.seconds = time.perf_counter() - started
@@ -221,19 +226,52 @@ def _preset_of(bank: MemoryBank, preset: str | Preset | None) -> Preset:
     return resolve_preset(wanted)
 
 
+def _check_mode(mode: str, thresholds: object) -> None:
+    if mode not in MODES:
+        raise InputError(f"expected mode to be one of {', '.join(MODES)}, got {mode!r}")
+    if mode == REFERRING and isinstance(thresholds, (str, LeastScores)):
+        raise InputError(
+            "fitted thresholds are for mode='generic', whose scores are others; pass a mapping class -> threshold, or "
+            "score_threshold"
+        )
+
+
 @dataclass(frozen=True)
 class _Labeller:
-    """Stage two, as ``stream`` calls it: candidates in, a document for the label field out."""
+    """Stage two, as ``stream`` calls it: candidates in, a document for the label field out.
+
+    Attributes:
+        source: where candidates come from.
+        bank: the classes; in the referring task one for each reference.
+        names: what a label of each of them is called.
+        config: settings of the match.
+        least: of each of them, the score that a label must exceed; ``None`` without any.
+        reference_ids: of each of them, in the referring task.
+    """
 
     source: CandidateSource
     bank: MemoryBank
+    names: Sequence[str]
     config: MatchConfig
     least: list[float] | None
+    reference_ids: Sequence[str] | None = None
 
     def __call__(self, sample_id: str, content: CompactImage) -> dict[str, Any]:
         self.source.keep(sample_id, content)
-        found = Segmenter.match(content, self.bank, self.config)
-        return to_document(found if self.least is None else found.above(self.least), self.bank.classes)
+        match = Segmenter.match if self.reference_ids is None else refer
+        found = match(content, self.bank, self.config)
+        found = found if self.least is None else found.above(self.least)
+        return to_document(found, self.names, self.reference_ids)
+
+
+def _labeller(
+    source: CandidateSource, bank: MemoryBank, config: MatchConfig, least: list[float] | None, mode: str
+) -> _Labeller:
+    if mode != REFERRING:
+        return _Labeller(source, bank, bank.classes, config, least)
+    names = [bank.classes[k] for k in bank.class_index]
+    of_each = None if least is None else [least[k] for k in bank.class_index]
+    return _Labeller(source, one_class_each(bank), names, config, of_each, bank.reference_ids)
 
 
 def _run(

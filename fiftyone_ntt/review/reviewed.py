@@ -19,7 +19,7 @@ from fiftyone_ntt.dataset.database import patiently
 from fiftyone_ntt.dataset.decided import is_decided, is_from_run
 from fiftyone_ntt.dataset.fields import check_detections_field, every_image
 from fiftyone_ntt.dataset.kept_thresholds import named
-from fiftyone_ntt.dataset.runs import PROVENANCE, match_config, status_field
+from fiftyone_ntt.dataset.runs import PROVENANCE, REFERRING, match_config, status_field
 from fiftyone_ntt.dataset.states import state_of, targets_of
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models import Preset
@@ -74,6 +74,11 @@ class ReviewedRun:
                 "choose a field that 'Segment with NTT references' filled"
             )
         record, bank = dict(config_of(dataset, run_key).record), bank_of_run(dataset, run_key)
+        if record.get("mode") == REFERRING:
+            raise InputError(
+                f"run {run_key!r} looked for single references (mode 'referring'); choose the labels of a run that "
+                "looked for classes (mode 'generic')"
+            )
         state = state_of(dataset, run_key)
         targets = None if state is None else targets_of(dataset, state)
         if targets is None:

@@ -255,7 +255,11 @@ def add_number_field(dataset):
     ("arguments", "error", "text"),
     [
         ({"label_field": "nothing"}, InputError, "no field 'nothing'.*'truth'"),
-        ({"label_field": "number"}, WrongTypeError, "to hold Detections, Keypoints, Polylines or a Segmentation, got FloatField"),
+        (
+            {"label_field": "number"},
+            WrongTypeError,
+            "to hold Detections, Keypoints, Polylines or a Segmentation, got FloatField",
+        ),
         ({"classes": ["square", "circle"]}, BadReferenceError, "no reference labelled 'circle'.*'square'"),
         ({"classes": []}, InputError, "list of distinct class names"),
         ({"name": "my bank"}, InputError, "letters, digits and underscores"),

@@ -19,7 +19,7 @@ from fiftyone_ntt.config import (
     SegmentParams,
 )
 from fiftyone_ntt.config_references import BuildBankParams, MakeMasksParams, TaggedBankParams
-from fiftyone_ntt.config_review import FitThresholdsParams, JudgePresenceParams, PreviewParams
+from fiftyone_ntt.config_review import FitThresholdsParams, JudgePresenceParams, PreviewParams, ToSegmentationParams
 from fiftyone_ntt.config_runs import CancelParams, ResumeParams, UndoParams
 from fiftyone_ntt.errors import InputError, WrongTypeError
 
@@ -37,6 +37,7 @@ ALL = [
     PreviewParams,
     FitThresholdsParams,
     JudgePresenceParams,
+    ToSegmentationParams,
 ]
 
 
@@ -54,6 +55,7 @@ ALL = [
         ("preview", PreviewParams, {"progress"}),
         ("fit_thresholds", FitThresholdsParams, set()),
         ("judge_presence", JudgePresenceParams, set()),
+        ("to_segmentation", ToSegmentationParams, {"progress"}),
     ],
 )
 def test_sdk_signatures_and_parameters_are_the_same(function, params, not_in_json):

@@ -1,0 +1,281 @@
+"""Class maps from labels in a real dataset, and the mIoU of what is in the database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fiftyone as fo
+import fiftyone.operators as foo
+import numpy as np
+import pytest
+from PIL import Image
+
+import fiftyone_ntt as ntt
+from fiftyone_ntt import cli
+from fiftyone_ntt.dataset.runs import MAPS
+from fiftyone_ntt.errors import InputError, WrongTypeError
+
+SIZE = (61, 83)
+CLASSES = ["bolt", "nut"]
+
+
+def box_mask(x1, y1, x2, y2):
+    mask = np.zeros(SIZE, bool)
+    mask[y1:y2, x1:x2] = True
+    return mask
+
+
+def label(name, x1, y1, x2, y2, score=None, tags=(), predicted_iou=0.9):
+    extra = {} if score is None else {"confidence": score, "predicted_iou": predicted_iou}
+    return fo.Detection.from_mask(box_mask(x1, y1, x2, y2), label=name, tags=list(tags), **extra)
+
+
+def add(dataset, folder: Path, labels, **fields):
+    path = folder / f"{len(dataset)}.png"
+    Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(path)
+    found = None if labels is None else fo.Detections(detections=labels)
+    sample = fo.Sample(str(path), ntt=found, **fields)
+    dataset.add_sample(sample)
+    return sample
+
+
+def of_run(dataset, classes=CLASSES):
+    field = dataset.get_field("ntt")
+    field.info = {"ntt": {"run_key": "ntt_ntt", "classes": list(classes), "bank_hash": "h"}}
+    field.save()
+
+
+@pytest.fixture
+def labelled(dataset, tmp_path):
+    """Overlapping labels, one rejected; an image in which nothing was found; one that was never labelled."""
+    add(
+        dataset, tmp_path,
+        [label("nut", 10, 10, 30, 30, 0.9), label("bolt", 20, 10, 40, 30, 0.4),
+         label("bolt", 50, 40, 60, 50, 0.95, ["ntt:rejected"]), label("washer", 0, 0, 5, 5, 0.2)],
+    )  # fmt: skip
+    add(dataset, tmp_path, [])
+    add(dataset, tmp_path, None)
+    of_run(dataset)
+    return dataset
+
+
+def map_of(dataset, index=0, field="ntt_semantic"):
+    found = dataset.skip(index).first()[field]
+    return None if found is None else found.mask
+
+
+def test_maps_have_the_surest_on_top_and_targets_say_what_values_mean(labelled):
+    seen = []
+    report = ntt.to_segmentation(labelled, progress=lambda done, total, text: seen.append((done, total)))
+    assert (report.maps, report.unlabelled, report.errors) == (2, 1, {})
+    assert report.classes == ("bolt", "nut", "washer"), "the run's classes first"
+    expected = np.zeros(SIZE, np.uint8)
+    expected[10:30, 20:40], expected[10:30, 10:30], expected[:5, :5] = 1, 2, 3
+    painted = map_of(labelled)
+    assert painted.dtype == np.uint8 and (painted == expected).all()
+    assert not map_of(labelled, 1).any() and map_of(labelled, 2) is None
+    labelled.reload()
+    assert labelled.mask_targets["ntt_semantic"] == {1: "bolt", 2: "nut", 3: "washer"}
+    assert labelled.get_field("ntt_semantic").info[MAPS]["run"]["run_key"] == "ntt_ntt"
+    assert seen == [(3, 3)] and "2 maps of 3 classes" in str(report)
+
+
+def test_thresholds_classes_and_review_decide_what_is_painted(labelled):
+    sample = labelled.first()
+    sample["ntt"].detections[1].tags = ["ntt:accepted"]
+    sample.save()
+    ntt.to_segmentation(labelled, out_field="strict", score_threshold=0.95, classes=["nut", "bolt"])
+    assert set(np.unique(map_of(labelled, field="strict"))) == {0, 2}, "an accepted label counts at any score"
+    ntt.to_segmentation(labelled, out_field="both", classes=["nut", "bolt"])
+    assert map_of(labelled, field="both")[15, 25] == 2, "a person's word lies above a higher score"
+    report = ntt.to_segmentation(labelled, out_field="mine", only="accepted")
+    assert (report.maps, report.unlabelled) == (1, 2)
+    assert set(np.unique(map_of(labelled, field="mine"))) == {0, 1} and map_of(labelled, 1, "mine") is None
+
+
+def test_again_after_a_review_and_maps_go_with_their_labels(labelled):
+    ntt.to_segmentation(labelled)
+    sample = labelled.first()
+    sample["ntt"].detections[0].tags = ["ntt:rejected"]
+    sample.save()
+    assert ntt.to_segmentation(labelled).kept == 0
+    assert set(np.unique(map_of(labelled))) == {0, 1, 3}
+    labelled.set_field("ntt", None).save("ntt")
+    of_run(labelled, ["bolt", "nut", "washer"])
+    assert ntt.to_segmentation(labelled).unlabelled == 3
+    assert map_of(labelled) is None
+
+
+def test_a_map_that_a_person_changed_stays_unless_asked(labelled):
+    ntt.to_segmentation(labelled)
+    sample = labelled.first()
+    drawn = sample["ntt_semantic"].mask.copy()
+    drawn[50:, 70:] = 1
+    sample["ntt_semantic"].mask = drawn
+    sample.save()
+    report = ntt.to_segmentation(labelled)
+    assert (report.kept, report.maps) == (1, 1) and (map_of(labelled) == drawn).all()
+    sample = labelled.first()
+    sample["ntt_semantic"].mask = drawn.copy()  # saved again as it was: still the person's
+    sample.save()
+    assert ntt.to_segmentation(labelled, overwrite=True).kept == 0
+    assert not map_of(labelled)[50:, 70:].any()
+    sample = labelled.first()
+    sample["ntt_semantic"].export_mask(sample.filepath + ".map.png", update=True)
+    sample.save()
+    assert ntt.to_segmentation(labelled).kept == 0, "moved to a file, pixel for pixel the same"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"out_field": "drawn"}, InputError, "holds 1 maps that something else wrote; choose another out_field"),
+        ({"out_field": "ntt"}, WrongTypeError, "does not hold Segmentation maps"),
+        ({"out_field": "a b"}, InputError, "letters, digits and underscores"),
+        ({"label_field": "none"}, InputError, "no field 'none'"),
+        ({"only": "good"}, InputError, "one of all, accepted"),
+        ({"classes": "bolt"}, InputError, "a list of distinct class names"),
+        ({"classes": ["wing"]}, InputError, "none of the classes"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_and_changes_nothing(labelled, options, error, text):
+    sample = labelled.first()
+    sample["drawn"] = fo.Segmentation(mask=np.full(SIZE, 7, np.uint8))
+    sample.save()
+    with pytest.raises(error, match=text):
+        ntt.to_segmentation(labelled, **options)
+    assert not labelled.has_field("ntt_semantic") and (map_of(labelled, field="drawn") == 7).all()
+
+
+def test_values_get_no_other_meaning_behind_the_back_of_other_maps(labelled):
+    ntt.to_segmentation(labelled)
+    with pytest.raises(InputError, match=r"of the classes \['bolt', 'nut', 'washer'\], not \['nut'\]"):
+        ntt.to_segmentation(labelled, classes=["nut"])
+    with pytest.raises(InputError, match="1 more maps in samples outside of this view"):
+        ntt.to_segmentation(labelled.limit(1), classes=["nut"], overwrite=True)
+    ntt.to_segmentation(labelled, classes=["nut"], overwrite=True)
+    assert set(np.unique(map_of(labelled))) == {0, 1}
+    assert labelled.mask_targets["ntt_semantic"] == {1: "nut"}
+    ntt.to_segmentation(labelled.limit(1), classes=["nut", "bolt"])  # more classes change no value
+
+
+def test_many_classes_and_boxes_without_masks(dataset, tmp_path):
+    boxed = fo.Detection(label="c299", bounding_box=[0, 0, 0.5, 0.5], confidence=0.5)
+    add(dataset, tmp_path, [boxed, label("c000", 70, 50, 80, 60, 0.5)])
+    report = ntt.to_segmentation(dataset, classes=[f"c{i:03}" for i in range(300)])
+    painted = map_of(dataset)
+    assert painted.dtype == np.uint16 and painted[10, 10] == 300 and painted[55, 75] == 1 and report.boxes == 1
+
+
+def test_one_bad_label_costs_one_map(labelled):
+    sample = labelled.first()
+    sample["ntt"].detections[0].bounding_box = [0, 0, float("nan"), 1]
+    sample.save()
+    report = ntt.to_segmentation(labelled)
+    assert report.maps == 1 and "relative box" in report.errors[sample.id]
+
+
+def scene(dataset, folder):
+    """Two images with predictions beside the truth; ``expected`` from full masks."""
+    rng = np.random.default_rng(3)
+    matrix = np.zeros((4, 4), np.int64)
+    for _ in range(4):
+        truth, found, true, claimed = [], [], np.zeros(SIZE, int), np.zeros(SIZE, int)
+        for k in range(2):
+            x, y = rng.integers(0, 50), rng.integers(0, 30)
+            truth.append(label([*CLASSES, "washer"][k], x, y, x + 20, y + 20 + k))
+            found.append(label([*CLASSES, "washer"][k], x + 4, y, x + 24, y + 20, 0.9 - k / 10))
+        for k, one in list(enumerate(truth)):
+            true[truth_mask(one)] = k + 1  # the second is larger; the smaller lies on top
+        true[truth_mask(truth[0])] = 1
+        for k, one in reversed(list(enumerate(found))):
+            claimed[truth_mask(one)] = k + 1
+        add(dataset, folder, found, truth=fo.Detections(detections=truth))
+        np.add.at(matrix, (true.ravel(), claimed.ravel()), 1)
+    union = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+    return [float(np.diag(matrix)[k] / union[k]) for k in range(3)]
+
+
+def truth_mask(one):
+    full = np.zeros(SIZE, bool)
+    x, y, w, h = (round(v) for v in np.array(one.bounding_box) * [SIZE[1], SIZE[0], SIZE[1], SIZE[0]])
+    full[y : y + h, x : x + w] = one.mask
+    return full
+
+
+def test_miou_equals_full_masks_however_the_fields_are_kept(dataset, tmp_path):
+    background, bolt, nut = scene(dataset, tmp_path)
+    of_run(dataset, [*CLASSES, "washer"])
+    ntt.to_segmentation(dataset)
+    ntt.to_segmentation(dataset, "truth", "truth_map", classes=[*CLASSES, "washer"])
+    for predicted, truth in (("ntt_semantic", "truth_map"), ("ntt", "truth_map"), ("ntt_semantic", "truth")):
+        results = ntt.evaluate(dataset, predicted, truth)
+        scores = results.semantic
+        assert scores.per_class == {"bolt": pytest.approx(bolt), "nut": pytest.approx(nut), "washer": None}
+        assert scores.miou == pytest.approx((bolt + nut) / 2)
+        assert scores.miou_with_background == pytest.approx((background + bolt + nut) / 3)
+        assert any(note.startswith("washer: no pixel") for note in results.notes)
+        assert results.table()[0]["iou"] == scores.miou and results.mask.ap is None
+        assert "mIoU" in str(results) and results.to_dict()["semantic"]["miou"] == scores.miou
+    only = ntt.evaluate(dataset, "ntt_semantic", "truth_map", classes=["nut"]).semantic
+    assert only.per_class == {"nut": pytest.approx(nut)} and only.background > background
+    plain = ntt.evaluate(dataset, "ntt", "truth")
+    assert plain.semantic is None and plain.mask.ap is not None
+
+
+def test_missing_maps_void_pixels_sizes_and_references(labelled, tmp_path):
+    ntt.to_segmentation(labelled)
+    truth = map_of(labelled).copy()
+    truth[truth == 3], truth[40:, :] = 0, 255
+    for i, sample in enumerate(labelled):
+        if i == 2:
+            big = np.zeros((2 * SIZE[0], 2 * SIZE[1]), np.uint8)
+            big[:20, :20] = 1
+            Image.fromarray(big).save(tmp_path / "truth.png")
+        masks = [fo.Segmentation(mask=truth), None, fo.Segmentation(mask_path=str(tmp_path / "truth.png"))]
+        sample["gt"] = masks[i]
+        sample.save()
+    with pytest.raises(InputError, match=r"mask_targets\['gt'\]"):
+        ntt.evaluate(labelled, "ntt_semantic", "gt")
+    labelled.mask_targets = {**labelled.mask_targets, "gt": {1: "bolt", 2: "nut"}}
+    labelled.save()
+    results = ntt.evaluate(labelled, "ntt_semantic", "gt")
+    notes = " | ".join(results.notes)
+    assert results.images == 2 and "1 samples without a map in 'gt' left out" in notes
+    assert "1 of 2 samples have nothing in 'ntt_semantic'" in notes and "without a mask target" in notes
+    bolts = 200 / (200 + 400)  # all of the first image's, none of the second's 20 x 20
+    assert results.semantic.per_class == {"bolt": pytest.approx(bolts), "nut": 1.0}
+    sample = labelled.last()
+    sample.tags.append("ntt:reference")
+    sample.save()
+    assert ntt.evaluate(labelled, "ntt_semantic", "gt").semantic.per_class["bolt"] == 1.0
+    with pytest.raises(InputError, match="have no scores"):
+        ntt.evaluate(labelled, "ntt_semantic", "gt", score_threshold=0.5)
+    assert ntt.evaluate(labelled, "ntt", "gt", score_threshold=0.5).semantic.per_class["bolt"] == 0
+
+
+def test_an_eval_key_leaves_fiftyones_own_evaluation(dataset, tmp_path):
+    scene(dataset, tmp_path)
+    ntt.to_segmentation(dataset)
+    ntt.to_segmentation(dataset, "truth", "truth_map")
+    results = ntt.evaluate(dataset, "ntt_semantic", "truth_map", eval_key="maps")
+    assert results.eval_key == "maps" and dataset.list_evaluations() == ["maps"]
+    assert all(0 < value < 1 for value in dataset.values("maps_accuracy"))
+    theirs = dataset.load_evaluation_results("maps").pixel_confusion_matrix
+    assert theirs.sum() == results.semantic.pixels
+    with pytest.raises(InputError, match="an eval_key needs maps"):
+        ntt.evaluate(dataset, "ntt", "truth_map", eval_key="other")
+
+
+def test_operators_and_commands(dataset, tmp_path, capsys):
+    scene(dataset, tmp_path)
+    uri = "@fiftyone-ntt/ntt/"
+    result = foo.execute_operator(uri + "to_segmentation", {"dataset": dataset}, params={"label_field": "ntt"}).result
+    assert result["maps"] == 4 and "1 = bolt" in result["summary"]
+    assert cli.main(["to-segmentation", dataset.name, "--label-field", "truth", "--out-field", "truth_map"]) == 0
+    assert cli.main(["evaluate", dataset.name, "--label-field", "ntt_semantic", "--gt-field", "truth_map"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 = nut" in shown and "mIoU" in shown and "with background" in shown
+    params = {"label_field": "ntt_semantic", "gt_field": "truth_map"}
+    result = foo.execute_operator(uri + "evaluate", {"dataset": dataset}, params=params).result
+    assert "mIoU" in result["summary"] and result["table"][0]["iou"] == round(result["semantic"]["miou"], 3)
