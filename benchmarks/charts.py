@@ -13,7 +13,7 @@ from benchmarks.verdicts import right_labels
 if TYPE_CHECKING:
     from benchmarks.across import SetResult
 
-SHOWN = ("paper", "combined")
+SHOWN = ("paper", "default")
 _MOST_CLASSES = 20
 
 

@@ -51,17 +51,14 @@ def token_weights(runs: Runs, count: int, frame: ImageFrame, grid: tuple[int, in
     """How much of each token's patch a mask covers: float32 ``[count, rows, columns]`` in 0..1."""
     height, width = frame.mask_content
     down, across = _cell_shares(height, grid[0]), _cumulative(_cell_shares(width, grid[1]))
-    shares = across[runs.stop] - across[runs.start]
+    shares = torch.from_numpy(across[runs.stop] - across[runs.start])
+    line = torch.from_numpy(runs.owner * MASK_SIDE + runs.row)
     weights = np.zeros((count, *grid), np.float32)
     for first in range(0, count, _CHUNK):
         low, high = np.searchsorted(runs.owner, [first, first + _CHUNK])
-        lines = np.zeros((min(_CHUNK, count - first) * MASK_SIDE, grid[1]), np.float32)
-        line = (runs.owner[low:high] - first) * MASK_SIDE + runs.row[low:high]
-        if len(line):
-            begins = np.flatnonzero(np.diff(line, prepend=-1))
-            lines[line[begins]] = np.add.reduceat(shares[low:high], begins, axis=0)
-        by_mask = torch.from_numpy(lines).view(-1, MASK_SIDE, grid[1])
-        weights[first : first + _CHUNK] = (torch.from_numpy(down.T) @ by_mask).numpy()
+        lines = torch.zeros(min(_CHUNK, count - first) * MASK_SIDE, grid[1])
+        lines.index_add_(0, line[low:high] - first * MASK_SIDE, shares[low:high])
+        weights[first : first + _CHUNK] = (torch.from_numpy(down.T) @ lines.view(-1, MASK_SIDE, grid[1])).numpy()
     return weights
 
 
