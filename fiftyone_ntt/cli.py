@@ -16,10 +16,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from fiftyone_ntt import __version__
+from fiftyone_ntt.cli_references import add_commands as add_reference_commands
 from fiftyone_ntt.cli_review import add_commands as add_review_commands
 from fiftyone_ntt.cli_runs import add_commands as add_runs_commands
 from fiftyone_ntt.config import EvaluateParams, IndexParams, ParamInfo, Params, SegmentParams
-from fiftyone_ntt.config_references import TaggedBankParams
 from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.terminal import progress_bar, results_table
 
@@ -145,23 +145,6 @@ def demo(app: bool, output: Path) -> int:
     from fiftyone_ntt.demo.run import run_demo
 
     run_demo(output, app=app)
-    return 0
-
-
-def bank_build(dataset: str, tag: str | None, saved_view: str | None, **options: Any) -> int:
-    """Builds a memory bank from tagged samples of a dataset."""
-    params, fields, reference_tag, negative_tag = TaggedBankParams.from_mapping(options).split()
-    import fiftyone_ntt as ntt
-    from fiftyone_ntt.dataset.references import tagged_negatives, tagged_references
-
-    view = view_of(dataset, tag, saved_view)
-    references = tagged_references(view, reference_tag, fields)
-    negatives = tagged_negatives(view, fields, negative_tag)
-    with progress_bar("references") as progress:
-        bank = ntt.build_memory_bank(references, fields, negatives=negatives, progress=progress, **params)
-    shots = ", ".join(f"{count} x {name}" for name, count in bank.shots.items())
-    shots += f"; {len(bank.negative_ids)} negatives" if bank.negative_ids else ""
-    Console().print(f"memory bank [bold]{escape(params['name'])}[/] ({bank.preset}): {escape(shots)}", soft_wrap=True)
     return 0
 
 
@@ -295,8 +278,7 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "doctor", doctor, "what is installed, what is missing, what to do about it")
     _weights_commands(_group(commands, "weights", "model weights"))
     _plugin_commands(_group(commands, "plugin", "FiftyOne's App and this plugin"))
-    banks = _group(commands, "bank", "memory banks")
-    _service(banks, "build", bank_build, TaggedBankParams, "learn classes from tagged references of a dataset")
+    add_reference_commands(_group(commands, "bank", "references and memory banks"), _service)
     _index_commands(_group(commands, "index", "the candidate index: the heavy part, kept on disk"))
     _service(commands, "segment", segment, SegmentParams, "label a dataset with a memory bank")
     add_runs_commands(_group(commands, "runs", "labelling runs: how far they are, resume, cancel, undo"), _command)

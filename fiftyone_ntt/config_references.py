@@ -107,3 +107,9 @@ class MakeMasksFormParams(MakeMasksParams):
         label="Reference tag",
         help="only samples (or else labels) with this tag are references; cleared, every sample of the target is one",
     )
+
+    def split(self) -> tuple[dict[str, Any], list[str], str]:
+        """Arguments of ``make_reference_masks`` besides the fields; the fields; the tag of references."""
+        arguments = self.to_mapping()
+        fields = list(dict.fromkeys([arguments.pop("label_field"), *arguments.pop("more_fields", ())]))
+        return arguments, fields, arguments.pop("reference_tag")

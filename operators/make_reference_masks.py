@@ -57,9 +57,8 @@ class MakeReferenceMasks(foo.Operator):
         import fiftyone_ntt as ntt
         from fiftyone_ntt.dataset.references import tagged_references
 
-        arguments = MakeMasksFormParams.from_mapping(ctx.params).to_mapping()
-        fields = list(dict.fromkeys([arguments.pop("label_field"), *arguments.pop("more_fields", ())]))
-        references = tagged_references(ctx.target_view(), arguments.pop("reference_tag"), fields)
+        arguments, fields, reference_tag = MakeMasksFormParams.from_mapping(ctx.params).split()
+        references = tagged_references(ctx.target_view(), reference_tag, fields)
         report = ntt.make_reference_masks(references, fields, progress=forms.progress_of(ctx), **arguments)
         forms.finished(ctx)
         text = str(report)

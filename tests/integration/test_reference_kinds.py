@@ -11,6 +11,7 @@ from fake_models import FakeFeatures, FakeProposals
 from PIL import Image
 
 import fiftyone_ntt as ntt
+from fiftyone_ntt import cli
 from fiftyone_ntt.core import Segmenter
 from fiftyone_ntt.dataset import made_masks, references
 from fiftyone_ntt.dataset.fields import NEGATIVE_TAG, REFERENCE_TAG
@@ -235,6 +236,15 @@ def test_masks_can_be_seen_and_corrected_before_they_count(dataset, tmp_path):
     assert (anew.kinds, anew.kept) == ({"box": 1, "point": 1, "scribble": 1}, 1)
     with pytest.raises(InputError, match="another field to write to"):
         ntt.make_reference_masks(dataset, ["truth"], "truth")
+
+
+def test_the_command_line_makes_masks_too(dataset, tmp_path, capsys):
+    add(dataset, tmp_path, truth=fo.Detections(detections=[box()]), clicks=fo.Keypoints(keypoints=[point((0.5, 0.5))]))
+    add(dataset, tmp_path, (), truth=fo.Detections(detections=[box()]))  # no reference
+    assert cli.main(["bank", "masks", dataset.name, "--label-field", "truth", "--more-fields", "clicks"]) == 0
+    assert "1 from a box, 1 from a point" in capsys.readouterr().out
+    assert [one.reference_kind for one in dataset.first().ntt_references.detections] == ["box", "point"]
+    assert dataset.last().ntt_references is None
 
 
 def test_tags_of_labels_go_with_their_masks(dataset, tmp_path):

@@ -12,11 +12,12 @@ from PIL import Image
 
 from fiftyone_ntt import __version__, cli, doctor
 from fiftyone_ntt.config import EvaluateParams, IndexParams, SegmentParams
-from fiftyone_ntt.config_references import TaggedBankParams
+from fiftyone_ntt.config_references import MakeMasksFormParams, TaggedBankParams
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = [
     (["bank", "build"], TaggedBankParams),
+    (["bank", "masks"], MakeMasksFormParams),
     (["index", "build"], IndexParams),
     (["segment"], SegmentParams),
     (["evaluate"], EvaluateParams),
@@ -58,6 +59,7 @@ def test_options_arrive_in_their_own_types():
         ["segment", "no-such-dataset", "--bank", "b"],
         ["segment", "no-such-dataset", "--bank", "b", "--score-threshold", "7"],
         ["bank", "build", "no-such-dataset"],
+        ["bank", "masks", "no-such-dataset"],
         ["index", "build", "no-such-dataset"],
         ["index", "prune", "--limit", "-1"],
         ["evaluate", "no-such-dataset"],
