@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from benchmarks.prompts_made import deepest_point, scribble_line
-from fiftyone_ntt.core import MemoryBank, ReferenceItem, Segmenter
+from fiftyone_ntt.core import IndexedImage, MemoryBank, ReferenceItem, Segmenter
 from fiftyone_ntt.core.choose_mask import choose_masks
+from fiftyone_ntt.core.negatives import with_negatives
 from fiftyone_ntt.core.prompts import Prompt, mask_options
 from fiftyone_ntt.core.references import mask_extent
 from fiftyone_ntt.demo.data import DemoImage, load_images
@@ -23,6 +24,8 @@ HEIGHT, GAP = 190, 6
 PAIRS = {"coin": ("coins_1", "coins_2"), "motorcycle": ("motorcycle_left", "motorcycle_right")}
 KINDS = {"mask": "coin", "box": "motorcycle", "point": "coin", "scribble": "motorcycle", "map": "coin"}
 """Kind -> what its picture shows."""
+FRONT_WHEEL, REAR_WHEEL = (0.68, 0.54, 0.93, 0.91), (0.15, 0.46, 0.43, 0.82)
+"""Boxes xyxy in ``motorcycle_left``, as shares of its size."""
 
 
 def shown(image: DemoImage, kind: str) -> tuple[list[NDArray[np.bool_]], list[Prompt]]:
@@ -69,15 +72,43 @@ def with_masks(pixels: NDArray[np.uint8], shapes: list[Shape]) -> Image.Image:
     return draw_shapes(pixels, shapes, [shapes[0].label] if shapes else [], width, chips=False)
 
 
-def found(segmenter: Segmenter, pixels: NDArray[np.uint8], bank: MemoryBank) -> list[Shape]:
-    """What a run finds, without its weakest half."""
-    instances = segmenter.match(segmenter.candidates(pixels), bank)
+def found(segmenter: Segmenter, candidates: IndexedImage, bank: MemoryBank, share: float = 0.5) -> list[Shape]:
+    """What a run finds, without the labels whose score is below a share of the best one's."""
+    instances = segmenter.match(candidates, bank)
     best = float(instances.scores.max()) if len(instances) else 0.0
     return [
         Shape(bank.classes[0], instances.masks[i], float(instances.scores[i]))
         for i in range(len(instances))
-        if instances.scores[i] > 0.5 * best
+        if instances.scores[i] > share * best
     ]
+
+
+def negative_sheet(reference: DemoImage, target: DemoImage) -> list[Image.Image]:
+    """A front wheel as reference and the rear one as negative; what is found without the negative, and with it."""
+    segmenter, label = load_preset("lite").segmenter(points_per_side=16, outputs="part"), "front wheel"
+    rows, columns = reference.pixels.shape[:2]
+    boxes = [np.array(box) * (columns, rows, columns, rows) for box in (FRONT_WHEEL, REAR_WHEEL)]
+    wheels = made(segmenter, reference, [Prompt.box(box.tolist()) for box in boxes])
+    items = [ReferenceItem(reference.pixels, mask, label, str(i)) for i, mask in enumerate(wheels)]
+    bank, vectors = segmenter.build_bank(items[:1], [label]), segmenter.reference_vectors(items[1:])
+    width, classes = round(HEIGHT * columns / rows), [label, "negative"]
+    shown = [Shape(name, mask) for name, mask in zip(classes, wheels, strict=True)]
+    parts = [draw_shapes(reference.pixels, shown, classes, width)]
+    candidates = segmenter.candidates(target.pixels)
+    for one in (bank, with_negatives(bank, np.asarray(vectors, np.float32), [label], ["rear"])):
+        shapes = found(segmenter, candidates, one, share=0.4)
+        parts.append(draw_shapes(target.pixels, shapes, classes, width))
+    return parts
+
+
+def save(parts: list[Image.Image], path: Path) -> None:
+    """Pictures side by side."""
+    sheet = Image.new("RGB", (sum(part.width for part in parts) + 2 * GAP, HEIGHT), (255, 255, 255))
+    left = 0
+    for part in parts:
+        sheet.paste(part, (left, 0))
+        left += part.width + GAP
+    sheet.save(path, quality=82, optimize=True)
 
 
 def main() -> None:
@@ -96,14 +127,10 @@ def main() -> None:
         parts = [
             drawn_reference(reference, kind, masks, prompts),
             with_masks(reference.pixels, [Shape(label, mask) for mask in taken]),
-            with_masks(target.pixels, found(segmenter, target.pixels, bank)),
+            with_masks(target.pixels, found(segmenter, segmenter.candidates(target.pixels), bank)),
         ]
-        sheet = Image.new("RGB", (sum(part.width for part in parts) + 2 * GAP, HEIGHT), (255, 255, 255))
-        left = 0
-        for part in parts:
-            sheet.paste(part, (left, 0))
-            left += part.width + GAP
-        sheet.save(folder / f"{kind}.jpg", quality=82, optimize=True)
+        save(parts, folder / f"{kind}.jpg")
+    save(negative_sheet(images["motorcycle_left"], images["motorcycle_right"]), folder / "negative.jpg")
 
 
 if __name__ == "__main__":
