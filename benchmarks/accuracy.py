@@ -38,6 +38,8 @@ from fiftyone_ntt.metrics import (
 )
 from fiftyone_ntt.models import load_preset
 
+IMAGES_A_SET = 60
+"""Enough to tell settings apart; all of them take hours with all variants."""
 REFERENCES: dict[str, ReferenceSettings | None] = {"preset": None, "crop": ReferenceSettings()}
 """How references are shown: the preset's own way, or the published crop with corner weights and no centring."""
 
@@ -252,7 +254,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--classes", help="class list: voc20, all80 or all; what the folder has by default")
     parser.add_argument("--shots", default=None, help="references a class; over several sets also several: 1,3,5")
     parser.add_argument("--seeds", default="33,42,13", help="reference draws, separated by commas")
-    parser.add_argument("--images", type=int, help="how many target images; all by default")
+    parser.add_argument(
+        "--images", type=int, help=f"how many target images; all by default, over several sets {IMAGES_A_SET} of each"
+    )
     parser.add_argument("--points", type=int, help="prompt points along each side; the preset's by default")
     parser.add_argument("--guided", type=float, metavar="FRACTION", help="prompt only this part of the grid")
     parser.add_argument("--guided-by", choices=["bank", "image"], default="bank", help="what tells that part")
@@ -317,7 +321,7 @@ def _measure_across(options: argparse.Namespace, cache_folder: Path) -> None:
     keys = [(int(shots), int(seed)) for shots in (options.shots or "1,3,5").split(",")
             for seed in options.seeds.split(",")]  # fmt: skip
     contents = across.Contents(cache_folder, options.preset, segmenter)
-    chosen = across.sets_in(options.data, options.images)
+    chosen = across.sets_in(options.data, options.images or IMAGES_A_SET)
     wanted = options.sets.split(",") if options.sets else [one.name for one in chosen]
     results = {}
     for one in chosen:

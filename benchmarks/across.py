@@ -150,10 +150,14 @@ class Contents:
         return content
 
 
-def banks_of(segmenter: Segmenter, one: Set, names: Sequence[str], keys: Sequence[Key]) -> dict[Key, MemoryBank]:
-    """The memory bank of each reference set that is there."""
+def banks_of(
+    segmenter: Segmenter, one: Set, names: Sequence[str], keys: Sequence[Key], cut_out: bool = True
+) -> dict[Key, MemoryBank]:
+    """The memory bank of each reference set that is there; ``cut_out``: with what a second look needs."""
     return {
-        (shots, seed): segmenter.build_bank(read_references(one.root, one.classes, shots, seed, names), names)
+        (shots, seed): segmenter.build_bank(
+            read_references(one.root, one.classes, shots, seed, names), names, cut_out=cut_out
+        )
         for shots, seed in keys
         if (one.root / "refs" / f"{one.classes}_{shots}shot_seed{seed}.json").is_file()
     }
@@ -169,7 +173,8 @@ def run_set(
     the memory banks where they have been made already.
     """
     targets = read_targets(one.root, one.classes, one.images)
-    banks = banks_of(segmenter, one, targets.classes, keys) if banks is None else banks
+    looked = any(config.second_look for config in variants.values())
+    banks = banks_of(segmenter, one, targets.classes, keys, looked) if banks is None else banks
     say(f"{one.name}: {len(banks)} reference sets, {len(targets.images)} images")
     found: dict[tuple[str, Key], list[Prediction]] = {(name, key): [] for name in variants for key in banks}
     alike: dict[tuple[str, Key], list[float]] = {key: [] for key in found}

@@ -256,7 +256,13 @@ class Segmenter:
 
     @torch.inference_mode()
     def build_bank(
-        self, items: Iterable[ReferenceItem], classes: Sequence[str], *, preset: str = "", ask_granularity: bool = False
+        self,
+        items: Iterable[ReferenceItem],
+        classes: Sequence[str],
+        *,
+        preset: str = "",
+        ask_granularity: bool = False,
+        cut_out: bool = True,
     ) -> MemoryBank:
         """Encodes references into a memory bank.
 
@@ -265,6 +271,7 @@ class Segmenter:
             classes: class names in the order of their label indices.
             preset: name of the preset these models belong to.
             ask_granularity: also find out which of the mask model's masks fit the references; see ``levels``.
+            cut_out: also encode the references cut out, without which the bank knows no second look.
 
         Raises:
             BadReferenceError: if a class has no reference, or an item a label that is not among ``classes``.
@@ -282,7 +289,8 @@ class Segmenter:
                     )
                 labels.append(item.label)
                 ids.append(item.reference_id)
-                looks.add(item)
+                if cut_out:
+                    looks.add(item)
                 if ask_granularity:
                     levels.add(item)
                 yield item

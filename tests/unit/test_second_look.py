@@ -129,12 +129,12 @@ def test_a_model_without_crops_cannot_look_twice():
         Segmenter(FakeProposals(), FakeFeatures(), second_look=True)
 
 
-def bank(segmenter):
+def bank(segmenter, **options):
     image = picture()
     mask = image[..., 0] > 200
     other = image[..., 2] > 200
     items = [ReferenceItem(image, mask, "red", "a"), ReferenceItem(image, other, "blue", "b")]
-    return segmenter.build_bank(items, ["red", "blue"])
+    return segmenter.build_bank(items, ["red", "blue"], **options)
 
 
 def test_a_bank_keeps_the_references_crops(tmp_path):
@@ -144,7 +144,8 @@ def test_a_bank_keeps_the_references_crops(tmp_path):
     again = MemoryBank.load(made.save(tmp_path))
     assert np.array_equal(again.crop_prototypes, made.crop_prototypes)
     assert again.content_hash == made.content_hash
-    assert bank(fake_segmenter()).crop_prototypes is None
+    assert bank(fake_segmenter()).crop_prototypes is None, "the model cannot"
+    assert bank(looking(), cut_out=False).crop_prototypes is None, "not asked for"
 
 
 def test_crops_are_centred_where_the_preset_is():
