@@ -82,6 +82,8 @@ class MatchConfig:
         self_support: prototypes lean towards the image's own candidates above this similarity (see
             ``self_support.py``); 0, as published, leaves that out.
         labels_per_mask: with how many of its best labels each candidate takes part; 1 as published.
+        merge: how a mask that better ones cover loses: ``"soft"``, as published, or by ``"diffusion"`` over all of them
+            (see ``diffusion.py``).
     """
 
     predicted_iou_threshold: float = 0.4
@@ -100,6 +102,7 @@ class MatchConfig:
     nearest: int = 0
     self_support: float = 0.0
     labels_per_mask: int = 1
+    merge: Literal["soft", "diffusion"] = "soft"
 
     def __post_init__(self) -> None:
         for name in ("coverage", "quality_exponent", "island_share", "nearest", "self_support"):
@@ -108,6 +111,8 @@ class MatchConfig:
             raise InputError(f"expected second_look between 0 and 1, got {self.second_look}")
         if self.order not in ("predicted_iou", "combined"):
             raise InputError(f"expected order to be 'predicted_iou' or 'combined', got {self.order!r}")
+        if self.merge not in ("soft", "diffusion"):
+            raise InputError(f"expected merge to be 'soft' or 'diffusion', got {self.merge!r}")
         _at_least("labels_per_mask", self.labels_per_mask, 1)
         _at_least("max_instances", self.max_instances, 1)
         _at_least("premerge_factor", self.premerge_factor, 1)

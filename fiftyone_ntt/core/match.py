@@ -13,6 +13,7 @@ from torch import Tensor
 from fiftyone_ntt.core.compact import CompactCandidates
 from fiftyone_ntt.core.config import MatchConfig
 from fiftyone_ntt.core.coverage import coverage
+from fiftyone_ntt.core.diffusion import best_diffused
 from fiftyone_ntt.core.instances import Instances
 from fiftyone_ntt.core.islands import WithoutIslands
 from fiftyone_ntt.core.masks import ImageMasks, MaskSource, PackedMask
@@ -238,13 +239,16 @@ def _merge(
     labels: NDArray[np.int64],
     config: MatchConfig,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], tuple[PackedMask, ...]]:
-    """Soft merge of the candidates at ``index``, which are in descending priority.
+    """Merge of the candidates at ``index``, which are in descending priority.
 
     Returns:
         Of the best ones, in descending merged score: their places in ``index``, merged scores, and masks.
     """
     masks = ImageMasks(shared.source, index, shared.made)
-    if config.guard_degenerate:
+    if config.merge == "diffusion":
+        final = best_diffused(masks, scores, labels, config)
+        eligible = final >= 0
+    elif config.guard_degenerate:
         final = best_merged(masks, features, scores, labels, config)
         eligible = final >= 0
     else:

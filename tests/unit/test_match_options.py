@@ -7,10 +7,14 @@ from fake_models import fake_segmenter
 from test_second_look import candidates
 
 from fiftyone_ntt.core import IndexedImage, MatchConfig, MemoryBank, match_vectors
+from fiftyone_ntt.core.diffusion import redundancy
+from fiftyone_ntt.core.masks import PackedMask
 from fiftyone_ntt.core.matching import normalise, similarity
 from fiftyone_ntt.core.nearest import nearest_similarity
 from fiftyone_ntt.core.self_support import self_supported
 from fiftyone_ntt.errors import InputError
+
+MERGES = ("soft", "diffusion")
 
 
 def test_self_support_moves_towards_what_the_image_shows():
@@ -49,7 +53,27 @@ def test_several_labels_a_mask():
     assert len(labelled(5)) == len(two)
 
 
-@pytest.mark.parametrize("change", [{"nearest": -1}, {"self_support": -0.1}, {"labels_per_mask": 0}])
+def rectangle(left, right):
+    return PackedMask.from_crop(np.ones((4, right - left), bool), 0, left)
+
+
+def test_what_covers_a_mask_counts_with_what_covers_that():
+    masks = [rectangle(0, 8), rectangle(4, 12), rectangle(6, 10), rectangle(20, 24), rectangle(0, 8)]
+    found = redundancy(masks, np.array([0, 0, 0, 0, 1]))
+    half = 0.7 * 0.5  # half of the second lies in the first, which nothing covers
+    # The third lies in the second, and half of it in the first.
+    np.testing.assert_allclose(found, [0, half, 0.7 + 0.3 * (1.0 * half) / 1.5, 0, 0], rtol=1e-6)
+
+
+def test_diffusion_keeps_the_best_and_lowers_what_they_cover():
+    vectors = torch.tensor([[1.0, 0.4], [1.0, 0.41], [0.2, 1.0], [1.0, 1.0]])
+    soft, spread = (match_vectors(candidates(), vectors, torch.eye(2), MatchConfig(merge=m)) for m in MERGES)
+    assert len(soft) == len(spread) and (spread.scores <= soft.scores[0]).all()
+    assert spread.scores[0] == soft.scores[0]
+    assert len(match_vectors(candidates(), vectors, torch.eye(2), MatchConfig(merge="diffusion", max_instances=1))) == 1
+
+
+@pytest.mark.parametrize("change", [{"nearest": -1}, {"self_support": -0.1}, {"labels_per_mask": 0}, {"merge": "x"}])
 def test_values_out_of_bounds_are_refused(change):
     with pytest.raises(InputError):
         MatchConfig(**change)
