@@ -39,7 +39,7 @@ def _shots(results: Mapping[str, SetResult], path: Path) -> None:
             means = [np.mean(some) for some in values]
             axis.errorbar(shots, means, [np.std(some, ddof=len(some) > 1) for some in values],
                           marker="o", capsize=3, label=variant)  # fmt: skip
-        axis.set(title=name, xlabel="references a class", ylabel="mask AP", ylim=(0, None), xticks=shots)
+        axis.set(title=name, xlabel="references a class", ylabel="mask AP", xticks=shots)
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
     figure.tight_layout()
