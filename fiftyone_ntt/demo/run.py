@@ -217,7 +217,8 @@ def _found(sample: fo.Sample) -> overlays.Panel:
     # Labels far weaker than the best of the image would only clutter the picture; they are in the dataset.
     least = max((shape.score or 0.0 for shape in shapes), default=0.0) / 2
     drawn = [shape for shape in shapes if (shape.score or 0.0) >= least]
-    hidden = f", {len(shapes) - len(drawn)} weak ones not drawn" if len(drawn) < len(shapes) else ""
+    weak = len(shapes) - len(drawn)
+    hidden = f", {weak} weak {'one' if weak == 1 else 'ones'} not drawn" if weak else ""
     return overlays.Panel(pixels, drawn, "found", (_counted(drawn) or "nothing") + hidden)
 
 
