@@ -115,7 +115,8 @@ def _reader(samples: SampleCollection, name: str, classes: Sequence[str], unknow
 def _painted(
     label: fo.Label | None, index: Mapping[str, int], least: float | None, size: tuple[int, int] | None
 ) -> _Map:
-    assert size is not None  # with_sizes has seen to it
+    if size is None:
+        raise InputError("expected the image's size in the sample's metadata; run dataset.compute_metadata()")
     pieces = []
     for one in detections_of(label):
         score = 1.0 if one.confidence is None else float(one.confidence)
