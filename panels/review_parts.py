@@ -170,9 +170,11 @@ def draw_counts(tab: Any, panel: types.Object) -> None:
 def draw_threshold(tab: Any, ctx: Any, panel: types.Object) -> None:
     """The histogram, and the threshold in it."""
     value = threshold(ctx)
-    panel.md(
-        f"**Scores.** Click a bar, or move the slider: the grid shows labels above **{value:g}**.", name="review_t"
-    )
+    if ctx.panel.state.review_added:
+        text = f"Click a bar, or move the slider: the grid shows labels above **{value:g}**."
+    else:
+        text = f"Click a bar, or move the slider, and the grid shows only labels above it. It stands at **{value:g}**."
+    panel.md(f"**Scores.** {text}", name="review_t")
     line = {"type": "line", "x0": value, "x1": value, "y0": 0, "y1": 1, "yref": "paper"}
     shape = {
         "barmode": "stack",
