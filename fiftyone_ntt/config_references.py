@@ -71,7 +71,7 @@ class TaggedBankParams(BuildBankParams):
     def split(self) -> tuple[dict[str, Any], list[str], str, str]:
         """Arguments of ``build_memory_bank`` besides the fields; the fields; the tags of references and negatives."""
         arguments = self.to_mapping()
-        fields = list(dict.fromkeys([arguments.pop("label_field"), *arguments.pop("more_fields", ())]))
+        fields = _pop_fields(arguments)
         return arguments, fields, arguments.pop("reference_tag"), arguments.pop("negative_tag")
 
 
@@ -111,5 +111,10 @@ class MakeMasksFormParams(MakeMasksParams):
     def split(self) -> tuple[dict[str, Any], list[str], str]:
         """Arguments of ``make_reference_masks`` besides the fields; the fields; the tag of references."""
         arguments = self.to_mapping()
-        fields = list(dict.fromkeys([arguments.pop("label_field"), *arguments.pop("more_fields", ())]))
+        fields = _pop_fields(arguments)
         return arguments, fields, arguments.pop("reference_tag")
+
+
+def _pop_fields(arguments: dict[str, Any]) -> list[str]:
+    """Takes the fields with labels out of the arguments: the first, then the others, each once."""
+    return list(dict.fromkeys([arguments.pop("label_field"), *arguments.pop("more_fields", ())]))
