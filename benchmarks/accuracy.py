@@ -24,10 +24,8 @@ from benchmarks.candidate_cache import CandidateCache
 from benchmarks.coco_data import Targets, default_classes, read_references, read_targets
 from benchmarks.levers import VARIANTS
 from fiftyone_ntt.core import IndexedImage, Instances, MatchConfig, MemoryBank, ReferenceSettings, Segmenter
-from fiftyone_ntt.core.guided import guided_index
-from fiftyone_ntt.core.proposals import grid_points
 from fiftyone_ntt.errors import InputError, NttError
-from fiftyone_ntt.metrics import (
+from fiftyone_ntt.evaluation.coco import (
     CocoScores,
     Prediction,
     PresenceScores,
@@ -36,6 +34,8 @@ from fiftyone_ntt.metrics import (
     encode_crop,
     presence_scores,
 )
+from fiftyone_ntt.method.options.guided_points import guided_index
+from fiftyone_ntt.method.proposals import grid_points
 from fiftyone_ntt.models import load_preset
 
 IMAGES_A_SET = 60

@@ -23,10 +23,11 @@ from benchmarks.coco_data import (
     read_targets,
 )
 from benchmarks.verdicts import Verdicts, verdicts
-from fiftyone_ntt.core import CompactImage, Instances, MatchConfig, MemoryBank, Segmenter
-from fiftyone_ntt.core.masks import masks_at_image_size
-from fiftyone_ntt.index import IndexSettings, IndexStore
-from fiftyone_ntt.metrics import CocoScores, Prediction, coco_scores, encode_crop
+from fiftyone_ntt.candidates.settings import IndexSettings
+from fiftyone_ntt.candidates.store import IndexStore
+from fiftyone_ntt.core import CompactImage, Instances, MatchConfig, MemoryBank, Segmenter, compact
+from fiftyone_ntt.evaluation.coco import CocoScores, Prediction, coco_scores, encode_crop
+from fiftyone_ntt.pixels.packed_masks import masks_at_image_size
 
 Key = tuple[int, int]
 """Shots and seed: one reference set."""
@@ -144,7 +145,7 @@ class Contents:
         digest = hashlib.sha256(image.path.read_bytes()).hexdigest()
         content = self._store.get(digest)
         if content is None:
-            content = self._segmenter.index(read_target_image(image))
+            content = compact(self._segmenter.candidates(read_target_image(image)))
             self._store.put(digest, content)
             self.computed += 1
         return content

@@ -14,7 +14,7 @@ REST = "rest"
 STAGES = ("mask encoder", "mask decoder", "features", "pooling", "compacting", "matching + merging", REST)
 """In the order of the table. ``rest`` is what belongs to none: resizing the image, moving tensors, glue."""
 ENCODE, DECODE, FEATURES, POOL, COMPACT, MATCH, _ = STAGES
-_FUNCTIONS = {"propose": DECODE, "pool": POOL, "compact": COMPACT}
+_FUNCTIONS = {"propose": DECODE, "pool": POOL}
 """Functions that the segmenter calls by name -> stage."""
 
 
@@ -67,7 +67,7 @@ def settle(device: torch.device) -> None:
 @contextmanager
 def staged(segmenter: Any, clock: Clock) -> Iterator[None]:
     """Within, the segmenter's models and the functions it calls are stages of ``clock``. One thread only."""
-    import fiftyone_ntt.core.segmenter as module
+    import fiftyone_ntt.method.segmenter as module
 
     with ExitStack() as stack:
         stack.enter_context(staged_model(segmenter.proposal_model, clock, ENCODE))

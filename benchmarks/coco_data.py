@@ -19,7 +19,7 @@ from pycocotools import mask as mask_utils
 
 from fiftyone_ntt.core import ReferenceItem, read_image
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.metrics import GroundTruth, Rle
+from fiftyone_ntt.evaluation.coco import GroundTruth, Rle
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 """Where the sets lie by default: in a folder beside the checkout."""

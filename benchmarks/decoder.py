@@ -29,8 +29,8 @@ from benchmarks.plain import PlainMasks, PlainMiniSam, PlainSam2
 from benchmarks.subjects import make_images, random_preset
 from benchmarks.tables import number, table, write_json
 from fiftyone_ntt.core import ProposalConfig
-from fiftyone_ntt.core.proposals import grid_points
 from fiftyone_ntt.errors import MissingWeightsError
+from fiftyone_ntt.method.proposals import grid_points
 
 EVERYTHING = -1e9
 """A threshold below any predicted IoU."""

@@ -22,7 +22,7 @@ from PIL import Image
 
 import fiftyone_ntt as ntt
 from benchmarks.faults_worker import BANK, FIELD, PRESET, RUN, serve
-from fiftyone_ntt.dataset.runs import status_field
+from fiftyone_ntt.runs.record import status_field
 
 REFERENCES = 2
 SECONDS_TO_WORK = 120.0

@@ -20,9 +20,11 @@ from torch import Tensor
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.core import ImageFrame
-from fiftyone_ntt.core.references import ReferenceSettings
-from fiftyone_ntt.dataset import leases, states, writing
+from fiftyone_ntt.method.references import ReferenceSettings
 from fiftyone_ntt.models.presets import PRESETS, Preset
+from fiftyone_ntt.runs import state as states
+from fiftyone_ntt.runs import workers as leases
+from fiftyone_ntt.runs import writer as writing
 
 BANK, FIELD, RUN = "faults_bank", "found", "ntt_found"
 SCORE_THRESHOLD = 0.0

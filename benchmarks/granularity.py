@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from benchmarks import across
 from benchmarks.across import Contents, Key, Set, SetResult
 from benchmarks.coco_data import read_references, read_targets
+from fiftyone_ntt.candidates.compact import CompactCandidates
 from fiftyone_ntt.core import CompactImage, Instances, MatchConfig, MemoryBank, Segmenter
-from fiftyone_ntt.core.compact import CompactCandidates
-from fiftyone_ntt.core.levels import AMONG
-from fiftyone_ntt.core.reference_levels import Fit, ReferenceLevels, chosen_by
-from fiftyone_ntt.metrics import Prediction, coco_scores
+from fiftyone_ntt.evaluation.coco import Prediction, coco_scores
+from fiftyone_ntt.method.config import AMONG
+from fiftyone_ntt.method.options.granularity import Fit, ReferenceLevels, chosen_by
 from fiftyone_ntt.models import load_preset
 
 CONFIGS = {"paper": MatchConfig.paper(), "default": MatchConfig()}

@@ -23,8 +23,8 @@ import torch
 from benchmarks import matching, roofline
 from benchmarks.subjects import make_bank, make_images
 from benchmarks.tables import number, table, write_json
+from fiftyone_ntt.candidates.compact import CompactImage, compact
 from fiftyone_ntt.core import IndexedImage, MatchConfig, MemoryBank, Segmenter
-from fiftyone_ntt.core.compact import CompactImage, compact
 from fiftyone_ntt.errors import MissingWeightsError
 
 PLAIN_BYTES = 3e9
@@ -73,7 +73,7 @@ def points(sides: Sequence[int]) -> Series:
     for side in sides:
         segmenter = loaded.segmenter(side)
         started = time.perf_counter()
-        segmenter.match(segmenter.index(image), references)
+        segmenter.match(compact(segmenter.candidates(image)), references)
         series.add(side**2, time.perf_counter() - started)
     return series
 

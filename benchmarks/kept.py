@@ -21,11 +21,11 @@ from torch import Tensor
 from benchmarks.accuracy import _mean_and_std, to_predictions
 from benchmarks.candidate_cache import CandidateCache
 from benchmarks.coco_data import Targets, default_classes, read_references, read_targets
+from fiftyone_ntt.candidates.low_rank import compact_tokens
 from fiftyone_ntt.core import Candidates, IndexedImage, Instances, MemoryBank, Segmenter, compact
-from fiftyone_ntt.core.lowrank import compact_tokens
-from fiftyone_ntt.core.match import match_similarities
-from fiftyone_ntt.core.matching import normalise, similarity
-from fiftyone_ntt.metrics import Prediction, coco_scores
+from fiftyone_ntt.evaluation.coco import Prediction, coco_scores
+from fiftyone_ntt.method.matcher import match_similarities
+from fiftyone_ntt.method.scoring import normalise, similarity
 from fiftyone_ntt.models import load_preset
 
 RANKS = (16, 32, 64, 128)

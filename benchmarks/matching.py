@@ -30,8 +30,8 @@ from torch import Tensor
 from benchmarks import plain, roofline
 from benchmarks.subjects import bank_of, ellipses, make_images
 from benchmarks.tables import number, table, write_json
+from fiftyone_ntt.candidates.compact import CompactImage, compact
 from fiftyone_ntt.core import Candidates, ImageFrame, IndexedImage, Instances, MatchConfig, MemoryBank, Segmenter
-from fiftyone_ntt.core.compact import CompactImage, compact
 from fiftyone_ntt.errors import MissingWeightsError
 
 CHANNELS, GRID, SIDE = 1024, 37, 1024

@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.clock import DECODE, ENCODE, MATCH, STAGES, Clock, settle, staged, staged_model, timer
+from benchmarks.clock import COMPACT, DECODE, ENCODE, MATCH, STAGES, Clock, settle, staged, staged_model, timer
 from benchmarks.plain import PlainPipeline, PlainResult
 from benchmarks.subjects import Peak, peak_memory
 from benchmarks.work import WorkCounter
-from fiftyone_ntt.core import CompactImage, Instances, MatchConfig, MemoryBank, Segmenter
-from fiftyone_ntt.core.proposals import propose
-from fiftyone_ntt.core.stream import stream
+from fiftyone_ntt.candidates.stream import stream
+from fiftyone_ntt.core import CompactImage, Instances, MatchConfig, MemoryBank, Segmenter, compact
+from fiftyone_ntt.method.proposals import propose
 
 Picture = NDArray[np.uint8]
 
@@ -92,7 +92,9 @@ def optimised(subject: Subject) -> Run:
         with ExitStack() as stack:
             if clock is not None:
                 stack.enter_context(staged(segmenter, clock))
-            found = segmenter.index(image, subject.bank)
+            candidates = segmenter.candidates(image, subject.bank)
+            with _stage(clock, COMPACT):
+                found = compact(candidates)
             with _stage(clock, MATCH):
                 return segmenter.match(found, subject.bank, subject.config), len(found.candidates)
 

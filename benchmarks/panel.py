@@ -21,10 +21,9 @@ from bson import Binary, ObjectId
 from fiftyone.operators.executor import ExecutionContext, Executor
 
 from fiftyone_ntt.dataset import labels as label_documents
-from fiftyone_ntt.dataset.runs import RunRecord, register
 from fiftyone_ntt.panels.ntt_review import TABS, NttReview
-from fiftyone_ntt.review.label_table import table_of
-from fiftyone_ntt.review.scores import BINS
+from fiftyone_ntt.review.label_table import BINS, table_of
+from fiftyone_ntt.runs.record import RunRecord, register
 
 CLASSES = ["coin", "motorcycle", "cat", "dog", "tree"]
 LIMIT = 300.0

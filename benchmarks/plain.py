@@ -23,9 +23,9 @@ from torch import Tensor
 
 from benchmarks.clock import DECODE, ENCODE, FEATURES, MATCH, POOL
 from fiftyone_ntt.core import ImageFrame, MatchConfig, MemoryBank, ProposalConfig
-from fiftyone_ntt.core.frames import feature_input
-from fiftyone_ntt.core.proposals import grid_points
-from fiftyone_ntt.models.normalize import imagenet_normalize
+from fiftyone_ntt.method.proposals import grid_points
+from fiftyone_ntt.pixels.frames import feature_input
+from fiftyone_ntt.pixels.images import imagenet_normalize
 
 Stage = Callable[[str], AbstractContextManager[Any]]
 Replace = Callable[[Tensor], Tensor]

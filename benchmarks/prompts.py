@@ -24,11 +24,10 @@ from benchmarks.coco_data import SHARED, Targets, known_classes, read_references
 from benchmarks.prompts_made import deepest_point, scribble_line
 from benchmarks.tables import table, write_json
 from fiftyone_ntt.core import MemoryBank, ReferenceItem, Segmenter
-from fiftyone_ntt.core.choose_mask import choose_masks
-from fiftyone_ntt.core.prompts import MaskOptions, Prompt, mask_options
-from fiftyone_ntt.core.references import mask_extent
 from fiftyone_ntt.errors import InputError, NttError
-from fiftyone_ntt.metrics import CocoScores, coco_scores
+from fiftyone_ntt.evaluation.coco import CocoScores, coco_scores
+from fiftyone_ntt.method.options.prompts import MaskOptions, Prompt, choose_masks, mask_options
+from fiftyone_ntt.method.references import mask_extent
 from fiftyone_ntt.models import load_preset
 
 KINDS = ("mask", "box", "point", "scribble")

@@ -23,9 +23,10 @@ import fiftyone_ntt as ntt
 from benchmarks import matching, roofline
 from benchmarks.subjects import bank_of, make_images
 from benchmarks.tables import number, table, write_json
+from fiftyone_ntt.candidates.settings import IndexSettings
+from fiftyone_ntt.candidates.source import StageOne
+from fiftyone_ntt.candidates.store import IndexStore
 from fiftyone_ntt.core import CompactImage, MemoryBank, compact
-from fiftyone_ntt.dataset.candidates import StageOne
-from fiftyone_ntt.index import IndexSettings, IndexStore
 from fiftyone_ntt.models import load_preset
 from fiftyone_ntt.models.presets import resolve_preset
 
@@ -37,7 +38,7 @@ def contents(candidates: int | None) -> list[CompactImage]:
     if candidates is not None:
         return [compact(matching.discs(candidates, seed=seed)) for seed in range(PHOTOGRAPHS)]
     segmenter = load_preset("lite", "cpu").segmenter()
-    return [segmenter.index(image) for image in make_images(PHOTOGRAPHS, (480, 640))[0]]
+    return [compact(segmenter.candidates(image)) for image in make_images(PHOTOGRAPHS, (480, 640))[0]]
 
 
 def memory_bank(content: CompactImage, classes: int, shots: int, weights: dict[str, str]) -> MemoryBank:

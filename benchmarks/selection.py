@@ -25,13 +25,14 @@ from numpy.typing import NDArray
 
 from benchmarks.accuracy import to_predictions
 from benchmarks.coco_data import Targets, default_classes, read_references, read_target_image, read_targets
-from fiftyone_ntt.core import CompactImage, MemoryBank, ReferenceItem, Segmenter
-from fiftyone_ntt.core.references import encode_references
-from fiftyone_ntt.core.selection import select_references
+from fiftyone_ntt.candidates.settings import IndexSettings
+from fiftyone_ntt.candidates.store import IndexStore
+from fiftyone_ntt.core import CompactImage, MemoryBank, ReferenceItem, Segmenter, compact
 from fiftyone_ntt.errors import InputError, NttError
-from fiftyone_ntt.index import IndexSettings, IndexStore
-from fiftyone_ntt.metrics import Prediction, coco_scores
+from fiftyone_ntt.evaluation.coco import Prediction, coco_scores
+from fiftyone_ntt.method.references import encode_references
 from fiftyone_ntt.models import load_preset
+from fiftyone_ntt.references.selection import select_rows
 
 Index = NDArray[np.int64]
 
@@ -66,7 +67,7 @@ class Pool:
     def choose(self, among: Index, n: int) -> Index:
         """What ``select_references`` takes of some of them."""
         bank = self.bank(among)
-        return among[select_references(bank.project(bank.vectors), bank.class_index, n)]
+        return among[select_rows(bank.project(bank.vectors), bank.class_index, n)]
 
     def save(self, path: Path) -> None:
         """Writes the arrays, so that they need not be computed again."""
@@ -132,7 +133,7 @@ def read_contents(targets: Targets, segmenter: Segmenter, preset: str, folder: P
         digest = hashlib.sha256(image.path.read_bytes()).hexdigest()
         content = store.get(digest)
         if content is None:
-            content = segmenter.index(read_target_image(image))
+            content = compact(segmenter.candidates(read_target_image(image)))
             store.put(digest, content)
         contents.append(content)
     return contents

@@ -21,9 +21,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from fiftyone_ntt.core import MemoryBank, Segmenter, read_image
-from fiftyone_ntt.core.frames import MASK_SIDE, feature_input
-from fiftyone_ntt.core.proposals import grid_points
+from fiftyone_ntt.method.proposals import grid_points
 from fiftyone_ntt.models.presets import Dinov2Spec, Preset, Sam2Spec, resolve_preset
+from fiftyone_ntt.pixels.frames import MASK_SIDE, feature_input
 
 DINOV2_SIZES = {"small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
 """Channels, layers and heads of the published models."""

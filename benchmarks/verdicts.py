@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from fiftyone_ntt.metrics import GroundTruth, Prediction
-from fiftyone_ntt.review.calibration import fit_curve
+from fiftyone_ntt.evaluation.coco import GroundTruth, Prediction
+from fiftyone_ntt.review.threshold_fit import fit_curve
 
 BINS = 10
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from fiftyone_ntt.cli import main
+from fiftyone_ntt.cli.main import main
 
 sys.exit(main())

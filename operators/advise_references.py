@@ -8,11 +8,11 @@ import fiftyone.operators as foo
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.config_review import AdviceParams
 from fiftyone_ntt.dataset.fields import reference_fields
 from fiftyone_ntt.operators import forms
 from fiftyone_ntt.operators.preview import TAGGED, require_references
 from fiftyone_ntt.operators.segment import banks_of
+from fiftyone_ntt.params.review import AdviceParams
 
 LABEL = "Which references help?"
 ICON = "tips_and_updates"

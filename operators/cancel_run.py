@@ -8,8 +8,8 @@ import fiftyone.operators as foo
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.config_runs import CancelParams
 from fiftyone_ntt.operators import forms, runs
+from fiftyone_ntt.params.labelling import CancelParams
 
 LABEL = "Cancel an NTT run"
 

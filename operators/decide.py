@@ -9,8 +9,8 @@ import fiftyone.operators as foo
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.config_review import DecisionFormParams, DecisionParams
 from fiftyone_ntt.operators import forms, selection
+from fiftyone_ntt.params.review import DecisionFormParams, DecisionParams
 
 Service = Callable[..., int]
 SHOWN_BY_PANEL = "_shown_by_panel"
@@ -116,7 +116,7 @@ def form(ctx: Any, label: str) -> types.Property | None:
 
 def decide(ctx: Any, service: Service, done: str) -> dict[str, Any]:
     """Does what the form says, or acts on the selected labels, and says so in the App."""
-    from fiftyone_ntt.review.views import undecided, without
+    from fiftyone_ntt.review.ranking import undecided, without
 
     params = DecisionParams.from_mapping(ctx.params)
     selected = _selected(ctx)

@@ -8,10 +8,10 @@ import fiftyone.operators as foo
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.config import EvaluateParams
 from fiftyone_ntt.dataset.fields import image_samples, is_map_field
 from fiftyone_ntt.errors import NttError
 from fiftyone_ntt.operators import forms
+from fiftyone_ntt.params.labelling import EvaluateParams
 
 LABEL = "Evaluate NTT labels"
 

@@ -11,10 +11,10 @@ import fiftyone.operators as foo
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.config_review import ExportParams
 from fiftyone_ntt.dataset.fields import image_samples
 from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.operators import forms
+from fiftyone_ntt.params.review import ExportParams
 
 LABEL = "Export reviewed labels"
 _FORMATS = {"coco": "COCO (outlines)", "yolo": "YOLO (outlines)", "fiftyone": "FiftyOne dataset (masks)"}

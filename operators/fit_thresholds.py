@@ -8,8 +8,8 @@ import fiftyone.operators as foo
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.config_review import FitThresholdsParams
 from fiftyone_ntt.operators import forms
+from fiftyone_ntt.params.review import FitThresholdsParams
 
 LABEL = "Fit thresholds to my review"
 ICON = "straighten"
@@ -119,7 +119,7 @@ def fields_of_runs(dataset: Any) -> dict[str, str]:
 
 
 def _show_decisions(inputs: types.Object, dataset: Any, field: str) -> None:
-    from fiftyone_ntt.review.scores import summarise_scores
+    from fiftyone_ntt.review.label_table import summarise_scores
 
     classes = summarise_scores(dataset, field)
     decided = [one for one in classes if one.accepted or one.rejected or one.edited]

@@ -11,9 +11,9 @@ import fiftyone.operators as foo
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.config import ParamInfo, Params
 from fiftyone_ntt.dataset.fields import check_detections_field, check_reference_field, is_detections_field
 from fiftyone_ntt.errors import NttError
+from fiftyone_ntt.params.base import ParamInfo, Params
 
 Progress = Callable[[int, int, str], None]
 
@@ -177,9 +177,9 @@ def add_estimate(inputs: types.Object, target: SampleCollection, preset: str, va
         preset: name of the models.
         values: what the form holds for the parameters that decide how candidates are made.
     """
-    from fiftyone_ntt.dataset.candidates import StageOne, outputs_for
+    from fiftyone_ntt.candidates.source import StageOne, outputs_for
     from fiftyone_ntt.models.presets import resolve_preset
-    from fiftyone_ntt.review.estimate import estimate
+    from fiftyone_ntt.runs.estimate import estimate
 
     names = ("points_per_side", "points", "precision", "device", "second_look")
     given = {name: values[name] for name in names if values.get(name)}

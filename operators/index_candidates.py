@@ -8,9 +8,9 @@ import fiftyone.operators as foo
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.config import IndexParams
 from fiftyone_ntt.dataset.fields import image_samples
 from fiftyone_ntt.operators import forms
+from fiftyone_ntt.params.labelling import IndexParams
 
 LABEL = "Index candidates for NTT"
 ICON = "inventory_2"
@@ -46,7 +46,7 @@ class IndexCandidates(foo.Operator):
         return types.Property(inputs, view=types.View(label=LABEL))
 
     def execute(self, ctx: Any) -> dict[str, Any]:
-        from fiftyone_ntt.dataset.indexing import index
+        from fiftyone_ntt.runs.precompute import index
 
         params = IndexParams.from_mapping(ctx.params)
         report = index(ctx.target_view(), progress=forms.progress_of(ctx), **params.to_mapping())

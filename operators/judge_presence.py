@@ -8,9 +8,9 @@ import fiftyone.operators as foo
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.config_review import JudgePresenceParams
 from fiftyone_ntt.operators import forms
 from fiftyone_ntt.operators.fit_thresholds import fields_of_runs
+from fiftyone_ntt.params.review import JudgePresenceParams
 
 LABEL = "Say which classes are in each image"
 ICON = "fact_check"

@@ -8,9 +8,9 @@ import fiftyone.operators as foo
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.config_review import LearnParams
-from fiftyone_ntt.dataset.origin import through
 from fiftyone_ntt.operators import forms, runs
+from fiftyone_ntt.params.review import LearnParams
+from fiftyone_ntt.runs.workers import through
 
 LABEL = "Learn from the review"
 ICON = "school"
@@ -56,7 +56,7 @@ class Learn(foo.Operator):
 
     def execute(self, ctx: Any) -> dict[str, Any]:
         import fiftyone_ntt as ntt
-        from fiftyone_ntt.review.outcome import keep_outcome
+        from fiftyone_ntt.review.learn import keep_outcome
 
         params = LearnParams.from_mapping(ctx.params)
         with through(runs.origin_of(ctx)):
@@ -115,7 +115,7 @@ def _fields(dataset: Any) -> list[str]:
 
 
 def _show_decisions(inputs: types.Object, dataset: Any, field: str) -> None:
-    from fiftyone_ntt.review.scores import summarise_scores
+    from fiftyone_ntt.review.label_table import summarise_scores
 
     decided = [one for one in summarise_scores(dataset, field) if one.accepted or one.rejected or one.edited]
     for i, one in enumerate(decided):

@@ -8,11 +8,11 @@ from typing import Any
 import fiftyone.operators as foo
 from fiftyone.operators import types
 
-from fiftyone_ntt.config_references import MakeMasksFormParams
 from fiftyone_ntt.dataset.fields import image_samples, reference_fields
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.operators import forms
 from fiftyone_ntt.operators.build_memory_bank import NO_REFERENCES
+from fiftyone_ntt.params.references import MakeMasksFormParams
 
 LABEL = "Make masks of NTT references"
 ICON = "format_shapes"
@@ -32,7 +32,7 @@ class MakeReferenceMasks(foo.Operator):
         )
 
     def resolve_input(self, ctx: Any) -> types.Property:
-        from fiftyone_ntt.dataset.references import tagged_references
+        from fiftyone_ntt.references.build import tagged_references
 
         inputs = types.Object()
         target = image_samples(ctx.target_view())
@@ -55,7 +55,7 @@ class MakeReferenceMasks(foo.Operator):
 
     def execute(self, ctx: Any) -> dict[str, Any]:
         import fiftyone_ntt as ntt
-        from fiftyone_ntt.dataset.references import tagged_references
+        from fiftyone_ntt.references.build import tagged_references
 
         arguments, fields, reference_tag = MakeMasksFormParams.from_mapping(ctx.params).split()
         references = tagged_references(ctx.target_view(), reference_tag, fields)

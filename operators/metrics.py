@@ -57,8 +57,8 @@ class _CocoMetric(foo.EvaluationMetric):
 
 
 def _scores(samples: SampleCollection, config: Any) -> dict[str, float | None]:
-    from fiftyone_ntt.dataset.evaluation import score_view
-    from fiftyone_ntt.dataset.matches import scores_shown
+    from fiftyone_ntt.evaluation.evaluate import score_view
+    from fiftyone_ntt.evaluation.fiftyone_matches import scores_shown
 
     return scores_shown(score_view(samples, config.pred_field, config.gt_field))
 

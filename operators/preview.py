@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import fiftyone.operators as foo
 from fiftyone.operators import types
 
-from fiftyone_ntt.config_review import PreviewParams
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, image_samples, reference_fields
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.operators import forms
 from fiftyone_ntt.operators.segment import banks_of
+from fiftyone_ntt.params.review import PreviewParams
 
 if TYPE_CHECKING:
-    from fiftyone_ntt.review.preview import PreviewImage
+    from fiftyone_ntt.runs.preview import PreviewImage
 
 LABEL = "Preview on 4 images"
 ICON = "visibility"
@@ -79,8 +79,8 @@ class Preview(foo.Operator):
 
 def require_references(inputs: types.Object, dataset: Any, field: str) -> None:
     """Refuses the form, at ``bank``, unless something is tagged as a reference."""
-    from fiftyone_ntt.dataset.references import tagged_references
     from fiftyone_ntt.operators.build_memory_bank import NO_REFERENCES
+    from fiftyone_ntt.references.build import tagged_references
 
     try:
         tagged_references(image_samples(dataset), REFERENCE_TAG, field)

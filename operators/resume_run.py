@@ -8,9 +8,9 @@ import fiftyone.operators as foo
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.config_runs import ResumeParams
-from fiftyone_ntt.dataset.origin import through
 from fiftyone_ntt.operators import forms, runs
+from fiftyone_ntt.params.labelling import ResumeParams
+from fiftyone_ntt.runs.workers import through
 
 LABEL = "Resume an NTT run"
 STATES = ("running", "interrupted", "cancelled", "failed", "completed")

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from fiftyone.operators import types
 
-from fiftyone_ntt.config import Params
-from fiftyone_ntt.dataset.origin import Origin
 from fiftyone_ntt.operators import forms
+from fiftyone_ntt.params.base import Params
+from fiftyone_ntt.runs.workers import Origin
 
 if TYPE_CHECKING:
-    from fiftyone_ntt.dataset.segmentation import SegmentReport
+    from fiftyone_ntt.runs.segment import SegmentReport
 
 
 def origin_of(ctx: Any) -> Origin:
@@ -49,7 +49,7 @@ def choose_run(inputs: types.Object, ctx: Any, params: type[Params], states: Col
         states: see ``list_runs``.
         what: completes "this dataset has no labelling run ...".
     """
-    from fiftyone_ntt.dataset.runs import list_runs
+    from fiftyone_ntt.runs.listing import list_runs
 
     found = [run for run in reversed(list_runs(ctx.dataset)) if run["state"] in states]
     runs = {run["run_key"]: _named(run) for run in found}

@@ -9,10 +9,11 @@ import fiftyone.operators as foo
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.config import DEFAULT_BANK_NAME, SegmentParams
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, image_samples
-from fiftyone_ntt.dataset.origin import through
 from fiftyone_ntt.operators import forms, runs
+from fiftyone_ntt.params.base import DEFAULT_BANK_NAME
+from fiftyone_ntt.params.labelling import SegmentParams
+from fiftyone_ntt.runs.workers import through
 
 LABEL = "Segment with NTT references"
 ICON = "auto_awesome"
@@ -94,7 +95,7 @@ class Segment(foo.Operator):
 
 def banks_of(dataset: Any) -> dict[str, str]:
     """Name of each bank kept with the dataset -> what to call it in the form."""
-    from fiftyone_ntt.dataset.banks import list_banks
+    from fiftyone_ntt.references.bank_store import list_banks
 
     banks = {}
     for name in list_banks(dataset):
@@ -105,8 +106,8 @@ def banks_of(dataset: Any) -> dict[str, str]:
 
 def _are_fitted(dataset: Any, banks: dict[str, str], chosen: str | None) -> bool:
     """Whether thresholds were fitted to labels of the chosen bank: otherwise there is nothing to choose."""
-    from fiftyone_ntt.core import MatchConfig
-    from fiftyone_ntt.dataset.kept_thresholds import kept_of_bank
+    from fiftyone_ntt.method.config import MatchConfig
+    from fiftyone_ntt.runs.applied_thresholds import kept_of_bank
 
     if not banks or (chosen and chosen not in banks):
         return False

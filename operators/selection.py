@@ -13,7 +13,7 @@ def selected_labels(ctx: Any) -> list[tuple[str, str]]:
 
 def change_references(ctx: Any, *, add: bool, label_field: str | None = None) -> dict[str, Any]:
     """Makes what is selected references, or stops it being some, and says so in the App."""
-    from fiftyone_ntt.review.references import NOTHING_SELECTED, change_selected
+    from fiftyone_ntt.references.tagging import NOTHING_SELECTED, change_selected
 
     change = change_selected(ctx.view, ctx.selected, selected_labels(ctx), add=add, label_field=label_field)
     if change is None:

@@ -8,8 +8,8 @@ import fiftyone.operators as foo
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.config_review import ToSegmentationParams
 from fiftyone_ntt.operators import forms
+from fiftyone_ntt.params.review import ToSegmentationParams
 
 LABEL = "Make class maps from NTT labels"
 _ONLY = {"all": "Everything that was not rejected", "accepted": "Only what a person accepted"}

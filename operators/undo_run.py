@@ -8,8 +8,8 @@ import fiftyone.operators as foo
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.config_runs import UndoParams
 from fiftyone_ntt.operators import forms
+from fiftyone_ntt.params.labelling import UndoParams
 
 LABEL = "Undo an NTT run"
 
@@ -77,7 +77,7 @@ class UndoRun(foo.Operator):
 
 def _runs(dataset: Any) -> dict[str, str]:
     """Key of each labelling run, the newest first -> what to call it in the form."""
-    from fiftyone_ntt.dataset.runs import list_runs
+    from fiftyone_ntt.runs.listing import list_runs
 
     runs = reversed(list_runs(dataset))
     return {run["run_key"]: f"{run['run_key']} (field {run['label_field']}, {run['started']})" for run in runs}

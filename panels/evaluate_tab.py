@@ -43,7 +43,7 @@ class EvaluateTab:
 
     def load_evaluate(self, ctx: Any) -> None:
         """Called when the tab is opened, and when what it shows may have changed."""
-        from fiftyone_ntt.dataset.matches import last_results
+        from fiftyone_ntt.evaluation.fiftyone_matches import last_results
 
         state = ctx.panel.state
         predicted, truth = _fields(ctx.dataset)
@@ -157,7 +157,7 @@ class EvaluateTab:
 
 def _fields(dataset: Any) -> tuple[list[str], list[str]]:
     """Fields that may hold labels to judge, those of runs first, and fields that may hold the truth: no run's."""
-    from fiftyone_ntt.dataset.runs import PROVENANCE
+    from fiftyone_ntt.runs.record import PROVENANCE
 
     fields = forms.detections_fields(dataset)
     written = [name for name in fields if PROVENANCE in (dataset.get_field(name).info or {})]

@@ -70,7 +70,7 @@ class LearnSection:
 
 def _outcome(ctx: Any) -> dict[str, Any] | None:
     """What the last learning on the field under review found."""
-    from fiftyone_ntt.review.outcome import last_outcome
+    from fiftyone_ntt.review.learn import last_outcome
 
     field = ctx.panel.state.review_field
     return last_outcome(ctx.dataset, field) if field else None

@@ -40,7 +40,7 @@ class ReferencesTab:
         self._load_references(ctx, field)
 
     def _load_references(self, ctx: Any, field: str | None) -> None:
-        from fiftyone_ntt.review.gallery import count_references
+        from fiftyone_ntt.references.gallery import count_references
 
         counts = count_references(ctx.dataset, field) if field else {}
         ctx.panel.state.references_counts = counts
@@ -54,7 +54,7 @@ class ReferencesTab:
 
     def _load_gallery(self, ctx: Any, field: str | None) -> None:
         """Fills the gallery as far as time allows; a timer goes on while some pictures are missing."""
-        from fiftyone_ntt.review.gallery import describe_references
+        from fiftyone_ntt.references.gallery import describe_references
 
         cards = []
         if field and ctx.panel.state.references_counts:
@@ -155,13 +155,13 @@ class ReferencesTab:
 
 
 def _likely_field(dataset: Any, fields: list[str]) -> str | None:
-    from fiftyone_ntt.review.references import likely_field
+    from fiftyone_ntt.references.tagging import likely_field
 
     return likely_field(dataset) if fields else None
 
 
 def _bank_rows(dataset: Any, counts: dict[str, int]) -> list[dict[str, str]]:
-    from fiftyone_ntt.dataset.banks import list_banks
+    from fiftyone_ntt.references.bank_store import list_banks
 
     rows = []
     for name in list_banks(dataset):

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from fiftyone.operators import types
 
-from fiftyone_ntt.config_review import DOUBTS
 from fiftyone_ntt.panels import layout
+from fiftyone_ntt.params.review import DOUBTS
 
 if TYPE_CHECKING:
     from fiftyone_ntt.review.label_table import LabelTable
@@ -67,7 +67,7 @@ def threshold(ctx: Any) -> float:
 
 def suggested(ctx: Any) -> float:
     """A threshold to begin with, for the chosen class: the fitted one where there is one."""
-    from fiftyone_ntt.review.scores import suggest_threshold
+    from fiftyone_ntt.review.label_table import suggest_threshold
 
     fit, name = fitted(ctx), chosen(ctx)
     if fit is None:
@@ -98,14 +98,14 @@ def _expected(ctx: Any, labels: LabelTable) -> str | None:
 
 def bar_start(x: float) -> float:
     """Where the bar with its middle at ``x`` begins."""
-    from fiftyone_ntt.review.scores import BINS
+    from fiftyone_ntt.review.label_table import BINS
 
     return int(x * BINS) / BINS
 
 
 def show_counts(ctx: Any, labels: LabelTable) -> None:
     """Fills the table and the histogram, and notes the numbers that are on buttons."""
-    from fiftyone_ntt.review.scores import scores_of
+    from fiftyone_ntt.review.label_table import scores_of
 
     state, name = ctx.panel.state, chosen(ctx)
     scores = scores_of(labels, threshold(ctx))
@@ -124,7 +124,7 @@ def show_counts(ctx: Any, labels: LabelTable) -> None:
 
 
 def _bars(scores: list[Any]) -> list[dict[str, Any]]:
-    from fiftyone_ntt.review.scores import BINS
+    from fiftyone_ntt.review.label_table import BINS
 
     if len(scores) > _STACKED_CLASSES:
         series = [("labels", [sum(column) for column in zip(*(one.histogram for one in scores), strict=True)])]
@@ -208,7 +208,7 @@ def draw_threshold(tab: Any, ctx: Any, panel: types.Object) -> None:
 
 def show_verdicts(ctx: Any) -> None:
     """Fills the table of images with and without each class; notes its classes, none where nothing was judged."""
-    from fiftyone_ntt.dataset.verdict_fields import verdict_counts
+    from fiftyone_ntt.runs.presence_fields import verdict_counts
 
     counts = verdict_counts(ctx.dataset, ctx.panel.state.review_field)
     rows = [{"class": name, "with": there, "without": not_there} for name, (there, not_there) in counts.items()]

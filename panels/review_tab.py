@@ -6,8 +6,8 @@ from typing import Any
 
 from fiftyone.operators import types
 
-from fiftyone_ntt.config_review import DOUBTS, DoubtParams
 from fiftyone_ntt.panels import review_parts as parts
+from fiftyone_ntt.params.review import DOUBTS, DoubtParams
 
 _PLUGIN = "@fiftyone-ntt/ntt"
 # Seconds that an event waits for the database; what takes longer is fetched meanwhile. The first reading always does.
@@ -78,7 +78,7 @@ class ReviewTab:
     def on_review_without(self, ctx: Any) -> None:
         """The row of a class is clicked in the table of images: the grid shows those without that class."""
         from fiftyone_ntt.review.presence import judged_without
-        from fiftyone_ntt.review.views import without
+        from fiftyone_ntt.review.ranking import without
 
         state, row = ctx.panel.state, ctx.params.get("row")
         names = state.review_judged or []
@@ -120,7 +120,7 @@ class ReviewTab:
 
     def on_review_show_all(self, ctx: Any) -> None:
         """Back to what the grid showed before."""
-        from fiftyone_ntt.review.views import without
+        from fiftyone_ntt.review.ranking import without
 
         marks = ctx.panel.state.review_added
         if marks:
@@ -133,8 +133,7 @@ class ReviewTab:
 
     def on_review_doubt(self, ctx: Any) -> None:
         """The most doubtful labels first."""
-        from fiftyone_ntt.review.doubt import most_doubtful
-        from fiftyone_ntt.review.views import without
+        from fiftyone_ntt.review.ranking import most_doubtful, without
 
         kind = ctx.params.get("by") or ctx.params.get("value")
         if kind not in DOUBTS or not self._review_whole_images(ctx):
@@ -183,7 +182,7 @@ class ReviewTab:
         self._review_filter(ctx, parts.threshold(ctx))
 
     def _review_filter(self, ctx: Any, value: float) -> None:
-        from fiftyone_ntt.review.views import above_threshold, without
+        from fiftyone_ntt.review.ranking import above_threshold, without
 
         state = ctx.panel.state
         state.review_threshold = round(min(max(value, 0.0), 1.0), 3)
@@ -194,7 +193,7 @@ class ReviewTab:
             self._review_show(ctx, base, shown)
 
     def _review_show(self, ctx: Any, base: Any, shown: Any) -> None:
-        from fiftyone_ntt.review.views import added
+        from fiftyone_ntt.review.ranking import added
 
         ctx.panel.state.review_added = added(shown, base)
         ctx.ops.set_view(shown)

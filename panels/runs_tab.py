@@ -60,8 +60,7 @@ class RunsTab:
 
     def load_runs(self, ctx: Any) -> None:
         """Called when the tab is opened, and when what it shows may have changed."""
-        from fiftyone_ntt.dataset.figures import scheduled_work
-        from fiftyone_ntt.dataset.runs import list_runs
+        from fiftyone_ntt.runs.listing import list_runs, scheduled_work
 
         runs = list(reversed(list_runs(ctx.dataset)))
         work = [one for one in scheduled_work(ctx.dataset) if _is_news(one)]
@@ -154,8 +153,8 @@ class RunsTab:
         self._show(ctx, "error", "has no failed images")
 
     def _show(self, ctx: Any, state: str, otherwise: str) -> None:
-        from fiftyone_ntt.dataset.figures import status_counts
-        from fiftyone_ntt.dataset.runs import status_field
+        from fiftyone_ntt.runs.listing import status_counts
+        from fiftyone_ntt.runs.record import status_field
 
         key, field, _state, _failed = _chosen(ctx)
         status = status_field(field)

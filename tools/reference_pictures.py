@@ -11,13 +11,12 @@ from PIL import Image, ImageDraw
 
 from benchmarks.prompts_made import deepest_point, scribble_line
 from fiftyone_ntt.core import IndexedImage, MemoryBank, ReferenceItem, Segmenter
-from fiftyone_ntt.core.choose_mask import choose_masks
-from fiftyone_ntt.core.negatives import with_negatives
-from fiftyone_ntt.core.prompts import Prompt, mask_options
-from fiftyone_ntt.core.references import mask_extent
 from fiftyone_ntt.demo.data import DemoImage, load_images
-from fiftyone_ntt.drawing import Shape, draw_shapes
+from fiftyone_ntt.method.options.negatives import with_negatives
+from fiftyone_ntt.method.options.prompts import Prompt, choose_masks, mask_options
+from fiftyone_ntt.method.references import mask_extent
 from fiftyone_ntt.models import load_preset
+from fiftyone_ntt.pixels.drawing import Shape, draw_shapes
 
 INK = (255, 40, 90)
 HEIGHT, GAP = 190, 6

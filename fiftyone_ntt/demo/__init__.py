@@ -1,0 +1,1 @@
+"""``fiftyone-ntt demo``: the way through on a small dataset, with pictures."""

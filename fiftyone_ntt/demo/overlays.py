@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from fiftyone_ntt.drawing import BACKGROUND, FADED, INK, draw_shapes, font
-from fiftyone_ntt.drawing import Shape as Shape
+from fiftyone_ntt.pixels.drawing import BACKGROUND, FADED, INK, draw_shapes, font
+from fiftyone_ntt.pixels.drawing import Shape as Shape
 
 _GAP = 24
 _CAPTION_HEIGHT = 44

@@ -21,18 +21,18 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from fiftyone_ntt import plugin_install
+from fiftyone_ntt.cli import plugin_install
+from fiftyone_ntt.cli.terminal import results_table
 from fiftyone_ntt.demo import overlays
 from fiftyone_ntt.demo.data import DemoImage, load_images
 from fiftyone_ntt.demo.database import start_database
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.terminal import results_table
 
 if TYPE_CHECKING:
     import fiftyone as fo
 
-    from fiftyone_ntt.dataset.results import EvaluationResults
-    from fiftyone_ntt.dataset.segmentation import SegmentReport
+    from fiftyone_ntt.evaluation.results import EvaluationResults
+    from fiftyone_ntt.runs.segment import SegmentReport
 
 DATASET = "ntt-demo"
 REFERENCE_TAG = "ntt:reference"

@@ -1,8 +1,19 @@
-"""The one place where the computing device is chosen."""
+"""The one place where the computing device is chosen.
+
+In which number format encoders run, and whether they are compiled. The default changes nothing: float32, eager.
+"""
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal
+
 import torch
+from torch import Tensor
 
 from fiftyone_ntt.errors import InputError
 
@@ -75,3 +86,85 @@ def _count(kind: str) -> int:
     if kind == "mps":
         return int(torch.backends.mps.is_available())
     return 0
+
+
+logger = logging.getLogger(__name__)
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def check_precision(precision: str) -> None:
+    """Raises InputError unless it is a known precision."""
+    if precision not in _TYPES:
+        raise InputError(f"expected a precision of {', '.join(_TYPES)}, got {precision!r}")
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """Runs an encoder in that precision; its weights stay float32, and so do the sums that need it."""
+    return nullcontext() if precision == "fp32" else torch.autocast(device.type, _TYPES[precision])
+
+
+_tf32_users = 0
+_tf32_before = False
+_tf32_lock = threading.Lock()
+
+
+@contextmanager
+def matmul(device: torch.device, precision: Precision) -> Iterator[None]:
+    """Lets float32 products of a CUDA device use TF32 inside, unless the precision is float32.
+
+    The switch is the process's: it goes back when the last of all threads inside has left.
+    """
+    global _tf32_users, _tf32_before
+    if device.type != "cuda" or precision == "fp32":
+        yield
+        return
+    with _tf32_lock:
+        if _tf32_users == 0:
+            _tf32_before = torch.backends.cuda.matmul.allow_tf32
+            torch.backends.cuda.matmul.allow_tf32 = True
+        _tf32_users += 1
+    try:
+        yield
+    finally:
+        with _tf32_lock:
+            _tf32_users -= 1
+            if _tf32_users == 0:
+                torch.backends.cuda.matmul.allow_tf32 = _tf32_before
+
+
+class Compiled:
+    """A function of one tensor through ``torch.compile``, once for each shape; plain where that does not work.
+
+    Args:
+        function: what to compile.
+        name: of the model, for the log.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Any], name: str) -> None:
+        self._plain = function
+        self._compiled: Callable[[Tensor], Any] | None = torch.compile(function, dynamic=False)
+        self._seen: set[torch.Size] = set()
+        self._name = name
+
+    def __call__(self, images: Tensor) -> Any:
+        """The function's result. The first call with a shape compiles, which takes up to minutes."""
+        if self._compiled is None or images.shape in self._seen:
+            return (self._compiled or self._plain)(images)
+        started = time.perf_counter()
+        try:
+            result = self._compiled(images)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # no C++ compiler, no Triton, an operator they do not know
+            self._compiled = None
+            reason = " ".join(str(error).split())[:300]
+            logger.warning(
+                "%s is not compiled, which only costs speed: %s: %s", self._name, type(error).__name__, reason
+            )
+            return self._plain(images)
+        self._seen.add(images.shape)
+        seconds = time.perf_counter() - started
+        logger.info("%s is compiled: the first %s images took %.0f s", self._name, len(images), seconds)
+        return result

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fiftyone_ntt.models.cpu_threads import parallel_map
 from fiftyone_ntt.models.decoder_parts import (
     NORM_EPS,
     Attention,
@@ -37,7 +38,6 @@ from fiftyone_ntt.models.decoder_parts import (
     shared,
     shared_values,
 )
-from fiftyone_ntt.models.threads import parallel_map
 
 R = TypeVar("R")
 

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor
 
-from fiftyone_ntt.core.frames import ImageFrame
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models.mask_decoder import MaskDecoder, PreparedImage
-from fiftyone_ntt.models.normalize import imagenet_normalize
 from fiftyone_ntt.models.weights import sha256_of
+from fiftyone_ntt.pixels.frames import ImageFrame
+from fiftyone_ntt.pixels.images import imagenet_normalize
 
 _SIDE = 1024
 _FOREGROUND, _PADDING, _BOX_CORNERS = 1, -1, (2, 3)

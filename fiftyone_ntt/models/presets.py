@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 import torch
 
-from fiftyone_ntt.core.backends import FeatureModel, ProposalModel
-from fiftyone_ntt.core.config import ProposalConfig
-from fiftyone_ntt.core.levels import Outputs
-from fiftyone_ntt.core.references import ReferenceSettings
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.models.devices import choose_devices, free_memory
-from fiftyone_ntt.models.precision import Precision, check_precision
+from fiftyone_ntt.method.backends import FeatureModel, ProposalModel
+from fiftyone_ntt.method.config import Outputs, ProposalConfig
+from fiftyone_ntt.method.references import ReferenceSettings
+from fiftyone_ntt.models.devices import Precision, check_precision, choose_devices, free_memory
 from fiftyone_ntt.models.specs import Dinov2Spec, EfficientNetSpec, MiniSamSpec, ModelSpec, Sam2Spec
 from fiftyone_ntt.models.weights import WEIGHTS
 
@@ -38,7 +36,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from fiftyone_ntt.core.segmenter import Segmenter
+    from fiftyone_ntt.method.segmenter import Segmenter
 
 MODELS_KEPT = 4
 """Loaded models that stay in memory, on each device: those of two presets."""
@@ -128,7 +126,7 @@ class LoadedPreset:
         second_look: bool = False,
     ) -> Segmenter:
         """The method with these models and the preset's settings, but for those given (``ProposalConfig``)."""
-        from fiftyone_ntt.core.segmenter import Segmenter
+        from fiftyone_ntt.method.segmenter import Segmenter
 
         proposals = self.preset.proposals(points_per_side, points, guided_fraction, outputs)
         if self.preset.points_per_batch is None:
@@ -239,7 +237,7 @@ def load_segmenters(
     precision: Precision = "fp32",
     compile: bool = False,
 ) -> list[Segmenter]:
-    """One segmenter a device, for ``fiftyone_ntt.core.stream``.
+    """One segmenter a device, for ``fiftyone_ntt.candidates.stream``.
 
     Args:
         preset: one of ``PRESETS``, or a ``Preset`` of one's own.

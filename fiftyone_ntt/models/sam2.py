@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fiftyone_ntt.core.frames import MASK_SIDE, ImageFrame
-from fiftyone_ntt.core.proposals import best_of
 from fiftyone_ntt.errors import InputError, WeightsMismatchError
+from fiftyone_ntt.method.proposals import best_of
+from fiftyone_ntt.models.devices import Compiled, Precision, autocast, matmul
 from fiftyone_ntt.models.mask_decoder import MaskDecoder, PreparedImage
-from fiftyone_ntt.models.normalize import imagenet_normalize
-from fiftyone_ntt.models.precision import Compiled, Precision, autocast, matmul
 from fiftyone_ntt.models.weights import sha256_of
+from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame
+from fiftyone_ntt.pixels.images import imagenet_normalize
 
 logger = logging.getLogger(__name__)
 

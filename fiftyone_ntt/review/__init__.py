@@ -1,0 +1,1 @@
+"""What people decide, and what is fitted to or learned from it."""

@@ -12,8 +12,16 @@ from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
-from fiftyone_ntt.core import CompactImage, MemoryBank
-from fiftyone_ntt.core.advice import (
+from fiftyone_ntt.candidates.compact import CompactImage
+from fiftyone_ntt.dataset.fields import REFERENCE_TAG, every_image, image_samples, is_detections_field
+from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.models import Preset
+from fiftyone_ntt.references.bank_store import load_bank
+from fiftyone_ntt.references.build import Progress, build_memory_bank, tagged_references
+from fiftyone_ntt.references.gallery import describe_references
+from fiftyone_ntt.review.advice_report import Advice, ReferenceAdvice, Suggestion
+from fiftyone_ntt.review.influence import (
     Influence,
     change_on,
     class_needs,
@@ -22,16 +30,9 @@ from fiftyone_ntt.core.advice import (
     near_duplicates,
     outliers,
 )
-from fiftyone_ntt.dataset.banks import load_bank
-from fiftyone_ntt.dataset.fields import REFERENCE_TAG, every_image, image_samples, is_detections_field
-from fiftyone_ntt.dataset.references import Progress, build_memory_bank, tagged_references
-from fiftyone_ntt.errors import InputError, WrongTypeError
-from fiftyone_ntt.models import Preset
-from fiftyone_ntt.review.advice_report import Advice, ReferenceAdvice, Suggestion
-from fiftyone_ntt.review.gallery import describe_references
 from fiftyone_ntt.review.label_table import UNDECIDED, Rows, decisions, table_of
 from fiftyone_ntt.review.lessons import LEARNED, Lesson, lessons_of
-from fiftyone_ntt.review.reviewed import ReviewedRun, decided_labels, labels_in_chunks
+from fiftyone_ntt.review.reviewed_run import ReviewedRun, decided_labels, labels_in_chunks
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.core.advice import ClassNeed
 from fiftyone_ntt.dataset.fields import every_image, image_samples
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.review.influence import ClassNeed
 
 _CLEARLY = 0.01
 """A change of similarity that is worth a word."""

@@ -13,7 +13,7 @@ from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, REJECTED_TAG, check_detections_field, image_samples
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.review.scores import note_tags
+from fiftyone_ntt.review.label_table import note_tags
 
 Changes = dict[Any, list[ObjectId]]
 """Id of a sample -> ids of its labels."""

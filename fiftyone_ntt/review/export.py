@@ -18,17 +18,11 @@ from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 from fiftyone.utils.yolo import YOLOv5DatasetExporter
 
-from fiftyone_ntt.dataset.fields import (
-    DECIDED_TAGS,
-    PROTECTED_TAGS,
-    REJECTED_TAG,
-    check_detections_field,
-    whole_images,
-)
+from fiftyone_ntt.dataset.fields import DECIDED_TAGS, PROTECTED_TAGS, REJECTED_TAG, check_detections_field, whole_images
 from fiftyone_ntt.dataset.labels import is_edited
-from fiftyone_ntt.dataset.references import Progress
-from fiftyone_ntt.dataset.runs import PROVENANCE
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.references.build import Progress
+from fiftyone_ntt.runs.record import PROVENANCE
 
 FORMATS = {"coco": "COCO", "yolo": "YOLO", "fiftyone": "FiftyOne dataset"}
 """Formats, and what they are called."""

@@ -12,23 +12,24 @@ from typing import Any
 
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
+from fiftyone.operators import ExecutionStore
 
-from fiftyone_ntt.core import CompactImage, MemoryBank, Segmenter
-from fiftyone_ntt.core.stream import stream
-from fiftyone_ntt.dataset.banks import METHOD as BANK
-from fiftyone_ntt.dataset.banks import check_name, save_bank
-from fiftyone_ntt.dataset.candidates import describe_error
-from fiftyone_ntt.dataset.database import patiently
-from fiftyone_ntt.dataset.decided import without_contradictions
+from fiftyone_ntt.candidates.compact import CompactImage
+from fiftyone_ntt.candidates.source import describe_error
+from fiftyone_ntt.candidates.stream import stream
 from fiftyone_ntt.dataset.fields import DECIDED_TAGS, EDITED_TAG, every_image, image_samples
-from fiftyone_ntt.dataset.labels import to_document
-from fiftyone_ntt.dataset.references import Progress
-from fiftyone_ntt.dataset.segmentation import SegmentReport, segment
+from fiftyone_ntt.dataset.labels import to_document, without_contradictions
+from fiftyone_ntt.dataset.storage import check_name, patiently
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.models import Preset
-from fiftyone_ntt.review.changes import ClassChange, changes_of
-from fiftyone_ntt.review.lessons import Lesson, lessons_of, taught
-from fiftyone_ntt.review.reviewed import ReviewedRun, decided_labels, is_persons_word, labels_in_chunks
+from fiftyone_ntt.references.bank_store import METHOD as BANK
+from fiftyone_ntt.references.bank_store import save_bank
+from fiftyone_ntt.references.build import Progress
+from fiftyone_ntt.review.lessons import ClassChange, Lesson, changes_of, lessons_of, taught
+from fiftyone_ntt.review.reviewed_run import ReviewedRun, decided_labels, is_persons_word, labels_in_chunks
+from fiftyone_ntt.runs.segment import SegmentReport, segment
 
 logger = logging.getLogger(__name__)
 
@@ -253,3 +254,35 @@ def _mark_edited(review: ReviewedRun, decided: dict[str, tuple[str, list[Documen
     for start in range(0, len(ids), 1000):
         some = every_image(review.dataset).select_labels(ids=ids[start : start + 1000], fields=review.label_field)
         patiently(some.tag_labels, EDITED_TAG, review.label_field)
+
+
+def keep_outcome(dataset: fo.Dataset, report: LearnReport) -> dict[str, Any]:
+    """Keeps what a panel shows of a report, in place of what was kept for this field; returns it."""
+    outcome = {
+        "summary": str(report),
+        "rows": report.rows(),
+        "changed": report.changed[:MOST_IDS],
+        "applied": report.applied is not None,
+        "threshold": report.threshold,
+    }
+    _store(dataset).set(report.label_field, outcome)
+    return outcome
+
+
+def last_outcome(dataset: fo.Dataset, label_field: str) -> dict[str, Any] | None:
+    """What ``keep_outcome`` kept for a field; ``None`` if there is nothing."""
+    found: dict[str, Any] | None = _store(dataset).get(label_field)
+    return found
+
+
+def forget_outcome(dataset: fo.Dataset, label_field: str) -> None:
+    """Forgets it."""
+    _store(dataset).delete(label_field)
+
+
+def _store(dataset: fo.Dataset) -> ExecutionStore:
+    return ExecutionStore.create("ntt_learn", dataset._doc.id)
+
+
+MOST_IDS = 5000
+"""Changed samples that are noted: nobody looks at more, and the App would be slow to show them."""

@@ -13,16 +13,16 @@ from bson import ObjectId
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.config_review import JudgePresenceParams
-from fiftyone_ntt.dataset.database import patiently
 from fiftyone_ntt.dataset.fields import check_detections_field, every_image, image_samples
-from fiftyone_ntt.dataset.runs import PROVENANCE, status_field
-from fiftyone_ntt.dataset.verdict_fields import declare_verdicts, note_counts, verdict_fields
+from fiftyone_ntt.dataset.storage import patiently
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.review.calibration import Floats
+from fiftyone_ntt.params.review import JudgePresenceParams
 from fiftyone_ntt.review.label_table import table_of
 from fiftyone_ntt.review.presence_fit import Bools, Pairs
+from fiftyone_ntt.review.threshold_fit import Floats
 from fiftyone_ntt.review.thresholds import Thresholds, fit_thresholds, load_thresholds
+from fiftyone_ntt.runs.presence_fields import declare_verdicts, note_counts, verdict_fields
+from fiftyone_ntt.runs.record import PROVENANCE, status_field
 
 logger = logging.getLogger(__name__)
 

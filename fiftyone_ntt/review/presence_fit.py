@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fiftyone_ntt.review.calibration import Curve, Floats, Ints, best_threshold, fit_curve
 from fiftyone_ntt.review.label_table import REJECTED, UNDECIDED, LabelTable, decisions
+from fiftyone_ntt.review.threshold_fit import Curve, Floats, Ints, best_threshold, fit_curve
 
 Bools = NDArray[np.bool_]
 _UNDECIDED = 5.0

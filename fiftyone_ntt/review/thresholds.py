@@ -10,26 +10,29 @@ from typing import Any
 import fiftyone as fo
 import numpy as np
 
-from fiftyone_ntt.config_review import FitThresholdsParams
-from fiftyone_ntt.dataset.banks import bank_of_run
-from fiftyone_ntt.dataset.control import config_of
 from fiftyone_ntt.dataset.fields import check_detections_field
-from fiftyone_ntt.dataset.kept_thresholds import Facts, keep, kept_of_run, meaning
-from fiftyone_ntt.dataset.runs import PROVENANCE
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.review.calibration import Curve, Expected, Floats, expected_above
-from fiftyone_ntt.review.fitting import (
+from fiftyone_ntt.params.review import FitThresholdsParams
+from fiftyone_ntt.references.bank_store import bank_of_run
+from fiftyone_ntt.review.label_table import LabelTable, table_of
+from fiftyone_ntt.review.presence_fit import Pairs, PresenceFit, fit_presence
+from fiftyone_ntt.review.threshold_fit import (
     DECISIONS,
     REFERENCES,
     SCORES,
     ClassThreshold,
+    Curve,
+    Expected,
+    Floats,
     Labels,
     calibration_of,
+    expected_above,
     guess,
     thresholds_of,
 )
-from fiftyone_ntt.review.label_table import LabelTable, table_of
-from fiftyone_ntt.review.presence_fit import Pairs, PresenceFit, fit_presence
+from fiftyone_ntt.runs.applied_thresholds import Facts, keep, kept_of_run, meaning
+from fiftyone_ntt.runs.control import config_of
+from fiftyone_ntt.runs.record import PROVENANCE
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +163,7 @@ def fit_thresholds(
     Raises:
         InputError: if there is no such run, or its field holds no labels of it.
     """
-    from fiftyone_ntt.review.presence import write_verdicts as write  # it needs thresholds itself
+    from fiftyone_ntt.review.presence import write_verdicts as write
 
     params = FitThresholdsParams(run_key, precision, write_verdicts)
     record = dict(config_of(dataset, run_key).record)

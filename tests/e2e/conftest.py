@@ -77,7 +77,7 @@ def dataset(database: str, tmp_path_factory: Any) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def weights() -> None:
     """Only looks whether the offline models are there: it is the App's process that loads them."""
-    from fiftyone_ntt.doctor import preset_weights
+    from fiftyone_ntt.cli.doctor import preset_weights
 
     if not next(preset.complete for preset in preset_weights() if preset.preset == "lite"):
         pytest.skip("the lite weights are not on this machine: fiftyone-ntt weights pull lite")

@@ -11,9 +11,10 @@ import torch
 from fake_models import FakeFeatures, FakeProposals
 from PIL import Image
 
+from fiftyone_ntt.candidates import source as candidates
 from fiftyone_ntt.core import ProposalConfig, Segmenter
-from fiftyone_ntt.dataset import candidates, references
 from fiftyone_ntt.models.presets import PRESETS
+from fiftyone_ntt.references import build as references
 
 ROOT = Path(__file__).resolve().parents[2]
 RED, GREEN, BLUE = (254, 0, 0), (0, 254, 0), (0, 0, 254)

@@ -11,11 +11,11 @@ from PIL import Image
 from tiny_checkpoints import tiny_preset
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt.config_review import AdviceParams
+from fiftyone_ntt.candidates import source as candidates
 from fiftyone_ntt.core import MemoryBank
-from fiftyone_ntt.dataset import candidates
-from fiftyone_ntt.dataset.banks import save_bank
 from fiftyone_ntt.errors import BadReferenceError, InputError, NttError
+from fiftyone_ntt.params.review import AdviceParams
+from fiftyone_ntt.references.bank_store import save_bank
 from fiftyone_ntt.review.advice import _doubt
 from fiftyone_ntt.review.label_table import _ROW
 
@@ -131,7 +131,7 @@ def test_the_form_has_the_defaults_of_the_function():
 
 
 def test_the_operator_shows_tables_and_opens_what_to_label_next(run, preset, monkeypatch):
-    monkeypatch.setattr("fiftyone_ntt.review.reviewed.resolve_preset", lambda name: preset)
+    monkeypatch.setattr("fiftyone_ntt.review.reviewed_run.resolve_preset", lambda name: preset)
     params = {"bank": "bank", "label_field": "truth", "reviewed": "found", "suggest": 2, "show": "next"}
     ctx = ExecutionContext(request_params={"dataset_name": run.name, "params": params}, operator_uri=ADVISE)
     operator = foo.get_operator(ADVISE)

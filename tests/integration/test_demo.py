@@ -16,8 +16,8 @@ from fiftyone_ntt.dataset.geometry import full_mask
 from fiftyone_ntt.demo import overlays, run
 from fiftyone_ntt.demo.data import load_images
 from fiftyone_ntt.demo.database import find_mongod
-from fiftyone_ntt.drawing import class_colour
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.pixels.drawing import class_colour
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,7 +76,7 @@ def test_the_demos_database_is_its_own_keeps_its_data_and_ends_with_its_process(
 import os, sys
 from pathlib import Path
 from fiftyone_ntt.demo.run import use_own_fiftyone
-from fiftyone_ntt.drawing import class_colour
+from fiftyone_ntt.pixels.drawing import class_colour
 from fiftyone_ntt.errors import InputError
 try:
     use_own_fiftyone(Path(sys.argv[1]))

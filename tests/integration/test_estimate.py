@@ -11,10 +11,9 @@ from PIL import Image
 from tiny_checkpoints import tiny_preset
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt.dataset.candidates import StageOne
-from fiftyone_ntt.dataset.speed import remember_speed, seconds_per_image
-from fiftyone_ntt.review import estimate as module
-from fiftyone_ntt.review.estimate import Estimate, estimate, in_words
+from fiftyone_ntt.candidates.source import StageOne
+from fiftyone_ntt.runs import estimate as module
+from fiftyone_ntt.runs.estimate import Estimate, estimate, in_words, remember_speed, seconds_per_image
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from fiftyone.operators.executor import ExecutionContext, Executor, ValidationCo
 from PIL import Image
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt.config_review import ExportParams
 from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.params.review import ExportParams
 from fiftyone_ntt.review.export import NOTE, export_labels
 
 URI = "@fiftyone-ntt/ntt/export_labels"

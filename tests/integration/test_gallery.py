@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt.review.gallery import count_references, describe_references
+from fiftyone_ntt.references.gallery import count_references, describe_references
 
 TAG = "ntt:reference"
 SIDE = 200
@@ -132,7 +132,7 @@ def test_at_most_so_many_of_every_class_alike(gallery):
 
 def test_images_that_take_too_long_come_with_the_next_call(gallery, monkeypatch):
     read = []
-    from fiftyone_ntt.review import gallery as module
+    from fiftyone_ntt.references import gallery as module
 
     monkeypatch.setattr(module, "_looks", type(module._looks)())
     monkeypatch.setattr(

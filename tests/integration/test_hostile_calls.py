@@ -13,8 +13,9 @@ import pytest
 from hostile import detection, picture, reference, small_models
 
 import fiftyone_ntt as ntt
+from fiftyone_ntt.candidates import file_format as files
+from fiftyone_ntt.candidates.store import IndexStorageError
 from fiftyone_ntt.errors import BadReferenceError, InputError, NttError, WrongTypeError
-from fiftyone_ntt.index import IndexStorageError, files
 
 
 @pytest.fixture(autouse=True, scope="module")

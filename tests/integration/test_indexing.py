@@ -15,15 +15,15 @@ from PIL import Image
 from tiny_checkpoints import tiny_preset
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt import cli
+from fiftyone_ntt.candidates import source as candidates
+from fiftyone_ntt.candidates.maintenance import files_in, info, verify
+from fiftyone_ntt.candidates.store import IndexStorageError
+from fiftyone_ntt.cli import main as cli
 from fiftyone_ntt.core import MemoryBank
-from fiftyone_ntt.dataset import candidates
-from fiftyone_ntt.dataset.banks import save_bank
 from fiftyone_ntt.errors import InputError, MissingWeightsError, PresetMismatchError, WrongTypeError
-from fiftyone_ntt.index import IndexStorageError
-from fiftyone_ntt.index.maintenance import files_in, info, verify
 from fiftyone_ntt.models import load_preset
 from fiftyone_ntt.models.presets import clear_loaded
+from fiftyone_ntt.references.bank_store import save_bank
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (90, 120)
@@ -279,7 +279,7 @@ def test_two_workers_index_one_dataset_at_the_same_time(pictures, tiny, index_di
 from pathlib import PosixPath, WindowsPath
 import fiftyone as fo
 import fiftyone_ntt as ntt
-from fiftyone_ntt.core.references import ReferenceSettings
+from fiftyone_ntt.method.references import ReferenceSettings
 from fiftyone_ntt.models.presets import Dinov2Spec, Preset, Sam2Spec
 report = ntt.index(fo.load_dataset({pictures.name!r}), {tiny!r}, index_dir={str(index_dir)!r})
 print(report.computed + report.found, report.failed, len(report.notes))

@@ -12,15 +12,13 @@ from PIL import Image
 from tiny_checkpoints import tiny_preset
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt.config_review import LearnParams
+from fiftyone_ntt.candidates import source as candidates
 from fiftyone_ntt.core import MemoryBank
-from fiftyone_ntt.dataset import candidates
-from fiftyone_ntt.dataset.banks import bank_of_run
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.review.changes import ClassChange, changes_of
-from fiftyone_ntt.review.learn import learn
-from fiftyone_ntt.review.lessons import Lesson, taught
-from fiftyone_ntt.review.outcome import last_outcome
+from fiftyone_ntt.params.review import LearnParams
+from fiftyone_ntt.references.bank_store import bank_of_run
+from fiftyone_ntt.review.learn import last_outcome, learn
+from fiftyone_ntt.review.lessons import ClassChange, Lesson, changes_of, taught
 
 LEARN = "@fiftyone-ntt/ntt/learn"
 KINDS = ("accepted", "edited", "rejected")
@@ -158,8 +156,8 @@ def test_the_operators_form_counts_decisions_and_says_what_to_do_without_any(rev
 
 
 def test_the_operator_shows_first_and_writes_when_told_and_the_panel_finds_the_outcome(reviewed, preset, monkeypatch):
-    monkeypatch.setattr("fiftyone_ntt.review.reviewed.resolve_preset", lambda name: preset)
-    monkeypatch.setattr("fiftyone_ntt.dataset.segmentation.resolve_preset", lambda name: preset)
+    monkeypatch.setattr("fiftyone_ntt.review.reviewed_run.resolve_preset", lambda name: preset)
+    monkeypatch.setattr("fiftyone_ntt.runs.segment.resolve_preset", lambda name: preset)
     decide(reviewed)
     before = everything(reviewed)
     shown = foo.execute_operator(LEARN, {"dataset": reviewed}, params={"label_field": "found", "threshold": 0.0})

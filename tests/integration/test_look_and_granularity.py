@@ -9,10 +9,10 @@ from PIL import Image
 from tiny_checkpoints import tiny_preset
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt.core.second_look import WEIGHT
-from fiftyone_ntt.dataset.candidates import StageOne
+from fiftyone_ntt.candidates.source import StageOne
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.review.estimate import estimate
+from fiftyone_ntt.method.options.second_look import WEIGHT
+from fiftyone_ntt.runs.estimate import estimate
 
 SIZE = (90, 120)
 

@@ -11,14 +11,14 @@ from fiftyone.operators.executor import ExecutionContext, Executor
 from test_review_tab import Session
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt.cli import main
+from fiftyone_ntt.cli.main import main
 from fiftyone_ntt.core import MemoryBank
-from fiftyone_ntt.dataset.banks import keep_with_run
-from fiftyone_ntt.dataset.replaced import begin_pass
-from fiftyone_ntt.dataset.runs import RunRecord, register
-from fiftyone_ntt.dataset.verdict_fields import verdict_counts
 from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.references.bank_store import keep_with_run
 from fiftyone_ntt.review.label_table import table_of
+from fiftyone_ntt.runs.history import begin_pass
+from fiftyone_ntt.runs.presence_fields import verdict_counts
+from fiftyone_ntt.runs.record import RunRecord, register
 
 CLASSES = ["cat", "dog", "bird"]
 RECORD = RunRecord("run", "ntt", CLASSES, "lite", "0" * 64, {}, {"score_threshold": 0.0}, 4)

@@ -13,9 +13,9 @@ from fiftyone.operators.executor import ExecutionContext, Executor, ValidationCo
 from PIL import Image
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt.dataset.banks import save_bank
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models import presets
+from fiftyone_ntt.references.bank_store import save_bank
 from tests.unit.fake_models import fake_segmenter
 
 TAG = "ntt:reference"
@@ -33,9 +33,9 @@ def fakes(monkeypatch):
         def segmenter(self):
             return fake_segmenter()
 
-    monkeypatch.setattr("fiftyone_ntt.dataset.references.load_preset", lambda *_: Loaded())
+    monkeypatch.setattr("fiftyone_ntt.references.build.load_preset", lambda *_: Loaded())
     monkeypatch.setattr(
-        "fiftyone_ntt.dataset.candidates.load_segmenters", lambda *_, **__: asked.append(1) or [fake_segmenter()]
+        "fiftyone_ntt.candidates.source.load_segmenters", lambda *_, **__: asked.append(1) or [fake_segmenter()]
     )
     return asked
 
@@ -179,7 +179,7 @@ def test_its_form_says_what_comes_first(photos):
 
 
 def test_weak_labels_are_counted_and_not_drawn(photos, fakes, tmp_path, monkeypatch):
-    monkeypatch.setattr("fiftyone_ntt.review.preview._FLOOR", 1.1)
+    monkeypatch.setattr("fiftyone_ntt.runs.preview._FLOOR", 1.1)
     one = next(iter(ntt.preview(photos, images=1, index_dir=tmp_path / "index")))
     assert one.counts == {} and one.weak > 0
     assert f"nothing clear ({one.weak} weaker ones not drawn)" in str(one)

@@ -11,15 +11,16 @@ from fake_models import FakeFeatures, FakeProposals
 from PIL import Image
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt import cli
+from fiftyone_ntt.cli import main as cli
 from fiftyone_ntt.core import Segmenter
-from fiftyone_ntt.dataset import made_masks, references
 from fiftyone_ntt.dataset.fields import NEGATIVE_TAG, REFERENCE_TAG
 from fiftyone_ntt.dataset.geometry import full_mask
-from fiftyone_ntt.dataset.reference_kinds import ClassValues, shown_in
-from fiftyone_ntt.dataset.references import tagged_negatives, tagged_references
 from fiftyone_ntt.errors import BadReferenceError, InputError, WrongTypeError
 from fiftyone_ntt.models import PRESETS
+from fiftyone_ntt.references import build as references
+from fiftyone_ntt.references import editable_masks as made_masks
+from fiftyone_ntt.references.build import tagged_negatives, tagged_references
+from fiftyone_ntt.references.label_kinds import ClassValues, shown_in
 
 SIZE = (60, 80)
 NAN = float("nan")

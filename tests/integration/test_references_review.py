@@ -9,9 +9,9 @@ from fiftyone import ViewField as F
 from fiftyone.operators.executor import ExecutionContext, Executor
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt.dataset.references import tagged_references
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.review.references import likely_field
+from fiftyone_ntt.references.build import tagged_references
+from fiftyone_ntt.references.tagging import likely_field
 
 PLUGIN = "@fiftyone-ntt/ntt"
 TAG = "ntt:reference"

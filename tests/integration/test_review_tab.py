@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from fiftyone.operators.executor import ExecutionContext, Executor
 
-from fiftyone_ntt.dataset.runs import RunRecord, register
 from fiftyone_ntt.panels.ntt_review import NttReview
 from fiftyone_ntt.review.label_table import table_of
+from fiftyone_ntt.runs.record import RunRecord, register
 
 SCORES = (0.1, 0.2, 0.3, 0.7, 0.9)
 

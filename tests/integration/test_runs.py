@@ -19,13 +19,13 @@ from PIL import Image
 from tiny_checkpoints import tiny_preset
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt import cli
-from fiftyone_ntt.dataset import leases, states
+from fiftyone_ntt.cli import main as cli
 from fiftyone_ntt.dataset.labels import to_document
-from fiftyone_ntt.dataset.leases import Worker
-from fiftyone_ntt.dataset.origin import Origin, through
 from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError
 from fiftyone_ntt.models import PRESETS
+from fiftyone_ntt.runs import state as states
+from fiftyone_ntt.runs import workers as leases
+from fiftyone_ntt.runs.workers import Origin, Worker, through
 
 IMAGES = 9
 SIZE = (60, 80)
@@ -63,7 +63,7 @@ def bank(pictures, preset):
 def small_chunks(monkeypatch):
     """Chunks of about one sample, saved one by one, and leases of a second."""
     monkeypatch.setattr(states, "IN_A_CHUNK", 1)
-    monkeypatch.setattr("fiftyone_ntt.dataset.writing._LARGEST_CHUNK", 1)
+    monkeypatch.setattr("fiftyone_ntt.runs.writer._LARGEST_CHUNK", 1)
     monkeypatch.setenv(leases.LEASE_VARIABLE, "1")
 
 
@@ -238,8 +238,8 @@ def test_a_worker_whose_chunks_nobody_took_goes_on_after_a_long_sleep(pictures, 
 CLAIM_AND_WAIT = """
 import sys, time
 import fiftyone as fo
-from fiftyone_ntt.dataset.leases import Worker
-from fiftyone_ntt.dataset.origin import Origin
+from fiftyone_ntt.runs.workers import Worker
+from fiftyone_ntt.runs.session import Origin
 assert Worker(fo.load_dataset(sys.argv[1]), "run", Origin()).claim("1")
 print("claimed", flush=True)
 time.sleep(60)
@@ -322,7 +322,7 @@ def test_a_scheduled_run_is_queued_stops_when_marked_as_failed_and_a_rerun_resum
         return to_document(*arguments)
 
     with monkeypatch.context() as slower:
-        slower.setattr("fiftyone_ntt.dataset.segmentation.to_document", slowly)
+        slower.setattr("fiftyone_ntt.runs.segment.to_document", slowly)
         worker = threading.Thread(target=lambda: service.execute_operation(service.get(operation)))
         worker.start()
         assert started.wait(60)

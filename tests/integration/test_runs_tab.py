@@ -12,11 +12,10 @@ from fiftyone.operators.delegated import DelegatedOperationService
 from fiftyone.operators.executor import ExecutionContext, ExecutionResult, Executor
 
 from fiftyone_ntt.core import MatchConfig
-from fiftyone_ntt.dataset import states
-from fiftyone_ntt.dataset.leases import Worker
-from fiftyone_ntt.dataset.origin import Origin
-from fiftyone_ntt.dataset.runs import RunRecord, register
 from fiftyone_ntt.panels.runs_tab import WORDS
+from fiftyone_ntt.runs import state as states
+from fiftyone_ntt.runs.record import RunRecord, register
+from fiftyone_ntt.runs.workers import Origin, Worker
 
 URI = "@fiftyone-ntt/ntt/ntt_review"
 SAMPLES = 10

@@ -3,9 +3,9 @@
 import fiftyone as fo
 import pytest
 
-from fiftyone_ntt.dataset.runs import RunRecord, register
 from fiftyone_ntt.dataset.schema import activate_schema
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.runs.record import RunRecord, register
 
 
 @pytest.fixture

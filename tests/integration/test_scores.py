@@ -8,8 +8,7 @@ import pytest
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.review.label_table import table_of
-from fiftyone_ntt.review.scores import BINS, suggest_threshold, summarise_scores
+from fiftyone_ntt.review.label_table import BINS, suggest_threshold, summarise_scores, table_of
 
 
 @pytest.fixture

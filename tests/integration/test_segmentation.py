@@ -11,7 +11,7 @@ from PIL import Image
 from tiny_checkpoints import tiny_preset
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt.core import MemoryBank, read_image
+from fiftyone_ntt.core import MemoryBank, compact, read_image
 from fiftyone_ntt.dataset.geometry import full_mask
 from fiftyone_ntt.errors import BadReferenceError, InputError, PresetMismatchError, WrongTypeError
 
@@ -87,7 +87,7 @@ def test_written_masks_are_the_instances_bit_for_bit(pictures, bank, preset):
     sample = pictures.last()
     ntt.segment(pictures, bank, "found", preset=preset)
     segmenter = load_preset(preset).segmenter()
-    instances = segmenter.match(segmenter.index(read_image(sample.filepath)), bank)
+    instances = segmenter.match(compact(segmenter.candidates(read_image(sample.filepath))), bank)
     sample.reload()
     written = np.stack([full_mask(label, SIZE) for label in sample.found.detections])
     np.testing.assert_array_equal(written, instances.masks)

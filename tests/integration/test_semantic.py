@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt import cli
-from fiftyone_ntt.dataset.runs import MAPS
+from fiftyone_ntt.cli import main as cli
 from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.runs.record import MAPS
 
 SIZE = (61, 83)
 CLASSES = ["bolt", "nut"]

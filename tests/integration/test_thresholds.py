@@ -9,10 +9,10 @@ from test_review_tab import Session
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.core import MemoryBank
-from fiftyone_ntt.dataset.banks import keep_with_run
-from fiftyone_ntt.dataset.runs import RunRecord, register
 from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.references.bank_store import keep_with_run
 from fiftyone_ntt.review.label_table import table_of
+from fiftyone_ntt.runs.record import RunRecord, register
 
 OPERATOR = "@fiftyone-ntt/ntt/fit_thresholds"
 MIDDLES = {"cat": 0.35, "dog": 0.65}  # the score at which a label of the class is as likely right as not

@@ -13,15 +13,14 @@ from pymongo.errors import AutoReconnect
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.core import Instances
-from fiftyone_ntt.core.masks import PackedMask
-from fiftyone_ntt.dataset import database as patience
-from fiftyone_ntt.dataset.database import patiently
+from fiftyone_ntt.dataset import storage as patience
 from fiftyone_ntt.dataset.labels import to_document
-from fiftyone_ntt.dataset.masks_on_disk import COMFORTABLE_DOCUMENT, masks_folder
-from fiftyone_ntt.dataset.replaced import begin_pass
-from fiftyone_ntt.dataset.runs import RunRecord, register
-from fiftyone_ntt.dataset.writing import LabelWriter
+from fiftyone_ntt.dataset.storage import COMFORTABLE_DOCUMENT, masks_folder, patiently
 from fiftyone_ntt.errors import DatabaseGoneError, InputError, LeaseLostError, NttError
+from fiftyone_ntt.pixels.packed_masks import PackedMask
+from fiftyone_ntt.runs.history import begin_pass
+from fiftyone_ntt.runs.record import RunRecord, register
+from fiftyone_ntt.runs.writer import LabelWriter
 
 RECORD = RunRecord("run", "found", ["cat"], "lite", "0" * 64, {}, {}, 4)
 

@@ -24,7 +24,7 @@ from benchmarks.coco_data import (
 )
 from fiftyone_ntt.core import ImageFrame, MatchConfig, MemoryBank, ProposalConfig, ReferenceSettings, Segmenter
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.metrics import GroundTruth, encode_mask
+from fiftyone_ntt.evaluation.coco import GroundTruth, encode_mask
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 210)}
 NAMES = list(COLOURS)

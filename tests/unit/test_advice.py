@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from fiftyone_ntt.core.advice import change_on, class_needs, leave_one_out, most_helpful, near_duplicates, outliers
-from fiftyone_ntt.core.memory import MemoryBank
-from fiftyone_ntt.core.selection import select_references
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.references.selection import select_rows
+from fiftyone_ntt.review.influence import change_on, class_needs, leave_one_out, most_helpful, near_duplicates, outliers
 
 C = 32
 
@@ -103,15 +103,15 @@ def test_what_to_label_next_is_doubtful_common_and_unknown():
 def test_the_selection_covers_both_modes_of_a_class():
     vectors = np.concatenate([around(0, 6, 1), around(1, 6, 2), around(2, 9, 3)])
     names = np.array([0] * 12 + [1] * 9)
-    chosen = select_references(vectors, names, 2)
+    chosen = select_rows(vectors, names, 2)
     assert sorted(names[chosen].tolist()) == [0, 0, 1, 1]
     assert sorted(i // 6 for i in chosen if i < 12) == [0, 1]
 
 
 def test_the_selection_avoids_what_looks_like_another_class(planted):
     wrong = np.array([0] * 5 + [1] * 5 + [0])  # one of class 1 that somebody called 0
-    assert 10 not in select_references(np.concatenate([planted[0], around(1, 1, 6)]), wrong, 3)
-    assert sorted(select_references(*planted, 9)) == list(range(10))  # a class that has fewer is taken as it is
+    assert 10 not in select_rows(np.concatenate([planted[0], around(1, 1, 6)]), wrong, 3)
+    assert sorted(select_rows(*planted, 9)) == list(range(10))  # a class that has fewer is taken as it is
 
 
 @pytest.mark.parametrize(
@@ -124,4 +124,4 @@ def test_the_selection_avoids_what_looks_like_another_class(planted):
 )
 def test_what_cannot_be_used_is_refused(vectors, names, n):
     with pytest.raises(InputError, match="expected"):
-        select_references(vectors, names, n)
+        select_rows(vectors, names, n)

@@ -47,28 +47,6 @@ def test_importing_loads_nothing_heavy(module):
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(
-    "imports",
-    [
-        "import fiftyone_ntt as ntt",
-        "import fiftyone_ntt.index; import fiftyone_ntt as ntt",
-        "import fiftyone_ntt as ntt; ntt.index; import fiftyone_ntt.index.store",
-        "from fiftyone_ntt import index; import fiftyone_ntt as ntt; assert index is ntt.index",
-        "import fiftyone_ntt as ntt; from fiftyone_ntt.index import IndexStore",
-    ],
-)
-def test_index_is_a_function_and_a_package_whatever_is_imported_first(imports):
-    code = f"""
-{imports}
-assert callable(ntt.index)
-from fiftyone_ntt.index import IndexStore
-import fiftyone_ntt.index as package
-assert callable(ntt.index) and package.IndexStore is IndexStore
-assert "index" in dir(ntt) or "index" in ntt.__all__
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-
-
 def test_files_stay_short():
     long = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
     assert not {name: lines for name, lines in long.items() if lines > 400}

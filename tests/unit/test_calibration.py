@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fiftyone_ntt.review.calibration import (
+from fiftyone_ntt.review.threshold_fit import (
     Curve,
     best_threshold,
     calibration_error,

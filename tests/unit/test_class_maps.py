@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fiftyone_ntt.core.class_maps import VOID, Piece, SemanticScores, confusion, map_dtype, paint
+from fiftyone_ntt.pixels.semantic_maps import VOID, Piece, SemanticScores, confusion, map_dtype, paint
 
 
 def piece(value, rank, left=0, top=0, size=(4, 4)):

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fiftyone_ntt import __version__, cli, doctor
-from fiftyone_ntt.config import EvaluateParams, IndexParams, SegmentParams
-from fiftyone_ntt.config_references import MakeMasksFormParams, TaggedBankParams
+from fiftyone_ntt import __version__
+from fiftyone_ntt.cli import doctor
+from fiftyone_ntt.cli import main as cli
+from fiftyone_ntt.params.labelling import EvaluateParams, IndexParams, SegmentParams
+from fiftyone_ntt.params.references import MakeMasksFormParams, TaggedBankParams
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = [
@@ -83,7 +85,7 @@ def test_unknown_commands_and_missing_options_end_with_usage(capsys, arguments):
 
 def test_help_and_version_load_nothing_heavy():
     code = (
-        "import sys\nfrom fiftyone_ntt.cli import main\n"
+        "import sys\nfrom fiftyone_ntt.cli.main import main\n"
         "try: main(['segment', '--help'])\nexcept SystemExit: pass\n"
         "print(sorted({'torch', 'fiftyone', 'transformers'} & set(sys.modules)))"
     )

@@ -5,11 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fiftyone_ntt.candidates.low_rank import compact_tokens
 from fiftyone_ntt.core import Candidates, CompactImage, ImageFrame, IndexedImage, MatchConfig, compact, match_vectors
-from fiftyone_ntt.core.frames import outline_radius
-from fiftyone_ntt.core.lowrank import compact_tokens
-from fiftyone_ntt.core.masks import masks_at_image_size
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.pixels.frames import outline_radius
+from fiftyone_ntt.pixels.packed_masks import masks_at_image_size
 
 SIZES = [(480, 640), (256, 256), (900, 333), (64, 100), (30, 2000)]
 

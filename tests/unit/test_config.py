@@ -11,17 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from fiftyone_ntt.config import (
-    PRESET_NAMES,
+from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.params.base import PRESET_NAMES, Params
+from fiftyone_ntt.params.labelling import (
+    CancelParams,
     EvaluateParams,
     IndexParams,
-    Params,
+    ResumeParams,
     SegmentParams,
+    UndoParams,
 )
-from fiftyone_ntt.config_references import BuildBankParams, MakeMasksParams, TaggedBankParams
-from fiftyone_ntt.config_review import FitThresholdsParams, JudgePresenceParams, PreviewParams, ToSegmentationParams
-from fiftyone_ntt.config_runs import CancelParams, ResumeParams, UndoParams
-from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.params.references import BuildBankParams, MakeMasksParams, TaggedBankParams
+from fiftyone_ntt.params.review import FitThresholdsParams, JudgePresenceParams, PreviewParams, ToSegmentationParams
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = [
@@ -75,8 +76,8 @@ def test_presets_are_those_there_are():
 
 
 def test_tag_and_bank_name_are_those_of_the_dataset_side():
-    from fiftyone_ntt.dataset.banks import check_name
     from fiftyone_ntt.dataset.fields import REFERENCE_TAG
+    from fiftyone_ntt.dataset.storage import check_name
 
     defaults = TaggedBankParams()
     assert defaults.reference_tag == REFERENCE_TAG
@@ -158,6 +159,8 @@ def test_direct_construction_is_checked_too():
 
 
 def test_importing_the_parameters_loads_no_library():
-    code = "import sys, fiftyone_ntt.config; print(*sorted({'torch', 'numpy', 'fiftyone'} & set(sys.modules)))"
+    code = (
+        "import sys, fiftyone_ntt.params.labelling; print(*sorted({'torch', 'numpy', 'fiftyone'} & set(sys.modules)))"
+    )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.split() == []

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from fiftyone_ntt.core import Candidates, ImageFrame, IndexedImage, MatchConfig, compact, match
-from fiftyone_ntt.core.coverage import coverage, token_weights
-from fiftyone_ntt.core.matching import normalise
+from fiftyone_ntt.method.scoring import coverage, normalise, token_weights
 
 GRID = (16, 16)
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fiftyone_ntt import doctor, plugin_install
+from fiftyone_ntt.cli import doctor, plugin_install
 
 
 def by_name(checks):

@@ -5,8 +5,8 @@ import hashlib
 import pytest
 import torch
 
-from fiftyone_ntt.core.backends import CropEncoder, FeatureModel
 from fiftyone_ntt.errors import InputError, MissingWeightsError, WeightsMismatchError
+from fiftyone_ntt.method.backends import CropEncoder, FeatureModel
 from fiftyone_ntt.models.efficientnet import EfficientNetLite0
 from fiftyone_ntt.models.weights import EFFICIENTNET_LITE0, locate
 

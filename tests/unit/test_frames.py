@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from fiftyone_ntt.core import Candidates, ImageFrame, ProposalConfig, read_image
-from fiftyone_ntt.core.proposals import grid_points, propose
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.method.proposals import grid_points, propose
 
 
 @pytest.mark.parametrize("make", [ImageFrame.squash, ImageFrame.letterbox])

@@ -21,11 +21,12 @@ from fake_models import fake_segmenter
 from PIL import Image
 from safetensors.numpy import load, save
 
-from fiftyone_ntt.core import MemoryBank
-from fiftyone_ntt.core.images import decode_image
+from fiftyone_ntt.candidates import file_format as files
+from fiftyone_ntt.candidates.settings import IndexSettings
+from fiftyone_ntt.core import MemoryBank, compact
 from fiftyone_ntt.errors import InputError, NttError
-from fiftyone_ntt.index import IndexSettings, files
 from fiftyone_ntt.models import dinov2, sam2
+from fiftyone_ntt.pixels.images import decode_image
 
 ROUNDS = int(os.environ.get("FIFTYONE_NTT_FUZZ", "1"))
 SLOW_SECONDS = 5.0
@@ -67,7 +68,7 @@ def bank(segmenter):
 def index_file(segmenter):
     image = np.random.default_rng(0).integers(100, 255, (30, 40, 3), dtype=np.uint8)
     signature = files.Signature("ab" * 32, IndexSettings("fake", segmenter.facts()))
-    return files.to_bytes(segmenter.index(image), signature)
+    return files.to_bytes(compact(segmenter.candidates(image)), signature)
 
 
 def spoiled_bytes(data, rng):

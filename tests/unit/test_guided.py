@@ -10,9 +10,9 @@ import torch
 from fake_models import FakeFeatures, FakeProposals, fake_segmenter
 
 from fiftyone_ntt.core import ImageFrame, MemoryBank, ProposalConfig, Segmenter
-from fiftyone_ntt.core.guided import at_points, guided_index, token_scores
-from fiftyone_ntt.core.proposals import grid_points, propose
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.method.options.guided_points import at_points, guided_index, token_scores
+from fiftyone_ntt.method.proposals import grid_points, propose
 
 SQUASH, LETTERBOX = ImageFrame.squash((300, 400)), ImageFrame.letterbox((300, 400))
 RED, GREEN, GREY = (1.0, 0.1, 0.1), (0.1, 1.0, 0.1), (0.5, 0.5, 0.5)

@@ -11,10 +11,11 @@ import pytest
 from fake_models import fake_segmenter
 from test_index_store import GB, settings_of
 
+from fiftyone_ntt.candidates.file_format import DamagedIndexError, from_bytes
+from fiftyone_ntt.candidates.maintenance import files_in, info, prune, verify
+from fiftyone_ntt.candidates.store import IndexStore
+from fiftyone_ntt.core import compact
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.index import IndexStore
-from fiftyone_ntt.index.files import DamagedIndexError, from_bytes
-from fiftyone_ntt.index.maintenance import files_in, info, prune, verify
 
 
 @pytest.fixture
@@ -22,7 +23,9 @@ def aged(tmp_path):
     """Four images last used 1, 2, 3 and 40 days ago, the last of them of other settings."""
     store = IndexStore(tmp_path / "index", settings_of(), GB)
     other = IndexStore(store.root, settings_of(8), GB)
-    content = fake_segmenter().index(np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8))
+    content = compact(
+        fake_segmenter().candidates(np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8))
+    )
     for days, owner in ((1, store), (2, store), (3, store), (40, other)):
         image = f"{days:02x}" + 62 * "0"
         owner.put(image, content)

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from fake_models import fake_segmenter
 
-from fiftyone_ntt.core import CompactImage
+from fiftyone_ntt.candidates import file_format as index_files
+from fiftyone_ntt.candidates import store as index_store
+from fiftyone_ntt.candidates.file_format import DamagedIndexError, Signature, from_bytes, to_bytes
+from fiftyone_ntt.candidates.maintenance import files_in, info, prune, verify
+from fiftyone_ntt.candidates.settings import IndexSettings, default_root, limit_in_bytes
+from fiftyone_ntt.candidates.store import IndexStorageError, IndexStore, explain_missing
+from fiftyone_ntt.core import CompactImage, compact
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.index import IndexSettings, IndexStorageError, IndexStore, default_root, explain_missing
-from fiftyone_ntt.index import files as index_files
-from fiftyone_ntt.index import store as index_store
-from fiftyone_ntt.index.files import DamagedIndexError, Signature, from_bytes, to_bytes
-from fiftyone_ntt.index.maintenance import files_in, info, prune, verify
-from fiftyone_ntt.index.settings import limit_in_bytes
 
 TESTS = Path(__file__).resolve().parents[1]
 IMAGE, OTHER_IMAGE = "ab" + 62 * "0", "cd" + 62 * "1"
@@ -38,7 +38,7 @@ def settings_of(points_per_side=4, preset="fake", **facts):
 @pytest.fixture(scope="module")
 def content() -> CompactImage:
     pixels = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
-    return fake_segmenter().index(pixels)
+    return compact(fake_segmenter().candidates(pixels))
 
 
 @pytest.fixture
@@ -64,7 +64,9 @@ def test_what_is_stored_is_found_again_by_another_worker(store, content):
 
 
 def test_an_image_without_candidates_can_be_kept(store):
-    empty = fake_segmenter(1).index(np.zeros((20, 30, 3), np.uint8))  # black: no predicted IoU above the threshold
+    empty = compact(
+        fake_segmenter(1).candidates(np.zeros((20, 30, 3), np.uint8))
+    )  # black: no predicted IoU above the threshold
     assert len(empty.candidates) == 0
     store.put(IMAGE, empty)
     assert same(store.get(IMAGE), empty)
@@ -211,10 +213,12 @@ def worker(root, body, **environment):
     sys.path.insert(0, {str(TESTS / "unit")!r})
     import numpy as np
     from fake_models import fake_segmenter
-    from fiftyone_ntt.index import IndexSettings, IndexStore
+    from fiftyone_ntt.candidates.settings import IndexSettings
+    from fiftyone_ntt.candidates.store import IndexStore
+    from fiftyone_ntt.core import compact
     segmenter = fake_segmenter()
     store = IndexStore({str(root)!r}, IndexSettings("fake", segmenter.facts()), {GB})
-    content = segmenter.index(np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8))
+    content = compact(segmenter.candidates(np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)))
     """
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code) + textwrap.dedent(body)],

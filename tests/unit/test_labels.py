@@ -10,8 +10,8 @@ import pytest
 fo = pytest.importorskip("fiftyone")
 
 from fiftyone_ntt.core import Instances  # noqa: E402
-from fiftyone_ntt.core.masks import PackedMask  # noqa: E402
 from fiftyone_ntt.dataset.labels import is_edited, to_document  # noqa: E402
+from fiftyone_ntt.pixels.packed_masks import PackedMask  # noqa: E402
 
 SIZE = (70, 130)
 

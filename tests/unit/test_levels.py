@@ -7,9 +7,10 @@ from fake_models import FakeProposals, fake_segmenter
 from test_second_look import picture
 
 from fiftyone_ntt.core import ImageFrame, ProposalConfig, ReferenceItem
-from fiftyone_ntt.core.levels import AMONG, kept_of
-from fiftyone_ntt.core.reference_levels import LEAD, Fit, chosen_by, fit_of, mask_in_frame, points_within
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.method.config import AMONG
+from fiftyone_ntt.method.options.granularity import LEAD, Fit, chosen_by, fit_of, mask_in_frame, points_within
+from fiftyone_ntt.method.proposals import kept_of
 
 IOUS = torch.tensor([[0.5, 0.9, 0.7], [0.8, 0.2, 0.3], [0.1, 0.2, 0.3]])
 LOGITS = torch.arange(9.0).reshape(3, 3, 1, 1).expand(-1, -1, 256, 256)

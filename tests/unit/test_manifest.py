@@ -51,9 +51,9 @@ def test_the_fiftyone_wanted_is_the_same_in_both_places(manifest, project):
 def test_the_wheel_has_one_top_level_name_and_every_package(project):
     packages = project["tool"]["setuptools"]["packages"]
     assert {name.split(".")[0] for name in packages} == {"fiftyone_ntt"}
-    inside = {f"fiftyone_ntt.{path.parent.name}" for path in (ROOT / "fiftyone_ntt").glob("*/__init__.py")}
+    inside = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "fiftyone_ntt").rglob("*/__init__.py")}
     mapped = set(project["tool"]["setuptools"]["package-dir"])
-    assert set(packages) == {"fiftyone_ntt"} | inside | mapped
+    assert set(packages) == inside | mapped | {"fiftyone_ntt"}
 
 
 def test_the_manifest_lists_what_is_registered(manifest):

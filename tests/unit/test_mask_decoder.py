@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from fiftyone_ntt.models import threads
+from fiftyone_ntt.models import cpu_threads as threads
+from fiftyone_ntt.models.cpu_threads import parallel_map
 from fiftyone_ntt.models.sam2 import Sam2Embedding, build_sam2, fast_decoder, stock_decode
-from fiftyone_ntt.models.threads import parallel_map
 
 CONFIG = "configs/sam2.1/sam2.1_hiera_t.yaml"
 

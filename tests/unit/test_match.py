@@ -18,10 +18,10 @@ from fiftyone_ntt.core import (
     match,
     match_vectors,
 )
-from fiftyone_ntt.core.masks import ImageMasks, masks_at_image_size
-from fiftyone_ntt.core.matching import NEGATIVE_SCALE, less_negatives, normalise
-from fiftyone_ntt.core.merging import nms_per_label, semantic_overlap
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.method.merging import nms_per_label, semantic_overlap
+from fiftyone_ntt.method.scoring import NEGATIVE_SCALE, less_negatives, normalise
+from fiftyone_ntt.pixels.packed_masks import ImageMasks, masks_at_image_size
 
 FRAME = ImageFrame.squash((120, 160))
 MAKE = ImageMasks.make

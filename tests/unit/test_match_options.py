@@ -7,12 +7,12 @@ from fake_models import fake_segmenter
 from test_second_look import candidates
 
 from fiftyone_ntt.core import IndexedImage, MatchConfig, MemoryBank, match_vectors
-from fiftyone_ntt.core.diffusion import redundancy
-from fiftyone_ntt.core.masks import PackedMask
-from fiftyone_ntt.core.matching import normalise, similarity
-from fiftyone_ntt.core.nearest import nearest_similarity
-from fiftyone_ntt.core.self_support import self_supported
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.method.diffusion import redundancy
+from fiftyone_ntt.method.nearest import nearest_similarity
+from fiftyone_ntt.method.options.self_support import self_supported
+from fiftyone_ntt.method.scoring import normalise, similarity
+from fiftyone_ntt.pixels.packed_masks import PackedMask
 
 MERGES = ("soft", "diffusion")
 

@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.metrics import (
+from fiftyone_ntt.evaluation.coco import (
     GroundTruth,
     Prediction,
     Scores,

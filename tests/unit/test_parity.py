@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from fiftyone_ntt.core import Candidates, ImageFrame, MatchConfig, match, pool
-from fiftyone_ntt.core.masks import boxes_of, masks_at_image_size
-from fiftyone_ntt.core.matching import assign_labels, normalise, similarity
-from fiftyone_ntt.core.merging import nms_per_label, semantic_overlap
+from fiftyone_ntt.method.merging import nms_per_label, semantic_overlap
+from fiftyone_ntt.method.scoring import assign_labels, normalise, similarity
+from fiftyone_ntt.pixels.packed_masks import boxes_of, masks_at_image_size
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 

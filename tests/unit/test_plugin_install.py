@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fiftyone_ntt import plugin_install
+from fiftyone_ntt.cli import plugin_install
 from fiftyone_ntt.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]

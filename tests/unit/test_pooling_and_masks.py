@@ -7,9 +7,15 @@ import torch
 import torch.nn.functional as F
 
 from fiftyone_ntt.core import Candidates, ImageFrame, pool
-from fiftyone_ntt.core.masks import PackedMask, _torch_weights, _triangle_weights, boxes_of, masks_at_image_size
-from fiftyone_ntt.core.pooling import bilinear_matrix, pool_mask
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.method.pooling import bilinear_matrix, pool_mask
+from fiftyone_ntt.pixels.packed_masks import (
+    PackedMask,
+    _torch_weights,
+    _triangle_weights,
+    boxes_of,
+    masks_at_image_size,
+)
 
 
 def blobs(count, seed=0):

@@ -11,8 +11,8 @@ import torch
 
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models import Preset, load_preset, load_segmenters
+from fiftyone_ntt.models.devices import Compiled, matmul
 from fiftyone_ntt.models.dinov2 import Dinov2
-from fiftyone_ntt.models.precision import Compiled, matmul
 from fiftyone_ntt.models.presets import clear_loaded
 from tests.tiny_checkpoints import tiny_preset
 
@@ -165,7 +165,7 @@ def test_a_compiled_encoder_gives_what_the_plain_one_gives(tiny, caplog):
     """The small one of the two: SAM2's takes a minute to compile."""
     images = torch.rand(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
     plain = Dinov2(tiny.features.path, input_size=56).encode(images)
-    with caplog.at_level(logging.INFO, "fiftyone_ntt.models.precision"):
+    with caplog.at_level(logging.INFO, "fiftyone_ntt.models.devices"):
         compiled = Dinov2(tiny.features.path, input_size=56, compile=True).encode(images)
     (told,) = [record.getMessage() for record in caplog.records if record.name.startswith("fiftyone_ntt")]
     if "is not compiled" in told:

@@ -8,9 +8,9 @@ import torch
 from pycocotools import mask as coco_mask
 
 from fiftyone_ntt.core import ImageFrame, ProposalConfig, ReferenceItem, read_image
-from fiftyone_ntt.core.frames import feature_input
-from fiftyone_ntt.core.proposals import grid_points
-from fiftyone_ntt.core.references import crop_with_context, patch_weights
+from fiftyone_ntt.method.proposals import grid_points
+from fiftyone_ntt.method.references import crop_with_context, patch_weights
+from fiftyone_ntt.pixels.frames import feature_input
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 

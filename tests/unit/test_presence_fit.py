@@ -5,9 +5,9 @@ import pytest
 
 from benchmarks.verdicts import judged
 from fiftyone_ntt.core import Instances
-from fiftyone_ntt.core.masks import PackedMask
-from fiftyone_ntt.review.calibration import Curve
+from fiftyone_ntt.pixels.packed_masks import PackedMask
 from fiftyone_ntt.review.presence_fit import Pairs, fit_presence, thresholds_for
+from fiftyone_ntt.review.threshold_fit import Curve
 
 
 class Table:

@@ -6,12 +6,19 @@ import torch
 from fake_models import FakeFeatures, FakeProposals
 
 from fiftyone_ntt.core import ImageFrame, Segmenter
-from fiftyone_ntt.core.choose_mask import choose_masks, possible_masks
-from fiftyone_ntt.core.masks import PackedMask
-from fiftyone_ntt.core.memory import MemoryBank
-from fiftyone_ntt.core.negatives import image_centres, with_negatives
-from fiftyone_ntt.core.prompts import MaskOptions, Prompt, decode, mask_options, points_along
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.method.options.negatives import image_centres, with_negatives
+from fiftyone_ntt.method.options.prompts import (
+    MaskOptions,
+    Prompt,
+    choose_masks,
+    decode,
+    mask_options,
+    points_along,
+    possible_masks,
+)
+from fiftyone_ntt.pixels.packed_masks import PackedMask
 
 SIZE = (100, 100)
 

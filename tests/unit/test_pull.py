@@ -13,8 +13,8 @@ from dataclasses import replace
 import pytest
 
 from fiftyone_ntt.errors import MissingWeightsError, WeightsMismatchError
-from fiftyone_ntt.models import pull as subject
-from fiftyone_ntt.models.pull import pull_lite
+from fiftyone_ntt.models import download as subject
+from fiftyone_ntt.models.download import pull_lite
 from fiftyone_ntt.models.weights import FOLDER_VARIABLE, WeightsFile, sha256_of
 
 FIRST, SECOND, THIRD = b"encoder", b"decoder", b"features"

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from fiftyone_ntt.core import MemoryBank, ReferenceItem, ReferenceSettings
-from fiftyone_ntt.core.references import crop_bounds, encode_references, patch_weights
-from fiftyone_ntt.core.segmenter import Segmenter
 from fiftyone_ntt.errors import BadReferenceError, InputError
+from fiftyone_ntt.method.references import crop_bounds, encode_references, patch_weights
+from fiftyone_ntt.method.segmenter import Segmenter
 
 
 class ColourGrid:

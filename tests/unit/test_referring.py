@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fiftyone_ntt.core import Candidates, ImageFrame, IndexedImage, MatchConfig, MemoryBank, Segmenter
-from fiftyone_ntt.core.referring import one_class_each, refer
+from fiftyone_ntt.method.options.referring import one_class_each, refer
 
 SIDE = 64
 PLAIN = MatchConfig(coverage=0.0, quality_exponent=0.0, island_share=0.0)

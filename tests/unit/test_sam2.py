@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fiftyone_ntt.core.backends import ProposalModel
-from fiftyone_ntt.core.frames import ImageFrame
 from fiftyone_ntt.errors import InputError, WeightsMismatchError
+from fiftyone_ntt.method.backends import ProposalModel
 from fiftyone_ntt.models.sam2 import Sam2, Sam2Embedding
+from fiftyone_ntt.pixels.frames import ImageFrame
 from tests.tiny_checkpoints import SAM2_CONFIG, SAM2_OVERRIDES, tiny_sam2_checkpoint
 
 POINTS = torch.tensor([[0.5, 0.5], [300.25, 711.0], [1023.5, 512.0]])

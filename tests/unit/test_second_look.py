@@ -18,8 +18,8 @@ from fiftyone_ntt.core import (
     Segmenter,
     compact,
 )
-from fiftyone_ntt.core.second_look import blended, group_masks, look_at
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.method.options.second_look import blended, group_masks, look_at
 
 
 class CropFeatures(FakeFeatures):
@@ -94,13 +94,16 @@ def test_it_is_off_by_default_and_then_changes_no_index():
     image = picture()
     assert off.facts() == plain.facts()
     assert set(on.facts()) - set(plain.facts()) == {"second_look"}
-    assert set(plain.index(image).to_arrays()) == set(off.index(image).to_arrays())
-    assert set(on.index(image).to_arrays()) - set(plain.index(image).to_arrays()) == {"crop_vectors", "group"}
+    assert set(compact(plain.candidates(image)).to_arrays()) == set(compact(off.candidates(image)).to_arrays())
+    assert set(compact(on.candidates(image)).to_arrays()) - set(compact(plain.candidates(image)).to_arrays()) == {
+        "crop_vectors",
+        "group",
+    }
 
 
 def test_what_was_seen_is_kept_in_the_index():
     segmenter, image = looking(), picture()
-    found = segmenter.index(image)
+    found = compact(segmenter.candidates(image))
     again = CompactImage.from_arrays(found.to_arrays())
     assert np.array_equal(again.crop_vectors, found.crop_vectors)
     assert np.array_equal(again.group, found.group)
@@ -119,7 +122,7 @@ def test_what_was_seen_is_kept_in_the_index():
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(name, change):
-    arrays = looking().index(picture()).to_arrays()
+    arrays = compact(looking().candidates(picture())).to_arrays()
     with pytest.raises(InputError):
         CompactImage.from_arrays({**arrays, name: change(arrays[name])})
 
@@ -167,7 +170,7 @@ def test_a_class_that_was_learned_since_has_no_crops():
 
 def test_a_weight_of_nothing_changes_nothing_and_any_other_does():
     segmenter, image = looking(), picture()
-    made, found = bank(segmenter), segmenter.index(image)
+    made, found = bank(segmenter), compact(segmenter.candidates(image))
     blind = compact(fake_segmenter().candidates(image))
     scores = [segmenter.match(one, made, MatchConfig(second_look=w)).scores for one in (found, blind) for w in (0, 0.5)]
     assert np.array_equal(scores[0], scores[2]), "nothing is blended in"

@@ -10,7 +10,7 @@ import pytest
 from fake_models import FakeFeatures, FakeProposals, fake_segmenter
 
 from fiftyone_ntt.core import ImageFrame, compact
-from fiftyone_ntt.core.frames import feature_input
+from fiftyone_ntt.pixels.frames import feature_input
 
 
 def image(seed: int = 0, height: int = 300) -> np.ndarray:
@@ -24,19 +24,9 @@ def same(first, second) -> bool:
 
 def test_index_is_the_compacted_candidates():
     segmenter = fake_segmenter()
-    found = segmenter.index(image())
+    found = compact(segmenter.candidates(image()))
     assert len(found.candidates) > 0
     assert same(found, compact(segmenter.candidates(image())))
-
-
-def test_a_batch_gives_what_its_images_give():
-    segmenter = fake_segmenter()
-    images = [image(1), image(2, height=200), image(3)]
-    found = segmenter.index_batch(images)
-    assert len(found) == 3
-    assert all(same(one, segmenter.index(given)) for one, given in zip(found, images, strict=True))
-    assert not same(found[0], found[2])
-    assert segmenter.index_batch([]) == []
 
 
 @pytest.mark.parametrize("via", [None, 256, 128])

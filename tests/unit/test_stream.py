@@ -11,10 +11,10 @@ import pytest
 import torch
 from fake_models import FakeProposals, fake_segmenter
 
-from fiftyone_ntt.core import CompactImage, Segmenter, stream
-from fiftyone_ntt.core.stream import OUTCOMES_AHEAD
-from fiftyone_ntt.core.threads import use_torch_threads
+from fiftyone_ntt.candidates.stream import OUTCOMES_AHEAD
+from fiftyone_ntt.core import CompactImage, Segmenter, compact, stream
 from fiftyone_ntt.errors import InputError, MissingWeightsError
+from fiftyone_ntt.models.cpu_threads import use_torch_threads
 
 
 def image(number: int) -> np.ndarray:
@@ -63,7 +63,7 @@ def test_every_item_comes_out_once_whatever_the_threads(readers, finishers, devi
     plain = fake_segmenter()
     for outcome in outcomes:
         assert outcome.error is None and outcome.seconds > 0
-        assert content(outcome.value) == content(plain.index(image(int(outcome.key))))
+        assert content(outcome.value) == content(compact(plain.candidates(image(int(outcome.key)))))
 
 
 def test_both_devices_get_work():
@@ -106,14 +106,14 @@ def test_an_error_is_its_items_alone(stage, images_per_batch):
 
 
 def test_indexed_items_touch_no_model():
-    found = fake_segmenter().index(image(0))
+    found = compact(fake_segmenter().candidates(image(0)))
     outcomes = list(stream(never, [(str(number), lambda: found) for number in range(9)], lambda _, given: given))
     assert len(outcomes) == 9
     assert all(outcome.value is found for outcome in outcomes)
 
 
 def test_segmenters_are_made_once_at_the_first_image_that_needs_one():
-    made, found = [], fake_segmenter().index(image(0))
+    made, found = [], compact(fake_segmenter().candidates(image(0)))
 
     def make():
         time.sleep(0.05)  # long enough for all readers to ask
@@ -189,7 +189,7 @@ def test_leaving_while_the_models_load_leaves_no_thread_behind():
         time.sleep(0.2)
         return [fake_segmenter()]
 
-    found = fake_segmenter().index(image(0))
+    found = compact(fake_segmenter().candidates(image(0)))
     outcomes = stream(make, [("indexed", lambda: found), *items(5)], lambda key, _: key)
     next(outcomes)
     assert loading.wait(10)
@@ -304,7 +304,7 @@ def test_real_networks_give_what_they_give_one_image_at_a_time(segmenters, tmp_p
     clear_loaded()
     assert [outcome.error for outcome in outcomes] == [None] * 3
     for outcome in outcomes:
-        wanted = segmenter.index(image(int(outcome.key)))
+        wanted = compact(segmenter.candidates(image(int(outcome.key))))
         assert np.array_equal(outcome.value.vectors, wanted.vectors)
         assert np.array_equal(outcome.value.candidates.runs, wanted.candidates.runs)
         # The factors of the tokens are found by iteration: with another number of threads they round otherwise.

@@ -1,0 +1,253 @@
+"""What stage two needs of an image, small enough to keep on disk: the content of the candidate index.
+
+A mask is kept as the run lengths of its binary mask and, along its outline only, the logits' magnitudes in sixteen
+levels. That is all a later resize to image size can see: away from the outline every logit that meets in an output
+pixel has the same sign, so its value does not matter. Vectors are float16. Patch tokens are kept as a low-rank
+product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fiftyone_ntt.candidates.low_rank import CompactTokens, compact_tokens
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.method.proposals import stability_of
+from fiftyone_ntt.method.results import IndexedImage
+from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame, outline_radius
+from fiftyone_ntt.pixels.outline import LEVELS, Outlined, near_outline, to_codes
+from fiftyone_ntt.pixels.packed_masks import Crop, boxes_of
+from fiftyone_ntt.pixels.run_length import Runs, runs_of_lengths
+
+_CHUNK = 64
+"""Masks compacted, or read, at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class CompactCandidates:
+    """N class-agnostic mask proposals of one image, as ``Candidates`` but about a hundred times smaller.
+
+    Attributes:
+        frame: how image pixels map to the model frame.
+        predicted_iou: float32 ``[N]``, the mask model's own estimate of each mask's quality.
+        stability: float32 ``[N]``, area above logit 1 over area above logit -1 (1 where that is empty).
+        boxes: float32 ``[N, 4]`` xyxy in the mask frame, x2 and y2 the last column and row; zeros for an empty mask.
+        runs: uint16, run lengths of every mask in row-major order, background first; the last run is left out.
+        run_ends: int64 ``[N]``, where each mask's runs end in ``runs``.
+        outline: uint8, magnitudes of the logits along every mask's outline in row-major order, as indices of
+            ``LEVELS``; the runs know their signs.
+        outline_ends: int64 ``[N]``, where each mask's values end in ``outline``.
+    """
+
+    frame: ImageFrame
+    predicted_iou: NDArray[np.float32]
+    stability: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+    runs: NDArray[np.uint16]
+    run_ends: NDArray[np.int64]
+    outline: NDArray[np.uint8]
+    outline_ends: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.predicted_iou)
+
+    @cached_property
+    def mask_runs(self) -> Runs:
+        """The masks as runs of pixels of the mask frame."""
+        return runs_of_lengths(self.runs, self.run_ends, MASK_SIDE)
+
+    def crops(self, index: Sequence[int]) -> Iterator[Crop]:
+        """The masks at ``index`` and all around them that a resize can see, in that order; see ``MaskSource``.
+
+        Signs are exact; values are right along the outline and +-1 elsewhere.
+
+        Raises:
+            InputError: if runs, boxes and outlines do not belong together.
+        """
+        for start in range(0, len(index), _CHUNK):
+            chunk = [int(i) for i in index[start : start + _CHUNK]]
+            masks = Outlined(
+                [self.runs[_start(self.run_ends, i) : self.run_ends[i]] for i in chunk],
+                [self.outline[_start(self.outline_ends, i) : self.outline_ends[i]] for i in chunk],
+                self.boxes[chunk],
+                outline_radius(self.frame),
+            )
+            yield from (masks.crop(k) for k in range(len(chunk)))
+
+
+@dataclass(frozen=True, eq=False)
+class CompactImage:
+    """All that stage two needs of an image; nothing in it depends on the references.
+
+    Attributes:
+        candidates: N mask proposals.
+        vectors: float16 ``[N, C]`` pooled means, not normalised. NaN for an empty mask.
+        tokens: patch tokens ``[rows, columns, C]``, of low rank.
+        crop_vectors: float16 ``[G, C]``, one a group of candidates looked at again, not normalised; see ``Looks``.
+        group: int16 ``[N]``, each candidate's group, -1 for none. Both are ``None`` without a second look.
+    """
+
+    candidates: CompactCandidates
+    vectors: NDArray[np.float16]
+    tokens: CompactTokens
+    crop_vectors: NDArray[np.float16] | None = None
+    group: NDArray[np.int16] | None = None
+
+    @property
+    def token_array(self) -> NDArray[np.float32]:
+        """float32 ``[rows, columns, C]`` patch tokens."""
+        return self.tokens.full()
+
+    @property
+    def look_arrays(self) -> tuple[NDArray[np.float32], NDArray[np.integer]] | None:
+        """Crop vectors float32 ``[G, C]`` and each candidate's group int ``[N]``, where there was a second look."""
+        if self.crop_vectors is None or self.group is None:
+            return None
+        return self.crop_vectors.astype(np.float32), self.group
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Plain arrays by name, as ``from_arrays`` takes them."""
+        found, frame = self.candidates, self.candidates.frame
+        return {
+            "image_size": np.array(frame.image_size, np.int64),
+            "frame": np.array([frame.side, *frame.content], np.float64),
+            "predicted_iou": found.predicted_iou,
+            "stability": found.stability,
+            "boxes": found.boxes.astype(np.uint8),
+            "runs": found.runs,
+            "run_ends": found.run_ends,
+            "outline": found.outline,
+            "outline_ends": found.outline_ends,
+            "vectors": self.vectors,
+            **self.tokens.to_arrays(),
+            **self._look_arrays(),
+        }
+
+    def _look_arrays(self) -> dict[str, NDArray[Any]]:
+        if self.crop_vectors is None or self.group is None:
+            return {}
+        return {"crop_vectors": self.crop_vectors, "group": self.group}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> CompactImage:
+        """The image from its arrays, possibly a stranger's.
+
+        Raises:
+            InputError: if they are not what ``to_arrays`` gives.
+        """
+        try:
+            side, height, width = (float(value) for value in arrays["frame"])
+            rows, columns = (int(value) for value in arrays["image_size"])
+            candidates = CompactCandidates(
+                ImageFrame((rows, columns), int(side), (height, width)),
+                arrays["predicted_iou"],
+                arrays["stability"],
+                arrays["boxes"].astype(np.float32),
+                *(arrays[name] for name in ("runs", "run_ends", "outline", "outline_ends")),
+            )
+            looks = (arrays["crop_vectors"], arrays["group"]) if "crop_vectors" in arrays else (None, None)
+            image = cls(candidates, arrays["vectors"], CompactTokens.from_arrays(arrays), *looks)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise InputError(f"expected the arrays of a CompactImage, got something else: {error!r}") from error
+        _check(image)
+        return image
+
+
+def compact(indexed: IndexedImage) -> CompactImage:
+    """Reduces what stage one found, on any device, to what has to be kept of it."""
+    candidates = indexed.candidates
+    radius = outline_radius(candidates.frame)
+    parts = [_compact_masks(chunk.float(), radius) for chunk in torch.split(candidates.mask_logits, _CHUNK)]
+    masks = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return CompactImage(
+        CompactCandidates(
+            candidates.frame,
+            candidates.predicted_iou.float().cpu().numpy(),
+            masks["stability"],
+            masks["boxes"],
+            masks["runs"],
+            np.cumsum(masks["run_counts"], dtype=np.int64),
+            masks["outline"],
+            np.cumsum(masks["outline_counts"], dtype=np.int64),
+        ),
+        _half(indexed.vectors),
+        compact_tokens(indexed.tokens),
+        None if indexed.looks is None else _half(indexed.looks.vectors),
+        None if indexed.looks is None else indexed.looks.group.numpy().astype(np.int16),
+    )
+
+
+def _half(vectors: Tensor) -> NDArray[np.float16]:
+    return np.asarray(vectors.clamp(-_HALF_MAX, _HALF_MAX).half().cpu().numpy(), np.float16)
+
+
+_HALF_MAX = float(torch.finfo(torch.float16).max)
+
+
+def _compact_masks(logits: Tensor, radius: int) -> dict[str, NDArray[Any]]:
+    """Run lengths, outline values, boxes and stability of masks float32 ``[n, 256, 256]``."""
+    inside = logits > 0
+    flat = inside.flatten(1)
+    changed = flat.clone()
+    changed[:, 1:] ^= flat[:, :-1]
+    mask, position = changed.nonzero(as_tuple=True)
+    # The distance from the change before; a mask's first run is counted from its first pixel.
+    runs = position.clone()
+    runs[1:] -= torch.where(mask[1:] == mask[:-1], position[:-1], torch.zeros_like(position[:-1]))
+    near = near_outline(inside, ~inside, radius).flatten().nonzero()[:, 0]
+    counts = {"run_counts": mask, "outline_counts": near // flat.shape[1]}
+    return {
+        "stability": stability_of(logits).cpu().numpy(),
+        "boxes": boxes_of(inside).cpu().numpy(),
+        "runs": runs.cpu().numpy().astype(np.uint16),
+        "outline": to_codes(logits.flatten()[near]).cpu().numpy(),
+        **{name: torch.bincount(owner, minlength=len(logits)).cpu().numpy() for name, owner in counts.items()},
+    }
+
+
+def _start(ends: NDArray[np.int64], i: int) -> int:
+    return int(ends[i - 1]) if i else 0
+
+
+def _check(image: CompactImage) -> None:
+    """Refuses arrays that do not fit each other; what passes can be read without running out of bounds."""
+    found = image.candidates
+    n = len(found)
+    types: dict[str, tuple[NDArray[Any], Any, tuple[int, ...]]] = {
+        "predicted_iou": (found.predicted_iou, np.float32, (n,)),
+        "stability": (found.stability, np.float32, (n,)),
+        "boxes": (found.boxes, np.float32, (n, 4)),
+        "runs": (found.runs, np.uint16, (found.runs.size,)),
+        "run_ends": (found.run_ends, np.int64, (n,)),
+        "outline": (found.outline, np.uint8, (found.outline.size,)),
+        "outline_ends": (found.outline_ends, np.int64, (n,)),
+        "vectors": (image.vectors, np.float16, (n, image.tokens.basis.shape[1])),
+    }
+    if image.crop_vectors is not None and image.group is not None:
+        looked = (len(image.crop_vectors), image.tokens.basis.shape[1])
+        types |= {"crop_vectors": (image.crop_vectors, np.float16, looked), "group": (image.group, np.int16, (n,))}
+    for name, (array, kind, shape) in types.items():
+        if array.dtype != kind or array.shape != shape:
+            expected = f"{np.dtype(kind).name} {list(shape)}"
+            raise InputError(f"expected {name} of {expected}, got {array.dtype} {list(array.shape)}")
+    if (found.boxes[:, :2] > found.boxes[:, 2:]).any() or (found.outline >= len(LEVELS)).any():
+        raise InputError("expected boxes and outlines of masks, got boxes that are inverted or unknown codes")
+    if image.group is not None and image.crop_vectors is not None:
+        groups = np.append(image.group, -1)
+        if groups.min() < -1 or groups.max() >= len(image.crop_vectors):
+            raise InputError(f"expected groups within -1..{len(image.crop_vectors) - 1}, got others")
+    for name, ends, total in (
+        ("run_ends", found.run_ends, found.runs.size),
+        ("outline_ends", found.outline_ends, found.outline.size),
+    ):
+        steps = np.diff(ends, prepend=0)
+        if (steps < 0).any() or (int(ends[-1]) if n else 0) != total:
+            raise InputError(f"expected {name} to rise to {total}, got something else")

@@ -1,0 +1,169 @@
+"""One file of the index: a ``CompactImage``, its signature and a checksum, in a safetensors container.
+
+A tensor is kept as it is, or zlib-compressed where that makes it a fifth smaller: unpacking takes longer than reading.
+Opening a file checks every byte of it: the checksum covers all tensors and all that is said about them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import stat
+import uuid
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from fiftyone_ntt.candidates.compact import CompactImage
+from fiftyone_ntt.candidates.settings import IndexSettings
+from fiftyone_ntt.errors import InputError
+
+SUFFIX, PART_SUFFIX = ".ntt", ".part"
+_TYPES = {np.dtype(kind).name: np.dtype(kind) for kind in ("u1", "<u2", "i1", "<i2", "<i8", "<f2", "<f4", "<f8")}
+_KEY = "fiftyone-ntt"
+_LARGEST = 1 << 28
+"""Bytes of a file, and of all its arrays unpacked: a hundred times what a thousand masks take."""
+_PAYS = 0.8
+
+
+class DamagedIndexError(InputError):
+    """A file of the index is not what was once written; it is to be made again."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a file says it holds.
+
+    Attributes:
+        image: sha256 of the image file, hex.
+        settings: everything else that decided the content.
+    """
+
+    image: str
+    settings: IndexSettings
+
+
+def to_bytes(image: CompactImage, signature: Signature) -> bytes:
+    """The file's content."""
+    tensors: dict[str, NDArray[Any]] = {}
+    layout: dict[str, list[Any]] = {}
+    for name, array in image.to_arrays().items():
+        array = np.require(array, array.dtype.newbyteorder("<"), "C")
+        packed = zlib.compress(_shuffled(array), 1)
+        pays = len(packed) < _PAYS * array.nbytes
+        tensors[name] = np.frombuffer(packed, np.uint8) if pays else array
+        layout[name] = [array.dtype.name, list(array.shape), "zlib" if pays else "plain"]
+    facts = {"image": signature.image, "settings": signature.settings.to_json(), "layout": layout}
+    # One entry only: safetensors writes several in any order, and equal content shall be an equal file.
+    description = json.dumps({**facts, "sha256": _checksum(facts, tensors)}, sort_keys=True)
+    data: bytes = save(tensors, {_KEY: description})
+    return data
+
+
+def from_bytes(data: bytes) -> tuple[CompactImage, Signature]:
+    """What ``to_bytes`` made a file of.
+
+    Raises:
+        DamagedIndexError: if anything in it has changed, or it is another kind of file.
+    """
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        facts = json.loads(header["__metadata__"][_KEY])
+        tensors = load(data)
+        if facts.pop("sha256") != _checksum(facts, tensors):
+            raise DamagedIndexError("its content does not fit its checksum")
+        _check_size(facts["layout"])
+        arrays = {name: _unpacked(tensor, *facts["layout"][name]) for name, tensor in tensors.items()}
+        signature = Signature(facts["image"], IndexSettings.from_json(facts["settings"]))
+        return CompactImage.from_arrays(arrays), signature
+    except DamagedIndexError:
+        raise
+    # Whatever a stranger's bytes make these parsers raise, the file is no good.
+    except (SafetensorError, InputError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError,
+            RecursionError, MemoryError, ImportError, zlib.error) as error:  # fmt: skip
+        raise DamagedIndexError(f"it is no file of the index, or was cut off ({error})") from error
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a file that may be a stranger's: a plain file of a size that files of the index can have.
+
+    Raises:
+        DamagedIndexError: if it is something else.
+        OSError: if it cannot be read.
+    """
+    facts = path.stat()
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size > _LARGEST:
+        raise DamagedIndexError(f"expected a file of at most {_LARGEST} bytes, got one of {facts.st_size}, or no file")
+    return path.read_bytes()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file so that others see all of it or none, even if this process is killed or the power fails.
+
+    Raises:
+        OSError: as the system does; nothing is left behind then.
+    """
+    for attempts_left in (1, 0):
+        part = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PART_SUFFIX}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # or the name could reach the disk before the content
+            part.replace(path)
+            return
+        except FileNotFoundError:  # pruned under our hands: the part, or the folder
+            if not attempts_left:
+                raise
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def _checksum(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
+        digest.update(np.ascontiguousarray(tensors[name]).data.cast("B") if tensors[name].size else b"")
+    return digest.hexdigest()
+
+
+def _shuffled(array: NDArray[Any]) -> bytes:
+    """All first bytes of the elements, then all second ones, and so on: zlib finds more in that."""
+    planes: NDArray[np.uint8] = array.reshape(-1).view(np.uint8).reshape(-1, array.itemsize).T
+    return planes.tobytes()
+
+
+def _check_size(layout: Mapping[str, Sequence[Any]]) -> None:
+    """Refuses a few bytes that would be unpacked to many."""
+    size = 0
+    for type_name, shape, _ in layout.values():
+        if not all(isinstance(length, int) and length >= 0 for length in shape):
+            raise DamagedIndexError(f"expected the lengths of an array, got {shape}")
+        size += math.prod(shape) * _TYPES[type_name].itemsize
+    if size > _LARGEST:
+        raise DamagedIndexError(f"expected arrays of at most {_LARGEST} bytes, got {size}")
+
+
+def _unpacked(tensor: NDArray[Any], type_name: str, shape: list[int], codec: str) -> NDArray[Any]:
+    kind = _TYPES[type_name]
+    if codec == "plain":
+        if tensor.dtype != kind or list(tensor.shape) != shape:
+            raise DamagedIndexError(f"expected {type_name} {shape}, got {tensor.dtype} {list(tensor.shape)}")
+        return tensor
+    size = math.prod(shape) * kind.itemsize
+    if codec != "zlib":
+        raise DamagedIndexError(f"expected an array that is plain or zlib, got {codec!r}")
+    raw = zlib.decompressobj().decompress(tensor.tobytes(), size + 1)
+    planes = np.frombuffer(raw, np.uint8).reshape(kind.itemsize, -1)
+    return np.ascontiguousarray(planes.T).view(kind).reshape(shape)

@@ -1,0 +1,251 @@
+"""The candidate index of one set of settings: looked up by image content, shared by any number of workers.
+
+    <root>/<sha256 of the settings>/settings.json                     what the files below were made with
+    <root>/<sha256 of the settings>/<first two>/<sha256 of image>.ntt  one image
+
+Nothing is locked. Files are made under a temporary name and renamed, and two workers that make the same file make the
+same content. Nothing is ever deleted here either: what does not fit any more is not stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from fiftyone_ntt.candidates.compact import CompactImage
+from fiftyone_ntt.candidates.file_format import (
+    SUFFIX,
+    DamagedIndexError,
+    Signature,
+    from_bytes,
+    read_file,
+    to_bytes,
+    write_atomically,
+)
+from fiftyone_ntt.candidates.settings import LIMIT_VARIABLE, IndexSettings, default_root, limit_in_bytes
+from fiftyone_ntt.errors import InputError, NttError
+
+logger = logging.getLogger(__name__)
+
+SETTINGS_FILE = "settings.json"
+RECIPES = "recipes"
+_HEX = re.compile(r"[0-9a-f]{64}")
+_RESERVE = 1_000_000_000
+"""Bytes left free on the disk: a database or a system without room breaks, an index only stops growing."""
+_SECONDS_BETWEEN_COUNTS = 600.0
+_DAY = 24 * 3600.0
+
+
+class IndexStorageError(NttError):
+    """The index cannot take another image: full, read-only, or the disk has no room."""
+
+
+class IndexStore:
+    """The index of one set of settings.
+
+    Args:
+        root: folder of the index, for all settings; ``default_root()`` where ``None``. Made when first written to.
+        settings: what decides the content besides the image.
+        size_limit: bytes that all files below ``root`` may take together; see ``limit_in_bytes`` where ``None``.
+
+    Attributes:
+        damaged: paths of files found damaged by ``get``.
+    """
+
+    def __init__(self, root: Path | None, settings: IndexSettings, size_limit: int | None = None) -> None:
+        self.root = default_root() if root is None else Path(root)
+        self.settings = settings
+        self.size_limit = limit_in_bytes() if size_limit is None else size_limit
+        self.folder = self.root / settings.digest
+        self.damaged: list[Path] = []
+        self._room = _Room(self.root, self.size_limit)
+
+    def path_of(self, image: str) -> Path:
+        """Where the file of an image belongs.
+
+        Args:
+            image: sha256 of the image file, hex.
+        """
+        if not _HEX.fullmatch(image):
+            raise InputError(f"expected the sha256 of an image file, 64 hex digits, got {image!r}")
+        return self.folder / image[:2] / f"{image}{SUFFIX}"
+
+    def get(self, image: str) -> CompactImage | None:
+        """The content of an image's file, or ``None`` if it is not there, or not to be trusted.
+
+        A damaged file, and one that says it was made of another image or with other settings, is logged and noted in
+        ``damaged``; ``put`` replaces it.
+        """
+        path = self.path_of(image)
+        try:
+            content = read_checked(path, Signature(image, self.settings))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (DamagedIndexError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            logger.warning("not using %s, which will be made again: %s", path.name, reason)
+            self.damaged.append(path)
+            return None
+        _note_use(path)
+        return content
+
+    def put(self, image: str, content: CompactImage) -> int:
+        """Stores an image's content and returns the bytes it takes.
+
+        Raises:
+            IndexStorageError: if it cannot be stored; says why and what to do.
+        """
+        path = self.path_of(image)
+        data = to_bytes(content, Signature(image, self.settings))
+        try:
+            self._room.take(len(data))
+            self._describe()
+            write_atomically(path, data)
+        except OSError as error:
+            raise IndexStorageError(
+                f"cannot write to the candidate index in {self.root} ({error.strerror}): make room, get write "
+                "access, or choose another index_dir"
+            ) from error
+        return len(data)
+
+    def remember(self, recipe: str) -> None:
+        """Notes that ``recipe``, whatever its caller means by it, leads to these settings; see ``recalled``.
+
+        A convenience: where it cannot be written it is left out.
+        """
+        path = self._recipe_path(recipe)
+        try:
+            if not path.is_file():
+                self._describe()
+                write_atomically(path, b"")
+        except OSError as error:
+            logger.debug("the recipe is not kept: %s", error)
+
+    def forget(self, recipe: str) -> None:
+        """Undoes ``remember``."""
+        try:
+            self._recipe_path(recipe).unlink(missing_ok=True)
+        except OSError as error:
+            logger.debug("the recipe is not removed: %s", error)
+
+    def _recipe_path(self, recipe: str) -> Path:
+        return self.folder / RECIPES / hashlib.sha256(recipe.encode()).hexdigest()
+
+    def _describe(self) -> None:
+        path = self.folder / SETTINGS_FILE
+        if not path.is_file():
+            write_atomically(path, self.settings.to_json().encode())
+
+
+class _Room:
+    """How much the index may still grow. Other workers write too, so the files are counted again now and then."""
+
+    def __init__(self, root: Path, limit: int) -> None:
+        self._root, self._limit = root, limit
+        self._left, self._counted = 0, float("-inf")
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> None:
+        with self._lock:
+            if time.monotonic() - self._counted > _SECONDS_BETWEEN_COUNTS:
+                self._left, self._counted = self._limit - used_bytes(self._root), time.monotonic()
+            if size > self._left:
+                raise IndexStorageError(
+                    f"the candidate index in {self._root} has reached its limit of {self._limit / 1e9:g} GB; raise "
+                    f"size_limit_gb (or {LIMIT_VARIABLE}), or make room with `fiftyone-ntt index prune`"
+                )
+            self._root.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self._root).free
+            if free - size < _RESERVE:
+                raise IndexStorageError(
+                    f"only {free / 1e9:.1f} GB are free on the disk of the candidate index in {self._root}, and "
+                    f"{_RESERVE / 1e9:g} GB are left to others; make room, or choose another index_dir"
+                )
+            self._left -= size
+
+
+def read_checked(path: Path, wanted: Signature) -> CompactImage:
+    """Reads a file of the index.
+
+    Raises:
+        DamagedIndexError: if it is damaged, or not of that image and those settings.
+        OSError: if it cannot be read.
+    """
+    content, found = from_bytes(read_file(path))
+    if found.image != wanted.image:
+        raise DamagedIndexError(f"it was made of another image, {found.image[:12]}...")
+    differences = found.settings.differences(wanted.settings)
+    if differences:
+        raise DamagedIndexError(f"it was made with other settings: {'; '.join(differences)}")
+    return content
+
+
+def _note_use(path: Path) -> None:
+    """The file's time tells ``prune`` when it was last of use, to a day. Access times are off on many disks."""
+    try:
+        if time.time() - path.stat().st_mtime > _DAY:
+            os.utime(path)
+    except OSError:  # read-only, or someone else's
+        pass
+
+
+def used_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder; those that vanish meanwhile do not count."""
+    return sum(size for _, size in walk(folder))
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Every file below a folder with its size, links not followed."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            try:
+                yield path, path.lstat().st_size
+            except OSError:
+                continue
+
+
+def settings_in(root: Path) -> dict[str, IndexSettings]:
+    """The settings below a root, by digest; folders that are no index's are passed over."""
+    found = {}
+    for path in sorted(root.glob(f"*/{SETTINGS_FILE}")):
+        if _HEX.fullmatch(path.parent.name):
+            try:
+                settings = IndexSettings.from_json(read_file(path).decode())
+                if settings.digest != path.parent.name:
+                    raise InputError(f"{SETTINGS_FILE} describes other settings than the folder's name")
+                found[path.parent.name] = settings
+            except (InputError, OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else error
+                logger.warning("passing over the index %s: %s", path.parent.name, reason)
+    return found
+
+
+def recalled(root: Path, recipe: str) -> list[IndexSettings]:
+    """The settings that ``IndexStore.remember`` noted for a recipe."""
+    name = hashlib.sha256(recipe.encode()).hexdigest()
+    return [found for digest, found in settings_in(root).items() if (root / digest / RECIPES / name).is_file()]
+
+
+def explain_missing(root: Path, wanted: IndexSettings) -> str:
+    """Why nothing is there for these settings: which others there are, and in what the nearest differ.
+
+    Returns:
+        One sentence; empty if there is an index of these settings, or none of any.
+    """
+    others = settings_in(root)
+    if not others or wanted.digest in others:
+        return ""
+    differences = {digest: other.differences(wanted) for digest, other in others.items()}
+    nearest = min(differences, key=lambda digest: len(differences[digest]))
+    return (
+        f"the candidate index in {root} has nothing for these settings yet, but for {len(others)} other: "
+        f"{nearest[:12]} has {'; '.join(differences[nearest])}"
+    )

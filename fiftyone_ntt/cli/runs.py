@@ -1,0 +1,124 @@
+"""Commands ``fiftyone-ntt runs ...``: the labelling runs of a dataset, and what can be done with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fiftyone_ntt.cli.terminal import progress_bar
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.params.labelling import UndoParams
+
+_COLOURS = {"running": "cyan", "completed": "green", "failed": "bold red", "interrupted": "yellow"}
+
+
+def add_commands(commands: Any, command: Callable[..., Any]) -> None:
+    """Adds the commands of the group ``runs``.
+
+    Args:
+        commands: where to add them.
+        command: makes the parser of one.
+    """
+    for name, function, text in (
+        ("list", runs_list, "the labelling runs of a dataset: state, counts, speed"),
+        ("show", runs_show, "all that is known of a run, as JSON"),
+        ("resume", runs_resume, "go on with a run where it stopped, or help one that is at work"),
+        ("cancel", runs_cancel, "stop a run; what it has written stays"),
+        ("undo", runs_undo, "take a run back"),
+    ):
+        parser = command(commands, name, function, text)
+        parser.add_argument("dataset", help="name of a FiftyOne dataset")
+        if name != "list":
+            parser.add_argument("run_key", help="key of the run, see `list`")
+        if name == "undo":
+            info = next(info for info in UndoParams.infos() if info.name == "keep_edited")
+            parser.add_argument("--no-keep-edited", dest="keep_edited", action="store_false", default=info.default,
+                                help="also remove labels that a person accepted or edited")  # fmt: skip
+
+
+def runs_list(dataset: str) -> int:
+    """Prints the runs of a dataset."""
+    import fiftyone_ntt as ntt
+
+    # Narrow enough for a terminal of 80 columns; `show` tells the rest.
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("run", overflow="fold", min_width=8)
+    for name in ("state", "ok", "empty", "error", "left", "per s", "to go", "started"):
+        table.add_column(name, no_wrap=True, justify="left" if name in ("state", "started") else "right")
+    runs = ntt.list_runs(_dataset(dataset))
+    for run in runs:
+        counts = (str(run["counts"].get(name, "-")) for name in ("ok", "empty", "error", "left"))
+        speed, seconds = run.get("throughput"), run.get("eta_seconds")
+        colour = _COLOURS.get(run["state"], "default")
+        table.add_row(
+            escape(run["run_key"]),
+            f"[{colour}]{run['state']}[/]",
+            *counts,
+            f"{speed:.2f}" if speed else "-",
+            duration(seconds) if seconds is not None else "-",
+            run["started"][5:16].replace("T", " "),
+        )
+    Console().print(table if runs else f"no labelling runs in {escape(dataset)}")
+    return 0
+
+
+def runs_show(dataset: str, run_key: str) -> int:
+    """Prints one run."""
+    import fiftyone_ntt as ntt
+
+    runs = {run["run_key"]: run for run in ntt.list_runs(_dataset(dataset))}
+    if run_key not in runs:
+        known = ", ".join(map(repr, runs)) or "none"
+        raise InputError(f"expected the key of a labelling run of {dataset!r}, got {run_key!r}; there is: {known}")
+    Console().print_json(json.dumps(runs[run_key], default=str))
+    return 0
+
+
+def runs_resume(dataset: str, run_key: str) -> int:
+    """Goes on with a run."""
+    import fiftyone_ntt as ntt
+    from fiftyone_ntt.runs.workers import Origin, through
+
+    with progress_bar("images") as progress, through(Origin("cli")):
+        report = ntt.resume_run(_dataset(dataset), run_key, progress=progress)
+    Console().print(escape(str(report)), soft_wrap=True)
+    return 0
+
+
+def runs_cancel(dataset: str, run_key: str) -> int:
+    """Stops a run."""
+    import fiftyone_ntt as ntt
+
+    workers = ntt.cancel_run(_dataset(dataset), run_key)
+    Console().print(escape(f"run {run_key!r} cancelled; workers told to stop: {workers}"), soft_wrap=True)
+    return 0
+
+
+def runs_undo(dataset: str, run_key: str, keep_edited: bool) -> int:
+    """Takes a run back."""
+    import fiftyone_ntt as ntt
+
+    removed = ntt.undo_run(_dataset(dataset), run_key, keep_edited=keep_edited)
+    Console().print(escape(f"run {run_key!r} undone; labels removed: {removed}"), soft_wrap=True)
+    return 0
+
+
+def duration(seconds: float) -> str:
+    """``"1:02:03"``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _dataset(name: str) -> Any:
+    import fiftyone as fo
+
+    if not fo.dataset_exists(name):
+        known = ", ".join(fo.list_datasets()) or "none"
+        raise InputError(f"expected the name of a FiftyOne dataset, got {name!r}; there is: {known}")
+    return fo.load_dataset(name)

@@ -1,0 +1,153 @@
+"""Patience with a database that does not answer for a while.
+
+Masks too large for the database: PNG files in a folder of the run, as FiftyOne reads them.
+
+MongoDB takes 16 MB a document, and a sample is one document with all its fields.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Container
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fiftyone as fo
+from pymongo.errors import ConnectionFailure
+
+from fiftyone_ntt.errors import DatabaseGoneError, InputError
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_VARIABLE = "FIFTYONE_NTT_DATABASE_PATIENCE"
+_PATIENCE = 300.0
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 15.0
+
+T = TypeVar("T")
+
+
+def patiently(call: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
+    """Calls what talks to the database; where that does not answer, again and again for some minutes.
+
+    Args:
+        call: must be safe to call again after it failed half-way.
+        *arguments: its arguments.
+        **keywords: its keyword arguments.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        DatabaseGoneError: if the database has not come back in time. ``$FIFTYONE_NTT_DATABASE_PATIENCE`` says how many
+            seconds that is, 300 unless told.
+    """
+    wait, failed_at = _FIRST_WAIT, None
+    while True:
+        try:
+            return call(*arguments, **keywords)
+        except ConnectionFailure as error:
+            failed_at = failed_at or time.monotonic()
+            patience = _patience()
+            if time.monotonic() + wait > failed_at + patience:
+                raise DatabaseGoneError(
+                    f"expected the database to answer, and it did not for {patience:g} seconds; what is saved stays "
+                    "saved: see that MongoDB runs and can be reached, then start the same run again to resume it"
+                ) from error
+            logger.warning("the database does not answer; trying again in %g seconds", wait)
+            logger.debug("%s", error)
+        time.sleep(wait)
+        wait = min(2 * wait, _LONGEST_WAIT)
+
+
+def _patience() -> float:
+    text = os.environ.get(PATIENCE_VARIABLE) or str(_PATIENCE)
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"expected {PATIENCE_VARIABLE} to be a number of seconds, got {text!r}") from None
+
+
+FOLDER_VARIABLE = "FIFTYONE_NTT_MASKS"
+LARGEST_DOCUMENT = 16 * 2**20 - 2**17
+"""What a sample may take in all; some bytes less than MongoDB allows."""
+COMFORTABLE_DOCUMENT = 12 * 2**20
+"""Masks go to files above this, so that a sample keeps room for what comes later (evaluations, tags, a second run)."""
+
+
+def masks_folder(dataset: fo.Dataset, run_key: str, number: int) -> Path:
+    """Where a pass of a run keeps its mask files; not made yet.
+
+    ``$FIFTYONE_NTT_MASKS`` is the root, or else a folder beside FiftyOne's datasets; every machine that runs the App
+    or a worker must see it under the same path.
+
+    Args:
+        dataset: the dataset.
+        run_key: key of the run.
+        number: of the pass.
+
+    Raises:
+        InputError: if the key is no key of a run.
+    """
+    check_name(run_key)  # letters, digits and underscores: nothing that leads out of the root
+    root = os.environ.get(FOLDER_VARIABLE) or os.path.join(fo.config.default_dataset_dir, "ntt_masks")
+    # A hundred letters that are not ASCII could be more bytes than a file name may have.
+    name = run_key if run_key.isascii() else hashlib.sha256(run_key.encode()).hexdigest()[:32]
+    return Path(root).expanduser().absolute() / str(dataset._doc.id) / name / str(number)
+
+
+def move_masks(labels: list[dict[str, Any]], excess: int, folder: Path) -> int:
+    """Moves masks from labels to files, the largest first, until the labels are ``excess`` bytes smaller.
+
+    Args:
+        labels: documents of detections; changed in place.
+        excess: bytes to get rid of.
+        folder: where the files go; made if absent.
+
+    Returns:
+        The bytes that the labels are smaller now: fewer than ``excess`` if that was all there was.
+
+    Raises:
+        OSError: if a file cannot be written.
+    """
+    moved = 0
+    for label in sorted(labels, key=lambda one: len(one.get("mask") or b""), reverse=True):
+        if moved >= excess or not label.get("mask"):
+            break
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{label['_id']}.png"  # an ObjectId: 24 hexadecimal digits
+        fo.Detection.from_dict(label).export_mask(str(path))
+        moved += len(label["mask"]) - len(str(path))
+        label["mask"], label["mask_path"] = None, str(path)
+    return moved
+
+
+def remove_masks(folder: Path, in_use: Container[str]) -> int:
+    """Removes a run's mask files, and its folder once it is empty.
+
+    Args:
+        folder: see ``masks_folder``.
+        in_use: paths of files that must stay.
+
+    Returns:
+        Number of files removed.
+    """
+    unused = [path for path in folder.glob("*.png") if str(path) not in in_use]
+    for path in unused:
+        path.unlink(missing_ok=True)
+    for empty in (folder, *list(folder.parents)[:2]):  # the pass, the run, the dataset
+        try:
+            empty.rmdir()
+        except OSError:  # absent, or something is left in it
+            break
+    return len(unused)
+
+
+def check_name(name: str) -> None:
+    """Raises InputError unless ``name`` can be a run key."""
+    if not isinstance(name, str) or not name.isidentifier() or len(name) > 100:
+        raise InputError(
+            f"expected a name of letters, digits and underscores that does not start with a digit, got {name!r}"
+        )

@@ -1,0 +1,325 @@
+"""Scores a field of predicted detections against ground truth: COCO box and mask scores, presence, per-object matches.
+
+AP and AR come from pycocotools, never from FiftyOne, whose own mAP is too high where scores tie. FiftyOne contributes
+the per-object matches (``eval_key``) that its review tools rely on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import fiftyone as fo
+import numpy as np
+from fiftyone.core.collections import SampleCollection
+
+from fiftyone_ntt.dataset.fields import (
+    REFERENCE_TAG,
+    REJECTED_TAG,
+    check_detections_field,
+    detections_of,
+    image_samples,
+    is_map_field,
+    with_sizes,
+)
+from fiftyone_ntt.dataset.geometry import place_mask
+from fiftyone_ntt.dataset.storage import check_name
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.evaluation.coco import (
+    Box,
+    CocoScores,
+    GroundTruth,
+    Prediction,
+    PresenceScores,
+    Rle,
+    Scores,
+    coco_scores,
+    encode_box,
+    encode_crop,
+    presence_scores,
+)
+from fiftyone_ntt.evaluation.fiftyone_matches import Matching, keep_results, write_matches
+from fiftyone_ntt.evaluation.map_documents import targets_of
+from fiftyone_ntt.evaluation.results import ClassResult, EvaluationResults
+from fiftyone_ntt.evaluation.semantic_scores import evaluate_maps, shared_targets, write_map_scores
+from fiftyone_ntt.references.bank_store import list_banks, load_bank
+from fiftyone_ntt.references.build import Progress, without_references
+from fiftyone_ntt.runs.record import provenance_of
+
+CROWD_ATTRIBUTE = "iscrowd"
+_NO_SCORES = Scores(None, None, None, None)
+
+
+def evaluate(
+    view: SampleCollection,
+    label_field: str = "ntt",
+    gt_field: str = "ground_truth",
+    *,
+    eval_key: str | None = None,
+    score_threshold: float | None = None,
+    classes: Sequence[str] | None = None,
+    include_references: bool = False,
+    progress: Progress | None = None,
+) -> EvaluationResults:
+    """Scores predicted detections, or class maps, against ground truth.
+
+    AP and AR rank all labels whatever their score. Objects with the attribute ``iscrowd`` are COCO crowd regions.
+    A sample without labels counts: its objects are missed. Labels that a person has rejected are left out. Image sizes
+    are computed and kept where they are missing, and so are the results, for the App.
+
+    Where one of the fields holds ``Segmentation`` maps, pixels are compared: ``results.semantic`` has the IoU of each
+    class and its mean, with and without background. Detections in the other field are painted into maps first. A class
+    without a pixel in ground truth and predictions is in no mean; ``notes`` name it. Such results are not kept.
+
+    Args:
+        view: the samples to score; of grouped samples, those of the active slice. Samples that served as references
+            are left out.
+        label_field: ``Detections`` or ``Segmentation`` field with the predictions.
+        gt_field: ``Detections`` or ``Segmentation`` field with the ground truth.
+        eval_key: also writes FiftyOne's per-object matches (true and false positives, misses at IoU 0.5) under this
+            key, replacing an evaluation of the same key. Of maps, its per-image accuracy, precision and recall.
+        score_threshold: labels at or below this score neither claim presence nor take part in the matches; 0 where
+            ``None``, so that every label counts.
+        classes: the classes to score; those of the run that wrote ``label_field`` where ``None``, else all there are.
+        include_references: score the references too. Their scores are too good: they have seen the answers.
+        progress: called with (done, total, message).
+
+    Raises:
+        InputError: if a field is missing, there is nothing to score, or a label is unusable (names sample and label).
+        WrongTypeError: if a field holds something other than detections.
+    """
+    view = image_samples(view)
+    maps = [name for name in (label_field, gt_field) if is_map_field(view, name)]
+    for name in (label_field, gt_field):
+        if name not in maps:
+            check_detections_field(view, name)
+    if label_field == gt_field:
+        raise InputError(f"expected two different fields to compare, got {label_field!r} twice")
+    if eval_key is not None:
+        check_name(eval_key)
+    notes: list[str] = []
+    samples = view if include_references else _without_references(view, label_field, gt_field, notes)
+    names = _class_names(samples, label_field, gt_field, classes)
+    if maps:
+        return _of_maps(samples, label_field, gt_field, names, score_threshold, notes, eval_key, progress)
+    samples = with_sizes(samples, notes)
+    objects = _read(samples, label_field, gt_field, names, progress)
+    results = _score(objects, names, score_threshold or 0.0, label_field, notes)
+    if eval_key is not None:
+        results = replace(results, eval_key=eval_key)
+        matching = Matching(label_field, gt_field, names, score_threshold or 0.0, objects.all_masked)
+        write_matches(samples, matching, eval_key, results)
+    keep_results(view._dataset, label_field, gt_field, results)
+    return results
+
+
+def _of_maps(
+    samples: SampleCollection, label_field: str, gt_field: str, names: Sequence[str], threshold: float | None,
+    notes: list[str], eval_key: str | None, progress: Progress | None,
+) -> EvaluationResults:  # fmt: skip
+    if eval_key is not None:
+        shared_targets(samples, label_field, gt_field, names)  # refused before the work, not after it
+    results = evaluate_maps(
+        samples, label_field, gt_field, names, score_threshold=threshold, notes=notes, progress=progress
+    )
+    if eval_key is not None:
+        write_map_scores(samples, label_field, gt_field, names, eval_key)
+        results = replace(results, eval_key=eval_key)
+    return results
+
+
+def score_view(view: SampleCollection, label_field: str, gt_field: str) -> EvaluationResults:
+    """The scores of a view as it is: references count, and nothing is kept."""
+    notes: list[str] = []
+    names = _class_names(view, label_field, gt_field, None)
+    return _score(_read(with_sizes(view, notes), label_field, gt_field, names, None), names, 0.0, label_field, notes)
+
+
+def _without_references(view: SampleCollection, label_field: str, gt_field: str, notes: list[str]) -> SampleCollection:
+    """Leaves out what the memory bank has seen: by tag, by label tag, and by the bank itself where it is kept."""
+    kept = view.match_tags(REFERENCE_TAG, bool=False)
+    if REFERENCE_TAG in view.count_label_tags(gt_field):
+        with_label = view.match_labels(tags=REFERENCE_TAG, fields=gt_field).values("id")
+        kept = kept.exclude(with_label)
+    record = provenance_of(view, label_field)
+    for name in list_banks(view._dataset):
+        if record and view._dataset.get_run_info(name).config.content_hash == record.get("bank_hash"):
+            kept = without_references(kept, load_bank(view._dataset, name))
+    left_out = len(view) - len(kept)
+    if left_out:
+        notes.append(f"{left_out} reference samples left out")
+        if not len(kept):
+            raise InputError(
+                f"all {left_out} samples of the view are references; evaluate on others, or pass "
+                "include_references=True"
+            )
+    return kept
+
+
+def _class_names(view: SampleCollection, label_field: str, gt_field: str, classes: Sequence[str] | None) -> list[str]:
+    if not len(view):
+        raise InputError("expected samples to evaluate, got an empty view")
+    true_labels = _labels_of(view, gt_field)
+    if not true_labels:
+        raise InputError(f"no ground truth: none of the {len(view)} samples has a label in {gt_field!r}")
+    if isinstance(classes, str) or (classes is not None and (not classes or len(set(classes)) < len(classes))):
+        raise InputError(f"expected a list of distinct class names, got {classes!r}")
+    wanted = classes or provenance_of(view, label_field).get("classes")
+    names = list(wanted or sorted({*true_labels, *_labels_of(view, label_field)}))
+    if not set(names) & set(true_labels):
+        raise InputError(
+            f"no ground truth for any of the classes {names}; labels in {gt_field!r}: {sorted(true_labels)}"
+        )
+    return names
+
+
+def _labels_of(view: SampleCollection, field_name: str) -> list[str]:
+    if is_map_field(view, field_name):
+        return [name for value, name in targets_of(view, field_name).items() if value]
+    found = view.distinct(view._get_label_field_path(field_name, "label")[1])
+    return [label for label in found if label is not None]
+
+
+@dataclass
+class _Objects:
+    """Everything read from the view.
+
+    Attributes:
+        truth: annotated objects; ``rle`` is ``None`` where a label has no mask.
+        found: predicted objects, likewise.
+        sizes: sample id -> ``(height, width)`` in pixels, in the order of the view.
+        unlabelled: samples whose label field is empty.
+        without_score: predictions that carry no confidence.
+        rejected: predictions that a person has rejected; they are not in ``found``.
+    """
+
+    truth: list[GroundTruth] = field(default_factory=list)
+    found: list[Prediction] = field(default_factory=list)
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    unlabelled: int = 0
+    without_score: int = 0
+    rejected: int = 0
+
+    @property
+    def all_masked(self) -> bool:
+        return all(item.rle is not None for item in self.truth) and all(item.rle is not None for item in self.found)
+
+
+def _read(
+    view: SampleCollection, label_field: str, gt_field: str, classes: Sequence[str], progress: Progress | None
+) -> _Objects:
+    objects, total = _Objects(), len(view)
+    index = {name: k for k, name in enumerate(classes)}
+    for done, sample in enumerate(view.select_fields([label_field, gt_field]).iter_samples(), start=1):
+        size = int(sample.metadata.height), int(sample.metadata.width)
+        objects.sizes[sample.id] = size
+        objects.unlabelled += sample[label_field] is None
+        for label in detections_of(sample[gt_field]):
+            if label.label in index:
+                box, rle = _geometry(label, size, sample.id, gt_field)
+                crowd = bool(label.get_attribute_value(CROWD_ATTRIBUTE, False))
+                objects.truth.append(GroundTruth(sample.id, index[label.label], box, rle, crowd))
+        for label in detections_of(sample[label_field]):
+            if label.label in index:
+                if REJECTED_TAG in (label.tags or ()):
+                    objects.rejected += 1
+                    continue
+                box, rle = _geometry(label, size, sample.id, label_field)
+                score = 1.0 if label.confidence is None else float(label.confidence)
+                objects.without_score += label.confidence is None
+                objects.found.append(Prediction(sample.id, index[label.label], box, score, rle))
+        if progress is not None:
+            progress(done, total, f"reading labels ({done} of {total})")
+    return objects
+
+
+def _geometry(label: fo.Detection, size: tuple[int, int], sample_id: str, field_name: str) -> tuple[Box, Rle | None]:
+    """Box (xyxy, image pixels, not clipped) and mask of a label; the mask is ``None`` where it has none."""
+    try:
+        box = _box(label, size)
+        if not label.has_mask:
+            return box, None
+        if min(box[2], size[1]) <= max(box[0], 0) or min(box[3], size[0]) <= max(box[1], 0):
+            return box, encode_box((0, 0, 0, 0), size)  # no part of it lies in the image: nothing can match it
+        left, top, crop = place_mask(label, size)
+        return box, encode_crop(crop, left, top, size)
+    except InputError as error:
+        raise InputError(f"sample {sample_id}, label {label.id} ({label.label}) in {field_name!r}: {error}") from error
+
+
+def _box(label: fo.Detection, size: tuple[int, int]) -> Box:
+    relative = np.asarray(label.bounding_box if label.bounding_box is not None else [], np.float64)
+    if relative.shape != (4,) or not np.isfinite(relative).all():
+        raise InputError(f"expected a relative box [x, y, width, height], got {label.bounding_box!r}")
+    x, y, w, h = relative
+    height, width = size
+    # A pixel coordinate divided and multiplied by the width is off by a rounding error; matches at IoU 0.5 see that.
+    x1, y1, x2, y2 = np.round([x * width, y * height, (x + w) * width, (y + h) * height], 6).tolist()
+    return x1, y1, x2, y2
+
+
+def _score(
+    objects: _Objects, classes: Sequence[str], threshold: float, label_field: str, notes: list[str]
+) -> EvaluationResults:
+    notes.extend(_remarks(objects, label_field))
+    compare_masks = any(item.rle is not None for item in objects.truth) and (
+        not objects.found or any(item.rle is not None for item in objects.found)
+    )
+    if compare_masks:
+        objects = _fill_boxes(objects)
+    else:
+        side = "predictions have" if any(item.rle is not None for item in objects.truth) else "ground truth has"
+        notes.append(f"no mask scores: the {side} boxes only")
+    image_ids = list(objects.sizes)
+    coco = coco_scores(objects.truth, objects.found, classes, image_ids, masks=compare_masks)
+    presence = presence_scores(objects.truth, objects.found, classes, image_ids, threshold)
+    return EvaluationResults(
+        box=coco.box,
+        mask=coco.mask or _NO_SCORES,
+        presence=presence,
+        per_class=tuple(_class_result(k, name, objects, coco, presence) for k, name in enumerate(classes)),
+        images=len(image_ids),
+        notes=tuple(notes),
+    )
+
+
+def _remarks(objects: _Objects, label_field: str) -> list[str]:
+    remarks = []
+    if objects.unlabelled:
+        remarks.append(
+            f"{objects.unlabelled} of {len(objects.sizes)} samples were never labelled in {label_field!r} (or failed); "
+            "their objects count as missed"
+        )
+    if objects.rejected:
+        remarks.append(f"{objects.rejected} rejected labels (tag {REJECTED_TAG}) left out")
+    if objects.without_score:
+        remarks.append(f"{objects.without_score} labels carry no confidence and are taken as certain (1.0)")
+    for items, name in ((objects.truth, "ground truth"), (objects.found, "predicted")):
+        bare = sum(item.rle is None for item in items)
+        if 0 < bare < len(items):
+            remarks.append(f"{bare} of {len(items)} {name} objects have no mask; their filled box stands in for it")
+    return remarks
+
+
+def _fill_boxes(objects: _Objects) -> _Objects:
+    """Where some labels have masks, the filled box stands in for those that have none."""
+
+    def filled(item: Any) -> Any:
+        return item if item.rle is not None else replace(item, rle=encode_box(item.box, objects.sizes[item.image_id]))
+
+    return replace(objects, truth=list(map(filled, objects.truth)), found=list(map(filled, objects.found)))
+
+
+def _class_result(k: int, name: str, objects: _Objects, coco: CocoScores, presence: PresenceScores) -> ClassResult:
+    there = presence.per_class[name]
+    return ClassResult(
+        name=name,
+        objects=sum(item.label == k for item in objects.truth),
+        predictions=sum(item.label == k for item in objects.found),
+        box=coco.box_per_class[name],
+        mask=coco.mask_per_class.get(name, _NO_SCORES),
+        precision=there.precision,
+        recall=there.recall,
+        f1=there.f1,
+    )

@@ -1,0 +1,107 @@
+"""What an evaluation leaves in FiftyOne: per-object matches, our scores beside them, and the last results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import fiftyone as fo
+import fiftyone.operators as foo
+from fiftyone import ViewField as F
+from fiftyone.core.collections import SampleCollection
+
+from fiftyone_ntt.dataset.fields import REJECTED_TAG
+from fiftyone_ntt.evaluation.results import EvaluationResults
+
+METRIC_URI = "@fiftyone-ntt/ntt/metric_"
+"""Prefix of the operators that put our scores into FiftyOne's own evaluation panel."""
+METRICS = ("box_ap", "mask_ap", "mask_ap50", "ar100")
+"""Scores that have such an operator."""
+_STORE, _LAST = "ntt_evaluation", "last"
+
+
+@dataclass(frozen=True)
+class Matching:
+    """What is compared.
+
+    Attributes:
+        label_field: field of the predictions.
+        gt_field: field of the ground truth.
+        classes: labels of other classes are left alone.
+        threshold: predictions at or below this score are left alone.
+        use_masks: whether masks are compared, or boxes.
+    """
+
+    label_field: str
+    gt_field: str
+    classes: Sequence[str]
+    threshold: float
+    use_masks: bool
+
+
+def write_matches(view: SampleCollection, matching: Matching, eval_key: str, results: EvaluationResults) -> None:
+    """FiftyOne's true positives, false positives and misses, without its mAP, but with ours where it can show it.
+
+    Args:
+        view: the samples that were evaluated.
+        matching: what is compared.
+        eval_key: key of the evaluation; one of this key is replaced.
+        results: our scores.
+    """
+    if view._dataset.has_evaluation(eval_key):
+        view._dataset.delete_evaluation(eval_key)
+    wanted = F("label").is_in(list(matching.classes))
+    matched = view.filter_labels(matching.gt_field, wanted, only_matches=False)
+    counted = wanted & ~F("tags").contains(REJECTED_TAG)
+    if matching.threshold > 0:
+        counted &= F("confidence") > matching.threshold
+    matched = matched.filter_labels(matching.label_field, counted, only_matches=False)
+    matched.evaluate_detections(
+        matching.label_field,
+        gt_field=matching.gt_field,
+        eval_key=eval_key,
+        method="coco",
+        classes=list(matching.classes),
+        use_masks=matching.use_masks,
+        classwise=True,
+        compute_mAP=False,
+        custom_metrics=_custom_metrics(results),
+        progress=False,
+    )
+
+
+def scores_shown(results: EvaluationResults) -> dict[str, float | None]:
+    """The scores that FiftyOne's evaluation panel shows: name of the metric -> value."""
+    recall = results.box.ar100 if results.mask.ar100 is None else results.mask.ar100
+    values = (results.box.ap, results.mask.ap, results.mask.ap50, recall)
+    return dict(zip(METRICS, values, strict=True))
+
+
+def _custom_metrics(results: EvaluationResults) -> dict[str, dict[str, float]] | None:
+    """Our scores for FiftyOne to keep; ``None`` where the plugin that FiftyOne would ask for them is not installed."""
+    values = {f"{METRIC_URI}{name}": value for name, value in scores_shown(results).items() if value is not None}
+    there = {uri: {"value": value} for uri, value in values.items() if foo.operator_exists(uri)}
+    return there or None
+
+
+def keep_results(dataset: fo.Dataset, label_field: str, gt_field: str, results: EvaluationResults) -> None:
+    """Notes the results of an evaluation with the dataset, in place of those of the last one."""
+    facts = {
+        "label_field": label_field,
+        "gt_field": gt_field,
+        "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "eval_key": results.eval_key,
+        "images": results.images,
+        "notes": list(results.notes),
+        "table": results.table(),
+        **scores_shown(results),
+    }
+    foo.ExecutionStore.create(_STORE, dataset_id=dataset._doc.id).set(_LAST, facts)
+
+
+def last_results(dataset: fo.Dataset) -> dict[str, Any] | None:
+    """What the last evaluation of a dataset found: fields, date, ``eval_key``, and a ``table`` with a row a class."""
+    facts: dict[str, Any] | None = foo.ExecutionStore.create(_STORE, dataset_id=dataset._doc.id).get(_LAST)
+    return facts

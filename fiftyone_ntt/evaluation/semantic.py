@@ -1,0 +1,275 @@
+"""Detections -> class maps: the semantic output."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+import fiftyone as fo
+from fiftyone.core.collections import SampleCollection
+
+from fiftyone_ntt.dataset.fields import (
+    REJECTED_TAG,
+    check_detections_field,
+    every_image,
+    is_map_field,
+    whole_images,
+    with_sizes,
+)
+from fiftyone_ntt.dataset.labels import is_from_run, is_kept
+from fiftyone_ntt.dataset.storage import patiently
+from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.evaluation.map_documents import Document, is_as_written, maps_info, piece_of, to_map_document
+from fiftyone_ntt.pixels.semantic_maps import Piece, paint
+from fiftyone_ntt.references.build import Progress
+from fiftyone_ntt.runs.record import MAPS, provenance_of
+
+logger = logging.getLogger(__name__)
+
+ONLY = ("all", "accepted")
+_CHUNK = 20
+"""Samples whose labels and maps are in memory at once."""
+
+
+@dataclass
+class MapsReport:
+    """What ``to_segmentation`` did.
+
+    Attributes:
+        label_field: field that the maps were made from.
+        out_field: field that holds them.
+        classes: class names; the value of class i is i + 1.
+        maps: maps written.
+        unlabelled: samples without a map, since they have no labels (or none that was accepted).
+        kept: maps left as they were, since a person changed or drew them.
+        boxes: labels without a mask, whose filled box stands in for it.
+        errors: sample id -> why it has no map.
+        notes: what else is worth knowing.
+    """
+
+    label_field: str
+    out_field: str
+    classes: tuple[str, ...]
+    maps: int = 0
+    unlabelled: int = 0
+    kept: int = 0
+    boxes: int = 0
+    errors: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        text = f"{self.maps} maps of {len(self.classes)} classes written to {self.out_field!r}"
+        more = {
+            f"{self.unlabelled} samples have no labels in {self.label_field!r} to make a map from": self.unlabelled,
+            f"{self.kept} maps that a person changed were kept (overwrite=True replaces them)": self.kept,
+            f"{self.boxes} labels have no mask; their filled box stands in for it": self.boxes,
+            f"{len(self.errors)} samples failed": len(self.errors),
+        }
+        return "; ".join([text, *(part for part, count in more.items() if count), *self.notes])
+
+
+def to_segmentation(
+    view: SampleCollection,
+    label_field: str = "ntt",
+    out_field: str = "ntt_semantic",
+    *,
+    score_threshold: float | None = None,
+    classes: Sequence[str] | None = None,
+    only: str = "all",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> MapsReport:
+    """Paints the labels of each image into one map of classes.
+
+    Where labels overlap the surest is on top: what a person accepted, edited or drew, then by score; of equal ones the
+    smaller. The value of a class is 1 + its place among the classes, 0 is background; the dataset's mask targets say
+    so. Labels that a person has rejected never count. The same call again makes the maps anew, e.g. after a review.
+
+    Args:
+        view: the samples; of grouped samples, those of the active slice. One that was never labelled gets no
+            map.
+        label_field: ``Detections`` field to read.
+        out_field: ``Segmentation`` field to write; made if absent.
+        score_threshold: undecided labels at or below this score are left out.
+        classes: the classes, in the order of their values, all others being background. Where ``None``, those of the
+            run that wrote the labels, and after them what else there is in the dataset.
+        only: ``"accepted"`` paints what a person accepted, edited or drew, and only images that have such labels;
+            ``"all"`` also what nobody has decided on.
+        overwrite: also replace maps that something else wrote, or that a person changed.
+        progress: called with (done, total, message).
+
+    Raises:
+        InputError: if a field, class or option cannot be used, or ``out_field`` holds what would be lost.
+        WrongTypeError: if a field is of the wrong type, or the samples are no images.
+    """
+    if only not in ONLY:
+        raise InputError(f"expected only to be one of {', '.join(ONLY)}; got {only!r}")
+    view = whole_images(view)
+    check_detections_field(view, label_field)
+    names = _class_names(view._dataset, label_field, classes)
+    _check_out_field(view, out_field, names, overwrite)
+    report = MapsReport(label_field, out_field, tuple(names))
+    samples = with_sizes(view, report.notes)
+    choice = {"only": only, "score_threshold": score_threshold}
+    _declare(view._dataset, report, choice)
+    painter = _Painter(report, only, score_threshold, bool(provenance_of(view, label_field)), overwrite)
+    total, done = len(samples), 0
+    for ids, documents in _chunks(samples, label_field, out_field):
+        made = {sample_id: painter(sample_id, *one) for sample_id, one in zip(ids, documents, strict=True)}
+        _write(view._dataset, report, {key: new for key, (changes, new) in made.items() if changes})
+        done += len(ids)
+        if progress is not None:
+            progress(done, total, f"painted {done} of {total} maps")
+    logger.info("%s", report)
+    return report
+
+
+def _class_names(dataset: fo.Dataset, label_field: str, classes: Sequence[str] | None) -> list[str]:
+    if isinstance(classes, str) or (classes is not None and (not classes or len(set(classes)) < len(classes))):
+        raise InputError(f"expected a list of distinct class names, got {classes!r}")
+    there = {name for name in every_image(dataset).distinct(f"{label_field}.detections.label") if name}
+    if classes is not None:
+        if not there & set(classes):
+            raise InputError(f"none of the classes {list(classes)} is in {label_field!r}; there is: {sorted(there)}")
+        return list(classes)
+    # Of the whole dataset, not of the view: the values must mean the same in every call.
+    of_run = list(provenance_of(dataset, label_field).get("classes") or [])
+    names = [*of_run, *sorted(there - set(of_run))]
+    if not names:
+        raise InputError(f"expected labels to paint, and {label_field!r} holds none; label some images first")
+    return names
+
+
+def _check_out_field(view: SampleCollection, name: str, classes: list[str], overwrite: bool) -> None:
+    """Refuses to lose what something else wrote, and to give values another meaning behind the back of other maps."""
+    dataset = view._dataset
+    choices = "choose another out_field, or pass overwrite=True"
+    if not dataset.has_field(name):
+        if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
+            raise InputError(f"expected out_field to be a name of letters, digits and underscores, got {name!r}")
+        return
+    if not is_map_field(dataset, name):
+        raise WrongTypeError(f"field {name!r} exists and does not hold Segmentation maps; choose another out_field")
+    maps, before = every_image(dataset).exists(name), maps_info(dataset, name).get("classes")
+    count = len(maps)
+    if not count or (before is not None and classes[: len(before)] == before):
+        return
+    if not overwrite:
+        reason = "that something else wrote" if before is None else f"of the classes {before}, not {classes}"
+        raise InputError(f"field {name!r} holds {count} maps {reason}; {choices}")
+    others = count - len(maps.select(view.values("id")))
+    if others:
+        meant = before or dataset.mask_targets.get(name) or "unknown"
+        raise InputError(
+            f"field {name!r} holds {others} more maps in samples outside of this view, whose values mean {meant}; "
+            "choose another out_field, or make the maps of all of them anew"
+        )
+
+
+def _declare(dataset: fo.Dataset, report: MapsReport, choice: dict[str, Any]) -> None:
+    """Makes the field, and says what its values mean and where they come from."""
+    name = report.out_field
+    if not dataset.has_field(name):
+        dataset.add_sample_field(name, fo.EmbeddedDocumentField, embedded_doc_type=fo.Segmentation)
+    description = "fingerprint of the map as it was written; tells what was changed since"
+    dataset.add_sample_field(f"{name}.written", fo.StringField, description=description)
+    made_from = {
+        "label_field": report.label_field,
+        "classes": list(report.classes),
+        **choice,
+        "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "run": provenance_of(dataset, report.label_field),
+    }
+    out = dataset.get_field(name)
+    out.info = {**(out.info or {}), MAPS: made_from}
+    out.save()
+    dataset.mask_targets = {**dataset.mask_targets, name: dict(enumerate(report.classes, start=1))}
+    dataset.save()
+
+
+def _chunks(
+    samples: SampleCollection, label_field: str, out_field: str
+) -> Iterator[tuple[list[str], list[tuple[Document | None, Document | None, tuple[int, int]]]]]:
+    """Ids, and labels, map and image size of each, of some samples at a time."""
+    ids, images = patiently(samples.values, "id"), every_image(samples._dataset)
+    names = ["id", label_field, out_field, "metadata.height", "metadata.width"]
+    for start in range(0, len(ids), _CHUNK):
+        some = images.select(ids[start : start + _CHUNK])
+        found, labels, maps, heights, widths = patiently(some.values, names, _raw=True)
+        sizes = ((int(height), int(width)) for height, width in zip(heights, widths, strict=True))
+        yield [str(one) for one in found], list(zip(labels, maps, sizes, strict=True))
+
+
+@dataclass(frozen=True)
+class _Painter:
+    """Makes the map of a sample.
+
+    Attributes:
+        report: is told what happened.
+        only: of ``ONLY``.
+        least: undecided labels at or below this score are left out.
+        of_run: whether a run wrote the labels, so that others were drawn by a person.
+        overwrite: replace what a person changed.
+    """
+
+    report: MapsReport
+    only: str
+    least: float | None
+    of_run: bool
+    overwrite: bool
+
+    def __call__(
+        self, sample_id: str, labels: Document | None, old: Document | None, size: tuple[int, int]
+    ) -> tuple[bool, Document | None]:
+        """Whether the sample's map changes, and the new one; ``None`` for no map."""
+        if old is not None and not self.overwrite and not is_as_written(old):
+            self.report.kept += 1
+            return False, None
+        chosen = None if labels is None else self._chosen(labels)
+        if chosen is None or (self.only == "accepted" and not chosen):
+            self.report.unlabelled += 1
+            return old is not None, None
+        try:
+            pieces = [self._piece(label, rank, size) for label, rank in chosen]
+        except InputError as error:
+            self.report.errors[sample_id] = str(error)
+            return old is not None, None
+        self.report.maps += 1
+        return True, to_map_document(paint(pieces, size, len(self.report.classes)))
+
+    def _chosen(self, labels: Document) -> list[tuple[Document, tuple[float, ...]]]:
+        """The labels that count, and their ranks."""
+        found = labels.get("detections")
+        chosen: list[tuple[Document, tuple[float, ...]]] = []
+        for label in found if found is not None else [labels]:  # a field of single Detection labels
+            if label.get("label") not in self.report.classes or REJECTED_TAG in (label.get("tags") or ()):
+                continue
+            mine = is_kept(label) or (self.of_run and not is_from_run(label))
+            score = 1.0 if label.get("confidence") is None else float(label["confidence"])
+            if mine or (self.only == "all" and (self.least is None or score > self.least)):
+                chosen.append((label, (float(mine), score)))
+        return chosen
+
+    def _piece(self, document: Document, rank: tuple[float, ...], size: tuple[int, int]) -> Piece:
+        label = fo.Detection.from_dict(document)
+        self.report.boxes += not label.has_mask
+        return piece_of(label, 1 + self.report.classes.index(document["label"]), rank, size)
+
+
+def _write(dataset: fo.Dataset, report: MapsReport, maps: dict[str, Document | None]) -> None:
+    def save(some: dict[str, Document | None]) -> None:
+        if some:
+            dataset.set_values(report.out_field, some, key_field="id", validate=False, dynamic=False)
+
+    try:
+        patiently(save, maps)
+    except ValueError:  # FiftyOne turns what MongoDB refuses into this; one sample must not cost the others theirs
+        for sample_id, one in maps.items():
+            try:
+                patiently(save, {sample_id: one})
+            except ValueError as error:
+                report.maps -= one is not None
+                report.errors[sample_id] = f"the database refuses to save the map: {error}"

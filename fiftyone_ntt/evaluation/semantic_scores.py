@@ -1,0 +1,220 @@
+"""Scores class maps against ground truth: IoU of each class over the pixels of all images, and their mean.
+
+FiftyOne's own ``evaluate_segmentations`` gives accuracy, precision and recall, no IoU; it passes over images without a
+predicted map, whose objects are missed, and pixels of values without a target, background among them. So the confusion
+matrix is counted here; FiftyOne contributes what its review tools filter on (``eval_key``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import fiftyone as fo
+import numpy as np
+from fiftyone.core.collections import SampleCollection
+from numpy.typing import NDArray
+
+from fiftyone_ntt.dataset.fields import REJECTED_TAG, detections_of, is_map_field, with_sizes
+from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.evaluation.coco import GroundTruth, Prediction, Scores, presence_scores
+from fiftyone_ntt.evaluation.map_documents import in_classes, piece_of, read_map, resized, targets_of
+from fiftyone_ntt.evaluation.results import ClassResult, EvaluationResults
+from fiftyone_ntt.pixels.semantic_maps import VOID, SemanticScores, confusion, paint
+
+_NO_SCORES = Scores(None, None, None, None)
+_NOWHERE = (0.0, 0.0, 0.0, 0.0)
+_Map = NDArray[np.int64]
+
+
+@dataclass
+class _Counts:
+    """What has been read so far."""
+
+    matrix: NDArray[np.int64]
+    images: list[str] = field(default_factory=list)
+    truth: list[GroundTruth] = field(default_factory=list)
+    found: list[Prediction] = field(default_factory=list)
+    without_truth: int = 0
+    unlabelled: int = 0
+    resized: int = 0
+    void: int = 0
+
+    def add(self, sample_id: str, truth: _Map, found: _Map) -> None:
+        """Counts an image; a class is in it where it has a pixel."""
+        self.images.append(sample_id)
+        counts = confusion(truth, found, len(self.matrix) - 1)
+        self.matrix += counts
+        self.void += int((truth == VOID).sum())
+        there, claimed = counts[1:].any(axis=1), counts[:, 1:].any(axis=0)
+        self.truth += [GroundTruth(sample_id, int(k), _NOWHERE, None, False) for k in np.flatnonzero(there)]
+        self.found += [Prediction(sample_id, int(k), _NOWHERE, 1.0, None) for k in np.flatnonzero(claimed)]
+
+
+def evaluate_maps(
+    samples: SampleCollection,
+    label_field: str,
+    gt_field: str,
+    classes: Sequence[str],
+    *,
+    score_threshold: float | None,
+    notes: list[str],
+    progress: Callable[[int, int, str], None] | None = None,
+) -> EvaluationResults:
+    """Scores fields of which at least one holds maps; detections in the other are painted as ``to_segmentation`` does.
+
+    Args:
+        samples: the samples to score.
+        label_field: predictions.
+        gt_field: ground truth. Values without a mask target, other than 0, count neither way; classes that are not
+            scored are background.
+        classes: the classes to score.
+        score_threshold: of predicted detections, those at or below this do not count.
+        notes: what there is to know already; extended.
+        progress: called with (done, total, message).
+
+    Raises:
+        InputError: if there is nothing to compare, or a map or label is unusable (names the sample).
+        WrongTypeError: if maps are colours.
+    """
+    if score_threshold is not None and is_map_field(samples, label_field):
+        raise InputError(
+            f"expected no score_threshold for the maps in {label_field!r}, which have no scores; give it to "
+            "to_segmentation, or evaluate the labels that the maps were made from"
+        )
+    if not (is_map_field(samples, gt_field) and is_map_field(samples, label_field)):
+        samples = with_sizes(samples, notes)
+    truth = _reader(samples, gt_field, classes, VOID, None)
+    found = _reader(samples, label_field, classes, 0, score_threshold)
+    counts = _Counts(np.zeros((len(classes) + 1,) * 2, np.int64))
+    total = len(samples)
+    for done, sample in enumerate(samples.select_fields([label_field, gt_field]).iter_samples(), start=1):
+        _compare(sample, (label_field, found), (gt_field, truth), counts)
+        if progress is not None:
+            progress(done, total, f"comparing maps ({done} of {total})")
+    if not counts.images:
+        raise InputError(f"no ground truth: none of the {total} samples has a map in {gt_field!r}")
+    return _results(counts, classes, label_field, gt_field, notes)
+
+
+_Reader = Callable[[fo.Label | None, tuple[int, int] | None], _Map | None]
+
+
+def _reader(samples: SampleCollection, name: str, classes: Sequence[str], unknown: int, least: float | None) -> _Reader:
+    """What turns a sample's label into a map of the classes; ``None`` where there is none."""
+    if is_map_field(samples, name):
+        targets = targets_of(samples, name)
+        return lambda label, size: None if label is None or not label.has_mask else in_classes(
+            read_map(label), targets, classes, unknown
+        )  # fmt: skip
+    index = {one: k for k, one in enumerate(classes, start=1)}
+    return lambda label, size: _painted(label, index, least, size)
+
+
+def _painted(
+    label: fo.Label | None, index: Mapping[str, int], least: float | None, size: tuple[int, int] | None
+) -> _Map:
+    if size is None:
+        raise InputError("expected the image's size in the sample's metadata; run dataset.compute_metadata()")
+    pieces = []
+    for one in detections_of(label):
+        score = 1.0 if one.confidence is None else float(one.confidence)
+        if one.label in index and REJECTED_TAG not in (one.tags or ()) and (least is None or score > least):
+            pieces.append(piece_of(one, index[one.label], (score,), size))
+    return paint(pieces, size, len(index)).astype(np.int64)
+
+
+def _compare(sample: fo.Sample, found: tuple[str, _Reader], truth: tuple[str, _Reader], counts: _Counts) -> None:
+    size = None
+    if sample.metadata is not None and sample.metadata.width is not None:
+        size = int(sample.metadata.height), int(sample.metadata.width)
+    maps = []
+    for name, read in (truth, found):
+        try:
+            maps.append(read(sample[name], size))
+        except (InputError, WrongTypeError) as error:
+            raise type(error)(f"sample {sample.id}, {name!r}: {error}") from error
+    true, claimed = maps
+    if true is None:
+        counts.without_truth += 1
+        return
+    if sample[found[0]] is None or claimed is None:
+        counts.unlabelled += 1
+        claimed = np.zeros_like(true)
+    counts.resized += claimed.shape != true.shape
+    counts.add(sample.id, true, resized(claimed, true.shape))
+
+
+def _results(
+    counts: _Counts, classes: Sequence[str], label_field: str, gt_field: str, notes: list[str]
+) -> EvaluationResults:
+    scores = SemanticScores.of(counts.matrix, classes)
+    presence = presence_scores(counts.truth, counts.found, classes, counts.images, 0.0)
+    notes.extend(_remarks(counts, scores, label_field, gt_field))
+    rows = []
+    for k, name in enumerate(classes):
+        there = presence.per_class[name]
+        objects, claims = (sum(one.label == k for one in items) for items in (counts.truth, counts.found))
+        iou, shares = scores.per_class[name], (there.precision, there.recall, there.f1)
+        rows.append(ClassResult(name, objects, claims, _NO_SCORES, _NO_SCORES, *shares, iou=iou))
+    return EvaluationResults(
+        _NO_SCORES, _NO_SCORES, presence, tuple(rows), len(counts.images), notes=tuple(notes), semantic=scores
+    )
+
+
+def _remarks(counts: _Counts, scores: SemanticScores, label_field: str, gt_field: str) -> list[str]:
+    remarks = []
+    if scores.nowhere:
+        remarks.append(
+            f"{', '.join(scores.nowhere)}: no pixel in ground truth or predictions; in no mean, neither as 0 nor as 1"
+        )
+    if counts.unlabelled:
+        remarks.append(
+            f"{counts.unlabelled} of {len(counts.images)} samples have nothing in {label_field!r}; all of them counts "
+            "as background, their objects as missed"
+        )
+    if counts.without_truth:
+        remarks.append(f"{counts.without_truth} samples without a map in {gt_field!r} left out")
+    if counts.resized:
+        remarks.append(f"{counts.resized} maps were brought to the size of the ground truth (nearest pixel)")
+    if counts.void:
+        share = counts.void / max(counts.void + scores.pixels, 1)
+        remarks.append(f"{share:.1%} of the pixels have a value without a mask target in {gt_field!r}: left out")
+    return remarks
+
+
+def write_map_scores(
+    samples: SampleCollection, label_field: str, gt_field: str, classes: Sequence[str], eval_key: str
+) -> None:
+    """FiftyOne's accuracy, precision and recall of each image, and its evaluation panel.
+
+    Args:
+        samples: the samples that were evaluated.
+        label_field: field of maps.
+        gt_field: field of maps.
+        classes: the classes.
+        eval_key: key of the evaluation; one of this key is replaced.
+    """
+    targets = shared_targets(samples, label_field, gt_field, classes)
+    if samples._dataset.has_evaluation(eval_key):
+        samples._dataset.delete_evaluation(eval_key)
+    samples.evaluate_segmentations(
+        label_field, gt_field=gt_field, eval_key=eval_key, mask_targets={0: "background", **targets}, progress=False
+    )
+
+
+def shared_targets(
+    samples: SampleCollection, label_field: str, gt_field: str, classes: Sequence[str]
+) -> dict[int, str]:
+    """Values of the classes that mean the same in both fields; raises InputError where they do not."""
+    if is_map_field(samples, label_field) and is_map_field(samples, gt_field):
+        mine, theirs = (
+            {value: name for value, name in targets_of(samples, field).items() if name in classes and value}
+            for field in (label_field, gt_field)
+        )
+        if mine == theirs:
+            return mine
+    raise InputError(
+        f"an eval_key needs maps with the same mask targets in {label_field!r} and {gt_field!r}; leave it out, or make "
+        "both with to_segmentation and the same classes"
+    )

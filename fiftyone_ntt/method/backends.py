@@ -1,0 +1,167 @@
+"""What a backend must offer: one promptable mask model and one feature model.
+
+The method needs nothing else from a network. Any pair that fulfils these two protocols can stand
+behind a preset (see ``fiftyone_ntt.models``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from fiftyone_ntt.pixels.frames import ImageFrame
+
+
+@runtime_checkable
+class ProposalModel(Protocol):
+    """A promptable mask model of the SAM family.
+
+    Attributes:
+        name: Short name that ends up in provenance, e.g. ``"sam2_hiera_large"``.
+        weights_hash: sha256 of the weights file(s), hex.
+    """
+
+    name: str
+    weights_hash: str
+
+    def frame(self, image_size: tuple[int, int]) -> ImageFrame:
+        """Returns how an image of ``(height, width)`` pixels maps to the model frame."""
+        ...
+
+    def encode(self, pixels: Tensor, frame: ImageFrame) -> Any:
+        """Runs the image encoder.
+
+        Args:
+            pixels: float32 ``[3, side, side]`` RGB in 0..1 in the model frame (``frame.render``);
+                not yet normalised, zeros outside the frame's content.
+            frame: the frame ``pixels`` was rendered with.
+
+        Returns:
+            An embedding that only this model's ``decode_*`` methods understand.
+        """
+        ...
+
+    def decode_points(self, embedding: Any, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompts with single foreground points, each point on its own.
+
+        Args:
+            embedding: what ``encode`` returned.
+            points: float32 ``[P, 2]`` (x, y) in pixels of the model frame.
+
+        Returns:
+            Mask logits float32 ``[P, 3, 256, 256]`` in the model frame, and predicted IoU float32
+            ``[P, 3]``: the three multi-mask outputs, in the model's order.
+        """
+        ...
+
+    def decode_boxes(self, embedding: Any, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompts with boxes, each box on its own.
+
+        Args:
+            embedding: what ``encode`` returned.
+            boxes: float32 ``[B, 4]`` xyxy in pixels of the model frame.
+
+        Returns:
+            Mask logits float32 ``[B, 256, 256]`` and predicted IoU float32 ``[B]``: the model's
+            single-mask output, the one meant for unambiguous prompts.
+        """
+        ...
+
+
+@runtime_checkable
+class BestDecoder(Protocol):
+    """What a ``ProposalModel`` may offer besides: the best mask of each prompt without making the others."""
+
+    def decode_best(self, embedding: Any, points: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Prompts with single foreground points and keeps of each the multi-mask output of highest predicted IoU.
+
+        Args:
+            embedding: what ``encode`` returned.
+            points: float32 ``[P, 2]`` (x, y) in pixels of the model frame.
+            threshold: prompts whose best predicted IoU is at or below this give nothing.
+
+        Returns:
+            int64 ``[n]`` which prompts, in rising order; their logits float32 ``[n, 256, 256]`` and predicted IoU
+            float32 ``[n]``, the same as ``decode_points`` gives.
+        """
+        ...
+
+
+@runtime_checkable
+class PromptDecoder(Protocol):
+    """What a ``ProposalModel`` may offer besides: prompts of several points, some of them outside the object."""
+
+    def decode_prompts(self, embedding: Any, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompts with sets of points, each set on its own.
+
+        Args:
+            embedding: what ``encode`` returned.
+            points: float32 ``[B, P, 2]`` (x, y) in pixels of the model frame.
+            labels: int64 ``[B, P]``: 1 for a point on the object, 0 for one that is not.
+
+        Returns:
+            Mask logits float32 ``[B, 4, 256, 256]`` in the model frame, and predicted IoU float32 ``[B, 4]``: the
+            single-mask output, then the three multi-mask outputs, in the model's order.
+        """
+        ...
+
+
+@runtime_checkable
+class AmongDecoder(Protocol):
+    """What a ``ProposalModel`` may offer besides: the best of some of each prompt's masks without making the others."""
+
+    def decode_among(
+        self, embedding: Any, points: Tensor, threshold: float, among: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``BestDecoder.decode_best``, but chooses among these multi-mask outputs only (of 0, 1 and 2)."""
+        ...
+
+
+@runtime_checkable
+class FeatureModel(Protocol):
+    """An image encoder that gives one feature vector per patch.
+
+    Attributes:
+        name: Short name that ends up in provenance, e.g. ``"dinov2_large"``.
+        weights_hash: sha256 of the weights file(s), hex.
+        input_size: side of the square input in pixels.
+        grid: ``(rows, columns)`` of the patch tokens.
+        dim: number of channels of a token.
+    """
+
+    name: str
+    weights_hash: str
+    input_size: int
+    grid: tuple[int, int]
+    dim: int
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Encodes a batch.
+
+        Args:
+            images: float32 ``[B, 3, input_size, input_size]`` RGB in 0..1 (bicubic resampling may
+                overshoot slightly), not yet normalised.
+
+        Returns:
+            Patch tokens float32 ``[B, rows, columns, dim]``, row-major, not l2-normalised, on the CPU or
+            the model's device.
+        """
+        ...
+
+
+@runtime_checkable
+class CropEncoder(Protocol):
+    """What a ``FeatureModel`` may offer besides: encoding crops at a smaller input, for the second look.
+
+    Attributes:
+        crop_size: side of that input in pixels.
+        dim: number of channels of a token, the same as of ``FeatureModel.encode``.
+    """
+
+    crop_size: int
+    dim: int
+
+    def encode_crops(self, images: Tensor) -> Tensor:
+        """As ``FeatureModel.encode``, for float32 ``[B, 3, crop_size, crop_size]``; fewer rows and columns."""
+        ...

@@ -1,0 +1,160 @@
+"""Stage two, second half: overlapping candidates are suppressed or decayed (ntt-algorithm 3.5 and 3.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fiftyone_ntt.method.config import MatchConfig
+from fiftyone_ntt.pixels.packed_masks import ImageMasks, PackedMask
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+
+def nms_per_label(boxes: FloatArray, priority: FloatArray, labels: IntArray, threshold: float) -> IntArray:
+    """Greedy non-maximum suppression on boxes, each label on its own.
+
+    Args:
+        boxes: float32 ``[N, 4]`` xyxy in any one frame; the area is ``(x2 - x1) * (y2 - y1)``.
+        priority: float32 ``[N]``; a box is suppressed only by one of higher priority (published: predicted IoU).
+        labels: int64 ``[N]``.
+        threshold: an IoU above this suppresses.
+
+    Returns:
+        int64 ``[n]`` indices of the kept boxes, in descending priority; ties keep their input order.
+    """
+    order = np.argsort(-priority, kind="stable")
+    kept = np.zeros(len(order), bool)
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        kept[members[_greedy(boxes[members], threshold)]] = True
+    return order[kept[order]]
+
+
+def _greedy(boxes: FloatArray, threshold: float) -> NDArray[np.bool_]:
+    """Which of the boxes survive, the first having the highest priority."""
+    overlaps = _box_iou(boxes) > threshold
+    alive = np.ones(len(boxes), bool)
+    for i in range(len(boxes)):
+        if alive[i]:
+            alive[i + 1 :] &= ~overlaps[i, i + 1 :]
+    return alive
+
+
+def _box_iou(boxes: FloatArray) -> FloatArray:
+    """float32 ``[N, N]``; NaN (never above a threshold) between two boxes without area."""
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    intersection = _box_intersection(boxes[:, None], boxes[None])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        iou = intersection / (area[:, None] + area[None] - intersection)
+    return iou.astype(np.float32)
+
+
+def _box_intersection(a: FloatArray, b: FloatArray) -> FloatArray:
+    width = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0])
+    height = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1])
+    product: FloatArray = np.maximum(width, 0) * np.maximum(height, 0)
+    return product
+
+
+def semantic_overlap(masks: Sequence[PackedMask], vectors: FloatArray, labels: IntArray) -> FloatArray:
+    """How much of each mask is covered by a better mask of its own class that looks the same.
+
+    ``d[i] = max over j < i of the same label of |Mi n Mj| / |Mi| * max(0, f_i . f_j)``: intersection over self times
+    feature similarity. One-sided: a part inside a better whole is decayed, a whole around a better part hardly.
+
+    Args:
+        masks: N masks at image size, in descending priority.
+        vectors: float32 ``[N, C]``, l2-normalised.
+        labels: int64 ``[N]``.
+
+    Returns:
+        float32 ``[N]``; rounding may lift a value just above 1. NaN for an empty mask that has a predecessor.
+    """
+    overlap = np.zeros(len(masks), np.float32)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        similar = np.maximum(vectors[members] @ vectors[members].T, 0)
+        for k in range(1, len(members)):
+            overlap[members[k]] = _overlap(masks[members[k]], [masks[j] for j in members[:k]], similar[k, :k])
+    return overlap
+
+
+def _overlap(mask: PackedMask, others: Sequence[PackedMask], similar: FloatArray) -> float:
+    """Largest ``|M n O| / |M| * similarity`` of a mask with others; NaN for an empty mask and at least one other."""
+    if not others:
+        return 0.0
+    if mask.area == 0:
+        return float("nan")
+    # The share of the mask that each other could cover at most: most pairs never need their pixels.
+    extents = np.array([other.extent for other in others], np.float32)
+    meeting = _box_intersection(np.array(mask.extent, np.float32), extents)
+    areas = np.array([other.area for other in others], np.float32)
+    bound = np.minimum(np.minimum(meeting, areas) / mask.area, 1) * similar
+    best = 0.0
+    for j in np.argsort(-bound):
+        if bound[j] <= best:
+            break
+        best = max(best, mask.intersection(others[j]) / mask.area * float(similar[j]))
+    return best
+
+
+def best_merged(
+    masks: ImageMasks, vectors: FloatArray, scores: FloatArray, labels: IntArray, config: MatchConfig
+) -> FloatArray:
+    """The soft merge, only as far as the best ``config.max_instances`` need it.
+
+    A score can only fall. So candidates are taken by their score before the merge, and once there are enough whose
+    merged score is above that of all that are left, those need no masks. The rest is as in the whole merge.
+
+    Args:
+        masks: N masks at image size, in descending priority; those of the best are made.
+        vectors: float32 ``[N, C]``, l2-normalised.
+        scores: float32 ``[N]`` before the merge.
+        labels: int64 ``[N]``.
+        config: exponent, number of instances and least score.
+
+    Returns:
+        float32 ``[N]`` merged scores; -1 for a candidate that is not among the best, or has no pixel at image size.
+    """
+    final = np.full(len(masks), -1, np.float32)
+    order = np.argsort(-scores, kind="stable")
+    members = {label: np.flatnonzero(labels == label) for label in np.unique(labels)}
+    enough = config.max_instances
+    at_once = min(_ROUND, max(enough, _LEAST_ROUND))
+    for start in range(0, len(order), at_once):
+        some = order[start : start + at_once]
+        reached = np.partition(final, -enough)[-enough] if start >= enough else -1
+        if scores[some[0]] < reached or scores[some[0]] <= config.score_threshold:
+            break
+        rivals = [_rivals(int(i), masks.reach, members[labels[i]]) for i in some]
+        masks.make(np.concatenate([some, *rivals]))
+        for i, others in zip(some, rivals, strict=True):
+            if masks[i].area:
+                # Not a matrix product: numpy's would bring threads of its own for so little.
+                similar = np.maximum(np.einsum("jc,c->j", vectors[others], vectors[i]), 0)
+                overlap = min(_overlap(masks[i], [masks[j] for j in others], similar), 1.0)
+                final[i] = decay(scores[[i]], np.array([overlap], np.float32), config.merge_exponent)[0]
+    return final
+
+
+_ROUND = 64
+"""Candidates merged before looking whether there are enough: as many masks are made at once."""
+_LEAST_ROUND = 4
+"""The same where hardly any are wanted."""
+
+
+def _rivals(i: int, reach: FloatArray, same: IntArray) -> IntArray:
+    """Those of the same label, ``same``, that have a higher priority than candidate ``i`` and may touch it."""
+    before = same[: np.searchsorted(same, i)]
+    return before[_box_intersection(reach[i], reach[before]) > 0]
+
+
+def decay(scores: FloatArray, overlap: FloatArray, exponent: float) -> FloatArray:
+    """The soft merge: ``score * (1 - overlap) ** exponent``."""
+    with np.errstate(invalid="ignore"):
+        decayed: FloatArray = (scores * (1 - overlap) ** np.float32(exponent)).astype(np.float32)
+    return decayed

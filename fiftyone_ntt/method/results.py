@@ -1,0 +1,125 @@
+"""The result for one image: labelled instances."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from fiftyone_ntt.method.proposals import Candidates, CandidateSet
+from fiftyone_ntt.pixels.packed_masks import PackedMask
+
+if TYPE_CHECKING:
+    from fiftyone_ntt.method.options.second_look import Looks
+
+
+class StageOneResult(Protocol):
+    """What stage one found in an image, in full (``IndexedImage``) or as the candidate index keeps it.
+
+    Attributes:
+        candidates: N mask proposals.
+        vectors: float ``[N, C]`` pooled means, not normalised. NaN for an empty mask.
+        token_array: float32 ``[rows, columns, C]`` patch tokens.
+        look_arrays: crop vectors float32 ``[G, C]`` and each candidate's group int ``[N]``; ``None`` without a second
+            look.
+    """
+
+    @property
+    def candidates(self) -> CandidateSet: ...
+    @property
+    def vectors(self) -> Any: ...
+    @property
+    def token_array(self) -> NDArray[np.float32]: ...
+    @property
+    def look_arrays(self) -> tuple[NDArray[np.float32], NDArray[np.integer]] | None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class IndexedImage:
+    """What stage one finds in an image; nothing in it depends on the references.
+
+    Attributes:
+        candidates: N mask proposals.
+        vectors: float32 ``[N, C]`` pooled means, not normalised.
+        tokens: float32 ``[rows, columns, C]`` patch tokens.
+        looks: what a second look saw, where there was one.
+    """
+
+    candidates: Candidates
+    vectors: Tensor
+    tokens: Tensor
+    looks: Looks | None = None
+
+    @property
+    def token_array(self) -> NDArray[np.float32]:
+        """float32 ``[rows, columns, C]`` patch tokens."""
+        return self.tokens.float().cpu().numpy()
+
+    @property
+    def look_arrays(self) -> tuple[NDArray[np.float32], NDArray[np.integer]] | None:
+        """Crop vectors float32 ``[G, C]`` and each candidate's group int ``[N]``, where there was a second look."""
+        return None if self.looks is None else (self.looks.vectors.float().numpy(), self.looks.group.numpy())
+
+
+@dataclass(frozen=True, eq=False)
+class Instances:
+    """Labelled instances of one image, in descending score.
+
+    Attributes:
+        boxes: float32 ``[n, 4]`` xyxy in image pixels. ``x2`` and ``y2`` are outer edges, unless the match was made
+            with ``MatchConfig.paper()``: then they are the last column and row.
+        scores: float32 ``[n]`` in 0..1.
+        labels: int64 ``[n]``, index of the class (of the prototype).
+        predicted_iou: float32 ``[n]``, the mask model's own estimate of the mask's quality.
+        packed: the n masks as packed bits.
+        image_size: ``(height, width)`` of the image in pixels.
+        similarity: float32 ``[n]``, the score before the soft merge.
+        alternative: int64 ``[n]``, index of the second-best class; -1 where there is only one.
+        alternative_similarity: float32 ``[n]``, similarity to that class; 0 where there is none.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    predicted_iou: NDArray[np.float32]
+    packed: tuple[PackedMask, ...]
+    image_size: tuple[int, int]
+    similarity: NDArray[np.float32] | None = None
+    alternative: NDArray[np.int64] | None = None
+    alternative_similarity: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def masks(self) -> NDArray[np.bool_]:
+        """bool ``[n, H, W]``, decoded now: n times the image's pixels in bytes. For large images use ``mask(i)``."""
+        stack = np.zeros((len(self), *self.image_size), bool)
+        for i in range(len(self)):
+            stack[i] = self.mask(i)
+        return stack
+
+    def mask(self, i: int) -> NDArray[np.bool_]:
+        """Mask ``i`` at image size: bool ``[H, W]``."""
+        return self.packed[i].full(self.image_size)
+
+    def crop(self, i: int) -> tuple[tuple[int, int, int, int], NDArray[np.bool_]]:
+        """Extent ``(x1, y1, x2, y2)`` of mask ``i`` (x2, y2 exclusive) and the mask inside it, bool ``[h, w]``."""
+        return self.packed[i].extent, self.packed[i].crop()
+
+    def above(self, thresholds: ArrayLike) -> Instances:
+        """Only those with a score above the threshold of their class.
+
+        Args:
+            thresholds: float ``[K]``, one a class.
+        """
+        kept = np.flatnonzero(self.scores > np.asarray(thresholds, np.float64)[self.labels])
+        if len(kept) == len(self):
+            return self
+        names = ("boxes", "scores", "labels", "predicted_iou", "similarity", "alternative", "alternative_similarity")
+        columns = {name: getattr(self, name) for name in names}
+        picked = {name: column[kept] for name, column in columns.items() if column is not None}
+        return replace(self, packed=tuple(self.packed[i] for i in kept), **picked)

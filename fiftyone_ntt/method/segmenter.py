@@ -1,0 +1,343 @@
+"""The method end to end: references to memory bank, image to candidates, candidates to instances."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fiftyone_ntt.errors import BadReferenceError, InputError
+from fiftyone_ntt.method.backends import CropEncoder, FeatureModel, ProposalModel
+from fiftyone_ntt.method.batching import BatchEncoder, BatchSize, in_batches
+from fiftyone_ntt.method.config import MatchConfig, ProposalConfig
+from fiftyone_ntt.method.matcher import in_space_of, match_vectors
+from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.method.options.granularity import ReferenceLevels
+from fiftyone_ntt.method.options.guided_points import guided_index
+from fiftyone_ntt.method.options.second_look import CROPS_PER_BATCH, ReferenceLooks, look_at
+from fiftyone_ntt.method.options.second_look import facts as second_look_facts
+from fiftyone_ntt.method.pooling import pool
+from fiftyone_ntt.method.proposals import Candidates, grid_points, propose
+from fiftyone_ntt.method.references import ReferenceItem, ReferenceSettings, encode_references
+from fiftyone_ntt.method.results import IndexedImage, Instances, StageOneResult
+from fiftyone_ntt.pixels.frames import ImageFrame, feature_input, resample_bicubic
+from fiftyone_ntt.pixels.packed_masks import masks_at_image_size
+
+_FACTS_IMAGE = (480, 640)
+"""Height and width of the image whose frame tells, in ``Segmenter.facts``, how images go into the mask model."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An image ready for both models. Making it needs no model, so other threads can do it ahead.
+
+    Attributes:
+        frame: how image pixels map to the mask model's frame.
+        pixels: float32 ``[3, side, side]``, the mask model's input (``frame.render``).
+        view: float32 ``[3, input_size, input_size]``, the feature model's input.
+        image: the image itself, uint8 ``[H, W, 3]``, where a second look will be taken.
+    """
+
+    frame: ImageFrame
+    pixels: Tensor
+    view: Tensor
+    image: NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """An image after both encoders.
+
+    Attributes:
+        frame: how image pixels map to the mask model's frame.
+        embedding: what the mask model's decoder takes.
+        tokens: float32 ``[rows, columns, C]`` patch tokens.
+        image: the image itself, where a second look will be taken.
+    """
+
+    frame: ImageFrame
+    embedding: Any
+    tokens: Tensor
+    image: NDArray[np.uint8] | None = None
+
+
+class Segmenter:
+    """A mask model and a feature model with the settings that belong to them.
+
+    Args:
+        proposal_model: promptable mask model.
+        feature_model: image encoder.
+        references: how references are shown to the feature model.
+        proposals: point grid and predicted-IoU filter.
+        target_via: targets are squashed to this many pixels before the feature model's own size (ntt-algorithm 3.1,
+            3.2); ``None`` goes there directly.
+        images_per_batch: images whose encoders run together in ``stream``. Only speed and memory depend on it.
+        static_shapes: fill up the last batch of images or points, for models that are compiled for one shape.
+        second_look: encode groups of candidates once more, cut out; see ``second_look.py``.
+
+    Raises:
+        InputError: if a second look is wanted of a feature model that offers none.
+    """
+
+    def __init__(
+        self,
+        proposal_model: ProposalModel,
+        feature_model: FeatureModel,
+        *,
+        references: ReferenceSettings | None = None,
+        proposals: ProposalConfig | None = None,
+        target_via: int | None = 1024,
+        images_per_batch: int = 1,
+        static_shapes: bool = False,
+        second_look: bool = False,
+    ) -> None:
+        if second_look and not isinstance(feature_model, CropEncoder):
+            raise InputError(
+                f"expected a feature model that can encode crops for the second look, got {feature_model.name!r}; "
+                "leave second_look out"
+            )
+        self.proposal_model = proposal_model
+        self.feature_model = feature_model
+        self.references = references or ReferenceSettings()
+        self.proposals = proposals or ProposalConfig()
+        self.target_via = target_via
+        self.images_per_batch = images_per_batch
+        self.static_shapes = static_shapes
+        self.second_look = second_look
+        self._points_at_once = BatchSize(self.proposals.points_per_batch)
+        self._crops_at_once = BatchSize(CROPS_PER_BATCH)
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Model name -> sha256 of its weights."""
+        return {model.name: model.weights_hash for model in (self.proposal_model, self.feature_model)}
+
+    def facts(self, bank: MemoryBank | None = None) -> dict[str, object]:
+        """Everything besides the image that decides what ``index`` returns, as JSON can hold it.
+
+        Two segmenters with equal facts give the same index; what only changes speed or memory is not among them.
+
+        Args:
+            bank: the bank that ``index`` would be given.
+        """
+        return {
+            "weights": self.weights,
+            "points_per_side": self.proposals.points_per_side,
+            "grid": self.proposals.grid,
+            "points": self._points_facts(bank),
+            "predicted_iou_threshold": self.proposals.predicted_iou_threshold,
+            "frame": _listed(asdict(self.proposal_model.frame(_FACTS_IMAGE))),
+            "target_via": self.target_via,
+            "input_size": self.feature_model.input_size,
+            "feature_grid": list(self.feature_model.grid),
+            "precision": [getattr(model, "precision", "fp32") for model in (self.proposal_model, self.feature_model)],
+            **self._option_facts(),
+        }
+
+    def _option_facts(self) -> dict[str, object]:
+        """Facts of what is off by default, so that an index made before they existed is still one."""
+        found: dict[str, object] = {}
+        if self.proposals.outputs != "best":
+            found["outputs"] = self.proposals.outputs
+        if self.second_look and isinstance(self.feature_model, CropEncoder):
+            found["second_look"] = {**second_look_facts(), "crop_size": self.feature_model.crop_size}
+        return found
+
+    def _points_facts(self, bank: MemoryBank | None) -> object:
+        if self.proposals.points == "grid":
+            return "grid"
+        return {"guided": self.proposals.guided_fraction, "bank": bank.content_hash if bank else None}
+
+    def prepare(self, image: NDArray[np.uint8]) -> Prepared:
+        """Resizes an image, uint8 ``[H, W, 3]`` RGB, for both models. Runs neither; safe in any thread."""
+        frame = self.proposal_model.frame(_size(image))
+        pixels = frame.render(image)
+        view = self._feature_input(image, pixels, frame)
+        pinned = _pinned(pixels, self.proposal_model), _pinned(view, self.feature_model)
+        return Prepared(frame, *pinned, image if self.second_look else None)
+
+    @torch.inference_mode()
+    def encode(self, prepared: Sequence[Prepared]) -> list[Encoded]:
+        """Runs both encoders, on ``images_per_batch`` images at once; on fewer from now on if memory runs out."""
+        size = BatchSize(self.images_per_batch)
+        groups = in_batches(
+            lambda group, count: self._encode_together([prepared[i] for i in group.tolist()])[:count],
+            torch.arange(len(prepared)),
+            size,
+            pad=self.static_shapes and len(prepared) > 1,  # a single image needs a shape of its own elsewhere too
+            what="images",
+        )
+        self.images_per_batch = size.size
+        return [encoded for group in groups for encoded in group]
+
+    def _encode_together(self, group: Sequence[Prepared]) -> list[Encoded]:
+        tokens = self.feature_model.encode(_stacked([item.view for item in group], self.feature_model))
+        model, frames = self.proposal_model, [item.frame for item in group]
+        if isinstance(model, BatchEncoder):
+            embeddings = model.encode_batch(_stacked([item.pixels for item in group], model), frames)
+        else:
+            embeddings = [model.encode(item.pixels, item.frame) for item in group]
+        return [Encoded(item.frame, embeddings[i], tokens[i], item.image) for i, item in enumerate(group)]
+
+    @torch.inference_mode()
+    def decode(self, encoded: Encoded, bank: MemoryBank | None = None) -> IndexedImage:
+        """The candidates of an encoded image; ``bank`` as in ``candidates``."""
+        points = grid_points(encoded.frame, self.proposals)
+        if self.proposals.points == "guided":
+            fraction = self.proposals.guided_fraction
+            points = points[guided_index(points, encoded.tokens, encoded.frame, fraction, bank)]
+        candidates = propose(
+            self.proposal_model,
+            encoded.embedding,
+            encoded.frame,
+            self.proposals,
+            points=points,
+            size=self._points_at_once,
+            pad=self.static_shapes,
+        )
+        looks = None
+        if encoded.image is not None and isinstance(self.feature_model, CropEncoder):
+            looks = look_at(self.feature_model, encoded.image, candidates, self._crops_at_once)
+        return IndexedImage(candidates, pool(candidates, encoded.tokens), encoded.tokens, looks)
+
+    def candidates(self, image: NDArray[np.uint8], bank: MemoryBank | None = None) -> IndexedImage:
+        """Stage one: masks and one vector each. Heavy, and independent of any reference.
+
+        Args:
+            image: uint8 ``[H, W, 3]`` RGB.
+            bank: only used by guided points, which then do depend on the references.
+        """
+        return self.decode(self.encode([self.prepare(image)])[0], bank)
+
+    @staticmethod
+    def match(indexed: StageOneResult, bank: MemoryBank, config: MatchConfig | None = None) -> Instances:
+        """Stage two: labels the candidates. Light, needs no model; safe in any thread."""
+        config = config or MatchConfig()
+        vectors, tokens, adjust = in_space_of(bank, indexed, config)
+        return match_vectors(indexed.candidates, vectors, bank.prototypes, config, adjust=adjust, tokens=tokens)
+
+    def segment(self, image: NDArray[np.uint8], bank: MemoryBank, config: MatchConfig | None = None) -> Instances:
+        """Both stages for one image."""
+        return self.match(self.candidates(image, bank), bank, config)
+
+    @torch.inference_mode()
+    def box_masks(self, image: NDArray[np.uint8], boxes: NDArray[np.floating]) -> list[NDArray[np.bool_]]:
+        """Masks of the objects in boxes, by prompting the mask model with each.
+
+        Args:
+            image: uint8 ``[H, W, 3]`` RGB.
+            boxes: ``[B, 4]`` xyxy in image pixels.
+
+        Returns:
+            B masks, bool ``[H, W]``; one may be empty.
+        """
+        frame = self.proposal_model.frame(_size(image))
+        embedding = self.proposal_model.encode(frame.render(image), frame)
+        prompts = torch.from_numpy(frame.boxes_to_model(boxes))
+        masks = Candidates(*self.proposal_model.decode_boxes(embedding, prompts), frame)
+        return [mask.full(frame.image_size) for mask in masks_at_image_size(masks, range(len(masks)))]
+
+    @torch.inference_mode()
+    def build_bank(
+        self,
+        items: Iterable[ReferenceItem],
+        classes: Sequence[str],
+        *,
+        preset: str = "",
+        ask_granularity: bool = False,
+        cut_out: bool = True,
+    ) -> MemoryBank:
+        """Encodes references into a memory bank.
+
+        Args:
+            items: reference instances; items of one image should follow each other.
+            classes: class names in the order of their label indices.
+            preset: name of the preset these models belong to.
+            ask_granularity: also find out which of the mask model's masks fit the references; see ``levels``.
+            cut_out: also encode the references cut out, without which the bank knows no second look.
+
+        Raises:
+            BadReferenceError: if a class has no reference, or an item a label that is not among ``classes``.
+        """
+        labels: list[str] = []
+        ids: list[str] = []
+        looks, levels = ReferenceLooks(self.feature_model), ReferenceLevels(self.proposal_model, self.proposals)
+
+        def noted() -> Iterable[ReferenceItem]:
+            for item in items:
+                if item.label not in classes:
+                    raise BadReferenceError(
+                        f"reference {item.reference_id} is labelled {item.label!r}, which is not "
+                        f"among the classes {list(classes)}"
+                    )
+                labels.append(item.label)
+                ids.append(item.reference_id)
+                if cut_out:
+                    looks.add(item)
+                if ask_granularity:
+                    levels.add(item)
+                yield item
+
+        encoded = encode_references(self.feature_model, noted(), self.references, self.target_via)
+        return MemoryBank(
+            classes=tuple(classes),
+            vectors=encoded.vectors.numpy(),
+            class_index=np.array([classes.index(label) for label in labels], np.int64),
+            reference_ids=tuple(ids),
+            center=encoded.mean_token.numpy() if self.references.centre else None,
+            preset=preset,
+            weights=self.weights,
+            preprocessing={**self._preprocessing(), **levels.for_bank()},
+            **looks.for_bank(self.references.centre),
+        )
+
+    @torch.inference_mode()
+    def reference_vectors(self, items: Iterable[ReferenceItem]) -> NDArray[np.float32]:
+        """float32 ``[M, C]``, what ``build_bank`` takes from references: also for such as show what is not wanted."""
+        encoded = encode_references(self.feature_model, items, self.references, self.target_via)
+        return np.asarray(encoded.vectors.numpy(), np.float32)
+
+    @torch.inference_mode()
+    def image_tokens(self, image: NDArray[np.uint8]) -> Tensor:
+        """Patch tokens float32 ``[rows, columns, C]`` of an image, as of a target; only the feature model runs."""
+        pixels = feature_input(image, self.feature_model.input_size, self.target_via)
+        return self.feature_model.encode(_stacked([pixels], self.feature_model))[0].float().cpu()
+
+    def _preprocessing(self) -> Mapping[str, object]:
+        return {**asdict(self.references), "input_size": self.feature_model.input_size, "target_via": self.target_via}
+
+    def _feature_input(self, image: NDArray[np.uint8], pixels: Tensor, frame: ImageFrame) -> Tensor:
+        """Reuses the mask model's pixels where they are the very squash the feature model starts from."""
+        if self.target_via == frame.side and frame == ImageFrame.squash(frame.image_size, frame.side):
+            return resample_bicubic(pixels, self.feature_model.input_size)
+        return feature_input(image, self.feature_model.input_size, self.target_via)
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as lists, as they come back from JSON."""
+    if isinstance(value, Mapping):
+        return {key: _listed(item) for key, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _device_of(model: object) -> torch.device:
+    return torch.device(getattr(model, "device", "cpu"))
+
+
+def _pinned(pixels: Tensor, model: object) -> Tensor:
+    """In memory that a GPU can read while the program goes on; as it is where there is no GPU."""
+    return pixels.pin_memory() if _device_of(model).type == "cuda" else pixels
+
+
+def _stacked(pixels: Sequence[Tensor], model: object) -> Tensor:
+    """Some ``[3, side, side]`` as one ``[B, 3, side, side]`` on the model's device, without waiting for the copies."""
+    return torch.stack([one.to(_device_of(model), non_blocking=True) for one in pixels])
+
+
+def _size(image: NDArray[np.uint8]) -> tuple[int, int]:
+    return int(image.shape[0]), int(image.shape[1])

@@ -1,0 +1,160 @@
+"""Parameters of the services that label images, and of those around their runs.
+
+The parameters of the services around runs; see ``config.py`` for what they have in common.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fiftyone_ntt.params.base import (
+    PRESET_NAMES,
+    Params,
+    compile_param,
+    device_param,
+    granularity_param,
+    index_dir_param,
+    param,
+    points_param,
+    points_per_side_param,
+    precision_param,
+    second_look_param,
+)
+
+
+@dataclass(frozen=True)
+class IndexParams(Params):
+    """Arguments of ``fiftyone_ntt.index``."""
+
+    preset: str = param(
+        "lite",
+        label="Models",
+        help="which pair of mask model and feature model to use: that of the memory banks to come",
+        choices=PRESET_NAMES,
+    )
+    points_per_side: int | None = points_per_side_param()
+    points: str = points_param()
+    granularity: str = granularity_param(("best", "whole", "part"))
+    second_look: bool = second_look_param()
+    device: str | None = device_param()
+    precision: str = precision_param()
+    compile: bool = compile_param()
+    index_dir: str | None = index_dir_param()
+    size_limit_gb: float | None = param(
+        None,
+        label="Size limit in GB",
+        help="how large all of the index may get, in 10^9 bytes; FIFTYONE_NTT_INDEX_GB, or else 50, where left empty",
+        minimum=0,
+    )
+
+
+@dataclass(frozen=True)
+class SegmentParams(Params):
+    """Arguments of ``fiftyone_ntt.segment``."""
+
+    bank: str = param(label="Memory bank", help="name of a memory bank kept with this dataset")
+    label_field: str = param("ntt", label="Write to", help="field for the detections; made if absent")
+    score_threshold: float | None = param(
+        None,
+        label="Least score",
+        help="labels at or below this score are not written. Left empty, every label is: expect weak ones of every "
+        "class in nearly every image, and filter by confidence",
+        minimum=0,
+        maximum=1,
+    )
+    thresholds: str | None = param(
+        None,
+        label="Thresholds of the classes",
+        help="'fitted': labels at or below the threshold fitted to their class (see 'Fit thresholds to my review') are "
+        "not written; thresholds are found again for the same memory bank and settings. Left empty, there are none",
+        choices=("fitted",),
+    )
+    points_per_side: int | None = points_per_side_param()
+    points: str = points_param()
+    granularity: str = granularity_param()
+    second_look: bool = second_look_param()
+    mode: str = param(
+        "generic",
+        label="Look for",
+        help="'generic': all instances of each class; 'referring': of each single reference the one best match in the "
+        "image, whose score tells whether it is there at all",
+        choices=("generic", "referring"),
+    )
+    include_references: bool = param(
+        False, label="Label the references too", help="references are left out otherwise: their labels are known"
+    )
+    use_index: bool = param(
+        True,
+        label="Use the candidate index",
+        help="what is in the index needs no model and gives the same labels; what is not is computed and added",
+    )
+    index_dir: str | None = index_dir_param()
+    resume: bool = param(
+        True, label="Resume", help="go on with a run of the same settings, leaving alone what it has done"
+    )
+    overwrite: bool = param(
+        False,
+        label="Overwrite",
+        help="replace what another run or a person wrote to this field (not labels that a person accepted or edited)",
+    )
+    run_key: str | None = param(
+        None, label="Run key", help="name under which the run can be found and undone; ntt_<field> where left empty"
+    )
+    device: str | None = device_param()
+    precision: str = precision_param()
+    compile: bool = compile_param()
+
+
+@dataclass(frozen=True)
+class EvaluateParams(Params):
+    """Arguments of ``fiftyone_ntt.evaluate``."""
+
+    label_field: str = param("ntt", label="Predictions", help="field with the detections, or class maps, to score")
+    gt_field: str = param(
+        "ground_truth", label="Ground truth", help="field with the detections, or class maps, they should equal"
+    )
+    eval_key: str | None = param(
+        None,
+        label="Evaluation key",
+        help="also marks every label as true or false positive under this key, for the App's filters and its "
+        "evaluation panel",
+    )
+    score_threshold: float | None = param(
+        None,
+        label="Least score",
+        help="labels at or below this score claim no presence and take no part in the matches; AP ranks all labels",
+        minimum=0,
+        maximum=1,
+    )
+    classes: tuple[str, ...] | None = param(
+        None, label="Classes", help="the classes to score; those of the run that wrote the labels where left empty"
+    )
+    include_references: bool = param(
+        False, label="Score the references too", help="their scores are too good: they have seen the answers"
+    )
+
+
+@dataclass(frozen=True)
+class CancelParams(Params):
+    """Arguments of ``fiftyone_ntt.cancel_run``."""
+
+    run_key: str = param(label="Run", help="key of the labelling run to stop")
+
+
+@dataclass(frozen=True)
+class ResumeParams(Params):
+    """Arguments of ``fiftyone_ntt.resume_run``."""
+
+    run_key: str = param(label="Run", help="key of the labelling run to go on with")
+
+
+@dataclass(frozen=True)
+class UndoParams(Params):
+    """Arguments of ``fiftyone_ntt.undo_run``."""
+
+    run_key: str = param(label="Run", help="key of the labelling run to take back")
+    keep_edited: bool = param(
+        True,
+        label="Keep what people decided",
+        help="labels that a person accepted or edited (tags ntt:accepted, ntt:edited) stay",
+    )

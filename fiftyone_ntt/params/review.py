@@ -1,0 +1,244 @@
+"""The parameters of the services around review; see ``config.py`` for what they have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fiftyone_ntt.params.base import (
+    PRESET_NAMES,
+    Params,
+    device_param,
+    granularity_param,
+    index_dir_param,
+    param,
+    points_param,
+    points_per_side_param,
+    precision_param,
+    second_look_param,
+)
+
+DOUBTS = ("threshold", "classes", "mask", "merged")
+"""What can make a label doubtful."""
+
+
+@dataclass(frozen=True)
+class DecisionFormParams(Params):
+    """What the forms of ``accept_labels``, ``reject_labels`` and ``clear_decisions`` ask for."""
+
+    label_field: str = param("ntt", label="Labels", help="field with the labels to decide on")
+    classes: tuple[str, ...] | None = param(
+        None, label="Classes", help="only labels of these classes; all classes where left empty"
+    )
+    above: float | None = param(
+        None, label="Score above", help="only labels with a score above this", minimum=0, maximum=1
+    )
+    below: float | None = param(
+        None, label="Score up to", help="only labels with a score of at most this", minimum=0, maximum=1
+    )
+
+
+@dataclass(frozen=True)
+class DecisionParams(DecisionFormParams):
+    """Arguments of ``fiftyone_ntt.accept_labels``, ``reject_labels`` and ``clear_decisions``."""
+
+    label_ids: tuple[str, ...] | None = param(None, label="Ids", help="only labels with these ids")
+
+
+@dataclass(frozen=True)
+class DoubtParams(Params):
+    """Arguments of ``fiftyone_ntt.doubtful``."""
+
+    label_field: str = param("ntt", label="Labels", help="field with the labels of a run")
+    by: str = param(
+        "threshold",
+        label="In doubt since",
+        help="'threshold': closest to the threshold; 'classes': another class fits nearly as well; 'mask': the mask "
+        "model is not sure of the mask; 'merged': the score fell most since other labels overlap",
+        choices=DOUBTS,
+    )
+    threshold: float | None = param(
+        None,
+        label="Threshold",
+        help="for 'threshold'; where left empty, the score that parts the labels into two groups best",
+        minimum=0,
+        maximum=1,
+    )
+    classes: tuple[str, ...] | None = param(
+        None, label="Classes", help="only labels of these classes; all classes where left empty"
+    )
+    limit: int = param(200, label="Labels", help="how many labels to show", minimum=1, maximum=5000)
+
+
+@dataclass(frozen=True)
+class FitThresholdsParams(Params):
+    """Arguments of ``fiftyone_ntt.fit_thresholds``."""
+
+    run_key: str = param(label="Run", help="the labelling run whose labels you reviewed")
+    precision: float | None = param(
+        None,
+        label="Least precision",
+        help="of the labels above the threshold, at least this share is to be right, for example 0.9; where left "
+        "empty, the best balance between wrong labels and missed ones",
+        minimum=0,
+        maximum=1,
+    )
+    write_verdicts: bool = param(
+        True,
+        label="Say of each image which classes are in it",
+        help="writes the fields <labels>_present and <labels>_absent, by which images can be filtered",
+    )
+
+
+@dataclass(frozen=True)
+class JudgePresenceParams(Params):
+    """Arguments of ``fiftyone_ntt.judge_presence``."""
+
+    label_field: str = param("ntt", label="Labels", help="field with the labels of a run")
+
+
+EXPORT_FORMATS = ("coco", "yolo", "fiftyone")
+
+
+@dataclass(frozen=True)
+class ExportParams(Params):
+    """Arguments of ``fiftyone_ntt.export_labels``."""
+
+    export_dir: str = param(
+        label="Folder", help="where to write: the full path of a new or empty folder on the computer that runs the App"
+    )
+    label_field: str = param("ntt", label="Labels", help="field with the labels to write")
+    format: str = param(
+        "coco",
+        label="Format",
+        help="'coco' and 'yolo' write outlines, to train something else with; 'fiftyone' keeps the masks as they are",
+        choices=EXPORT_FORMATS,
+    )
+    only: str = param(
+        "accepted",
+        label="Which labels",
+        help="'accepted': what a person accepted, edited or drew; 'all': also what nobody has decided on. Rejected "
+        "labels are never written",
+        choices=("accepted", "all"),
+    )
+    score_threshold: float | None = param(
+        None, label="Least score", help="undecided labels at or below this score are left out", minimum=0, maximum=1
+    )
+    classes: tuple[str, ...] | None = param(
+        None, label="Classes", help="the classes to write, in this order; all where left empty"
+    )
+    export_media: bool = param(True, label="Copy the images too", help="otherwise only labels are written")
+    overwrite: bool = param(
+        False, label="Replace an earlier export", help="only a folder that an export made is ever replaced"
+    )
+
+
+@dataclass(frozen=True)
+class ToSegmentationParams(Params):
+    """Arguments of ``fiftyone_ntt.to_segmentation``."""
+
+    label_field: str = param("ntt", label="Labels", help="field with the labels to paint")
+    out_field: str = param("ntt_semantic", label="Write to", help="field for the maps; made if absent")
+    score_threshold: float | None = param(
+        None, label="Least score", help="undecided labels at or below this score are left out", minimum=0, maximum=1
+    )
+    classes: tuple[str, ...] | None = param(
+        None,
+        label="Classes",
+        help="the classes in the order of their values, which begin at 1; those of the run that wrote the labels, and "
+        "what else there is, where left empty",
+    )
+    only: str = param(
+        "all",
+        label="Which labels",
+        help="'accepted': what a person accepted, edited or drew; 'all': also what nobody has decided on. Rejected "
+        "labels are never painted",
+        choices=("all", "accepted"),
+    )
+    overwrite: bool = param(
+        False, label="Overwrite", help="also replace maps that something else wrote, or that a person changed"
+    )
+
+
+@dataclass(frozen=True)
+class PreviewParams(Params):
+    """Arguments of ``fiftyone_ntt.preview``."""
+
+    bank: str | None = param(
+        None,
+        label="Memory bank",
+        help="name of a memory bank kept with this dataset; the references as they are tagged now where left empty",
+    )
+    label_field: str = param(
+        "ground_truth", label="Reference labels", help="field with the labels of the tagged references"
+    )
+    images: int = param(
+        4, label="Images", help="how many to look at; spread evenly, the same ones each time", minimum=1, maximum=20
+    )
+    score_threshold: float | None = param(
+        None, label="Least score", help="labels at or below this score do not count", minimum=0, maximum=1
+    )
+    preset: str | None = param(
+        None,
+        label="Models",
+        help="which pair of mask model and feature model to use; where left empty, the bank's, or else 'lite'",
+        choices=PRESET_NAMES,
+    )
+    points_per_side: int | None = points_per_side_param()
+    points: str = points_param()
+    granularity: str = granularity_param()
+    second_look: bool = second_look_param()
+    device: str | None = device_param()
+    precision: str = precision_param()
+    index_dir: str | None = index_dir_param()
+
+
+@dataclass(frozen=True)
+class LearnParams(Params):
+    """Arguments of ``fiftyone_ntt.learn``."""
+
+    label_field: str = param("ntt", label="Labels", help="field with the labels that you accepted and rejected")
+    apply: bool = param(
+        False,
+        label="Write the new labels",
+        help="otherwise it only shows what would change. Your decisions stay, and the run can be undone",
+    )
+    threshold: float = param(
+        0.3,
+        label="Count labels above",
+        help="only labels with a score above this count in what is shown; all are written",
+        minimum=0,
+        maximum=1,
+    )
+    bank_name: str | None = param(
+        None, label="Keep as", help="name for the references and what was learned; '<labels>_learned' where left empty"
+    )
+    index_dir: str | None = index_dir_param()
+
+
+@dataclass(frozen=True)
+class AdviceParams(Params):
+    """Arguments of ``fiftyone_ntt.advise_references``."""
+
+    bank: str | None = param(
+        None,
+        label="Memory bank",
+        help="name of a memory bank kept with this dataset; the references as they are tagged now where left empty",
+    )
+    label_field: str = param("ground_truth", label="Reference labels", help="field with the labels of the references")
+    reviewed: str = param(
+        "ntt",
+        label="Labels of a run",
+        help="field that 'Segment with NTT references' filled: what you accepted and rejected there counts too. It may "
+        "be missing",
+    )
+    suggest: int = param(
+        20, label="What to label next", help="how many labels of the run to suggest", minimum=0, maximum=500
+    )
+    preset: str | None = param(
+        None,
+        label="Models",
+        help="which pair of mask model and feature model to use; where left empty, the bank's, or else 'lite'",
+        choices=PRESET_NAMES,
+    )
+    device: str | None = device_param()
+    index_dir: str | None = index_dir_param()

@@ -1,0 +1,313 @@
+"""Masks at image size, kept as packed bits of their own bounding box.
+
+Nothing here ever holds a full-size stack of masks: a mask is up-sampled only inside the box it occupies, and stored
+with one bit a pixel. A hundred masks of a 12-megapixel image take a few megabytes instead of gigabytes.
+
+
+Masks without their islands: a few stray pixels far away ruin the box of an otherwise good mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame, outline_radius
+from fiftyone_ntt.pixels.run_length import Runs, are_islands
+
+WORD = 64
+"""Pixels packed into one machine word; overlaps are counted a word at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class PackedMask:
+    """A binary mask at image size, as bits of the box it occupies.
+
+    Attributes:
+        top: first row of ``bits`` in the image.
+        left: first column of ``bits`` in the image, a multiple of 64, so that words of two masks line up.
+        bits: uint64 ``[rows, words]``, 64 columns a word, in the order of ``numpy.packbits``.
+        extent: ``(x1, y1, x2, y2)`` of the true pixels, x2 and y2 exclusive; all zero for an empty mask.
+        area: number of true pixels.
+    """
+
+    top: int
+    left: int
+    bits: NDArray[np.uint64]
+    extent: tuple[int, int, int, int]
+    area: int
+
+    @classmethod
+    def from_crop(cls, crop: NDArray[np.bool_], top: int, left: int) -> PackedMask:
+        """Packs a bool ``[h, w]`` crop whose first pixel is at (``left``, ``top``) of the image."""
+        before = left % WORD
+        words = -(-(before + crop.shape[1]) // WORD)
+        aligned = np.zeros((crop.shape[0], words * WORD), bool)
+        aligned[:, before : before + crop.shape[1]] = crop
+        bits = np.packbits(aligned, axis=1).view(np.uint64)
+        area = int(np.bitwise_count(bits).sum())
+        if area == 0:
+            return cls(0, 0, np.zeros((0, 0), np.uint64), (0, 0, 0, 0), 0)
+        # Looking for the extent among words is much faster than among pixels.
+        rows = np.flatnonzero(bits.any(axis=1))
+        columns = np.flatnonzero(np.unpackbits(np.bitwise_or.reduce(bits, axis=0).view(np.uint8)))
+        y1, y2, x1, x2 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+        first = x1 // WORD
+        origin = left - before
+        extent = (origin + x1, top + y1, origin + x2, top + y2)
+        kept = np.ascontiguousarray(bits[y1:y2, first : -(-x2 // WORD)])
+        return cls(extent[1], origin + first * WORD, kept, extent, area)
+
+    def crop(self) -> NDArray[np.bool_]:
+        """The mask inside its own extent: bool ``[y2 - y1, x2 - x1]``."""
+        x1, _, x2, _ = self.extent
+        if self.area == 0:
+            return np.zeros((0, 0), bool)
+        return np.unpackbits(self.bits.view(np.uint8), axis=1)[:, x1 - self.left : x2 - self.left].astype(bool)
+
+    def full(self, image_size: tuple[int, int]) -> NDArray[np.bool_]:
+        """The whole mask: bool ``[H, W]``."""
+        mask = np.zeros(image_size, bool)
+        x1, y1, x2, y2 = self.extent
+        mask[y1:y2, x1:x2] = self.crop()
+        return mask
+
+    def intersection(self, other: PackedMask) -> int:
+        """Number of pixels that both masks hold."""
+        top = max(self.top, other.top)
+        bottom = min(self.top + self.bits.shape[0], other.top + other.bits.shape[0])
+        left = max(self.left, other.left)
+        right = min(self.left + WORD * self.bits.shape[1], other.left + WORD * other.bits.shape[1])
+        if top >= bottom or left >= right:
+            return 0
+        return int(
+            np.bitwise_count(self._window(top, bottom, left, right) & other._window(top, bottom, left, right)).sum()
+        )
+
+    def _window(self, top: int, bottom: int, left: int, right: int) -> NDArray[np.uint64]:
+        return self.bits[top - self.top : bottom - self.top, (left - self.left) // WORD : (right - self.left) // WORD]
+
+
+def boxes_of(binary: Tensor) -> Tensor:
+    """Inclusive pixel extents of masks.
+
+    Args:
+        binary: bool ``[N, h, w]``.
+
+    Returns:
+        float32 ``[N, 4]`` xyxy; x2 and y2 are the last column and row that hold a pixel. Zeros for an empty mask.
+    """
+    # The largest byte: far faster than ``any`` on the CPU.
+    rows, columns = (binary.view(torch.uint8).amax(dim=axis).bool() for axis in (2, 1))
+    y1, y2 = _first_and_last(rows)
+    x1, x2 = _first_and_last(columns)
+    boxes = torch.stack([x1, y1, x2, y2], dim=1).float()
+    return boxes * rows.any(dim=1, keepdim=True)
+
+
+def _first_and_last(flags: Tensor) -> tuple[Tensor, Tensor]:
+    size = flags.shape[1]
+    marks = flags.to(torch.uint8)
+    return marks.argmax(dim=1), size - 1 - marks.flip(1).argmax(dim=1)
+
+
+Crop = tuple[int, int, NDArray[np.float32]]
+"""A part of the mask frame: its first row, its first column, and logits float32 ``[h, w]``."""
+
+
+class MaskSource(Protocol):
+    """Masks in the mask frame that can be read one by one: ``Candidates`` and ``CompactCandidates``."""
+
+    @property
+    def frame(self) -> ImageFrame:
+        """How image pixels map to the model frame."""
+        ...
+
+    @property
+    def boxes(self) -> NDArray[np.float32]:
+        """float32 ``[N, 4]`` xyxy in the mask frame, inclusive, zeros for an empty mask."""
+        ...
+
+    def crops(self, index: Sequence[int]) -> Iterable[Crop]:
+        """The masks at ``index``, each with all around it that a resize to image size can see.
+
+        That is ``outline_radius`` pixels in each direction, or to the border of the mask frame.
+        """
+        ...
+
+
+def masks_at_image_size(source: MaskSource, index: Sequence[int]) -> list[PackedMask]:
+    """Resizes mask logits to the image, bilinear with antialias, and keeps where they are > 0 (ntt-algorithm 3.6).
+
+    Args:
+        source: masks in the mask frame; the frame's padding, if any, is cut away.
+        index: which of them.
+
+    Returns:
+        The masks at ``index``.
+    """
+    height, width = source.frame.mask_content
+    resize_y = _resize_matrix(height, source.frame.image_size[0])
+    resize_x = _resize_matrix(width, source.frame.image_size[1])
+    boxes = source.boxes.astype(np.int64)
+    return [
+        _resize_one(crop, tuple(boxes[i].tolist()), resize_y, resize_x)
+        for i, crop in zip(index, source.crops(index), strict=True)
+    ]
+
+
+class ImageMasks:
+    """Some masks of a source at image size, each made when it is first needed.
+
+    Args:
+        source: masks in the mask frame.
+        index: int64 ``[n]``, which of them; numbered from 0 here.
+        made: what is made already, by its number in the source; extended.
+    """
+
+    def __init__(self, source: MaskSource, index: NDArray[np.int64], made: dict[int, PackedMask] | None = None) -> None:
+        self._source, self._index = source, index
+        self._made: dict[int, PackedMask] = {} if made is None else made
+        self.reach = _reach(source, index)
+        """float32 ``[n, 4]`` xyxy in image pixels, x2 and y2 exclusive: no mask has a pixel outside its reach."""
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, i: int) -> PackedMask:
+        return self._made[int(self._index[i])]
+
+    def make(self, wanted: Iterable[int]) -> None:
+        """Makes those that are not there yet; many at a time is faster."""
+        missing = sorted({int(self._index[i]) for i in wanted} - self._made.keys())
+        masks = masks_at_image_size(self._source, missing)
+        self._made.update(zip(missing, masks, strict=True))
+
+
+def _reach(source: MaskSource, index: NDArray[np.int64]) -> NDArray[np.float32]:
+    (height, width), (rows, columns) = source.frame.image_size, source.frame.mask_content
+    margin = outline_radius(source.frame)
+    corners = source.boxes[index] + np.array([-margin, -margin, 1 + margin, 1 + margin])
+    scale = np.array([width / columns, height / rows] * 2)
+    return np.asarray(np.clip(corners * scale, 0, [width, height] * 2), np.float32)
+
+
+def _resize_one(crop: Crop, box: tuple[int, ...], resize_y: _Resize, resize_x: _Resize) -> PackedMask:
+    x1, y1, x2, y2 = box
+    # An empty mask has the box of the one pixel in the corner; that pixel is not positive, so it stays empty.
+    top, bottom = resize_y.outputs(y1, y2)
+    left, right = resize_x.outputs(x1, x2)
+    if top >= bottom or left >= right:
+        return PackedMask.from_crop(np.zeros((0, 0), bool), 0, 0)
+    # Columns first, then rows: the order of torch's separable kernel, so that rounding agrees with it.
+    in_y, in_x = resize_y.inputs(top, bottom), resize_x.inputs(left, right)
+    first_y, first_x, logits = crop
+    seen = logits[in_y.start - first_y : in_y.stop - first_y, in_x.start - first_x : in_x.stop - first_x]
+    widened = resize_x.apply(seen.T, left, right).T
+    return PackedMask.from_crop(resize_y.apply(widened, top, bottom) > 0, top, left)
+
+
+_BLOCK = 64
+"""Outputs made at once: each block needs only a few inputs of the banded matrix."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Resize:
+    """One axis of an antialiased bilinear resize, as a banded matrix ``[out, 256]``."""
+
+    matrix: NDArray[np.float32]
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+
+    def outputs(self, low: int, high: int) -> tuple[int, int]:
+        """The range of outputs that any of the inputs ``low..high`` (inclusive) reaches."""
+        # Both rise with the output, so the outputs reached are neighbours.
+        return int(np.searchsorted(self.last, low)), int(np.searchsorted(self.first, high, side="right"))
+
+    def apply(self, values: NDArray[np.float32], start: int, stop: int) -> NDArray[np.float32]:
+        """Outputs ``start..stop`` (exclusive) of ``values``, which are ``inputs(start, stop)`` along the first axis."""
+        # Torch's product, not numpy's: its threads can be limited, and numpy's fight whatever else is running.
+        matrix, given = torch.from_numpy(self.matrix), torch.from_numpy(values)
+        inputs = self.inputs(start, stop)
+        if stop - start <= 2 * _BLOCK:
+            return torch.mm(matrix[start:stop, inputs], given).numpy()
+        result = given.new_empty(stop - start, values.shape[1])
+        for low in range(start, stop, _BLOCK):
+            high = min(low + _BLOCK, stop)
+            used = self.inputs(low, high)
+            part = given[used.start - inputs.start : used.stop - inputs.start]
+            torch.mm(matrix[low:high, used], part, out=result[low - start : high - start])
+        return result.numpy()
+
+    def inputs(self, start: int, stop: int) -> slice:
+        """The inputs that the outputs ``start..stop`` (exclusive) need."""
+        return slice(int(self.first[start]), int(self.last[stop - 1]) + 1) if start < stop else slice(0, 0)
+
+
+@lru_cache(maxsize=64)
+def _resize_matrix(extent: float, out: int) -> _Resize:
+    """Weights that resize the first ``extent`` mask pixels to ``out`` pixels, bilinear with antialias."""
+    weights = _torch_weights(out) if extent == MASK_SIDE else _triangle_weights(extent, out)
+    used = weights > 0
+    return _Resize(weights, used.argmax(axis=1), MASK_SIDE - 1 - used[:, ::-1].argmax(axis=1))
+
+
+def _torch_weights(out: int) -> NDArray[np.float32]:
+    """Torch's own float32 weights, read off an identity: with them, and only them, mask bits agree with the oracle."""
+    identity = torch.eye(MASK_SIDE)[None, None]
+    resized = F.interpolate(identity, size=(out, MASK_SIDE), mode="bilinear", align_corners=False, antialias=True)
+    return np.asarray(resized[0, 0].numpy(), np.float32)
+
+
+def _triangle_weights(extent: float, out: int) -> NDArray[np.float32]:
+    """The same filter for a part of the mask frame that need not end on a whole pixel (letterbox)."""
+    scale = extent / out
+    centre = (np.arange(out) + 0.5) * scale
+    pixels = np.arange(MASK_SIDE)[None]
+    weights = np.maximum(0.0, 1.0 - np.abs(pixels + 0.5 - centre[:, None]) / max(scale, 1.0))
+    weights *= pixels < int(np.ceil(extent))
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
+
+
+class WithoutIslands:
+    """Masks as those of ``source``, but for components much smaller than the largest one of their mask.
+
+    Args:
+        source: N masks.
+        runs: the same masks as runs.
+        share: components smaller than this share of the largest are left out.
+    """
+
+    def __init__(self, source: MaskSource, runs: Runs, share: float) -> None:
+        self._source = source
+        islands = are_islands(runs, share)
+        self._kept, self._islands = runs.select(~islands), runs.select(islands)
+
+    @property
+    def frame(self) -> ImageFrame:
+        """See ``MaskSource``."""
+        return self._source.frame
+
+    @cached_property
+    def boxes(self) -> NDArray[np.float32]:
+        """See ``MaskSource``; of what is left."""
+        return self._kept.boxes(len(self._source.boxes))
+
+    def crops(self, index: Sequence[int]) -> Iterator[Crop]:
+        """See ``MaskSource``; islands have become background."""
+        for i, (top, left, logits) in zip(index, self._source.crops(index), strict=True):
+            low, high = np.searchsorted(self._islands.owner, [int(i), int(i) + 1])
+            if low < high:
+                logits = logits.copy()
+                mine = self._islands.select(np.arange(low, high))
+                for row, start, stop in zip(mine.row - top, mine.start - left, mine.stop - left, strict=True):
+                    logits[row, start:stop] *= -1
+            yield top, left, logits

@@ -1,0 +1,1 @@
+"""From tags and labels to a memory bank."""

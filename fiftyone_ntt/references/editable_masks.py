@@ -1,0 +1,191 @@
+"""The masks made from boxes, points and scribbles as labels that a person can look at and correct."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import fiftyone as fo
+import numpy as np
+from fiftyone.core.collections import SampleCollection
+from numpy.typing import NDArray
+
+from fiftyone_ntt.dataset.fields import (
+    NEGATIVE_TAG,
+    REFERENCE_TAG,
+    check_detections_field,
+    every_image,
+    field_names,
+    image_samples,
+)
+from fiftyone_ntt.dataset.labels import fingerprint, is_kept
+from fiftyone_ntt.dataset.schema import activate_schema
+from fiftyone_ntt.errors import BadReferenceError, InputError
+from fiftyone_ntt.models import Preset, load_preset
+from fiftyone_ntt.params.references import MADE_FIELD
+from fiftyone_ntt.pixels.packed_masks import PackedMask
+from fiftyone_ntt.references.label_kinds import Shown
+from fiftyone_ntt.references.prompted_masks import Key, MadeMask, Progress, make_masks
+from fiftyone_ntt.references.reader import ReadSample, ReferenceReader
+
+MADE_ATTRIBUTES = {
+    "reference_kind": "what the mask was made from: box, point, scribble; or mask, where it was drawn",
+    "source": "id of the label that the mask was made from",
+    "written": "fingerprint of class, box and mask as they were made; tells what was edited since",
+}
+"""What a made mask carries beside FiftyOne's own attributes."""
+
+
+@dataclass
+class MadeMasks:
+    """What ``make_reference_masks`` did.
+
+    Attributes:
+        out_field: where the masks are.
+        kinds: ``"box"``, ``"point"``, ``"scribble"`` or ``"mask"`` -> how many were written.
+        kept: masks that a person accepted, edited or drew, and that stayed as they are.
+        samples: samples with a mask written.
+    """
+
+    out_field: str
+    kinds: dict[str, int]
+    kept: int = 0
+    samples: int = 0
+
+    def __str__(self) -> str:
+        listed = ", ".join(f"{count} from a {kind}" for kind, count in sorted(self.kinds.items())) or "nothing new"
+        kept = f"; {self.kept} that a person accepted, edited or drew stayed" if self.kept else ""
+        return f"masks in {self.out_field!r}: {listed}{kept}"
+
+
+def make_reference_masks(
+    references: SampleCollection,
+    label_field: str | Sequence[str] = "ground_truth",
+    out_field: str = MADE_FIELD,
+    *,
+    classes: Sequence[str] | None = None,
+    preset: str | Preset = "lite",
+    overwrite: bool = False,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> MadeMasks:
+    """Writes the masks of references as detections that can be edited in the App, and be learned from.
+
+    A label of each reference goes into ``out_field``, with its class, its mask, the kind of label it was made from and
+    that label's id, and the tags ``ntt:reference`` and ``ntt:negative`` if the label has them. Then
+    ``build_memory_bank(references, out_field)`` builds the bank from what is there. Another call makes the masks anew,
+    but for those that a person has accepted, edited or drawn.
+
+    Args:
+        references: the reference samples; a patches view will not do.
+        label_field: the field, or fields, with the labels; see ``build_memory_bank``.
+        out_field: a field of detections; made if absent.
+        classes: the classes wanted; all labels found where ``None``.
+        preset: name of a preset, or a ``Preset`` with checkpoint paths of your own.
+        overwrite: also make masks anew that a person accepted or edited. Those without a source always stay.
+        device: ``"cuda"``, ``"mps"`` or ``"cpu"``; the best there is where ``None``.
+        progress: called with (done, total, message).
+
+    Raises:
+        InputError: if a field is missing, there are no samples, or the masks would go where the labels are.
+        BadReferenceError: if a label cannot serve as a reference (names sample and label).
+    """
+    fields = field_names(label_field)
+    if out_field in fields:
+        raise InputError(f"expected another field to write to than {out_field!r}, which holds the labels")
+    references = image_samples(references)
+    dataset = references._dataset
+    if dataset.get_field(out_field) is not None:
+        check_detections_field(dataset, out_field)
+    reader = ReferenceReader(references, fields, classes)
+    segmenter = load_preset(preset, device).segmenter()
+    made = make_masks(reader, segmenter, progress)
+    _declare(dataset, out_field)
+    report, images = MadeMasks(out_field, {}), every_image(dataset)
+    tags = _tags(references, fields)
+    for sample in reader.samples():
+        if sample is not None and (sample.shown or sample.negatives):
+            _write(images[sample.sample_id], sample, made, tags, overwrite, report)
+    activate_schema(dataset, out_field, reader.classes)
+    return report
+
+
+def _declare(dataset: fo.Dataset, out_field: str) -> None:
+    dataset.add_sample_field(out_field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    for name, description in MADE_ATTRIBUTES.items():
+        dataset.add_sample_field(f"{out_field}.detections.{name}", fo.StringField, description=description)
+
+
+def _tags(references: SampleCollection, fields: Sequence[str]) -> dict[str, list[str]]:
+    """Label id -> those of its tags that matter here."""
+    found: dict[str, list[str]] = {}
+    for name in fields:
+        ids, tags = (
+            references.values(references._get_label_field_path(name, part)[1], unwind=True) for part in ("id", "tags")
+        )
+        if len(ids) != len(tags):  # labels without tags leave no trace when unwound
+            ids, tags = (_flat(references, name, part) for part in ("id", "tags"))
+        found |= {
+            str(one): [tag for tag in marks or [] if tag in (REFERENCE_TAG, NEGATIVE_TAG)]
+            for one, marks in zip(ids, tags, strict=True)
+        }
+    return found
+
+
+def _flat(references: SampleCollection, name: str, part: str) -> list[Any]:
+    values = references.values(references._get_label_field_path(name, part)[1])
+    listed = references._get_label_field_path(name)[1] != name
+    return [one for group in values for one in group or []] if listed else values
+
+
+def _write(
+    sample: fo.Sample, read: ReadSample, made: dict[Key, MadeMask], tags: dict[str, list[str]], overwrite: bool,
+    report: MadeMasks,
+) -> None:  # fmt: skip
+    before = sample[report.out_field].detections if sample[report.out_field] is not None else []
+    kept = [label for label in before if _stays(label, overwrite)]
+    known = {label["source"] for label in kept if _source_of(label)}
+    new = []
+    for shown in (*read.shown, *read.negatives):
+        if shown.label_id in known:
+            continue
+        new.append(_label(shown, _mask_of(shown, read.sample_id, made), read.image.shape[:2]))
+        new[-1].tags = list(tags.get(shown.label_id.split(".")[0], []))
+        report.kinds[shown.kind] = report.kinds.get(shown.kind, 0) + 1
+    sample[report.out_field] = fo.Detections(detections=[*kept, *new])
+    sample.save()
+    report.kept += len(kept)
+    report.samples += bool(new)
+
+
+def _mask_of(shown: Shown, sample_id: str, made: dict[Key, MadeMask]) -> PackedMask:
+    if shown.mask is None:
+        return made[sample_id, shown.label_id].mask
+    packed = PackedMask.from_crop(shown.mask, 0, 0)
+    if not packed.area:
+        raise BadReferenceError(
+            f"reference sample {sample_id}, label {shown.label_id} ({shown.label}): the mask is empty; draw it again "
+            "or remove the label"
+        )
+    return packed
+
+
+def _stays(label: fo.Detection, overwrite: bool) -> bool:
+    return not _source_of(label) or (not overwrite and is_kept(label.to_dict()))
+
+
+def _source_of(label: fo.Detection) -> str | None:
+    source: str | None = label.get_attribute_value("source", None)
+    return source
+
+
+def _label(shown: Shown, mask: PackedMask, size: tuple[int, ...]) -> fo.Detection:
+    x1, y1, x2, y2 = mask.extent
+    height, width = size
+    box = [x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height]
+    pixels: NDArray[np.bool_] = mask.crop()
+    return fo.Detection(
+        label=shown.label, bounding_box=box, mask=pixels, reference_kind=shown.kind, source=shown.label_id,
+        written=fingerprint(shown.label, box, pixels),
+    )  # fmt: skip

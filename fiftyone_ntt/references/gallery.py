@@ -1,0 +1,356 @@
+"""The references of a dataset, one card each: a cropped picture, and what may be wrong with it in plain words."""
+
+from __future__ import annotations
+
+import io
+import time
+import zlib
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import fiftyone as fo
+import numpy as np
+from fiftyone.core.collections import SampleCollection
+from numpy.typing import NDArray
+from PIL import Image
+
+from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_reference_field, image_samples, is_map_field
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.method.references import mask_extent
+from fiftyone_ntt.params.references import MADE_FIELD
+from fiftyone_ntt.pixels.drawing import Shape, draw_shapes
+from fiftyone_ntt.pixels.images import read_image
+from fiftyone_ntt.references.build import tagged_references
+from fiftyone_ntt.references.label_kinds import POINT_LABELS, ClassValues, Shown, class_values, shown_in, single_labels
+
+_SMALLEST_SIDE = 32
+"""Pixels: an object of less has hardly any features of its own."""
+_CONTEXT = 0.15
+"""How much of its surroundings a thumbnail shows, as a share of the object's longer side."""
+_THUMBNAIL = 160
+_GREY_SIDE = 16
+_AROUND_POINTS = 0.08
+"""How much a thumbnail shows around points whose mask has not been made, as a share of the image's longer side."""
+_NEARLY_EQUAL = 0.95
+_KEPT = 500
+_NO_CLASS = "(no class)"
+MAPS = "(segmentation maps)"
+"""What stands for the classes in segmentation maps: to tell them, every map would have to be read."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """What is left of a reference once its image has been read.
+
+    Attributes:
+        pixels: uint8 ``[h, w, 3]``, the object with its surroundings.
+        mask: bool ``[h, w]``, or ``None`` of a box.
+        grey: float32 ``[256]`` of zero mean and length one, the object itself.
+        area: share of the image that it covers.
+        warnings: what is wrong with it by itself.
+        thumbnails: those that were drawn, by side and format.
+    """
+
+    pixels: NDArray[np.uint8]
+    mask: NDArray[np.bool_]
+    grey: NDArray[np.float32]
+    area: float
+    warnings: tuple[str, ...]
+    thumbnails: dict[tuple[int, str], bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceCard:
+    """One reference.
+
+    Attributes:
+        sample_id: the sample it is on.
+        label_id: the label.
+        label: its class.
+        kind: ``"mask"``, ``"box"``, ``"point"``, ``"scribble"`` or ``"map"`` (all classes of a segmentation map).
+        area: share of the image that it covers; 0 where its image has not been read.
+        warnings: what may be wrong with it, in plain words.
+        pending: whether its image has not been read yet.
+    """
+
+    sample_id: str
+    label_id: str
+    label: str
+    kind: str
+    area: float = 0.0
+    warnings: tuple[str, ...] = ()
+    pending: bool = False
+    _look: _Look | None = None
+
+    @property
+    def flaws(self) -> tuple[str, ...]:
+        """What is wrong with it by itself, the others aside."""
+        return self.warnings if self._look is None else self._look.warnings
+
+    def thumbnail(self, side: int = 112, image_format: str = "PNG") -> bytes | None:
+        """The cropped picture with the mask's outline and tint; ``None`` where the image cannot be read.
+
+        Args:
+            side: of the square picture, in pixels.
+            image_format: ``"PNG"`` or ``"JPEG"``.
+        """
+        if self._look is None:
+            return None
+        drawn = self._look.thumbnails
+        if (side, image_format) not in drawn:
+            drawn[side, image_format] = self._drawn(self._look, side, image_format)
+        return drawn[side, image_format]
+
+    def _drawn(self, look: _Look, side: int, image_format: str) -> bytes:
+        height, width = look.pixels.shape[:2]
+        wide = max(1, round(side * min(1.0, width / height)))
+        shapes = [Shape(self.label, look.mask)]
+        picture = draw_shapes(look.pixels, shapes, [self.label], wide, chips=False)
+        square = Image.new("RGB", (side, side), (32, 34, 40))
+        square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+        data = io.BytesIO()
+        square.save(data, image_format, quality=85)
+        return data.getvalue()
+
+
+def describe_references(
+    view: SampleCollection,
+    label_field: str = "ground_truth",
+    *,
+    tag: str = REFERENCE_TAG,
+    most: int | None = None,
+    seconds: float | None = None,
+) -> list[ReferenceCard]:
+    """The references of a view, class by class, with what may be wrong with each. Only tagged samples are read.
+
+    Args:
+        view: a dataset or view.
+        label_field: the field with the reference labels.
+        tag: what references are tagged with.
+        most: at most so many cards, of every class alike; all of them where ``None``.
+        seconds: how long images may be read; cards of images not read by then are ``pending``. What was read is
+            remembered, so the same call again gets further.
+
+    Returns:
+        The cards, sorted by class; none where nothing is tagged.
+
+    Raises:
+        InputError: if there is no such field, or its labels cannot be references.
+    """
+    check_reference_field(view, label_field)
+    try:
+        references = tagged_references(image_samples(view), tag, label_field)
+    except InputError:
+        return []
+    labels = _labels(references, label_field)
+    chosen = _fair_share(labels, most)
+    until = float("inf") if seconds is None else time.monotonic() + seconds
+    cards = list(_cards(references, label_field, chosen, until))
+    alone = {name for name, count in Counter(labels.values()).items() if count == 1}
+    return sorted(_with_comparisons(cards, alone), key=lambda card: card.label)
+
+
+def count_references(
+    view: SampleCollection, label_field: str = "ground_truth", *, tag: str = REFERENCE_TAG
+) -> dict[str, int]:
+    """References of each class; counted by the database, no image or mask is read."""
+    try:
+        references = tagged_references(image_samples(view), tag, label_field)
+    except InputError:
+        return {}
+    if is_map_field(references, label_field):
+        return {MAPS: int(references.count(f"{label_field}.id"))}
+    counts = references.count_values(references._get_label_field_path(label_field, "label")[1])
+    return {name or _NO_CLASS: count for name, count in sorted(counts.items(), key=lambda item: str(item[0]))}
+
+
+def _labels(references: SampleCollection, label_field: str) -> dict[tuple[str, str], str]:
+    """(sample id, label id) -> class of every reference; nothing else is fetched."""
+    if is_map_field(references, label_field):
+        ids = zip(*references.values(["id", f"{label_field}.id"]), strict=True)
+        return {(sample_id, label_id): MAPS for sample_id, label_id in ids if label_id is not None}
+    paths = [references._get_label_field_path(label_field, name)[1] for name in ("id", "label")]
+    found = {}
+    for sample_id, ids, names in zip(*references.values(["id", *paths]), strict=True):
+        listed = isinstance(ids, list)
+        for label_id, name in zip(ids if listed else [ids], names if listed else [names], strict=True):
+            if label_id is not None:
+                found[sample_id, label_id] = name or _NO_CLASS
+    return found
+
+
+def _fair_share(labels: dict[tuple[str, str], str], most: int | None) -> set[tuple[str, str]]:
+    """The first label of each class, then the second of each, and so on, up to ``most``."""
+    seen: Counter[str] = Counter()
+    ranks = {}
+    for key, name in labels.items():
+        ranks[key] = seen[name]
+        seen[name] += 1
+    return set(sorted(labels, key=lambda key: ranks[key])[:most])
+
+
+def _cards(
+    references: SampleCollection, label_field: str, chosen: set[tuple[str, str]], until: float
+) -> Iterator[ReferenceCard]:
+    ids = list(dict.fromkeys(sample_id for sample_id, _ in chosen))
+    fields = [name for name in dict.fromkeys((label_field, MADE_FIELD)) if references.has_field(name)]
+    values = class_values(references, label_field, strict=False) if is_map_field(references, label_field) else None
+    for sample in references.select(ids).select_fields(["filepath", *fields]).iter_samples():
+        wanted = [label for label in single_labels(sample[label_field]) if (sample.id, label.id) in chosen]
+        made = {} if fields == [label_field] else _made_from(sample[MADE_FIELD])
+        yield from _cards_of(sample, wanted, made, values, until)
+
+
+def _made_from(labels: fo.Detections | None) -> dict[str, fo.Detection]:
+    """Source -> the label whose mask was made from it."""
+    found = {one.get_attribute_value("source", None): one for one in single_labels(labels)}
+    return {source: one for source, one in found.items() if source}
+
+
+def _cards_of(
+    sample: fo.Sample, labels: Sequence[Any], made: dict[str, fo.Detection], values: ClassValues | None, until: float
+) -> Iterator[ReferenceCard]:
+    image: NDArray[np.uint8] | None = None
+    source = str(getattr(sample, "sample_id", None) or sample.id)
+    for label in labels:
+        name = MAPS if isinstance(label, fo.Segmentation) else label.label or _NO_CLASS
+        card = ReferenceCard(source, label.id, name, _kind(label))
+        seen = made.get(label.id, label)
+        try:
+            key = _key(sample.filepath, seen)
+            look = _looks.get(key)
+            if look is None and image is None and time.monotonic() > until:
+                yield replace(card, pending=True)
+                continue
+            if look is None:
+                image = read_image(sample.filepath) if image is None else image
+                look = _remember(key, _look_at(image, seen, values))
+            yield replace(card, area=look.area, warnings=look.warnings + _naming(name), _look=look)
+        except InputError as error:
+            yield replace(card, warnings=(f"cannot be used: {error}",))
+
+
+def _kind(label: Any) -> str:
+    if isinstance(label, fo.Segmentation):
+        return "map"
+    if isinstance(label, fo.Keypoint):
+        return "point"
+    if isinstance(label, fo.Polyline):
+        return "mask" if label.closed or label.filled else "scribble"
+    return "mask" if label.has_mask else label.get_attribute_value("reference_kind", "box")
+
+
+def _naming(name: str) -> tuple[str, ...]:
+    return ("has no class: give it one",) if name == _NO_CLASS or not name.strip() else ()
+
+
+def _look_at(image: NDArray[np.uint8], label: fo.Label, values: ClassValues | None) -> _Look:
+    height, width = image.shape[:2]
+    shown = list(shown_in(label, (height, width), values))
+    if not shown:
+        raise InputError("its map shows nothing with a name")
+    mask, (x1, y1, x2, y2) = _place(shown, (height, width))
+    area = float(mask.mean()) if shown[0].mask is not None else (x2 - x1) * (y2 - y1) / (height * width)
+    top, bottom, left, right = round(y1), max(round(y2), round(y1) + 1), round(x1), max(round(x2), round(x1) + 1)
+    margin = max(4, round(_CONTEXT * max(bottom - top, right - left)))
+    rows_shown = slice(max(0, top - margin), bottom + margin)
+    columns_shown = slice(max(0, left - margin), right + margin)
+    pixels, tinted = _shrunk(image[rows_shown, columns_shown], mask[rows_shown, columns_shown])
+    cut = left <= 0 or top <= 0 or right >= width or bottom >= height
+    known = shown[0].mask is not None or shown[0].box is not None  # of points, nobody knows the extent yet
+    warnings = _warnings(right - left, bottom - top, cut) if known else ()
+    return _Look(pixels, tinted, _grey(image[top:bottom, left:right]), area, warnings)
+
+
+def _place(shown: Sequence[Shown], size: tuple[int, int]) -> tuple[NDArray[np.bool_], tuple[float, ...]]:
+    """What to tint, bool ``[H, W]``, and the xyxy around it: the mask, the box, or dots on the points."""
+    masks = [one.mask for one in shown if one.mask is not None]
+    if masks:
+        mask = np.logical_or.reduce(masks)
+        if not mask.any():
+            raise InputError("its mask is empty; draw it again, or remove the label")
+        return mask, mask_extent(mask)
+    mask, prompt = np.zeros(size, bool), shown[0].prompt
+    if shown[0].box is not None or prompt is None:
+        x1, y1, x2, y2 = shown[0].box or (0, 0, 1, 1)
+        mask[round(y1) : max(round(y2), round(y1) + 1), round(x1) : max(round(x2), round(x1) + 1)] = True
+        return mask, (x1, y1, x2, y2)
+    reach = _AROUND_POINTS * max(size)
+    rows, columns = np.ogrid[: size[0], : size[1]]
+    for x, y in prompt.on_object:
+        mask |= (columns + 0.5 - x) ** 2 + (rows + 0.5 - y) ** 2 <= (0.1 * reach) ** 2 + 1
+    low, high = prompt.on_object.min(axis=0) - reach, prompt.on_object.max(axis=0) + reach
+    corners = np.clip([*low, *high], 0, [size[1], size[0], size[1], size[0]])
+    return mask, tuple(float(value) for value in corners)
+
+
+def _warnings(width: int, height: int, cut: bool) -> tuple[str, ...]:
+    found = []
+    if min(width, height) < _SMALLEST_SIDE:
+        found.append(f"too small: {width} x {height} pixels, a larger one shows more")
+    if cut:
+        found.append("cut off by the image's border: one that is whole shows more")
+    return tuple(found)
+
+
+def _shrunk(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    height, width = mask.shape
+    scale = min(1.0, _THUMBNAIL / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+    return small, np.asarray(Image.fromarray(mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)) > 0
+
+
+def _grey(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    size = (_GREY_SIDE, _GREY_SIDE)
+    grey = np.asarray(Image.fromarray(pixels).convert("L").resize(size, Image.Resampling.BOX), np.float32).reshape(-1)
+    grey = grey - grey.mean()
+    return np.asarray(grey / max(float(np.linalg.norm(grey)), 1e-6), np.float32)
+
+
+def _with_comparisons(cards: Sequence[ReferenceCard], alone: set[str]) -> Iterator[ReferenceCard]:
+    """The cards with what only shows beside the others."""
+    greys = np.zeros((len(cards), _GREY_SIDE**2), np.float32)
+    for i, card in enumerate(cards):
+        if card._look is not None:
+            greys[i] = card._look.grey
+    for i, card in enumerate(cards):
+        found = list(card.warnings)
+        if card.label in alone:
+            found.append("the only one of its class: two or three more help")
+        twins = [int(k) for k in np.flatnonzero(greys @ greys[i] > _NEARLY_EQUAL) if k != i]
+        if twins:
+            other = cards[twins[0]].label
+            found.append(
+                "nearly the same as another reference: a different one shows more"
+                if other == card.label
+                else f"nearly the same as a reference of class {other!r}: one of the two is wrong"
+            )
+        yield replace(card, warnings=tuple(found))
+
+
+_Key = tuple[str, int, str, int, int]
+_looks: OrderedDict[_Key, _Look] = OrderedDict()
+
+
+def _key(filepath: str, label: Any) -> _Key:
+    """Changes whenever the picture or the label does."""
+    try:
+        changed = Path(filepath).stat().st_mtime_ns
+    except (OSError, ValueError):
+        changed = 0
+    content = label.to_dict()
+    path = content.get("mask_path")
+    on_disk = Path(path).stat().st_mtime_ns if path and Path(path).is_file() else 0
+    kept = [content.get(name) for name in ("bounding_box", "points", "closed", "filled", POINT_LABELS)]
+    return filepath, changed, label.id, zlib.crc32(repr(kept).encode() + bytes(content.get("mask") or b"")), on_disk
+
+
+def _remember(key: _Key, look: _Look) -> _Look:
+    _looks[key] = look
+    while len(_looks) > _KEPT:
+        _looks.popitem(last=False)
+    return look

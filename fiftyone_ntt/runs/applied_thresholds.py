@@ -1,0 +1,142 @@
+"""Fitted thresholds as the dataset keeps them, and the least scores by which a run leaves labels out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol, runtime_checkable
+
+import fiftyone as fo
+from fiftyone.operators import ExecutionStore
+
+from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.method.config import MatchConfig
+from fiftyone_ntt.method.memory_bank import MemoryBank
+
+FITTED = "fitted"
+"""Stands for the thresholds that were fitted last to labels of the same memory bank and settings."""
+Facts = dict[str, Any]
+
+
+@runtime_checkable
+class LeastScores(Protocol):
+    """What ``fit_thresholds`` returns: a threshold for each class, known or not."""
+
+    def least(self, name: str) -> float:
+        """Labels of this class with a confidence above it count."""
+
+
+def meaning(bank_hash: str, match: Mapping[str, Any]) -> Facts:
+    """What decides what a score means: the references and how they are compared, not which scores are written.
+
+    Settings that were not there yet when a run was made count as published: they are off there.
+    """
+    settings = {**asdict(MatchConfig.paper()), **match}
+    del settings["score_threshold"]
+    # 2 and 2.0 are the same setting.
+    same = {name: float(value) if type(value) is int else value for name, value in settings.items()}
+    return {"bank_hash": bank_hash, "match": same}
+
+
+def keep(dataset: fo.Dataset, run_key: str, facts: Facts) -> None:
+    """Keeps thresholds for their run, and for every other run that means the same by a score.
+
+    Args:
+        dataset: the dataset.
+        run_key: key of the run.
+        facts: the thresholds; ``fitted_on`` is their ``meaning``.
+    """
+    store = _store(dataset)
+    store.set(run_key, facts)
+    store.set(_bank_key(facts["fitted_on"]), facts)
+
+
+def kept_of_run(dataset: fo.Dataset, record: Mapping[str, Any]) -> Facts | None:
+    """The thresholds fitted last to the labels of a run; ``None`` where its scores mean something else by now."""
+    facts: Facts | None = _store(dataset).get(record["run_key"])
+    wanted = meaning(record["bank_hash"], record["match"])
+    return facts if facts is not None and facts["fitted_on"] == wanted else None
+
+
+def kept_of_bank(dataset: fo.Dataset, bank_hash: str, match: Mapping[str, Any]) -> Facts | None:
+    """The thresholds fitted last to labels of any run with this memory bank and these settings."""
+    facts: Facts | None = _store(dataset).get(_bank_key(meaning(bank_hash, match)))
+    return facts
+
+
+def least_scores(
+    thresholds: str | Mapping[str, float] | LeastScores | None, dataset: fo.Dataset, bank: MemoryBank,
+    config: MatchConfig,
+) -> list[float] | None:  # fmt: skip
+    """The threshold of each class of a bank.
+
+    Args:
+        thresholds: ``"fitted"``, what ``fit_thresholds`` returned, or class -> threshold; classes that are left out
+            have none.
+        dataset: where fitted ones are kept.
+        bank: its classes are those meant.
+        config: how the bank is compared.
+
+    Returns:
+        As many as there are classes; ``None`` where ``thresholds`` is.
+
+    Raises:
+        InputError: if there are no fitted ones, or a class or a threshold cannot be.
+        WrongTypeError: if it is none of these.
+    """
+    if thresholds is None:
+        return None
+    if isinstance(thresholds, LeastScores):
+        return [thresholds.least(name) for name in bank.classes]
+    if isinstance(thresholds, str):
+        return _fitted(thresholds, dataset, bank, config)
+    if not isinstance(thresholds, Mapping):
+        raise WrongTypeError(
+            f"expected thresholds to be {FITTED!r}, class -> threshold, or what fit_thresholds returned, got "
+            f"{type(thresholds).__name__}"
+        )
+    unknown = [str(name) for name in thresholds if name not in bank.classes]
+    if unknown:
+        raise InputError(
+            f"expected thresholds of classes of the memory bank, got one of {', '.join(unknown[:10])}; its classes "
+            f"are: {', '.join(bank.classes[:20])}"
+        )
+    return [_checked(name, thresholds.get(name, 0.0)) for name in bank.classes]
+
+
+def _fitted(word: str, dataset: fo.Dataset, bank: MemoryBank, config: MatchConfig) -> list[float]:
+    if word != FITTED:
+        raise InputError(f"expected thresholds to be {FITTED!r} or class -> threshold, got {word!r}")
+    facts = kept_of_bank(dataset, bank.content_hash, asdict(config))
+    if facts is None:
+        raise InputError(
+            "no thresholds were fitted yet for this memory bank with these settings: label some images with it, "
+            "accept and reject some of the labels, call fit_thresholds, then try again"
+        )
+    known = {row["name"]: float(row["threshold"]) for row in facts["rows"][1:]}
+    overall = float(facts["rows"][0]["threshold"])
+    return [known.get(name, overall) for name in bank.classes]
+
+
+def _checked(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise WrongTypeError(f"expected the threshold of {name!r} to be a number, got {value!r}")
+    if not 0 <= value <= 1:
+        raise InputError(f"expected the threshold of {name!r} between 0 and 1, got {value!r}")
+    return float(value)
+
+
+def _bank_key(fitted_on: Mapping[str, Any]) -> str:
+    # Begins with what no run key can: those are identifiers.
+    return "=" + hashlib.sha256(json.dumps(fitted_on, sort_keys=True).encode()).hexdigest()
+
+
+def _store(dataset: fo.Dataset) -> ExecutionStore:
+    return ExecutionStore.create("ntt_thresholds", dataset._doc.id)
+
+
+def named(thresholds: Sequence[float] | None, classes: Sequence[str]) -> dict[str, float] | None:
+    """Class -> threshold, from what a run record holds."""
+    return None if thresholds is None else dict(zip(classes, thresholds, strict=True))

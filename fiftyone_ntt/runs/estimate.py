@@ -1,0 +1,205 @@
+"""What a run will cost: images, how many of them are in the candidate index, and the time for the rest.
+
+It is shown in forms, which ask again at every keystroke: no model is loaded, and no more files are read than fit into
+a fraction of a second. What was read is remembered.
+
+
+How long an image takes on this machine, as measured; kept with the dataset, in FiftyOne's execution store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import fiftyone as fo
+from fiftyone.core.collections import SampleCollection
+from fiftyone.operators.store import ExecutionStore
+
+from fiftyone_ntt.candidates.settings import default_root
+from fiftyone_ntt.candidates.source import StageOne
+from fiftyone_ntt.candidates.store import IndexStore, recalled
+from fiftyone_ntt.dataset.fields import image_samples
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.models.devices import choose_devices
+from fiftyone_ntt.pixels.images import read_bytes
+
+_LOOKED_AT = 100
+"""Images whose files are compared with the index: all of them where there are no more."""
+_SECONDS = 0.1
+_SECONDS_INDEXED = 0.05
+"""What labelling an image from the index takes, about, until it has been measured."""
+_KEPT = 20_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will cost.
+
+    Attributes:
+        images: to do.
+        looked_at: how many of them were compared with the index.
+        found: how many of those are in it.
+        seconds_each: measured on this machine, for an image that is not in the index; ``None`` while unknown.
+    """
+
+    images: int
+    looked_at: int
+    found: int
+    seconds_each: float | None
+
+    @property
+    def exact(self) -> bool:
+        """Whether every image was looked up."""
+        return self.looked_at == self.images
+
+    @property
+    def indexed(self) -> int:
+        """Images that are in the index; from a part of them where not ``exact``."""
+        return round(self.images * self.found / self.looked_at) if self.looked_at else 0
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it will take, about; ``None`` while unknown."""
+        to_compute = self.images - self.indexed
+        if to_compute and self.seconds_each is None:
+            return None
+        return to_compute * (self.seconds_each or 0.0) + self.indexed * _SECONDS_INDEXED
+
+    def __str__(self) -> str:
+        if not self.images:
+            return "No images to do."
+        return f"{_counted(self.images, 'image')} to do, {self._in_index}. {self._time}"
+
+    @property
+    def _in_index(self) -> str:
+        if not self.found:
+            return "none of them indexed yet" if self.looked_at else "not known how many are indexed already"
+        if self.exact:
+            return f"{'all' if self.found == self.images else self.found} of them indexed already"
+        return f"about {self.indexed} of them indexed already (judging by {self.looked_at} of them)"
+
+    @property
+    def _time(self) -> str:
+        seconds = self.seconds
+        if seconds is None:
+            return "How long that takes on this machine is not known yet: run a preview, and it will be."
+        measured = f", at {self.seconds_each:.2g} s an image as measured" if self.indexed < self.images else ""
+        return f"Takes about {in_words(seconds)} on this machine{measured}."
+
+
+def estimate(
+    view: SampleCollection,
+    stage_one: StageOne,
+    *,
+    use_index: bool = True,
+    index_dir: str | Path | None = None,
+    most_seconds: float = _SECONDS,
+) -> Estimate:
+    """What it costs to find the candidates of every image of a view.
+
+    Args:
+        view: the images to do.
+        stage_one: how candidates are made.
+        use_index: whether the run looks anything up.
+        index_dir: folder of the index; the default one where ``None``.
+        most_seconds: how long files may be read.
+
+    Returns:
+        The estimate; from as many images as there was time for.
+    """
+    flat = image_samples(view)
+    images = len(flat)
+    speed = seconds_per_image(flat._root_dataset, stage_one)
+    root = default_root() if index_dir is None else Path(index_dir).expanduser()
+    stores = _stores(root, stage_one) if use_index else []
+    if not stores or not images:
+        return Estimate(images, images, 0, speed)
+    paths = _some_paths(flat, images)
+    looked_at, found, until = 0, 0, time.monotonic() + most_seconds
+    for path in paths:
+        digest = _digest(path, time.monotonic() < until)
+        if digest is not None:
+            looked_at += 1
+            found += bool(digest) and any(store.path_of(digest).is_file() for store in stores)
+    return Estimate(images, looked_at, found, speed)
+
+
+def _stores(root: Path, stage_one: StageOne) -> list[IndexStore]:
+    """The parts of the index that hold candidates made this way; usually one, or none."""
+    return [IndexStore(root, settings, 0) for settings in recalled(root, stage_one.recipe)]
+
+
+def _some_paths(view: SampleCollection, images: int) -> Sequence[str]:
+    """All paths of a small view, else those of some samples, always the same ones."""
+    if images <= _LOOKED_AT:
+        paths: list[str] = view.values("filepath")
+        return paths
+    chosen: list[str] = view.take(_LOOKED_AT, seed=51).values("filepath")
+    return chosen
+
+
+_digests: OrderedDict[tuple[str, int, int], str] = OrderedDict()
+
+
+def _digest(path: str, may_read: bool) -> str | None:
+    """sha256 of an image file; ``None`` if it cannot be read, or would have to be and must not."""
+    try:
+        facts = Path(path).stat()
+        key = (path, facts.st_mtime_ns, facts.st_size)
+        if key not in _digests:
+            if not may_read:
+                return None
+            _digests[key] = hashlib.sha256(read_bytes(path)).hexdigest()
+            while len(_digests) > _KEPT:
+                _digests.popitem(last=False)
+        return _digests[key]
+    except (OSError, ValueError, InputError):  # an image that is not there is not indexed either
+        return "" if may_read else None
+
+
+def in_words(seconds: float) -> str:
+    """A length of time as people say it: ``"40 seconds"``, ``"25 minutes"``, ``"3.5 hours"``."""
+    if seconds < 90:
+        return _counted(max(1, round(seconds)), "second")
+    if seconds < 90 * 60:
+        return _counted(round(seconds / 60), "minute")
+    hours = seconds / 3600
+    return f"{hours:.1f} hours" if hours < 48 else _counted(round(hours / 24), "day")
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number:,} {name}" if number == 1 else f"{number:,} {name}s"
+
+
+def remember_speed(dataset: fo.Dataset, stage_one: StageOne, seconds: float, images: int) -> None:
+    """Keeps with a dataset how long images took that were not in the index; ``seconds_per_image`` tells it.
+
+    Args:
+        dataset: the dataset.
+        stage_one: how candidates were made.
+        seconds: for all of them.
+        images: how many they were; nothing is kept of none.
+    """
+    if images > 0 and seconds > 0:
+        _store(dataset).set(_key(stage_one), {"seconds": seconds, "images": images})
+
+
+def seconds_per_image(dataset: fo.Dataset, stage_one: StageOne) -> float | None:
+    """How long an image takes on this machine that is not in the index; ``None`` while that was never measured."""
+    known = _store(dataset).get(_key(stage_one))
+    return known["seconds"] / known["images"] if known else None
+
+
+def _store(dataset: fo.Dataset) -> ExecutionStore:
+    return ExecutionStore.create("ntt_speed", dataset._doc.id)
+
+
+def _key(stage_one: StageOne) -> str:
+    devices = ",".join(str(device) for device in choose_devices(stage_one.device))
+    return hashlib.sha256(f"{platform.node()} {devices} {stage_one.recipe}".encode()).hexdigest()

@@ -1,0 +1,190 @@
+"""How far runs are, how fast they go, and which ones wait for a worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fiftyone as fo
+from fiftyone.operators.delegated import DelegatedOperationService
+from fiftyone.operators.executor import ExecutionRunState
+
+from fiftyone_ntt.runs.record import DECISIVE, METHOD, status_field
+from fiftyone_ntt.runs.state import COMPLETED, FAILED, INTERRUPTED, QUEUED, RUNNING, State, count_left, state_of
+from fiftyone_ntt.runs.workers import live_workers
+
+PLUGIN = "@fiftyone-ntt/ntt/"
+SEGMENT_OPERATOR = f"{PLUGIN}segment"
+
+
+def status_counts(dataset: fo.Dataset, status: str) -> dict[str, dict[str, int]]:
+    """How many samples each run has brought to each state: run key -> state -> samples.
+
+    Asks the database itself: FiftyOne's own queries pass by the index that makes this take milliseconds, and read
+    documents with all their masks.
+
+    Args:
+        dataset: the dataset.
+        status: name of the status field of the runs.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    key = {"run": f"${status}.run_key", "state": f"${status}.state"}
+    pipeline = [{"$match": {f"{status}.run_key": {"$gt": ""}}}, {"$group": {"_id": key, "samples": {"$sum": 1}}}]
+    for found in dataset._sample_collection.aggregate(pipeline):
+        counts.setdefault(found["_id"]["run"], {})[found["_id"].get("state")] = found["samples"]
+    return counts
+
+
+def figures_of(dataset: fo.Dataset, run_key: str, status: str, done: int) -> dict[str, Any]:
+    """State, speed and origin of a run that has begun, as ``list_runs`` tells them.
+
+    Args:
+        dataset: the dataset.
+        run_key: key of the run.
+        status: name of its status field.
+        done: samples that it has been at.
+    """
+    state = state_of(dataset, run_key)
+    if state is None:  # of an earlier version, or of a dataset that was copied without it
+        unknown = dict.fromkeys(("throughput", "eta_seconds", "started_by", "door", "error", "ended"))
+        return {"state": COMPLETED, "left": 0, "workers": 0, "options": {}, **unknown}
+    workers = live_workers(dataset, run_key)
+    left = _left(dataset, state, status, run_key, done)
+    running = state["state"] == RUNNING and bool(workers)
+    parts = [job["progress"] for job in workers if job["progress"]] if running else []
+    throughput = sum(map(_speed, parts)) or _speed(state["worked"])
+    return {
+        "state": INTERRUPTED if state["state"] == RUNNING and not workers else state["state"],
+        "left": left,
+        "throughput": throughput or None,
+        "eta_seconds": left / throughput if running and throughput else None,
+        "workers": len(workers),
+        "options": state["options"],
+        "started_by": state["user"],
+        "door": state["door"],
+        "error": state["error"],
+        "ended": state["ended"],
+    }
+
+
+def queued_runs(dataset: fo.Dataset) -> dict[str, dict[str, Any]]:
+    """Runs that were scheduled and that no worker has begun: run key -> what is known of them."""
+    queued: dict[str, dict[str, Any]] = {}
+    for waiting in (ExecutionRunState.SCHEDULED, ExecutionRunState.QUEUED):
+        operations = DelegatedOperationService().list_operations(
+            operator=SEGMENT_OPERATOR, dataset_id=dataset._doc.id, run_state=waiting
+        )
+        for operation in operations:
+            params = dict((operation.context.request_params if operation.context else {}).get("params") or {})
+            field = params.get("label_field") or "ntt"
+            key = params.get("run_key") or f"ntt_{field}"
+            queued[key] = {
+                "run_key": key,
+                "label_field": field,
+                "state": QUEUED,
+                "started": str(operation.queued_at),
+                "door": "delegated",
+                "operation": str(operation.id),
+                "configuration": params,
+                "counts": {},
+                "states": {},
+            }
+    return queued
+
+
+def _left(dataset: fo.Dataset, state: State, status: str, run_key: str, done: int) -> int:
+    if state["state"] == COMPLETED:
+        return 0
+    total = state.get("total")
+    return count_left(dataset, state, status, run_key) if total is None else max(int(total) - done, 0)
+
+
+def _speed(figures: dict[str, float] | None) -> float:
+    return figures["done"] / figures["seconds"] if figures and figures["seconds"] else 0.0
+
+
+def scheduled_work(dataset: fo.Dataset, limit: int = 5) -> list[dict[str, Any]]:
+    """What FiftyOne's queue holds of this plugin for a dataset, beside labelling runs that have begun.
+
+    Args:
+        dataset: the dataset.
+        limit: how many operations of each kind to tell, the newest ones.
+
+    Returns:
+        Of each ``operator``, ``state`` (``queued``, ``running`` or ``failed``), ``progress`` in 0..1 or ``None``,
+        ``message``, ``error`` in one line, and the date ``at``; what failed comes last.
+    """
+    service, found = DelegatedOperationService(), []
+    wanted = (
+        (ExecutionRunState.RUNNING, "running"),
+        (ExecutionRunState.SCHEDULED, QUEUED),
+        (ExecutionRunState.QUEUED, QUEUED),
+        (ExecutionRunState.FAILED, FAILED),
+    )
+    for run_state, state in wanted:
+        operations = [
+            operation
+            for operation in service.list_operations(dataset_id=dataset._doc.id, run_state=run_state)
+            if str(operation.operator).startswith(PLUGIN)
+        ]
+        found += [_scheduled(operation, state) for operation in operations[-limit:]]
+    return found
+
+
+def _scheduled(operation: Any, state: str) -> dict[str, Any]:
+    status, result = operation.status, operation.result
+    return {
+        "operator": str(operation.operator).removeprefix(PLUGIN),
+        "state": state,
+        "progress": getattr(status, "progress", None),
+        "message": getattr(status, "label", None),
+        "error": _last_line(getattr(result, "error", None)) if state == FAILED else None,
+        "at": operation.failed_at or operation.started_at or operation.queued_at,
+    }
+
+
+def _last_line(traceback: str | None) -> str:
+    """What an exception says, without where it came from."""
+    lines = (traceback or "").strip().splitlines()
+    if not lines:
+        return "its worker was stopped"
+    name, colon, message = lines[-1].partition(": ")
+    return message if colon and name.replace(".", "").replace("_", "").isalnum() else lines[-1]
+
+
+def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:
+    """The labelling runs of a dataset, oldest first; runs that wait for a worker to begin come last.
+
+    Returns:
+        Of each run its settings (``run_key``, ``label_field``, ``preset``, ``bank_hash``, ...), and
+
+        * ``state``: ``queued``, ``running``, ``interrupted``, ``cancelled``, ``completed`` or ``failed``,
+        * ``counts``: samples that are ``ok``, ``empty``, ``error`` and ``left``,
+        * ``throughput`` in images a second, ``eta_seconds`` while it runs, ``workers`` that are at it now,
+        * ``configuration``: all that decides the labels, ``options``: all that does not,
+        * ``started_by``, ``door`` (``sdk``, ``app``, ``cli`` or ``delegated``), and the ``error`` of a run that failed.
+    """
+    facts = {key: dict(dataset.get_run_info(key).config.record) for key in dataset.list_runs(method=METHOD)}
+    fields = {status_field(record["label_field"]) for record in facts.values()}
+    counts = {status: status_counts(dataset, status) for status in fields if dataset.has_field(status)}
+    runs = [_described(dataset, record, counts) for record in facts.values()]
+    waiting = queued_runs(dataset)
+    for run in runs:
+        if run["run_key"] in waiting and run["state"] != RUNNING:
+            run["state"] = QUEUED
+    known = {run["run_key"] for run in runs}
+    new = [run for key, run in waiting.items() if key not in known]
+    return [*sorted(runs, key=lambda run: str(run["started"])), *new]
+
+
+def _described(
+    dataset: fo.Dataset, facts: dict[str, Any], counts: dict[str, dict[str, dict[str, int]]]
+) -> dict[str, Any]:
+    key, status = facts["run_key"], status_field(facts["label_field"])
+    counted = counts.get(status, {}).get(key, {})
+    figures = figures_of(dataset, key, status, sum(counted.values()))
+    return {
+        **facts,
+        "configuration": {name: facts[name] for name in DECISIVE if name in facts},
+        "counts": {**{state: counted.get(state, 0) for state in ("ok", "empty", "error")}, "left": figures.pop("left")},
+        **figures,
+    }

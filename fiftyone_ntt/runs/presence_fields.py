@@ -1,0 +1,85 @@
+"""The fields beside a run's labels that say which classes are in an image and which are not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fiftyone as fo
+from fiftyone.core.collections import SampleCollection
+
+from fiftyone_ntt.dataset.fields import every_image
+from fiftyone_ntt.dataset.storage import patiently
+from fiftyone_ntt.errors import InputError
+
+VERDICTS = "ntt_verdicts"
+"""Key of a verdict field's ``info`` under which lies what it was judged from."""
+
+
+def verdict_fields(label_field: str) -> tuple[str, str]:
+    """Names of the fields for the classes that are there, and for those that are not."""
+    return f"{label_field}_present", f"{label_field}_absent"
+
+
+def declare_verdicts(dataset: fo.Dataset, label_field: str, run_key: str) -> None:
+    """Makes the fields, and notes the run that they are about.
+
+    Raises:
+        InputError: if a field of that name is there which no verdict was ever written to.
+    """
+    texts = ("classes that are judged to be in this image", "classes that are judged not to be in this image")
+    names = verdict_fields(label_field)
+    for name in names:
+        if dataset.has_field(name) and not _facts(dataset, name):
+            raise InputError(
+                f"field {name!r} holds something else, so verdicts cannot be written to it; rename it with "
+                "dataset.rename_sample_field, then try again"
+            )
+    for name, text in zip(names, texts, strict=True):
+        if not dataset.has_field(name):
+            dataset.add_sample_field(
+                name, fo.EmbeddedDocumentField, embedded_doc_type=fo.Classifications,
+                description=f"{text}, from the labels in {label_field!r}; the confidence is the probability of that",
+            )  # fmt: skip
+        _note(dataset, name, {"label_field": label_field, "run_key": run_key})
+
+
+def note_counts(dataset: fo.Dataset, label_field: str) -> None:
+    """Counts images with and without each class, and keeps that with the fields: too slow for every look at it."""
+    names = verdict_fields(label_field)
+    present, absent = (every_image(dataset).count_values(f"{name}.classifications.label") for name in names)
+    # Names of classes need not do as keys in the database.
+    counts = [[one, present.get(one, 0), absent.get(one, 0)] for one in sorted({*present, *absent})]
+    _note(dataset, names[1], {"counts": counts})
+
+
+def verdict_counts(dataset: fo.Dataset, label_field: str) -> dict[str, tuple[int, int]]:
+    """Class -> images with it and without it, as judged last; nothing where labels were replaced since."""
+    facts = _facts(dataset, verdict_fields(label_field)[1]) or {}
+    return {name: (there, not_there) for name, there, not_there in facts.get("counts") or []}
+
+
+def clear_verdicts(samples: SampleCollection, label_field: str) -> None:
+    """Removes the verdicts on some samples, whose labels are about to be others."""
+    for name in verdict_fields(label_field):
+        if _facts(samples._dataset, name):
+            samples.clear_sample_field(name)
+            _note(samples._dataset, name, {"counts": None})
+
+
+def forget_verdicts(dataset: fo.Dataset, label_field: str, run_key: str) -> None:
+    """Removes the verdicts that are about a run, fields and all."""
+    for name in verdict_fields(label_field):
+        if (_facts(dataset, name) or {}).get("run_key") == run_key:
+            patiently(dataset.delete_sample_field, name)
+
+
+def _note(dataset: fo.Dataset, name: str, facts: dict[str, Any]) -> None:
+    field = dataset.get_field(name)
+    field.info = {**(field.info or {}), VERDICTS: {**(_facts(dataset, name) or {}), **facts}}
+    field.save()
+
+
+def _facts(dataset: fo.Dataset, name: str) -> dict[str, Any] | None:
+    field = dataset.get_field(name)
+    facts: dict[str, Any] | None = ((field.info if field is not None else None) or {}).get(VERDICTS)
+    return facts

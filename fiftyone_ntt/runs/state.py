@@ -1,0 +1,170 @@
+"""The state of a run: what it does now, who started it, and on which samples; kept in FiftyOne's execution store.
+
+The settings of a run do not change and are in its run record (``runs.py``); what a sample's status says is the truth of
+what is done. Here is the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+import fiftyone as fo
+from bson import json_util
+from fiftyone import ViewField as F
+from fiftyone.core.collections import SampleCollection
+
+from fiftyone_ntt.dataset.fields import every_image
+from fiftyone_ntt.errors import LeaseLostError, RunCancelledError
+from fiftyone_ntt.runs.workers import Origin, live_workers, run_store
+
+logger = logging.getLogger(__name__)
+
+QUEUED, RUNNING, INTERRUPTED = "queued", "running", "interrupted"
+CANCELLED, COMPLETED, FAILED = "cancelled", "completed", "failed"
+IN_A_CHUNK = 16
+"""Samples that a worker claims at once, on average."""
+_LARGEST_VIEW = 8 * 2**20
+_ATTEMPTS = 16
+
+State = dict[str, Any]
+
+
+def state_of(dataset: fo.Dataset, run_key: str) -> State | None:
+    """What is known of a run: ``state``, ``views``, ``options``, ...; ``None`` if nothing is."""
+    state: State | None = run_store(dataset).get(run_key)
+    return state
+
+
+def change_state(dataset: fo.Dataset, run_key: str, change: Callable[[State], State | None]) -> State | None:
+    """Changes the state of a run, as one step among those of others.
+
+    Args:
+        dataset: the dataset.
+        run_key: key of the run.
+        change: gets the state (empty if there is none), returns the new one, or ``None`` to leave it.
+
+    Returns:
+        The new state; ``None`` if it was left.
+    """
+    store = run_store(dataset)
+    for _ in range(_ATTEMPTS):
+        before = store.get(run_key)
+        after = change(dict(before or {}))
+        if after is None:
+            return None
+        done = store.set_if_absent(run_key, after) if before is None else store.compare_and_set(run_key, before, after)
+        if done:
+            return after
+    raise RuntimeError(f"the state of run {run_key!r} was changed by others {_ATTEMPTS} times in a row")
+
+
+def delete_state(dataset: fo.Dataset, run_key: str) -> None:
+    """Forgets the state of a run."""
+    run_store(dataset).delete(run_key)
+
+
+def open_run(targets: SampleCollection, run_key: str, origin: Origin, options: dict[str, Any], fresh: bool) -> State:
+    """Notes that a run goes on, or starts.
+
+    Args:
+        targets: the samples to label.
+        run_key: key of the run.
+        origin: who asks for it.
+        options: arguments of ``segment`` that a later worker needs and that do not decide the labels.
+        fresh: whether what is known of an earlier run of this key no longer holds.
+    """
+    dataset = targets._dataset
+    view, size = _stages_of(targets), len(targets)
+    shared = len(live_workers(dataset, run_key)) > 1
+
+    def change(state: State) -> State:
+        if fresh or not state:
+            state = {"views": [], "chunks": None, "started": _now(), "worked": None, "door": origin.door}
+            state |= {"user": origin.user, "options": options}
+        if view not in state["views"]:
+            state["views"] = [[]] if not view else [*state["views"], view]
+        if not shared or state["chunks"] is None:  # others that are at it have these chunks in mind
+            state["chunks"] = max(state["chunks"] or 1, -(-size // IN_A_CHUNK))
+        if len(state["views"]) == 1:
+            state["total"] = size
+        else:
+            known = targets_of(dataset, state)
+            state["total"] = None if known is None else len(known)
+        return {**state, "state": RUNNING, "error": None, "ended": None, "operation": origin.operation}
+
+    return change_state(dataset, run_key, change) or {}
+
+
+def close_run(dataset: fo.Dataset, run_key: str, status: str, worked: State, error: BaseException | None) -> None:
+    """Notes how a worker's part ended; the last worker of a run decides what becomes of the run.
+
+    An interrupted run stays as it is: running without a worker is what being interrupted means.
+    """
+    if isinstance(error, LeaseLostError) or (error is not None and not isinstance(error, Exception)):
+        return
+    if isinstance(error, RunCancelledError):
+        new: str | None = CANCELLED
+    elif live_workers(dataset, run_key):
+        new = None
+    elif error is not None:
+        new = FAILED
+    else:
+        state = state_of(dataset, run_key)
+        new = COMPLETED if state is not None and not count_left(dataset, state, status, run_key) else None
+
+    def change(state: State) -> State | None:
+        if not state:
+            return None
+        if worked["done"]:
+            state["worked"] = worked
+        if new is not None and (state["state"] == RUNNING or new == CANCELLED):
+            state |= {"state": new, "ended": _now(), "error": str(error) if new == FAILED else None}
+        return state
+
+    change_state(dataset, run_key, change)
+
+
+def close_quietly(dataset: fo.Dataset, run_key: str, status: str, worked: State, error: BaseException | None) -> None:
+    """``close_run`` after an error, which nothing may hide: the database itself may be gone."""
+    try:
+        close_run(dataset, run_key, status, worked, error)
+    except Exception:
+        logger.warning("could not note how run %r ended", run_key)
+        logger.debug("why", exc_info=True)
+
+
+def targets_of(dataset: fo.Dataset, state: State) -> SampleCollection | None:
+    """The samples that the calls of a run were for; ``None`` if that was too much to note."""
+    views = state["views"]
+    if None in views:
+        return None
+    loaded = [fo.DatasetView._build(dataset, [json_util.loads(stage) for stage in view]) for view in views]
+    if len(loaded) == 1:
+        return loaded[0]
+    ids = dict.fromkeys(sample_id for view in loaded for sample_id in view.values("id"))
+    return every_image(dataset).select(list(ids))
+
+
+def count_left(dataset: fo.Dataset, state: State, status: str, run_key: str) -> int:
+    """Samples that a run has not been at yet."""
+    targets = targets_of(dataset, state)
+    if targets is None:
+        return 0
+    return len(targets.match(F(f"{status}.run_key") != run_key) if dataset.has_field(status) else targets)
+
+
+def _stages_of(view: SampleCollection) -> list[str] | None:
+    if isinstance(view, fo.Dataset):
+        return []
+    if view._dataset.media_type == fo.core.media.GROUP and not isinstance(view._stages[0], fo.SelectGroupSlices):
+        # What stages before the choice of a slice mean depends on the slice that is active when they are applied.
+        view = every_image(view._dataset).select(view.values("id"))
+    stages = [json_util.dumps(stage) for stage in view._serialize(include_uuids=False)]
+    return stages if sum(map(len, stages)) < _LARGEST_VIEW else None
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,299 @@
+"""Leases of the workers of a run, and their claims on chunks of its samples; kept in FiftyOne's execution store.
+
+A worker is alive while it renews its lease. It may write a sample only while it is alive and holds the chunk the sample
+is in. What a worker that is not alive has claimed, others may take: by then its lease cannot be renewed any more.
+
+
+The samples of a run that are left, handed out as this worker claims them, chunk by chunk.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+import fiftyone as fo
+import psutil
+from bson import ObjectId
+from fiftyone.operators.store import ExecutionStore
+from fiftyone.operators.store.transient_jobs import TransientJobCoordinator
+
+from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError
+
+logger = logging.getLogger(__name__)
+
+LEASE_VARIABLE = "FIFTYONE_NTT_LEASE_SECONDS"
+_DEFAULT_LEASE = 60
+_LONGEST_BEAT = 2.0
+"""Seconds between two renewals at most: as long may it take until a worker hears that its run was cancelled."""
+_POLL = 0.2
+_DAY = 24 * 60 * 60
+
+
+def run_store(dataset: fo.Dataset) -> ExecutionStore:
+    """Where the states of a dataset's runs and the leases of their workers lie; goes with the dataset."""
+    return ExecutionStore.create("ntt_runs", dataset._doc.id)
+
+
+def live_workers(dataset: fo.Dataset, run_key: str) -> list[dict[str, Any]]:
+    """The leases of the workers that are at a run now."""
+    store = run_store(dataset)
+    jobs = (store.get(key) for key in _keys(store, run_key))
+    return [job for job in jobs if _is_live(job)]
+
+
+def request_cancel(dataset: fo.Dataset, run_key: str) -> int:
+    """Tells all workers of a run to stop. Returns how many there are."""
+    workers = live_workers(dataset, run_key)
+    for job in workers:
+        _coordinator(dataset).request_cancel(job["id"])
+    return len(workers)
+
+
+def forget_claims(dataset: fo.Dataset, run_key: str) -> None:
+    """Removes all leases and claims of a run: whoever is still at it can no longer write."""
+    store = run_store(dataset)
+    for key in _keys(store, run_key):
+        store.delete(key)
+    _claims(dataset, run_key).clear()
+
+
+class Worker:
+    """One part in a run, kept alive by a thread until ``end``. Its methods may be called from several threads.
+
+    Args:
+        dataset: the dataset.
+        run_key: key of the run, a name.
+        origin: who asks for the run; its ``stopped`` is asked now and then.
+
+    Attributes:
+        processed: samples done so far, for the figures of the run.
+    """
+
+    def __init__(self, dataset: fo.Dataset, run_key: str, origin: Origin) -> None:
+        self._run_key, self._origin = run_key, origin
+        self._coordinator = _coordinator(dataset)
+        self._store = _claims(dataset, run_key)
+        job = self._coordinator.create(
+            owner=_this_process(), scope=run_key, payload=None, job_id=f"{run_key}/{ObjectId()}"
+        )
+        self.id: str = job["id"]
+        claimed = self._coordinator.claim(self.id)
+        if claimed is None:  # nobody else knows the id, so only if all leases of the run were removed just now
+            raise LeaseLostError(f"run {run_key!r} was undone while this worker joined it; start it again")
+        self._token = claimed["fencing_token"]
+        self._problem: LeaseLostError | RunCancelledError | None = None
+        self._over, self._renewing = threading.Event(), threading.Lock()
+        self._started = time.monotonic()
+        self.processed = 0
+        self._thread = threading.Thread(target=self._beat, name="ntt-lease", daemon=True)
+        self._thread.start()
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Samples done so far and the seconds they took."""
+        return {"done": self.processed, "seconds": round(time.monotonic() - self._started, 3)}
+
+    def check(self) -> None:
+        """Raises what the last renewal found, without asking the database."""
+        if self._problem is not None:
+            raise self._problem
+
+    def renew(self) -> None:
+        """Renews the lease. Called before every write.
+
+        Raises:
+            LeaseLostError: if it has run out.
+            RunCancelledError: if the run has been cancelled.
+        """
+        self.check()
+        with self._renewing:
+            job = self._coordinator.set_progress(self.id, self._token, self.figures) or self._revived()
+        if job is None:
+            self._problem = LeaseLostError(
+                f"this worker of run {self._run_key!r} gave no sign of life for {_lease_seconds()} s, and another one "
+                "took over: it stops, what it has written stays; start the same run again to share the rest"
+            )
+        elif job["cancel_requested"]:
+            self._problem = RunCancelledError(
+                f"run {self._run_key!r} was cancelled; what it has written stays: resume_run goes on, undo_run takes "
+                "it back"
+            )
+        self.check()
+
+    def claim(self, chunk: str) -> bool:
+        """Tries to take a chunk. Returns whether this worker has it now."""
+        self.check()
+        mine = {"worker": self.id}
+        if self._store.set_if_absent(chunk, mine, ttl=_DAY):
+            return True
+        held = self._store.get(chunk)
+        if held is None or held == mine:
+            return held is not None
+        if held["worker"] is not None and not self._shut_out(held["worker"]):
+            return False
+        return bool(self._store.compare_and_set(chunk, held, mine, ttl=_DAY))
+
+    def release(self, chunk: str) -> None:
+        """Gives a chunk back, for samples of it that another worker's view may hold."""
+        self._store.compare_and_set(chunk, {"worker": self.id}, {"worker": None}, ttl=_DAY)
+
+    def wait(self, seconds: float = _POLL) -> None:
+        """Waits for other workers."""
+        self._over.wait(seconds)
+        self.check()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """What is done inside, only one worker of the run does at a time."""
+        while not self.claim("opening"):
+            self.wait()
+        try:
+            yield
+        finally:
+            self.release("opening")
+
+    def end(self) -> None:
+        """Ends the part: its claims are free, it can write no more."""
+        self._over.set()
+        self._thread.join()
+        try:
+            self._coordinator.complete(self.id, self._token)
+        except Exception:  # the lease then runs out by itself
+            logger.warning("could not tell the database that a worker of run %r ended", self._run_key)
+            logger.debug("why", exc_info=True)
+
+    def _revived(self) -> dict[str, Any] | None:
+        """Takes up a lease that ran out (the database was away, the machine slept) unless it was shut out meanwhile."""
+        job: dict[str, Any] | None = self._coordinator.get(self.id)
+        if job is not None and job["cancel_requested"]:
+            return job
+        job = self._coordinator.claim(self.id)
+        if job is not None:
+            self._token = job["fencing_token"]
+        return job
+
+    def _shut_out(self, other: str) -> bool:
+        """Whether another worker is dead; one whose lease ran out cannot renew it from here on, whatever its clock."""
+        job = self._coordinator.get(other)
+        if _is_live(job):
+            return False
+        self._coordinator.fail_expired(other, "the lease ran out and another worker took over")
+        return not _is_live(self._coordinator.get(other))
+
+    def _beat(self) -> None:
+        stopped = self._origin.stopped
+        while not self._over.wait(min(_LONGEST_BEAT, _lease_seconds() / 3)):
+            try:
+                if stopped is not None and stopped():
+                    self._coordinator.request_cancel(self.id)
+                self.renew()
+            except (LeaseLostError, RunCancelledError):
+                return  # kept: the next `check` raises it
+            except Exception:  # the database may be back before the lease runs out
+                logger.warning("could not renew the lease of run %r", self._run_key)
+                logger.debug("why", exc_info=True)
+
+
+def _lease_seconds() -> int:
+    text = os.environ.get(LEASE_VARIABLE, str(_DEFAULT_LEASE))
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"expected {LEASE_VARIABLE} to be a whole number of seconds, at least 1, got {text!r}")
+    return int(text)
+
+
+def _coordinator(dataset: fo.Dataset) -> TransientJobCoordinator:
+    return TransientJobCoordinator(run_store(dataset), ttl_seconds=_DAY, lease_seconds=_lease_seconds())
+
+
+def _claims(dataset: fo.Dataset, run_key: str) -> ExecutionStore:
+    return ExecutionStore.create(f"ntt_claims_{run_key}", dataset._doc.id)
+
+
+def _keys(store: ExecutionStore, run_key: str) -> list[str]:
+    return [key for key in store.list_keys() if key.startswith(f"{run_key}/")]
+
+
+def _is_live(job: dict[str, Any] | None) -> bool:
+    if job is None or job["state"] != "running":
+        return False
+    expires: datetime = job["lease_expires_at"].replace(tzinfo=timezone.utc)  # the database gives it back without
+    return expires > datetime.now(timezone.utc) and not _has_died(job["owner"])
+
+
+def _has_died(owner: dict[str, Any]) -> bool:
+    """Whether the process is known to be gone: after a crash nobody has to wait for its lease to run out."""
+    if owner["machine"] != _machine():
+        return False
+    try:
+        process = psutil.Process(owner["pid"])
+        return bool(abs(process.create_time() - owner["born"]) > 1 or process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False
+
+
+def _this_process() -> dict[str, Any]:
+    return {"machine": _machine(), "pid": os.getpid(), "born": psutil.Process().create_time()}
+
+
+def _machine() -> str:
+    """Where process ids mean the same: a container has its own, even if it shares the host's name."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        space = ""
+    return f"{platform.node()} {space}"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container's user may have no name
+        return "unknown"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a call of a service comes from.
+
+    Attributes:
+        door: ``"sdk"``, ``"app"``, ``"cli"`` or ``"delegated"``.
+        user: who it is.
+        operation: id of the delegated operation.
+        stopped: whether the caller's side has given the run up; asked now and then from another thread.
+    """
+
+    door: str = "sdk"
+    user: str = field(default_factory=_user)
+    operation: str | None = None
+    stopped: Callable[[], bool] | None = None
+
+
+_current: ContextVar[Origin | None] = ContextVar("ntt_origin", default=None)
+
+
+def current_origin() -> Origin:
+    """The origin of the call at hand: Python, unless a door says otherwise."""
+    return _current.get() or Origin()
+
+
+@contextmanager
+def through(origin: Origin) -> Iterator[None]:
+    """Calls inside come from ``origin``."""
+    token = _current.set(origin)
+    try:
+        yield
+    finally:
+        _current.reset(token)
