@@ -185,11 +185,9 @@ class Guided:
 
     Attributes:
         fraction: how much of the grid is kept.
-        by_bank: look for the classes of the bank; else avoid what looks like the background.
     """
 
     fraction: float
-    by_bank: bool = True
 
     def __call__(self, segmenter: Segmenter, indexed: IndexedImage, bank: MemoryBank) -> IndexedImage:
         frame = indexed.candidates.frame
@@ -199,7 +197,7 @@ class Guided:
                 f"expected a candidate of each of the {len(points)} points, got {len(indexed.candidates)}: which "
                 "points they are of is not known then; use a preset whose candidates all pass the IoU threshold"
             )
-        kept = guided_index(points, indexed.tokens, frame, self.fraction, bank if self.by_bank else None)
+        kept = guided_index(points, indexed.tokens, frame, self.fraction)
         return IndexedImage(indexed.candidates.select(kept), indexed.vectors[kept], indexed.tokens)
 
 
@@ -259,7 +257,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--points", type=int, help="prompt points along each side; the preset's by default")
     parser.add_argument("--guided", type=float, metavar="FRACTION", help="prompt only this part of the grid")
-    parser.add_argument("--guided-by", choices=["bank", "image"], default="bank", help="what tells that part")
     parser.add_argument("--second-look", action="store_true", help="encode candidates again, cut out")
     parser.add_argument(
         "--variants",
@@ -346,7 +343,7 @@ def _measure(options: argparse.Namespace, cache_folder: Path) -> None:
     targets = read_targets(options.data, classes, options.images)
     segmenter = _segmenter(options)
     cache = CandidateCache(cache_folder, segmenter)
-    guided = None if options.guided is None else Guided(options.guided, options.guided_by == "bank")
+    guided = None if options.guided is None else Guided(options.guided)
     result = run(segmenter, options.data, classes, shots, seeds, targets, variants, cache, _say, guided)
     print(
         f"\n{options.data.name}, {len(targets.classes)} classes, {len(targets.images)} images, {len(targets.truth)} "

@@ -32,6 +32,7 @@ from fiftyone_ntt.core import ProposalConfig
 from fiftyone_ntt.errors import MissingWeightsError
 from fiftyone_ntt.method.proposals import grid_points
 
+ALL_MASKS = (0, 1, 2)
 EVERYTHING = -1e9
 """A threshold below any predicted IoU."""
 
@@ -71,7 +72,7 @@ def compare(
 
     Args:
         name: what to call the model.
-        model: a ``ProposalModel`` with ``decode_best``.
+        model: a ``ProposalModel`` with ``decode_among``.
         stock: the same model with its stock decoder.
         points_per_side: of the grid.
         batch: prompts decoded at once, on both sides.
@@ -93,9 +94,9 @@ def compare(
     count = points_per_side**2
 
     def ours(limit: float) -> Callable[[], object]:
-        return lambda: [model.decode_best(embedding, points, limit) for points in batches]
+        return lambda: [model.decode_among(embedding, points, limit, ALL_MASKS) for points in batches]
 
-    passed = sum(len(model.decode_best(embedding, points, threshold)[0]) for points in batches)
+    passed = sum(len(model.decode_among(embedding, points, threshold, ALL_MASKS)[0]) for points in batches)
     return Comparison(
         name,
         torch.get_num_threads(),
@@ -117,7 +118,7 @@ def _compare(
     for points in batches:
         masks, ious = stock.decode(plain_embedding, points)
         best_iou, best = ious[:, 1:].max(dim=1)
-        kept, logits, iou = model.decode_best(embedding, points, EVERYTHING)
+        kept, logits, iou = model.decode_among(embedding, points, EVERYTHING, ALL_MASKS)
         expected = masks[torch.arange(len(points)), 1 + best] > 0
         found.append((best_iou.cpu(), (best_iou.cpu()[kept.cpu()] - iou.cpu()).abs()))
         pixels += int(((logits > 0).cpu() != expected.cpu()[kept.cpu()]).sum())

@@ -17,19 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from benchmarks import across
 from benchmarks.across import Contents, Key, Set, SetResult
 from benchmarks.coco_data import read_references, read_targets
 from fiftyone_ntt.candidates.compact import CompactCandidates
-from fiftyone_ntt.core import CompactImage, Instances, MatchConfig, MemoryBank, Segmenter
+from fiftyone_ntt.core import Candidates, CompactImage, IndexedImage, Instances, MatchConfig, MemoryBank, Segmenter
 from fiftyone_ntt.evaluation.coco import Prediction, coco_scores
-from fiftyone_ntt.method.config import AMONG
-from fiftyone_ntt.method.options.granularity import Fit, ReferenceLevels, chosen_by
+from fiftyone_ntt.method.batching import in_batches
+from fiftyone_ntt.method.options.granularity import AMONG, Fit, ReferenceLevels, chosen_by
+from fiftyone_ntt.method.pooling import pool
+from fiftyone_ntt.method.proposals import grid_points
+from fiftyone_ntt.method.segmenter import Encoded
 from fiftyone_ntt.models import load_preset
 
 CONFIGS = {"paper": MatchConfig.paper(), "default": MatchConfig()}
+CHOICES: dict[str, tuple[int, ...]] = {**AMONG, "1": (0,), "2": (1,), "3": (2,), "all": (0, 1, 2)}
+"""Among which of a point's three masks the one of highest predicted IoU is taken; ``"all"`` takes each of them."""
 FIGURES = ("box_ap", "mask_ap", "mask_ap50", "ar100")
 
 
@@ -40,7 +46,7 @@ def of_each_point(content: CompactImage, outputs: str, threshold: float = 0.4) -
     if outputs == "all":
         kept = np.flatnonzero(iou.ravel() > threshold)
     else:
-        among = np.array(AMONG[outputs])
+        among = np.array(CHOICES[outputs])
         best = iou[:, among].argmax(axis=1)
         kept = (first + among[best])[iou[:, among].max(axis=1) > threshold]
     return replace(content, candidates=_select(content.candidates, kept), vectors=content.vectors[kept])
@@ -61,12 +67,32 @@ def _parts(values: NDArray[Any], ends: NDArray[np.int64], kept: NDArray[np.int64
     return np.concatenate([values[:0], *pieces]), np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
 
 
+class EveryMask(Segmenter):
+    """Keeps all three masks of every point, so that which point a candidate is of is known."""
+
+    def facts(self) -> dict[str, object]:
+        """See ``Segmenter.facts``."""
+        return {**super().facts(), "outputs": "all", "predicted_iou_threshold": -1.0}
+
+    @torch.inference_mode()
+    def decode(self, encoded: Encoded) -> IndexedImage:
+        """See ``Segmenter.decode``; 3 P candidates of P points."""
+        parts = in_batches(
+            lambda points, _: self.proposal_model.decode_points(encoded.embedding, points),
+            grid_points(encoded.frame, self.proposals),
+            self.proposals.points_per_batch,
+        )
+        logits, iou = (torch.cat([part[side] for part in parts]).flatten(0, 1) for side in (0, 1))
+        candidates = Candidates(logits, iou, encoded.frame)
+        return IndexedImage(candidates, pool(candidates, encoded.tokens), encoded.tokens)
+
+
 def segmenter_of_all(preset: str) -> Segmenter:
-    """Keeps every mask of every point, so that which point a candidate is of is known."""
+    """``EveryMask`` with the models and settings of a preset."""
     plain = load_preset(preset).segmenter()
-    return Segmenter(
+    return EveryMask(
         plain.proposal_model, plain.feature_model, references=plain.references, target_via=plain.target_via,
-        proposals=replace(plain.proposals, outputs="all", predicted_iou_threshold=-1.0),
+        proposals=plain.proposals,
     )  # fmt: skip
 
 
@@ -98,7 +124,7 @@ def run_set(
     segmenter: Segmenter, one: Set, contents: Contents, keys: Sequence[Key], fits: Mapping[Key, list[Fit]]
 ) -> tuple[SetResult, dict[str, float | None]]:
     """Scores of ``<choice>, <config>``, and the ceiling of each choice."""
-    choices = [*AMONG, "auto"] if fits else [*AMONG]
+    choices = [*CHOICES, "auto"] if fits else [*CHOICES]
     variants = {"paper": CONFIGS["paper"]}  # what ``across`` compares with
     variants |= {f"{choice}, {name}": config for name, config in CONFIGS.items() for choice in choices}
     chosen: dict[int, str] = {}
@@ -116,7 +142,7 @@ def run_set(
     banks = across.banks_of(segmenter, one, read_targets(one.root, one.classes, one.images).classes, keys)
     chosen |= {id(bank): chosen_by(fits[key])[0] for key, bank in banks.items() if key in fits}
     result = across.run_set(segmenter, one, contents, variants, keys, _say, match, banks)
-    ideal: dict[str, list[Prediction]] = {choice: [] for choice in AMONG}
+    ideal: dict[str, list[Prediction]] = {choice: [] for choice in CHOICES}
     for image in result.targets.images:
         for choice, found in ideal.items():
             found += across.best_candidates(of_each_point(contents[image], choice), result.targets, image)

@@ -25,12 +25,8 @@ _CHANGED: dict[str, dict[str, Any]] = {
 }
 
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "nearest 1": {"nearest": 1},
-    "nearest 3": {"nearest": 3},
     "self-support .3": {"self_support": 0.3},
     "self-support .5": {"self_support": 0.5},
-    "top 3 labels": {"labels_per_mask": 3},
-    "diffusion": {"merge": "diffusion"},
 }
 _LOOKS: dict[str, MatchConfig] = {
     f"{name}look {weight}": replace(config, second_look=weight)

@@ -101,13 +101,13 @@ def ellipses(points: Tensor, side: int) -> Tensor:
 
 def exchange_masks(model: Any, side: int) -> None:
     """From now on the best masks that ``model`` decodes are ellipses; all else, its work included, stays its own."""
-    decode = model.decode_best
+    decode = model.decode_among
 
-    def decode_best(embedding: Any, points: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-        kept, logits, iou = decode(embedding, points, threshold)
+    def decode_among(embedding: Any, points: Tensor, *choice: Any) -> tuple[Tensor, Tensor, Tensor]:
+        kept, logits, iou = decode(embedding, points, *choice)
         return kept, ellipses(points.to(logits.device)[kept], side), iou
 
-    model.decode_best = decode_best
+    model.decode_among = decode_among
 
 
 def threshold_for(segmenter: Segmenter, image: NDArray[np.uint8], share: float, prompts: int = 128) -> float:

@@ -20,7 +20,7 @@ from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.settings import IndexSettings, default_root
 from fiftyone_ntt.candidates.store import IndexStorageError, IndexStore, explain_missing, recalled
 from fiftyone_ntt.errors import InputError, NttError
-from fiftyone_ntt.method.config import Outputs
+from fiftyone_ntt.method.config import Granularity
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.models import Preset, load_segmenters
@@ -62,7 +62,7 @@ class StageOne:
             self.device,
             self.points_per_side,
             points=cast(Literal["grid", "guided"], self.points),
-            outputs=cast(Outputs, self.outputs),
+            granularity=cast(Granularity, self.outputs),
             second_look=self.second_look,
             precision=cast(Precision, self.precision),
             compile=self.compile,

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from fiftyone_ntt.candidates.compact import CompactImage, IndexedImage, compact
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.segmenter import Encoded, Prepared, Segmenter
 from fiftyone_ntt.models.cpu_threads import use_torch_threads
 
@@ -56,7 +55,6 @@ def stream(
     *,
     readers: int = 2,
     finishers: int = 1,
-    bank: MemoryBank | None = None,
 ) -> Generator[Outcome[T], None, None]:
     """Runs items through reading, the models and ``finish``, all three at the same time.
 
@@ -71,7 +69,6 @@ def stream(
         finish: called in another thread with the key and what was found: store, match, make labels.
         readers: threads that call the items' functions.
         finishers: threads that call ``finish``. With more than one, ``finish`` runs beside itself.
-        bank: passed on to ``Segmenter.decode``; only used by guided points.
 
     Yields:
         One outcome an item, in no particular order. An exception in any stage is its item's alone.
@@ -82,7 +79,7 @@ def stream(
     """
     if readers < 1 or finishers < 1:
         raise InputError(f"expected at least one reader and one finisher, got {readers} and {finishers}")
-    run = _Stream(segmenters, items, finish, finishers, bank)
+    run = _Stream(segmenters, items, finish, finishers)
     try:
         run.start(readers, finishers)
         yield from run.results()
@@ -158,7 +155,6 @@ class _Stream(Generic[T]):
         items: Iterable[tuple[str, Callable[[], NDArray[np.uint8] | CompactImage]]],
         finish: Callable[[str, CompactImage], T],
         finishers: int,
-        bank: MemoryBank | None,
     ) -> None:
         self.failure: BaseException | None = None
         self.outcomes: _Queue[Outcome[T] | None] = _Queue(OUTCOMES_AHEAD)  # None: no more items are taken
@@ -171,7 +167,6 @@ class _Stream(Generic[T]):
         self._next = threading.Lock()
         self._taken, self._ended = 0, False
         self._finish = finish
-        self._bank = bank
         self._threads: list[threading.Thread] = []
         self._torch_threads = torch.get_num_threads()
 
@@ -285,7 +280,7 @@ class _Stream(Generic[T]):
         for work in self._encode(segmenter, group):
             started = time.perf_counter()
             try:
-                indexed = segmenter.decode(work.content, self._bank)
+                indexed = segmenter.decode(work.content)
             except Exception as error:
                 self._failed(work.key, error, work.seconds + time.perf_counter() - started)
             else:

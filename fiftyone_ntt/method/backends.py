@@ -70,25 +70,6 @@ class ProposalModel(Protocol):
 
 
 @runtime_checkable
-class BestDecoder(Protocol):
-    """What a ``ProposalModel`` may offer besides: the best mask of each prompt without making the others."""
-
-    def decode_best(self, embedding: Any, points: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Prompts with single foreground points and keeps of each the multi-mask output of highest predicted IoU.
-
-        Args:
-            embedding: what ``encode`` returned.
-            points: float32 ``[P, 2]`` (x, y) in pixels of the model frame.
-            threshold: prompts whose best predicted IoU is at or below this give nothing.
-
-        Returns:
-            int64 ``[n]`` which prompts, in rising order; their logits float32 ``[n, 256, 256]`` and predicted IoU
-            float32 ``[n]``, the same as ``decode_points`` gives.
-        """
-        ...
-
-
-@runtime_checkable
 class PromptDecoder(Protocol):
     """What a ``ProposalModel`` may offer besides: prompts of several points, some of them outside the object."""
 
@@ -109,12 +90,23 @@ class PromptDecoder(Protocol):
 
 @runtime_checkable
 class AmongDecoder(Protocol):
-    """What a ``ProposalModel`` may offer besides: the best of some of each prompt's masks without making the others."""
+    """What a ``ProposalModel`` may offer besides: the best mask of each prompt without making the others."""
 
     def decode_among(
         self, embedding: Any, points: Tensor, threshold: float, among: tuple[int, ...]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As ``BestDecoder.decode_best``, but chooses among these multi-mask outputs only (of 0, 1 and 2)."""
+        """Prompts with single foreground points and keeps of each the multi-mask output of highest predicted IoU.
+
+        Args:
+            embedding: what ``encode`` returned.
+            points: float32 ``[P, 2]`` (x, y) in pixels of the model frame.
+            threshold: prompts whose best predicted IoU is at or below this give nothing.
+            among: which of the multi-mask outputs 0, 1 and 2 to choose from.
+
+        Returns:
+            int64 ``[n]`` which prompts, in rising order; their logits float32 ``[n, 256, 256]`` and predicted IoU
+            float32 ``[n]``, the same as ``decode_points`` gives.
+        """
         ...
 
 

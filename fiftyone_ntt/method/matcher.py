@@ -1,6 +1,6 @@
 """Stage two as a whole: candidates, vectors and prototypes in, labelled instances out. Needs no model.
 
-What becomes of similarities before they are read: nearest references, a second look, negatives.
+What becomes of similarities before they are read: a second look, negatives.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from torch import Tensor
 
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.config import MatchConfig
-from fiftyone_ntt.method.diffusion import best_diffused
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.merging import best_merged, decay, nms_per_label, semantic_overlap
-from fiftyone_ntt.method.nearest import nearest_similarity
 from fiftyone_ntt.method.options.second_look import blended
 from fiftyone_ntt.method.options.self_support import self_supported
 from fiftyone_ntt.method.pooling import pool
@@ -155,8 +153,7 @@ def match_similarities(
     usable = _usable(predicted_iou, features, config)
     features, similarities = features[usable], similarities[usable]
     weighted = similarities if explained is None else similarities * explained[usable] ** config.coverage
-    scores, labels, rows = _labelled(weighted, config.labels_per_mask)
-    usable, features, similarities = usable[rows], features[rows], similarities[rows]
+    scores, labels = (part.numpy() for part in assign_labels(weighted))
     shared = shared or SharedMasks.of(candidates, config)
     masks = shared.source
     priority = _priority(candidates, predicted_iou, usable, scores, config)
@@ -179,16 +176,6 @@ def match_similarities(
         alternative=runner_up,
         alternative_similarity=its_similarity,
     )
-
-
-def _labelled(weighted: Tensor, per_mask: int) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    """Scores and labels of candidates, and which candidate each is of: several of each, all best ones first."""
-    count = min(per_mask, weighted.shape[1])
-    if count == 1 or not len(weighted):
-        scores, labels = (part.numpy() for part in assign_labels(weighted))
-        return scores, labels, np.arange(len(scores))
-    best, which = weighted.topk(count, dim=1)
-    return best.T.flatten().numpy(), which.T.flatten().numpy(), np.tile(np.arange(len(weighted)), count)
 
 
 def _with_quality(
@@ -249,10 +236,7 @@ def _merge(
         Of the best ones, in descending merged score: their places in ``index``, merged scores, and masks.
     """
     masks = ImageMasks(shared.source, index, shared.made)
-    if config.merge == "diffusion":
-        final = best_diffused(masks, scores, labels, config)
-        eligible = final >= 0
-    elif config.guard_degenerate:
+    if config.guard_degenerate:
         final = best_merged(masks, features, scores, labels, config)
         eligible = final >= 0
     else:
@@ -285,7 +269,7 @@ Adjust: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 def adjustment(indexed: StageOneResult, bank: MemoryBank, config: MatchConfig) -> Adjust | None:
     """What becomes of similarities before they are read: a second look blended in, negatives held against them."""
-    steps = (_nearest(bank, config.nearest), _looked(indexed, bank, config.second_look), _without_negatives(bank))
+    steps = (_looked(indexed, bank, config.second_look), _without_negatives(bank))
     chosen = [step for step in steps if step is not None]
 
     def adjust(similarities: Tensor, features: Tensor) -> Tensor:
@@ -317,13 +301,6 @@ def _without_negatives(bank: MemoryBank) -> Adjust | None:
     positives = normalise(torch.from_numpy(bank.project(bank.vectors))), torch.from_numpy(bank.class_index)
     negatives = normalise(torch.from_numpy(bank.project(bank.negatives))), torch.from_numpy(bank.negative_class)
     return lambda similarities, features: less_negatives(similarities, features, positives, negatives)
-
-
-def _nearest(bank: MemoryBank, count: int) -> Adjust | None:
-    if not count:
-        return None
-    references, owner = normalise(torch.from_numpy(bank.project(bank.vectors))), torch.from_numpy(bank.class_index)
-    return lambda _, features: nearest_similarity(features, references, owner, len(bank.classes), count)
 
 
 def _looked(indexed: StageOneResult, bank: MemoryBank, weight: float) -> Adjust | None:

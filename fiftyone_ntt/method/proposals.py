@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.method.backends import AmongDecoder, BestDecoder, ProposalModel
+from fiftyone_ntt.method.backends import AmongDecoder, ProposalModel
 from fiftyone_ntt.method.batching import BatchSize, in_batches
-from fiftyone_ntt.method.config import AMONG, ProposalConfig
+from fiftyone_ntt.method.config import ProposalConfig
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame
 from fiftyone_ntt.pixels.packed_masks import Crop, boxes_of
 from fiftyone_ntt.pixels.run_length import Runs, runs_of_masks
@@ -134,10 +134,11 @@ def propose(
     config: ProposalConfig,
     *,
     points: Tensor | None = None,
+    among: tuple[int, ...] = (0, 1, 2),
     size: BatchSize | None = None,
     pad: bool = False,
 ) -> Candidates:
-    """Decodes points and keeps of each one's three masks that of the highest predicted IoU, or what the config says.
+    """Decodes points and keeps of each one's three masks that of the highest predicted IoU.
 
     Args:
         model: the mask model.
@@ -145,16 +146,21 @@ def propose(
         frame: the image's frame.
         config: grid, batch size and predicted-IoU threshold.
         points: float32 ``[P, 2]`` in the model frame, at least one; the whole grid where ``None``.
+        among: which of a point's three masks there are to choose from; all, as published, see ``options.granularity``.
         size: how many points go through the decoder at once, where that outlives an image; else as in ``config``.
         pad: fill up the last batch, for a model that is compiled for one shape.
 
     Returns:
         The kept candidates in the order of the points. There may be none.
     """
+    threshold = config.predicted_iou_threshold
 
     def decode(batch: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        kept, logits, iou = _decoded(model, embedding, batch, config)
-        if count < len(batch):
+        if isinstance(model, AmongDecoder):
+            kept, logits, iou = model.decode_among(embedding, batch, threshold, among)
+        else:
+            kept, logits, iou = kept_of(*model.decode_points(embedding, batch), threshold, among)
+        if count < len(batch):  # the last batch was filled up with copies of its last point
             logits, iou = logits[kept < count], iou[kept < count]
         return logits, iou
 
@@ -163,50 +169,21 @@ def propose(
     return Candidates(torch.cat([logits for logits, _ in parts]), torch.cat([ious for _, ious in parts]), frame)
 
 
-def _decoded(
-    model: ProposalModel, embedding: Any, points: Tensor, config: ProposalConfig
+def kept_of(
+    logits: Tensor, predicted_iou: Tensor, threshold: float, among: tuple[int, ...] = (0, 1, 2)
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Which prompts give candidates, their logits and predicted IoU; see ``levels.kept_of``."""
-    threshold, outputs = config.predicted_iou_threshold, config.outputs
-    if outputs == "best" and isinstance(model, BestDecoder):
-        return model.decode_best(embedding, points, threshold)
-    if outputs != "all" and isinstance(model, AmongDecoder):
-        return model.decode_among(embedding, points, threshold, AMONG[outputs])
-    return kept_of(*model.decode_points(embedding, points), threshold, outputs)
-
-
-def best_of(logits: Tensor, predicted_iou: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The mask of highest predicted IoU among each prompt's three, where that is above a threshold.
-
-    Args:
-        logits: ``[P, 3, 256, 256]``.
-        predicted_iou: ``[P, 3]``.
-        threshold: of the predicted IoU.
-
-    Returns:
-        int64 ``[n]`` which prompts, their logits ``[n, 256, 256]`` and predicted IoU ``[n]``.
-    """
-    iou, best = predicted_iou.max(dim=1)
-    kept = (iou > threshold).nonzero()[:, 0]
-    return kept, logits[kept, best[kept]], iou[kept]
-
-
-def kept_of(logits: Tensor, predicted_iou: Tensor, threshold: float, outputs: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The masks that become candidates, of each prompt's three.
+    """The mask of highest predicted IoU among some of each prompt's three, where that is above a threshold.
 
     Args:
         logits: ``[P, 3, 256, 256]``.
         predicted_iou: ``[P, 3]``.
         threshold: masks with a predicted IoU at or below it are not kept.
-        outputs: a key of ``AMONG``.
+        among: which of the three.
 
     Returns:
         int64 ``[n]`` which prompts, rising, their logits ``[n, 256, 256]`` and predicted IoU ``[n]``.
     """
-    if outputs == "all":
-        prompt, output = (predicted_iou > threshold).nonzero(as_tuple=True)
-        return prompt, logits[prompt, output], predicted_iou[prompt, output]
-    among = torch.tensor(AMONG[outputs], device=predicted_iou.device)
-    iou, best = predicted_iou[:, among].max(dim=1)
+    outputs = torch.tensor(among, device=predicted_iou.device)
+    iou, best = predicted_iou[:, outputs].max(dim=1)  # [P]
     kept = (iou > threshold).nonzero()[:, 0]
-    return kept, logits[kept, among[best[kept]]], iou[kept]
+    return kept, logits[kept, outputs[best[kept]]], iou[kept]

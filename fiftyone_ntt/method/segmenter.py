@@ -17,8 +17,8 @@ from fiftyone_ntt.method.batching import BatchEncoder, BatchSize, in_batches
 from fiftyone_ntt.method.config import MatchConfig, ProposalConfig
 from fiftyone_ntt.method.matcher import in_space_of, match_vectors
 from fiftyone_ntt.method.memory_bank import MemoryBank
-from fiftyone_ntt.method.options.granularity import ReferenceLevels
-from fiftyone_ntt.method.options.guided_points import guided_index
+from fiftyone_ntt.method.options.granularity import AMONG, ReferenceLevels
+from fiftyone_ntt.method.options.guided_points import GUIDED_FRACTION, guided_index
 from fiftyone_ntt.method.options.second_look import CROPS_PER_BATCH, ReferenceLooks, look_at
 from fiftyone_ntt.method.options.second_look import facts as second_look_facts
 from fiftyone_ntt.method.pooling import pool
@@ -117,19 +117,16 @@ class Segmenter:
         """Model name -> sha256 of its weights."""
         return {model.name: model.weights_hash for model in (self.proposal_model, self.feature_model)}
 
-    def facts(self, bank: MemoryBank | None = None) -> dict[str, object]:
+    def facts(self) -> dict[str, object]:
         """Everything besides the image that decides what ``index`` returns, as JSON can hold it.
 
         Two segmenters with equal facts give the same index; what only changes speed or memory is not among them.
-
-        Args:
-            bank: the bank that ``index`` would be given.
         """
         return {
             "weights": self.weights,
             "points_per_side": self.proposals.points_per_side,
             "grid": self.proposals.grid,
-            "points": self._points_facts(bank),
+            "points": self._points_facts(),
             "predicted_iou_threshold": self.proposals.predicted_iou_threshold,
             "frame": _listed(asdict(self.proposal_model.frame(_FACTS_IMAGE))),
             "target_via": self.target_via,
@@ -142,16 +139,15 @@ class Segmenter:
     def _option_facts(self) -> dict[str, object]:
         """Facts of what is off by default, so that an index made before they existed is still one."""
         found: dict[str, object] = {}
-        if self.proposals.outputs != "best":
-            found["outputs"] = self.proposals.outputs
+        if self.proposals.granularity != "best":
+            found["outputs"] = self.proposals.granularity
         if self.second_look and isinstance(self.feature_model, CropEncoder):
             found["second_look"] = {**second_look_facts(), "crop_size": self.feature_model.crop_size}
         return found
 
-    def _points_facts(self, bank: MemoryBank | None) -> object:
-        if self.proposals.points == "grid":
-            return "grid"
-        return {"guided": self.proposals.guided_fraction, "bank": bank.content_hash if bank else None}
+    def _points_facts(self) -> object:
+        # "bank": indexes of before have it, from when the classes of a bank could guide as well.
+        return "grid" if self.proposals.points == "grid" else {"guided": GUIDED_FRACTION, "bank": None}
 
     def prepare(self, image: NDArray[np.uint8]) -> Prepared:
         """Resizes an image, uint8 ``[H, W, 3]`` RGB, for both models. Runs neither; safe in any thread."""
@@ -185,18 +181,18 @@ class Segmenter:
         return [Encoded(item.frame, embeddings[i], tokens[i], item.image) for i, item in enumerate(group)]
 
     @torch.inference_mode()
-    def decode(self, encoded: Encoded, bank: MemoryBank | None = None) -> IndexedImage:
-        """The candidates of an encoded image; ``bank`` as in ``candidates``."""
+    def decode(self, encoded: Encoded) -> IndexedImage:
+        """The candidates of an encoded image."""
         points = grid_points(encoded.frame, self.proposals)
         if self.proposals.points == "guided":
-            fraction = self.proposals.guided_fraction
-            points = points[guided_index(points, encoded.tokens, encoded.frame, fraction, bank)]
+            points = points[guided_index(points, encoded.tokens, encoded.frame)]
         candidates = propose(
             self.proposal_model,
             encoded.embedding,
             encoded.frame,
             self.proposals,
             points=points,
+            among=AMONG[self.proposals.granularity],
             size=self._points_at_once,
             pad=self.static_shapes,
         )
@@ -205,14 +201,13 @@ class Segmenter:
             looks = look_at(self.feature_model, encoded.image, candidates, self._crops_at_once)
         return IndexedImage(candidates, pool(candidates, encoded.tokens), encoded.tokens, looks)
 
-    def candidates(self, image: NDArray[np.uint8], bank: MemoryBank | None = None) -> IndexedImage:
+    def candidates(self, image: NDArray[np.uint8]) -> IndexedImage:
         """Stage one: masks and one vector each. Heavy, and independent of any reference.
 
         Args:
             image: uint8 ``[H, W, 3]`` RGB.
-            bank: only used by guided points, which then do depend on the references.
         """
-        return self.decode(self.encode([self.prepare(image)])[0], bank)
+        return self.decode(self.encode([self.prepare(image)])[0])
 
     @staticmethod
     def match(indexed: StageOneResult, bank: MemoryBank, config: MatchConfig | None = None) -> Instances:
@@ -223,7 +218,7 @@ class Segmenter:
 
     def segment(self, image: NDArray[np.uint8], bank: MemoryBank, config: MatchConfig | None = None) -> Instances:
         """Both stages for one image."""
-        return self.match(self.candidates(image, bank), bank, config)
+        return self.match(self.candidates(image), bank, config)
 
     @torch.inference_mode()
     def box_masks(self, image: NDArray[np.uint8], boxes: NDArray[np.floating]) -> list[NDArray[np.bool_]]:

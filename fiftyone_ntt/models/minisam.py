@@ -97,12 +97,6 @@ class MiniSam:
         prepared = self._decoder.prepare(torch.from_numpy(features), self._position, self._no_mask)
         return MiniSamEmbedding(features, prepared)
 
-    def decode_best(
-        self, embedding: MiniSamEmbedding, points: Tensor, threshold: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """See ``BestDecoder``."""
-        return self._decoder.best(embedding.prepared, self._point_prompts(points), threshold)
-
     def decode_among(
         self, embedding: MiniSamEmbedding, points: Tensor, threshold: float, among: tuple[int, ...]
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,7 +15,7 @@ import torch
 
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.backends import FeatureModel, ProposalModel
-from fiftyone_ntt.method.config import Outputs, ProposalConfig
+from fiftyone_ntt.method.config import Granularity, ProposalConfig
 from fiftyone_ntt.method.references import ReferenceSettings
 from fiftyone_ntt.models.devices import Precision, check_precision, choose_devices, free_memory
 from fiftyone_ntt.models.specs import Dinov2Spec, EfficientNetSpec, MiniSamSpec, ModelSpec, Sam2Spec
@@ -80,8 +80,7 @@ class Preset:
         self,
         points_per_side: int | None = None,
         points: Literal["grid", "guided"] = "grid",
-        guided_fraction: float = 0.5,
-        outputs: Outputs = "best",
+        granularity: Granularity = "best",
     ) -> ProposalConfig:
         """The settings of stage one, with another grid density if one is given; see ``ProposalConfig``."""
         return ProposalConfig(
@@ -89,8 +88,7 @@ class Preset:
             points_per_batch=self.points_per_batch or POINTS_PER_BATCH,
             grid=self.grid,
             points=points,
-            guided_fraction=guided_fraction,
-            outputs=outputs,
+            granularity=granularity,
         )
 
 
@@ -121,14 +119,13 @@ class LoadedPreset:
         self,
         points_per_side: int | None = None,
         points: Literal["grid", "guided"] = "grid",
-        guided_fraction: float = 0.5,
-        outputs: Outputs = "best",
+        granularity: Granularity = "best",
         second_look: bool = False,
     ) -> Segmenter:
         """The method with these models and the preset's settings, but for those given (``ProposalConfig``)."""
         from fiftyone_ntt.method.segmenter import Segmenter
 
-        proposals = self.preset.proposals(points_per_side, points, guided_fraction, outputs)
+        proposals = self.preset.proposals(points_per_side, points, granularity)
         if self.preset.points_per_batch is None:
             fitting = _fitting(self.device, _POINT_BYTES, _MOST_POINTS, POINTS_PER_BATCH)
             proposals = replace(proposals, points_per_batch=fitting)
@@ -231,8 +228,7 @@ def load_segmenters(
     points_per_side: int | None = None,
     *,
     points: Literal["grid", "guided"] = "grid",
-    guided_fraction: float = 0.5,
-    outputs: Outputs = "best",
+    granularity: Granularity = "best",
     second_look: bool = False,
     precision: Precision = "fp32",
     compile: bool = False,
@@ -244,8 +240,7 @@ def load_segmenters(
         device: as in ``load_preset``; ``"all"`` or ``"cuda:0,cuda:1"`` for several.
         points_per_side: prompt points along each side of the image; the preset's number where ``None``.
         points: ``"guided"`` prompts only the most promising part of the grid, see ``ProposalConfig``.
-        guided_fraction: how much of the grid that part is.
-        outputs: which of a point's three masks become candidates, see ``ProposalConfig``.
+        granularity: which of a point's three masks becomes a candidate, see ``ProposalConfig``.
         second_look: encode groups of candidates again, cut out.
         precision: see ``load_preset``.
         compile: see ``load_preset``.
@@ -259,7 +254,7 @@ def load_segmenters(
     chosen = resolve_preset(preset)
     loaded = [_load_on(chosen, target, precision, compile) for target in choose_devices(device)]
     return [
-        one.segmenter(points_per_side, points, guided_fraction, outputs, second_look)
+        one.segmenter(points_per_side, points, granularity, second_look)
         for one in {one.device: one for one in loaded}.values()
     ]
 

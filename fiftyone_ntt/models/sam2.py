@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fiftyone_ntt.errors import InputError, WeightsMismatchError
-from fiftyone_ntt.method.proposals import best_of
+from fiftyone_ntt.method.proposals import kept_of
 from fiftyone_ntt.models.devices import Compiled, Precision, autocast, matmul
 from fiftyone_ntt.models.mask_decoder import MaskDecoder, PreparedImage
 from fiftyone_ntt.models.weights import sha256_of
@@ -128,22 +128,12 @@ class Sam2:
         return Sam2Embedding(image, position, high_res, prepared)
 
     @torch.no_grad()
-    def decode_best(self, embedding: Sam2Embedding, points: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-        """See ``BestDecoder``: only the masks that are kept are up-scaled. On the model's device."""
-        if embedding.prepared is None or self.decoder is None:
-            return best_of(*self.decode_points(embedding, points), threshold)
-        with matmul(self.device, self.precision):
-            return self.decoder.best(embedding.prepared, self._point_prompts(points)[0], threshold)
-
-    @torch.no_grad()
     def decode_among(
         self, embedding: Sam2Embedding, points: Tensor, threshold: float, among: tuple[int, ...]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See ``AmongDecoder``. On the model's device."""
+        """See ``AmongDecoder``: only the masks that are kept are up-scaled. On the model's device."""
         if embedding.prepared is None or self.decoder is None:
-            logits, ious = self.decode_points(embedding, points)
-            wanted = list(among)
-            return best_of(logits[:, wanted], ious[:, wanted], threshold)
+            return kept_of(*self.decode_points(embedding, points), threshold, among)
         with matmul(self.device, self.precision):
             return self.decoder.best(embedding.prepared, self._point_prompts(points)[0], threshold, among)
 

@@ -12,7 +12,7 @@ import fiftyone as fo
 from fiftyone.operators import ExecutionStore
 
 from fiftyone_ntt.errors import InputError, WrongTypeError
-from fiftyone_ntt.method.config import MatchConfig
+from fiftyone_ntt.method.config import REMOVED_OPTIONS, MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank
 
 FITTED = "fitted"
@@ -31,9 +31,10 @@ class LeastScores(Protocol):
 def meaning(bank_hash: str, match: Mapping[str, Any]) -> Facts:
     """What decides what a score means: the references and how they are compared, not which scores are written.
 
-    Settings that were not there yet when a run was made count as published: they are off there.
+    Settings that were not there yet when a run was made count as published: they are off there. Options that are no
+    more still count, at the value at which they did nothing: thresholds of before belong to the same settings.
     """
-    settings = {**asdict(MatchConfig.paper()), **match}
+    settings = {**REMOVED_OPTIONS, **asdict(MatchConfig.paper()), **match}
     del settings["score_threshold"]
     # 2 and 2.0 are the same setting.
     same = {name: float(value) if type(value) is int else value for name, value in settings.items()}

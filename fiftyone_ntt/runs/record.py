@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
@@ -99,13 +100,18 @@ class RunRecord:
         mine = asdict(self)
         # What records mean that were made before these settings were there.
         before = {"points": "grid", "precision": "fp32", "granularity": "best", "mode": GENERIC}
-        other = {**other, "match": asdict(match_config(other))}
+        with suppress(InputError):  # settings that this version does not have differ from all that it has
+            other = {**other, "match": asdict(match_config(other))}
         return [name for name in DECISIVE if mine[name] != other.get(name, before.get(name))]
 
 
 def match_config(record: Mapping[str, Any]) -> MatchConfig:
-    """The settings of the match that a run was made with; what its record does not know was as published then."""
-    return replace(MatchConfig.published(), **record.get("match", {}))
+    """The settings of the match that a run was made with; what its record does not know was as published then.
+
+    Raises:
+        InputError: if an option was on that is no more.
+    """
+    return MatchConfig.from_stored(record.get("match", {}))
 
 
 def provenance_of(collection: SampleCollection, field_name: str) -> dict[str, Any]:

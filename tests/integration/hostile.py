@@ -31,10 +31,10 @@ class Proposals(FakeProposals):
             raise ZeroDivisionError(f"in {ROOT}")
         return pixels.mean(dim=0) + (100.0 if colour == RED else 0.0)
 
-    def decode_best(self, embedding, points, threshold):
+    def decode_among(self, embedding, points, threshold, among):
         if embedding.mean() > 50:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return super().decode_best(embedding, points, threshold)
+        return super().decode_among(embedding, points, threshold, among)
 
 
 class Features(FakeFeatures):

@@ -29,11 +29,11 @@ class FakeProposals:
         ious = 0.3 + 0.6 * brightness[:, None] * torch.tensor([0.9, 1.0, 0.8])
         return (radius[:, :, None, None] - distance[:, None]), ious
 
-    def decode_best(self, embedding: Tensor, points: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    def decode_among(self, embedding: Tensor, points: Tensor, threshold: float, among: tuple[int, ...]):
         masks, ious = self.decode_points(embedding, points)
-        best_iou, best = ious.max(dim=1)
+        best_iou, best = ious[:, list(among)].max(dim=1)
         kept = (best_iou > threshold).nonzero()[:, 0]
-        return kept, masks[kept, best[kept]], best_iou[kept]
+        return kept, masks[kept, torch.tensor(among)[best[kept]]], best_iou[kept]
 
     def decode_boxes(self, embedding: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError

@@ -241,16 +241,15 @@ def test_errors_say_what_is_missing(folder, capsys):
         read_target_image(read_targets(folder, "all").images[0])
 
 
-@pytest.mark.parametrize("by_bank", [True, False])
-def test_guided_candidates_taken_from_the_grid_are_those_of_a_guided_run(by_bank):
+def test_guided_candidates_taken_from_the_grid_are_those_of_a_guided_run():
     image = np.random.default_rng(0).integers(0, 256, (300, 280, 3), dtype=np.uint8)
     bank = MemoryBank(("thing",), np.array([[0.9, 0.2, 0.4]], np.float32), np.zeros(1, np.int64), ("reference",))
     everything = {"predicted_iou_threshold": 0.0}
     plain, guided = fake_segmenter(6, **everything), fake_segmenter(6, points="guided", **everything)
-    wanted = guided.candidates(image, bank if by_bank else None)
-    found = Guided(0.5, by_bank)(plain, plain.candidates(image), bank)
+    wanted = guided.candidates(image)
+    found = Guided(0.5)(plain, plain.candidates(image), bank)
     assert len(found.candidates) == 18
     assert torch.equal(found.candidates.mask_logits, wanted.candidates.mask_logits)
     assert torch.allclose(found.vectors, wanted.vectors)
     with pytest.raises(InputError, match="36 points"):
-        Guided(0.5, by_bank)(plain, wanted, bank)
+        Guided(0.5)(plain, wanted, bank)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from fake_models import FakeFeatures, FakeProposals, fake_segmenter
 
-from fiftyone_ntt.core import ImageFrame, MemoryBank, ProposalConfig, Segmenter
+from fiftyone_ntt.core import ImageFrame, ProposalConfig, Segmenter
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.options.guided_points import at_points, guided_index, token_scores
 from fiftyone_ntt.method.proposals import grid_points, propose
@@ -26,52 +26,22 @@ def scene(**spots: tuple[slice, slice]) -> torch.Tensor:
     return tokens
 
 
-def bank(*colours: tuple[float, ...], center: tuple[float, ...] | None = None) -> MemoryBank:
-    count = len(colours)
-    return MemoryBank(
-        tuple(f"class {i}" for i in range(count)),
-        np.array(colours, np.float32),
-        np.arange(count),
-        tuple(f"reference {i}" for i in range(count)),
-        center=None if center is None else np.array(center, np.float32),
-    )
-
-
 def image_positions(points: torch.Tensor, frame: ImageFrame) -> np.ndarray:
     """(x, y) in 0..1 of the image."""
     return frame.to_image(points.numpy()) / np.array(frame.image_size[::-1])
 
 
 @pytest.mark.parametrize("frame", [SQUASH, LETTERBOX], ids=["squash", "letterbox"])
-@pytest.mark.parametrize("given", [bank(RED), bank(RED, center=GREY), None], ids=["bank", "centred bank", "no bank"])
-def test_prompts_go_where_the_object_is(frame, given):
+def test_prompts_go_where_the_object_is(frame):
     tokens = scene(red=(slice(6, 9), slice(2, 6)))
     points = grid_points(frame, ProposalConfig(points_per_side=16, grid="centre"))
-    chosen = points[guided_index(points, tokens, frame, 12 / 256, given)]
+    chosen = points[guided_index(points, tokens, frame, 12 / 256)]
     x, y = image_positions(chosen, frame).T
     assert len(chosen) == 12
     assert ((x > 2 / 16) & (x < 6 / 16) & (y > 6 / 12) & (y < 9 / 12)).all()
 
 
-def test_a_bank_looks_for_its_own_classes():
-    tokens = scene(red=(slice(2, 4), slice(2, 4)), green=(slice(8, 10), slice(12, 14)))
-    for given, where in ((bank(RED), [(2, 2)]), (bank(GREEN), [(8, 12)]), (bank(RED, GREEN), [(2, 2), (8, 12)])):
-        scores = token_scores(tokens, given)
-        high = scores > 0.99
-        assert high.sum() == 4 * len(where)
-        assert all(high[row, column] for row, column in where)
-        assert (scores[~high] < 0.9).all()
-
-
-def test_scores_are_the_similarity_of_candidates():
-    tokens = torch.rand(5, 7, 3, generator=torch.Generator().manual_seed(0))
-    given = bank(RED, GREEN, center=GREY)
-    vectors = given.project(tokens.reshape(-1, 3).numpy())
-    plain = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)) @ given.prototypes.T
-    np.testing.assert_allclose(token_scores(tokens, given).flatten(), plain.max(axis=1), atol=1e-6)
-
-
-def test_without_a_bank_the_border_is_the_background_also_where_an_object_leaves_the_image():
+def test_the_border_is_the_background_also_where_an_object_leaves_the_image():
     scores = token_scores(scene(red=(slice(4, 12), slice(0, 5))))  # reaches two sides
     red = torch.zeros(12, 16, dtype=torch.bool)
     red[4:12, 0:5] = True
@@ -92,36 +62,29 @@ def test_a_map_is_sampled_between_the_centres_of_its_cells():
 def test_how_many_stay_and_in_which_order(fraction, count):
     points = grid_points(SQUASH, ProposalConfig(points_per_side=5))
     tokens = torch.rand(6, 6, 3, generator=torch.Generator().manual_seed(3))
-    at = guided_index(points, tokens, SQUASH, fraction, bank(RED)).tolist()
+    at = guided_index(points, tokens, SQUASH, fraction).tolist()
     assert len(at) == count
     assert at == sorted(at)
-    scores = at_points(token_scores(tokens, bank(RED)), points, SQUASH)
+    scores = at_points(token_scores(tokens), points, SQUASH)
     left_out = [i for i in range(25) if i not in at]
     assert not left_out or scores[at].min() >= scores[left_out].max()
 
 
-@pytest.mark.parametrize("given", [bank(RED), None])
-def test_ties_are_broken_by_the_grid(given):
+def test_ties_are_broken_by_the_grid():
     points = grid_points(SQUASH, ProposalConfig(points_per_side=4))
-    assert guided_index(points, torch.ones(3, 3, 3), SQUASH, 0.5, given).tolist() == list(range(8))
+    assert guided_index(points, torch.ones(3, 3, 3), SQUASH, 0.5).tolist() == list(range(8))
 
 
 def test_tokens_that_are_no_numbers_come_last():
     tokens = scene(red=(slice(0, 12), slice(0, 16)))
     tokens[3, 5] = math.nan
-    scores = token_scores(tokens, bank(RED))
+    scores = token_scores(tokens)
     assert scores.isfinite().all() and scores[3, 5] == scores.min() == -1
 
 
-def test_a_bank_of_another_preset_is_refused():
-    with pytest.raises(InputError, match=r"4 channels .* got 3.*same preset"):
-        token_scores(scene(), bank((1.0, 0.0, 0.0, 0.0)))
-
-
-@pytest.mark.parametrize("wrong", [{"points": "random"}, {"guided_fraction": 0}, {"guided_fraction": 1.1}])
-def test_impossible_settings_are_refused(wrong):
-    with pytest.raises(InputError, match="expected"):
-        ProposalConfig(**wrong)
+def test_unknown_points_are_refused():
+    with pytest.raises(InputError, match="points"):
+        ProposalConfig(points="random")
 
 
 def spotted(seed: int = 0) -> np.ndarray:
@@ -131,14 +94,13 @@ def spotted(seed: int = 0) -> np.ndarray:
 
 
 def test_guided_candidates_are_those_of_the_grid_at_the_chosen_points():
-    plain, guided = fake_segmenter(8), fake_segmenter(8, points="guided", guided_fraction=0.25)
-    given = bank((0.98, 0.94, 0.08))
+    plain, guided = fake_segmenter(8), fake_segmenter(8, points="guided")
     encoded = plain.encode([plain.prepare(spotted())])[0]
     points = grid_points(encoded.frame, plain.proposals)
-    chosen = points[guided_index(points, encoded.tokens, encoded.frame, 0.25, given)]
+    chosen = points[guided_index(points, encoded.tokens, encoded.frame)]
     wanted = propose(plain.proposal_model, encoded.embedding, encoded.frame, plain.proposals, points=chosen)
-    found = guided.candidates(spotted(), given).candidates
-    assert 0 < len(found) == len(wanted) <= 16
+    found = guided.candidates(spotted()).candidates
+    assert 0 < len(found) == len(wanted) <= 32
     assert torch.equal(found.mask_logits, wanted.mask_logits)
     everything = plain.candidates(spotted()).candidates
     assert len(everything) > len(found)
@@ -146,21 +108,10 @@ def test_guided_candidates_are_those_of_the_grid_at_the_chosen_points():
     assert found.predicted_iou.max() == everything.predicted_iou[best], "the bright spot is among the chosen ones"
 
 
-def test_the_whole_fraction_is_the_whole_grid():
-    plain, guided = fake_segmenter(5), fake_segmenter(5, points="guided", guided_fraction=1.0)
-    first, second = plain.candidates(spotted()), guided.candidates(spotted())
-    assert torch.equal(first.candidates.mask_logits, second.candidates.mask_logits)
-    assert torch.equal(first.vectors, second.vectors)
-
-
 def test_facts_tell_how_points_were_chosen():
-    plain, guided = fake_segmenter(), fake_segmenter(points="guided", guided_fraction=0.25)
-    other = fake_segmenter(points="guided", guided_fraction=0.5)
-    facts = [plain.facts(), guided.facts(), guided.facts(bank(RED)), guided.facts(bank(GREEN)), other.facts()]
-    kinds = [one["points"] for one in facts]
-    assert kinds[:2] == ["grid", {"guided": 0.25, "bank": None}]
-    assert all(kinds[i] != kinds[j] for i in range(5) for j in range(i))
-    assert plain.facts(bank(RED)) == plain.facts(), "the grid does not look at the bank"
+    plain, guided = fake_segmenter(), fake_segmenter(points="guided")
+    assert plain.facts()["points"] == "grid"
+    assert guided.facts()["points"] == {"guided": 0.5, "bank": None}
 
 
 class Scarce(FakeProposals):

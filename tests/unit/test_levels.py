@@ -8,8 +8,8 @@ from test_second_look import picture
 
 from fiftyone_ntt.core import ImageFrame, ProposalConfig, ReferenceItem
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.method.config import AMONG
-from fiftyone_ntt.method.options.granularity import LEAD, Fit, chosen_by, fit_of, mask_in_frame, points_within
+from fiftyone_ntt.method.backends import AmongDecoder
+from fiftyone_ntt.method.options.granularity import AMONG, LEAD, Fit, chosen_by, fit_of, mask_in_frame, points_within
 from fiftyone_ntt.method.proposals import kept_of
 
 IOUS = torch.tensor([[0.5, 0.9, 0.7], [0.8, 0.2, 0.3], [0.1, 0.2, 0.3]])
@@ -17,47 +17,44 @@ LOGITS = torch.arange(9.0).reshape(3, 3, 1, 1).expand(-1, -1, 256, 256)
 
 
 @pytest.mark.parametrize(
-    ("outputs", "prompts", "masks"),
+    ("among", "prompts", "masks"),
     [
-        ("best", [0, 1], [1, 3]),
-        ("part", [0, 1], [1, 3]),
-        ("whole", [0], [1]),
-        ("1", [0, 1], [0, 3]),
-        ("3", [0], [2]),
-        ("all", [0, 0, 0, 1], [0, 1, 2, 3]),
+        (AMONG["best"], [0, 1], [1, 3]),
+        (AMONG["part"], [0, 1], [1, 3]),
+        (AMONG["whole"], [0], [1]),
+        ((0,), [0, 1], [0, 3]),
+        ((2,), [0], [2]),
     ],
 )
-def test_which_masks_are_kept(outputs, prompts, masks):
-    kept, logits, iou = kept_of(LOGITS, IOUS, 0.4, outputs)
+def test_which_masks_are_kept(among, prompts, masks):
+    kept, logits, iou = kept_of(LOGITS, IOUS, 0.4, among)
     assert kept.tolist() == prompts
     assert logits[:, 0, 0].tolist() == masks
     assert iou.tolist() == IOUS.flatten()[masks].tolist()
 
 
-class Among(FakeProposals):
-    """Offers the short way too."""
+class Plain(FakeProposals):
+    """Offers the long way only."""
 
-    def decode_among(self, embedding, points, threshold, among):
-        masks, ious = self.decode_points(embedding, points)
-        iou, best = ious[:, list(among)].max(dim=1)
-        kept = (iou > threshold).nonzero()[:, 0]
-        return kept, masks[kept, torch.tensor(among)[best[kept]]], iou[kept]
+    decode_among = None  # a protocol's method must not be ``None``
 
 
-@pytest.mark.parametrize("outputs", [name for name in AMONG if name != "best"])
-def test_the_short_way_gives_the_same(outputs):
-    plain, short = fake_segmenter(outputs=outputs), fake_segmenter(outputs=outputs)
-    short.proposal_model = Among()
+@pytest.mark.parametrize("granularity", list(AMONG))
+def test_the_short_way_gives_the_same(granularity):
+    short, plain = fake_segmenter(granularity=granularity), fake_segmenter(granularity=granularity)
+    plain.proposal_model = Plain()
+    assert isinstance(short.proposal_model, AmongDecoder)
+    assert not isinstance(plain.proposal_model, AmongDecoder)
     a, b = plain.candidates(picture()), short.candidates(picture())
     assert len(a.candidates) > 0
     assert torch.equal(a.candidates.mask_logits, b.candidates.mask_logits)
-    assert plain.facts()["outputs"] == outputs
-    assert "outputs" not in fake_segmenter().facts()
+    assert plain.facts().get("outputs", "best") == granularity
+    assert ("outputs" in plain.facts()) == (granularity != "best")
 
 
-def test_unknown_outputs_are_refused():
-    with pytest.raises(InputError, match="expected outputs to be one of"):
-        ProposalConfig(outputs="4")
+def test_an_unknown_granularity_is_refused():
+    with pytest.raises(InputError, match="granularity"):
+        ProposalConfig(granularity="4")
 
 
 def disc(radius):

@@ -95,7 +95,7 @@ def test_the_best_of_three_is_that_of_the_untouched_decoder(point, scale, winner
     assert np.abs(masks[0, winner].numpy() - wanted_mask).max() < 1e-3 * np.abs(wanted_mask).max()
     assert ((masks[0, winner].numpy() > 0) != (wanted_mask > 0)).sum() <= 1
     assert ious[0, winner].item() == pytest.approx(wanted_iou, abs=1e-5)
-    kept, best, best_iou = model.decode_best(embedding, torch.tensor([point]), 0.0)
+    kept, best, best_iou = model.decode_among(embedding, torch.tensor([point]), 0.0, (0, 1, 2))
     assert kept.tolist() == [0]
     torch.testing.assert_close(best[0], masks[0, winner], atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(best_iou, ious[:, winner])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -71,11 +70,11 @@ def test_both_devices_get_work():
     seen, together = set(), threading.Barrier(2, timeout=10)
     for name, segmenter in (("first", first), ("second", second)):
 
-        def decode(encoded, bank, name=name, plain=segmenter.decode):
+        def decode(encoded, name=name, plain=segmenter.decode):
             if name not in seen:
                 seen.add(name)
                 together.wait()  # passes only if the other device is at work at the same time
-            return plain(encoded, bank)
+            return plain(encoded)
 
         segmenter.decode = decode
     assert len(list(stream([first, second], items(6), lambda key, _: key))) == 6
@@ -201,9 +200,9 @@ def test_stages_run_at_the_same_time():
     segmenter = fake_segmenter(points_per_side=1)
     plain = segmenter.decode
 
-    def decode(encoded, bank):
+    def decode(encoded):
         time.sleep(0.03)
-        return plain(encoded, bank)
+        return plain(encoded)
 
     segmenter.decode = decode
 
@@ -226,14 +225,6 @@ def test_seconds_leave_waiting_out():
         time.sleep(0.2)
         seconds.append(outcome.seconds)
     assert max(seconds) < 0.2
-
-
-def test_the_bank_reaches_the_decoder():
-    segmenter, bank, given = fake_segmenter(), SimpleNamespace(), []
-    plain = segmenter.decode
-    segmenter.decode = lambda encoded, bank: (given.append(bank), plain(encoded))[1]
-    list(stream([segmenter], items(2), lambda key, _: key, bank=bank))
-    assert given == [bank, bank]
 
 
 def test_only_the_devices_use_several_torch_threads():

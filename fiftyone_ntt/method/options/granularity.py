@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fiftyone_ntt.method.backends import ProposalModel
-from fiftyone_ntt.method.config import AMONG, Outputs, ProposalConfig
+from fiftyone_ntt.method.config import Granularity, ProposalConfig
 from fiftyone_ntt.method.proposals import grid_points
 from fiftyone_ntt.method.references import ReferenceItem
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame
 
-CHOICES: tuple[Outputs, ...] = ("best", "part", "whole")
-"""What the references choose from, the first winning ties."""
+AMONG: dict[Granularity, tuple[int, ...]] = {"best": (0, 1, 2), "part": (0, 1), "whole": (1, 2)}
+"""Among which of a point's three masks the one of highest predicted IoU is taken. The first choice wins ties."""
 LEAD = 0.03
 """By how much the mean IoU with the references must rise before another choice than the published one is taken."""
 _POINTS = 32
@@ -71,7 +71,7 @@ class Fit:
 
     Attributes:
         label: the reference's class.
-        by_choice: mean IoU of what each key of ``AMONG`` keeps, but for ``"all"``.
+        by_choice: mean IoU of what each key of ``AMONG`` keeps.
     """
 
     label: str
@@ -119,15 +119,15 @@ def fit_of(label: str, logits: Tensor, predicted_iou: Tensor, mask: NDArray[np.f
     shared = (inside & true).sum(dim=(2, 3)).float()
     ious = shared / ((inside | true).sum(dim=(2, 3)).float().clamp(min=1))
     by_choice: dict[str, float] = {}
-    for choice in AMONG.keys() - {"all"}:
-        among = torch.tensor(AMONG[choice], device=ious.device)
+    for choice, outputs in AMONG.items():
+        among = torch.tensor(outputs, device=ious.device)
         best = predicted_iou[:, among].argmax(dim=1)
         by_choice[choice] = float(ious.gather(1, among[best][:, None]).mean())
     return Fit(label, by_choice)
 
 
-def chosen_by(fits: Iterable[Fit]) -> tuple[Outputs, dict[str, float]]:
-    """What the references choose: of ``CHOICES`` the one whose masks fit them best, each class having one voice.
+def chosen_by(fits: Iterable[Fit]) -> tuple[Granularity, dict[str, float]]:
+    """What the references choose: of ``AMONG`` the one whose masks fit them best, each class having one voice.
 
     Returns:
         The choice, ``"best"`` unless another leads by more than ``LEAD``, and the mean IoU of each.
@@ -137,7 +137,7 @@ def chosen_by(fits: Iterable[Fit]) -> tuple[Outputs, dict[str, float]]:
         by_class.setdefault(fit.label, []).append(fit)
     means: dict[str, float] = {
         choice: float(np.mean([np.mean([fit.by_choice[choice] for fit in some]) for some in by_class.values()]))
-        for choice in CHOICES
+        for choice in AMONG
     }
-    leader = max(CHOICES, key=lambda choice: means[choice])
+    leader = max(AMONG, key=lambda choice: means[choice])
     return (leader if means[leader] > means["best"] + LEAD else "best"), means

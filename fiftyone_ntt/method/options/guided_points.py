@@ -1,7 +1,7 @@
 """Guided points: prompt only where an object is likely. An option; the published method prompts the whole grid.
 
-Decoding takes most of the time of stage one, and every point costs the same. The patch tokens tell beforehand where
-the classes of a memory bank may be; without a bank they tell at least what looks like the image's background.
+Decoding takes most of the time of stage one, and every point costs the same. The patch tokens tell beforehand what
+looks like the image's background. The references have no say: candidates stay free of them.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.scoring import normalise
 from fiftyone_ntt.pixels.frames import ImageFrame
 
+GUIDED_FRACTION = 0.5
+"""How much of the grid is prompted; chosen in ``docs/results.md``."""
 
-def guided_index(
-    points: Tensor, tokens: Tensor, frame: ImageFrame, fraction: float, bank: MemoryBank | None = None
-) -> Tensor:
+
+def guided_index(points: Tensor, tokens: Tensor, frame: ImageFrame, fraction: float = GUIDED_FRACTION) -> Tensor:
     """Which points to keep: the share with the highest ``token_scores``.
 
     Args:
@@ -28,47 +27,30 @@ def guided_index(
         tokens: float ``[rows, columns, C]``; the token grid covers exactly the image.
         frame: the image's frame.
         fraction: how much of the points to keep, in 0..1; at least one point stays.
-        bank: whose classes are looked for; ``None`` avoids the background instead.
 
     Returns:
         int64 ``[ceil(fraction * P)]``, ascending, on the points' device. Of equal scores the first points stay.
-
-    Raises:
-        InputError: if tokens and bank have not the same channels.
     """
     count = max(1, math.ceil(round(fraction * len(points), 6)))
-    scores = at_points(token_scores(tokens, bank), points, frame)
+    scores = at_points(token_scores(tokens), points, frame)  # [P]
     best = torch.argsort(scores, descending=True, stable=True)[:count]
     return best.sort().values.to(points.device)
 
 
-def token_scores(tokens: Tensor, bank: MemoryBank | None = None) -> Tensor:
-    """How worthwhile a prompt at each token is.
+def token_scores(tokens: Tensor) -> Tensor:
+    """How worthwhile a prompt at each token is: how little the token resembles the border of the image.
 
-    With a bank it is the cosine similarity to the most similar prototype, as of candidates. Without, it is how little
-    the token resembles the border of the image: one minus the cosine to the median, channel by channel, of the
-    outermost tokens. The median, since objects that leave the image are to be found as well.
+    One minus the cosine to the median, channel by channel, of the outermost tokens. The median, since objects that
+    leave the image are to be found as well.
 
     Args:
         tokens: float ``[rows, columns, C]``.
-        bank: whose prototypes count.
 
     Returns:
         float32 ``[rows, columns]``; the lowest value there is where a token is not finite.
     """
-    flat = tokens.flatten(0, 1).float()
-    if bank is None:
-        background = _ring(tokens.float()).median(dim=0).values
-        scores = 1 - normalise(flat) @ normalise(background)
-    else:
-        prototypes = torch.from_numpy(bank.prototypes).to(flat.device)
-        if prototypes.shape[1] != flat.shape[1]:
-            raise InputError(
-                f"expected tokens of {prototypes.shape[1]} channels as the memory bank has, got {flat.shape[1]}; "
-                "was it made with the same preset?"
-            )
-        projected = flat if bank.center is None else flat - torch.from_numpy(bank.center).to(flat.device)
-        scores = (normalise(projected) @ prototypes.T).amax(dim=1)
+    background = _ring(tokens.float()).median(dim=0).values  # [C]
+    scores = 1 - normalise(tokens.flatten(0, 1).float()) @ normalise(background)  # [rows * columns]
     return scores.nan_to_num(nan=-1.0).reshape(tokens.shape[:2])
 
 
