@@ -1,11 +1,12 @@
-# Every target makes its own virtual environment first (tools/bootstrap.py; quick when nothing changed).
+# Every target but `docs` and `clean` makes its own virtual environment first (tools/bootstrap.py; quick when nothing
+# changed). CONTRIBUTING.md says which tests to run when.
 #   make test ARGS="-k frames"      make demo ARGS=--app      make PYTHON=python3.12 VENV=.venv312 test
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 IN_VENV = $(VENV)/bin/python
 
-.PHONY: demo test screenshots bench lint clean environment environment-with-browser environment-without-weights
+.PHONY: demo test screenshots bench lint docs clean environment environment-with-browser environment-without-weights
 
 demo: environment
 	$(IN_VENV) -m fiftyone_ntt demo $(ARGS)
@@ -26,6 +27,10 @@ bench: environment
 lint: environment-without-weights
 	$(IN_VENV) -m ruff check .
 	$(IN_VENV) -m mypy
+
+# docs/api.md, from the docstrings; a test fails if it is not up to date.
+docs:
+	$(PYTHON) tools/api_docs.py
 
 environment:
 	@$(PYTHON) tools/bootstrap.py $(VENV)
