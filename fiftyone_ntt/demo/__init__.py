@@ -1,1 +1,1 @@
-"""``fiftyone-ntt demo``: the way through on a small dataset, with pictures."""
+"""``fiftyone-ntt demo``: the whole way on a small dataset, with pictures."""

@@ -1,1 +1,1 @@
-"""Scores against ground truth, and semantic segmentation masks."""
+"""Scores against ground truth, and semantic segmentation masks. AP comes from pycocotools, mIoU from ``semantic``."""

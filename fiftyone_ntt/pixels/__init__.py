@@ -1,1 +1,4 @@
-"""Frames, images, masks, run lengths, outlines and drawing. Knows no class and no memory bank."""
+"""Frames, images, packed masks, run lengths, outlines, semantic segmentation masks, drawing.
+
+Knows no class and no memory bank. Begin with ``frames``: every array of pixels is in a frame that is named.
+"""

@@ -1,1 +1,1 @@
-"""From tags and labels to a memory bank."""
+"""From tags and labels of any kind to a memory bank. Begin with ``build``."""

@@ -1,1 +1,1 @@
-"""What goes past the paper. An option is one file and one hook."""
+"""Past the paper, and off by default: an option is one file here and one hook in ``method``."""
