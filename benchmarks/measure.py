@@ -92,7 +92,7 @@ def optimised(subject: Subject) -> Run:
         with ExitStack() as stack:
             if clock is not None:
                 stack.enter_context(staged(segmenter, clock))
-            candidates = segmenter.candidates(image, subject.bank)
+            candidates = segmenter.candidates(image)
             with _stage(clock, COMPACT):
                 found = compact(candidates)
             with _stage(clock, MATCH):

@@ -10,7 +10,7 @@ from pathlib import Path
 import fiftyone as fo
 import numpy as np
 import pytest
-from hostile import detection, picture, reference, small_models
+from support.hostile import detection, picture, reference, small_models
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.candidates import file_format as files

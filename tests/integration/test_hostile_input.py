@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import fiftyone as fo
 import numpy as np
 import pytest
-from hostile import BLUE, GREEN, RED, ROOT, detection, noise, picture, reference, small_models
 from PIL import Image
+from support.hostile import BLUE, GREEN, RED, ROOT, detection, noise, picture, reference, small_models
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.core import read_image

@@ -12,7 +12,7 @@ import fiftyone as fo
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_checkpoints import tiny_preset
+from support.tiny_checkpoints import tiny_preset
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.candidates import source as candidates

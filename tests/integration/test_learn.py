@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fiftyone.operators.executor import ExecutionContext
 from PIL import Image
-from tiny_checkpoints import tiny_preset
+from support.tiny_checkpoints import tiny_preset
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.candidates import source as candidates

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from fiftyone.operators.executor import ExecutionContext, Executor, ValidationContext
 from PIL import Image
+from support.fake_models import fake_segmenter
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models import presets
 from fiftyone_ntt.references.bank_store import save_bank
-from tests.unit.fake_models import fake_segmenter
 
 TAG = "ntt:reference"
 URI = "@fiftyone-ntt/ntt/preview"

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import fiftyone as fo
 import numpy as np
 import pytest
-from fake_models import FakeFeatures, FakeProposals
 from PIL import Image
+from support.fake_models import FakeFeatures, FakeProposals
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.cli import main as cli

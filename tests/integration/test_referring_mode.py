@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fiftyone.operators.executor import ExecutionError
 from PIL import Image
-from tiny_checkpoints import tiny_preset
+from support.tiny_checkpoints import tiny_preset
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.errors import InputError

@@ -16,7 +16,7 @@ import pytest
 from fiftyone.operators.delegated import DelegatedOperationService
 from fiftyone.operators.executor import ExecutionContext, Executor, ValidationContext
 from PIL import Image
-from tiny_checkpoints import tiny_preset
+from support.tiny_checkpoints import tiny_preset
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.cli import main as cli

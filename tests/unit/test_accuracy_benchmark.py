@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from fake_models import fake_segmenter
 from PIL import Image, ImageDraw
+from support.fake_models import fake_segmenter
 
 from benchmarks import accuracy
 from benchmarks.accuracy import Guided

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from fake_models import FakeFeatures, FakeProposals, fake_segmenter
+from support.fake_models import FakeFeatures, FakeProposals, fake_segmenter
 
 from fiftyone_ntt.method.batching import BatchEncoder, BatchSize, in_batches
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from fake_models import FakeFeatures, FakeProposals
+from support.fake_models import FakeFeatures, FakeProposals
 
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models import Preset, load_preset, load_segmenters, presets

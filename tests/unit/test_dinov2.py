@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.tiny_checkpoints import tiny_dinov2_folder
 
 from fiftyone_ntt.errors import InputError, MissingWeightsError, NttError, WeightsMismatchError
 from fiftyone_ntt.method.backends import CropEncoder, FeatureModel
 from fiftyone_ntt.models.dinov2 import Dinov2
-from tests.tiny_checkpoints import tiny_dinov2_folder
 
 REGISTERS = (0, 4)
 

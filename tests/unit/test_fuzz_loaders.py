@@ -17,9 +17,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fake_models import fake_segmenter
 from PIL import Image
 from safetensors.numpy import load, save
+from support.fake_models import fake_segmenter
 
 from fiftyone_ntt.candidates import file_format as files
 from fiftyone_ntt.candidates.settings import IndexSettings

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_models import FakeFeatures, FakeProposals, fake_segmenter
+from support.fake_models import FakeFeatures, FakeProposals, fake_segmenter
 
 from benchmarks.granularity import CHOICES, EveryMask, of_each_point
 from fiftyone_ntt.core import ProposalConfig, compact, pool

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from fake_models import FakeFeatures, FakeProposals, fake_segmenter
+from support.fake_models import FakeFeatures, FakeProposals, fake_segmenter
 
 from fiftyone_ntt.core import ImageFrame, ProposalConfig, Segmenter
 from fiftyone_ntt.errors import InputError

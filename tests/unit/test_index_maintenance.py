@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 
 import numpy as np
 import pytest
-from fake_models import fake_segmenter
+from support.fake_models import fake_segmenter
 from test_index_store import GB, settings_of
 
 from fiftyone_ntt.candidates.file_format import DamagedIndexError, from_bytes

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_models import fake_segmenter
+from support.fake_models import fake_segmenter
 
 from fiftyone_ntt.candidates import file_format as index_files
 from fiftyone_ntt.candidates import store as index_store
@@ -210,9 +210,9 @@ def worker(root, body, **environment):
     """A process that has ``store`` and ``content`` and runs ``body``."""
     code = f"""
     import os, signal, sys, time
-    sys.path.insert(0, {str(TESTS / "unit")!r})
+    sys.path.insert(0, {str(TESTS)!r})
     import numpy as np
-    from fake_models import fake_segmenter
+    from support.fake_models import fake_segmenter
     from fiftyone_ntt.candidates.settings import IndexSettings
     from fiftyone_ntt.candidates.store import IndexStore
     from fiftyone_ntt.core import compact

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from fake_models import fake_segmenter
+from support.fake_models import fake_segmenter
 
 from fiftyone_ntt.candidates.settings import IndexSettings
 from fiftyone_ntt.core import MatchConfig, MemoryBank

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from fake_models import FakeProposals, fake_segmenter
+from support.fake_models import FakeProposals, fake_segmenter
 from test_second_look import picture
 
 from fiftyone_ntt.core import ImageFrame, ProposalConfig, ReferenceItem

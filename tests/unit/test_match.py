@@ -3,9 +3,9 @@
 import dataclasses
 
 import numpy as np
-import oracles
 import pytest
 import torch
+from support import oracles
 from test_pooling_and_masks import blobs
 
 from fiftyone_ntt.core import (

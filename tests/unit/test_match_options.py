@@ -5,7 +5,7 @@ from dataclasses import asdict, fields
 import numpy as np
 import pytest
 import torch
-from fake_models import fake_segmenter
+from support.fake_models import fake_segmenter
 from test_second_look import candidates
 
 from fiftyone_ntt.core import IndexedImage, MatchConfig, MemoryBank

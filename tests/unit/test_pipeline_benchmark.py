@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_checkpoints import tiny_preset
+from support.tiny_checkpoints import tiny_preset
 
 from benchmarks import decoder, growth, matching, plain, tables
 from benchmarks.clock import REST, Clock
@@ -208,7 +208,7 @@ from dataclasses import replace
 from pathlib import Path
 absent = "fiftyone torchvision pycocotools onnx onnxruntime efficientnet_lite_pytorch skimage matplotlib rich".split()
 sys.modules.update(dict.fromkeys(absent))  # an import of one of them fails
-from tiny_checkpoints import tiny_preset
+from support.tiny_checkpoints import tiny_preset
 from benchmarks import pipeline
 folder = Path(sys.argv[1])
 options = pipeline.parser().parse_args("--points 3 --images 1 --size 90x120 --classes 3".split())

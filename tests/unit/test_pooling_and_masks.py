@@ -1,10 +1,10 @@
 """The optimised steps against their plain versions."""
 
 import numpy as np
-import oracles
 import pytest
 import torch
 import torch.nn.functional as F
+from support import oracles
 
 from fiftyone_ntt.core import Candidates, ImageFrame, pool
 from fiftyone_ntt.errors import InputError

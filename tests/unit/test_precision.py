@@ -8,13 +8,13 @@ import threading
 import numpy as np
 import pytest
 import torch
+from support.tiny_checkpoints import tiny_preset
 
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models import Preset, load_preset, load_segmenters
 from fiftyone_ntt.models.devices import Compiled, matmul
 from fiftyone_ntt.models.dinov2 import Dinov2
 from fiftyone_ntt.models.presets import clear_loaded
-from tests.tiny_checkpoints import tiny_preset
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 

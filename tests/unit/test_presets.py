@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.tiny_checkpoints import SAM2_OVERRIDES, tiny_preset
 
 from fiftyone_ntt.core import FeatureModel, ProposalModel, ReferenceItem, ReferenceSettings
 from fiftyone_ntt.errors import InputError, MissingWeightsError, WeightsMismatchError
@@ -18,7 +19,6 @@ from fiftyone_ntt.models import PRESETS, Preset, load_preset
 from fiftyone_ntt.models.devices import choose_device
 from fiftyone_ntt.models.presets import Dinov2Spec, EfficientNetSpec, MiniSamSpec, Sam2Spec, clear_loaded
 from fiftyone_ntt.models.weights import LITE_FILES, PULL_COMMAND, WEIGHTS, WeightsFile, find_local, sha256_of
-from tests.tiny_checkpoints import SAM2_OVERRIDES, tiny_preset
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("fiftyone", "hydra", "onnx", "onnxruntime", "sam2", "torchvision", "transformers")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from fake_models import FakeFeatures, FakeProposals
+from support.fake_models import FakeFeatures, FakeProposals
 
 from fiftyone_ntt.core import ImageFrame, Segmenter
 from fiftyone_ntt.errors import InputError

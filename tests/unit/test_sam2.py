@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.tiny_checkpoints import SAM2_CONFIG, SAM2_OVERRIDES, tiny_sam2_checkpoint
 from torch import Tensor
 
 from fiftyone_ntt.errors import InputError, WeightsMismatchError
 from fiftyone_ntt.method.backends import ProposalModel
 from fiftyone_ntt.models.sam2 import Sam2, Sam2Embedding
 from fiftyone_ntt.pixels.frames import ImageFrame
-from tests.tiny_checkpoints import SAM2_CONFIG, SAM2_OVERRIDES, tiny_sam2_checkpoint
 
 POINTS = torch.tensor([[0.5, 0.5], [300.25, 711.0], [1023.5, 512.0]])
 BOXES = torch.tensor([[10.0, 20.0, 500.0, 400.0], [0.0, 0.0, 1024.0, 1024.0]])
@@ -214,7 +214,7 @@ import sys
 from hydra import compose, initialize_config_dir
 initialize_config_dir(sys.argv[1], version_base="1.2")
 from fiftyone_ntt.models.sam2 import build_sam2
-from tests.tiny_checkpoints import SAM2_CONFIG, SAM2_OVERRIDES
+from support.tiny_checkpoints import SAM2_CONFIG, SAM2_OVERRIDES
 build_sam2(SAM2_CONFIG, SAM2_OVERRIDES)
 print(compose("other").greeting)
 """

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fake_models import FakeFeatures, FakeProposals, fake_segmenter
+from support.fake_models import FakeFeatures, FakeProposals, fake_segmenter
 
 from fiftyone_ntt.core import (
     Candidates,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_models import FakeFeatures, FakeProposals, fake_segmenter
+from support.fake_models import FakeFeatures, FakeProposals, fake_segmenter
 
 from fiftyone_ntt.core import ImageFrame, compact
 from fiftyone_ntt.pixels.frames import feature_input

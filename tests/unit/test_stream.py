@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from fake_models import FakeProposals, fake_segmenter
+from support.fake_models import FakeProposals, fake_segmenter
 
 from fiftyone_ntt.candidates.stream import OUTCOMES_AHEAD
 from fiftyone_ntt.core import CompactImage, Segmenter, compact, stream
@@ -287,8 +287,9 @@ def test_at_least_one_worker_each(wrong):
 
 @pytest.mark.parametrize("segmenters", [1, 2])
 def test_real_networks_give_what_they_give_one_image_at_a_time(segmenters, tmp_path):
+    from support.tiny_checkpoints import tiny_preset
+
     from fiftyone_ntt.models.presets import clear_loaded, load_segmenters
-    from tests.tiny_checkpoints import tiny_preset
 
     (segmenter,) = load_segmenters(tiny_preset(tmp_path, points_per_side=2), "cpu")
     outcomes = list(stream([segmenter] * segmenters, items(3), lambda _, found: found))
@@ -304,8 +305,9 @@ def test_real_networks_give_what_they_give_one_image_at_a_time(segmenters, tmp_p
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_two_gpus_give_what_one_gives(tmp_path):
+    from support.tiny_checkpoints import tiny_preset
+
     from fiftyone_ntt.models.presets import load_segmenters
-    from tests.tiny_checkpoints import tiny_preset
 
     preset = tiny_preset(tmp_path)
     found = {}

@@ -8,13 +8,13 @@ import fiftyone as fo
 import numpy as np
 import pytest
 import torch
-from fake_models import FakeFeatures, FakeProposals
 from PIL import Image
 
 from fiftyone_ntt.candidates import source as candidates
 from fiftyone_ntt.core import ProposalConfig, Segmenter
 from fiftyone_ntt.models.presets import PRESETS
 from fiftyone_ntt.references import build as references
+from support.fake_models import FakeFeatures, FakeProposals
 
 ROOT = Path(__file__).resolve().parents[2]
 RED, GREEN, BLUE = (254, 0, 0), (0, 254, 0), (0, 0, 254)
