@@ -62,6 +62,14 @@ def test_no_placeholder_is_left(page):
 
 
 @every_page
+def test_one_sentence_a_line(page):
+    for line in prose_of(page).splitlines() if page.name != "api.md" else ():
+        words = re.sub(r"\([^()]*\)", "", CODE.sub("x", re.sub(r"^\s*\d+\. ", "", line)))
+        if not words.startswith(("|", "#", "    ", "![", "*Part")):
+            assert not re.search(r"[a-z0-9)][.!?][\"*]* +[A-Z]", words), line
+
+
+@every_page
 def test_links_lead_somewhere(page):
     for target in LINK.findall(prose_of(page)):
         if re.match(r"[a-z]+:", target):
