@@ -22,12 +22,14 @@ from benchmarks.accuracy import _mean_and_std, to_predictions
 from benchmarks.candidate_cache import CandidateCache
 from benchmarks.coco_data import Targets, default_classes, read_references, read_targets
 from fiftyone_ntt.candidates.low_rank import compact_tokens
-from fiftyone_ntt.core import Candidates, IndexedImage, Instances, MemoryBank, Segmenter, compact
+from fiftyone_ntt.core import Candidates, IndexedImage, Instances, MatchConfig, MemoryBank, Segmenter, compact
 from fiftyone_ntt.evaluation.coco import Prediction, coco_scores
-from fiftyone_ntt.method.matcher import match_similarities
-from fiftyone_ntt.method.scoring import normalise, similarity
+from fiftyone_ntt.method.matcher import to_instances
+from fiftyone_ntt.method.merging import CandidateMasks, soft_merge, suppress
+from fiftyone_ntt.method.scoring import label, normalise, similarity
 from fiftyone_ntt.models import load_preset
 
+CONFIG = MatchConfig()
 RANKS = (16, 32, 64, 128)
 _COVERAGE, _DILATION, _FLOOR = 0.5, 2, 1e-3
 
@@ -56,7 +58,9 @@ def labelled(indexed: IndexedImage, bank: MemoryBank) -> Iterator[tuple[str, Ins
         scores = similarity(features, prototypes)
         if tokens is not None:
             scores = scores * coverage(indexed.candidates, tokens, bank) ** _COVERAGE
-        return match_similarities(candidates, features, scores)
+        masks = CandidateMasks.of(candidates, CONFIG)
+        kept = suppress(label(candidates, features, scores, None, CONFIG), masks, CONFIG)
+        return to_instances(soft_merge(kept, masks, CONFIG), masks, CONFIG)
 
     vectors = indexed.vectors.numpy()
     yield "full precision", match(indexed.candidates, vectors, None)

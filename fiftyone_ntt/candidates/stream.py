@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fiftyone_ntt.candidates.compact import CompactImage, IndexedImage, compact
+from fiftyone_ntt.candidates.compact import CompactImage, compact
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.method.results import IndexedImage
 from fiftyone_ntt.method.segmenter import Encoded, Prepared, Segmenter
 from fiftyone_ntt.models.cpu_threads import use_torch_threads
 

@@ -1,13 +1,14 @@
-"""Stage two as a whole: candidates, vectors and prototypes in, labelled instances out. Needs no model.
+"""Stage two as a whole: what stage one found in an image, and a memory bank, to labelled instances. Needs no model.
 
-What becomes of similarities before they are read: a second look, negatives.
+``Matcher.match`` is the algorithm of the paper in one function; each of its lines is a function of its own in the file
+that the section of ``docs/method.md`` names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -17,14 +18,127 @@ from torch import Tensor
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank
-from fiftyone_ntt.method.merging import best_merged, decay, nms_per_label, semantic_overlap
-from fiftyone_ntt.method.options.second_look import blended
-from fiftyone_ntt.method.options.self_support import self_supported
+from fiftyone_ntt.method.merging import CandidateMasks, soft_merge, suppress
+from fiftyone_ntt.method.options import negatives, second_look, self_support
 from fiftyone_ntt.method.pooling import pool
 from fiftyone_ntt.method.proposals import Candidates, CandidateSet
-from fiftyone_ntt.method.results import Instances, StageOneResult
-from fiftyone_ntt.method.scoring import assign_labels, coverage, less_negatives, normalise, second_best, similarity
-from fiftyone_ntt.pixels.packed_masks import ImageMasks, MaskSource, PackedMask, WithoutIslands
+from fiftyone_ntt.method.results import Instances, Labelled, SimilarityStep, StageOneResult
+from fiftyone_ntt.method.scoring import coverage, label, normalise, second_best, similarity
+from fiftyone_ntt.pixels.packed_masks import PackedMask
+
+if TYPE_CHECKING:
+    from fiftyone_ntt.method.segmenter import Segmenter
+
+MakeStep: TypeAlias = Callable[[Tensor, MemoryBank | None, MatchConfig], SimilarityStep | None]
+"""Makes a step of normalised prototypes ``[K, C]``, their bank and the settings; ``None`` where the option is off."""
+SIMILARITY_STEPS: tuple[MakeStep, ...] = (
+    self_support.similarity_step,
+    second_look.similarity_step,
+    negatives.similarity_step,
+)
+"""The options that change similarities before they are read, in this order. An option's only hook is its line here."""
+
+
+class Matcher:
+    """A memory bank made ready to be compared with any number of images. Safe in any thread.
+
+    Args:
+        bank: the memory bank; or prototypes alone, float ``[K, C]``.
+        config: settings of the match; ``MatchConfig()`` where ``None``.
+        segmenter: the models of stage one; only needed where ``match`` is given images that are not through it yet.
+
+    Example:
+        The method in two steps, without FiftyOne:
+
+        >>> from fiftyone_ntt.core import Matcher, ReferenceItem
+        >>> from fiftyone_ntt.models import load_preset
+        >>> segmenter = load_preset("lite").segmenter()  # doctest: +SKIP
+        >>> references = [ReferenceItem(photo, mask, "coin", "photo 1")]  # doctest: +SKIP
+        >>> bank = segmenter.build_bank(references)  # doctest: +SKIP
+        >>> matcher = Matcher(bank, segmenter=segmenter)  # doctest: +SKIP
+        >>> matcher.match(another_photo).to_coco(image_id=2)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        bank: MemoryBank | Tensor | NDArray[np.floating],
+        config: MatchConfig | None = None,
+        *,
+        segmenter: Segmenter | None = None,
+    ) -> None:
+        self.config = config or MatchConfig()
+        self.bank = bank if isinstance(bank, MemoryBank) else None
+        self.prototypes = normalise(_checked(_as_float(bank.prototypes if isinstance(bank, MemoryBank) else bank)))
+        steps = (make(self.prototypes, self.bank, self.config) for make in SIMILARITY_STEPS)
+        self.steps = [step for step in steps if step is not None]
+        self._segmenter = segmenter
+
+    def match(self, image: StageOneResult | NDArray[np.uint8]) -> Instances:
+        """Labels one image: the method in the order of the paper, N candidates, C channels, K classes.
+
+        Args:
+            image: what stage one found in it (``Segmenter.candidates``, or what the candidate index keeps of that);
+                or the image itself, uint8 ``[H, W, 3]`` RGB, where the matcher has a segmenter.
+
+        Returns:
+            At most ``config.max_instances`` instances in descending score; none where nothing matches.
+
+        Raises:
+            InputError: if image and bank do not fit each other.
+        """
+        # ---- 3.1 to 3.3  Stage one: both encoders, then a mask for each point of a grid. No reference has a say. ----
+        found = self._stage_one(image)  # masks [N, 256, 256], vectors [N, C], tokens [rows, columns, C]
+        candidates = found.candidates
+        # ---- 3.4  One vector a mask, compared with one prototype a class: the most similar class is the label. ------
+        features, similarities = self.compare(found)  # [N, C] of length 1, [N, K] in 0..1
+        explained = self.explained(found)  # [N, K] in 0..1: past the paper, how much of an object each mask is
+        labelled = label(candidates, features, similarities, explained, self.config)  # n <= N labels and scores
+        # ---- 3.5  NMS on the boxes of the masks, each label on its own; what is left is in descending priority. -----
+        masks = CandidateMasks.of(candidates, self.config)
+        kept = suppress(labelled, masks, self.config)  # n <= 800
+        # ---- 3.6  Masks at image size; a score falls by how much better masks of its label cover of its mask. -------
+        merged = soft_merge(kept, masks, self.config)  # n <= 100, in descending score
+        # ---- 3.7  Output: boxes, masks and scores at image size. ----------------------------------------------------
+        return to_instances(merged, masks, self.config)
+
+    def compare(self, found: StageOneResult) -> tuple[Tensor, Tensor]:
+        """How much each candidate looks like each prototype, each prototype on its own.
+
+        Returns:
+            Normalised vectors float32 ``[N, C]`` in the space of the prototypes (NaN for an empty mask), and
+            similarities float32 ``[N, K]``.
+        """
+        vectors = self._projected(_as_float(found.vectors))
+        _check_shapes(found.candidates, vectors, self.prototypes)
+        features = normalise(vectors)  # [N, C]
+        similarities = similarity(features, self.prototypes)  # [N, K]
+        for step in self.steps:
+            similarities = step(similarities, features, found)
+        return features, similarities
+
+    def explained(self, found: StageOneResult) -> Tensor | None:
+        """How much of the evidence for each class around it each mask explains: float32 ``[N, K]``, see ``coverage``.
+
+        ``None`` where that does not count, or the image's patch tokens are not there.
+        """
+        tokens = found.token_array if self.config.coverage else None
+        if tokens is None:
+            return None
+        return coverage(found.candidates, normalise(self._projected(_as_float(tokens))), self.prototypes)
+
+    def _stage_one(self, image: StageOneResult | NDArray[np.uint8]) -> StageOneResult:
+        if not isinstance(image, np.ndarray):
+            return image
+        if self._segmenter is None:
+            raise InputError(
+                "expected what stage one found in an image, got an image; pass Matcher(bank, segmenter=...), or match "
+                "segmenter.candidates(image)"
+            )
+        return self._segmenter.candidates(image)
+
+    def _projected(self, vectors: Tensor) -> Tensor:
+        """Vectors or tokens ``[..., C]`` moved to where the prototypes are."""
+        return vectors if self.bank is None else torch.from_numpy(self.bank.project(vectors.numpy()))
 
 
 def match(
@@ -50,7 +164,6 @@ def match_vectors(
     prototypes: Tensor | NDArray[np.float32],
     config: MatchConfig | None = None,
     *,
-    adjust: Callable[[Tensor, Tensor], Tensor] | None = None,
     tokens: Tensor | NDArray[np.floating] | None = None,
 ) -> Instances:
     """Labels candidates whose vectors are already there (ntt-algorithm 3.4 to 3.7).
@@ -60,7 +173,6 @@ def match_vectors(
         vectors: float ``[N, C]``, one pooled vector a candidate; l2-normalised inside.
         prototypes: float ``[K, C]``, one a class; l2-normalised inside.
         config: defaults to ``MatchConfig()``.
-        adjust: called with similarities ``[N, K]`` and normalised vectors ``[N, C]``, returns other similarities.
         tokens: float ``[rows, columns, C]``, the image's patch tokens in the space of the prototypes; without them
             the score does not know how much of an object a mask is (``config.coverage``).
 
@@ -70,242 +182,64 @@ def match_vectors(
     Raises:
         InputError: if the shapes do not fit each other.
     """
-    config = config or MatchConfig()
-    features, similarities, explained = compare(candidates, vectors, prototypes, config, adjust=adjust, tokens=tokens)
-    return match_similarities(candidates, features, similarities, config, explained=explained)
-
-
-def compare(
-    candidates: CandidateSet,
-    vectors: Tensor | NDArray[np.floating],
-    prototypes: Tensor | NDArray[np.float32],
-    config: MatchConfig,
-    *,
-    adjust: Callable[[Tensor, Tensor], Tensor] | None = None,
-    tokens: Tensor | NDArray[np.floating] | None = None,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """How much each candidate looks like each prototype, each prototype on its own. Arguments as ``match_vectors``.
-
-    Returns:
-        What ``match_similarities`` takes: normalised vectors ``[N, C]``, similarities ``[N, K]``, and how much of the
-        evidence each mask explains, ``[N, K]`` or ``None``.
-
-    Raises:
-        InputError: if the shapes do not fit each other.
-    """
-    pooled, classes = _as_float(vectors), _as_float(prototypes)
-    _check_shapes(candidates, pooled, classes)
-    features, classes = normalise(pooled), normalise(classes)
-    similarities = similarity(features, classes)
-    if config.self_support and len(features):
-        similarities = self_supported(features, similarities, classes, config.self_support)
-    if adjust is not None:
-        similarities = adjust(similarities, features)
-    explained = None
-    if config.coverage and tokens is not None:
-        explained = coverage(candidates, normalise(_as_float(tokens)), classes)
-    return features, similarities, explained
+    token_array = None if tokens is None else _as_float(tokens).numpy()
+    return Matcher(prototypes, config).match(_Vectors(candidates, vectors, token_array))
 
 
 @dataclass(frozen=True, eq=False)
-class SharedMasks:
-    """The masks of one image's candidates, made once for several matches.
+class _Vectors:
+    """A ``StageOneResult`` of its parts."""
 
-    Attributes:
-        source: the masks in the mask frame.
-        made: those at image size that were needed so far, by candidate.
-    """
-
-    source: MaskSource
-    made: dict[int, PackedMask] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, candidates: CandidateSet, config: MatchConfig) -> SharedMasks:
-        """Masks as the settings want them."""
-        share = config.island_share
-        return cls(WithoutIslands(candidates, candidates.mask_runs, share) if share else candidates)
+    candidates: CandidateSet
+    vectors: Tensor | NDArray[np.floating]
+    token_array: NDArray[np.float32] | None
+    look_arrays: tuple[NDArray[np.float32], NDArray[np.integer]] | None = None
 
 
-def match_similarities(
-    candidates: CandidateSet,
-    features: Tensor,
-    similarities: Tensor,
-    config: MatchConfig | None = None,
-    *,
-    explained: Tensor | None = None,
-    shared: SharedMasks | None = None,
-) -> Instances:
-    """Labels candidates by their similarity to each class: labels, NMS, soft merge (ntt-algorithm 3.4 to 3.6).
+def to_instances(labelled: Labelled, masks: CandidateMasks, config: MatchConfig) -> Instances:
+    """The result for one image (ntt-algorithm 3.7): what is left of the candidates, at image size.
 
     Args:
-        candidates: N mask proposals, as stage one made them or from the candidate index.
-        features: float32 ``[N, C]``, l2-normalised pooled vectors. NaN for an empty mask.
-        similarities: float32 ``[N, K]``, not negative.
-        config: defaults to ``MatchConfig()``.
-        explained: float32 ``[N, K]`` in 0..1, see ``coverage``; all 1 where ``None``.
-        shared: the masks of these candidates, where they are matched several times.
-
-    Returns:
-        At most ``config.max_instances`` instances; none where nothing matches.
+        labelled: n candidates in descending score, whose masks at image size are made.
+        masks: the masks of all N candidates.
+        config: says where boxes end.
     """
-    config = config or MatchConfig()
-    predicted_iou = _as_float(candidates.predicted_iou).numpy()
-    usable = _usable(predicted_iou, features, config)
-    features, similarities = features[usable], similarities[usable]
-    weighted = similarities if explained is None else similarities * explained[usable] ** config.coverage
-    scores, labels = (part.numpy() for part in assign_labels(weighted))
-    shared = shared or SharedMasks.of(candidates, config)
-    masks = shared.source
-    priority = _priority(candidates, predicted_iou, usable, scores, config)
-    kept = nms_per_label(masks.boxes[usable], priority, labels, config.nms_threshold)
-    kept = kept[: config.premerge_factor * config.max_instances]
-    kept = kept[scores[kept] > 0]
-    index, labels = usable[kept], labels[kept]
-    scores = _with_quality(scores[kept], predicted_iou[index], config)
-    order, final, packed = _merge(shared, index, features.numpy()[kept], scores, labels, config)
-    plain, labels = similarities.numpy()[kept[order]], labels[order]
-    runner_up, its_similarity = second_best(plain, labels)
+    packed = tuple(masks.made[int(i)] for i in labelled.index)
+    similarities = labelled.similarities.numpy()  # [n, K]
+    runner_up, its_similarity = second_best(similarities, labelled.labels)
     return Instances(
         boxes=_boxes(packed, config.inclusive_boxes),
-        scores=final,
-        labels=labels,
-        predicted_iou=predicted_iou[index[order]],
+        scores=labelled.scores,
+        labels=labelled.labels,
+        predicted_iou=labelled.predicted_iou,
         packed=packed,
-        image_size=candidates.frame.image_size,
-        similarity=plain[np.arange(len(labels)), labels],
+        image_size=masks.candidates.frame.image_size,
+        similarity=similarities[np.arange(len(labelled)), labelled.labels],
         alternative=runner_up,
         alternative_similarity=its_similarity,
     )
 
 
-def _with_quality(
-    scores: NDArray[np.float32], predicted_iou: NDArray[np.float32], config: MatchConfig
-) -> NDArray[np.float32]:
-    if not config.quality_exponent:
-        return scores
-    return np.asarray(scores * np.clip(predicted_iou, 0, 1) ** config.quality_exponent, np.float32)
-
-
-def _priority(
-    candidates: CandidateSet,
-    predicted_iou: NDArray[np.float32],
-    usable: NDArray[np.int64],
-    scores: NDArray[np.float32],
-    config: MatchConfig,
-) -> NDArray[np.float32]:
-    """float32 ``[n]`` of the usable candidates: who suppresses whom."""
-    if config.order == "predicted_iou":
-        return predicted_iou[usable]
-    combined: NDArray[np.float32] = scores * predicted_iou[usable] * candidates.stability[usable]
-    return combined
+def _boxes(masks: tuple[PackedMask, ...], inclusive: bool) -> NDArray[np.float32]:
+    boxes = np.array([mask.extent for mask in masks], np.float32).reshape(-1, 4)
+    if inclusive:  # the published box ends on the last column and row
+        boxes[:, 2:] = np.maximum(boxes[:, 2:] - 1, 0)
+    return boxes
 
 
 def _as_float(values: ArrayLike | Tensor) -> Tensor:
     return torch.as_tensor(values).float().cpu()
 
 
-def _check_shapes(candidates: CandidateSet, vectors: Tensor, prototypes: Tensor) -> None:
+def _checked(prototypes: Tensor) -> Tensor:
     if prototypes.ndim != 2 or prototypes.shape[0] == 0:
         raise InputError(f"expected prototypes [K, C] with at least one class, got {list(prototypes.shape)}")
+    return prototypes
+
+
+def _check_shapes(candidates: CandidateSet, vectors: Tensor, prototypes: Tensor) -> None:
     if vectors.shape != (len(candidates), prototypes.shape[1]):
         raise InputError(
             f"expected one vector of {prototypes.shape[1]} channels for each of the {len(candidates)} "
             f"candidates, got {list(vectors.shape)}; were bank and candidates made with the same preset?"
         )
-
-
-def _usable(predicted_iou: NDArray[np.float32], vectors: Tensor, config: MatchConfig) -> NDArray[np.int64]:
-    """Indices of the candidates above the predicted-IoU threshold and, guarded, with at least one pixel."""
-    usable = predicted_iou > config.predicted_iou_threshold
-    if config.guard_degenerate:
-        usable &= vectors.isfinite().all(dim=1).numpy()
-    return np.flatnonzero(usable)
-
-
-def _merge(
-    shared: SharedMasks,
-    index: NDArray[np.int64],
-    features: NDArray[np.float32],
-    scores: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    config: MatchConfig,
-) -> tuple[NDArray[np.int64], NDArray[np.float32], tuple[PackedMask, ...]]:
-    """Merge of the candidates at ``index``, which are in descending priority.
-
-    Returns:
-        Of the best ones, in descending merged score: their places in ``index``, merged scores, and masks.
-    """
-    masks = ImageMasks(shared.source, index, shared.made)
-    if config.guard_degenerate:
-        final = best_merged(masks, features, scores, labels, config)
-        eligible = final >= 0
-    else:
-        masks.make(range(len(masks)))
-        overlap = semantic_overlap([masks[i] for i in range(len(masks))], features, labels)
-        final = decay(scores, overlap, config.merge_exponent)
-        eligible = np.ones(len(final), bool)
-    if config.score_threshold > 0:
-        eligible &= final > config.score_threshold
-    order = _ranking(final, eligible, config.max_instances)
-    return order, final[order], tuple(masks[i] for i in order)
-
-
-def _ranking(scores: NDArray[np.float32], eligible: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
-    """The best ``count`` of those eligible, descending. NaN comes first, as torch sorts it."""
-    order = np.argsort(-np.where(np.isnan(scores), np.inf, scores), kind="stable")
-    return order[eligible[order]][:count]
-
-
-def _boxes(masks: tuple[PackedMask, ...], inclusive: bool) -> NDArray[np.float32]:
-    boxes = np.array([mask.extent for mask in masks], np.float32).reshape(-1, 4)
-    if inclusive:
-        boxes[:, 2:] = np.maximum(boxes[:, 2:] - 1, 0)
-    return boxes
-
-
-Adjust: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""Similarities ``[N, K]`` and features ``[N, C]`` to other similarities."""
-
-
-def adjustment(indexed: StageOneResult, bank: MemoryBank, config: MatchConfig) -> Adjust | None:
-    """What becomes of similarities before they are read: a second look blended in, negatives held against them."""
-    steps = (_looked(indexed, bank, config.second_look), _without_negatives(bank))
-    chosen = [step for step in steps if step is not None]
-
-    def adjust(similarities: Tensor, features: Tensor) -> Tensor:
-        for step in chosen:
-            similarities = step(similarities, features)
-        return similarities
-
-    return adjust if chosen else None
-
-
-def in_space_of(
-    bank: MemoryBank, indexed: StageOneResult, config: MatchConfig
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, Adjust | None]:
-    """What stage two takes of an image, moved to where a bank's prototypes are.
-
-    Returns:
-        Vectors float32 ``[N, C]``, patch tokens float32 ``[rows, columns, C]`` (``None`` where not needed), and what
-        becomes of similarities.
-    """
-    vectors = bank.project(torch.as_tensor(indexed.vectors).float().cpu().numpy())
-    tokens = bank.project(indexed.token_array) if config.coverage else None
-    return vectors, tokens, adjustment(indexed, bank, config)
-
-
-def _without_negatives(bank: MemoryBank) -> Adjust | None:
-    """What a bank's negatives do to similarities; nothing where there are none."""
-    if bank.negatives is None or bank.negative_class is None:
-        return None
-    positives = normalise(torch.from_numpy(bank.project(bank.vectors))), torch.from_numpy(bank.class_index)
-    negatives = normalise(torch.from_numpy(bank.project(bank.negatives))), torch.from_numpy(bank.negative_class)
-    return lambda similarities, features: less_negatives(similarities, features, positives, negatives)
-
-
-def _looked(indexed: StageOneResult, bank: MemoryBank, weight: float) -> Adjust | None:
-    looks = indexed.look_arrays
-    if not weight or looks is None or bank.crop_prototypes is None:
-        return None
-    seen, prototypes = (bank.project_crops(looks[0]), looks[1]), torch.from_numpy(bank.crop_prototypes)
-    return lambda similarities, _: blended(similarities, seen, prototypes, weight)

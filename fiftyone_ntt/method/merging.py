@@ -3,15 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fiftyone_ntt.method.config import MatchConfig
-from fiftyone_ntt.pixels.packed_masks import ImageMasks, PackedMask
+from fiftyone_ntt.method.proposals import CandidateSet
+from fiftyone_ntt.method.results import Labelled
+from fiftyone_ntt.pixels.packed_masks import ImageMasks, MaskSource, PackedMask, WithoutIslands
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class CandidateMasks:
+    """The masks of one image's candidates; those at image size are made once, whoever needs them.
+
+    Attributes:
+        candidates: the N candidates.
+        source: their masks in the mask frame, as the settings want them.
+        made: those at image size that were needed so far, by candidate.
+    """
+
+    candidates: CandidateSet
+    source: MaskSource
+    made: dict[int, PackedMask] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, candidates: CandidateSet, config: MatchConfig) -> CandidateMasks:
+        """Masks without the disconnected regions that the settings leave out."""
+        share = config.island_share
+        return cls(candidates, WithoutIslands(candidates, candidates.mask_runs, share) if share else candidates)
+
+
+# ---- 3.5  Non-maximum suppression ----
+
+
+def suppress(labelled: Labelled, masks: CandidateMasks, config: MatchConfig) -> Labelled:
+    """Non-maximum suppression of candidates, each label on its own (3.5).
+
+    Args:
+        labelled: n candidates.
+        masks: the masks of all N candidates.
+        config: IoU threshold, what decides which of two overlapping ones stays, how many go on.
+
+    Returns:
+        Those that are left, in descending priority.
+    """
+    priority = labelled.predicted_iou
+    if config.order == "combined":
+        priority = labelled.scores * labelled.predicted_iou * masks.candidates.stability[labelled.index]
+    boxes = masks.source.boxes[labelled.index]  # [n, 4] in the mask frame
+    kept = nms_per_label(boxes, priority, labelled.labels, config.nms_threshold)
+    kept = kept[: config.premerge_factor * config.max_instances]
+    return labelled.select(kept[labelled.scores[kept] > 0])
 
 
 def nms_per_label(boxes: FloatArray, priority: FloatArray, labels: IntArray, threshold: float) -> IntArray:
@@ -58,6 +105,50 @@ def _box_intersection(a: FloatArray, b: FloatArray) -> FloatArray:
     height = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1])
     product: FloatArray = np.maximum(width, 0) * np.maximum(height, 0)
     return product
+
+
+# ---- 3.6  Full-size masks and soft merge ----
+
+
+def soft_merge(labelled: Labelled, masks: CandidateMasks, config: MatchConfig) -> Labelled:
+    """Lowers scores by how much better masks of the same label cover of each mask (3.6), and keeps the best (3.7).
+
+    Args:
+        labelled: n candidates in descending priority.
+        masks: the masks of all N candidates; those of the best are made at image size.
+        config: exponent of the merge and of the predicted IoU, score threshold, number of instances.
+
+    Returns:
+        The best ones with their merged scores, in descending score.
+    """
+    scores, features = _with_quality(labelled, config), labelled.features.numpy()
+    image_masks = ImageMasks(masks.source, labelled.index, masks.made)
+    if config.guard_degenerate:
+        merged = best_merged(image_masks, features, scores, labelled.labels, config)
+        eligible = merged >= 0
+    else:  # as published: every mask is made, and NaN is a score
+        image_masks.make(range(len(image_masks)))
+        overlap = semantic_overlap([image_masks[i] for i in range(len(image_masks))], features, labelled.labels)
+        merged = decay(scores, overlap, config.merge_exponent)
+        eligible = np.ones(len(merged), bool)
+    if config.score_threshold > 0:
+        eligible &= merged > config.score_threshold
+    best = _ranking(merged, eligible, config.max_instances)
+    return labelled.select(best, merged[best])
+
+
+def _with_quality(labelled: Labelled, config: MatchConfig) -> FloatArray:
+    """float32 ``[n]``: scores times a power of the predicted IoU, which the published score does not know."""
+    if not config.quality_exponent:
+        return labelled.scores
+    quality = np.clip(labelled.predicted_iou, 0, 1) ** config.quality_exponent
+    return np.asarray(labelled.scores * quality, np.float32)
+
+
+def _ranking(scores: FloatArray, eligible: NDArray[np.bool_], count: int) -> IntArray:
+    """The best ``count`` of those eligible, descending. NaN comes first, as torch sorts it."""
+    order = np.argsort(-np.where(np.isnan(scores), np.inf, scores), kind="stable")
+    return order[eligible[order]][:count]
 
 
 def semantic_overlap(masks: Sequence[PackedMask], vectors: FloatArray, labels: IntArray) -> FloatArray:

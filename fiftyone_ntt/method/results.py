@@ -1,4 +1,4 @@
-"""The result for one image: labelled instances."""
+"""What the stages hand on: what stage one found in an image, its candidates with labels, and the labelled instances."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class StageOneResult(Protocol):
     Attributes:
         candidates: N mask proposals.
         vectors: float ``[N, C]`` pooled means, not normalised. NaN for an empty mask.
-        token_array: float32 ``[rows, columns, C]`` patch tokens.
+        token_array: float32 ``[rows, columns, C]`` patch tokens; ``None`` where they are not known.
         look_arrays: crop vectors float32 ``[G, C]`` and each candidate's group int ``[N]``; ``None`` without a second
             look.
     """
@@ -32,9 +32,23 @@ class StageOneResult(Protocol):
     @property
     def vectors(self) -> Any: ...
     @property
-    def token_array(self) -> NDArray[np.float32]: ...
+    def token_array(self) -> NDArray[np.float32] | None: ...
     @property
     def look_arrays(self) -> tuple[NDArray[np.float32], NDArray[np.integer]] | None: ...
+
+
+class SimilarityStep(Protocol):
+    """An option that changes similarities before they are read; made ready for a memory bank once."""
+
+    def __call__(self, similarities: Tensor, features: Tensor, image: StageOneResult) -> Tensor:
+        """Other similarities float32 ``[N, K]``.
+
+        Args:
+            similarities: float32 ``[N, K]`` of candidates to classes.
+            features: float32 ``[N, C]``, l2-normalised vectors of the candidates; NaN for an empty mask.
+            image: all that stage one found in the image.
+        """
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +57,7 @@ class IndexedImage:
 
     Attributes:
         candidates: N mask proposals.
-        vectors: float32 ``[N, C]`` pooled means, not normalised.
+        vectors: float ``[N, C]`` pooled means, not normalised.
         tokens: float32 ``[rows, columns, C]`` patch tokens.
         looks: what a second look saw, where there was one.
     """
@@ -62,6 +76,41 @@ class IndexedImage:
     def look_arrays(self) -> tuple[NDArray[np.float32], NDArray[np.integer]] | None:
         """Crop vectors float32 ``[G, C]`` and each candidate's group int ``[N]``, where there was a second look."""
         return None if self.looks is None else (self.looks.vectors.float().numpy(), self.looks.group.numpy())
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """n of the N candidates of an image on their way to instances.
+
+    Attributes:
+        index: int64 ``[n]``, which of the candidates.
+        features: float32 ``[n, C]``, their l2-normalised vectors.
+        similarities: float32 ``[n, K]`` to each class.
+        labels: int64 ``[n]``.
+        scores: float32 ``[n]``.
+        predicted_iou: float32 ``[n]``.
+    """
+
+    index: NDArray[np.int64]
+    features: Tensor
+    similarities: Tensor
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    predicted_iou: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def select(self, places: NDArray[np.int64], scores: NDArray[np.float32] | None = None) -> Labelled:
+        """Those at some places, int64 ``[m]``, in that order; with other scores, ``[m]``, where given."""
+        return Labelled(
+            self.index[places],
+            self.features[places],
+            self.similarities[places],
+            self.labels[places],
+            self.scores[places] if scores is None else scores,
+            self.predicted_iou[places],
+        )
 
 
 @dataclass(frozen=True, eq=False)

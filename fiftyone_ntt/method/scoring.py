@@ -1,9 +1,8 @@
 """Stage two, first half: which class each candidate looks like, and how much (ntt-algorithm 3.4).
 
-How much of the evidence for a class around a mask the mask explains: a part of an object scores low.
-
 The published score is a cosine only and knows nothing of whether a mask is a whole object: a wheel looks as much like
-the car as the car does. Scoring, not labelling, is where that loses most (``docs/results.md``).
+the car as the car does. Scoring, not labelling, is where that loses most (``docs/results.md``). So the default also
+asks how much of the evidence for a class around a mask the mask explains: a part of an object scores low.
 """
 
 from __future__ import annotations
@@ -14,12 +13,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.proposals import CandidateSet
+from fiftyone_ntt.method.results import Labelled
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame
 from fiftyone_ntt.pixels.run_length import Runs
-
-NEGATIVE_SCALE = 0.8
-"""By how much nearer a negative than all references must be to cost a factor e; chosen in ``docs/results.md``."""
 
 
 def normalise(vectors: Tensor) -> Tensor:
@@ -40,33 +38,30 @@ def similarity(vectors: Tensor, prototypes: Tensor) -> Tensor:
     return (vectors @ prototypes.T).clamp(min=0)
 
 
-def less_negatives(
-    similarities: Tensor, features: Tensor, positives: tuple[Tensor, Tensor], negatives: tuple[Tensor, Tensor]
-) -> Tensor:
-    """Similarities of candidates to classes, lowered where a candidate looks more like what the class is not.
-
-    A negative only counts where it is nearer than the class's prototype and each of its references: a class is not
-    pushed away from what it is known to be.
+def label(
+    candidates: CandidateSet, features: Tensor, similarities: Tensor, explained: Tensor | None, config: MatchConfig
+) -> Labelled:
+    """The most similar class of each candidate that can be used at all, and how similar it is: its score (3.4).
 
     Args:
-        similarities: float32 ``[N, K]``.
-        features: float32 ``[N, C]``, l2-normalised.
-        positives: references float32 ``[M, C]``, l2-normalised, and their classes int64 ``[M]``.
-        negatives: what is not wanted, float32 ``[M-, C]``, l2-normalised, and the classes that they are not, int64
-            ``[M-]``; -1 for all.
+        candidates: N mask proposals.
+        features: float32 ``[N, C]``, l2-normalised pooled vectors. NaN for an empty mask.
+        similarities: float32 ``[N, K]``, not negative.
+        explained: float32 ``[N, K]`` in 0..1, see ``coverage``; all 1 where ``None``.
+        config: predicted-IoU threshold, guard against empty masks, power of ``explained``.
 
     Returns:
-        float32 ``[N, K]``: ``s * exp(-max(0, nearest negative - max(s, nearest reference)) / 0.8)``.
+        n candidates, in their order.
     """
-    near, far = similarity(features, positives[0]), similarity(features, negatives[0])
-    lowered = similarities.clone()
-    for k in range(similarities.shape[1]):
-        against = (negatives[1] == k) | (negatives[1] == -1)
-        if against.any():
-            own = torch.maximum(similarities[:, k], near[:, positives[1] == k].amax(dim=1))
-            excess = (far[:, against].amax(dim=1) - own).clamp(min=0)
-            lowered[:, k] = similarities[:, k] * torch.exp(-excess / NEGATIVE_SCALE)
-    return lowered
+    predicted_iou = torch.as_tensor(candidates.predicted_iou).float().cpu().numpy()  # [N]
+    usable = predicted_iou > config.predicted_iou_threshold
+    if config.guard_degenerate:
+        usable &= features.isfinite().all(dim=1).numpy()
+    index = np.flatnonzero(usable)
+    features, similarities = features[index], similarities[index]  # [n, C], [n, K]
+    weighted = similarities if explained is None else similarities * explained[index] ** config.coverage
+    scores, labels = (part.numpy() for part in assign_labels(weighted))
+    return Labelled(index, features, similarities, labels, scores, predicted_iou[index])
 
 
 def assign_labels(similarities: Tensor) -> tuple[Tensor, Tensor]:

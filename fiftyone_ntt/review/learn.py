@@ -21,8 +21,8 @@ from fiftyone_ntt.dataset.fields import DECIDED_TAGS, EDITED_TAG, every_image, i
 from fiftyone_ntt.dataset.labels import to_document, without_contradictions
 from fiftyone_ntt.dataset.storage import check_name, patiently
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
-from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.references.bank_store import METHOD as BANK
 from fiftyone_ntt.references.bank_store import save_bank
@@ -214,10 +214,11 @@ def _compare(review: ReviewedRun, report: LearnReport, progress: Progress | None
     """Matches all samples again and counts what is different."""
     total, done = len(review.targets), 0
     changes = {name: ClassChange() for name in report.bank.classes}
+    matcher = Matcher(report.bank, review.config)
 
     def match(sample_id: str, content: CompactImage) -> list[Document]:
         review.source.keep(sample_id, content)
-        found = Segmenter.match(content, report.bank, review.config)
+        found = matcher.match(content)
         if review.thresholds is not None:
             found = found.above([review.thresholds.get(name, 0.0) for name in report.bank.classes])
         new: list[Document] = to_document(found, report.bank.classes)["detections"]

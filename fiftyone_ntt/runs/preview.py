@@ -20,10 +20,10 @@ from fiftyone_ntt.candidates.stream import stream
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, image_samples, whole_images
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.method.config import MatchConfig
+from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.second_look import WEIGHT
 from fiftyone_ntt.method.results import Instances
-from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.models.presets import resolve_preset
 from fiftyone_ntt.pixels.drawing import Shape, draw_shapes
@@ -166,7 +166,7 @@ def preview(
         config = replace(config, second_look=WEIGHT)
     source = CandidateSource(stage_one, bank=made, index_dir=index_dir)
     source.open()
-    found = _previews(targets, chosen, _Drawer(source, made, config, dict(chosen)), stage_one, progress)
+    found = _previews(targets, chosen, _Drawer(source, made, Matcher(made, config), dict(chosen)), stage_one, progress)
     return Preview(targets, len(chosen), found, stage_one, index_dir)
 
 
@@ -202,14 +202,14 @@ class _Drawer:
 
     source: CandidateSource
     bank: MemoryBank
-    config: MatchConfig
+    matcher: Matcher
     paths: dict[str, str]
 
     def __call__(self, sample_id: str, content: CompactImage) -> PreviewImage:
         self.source.keep(sample_id, content)
-        found = Segmenter.match(content, self.bank, self.config)
+        found = self.matcher.match(content)
         best = float(found.scores.max()) if len(found) else 0.0
-        least = max(_CLEAR * best, min(_FLOOR, self.config.score_threshold or 1.0))
+        least = max(_CLEAR * best, min(_FLOOR, self.matcher.config.score_threshold or 1.0))
         clear = [i for i in range(len(found)) if found.scores[i] >= least]
         counts = Counter(self.bank.classes[int(found.labels[i])] for i in clear)
         path = self.paths[sample_id]

@@ -21,10 +21,10 @@ from fiftyone_ntt.dataset.labels import to_document
 from fiftyone_ntt.dataset.storage import check_name
 from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError, WrongTypeError
 from fiftyone_ntt.method.config import MatchConfig
+from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
-from fiftyone_ntt.method.options.referring import one_class_each, refer
+from fiftyone_ntt.method.options.referring import ReferringMatcher
 from fiftyone_ntt.method.options.second_look import WEIGHT
-from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.models.presets import resolve_preset
 from fiftyone_ntt.references.bank_store import load_bank
@@ -245,24 +245,21 @@ class _Labeller:
 
     Attributes:
         source: where candidates come from.
-        bank: the classes; in the referring task one for each reference.
-        names: what a label of each of them is called.
-        config: settings of the match.
+        matcher: of the bank; in the referring task of each of its references.
+        names: what a label of each class, or reference, is called.
         least: of each of them, the score that a label must exceed; ``None`` without any.
         reference_ids: of each of them, in the referring task.
     """
 
     source: CandidateSource
-    bank: MemoryBank
+    matcher: Matcher | ReferringMatcher
     names: Sequence[str]
-    config: MatchConfig
     least: list[float] | None
     reference_ids: Sequence[str] | None = None
 
     def __call__(self, sample_id: str, content: CompactImage) -> dict[str, Any]:
         self.source.keep(sample_id, content)
-        match = Segmenter.match if self.reference_ids is None else refer
-        found = match(content, self.bank, self.config)
+        found = self.matcher.match(content)
         found = found if self.least is None else found.above(self.least)
         return to_document(found, self.names, self.reference_ids)
 
@@ -271,10 +268,10 @@ def _labeller(
     source: CandidateSource, bank: MemoryBank, config: MatchConfig, least: list[float] | None, mode: str
 ) -> _Labeller:
     if mode != REFERRING:
-        return _Labeller(source, bank, bank.classes, config, least)
+        return _Labeller(source, Matcher(bank, config), bank.classes, least)
     names = [bank.classes[k] for k in bank.class_index]
     of_each = None if least is None else [least[k] for k in bank.class_index]
-    return _Labeller(source, one_class_each(bank), names, config, of_each, bank.reference_ids)
+    return _Labeller(source, ReferringMatcher(bank, config), names, of_each, bank.reference_ids)
 
 
 def _run(

@@ -20,7 +20,8 @@ from fiftyone_ntt.core import (
 )
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.merging import nms_per_label, semantic_overlap
-from fiftyone_ntt.method.scoring import NEGATIVE_SCALE, less_negatives, normalise
+from fiftyone_ntt.method.options.negatives import NEGATIVE_SCALE, less_negatives
+from fiftyone_ntt.method.scoring import normalise
 from fiftyone_ntt.pixels.packed_masks import ImageMasks, masks_at_image_size
 
 FRAME = ImageFrame.squash((120, 160))

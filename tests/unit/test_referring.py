@@ -33,7 +33,7 @@ def bank_of(vectors, classes=("mug",), index=None, **options) -> MemoryBank:
 
 
 def found(image, bank, config=PLAIN):
-    result = refer(image, one_class_each(bank), config)
+    result = refer(image, bank, config)
     left = [int(box[0] * 4) // 40 for box in result.boxes]  # which of the squares
     return {int(r): (where, float(s)) for r, where, s in zip(result.labels, left, result.scores, strict=True)}
 
@@ -61,7 +61,7 @@ def test_a_reference_that_is_absent_scores_lower_than_one_that_is_there():
 
 def test_results_come_in_descending_score_and_thresholds_hold():
     image = image_of((1, 0, 0.3), (0, 1, 0.1))
-    references = one_class_each(bank_of([(1, 0, 0), (0, 1, 0)]))
+    references = bank_of([(1, 0, 0), (0, 1, 0)])
     result = refer(image, references, PLAIN)
     assert result.labels.tolist() == [1, 0] and (np.diff(result.scores) < 0).all()
     least = float(result.scores.mean())
@@ -73,7 +73,7 @@ def test_one_reference_is_the_best_of_the_generic_match():
     image = image_of(*rng.normal(size=(6, 8)).astype(np.float32).tolist(), boxes=[0, 10, 20, 90, 100, 180])
     bank = bank_of(rng.normal(size=(1, 8)), center=rng.normal(size=8).astype(np.float32))
     for config in (PLAIN, MatchConfig(), MatchConfig.published()):
-        generic, referring = Segmenter.match(image, bank, config), refer(image, one_class_each(bank), config)
+        generic, referring = Segmenter.match(image, bank, config), refer(image, bank, config)
         assert len(referring) == 1 and referring.scores[0] == generic.scores[0]
         assert referring.boxes[0].tolist() == generic.boxes[0].tolist()
 
@@ -104,7 +104,7 @@ def test_sharing_masks_between_references_changes_nothing():
     vectors = rng.normal(size=(12, 6)).astype(np.float32)
     image = image_of(*vectors.tolist(), boxes=[0, 5, 10, 15, 60, 65, 70, 120, 125, 130, 190, 195])
     bank = bank_of(rng.normal(size=(5, 6)))
-    together = refer(image, one_class_each(bank), MatchConfig())
+    together = refer(image, bank, MatchConfig())
     for label, score, box in zip(together.labels, together.scores, together.boxes, strict=True):
-        alone = refer(image, one_class_each(bank_of(bank.vectors[[label]])), MatchConfig())
+        alone = refer(image, bank_of(bank.vectors[[label]]), MatchConfig())
         assert (alone.scores[0], alone.boxes[0].tolist()) == (score, box.tolist())

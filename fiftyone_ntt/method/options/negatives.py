@@ -1,4 +1,8 @@
-"""What is not wanted, as vectors of the memory bank. It acts on similarities only (``matching.less_negatives``)."""
+"""What is not wanted, as vectors of the memory bank. An option; it acts on similarities only.
+
+A false positive that a person rejects, or an image without the classes, lowers what looks more like it than like any
+reference.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,63 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.method.results import SimilarityStep, StageOneResult
+from fiftyone_ntt.method.scoring import normalise, similarity
 
+NEGATIVE_SCALE = 0.8
+"""By how much nearer a negative than all references must be to cost a factor e; chosen in ``docs/results.md``."""
 CENTRES = 8
 """Vectors that stand for a whole image without the classes; more hardly change anything."""
 _ROUNDS = 20
 
 
-def image_centres(tokens: torch.Tensor, count: int = CENTRES) -> NDArray[np.float32]:
+def similarity_step(prototypes: Tensor, bank: MemoryBank | None, config: MatchConfig) -> SimilarityStep | None:
+    """What a bank's negatives do to similarities; ``None`` where it has none."""
+    if bank is None or bank.negatives is None or bank.negative_class is None:
+        return None
+    positives = normalise(torch.from_numpy(bank.project(bank.vectors))), torch.from_numpy(bank.class_index)
+    negatives = normalise(torch.from_numpy(bank.project(bank.negatives))), torch.from_numpy(bank.negative_class)
+
+    def step(similarities: Tensor, features: Tensor, image: StageOneResult) -> Tensor:
+        return less_negatives(similarities, features, positives, negatives)
+
+    return step
+
+
+def less_negatives(
+    similarities: Tensor, features: Tensor, positives: tuple[Tensor, Tensor], negatives: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Similarities of candidates to classes, lowered where a candidate looks more like what the class is not.
+
+    A negative only counts where it is nearer than the class's prototype and each of its references: a class is not
+    pushed away from what it is known to be.
+
+    Args:
+        similarities: float32 ``[N, K]``.
+        features: float32 ``[N, C]``, l2-normalised.
+        positives: references float32 ``[M, C]``, l2-normalised, and their classes int64 ``[M]``.
+        negatives: what is not wanted, float32 ``[M-, C]``, l2-normalised, and the classes that they are not, int64
+            ``[M-]``; -1 for all.
+
+    Returns:
+        float32 ``[N, K]``: ``s * exp(-max(0, nearest negative - max(s, nearest reference)) / 0.8)``.
+    """
+    near, far = similarity(features, positives[0]), similarity(features, negatives[0])
+    lowered = similarities.clone()
+    for k in range(similarities.shape[1]):
+        against = (negatives[1] == k) | (negatives[1] == -1)
+        if against.any():
+            own = torch.maximum(similarities[:, k], near[:, positives[1] == k].amax(dim=1))
+            excess = (far[:, against].amax(dim=1) - own).clamp(min=0)
+            lowered[:, k] = similarities[:, k] * torch.exp(-excess / NEGATIVE_SCALE)
+    return lowered
+
+
+def image_centres(tokens: Tensor, count: int = CENTRES) -> NDArray[np.float32]:
     """What there is to see in an image: centres of its patch tokens by k-means.
 
     Begins with the token nearest to the mean, then always with the one farthest from all so far: the same every time.

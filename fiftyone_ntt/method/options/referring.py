@@ -12,13 +12,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from fiftyone_ntt.method.config import MatchConfig
-from fiftyone_ntt.method.matcher import SharedMasks, compare, in_space_of, match_similarities
+from fiftyone_ntt.method.matcher import Matcher, to_instances
 from fiftyone_ntt.method.memory_bank import MemoryBank
-from fiftyone_ntt.method.proposals import CandidateSet
+from fiftyone_ntt.method.merging import CandidateMasks, soft_merge, suppress
 from fiftyone_ntt.method.results import Instances, StageOneResult
+from fiftyone_ntt.method.scoring import label
 
 
 def one_class_each(bank: MemoryBank) -> MemoryBank:
@@ -65,57 +65,53 @@ def _crops(bank: MemoryBank, names: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def refer(indexed: StageOneResult, references: MemoryBank, config: MatchConfig | None = None) -> Instances:
-    """Stage two for the referring task. Light, needs no model; safe in any thread.
+class ReferringMatcher:
+    """A memory bank made ready for the referring task, as ``Matcher`` is for the generic one. Safe in any thread.
 
     Args:
-        indexed: the image, from ``Segmenter.candidates`` or from the index.
-        references: a bank of ``one_class_each``.
-        config: defaults to ``MatchConfig()``.
-
-    Returns:
-        At most one instance a reference, in descending score; ``labels`` index the references.
+        bank: the memory bank; its M references are asked for one by one.
+        config: settings of the match; ``MatchConfig()`` where ``None``.
     """
-    config = config or MatchConfig()
-    vectors, tokens, adjust = in_space_of(references, indexed, config)
-    compared = compare(indexed.candidates, vectors, references.prototypes, config, adjust=adjust, tokens=tokens)
-    return best_of_each(indexed.candidates, *compared, config)
+
+    def __init__(self, bank: MemoryBank, config: MatchConfig | None = None) -> None:
+        config = config or MatchConfig()
+        self._matcher = Matcher(one_class_each(bank), config)
+        # As many candidates as ever enter the merge: only what is returned is cut.
+        premerge_factor = config.premerge_factor * config.max_instances
+        self._config = replace(config, max_instances=1, premerge_factor=premerge_factor)
+
+    def match(self, image: StageOneResult) -> Instances:
+        """The best instance of each reference, matched as if there were no other. Light, needs no model.
+
+        Args:
+            image: what stage one found in it.
+
+        Returns:
+            At most one instance a reference, in descending score; ``labels`` index the references.
+        """
+        features, similarities = self._matcher.compare(image)  # [N, C], [N, M]
+        explained = self._matcher.explained(image)  # [N, M]
+        masks = CandidateMasks.of(image.candidates, self._config)  # of all references together
+        best = []
+        for column in range(similarities.shape[1]):
+            own = None if explained is None else explained[:, [column]]
+            labelled = label(image.candidates, features, similarities[:, [column]], own, self._config)
+            merged = soft_merge(suppress(labelled, masks, self._config), masks, self._config)
+            instances = to_instances(merged, masks, self._config)
+            best.append(replace(instances, labels=np.full(len(instances), column, np.int64)))
+        return _together(best)
 
 
-def best_of_each(
-    candidates: CandidateSet,
-    features: Tensor,
-    similarities: Tensor,
-    explained: Tensor | None,
-    config: MatchConfig,
-) -> Instances:
-    """The best instance of each column of similarities, each matched as if there were no other.
-
-    Args:
-        candidates: N mask proposals.
-        features: float32 ``[N, C]``, l2-normalised pooled vectors.
-        similarities: float32 ``[N, M]``, not negative.
-        explained: float32 ``[N, M]``, see ``coverage``; all 1 where ``None``.
-        config: settings of the match.
-
-    Returns:
-        At most M instances, in descending score; ``labels`` are the columns.
-    """
-    # As many candidates as ever enter the merge: only what is returned is cut.
-    one = replace(config, max_instances=1, premerge_factor=config.premerge_factor * config.max_instances)
-    found, shared = [], SharedMasks.of(candidates, config)
-    for column in range(similarities.shape[1]):
-        mine = None if explained is None else explained[:, [column]]
-        best = match_similarities(candidates, features, similarities[:, [column]], one, explained=mine, shared=shared)
-        found.append(replace(best, labels=np.full(len(best), column, np.int64)))
-    return _together(found)
+def refer(image: StageOneResult, bank: MemoryBank, config: MatchConfig | None = None) -> Instances:
+    """``ReferringMatcher`` for a single image."""
+    return ReferringMatcher(bank, config).match(image)
 
 
-def _together(found: list[Instances]) -> Instances:
+def _together(parts: list[Instances]) -> Instances:
     """Instances of one image in one, in descending score."""
-    scores = np.concatenate([one.scores for one in found])
+    scores = np.concatenate([part.scores for part in parts])
     order = np.argsort(-scores, kind="stable")
     names = ("boxes", "scores", "labels", "predicted_iou", "similarity", "alternative", "alternative_similarity")
-    columns = {name: np.concatenate([getattr(one, name) for one in found])[order] for name in names}
-    packed = [mask for one in found for mask in one.packed]
-    return Instances(packed=tuple(packed[i] for i in order), image_size=found[0].image_size, **columns)
+    columns = {name: np.concatenate([getattr(part, name) for part in parts])[order] for name in names}
+    packed = [mask for part in parts for mask in part.packed]
+    return Instances(packed=tuple(packed[i] for i in order), image_size=parts[0].image_size, **columns)

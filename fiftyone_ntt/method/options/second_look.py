@@ -18,8 +18,11 @@ from torch import Tensor
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.backends import CropEncoder
 from fiftyone_ntt.method.batching import BatchSize, in_batches
+from fiftyone_ntt.method.config import MatchConfig
+from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.proposals import Candidates
 from fiftyone_ntt.method.references import ReferenceItem, crop_bounds, crop_with_context, patch_weights, weighted_mean
+from fiftyone_ntt.method.results import SimilarityStep, StageOneResult
 from fiftyone_ntt.method.scoring import normalise, similarity
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame, to_tensor
 
@@ -169,6 +172,21 @@ class ReferenceLooks:
         center = torch.stack(self._means).mean(dim=0).numpy() if centre else None
         vectors = torch.stack(self._vectors).numpy()
         return {"crop_vectors": vectors, "crop_labels": tuple(self._labels), "crop_center": center}
+
+
+def similarity_step(prototypes: Tensor, bank: MemoryBank | None, config: MatchConfig) -> SimilarityStep | None:
+    """Similarities with those of crops blended in; ``None`` where that is off, or the bank knows no crops."""
+    if bank is None or not config.second_look or bank.crop_prototypes is None:
+        return None
+    crop_prototypes = torch.from_numpy(bank.crop_prototypes)  # [K, C]
+
+    def step(similarities: Tensor, features: Tensor, image: StageOneResult) -> Tensor:
+        if image.look_arrays is None:
+            return similarities
+        vectors, group = image.look_arrays  # [G, C], [N]
+        return blended(similarities, (bank.project_crops(vectors), group), crop_prototypes, config.second_look)
+
+    return step
 
 
 def blended(

@@ -9,11 +9,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fiftyone_ntt.method.config import MatchConfig
+from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.method.results import SimilarityStep, StageOneResult
 from fiftyone_ntt.method.scoring import normalise, similarity
 
 SUPPORTERS = 3
 SHARE = 0.5
 """Of the new prototype, what comes from the image."""
+
+
+def similarity_step(prototypes: Tensor, bank: MemoryBank | None, config: MatchConfig) -> SimilarityStep | None:
+    """Similarities to prototypes that lean towards the image; ``None`` where that is off."""
+    if not config.self_support:
+        return None
+
+    def step(similarities: Tensor, features: Tensor, image: StageOneResult) -> Tensor:
+        if not len(features):
+            return similarities
+        return self_supported(features, similarities, prototypes, config.self_support)
+
+    return step
 
 
 def self_supported(features: Tensor, similarities: Tensor, prototypes: Tensor, least: float) -> Tensor:
@@ -29,9 +45,9 @@ def self_supported(features: Tensor, similarities: Tensor, prototypes: Tensor, l
     Returns:
         float32 ``[N, K]``.
     """
-    best, rows = similarities.nan_to_num(nan=-1).topk(min(SUPPORTERS, len(similarities)), dim=0)
+    best, rows = similarities.nan_to_num(nan=-1).topk(min(SUPPORTERS, len(similarities)), dim=0)  # [3, K] each
     counts = (best > least).float()
-    own = torch.einsum("nk,nkc->kc", counts, features.nan_to_num()[rows])
-    found = counts.sum(dim=0) > 0
+    own = torch.einsum("nk,nkc->kc", counts, features.nan_to_num()[rows])  # [K, C], what the image shows
+    supported = counts.sum(dim=0) > 0  # [K]
     mixed = normalise((1 - SHARE) * prototypes + SHARE * normalise(own))
-    return similarity(features, torch.where(found[:, None], mixed, prototypes))
+    return similarity(features, torch.where(supported[:, None], mixed, prototypes))
