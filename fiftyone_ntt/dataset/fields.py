@@ -127,6 +127,16 @@ def reference_fields(collection: SampleCollection) -> list[str]:
     return [name for name in collection.get_field_schema() if is_reference_field(collection, name)]
 
 
+def detections_fields(collection: SampleCollection) -> list[str]:
+    """Names of the fields that hold detections."""
+    return [name for name in collection.get_field_schema() if is_detections_field(collection, name)]
+
+
+def map_fields(collection: SampleCollection) -> list[str]:
+    """Names of the fields that hold segmentation maps."""
+    return [name for name in collection.get_field_schema() if is_map_field(collection, name)]
+
+
 def field_names(label_field: str | Sequence[str]) -> list[str]:
     """One field name, or several, as a list.
 

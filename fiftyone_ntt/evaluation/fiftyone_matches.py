@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -12,7 +12,7 @@ import fiftyone.operators as foo
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import REJECTED_TAG
+from fiftyone_ntt.dataset.fields import REJECTED_TAG, every_image
 from fiftyone_ntt.evaluation.results import EvaluationResults
 
 METRIC_URI = "@fiftyone-ntt/ntt/metric_"
@@ -105,3 +105,26 @@ def last_results(dataset: fo.Dataset) -> dict[str, Any] | None:
     """What the last evaluation of a dataset found: fields, date, ``eval_key``, and a ``table`` with a row a class."""
     facts: dict[str, Any] | None = foo.ExecutionStore.create(_STORE, dataset_id=dataset._doc.id).get(_LAST)
     return facts
+
+
+def labels_of_outcome(
+    dataset: fo.Dataset, results: Mapping[str, Any], outcome: str, name: str | None = None
+) -> SampleCollection | None:
+    """The labels that came to an outcome in an evaluation.
+
+    Args:
+        dataset: the dataset.
+        results: those of the evaluation, see ``last_results``.
+        outcome: ``"tp"``, ``"fp"`` (of the predictions) or ``"fn"`` (of the ground truth).
+        name: only labels of this class.
+
+    Returns:
+        A view of them; ``None`` if its matches are no longer there.
+    """
+    key = results.get("eval_key")
+    if not key or not dataset.has_evaluation(key):
+        return None
+    wanted = F(key) == outcome
+    if name is not None:
+        wanted &= F("label") == name
+    return every_image(dataset).filter_labels(results["gt_field" if outcome == "fn" else "label_field"], wanted)

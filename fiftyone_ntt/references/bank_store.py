@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import fiftyone as fo
 import numpy as np
 
@@ -66,3 +68,30 @@ def bank_of_run(dataset: fo.Dataset, run_key: str) -> MemoryBank:
 def list_banks(dataset: fo.Dataset) -> list[str]:
     """Names of the banks kept with a dataset."""
     return [str(name) for name in dataset.list_runs(method=METHOD)]
+
+
+@dataclass(frozen=True)
+class BankSummary:
+    """What there is to know of a bank without loading it.
+
+    Attributes:
+        name: its name.
+        shots: class -> references.
+        preset: preset of models that it belongs to.
+        content_hash: what it holds, in short.
+    """
+
+    name: str
+    shots: dict[str, int]
+    preset: str
+    content_hash: str
+
+
+def bank_summaries(dataset: fo.Dataset) -> dict[str, BankSummary]:
+    """Name of each bank kept with a dataset -> what it is."""
+    summaries = {}
+    for name in list_banks(dataset):
+        config = dataset.get_run_info(name).config
+        shots = dict(zip(config.classes, config.shots, strict=True))
+        summaries[name] = BankSummary(name, shots, config.preset, config.content_hash)
+    return summaries

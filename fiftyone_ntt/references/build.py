@@ -19,6 +19,7 @@ from fiftyone_ntt.method.options.negatives import image_centres, with_negatives
 from fiftyone_ntt.method.references import ReferenceItem
 from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.models import Preset, load_preset
+from fiftyone_ntt.params.references import TaggedBankParams
 from fiftyone_ntt.references.bank_store import save_bank
 from fiftyone_ntt.references.label_kinds import Shown
 from fiftyone_ntt.references.prompted_masks import Key, MadeMask, box_mask, make_masks
@@ -183,6 +184,20 @@ def _masks(
         box_mask(one.box, size).full(size) if one.mask is None and one.box is not None and not mask.any() else mask
         for one, mask in zip(shown, masks, strict=True)
     ]
+
+
+def build_tagged_bank(
+    target: SampleCollection, params: TaggedBankParams, progress: Progress | None = None
+) -> MemoryBank:
+    """``build_memory_bank`` from what is tagged in a target, as forms and the command line ask for it.
+
+    Raises:
+        InputError: see ``tagged_references`` and ``build_memory_bank``.
+    """
+    arguments, fields, reference_tag, negative_tag = params.split()
+    references = tagged_references(target, reference_tag, fields)
+    negatives = tagged_negatives(target, fields, negative_tag)
+    return build_memory_bank(references, fields, negatives=negatives, progress=progress, **arguments)
 
 
 def tagged_references(target: SampleCollection, tag: str, label_field: str | Sequence[str]) -> SampleCollection:

@@ -23,8 +23,9 @@ from fiftyone_ntt.dataset.labels import fingerprint, is_kept
 from fiftyone_ntt.dataset.schema import activate_schema
 from fiftyone_ntt.errors import BadReferenceError, InputError
 from fiftyone_ntt.models import Preset, load_preset
-from fiftyone_ntt.params.references import MADE_FIELD
+from fiftyone_ntt.params.references import MADE_FIELD, MakeMasksFormParams
 from fiftyone_ntt.pixels.packed_masks import PackedMask
+from fiftyone_ntt.references.build import tagged_references
 from fiftyone_ntt.references.label_kinds import Shown
 from fiftyone_ntt.references.prompted_masks import Key, MadeMask, Progress, make_masks
 from fiftyone_ntt.references.reader import ReadSample, ReferenceReader
@@ -109,6 +110,20 @@ def make_reference_masks(
             _write(images[sample.sample_id], sample, made, tags, overwrite, report)
     activate_schema(dataset, out_field, reader.classes)
     return report
+
+
+def make_tagged_masks(
+    target: SampleCollection, params: MakeMasksFormParams, progress: Progress | None = None
+) -> MadeMasks:
+    """``make_reference_masks`` of what is tagged in a target, as forms and the command line ask for it.
+
+    Raises:
+        InputError: see ``tagged_references`` and ``make_reference_masks``.
+    """
+    arguments, fields, reference_tag = params.split()
+    return make_reference_masks(
+        tagged_references(target, reference_tag, fields), fields, progress=progress, **arguments
+    )
 
 
 def _declare(dataset: fo.Dataset, out_field: str) -> None:

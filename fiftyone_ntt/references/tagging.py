@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from fiftyone_ntt.dataset.fields import (
     check_reference_field,
     image_samples,
     is_detections_field,
+    is_map_field,
     reference_fields,
 )
 from fiftyone_ntt.errors import InputError
@@ -160,6 +162,21 @@ def likely_field(samples: SampleCollection) -> str:
     preferred = sorted(names, key=lambda name: (name != "ground_truth", not is_detections_field(samples, name)))
     tagged = [name for name in preferred if samples.count_label_tags(name).get(REFERENCE_TAG)]
     return [*tagged, *preferred][0]
+
+
+def count_labels(view: SampleCollection, fields: Sequence[str]) -> Counter[str]:
+    """Labels of each class in fields that can hold references; counted by the database, no mask or map is read."""
+    counts: Counter[str] = Counter()
+    for name in fields:
+        if name in reference_fields(view) and not is_map_field(view, name):
+            labels = view.count_values(view._get_label_field_path(name, "label")[1])
+            counts.update({label: count for label, count in labels.items() if label is not None})
+    return counts
+
+
+def without_tagged(view: SampleCollection) -> tuple[SampleCollection, int]:
+    """The samples that are no references, and how many are."""
+    return view.match_tags(REFERENCE_TAG, bool=False), len(view.match_tags(REFERENCE_TAG))
 
 
 def _change(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,32 @@ def clear_decisions(
         Number of labels whose decision changed.
     """
     return _decide(view, label_field, _Choice(label_ids, classes, above, below), None)
+
+
+def selected_labels(
+    view: SampleCollection, samples: Sequence[str], labels: Iterable[tuple[str, str]]
+) -> dict[str, list[str]]:
+    """What is selected in the App, as labels; a selected patch is a selected label.
+
+    Args:
+        view: what the grid shows.
+        samples: ids of the selected samples (or patches).
+        labels: field and id of each selected label.
+
+    Returns:
+        Field -> ids of its labels.
+    """
+    selected: dict[str, list[str]] = {}
+    for field, label_id in labels:
+        selected.setdefault(field, []).append(label_id)
+    if selected or not samples or not view._is_patches:
+        return selected
+    patches = view.select(list(samples))
+    for field in patches._label_fields:
+        if patches.has_field(field):
+            ids = patches.values(f"{patches._get_label_field_root(field)[0]}.id", unwind=True)
+            selected[field] = [label_id for label_id in ids if label_id]
+    return selected
 
 
 @dataclass(frozen=True)

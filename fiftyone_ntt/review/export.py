@@ -18,7 +18,14 @@ from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 from fiftyone.utils.yolo import YOLOv5DatasetExporter
 
-from fiftyone_ntt.dataset.fields import DECIDED_TAGS, PROTECTED_TAGS, REJECTED_TAG, check_detections_field, whole_images
+from fiftyone_ntt.dataset.fields import (
+    DECIDED_TAGS,
+    PROTECTED_TAGS,
+    REJECTED_TAG,
+    check_detections_field,
+    image_samples,
+    whole_images,
+)
 from fiftyone_ntt.dataset.labels import is_edited
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.references.build import Progress
@@ -142,6 +149,14 @@ def chosen_labels(
     if only == "all":
         kept |= _true() if score_threshold is None else F("confidence") > score_threshold
     return view.filter_labels(label_field, ~F("tags").contains(REJECTED_TAG) & kept, only_matches=only == "accepted")
+
+
+def count_chosen(
+    view: SampleCollection, label_field: str, *, only: str, score_threshold: float | None = None
+) -> tuple[int, int]:
+    """How many labels on how many images ``export_labels`` would write, about: no mask is read."""
+    chosen = chosen_labels(image_samples(view), label_field, only=only, score_threshold=score_threshold)
+    return chosen.count(f"{label_field}.detections"), len(chosen)
 
 
 def _true() -> ViewExpression:

@@ -253,6 +253,11 @@ class ClassScores:
     undecided_above: int
     histogram: tuple[int, ...]
 
+    @property
+    def decided(self) -> int:
+        """How many of them a person has decided on, one way or the other."""
+        return self.accepted + self.rejected + self.edited
+
 
 def summarise_scores(dataset: fo.Dataset, label_field: str = "ntt", *, threshold: float = 0.5) -> list[ClassScores]:
     """Counts and histogram of every class in a field, the most frequent class first.

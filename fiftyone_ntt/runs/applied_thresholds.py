@@ -67,6 +67,11 @@ def kept_of_bank(dataset: fo.Dataset, bank_hash: str, match: Mapping[str, Any]) 
     return facts
 
 
+def are_fitted(dataset: fo.Dataset, bank_hash: str) -> bool:
+    """Whether thresholds were fitted to labels of a memory bank under the default settings."""
+    return kept_of_bank(dataset, bank_hash, asdict(MatchConfig())) is not None
+
+
 def least_scores(
     thresholds: str | Mapping[str, float] | LeastScores | None, dataset: fo.Dataset, bank: MemoryBank,
     config: MatchConfig,

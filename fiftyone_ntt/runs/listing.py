@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import fiftyone as fo
+from fiftyone import ViewField as F
+from fiftyone.core.collections import SampleCollection
 from fiftyone.operators.delegated import DelegatedOperationService
 from fiftyone.operators.executor import ExecutionRunState
 
+from fiftyone_ntt.dataset.fields import every_image
 from fiftyone_ntt.runs.record import DECISIVE, METHOD, status_field
 from fiftyone_ntt.runs.state import COMPLETED, FAILED, INTERRUPTED, QUEUED, RUNNING, State, count_left, state_of
 from fiftyone_ntt.runs.workers import live_workers
@@ -188,3 +192,35 @@ def _described(
         "counts": {**{state: counted.get(state, 0) for state in ("ok", "empty", "error")}, "left": figures.pop("left")},
         **figures,
     }
+
+
+def images_of_run(dataset: fo.Dataset, run_key: str, label_field: str, state: str) -> SampleCollection | None:
+    """The images that a run has brought to a state; ``None`` if there are none.
+
+    Args:
+        dataset: the dataset.
+        run_key: key of the run.
+        label_field: the field that it writes.
+        state: ``"ok"``, ``"empty"`` or ``"error"``.
+    """
+    status = status_field(label_field)
+    if not dataset.has_field(status) or not status_counts(dataset, status).get(run_key, {}).get(state):
+        return None
+    return every_image(dataset).match((F(f"{status}.run_key") == run_key) & (F(f"{status}.state") == state))
+
+
+def is_given_up(operation: Any) -> Callable[[], bool]:
+    """A question to ask now and then: whether a scheduled operation was marked as failed, or deleted, meanwhile.
+
+    Args:
+        operation: its id.
+    """
+    service = DelegatedOperationService()
+
+    def given_up() -> bool:
+        try:
+            return bool(service.get(operation).run_state == ExecutionRunState.FAILED)
+        except ValueError:  # it has been deleted
+            return True
+
+    return given_up

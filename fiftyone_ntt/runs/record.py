@@ -11,7 +11,7 @@ from typing import Any
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import every_image, is_detections_field
+from fiftyone_ntt.dataset.fields import detections_fields, every_image, is_detections_field
 from fiftyone_ntt.dataset.labels import ATTRIBUTES, OF_REFERENCES
 from fiftyone_ntt.dataset.schema import activate_schema
 from fiftyone_ntt.dataset.storage import check_name
@@ -123,6 +123,23 @@ def provenance_of(collection: SampleCollection, field_name: str) -> dict[str, An
     field = collection._dataset.get_field(field_name)
     info = (field.info if field is not None else None) or {}
     return dict(info.get(PROVENANCE) or (info.get(MAPS) or {}).get("run") or {})
+
+
+def labelled_fields(dataset: fo.Dataset) -> list[str]:
+    """The fields that labelling runs wrote, the newest last."""
+    return [name for name in detections_fields(dataset) if PROVENANCE in (dataset.get_field(name).info or {})]
+
+
+def run_of_field(dataset: fo.Dataset, field_name: str) -> str | None:
+    """Key of the run that wrote a field; ``None`` if no run of ours did."""
+    run_key: str | None = provenance_of(dataset, field_name).get("run_key")
+    return run_key
+
+
+def fields_of_runs(dataset: fo.Dataset) -> dict[str, str]:
+    """Key of the run that wrote each field, the newest first -> the field; without runs that are gone."""
+    written = {run_of_field(dataset, name): name for name in reversed(labelled_fields(dataset))}
+    return {run_key: name for run_key, name in written.items() if run_key is not None and dataset.has_run(run_key)}
 
 
 def goes_on(dataset: fo.Dataset, record: RunRecord) -> bool:
