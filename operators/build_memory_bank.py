@@ -9,7 +9,7 @@ import fiftyone.operators as foo
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.dataset.fields import image_samples, is_map_field, reference_fields
+from fiftyone_ntt.dataset.fields import image_samples, is_map_field, label_path, reference_fields
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.operators import forms
 from fiftyone_ntt.params.base import DEFAULT_BANK_NAME
@@ -150,7 +150,7 @@ def _label_counts(view: SampleCollection, fields: list[str]) -> Counter[str]:
     found: Counter[str] = Counter()
     for name in fields:
         if name in reference_fields(view) and not is_map_field(view, name):
-            counts = view.count_values(view._get_label_field_path(name, "label")[1])
+            counts = view.count_values(label_path(view, name, "label"))
             found.update({label: count for label, count in counts.items() if label is not None})
     return found
 

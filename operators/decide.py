@@ -9,6 +9,7 @@ import fiftyone.operators as foo
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
+from fiftyone_ntt.dataset.fields import is_patches, label_fields, label_root
 from fiftyone_ntt.operators import forms, selection
 from fiftyone_ntt.params.review import DecisionFormParams, DecisionParams
 
@@ -129,7 +130,7 @@ def decide(ctx: Any, service: Service, done: str) -> dict[str, Any]:
     else:
         changed = sum(service(ctx.view, field, label_ids=ids) for field, ids in selected.items())
         ctx.ops.clear_selected_labels()
-        if ctx.view._is_patches:
+        if is_patches(ctx.view):
             ctx.ops.clear_selected_samples()
     summary = f"{forms.counted(changed, 'label')} {done}."
     ctx.ops.reload_samples()
@@ -146,16 +147,16 @@ def _selected(ctx: Any) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for field, label_id in selection.selected_labels(ctx):
         found.setdefault(field, []).append(label_id)
-    if not found and ctx.selected and ctx.view._is_patches:
+    if not found and ctx.selected and is_patches(ctx.view):
         patches = ctx.view.select(ctx.selected)
         for field in _patch_fields(patches):
-            ids = patches.values(f"{patches._get_label_field_root(field)[0]}.id", unwind=True)
+            ids = patches.values(f"{label_root(patches, field)[0]}.id", unwind=True)
             found[field] = [label_id for label_id in ids if label_id]
     return found
 
 
 def _patch_fields(patches: Any) -> Iterator[str]:
-    return (field for field in patches._label_fields if patches.has_field(field))
+    return (field for field in label_fields(patches) if patches.has_field(field))
 
 
 def _where(ctx: Any) -> tuple[SampleCollection, str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from fiftyone.operators import types
 
+from fiftyone_ntt.dataset.fields import is_generated, is_patches
 from fiftyone_ntt.panels import review_parts as parts
 from fiftyone_ntt.params.review import DOUBTS, DoubtParams
 
@@ -199,7 +200,7 @@ class ReviewTab:
         ctx.ops.set_view(shown)
 
     def _review_whole_images(self, ctx: Any) -> bool:
-        if not ctx.view._is_generated:
+        if not is_generated(ctx.view):
             return True
         ctx.ops.notify("The grid shows patches: go back to whole images first.", variant="warning")
         return False
@@ -207,7 +208,7 @@ class ReviewTab:
     def _review_decide_selected(self, ctx: Any, operator: str) -> None:
         if ctx.selected_labels or ctx.selected:
             # The operator asks where images are selected and no labels.
-            at_once = bool(ctx.selected_labels) or ctx.view._is_patches
+            at_once = bool(ctx.selected_labels) or is_patches(ctx.view)
             params = {} if at_once else {"label_field": ctx.panel.state.review_field}
             ctx.prompt(f"{_PLUGIN}/{operator}", params, on_success=self.on_review_refresh, skip_prompt=at_once)
         else:

@@ -29,6 +29,45 @@ REFERENCE_TYPES = (
 _SCENES = {fo.core.media.THREE_D: "3D scenes", fo.core.media.POINT_CLOUD: "point clouds"}
 
 
+def dataset_of(collection: SampleCollection) -> fo.Dataset:
+    """The dataset that a collection's samples belong to; of patches or frames, the one that FiftyOne made for them."""
+    dataset: fo.Dataset = collection._dataset
+    return dataset
+
+
+def root_dataset_of(collection: SampleCollection) -> fo.Dataset:
+    """The dataset that a collection was made from, also where it shows patches or frames of it."""
+    dataset: fo.Dataset = collection._root_dataset
+    return dataset
+
+
+def is_generated(collection: SampleCollection) -> bool:
+    """Whether the samples are parts of others: patches, frames or clips."""
+    return bool(collection._is_generated)
+
+
+def is_patches(collection: SampleCollection) -> bool:
+    """Whether the samples are patches of others."""
+    return bool(collection._is_patches)
+
+
+def label_fields(collection: SampleCollection) -> list[str]:
+    """Names of all fields with labels, those of a view's samples included that the view does not show."""
+    return list(collection._label_fields)
+
+
+def label_path(collection: SampleCollection, field_name: str, attribute: str | None = None) -> str:
+    """Where a field keeps its labels, or an attribute of them: ``ground_truth.detections.label``."""
+    path: str = collection._get_label_field_path(field_name, attribute)[1]
+    return path
+
+
+def label_root(collection: SampleCollection, field_name: str) -> tuple[str, bool]:
+    """Where a field keeps its labels, and whether each sample has a list of them there."""
+    root, is_list = collection._get_label_field_root(field_name)
+    return str(root), bool(is_list)
+
+
 def image_samples(collection: SampleCollection) -> SampleCollection:
     """The images of a collection: those of the active slice where samples are grouped, all where a view groups them.
 
@@ -71,7 +110,7 @@ def _active_slice(collection: SampleCollection) -> SampleCollection:
 def whole_images(collection: SampleCollection) -> SampleCollection:
     """``image_samples`` that can be labelled: raises WrongTypeError where they are patches or frames of something."""
     flat = image_samples(collection)
-    if flat._is_generated:
+    if is_generated(flat):
         raise WrongTypeError("expected whole images, got a view of patches or frames; use the dataset it came from")
     return flat
 
@@ -94,7 +133,7 @@ def check_detections_field(collection: SampleCollection, field_name: str) -> Non
     field = collection.get_field(field_name) if field_name else None
     if field is None:
         raise InputError(
-            f"no field {field_name!r} in {collection._dataset.name!r}; fields with detections: {_listed(usable)}"
+            f"no field {field_name!r} in {dataset_of(collection).name!r}; fields with detections: {_listed(usable)}"
         )
     if not is_detections_field(collection, field_name):
         raise WrongTypeError(
@@ -163,7 +202,7 @@ def check_reference_field(collection: SampleCollection, label_field: str | Seque
         usable = f"fields with labels that can be: {_listed(reference_fields(collection))}"
         field = collection.get_field(name) if name else None
         if field is None:
-            raise InputError(f"no field {name!r} in {collection._dataset.name!r}; {usable}")
+            raise InputError(f"no field {name!r} in {dataset_of(collection).name!r}; {usable}")
         raise WrongTypeError(
             f"expected field {name!r} to hold Detections, Keypoints, Polylines or a Segmentation, got "
             f"{_type_name(field)}; {usable}"

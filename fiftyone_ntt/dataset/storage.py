@@ -11,13 +11,19 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import fiftyone as fo
+from bson import ObjectId
+from fiftyone.core.collections import SampleCollection
+from fiftyone.core.stages import ViewStage
+from fiftyone.operators import ExecutionStore
+from pymongo.collection import Collection
 from pymongo.errors import ConnectionFailure
 
+from fiftyone_ntt.dataset.fields import is_generated
 from fiftyone_ntt.errors import DatabaseGoneError, InputError
 
 logger = logging.getLogger(__name__)
@@ -70,6 +76,72 @@ def _patience() -> float:
         raise InputError(f"expected {PATIENCE_VARIABLE} to be a number of seconds, got {text!r}") from None
 
 
+def dataset_id(dataset: fo.Dataset) -> ObjectId:
+    """What identifies a dataset for good: its name can change, and go to another."""
+    identity: ObjectId = dataset._doc.id
+    return identity
+
+
+def store(dataset: fo.Dataset, name: str) -> ExecutionStore:
+    """A dataset's own store of small documents by key; FiftyOne deletes it with the dataset."""
+    return ExecutionStore.create(name, dataset_id=dataset_id(dataset))
+
+
+def database_collection(dataset: fo.Dataset) -> Collection[dict[str, Any]]:
+    """The samples as MongoDB holds them, for what FiftyOne's own queries would read whole documents for."""
+    samples: Collection[dict[str, Any]] = dataset._sample_collection
+    return samples
+
+
+def raw_values(view: SampleCollection, fields: str | Sequence[str]) -> list[Any]:
+    """``view.values`` without objects: labels come as the documents that the database holds, ids as they are there."""
+    return list(view.values(fields, _raw=True))
+
+
+def edit_label_tags(
+    view: SampleCollection,
+    label_field: str,
+    labels: Mapping[ObjectId, list[ObjectId]],
+    tags: str | list[str],
+    *,
+    add: bool,
+) -> None:
+    """What ``tag_labels`` and ``untag_labels`` do, without looking for the labels again.
+
+    Args:
+        view: where the labels lie.
+        label_field: their field.
+        labels: id of a sample -> ids of its labels.
+        tags: what to add or to remove.
+        add: whether to add.
+    """
+    which: dict[str, Any] = {"ids": list(labels), "label_ids": list(labels.values())}
+    if is_generated(view):  # patches are written to the dataset too: FiftyOne wants all of the view's labels for that
+        view = view.select_labels(ids=[str(label) for ids in labels.values() for label in ids], fields=label_field)
+        which = {}
+    (view._tag_labels if add else view._untag_labels)(tags, label_field, **which)
+
+
+def stages_of(view: SampleCollection) -> list[ViewStage]:
+    """The stages that make a view out of its dataset; none of a dataset."""
+    return [] if isinstance(view, fo.Dataset) else list(view._stages)
+
+
+def stage_document(stage: ViewStage) -> dict[str, Any]:
+    """A stage as the App and the database know it, without the id that is another each time."""
+    return {key: value for key, value in stage._serialize().items() if key != "_uuid"}
+
+
+def view_documents(view: fo.DatasetView) -> list[dict[str, Any]]:
+    """A view's stages as ``view_from_documents`` takes them."""
+    return list(view._serialize(include_uuids=False))
+
+
+def view_from_documents(dataset: fo.Dataset, documents: list[dict[str, Any]]) -> fo.DatasetView:
+    """The view that ``view_documents`` told of."""
+    return fo.DatasetView._build(dataset, documents)
+
+
 FOLDER_VARIABLE = "FIFTYONE_NTT_MASKS"
 LARGEST_DOCUMENT = 16 * 2**20 - 2**17
 """What a sample may take in all; some bytes less than MongoDB allows."""
@@ -95,7 +167,7 @@ def masks_folder(dataset: fo.Dataset, run_key: str, number: int) -> Path:
     root = os.environ.get(FOLDER_VARIABLE) or os.path.join(fo.config.default_dataset_dir, "ntt_masks")
     # A hundred letters that are not ASCII could be more bytes than a file name may have.
     name = run_key if run_key.isascii() else hashlib.sha256(run_key.encode()).hexdigest()[:32]
-    return Path(root).expanduser().absolute() / str(dataset._doc.id) / name / str(number)
+    return Path(root).expanduser().absolute() / str(dataset_id(dataset)) / name / str(number)
 
 
 def move_masks(labels: list[dict[str, Any]], excess: int, folder: Path) -> int:

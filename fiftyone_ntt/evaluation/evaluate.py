@@ -18,9 +18,11 @@ from fiftyone_ntt.dataset.fields import (
     REFERENCE_TAG,
     REJECTED_TAG,
     check_detections_field,
+    dataset_of,
     detections_of,
     image_samples,
     is_map_field,
+    label_path,
     with_sizes,
 )
 from fiftyone_ntt.dataset.geometry import place_mask
@@ -110,7 +112,7 @@ def evaluate(
         results = replace(results, eval_key=eval_key)
         matching = Matching(label_field, gt_field, names, score_threshold or 0.0, objects.all_masked)
         write_matches(samples, matching, eval_key, results)
-    keep_results(view._dataset, label_field, gt_field, results)
+    keep_results(dataset_of(view), label_field, gt_field, results)
     return results
 
 
@@ -143,9 +145,9 @@ def _without_references(view: SampleCollection, label_field: str, gt_field: str,
         with_label = view.match_labels(tags=REFERENCE_TAG, fields=gt_field).values("id")
         kept = kept.exclude(with_label)
     record = provenance_of(view, label_field)
-    for name in list_banks(view._dataset):
-        if record and view._dataset.get_run_info(name).config.content_hash == record.get("bank_hash"):
-            kept = without_references(kept, load_bank(view._dataset, name))
+    for name in list_banks(dataset_of(view)):
+        if record and dataset_of(view).get_run_info(name).config.content_hash == record.get("bank_hash"):
+            kept = without_references(kept, load_bank(dataset_of(view), name))
     left_out = len(view) - len(kept)
     if left_out:
         notes.append(f"{left_out} reference samples left out")
@@ -177,7 +179,7 @@ def _class_names(view: SampleCollection, label_field: str, gt_field: str, classe
 def _labels_of(view: SampleCollection, field_name: str) -> list[str]:
     if is_map_field(view, field_name):
         return [name for value, name in targets_of(view, field_name).items() if value]
-    found = view.distinct(view._get_label_field_path(field_name, "label")[1])
+    found = view.distinct(label_path(view, field_name, "label"))
     return [label for label in found if label is not None]
 
 

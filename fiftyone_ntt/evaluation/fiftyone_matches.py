@@ -12,7 +12,8 @@ import fiftyone.operators as foo
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import REJECTED_TAG, every_image
+from fiftyone_ntt.dataset.fields import REJECTED_TAG, dataset_of, every_image
+from fiftyone_ntt.dataset.storage import store
 from fiftyone_ntt.evaluation.results import EvaluationResults
 
 METRIC_URI = "@fiftyone-ntt/ntt/metric_"
@@ -50,8 +51,8 @@ def write_matches(view: SampleCollection, matching: Matching, eval_key: str, res
         eval_key: key of the evaluation; one of this key is replaced.
         results: our scores.
     """
-    if view._dataset.has_evaluation(eval_key):
-        view._dataset.delete_evaluation(eval_key)
+    if dataset_of(view).has_evaluation(eval_key):
+        dataset_of(view).delete_evaluation(eval_key)
     wanted = F("label").is_in(list(matching.classes))
     matched = view.filter_labels(matching.gt_field, wanted, only_matches=False)
     counted = wanted & ~F("tags").contains(REJECTED_TAG)
@@ -98,12 +99,12 @@ def keep_results(dataset: fo.Dataset, label_field: str, gt_field: str, results: 
         "table": results.table(),
         **scores_shown(results),
     }
-    foo.ExecutionStore.create(_STORE, dataset_id=dataset._doc.id).set(_LAST, facts)
+    store(dataset, _STORE).set(_LAST, facts)
 
 
 def last_results(dataset: fo.Dataset) -> dict[str, Any] | None:
     """What the last evaluation of a dataset found: fields, date, ``eval_key``, and a ``table`` with a row a class."""
-    facts: dict[str, Any] | None = foo.ExecutionStore.create(_STORE, dataset_id=dataset._doc.id).get(_LAST)
+    facts: dict[str, Any] | None = store(dataset, _STORE).get(_LAST)
     return facts
 
 

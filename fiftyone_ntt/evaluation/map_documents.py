@@ -12,6 +12,7 @@ from bson import Binary, ObjectId
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
+from fiftyone_ntt.dataset.fields import dataset_of
 from fiftyone_ntt.dataset.geometry import box_in_pixels, place_mask
 from fiftyone_ntt.dataset.labels import serialised
 from fiftyone_ntt.errors import InputError, WrongTypeError
@@ -46,7 +47,7 @@ def targets_of(collection: SampleCollection, field_name: str) -> dict[int, str]:
         InputError: if the dataset does not say.
         WrongTypeError: if the maps are colours.
     """
-    dataset = collection._dataset
+    dataset = dataset_of(collection)
     targets = dataset.mask_targets.get(field_name) or dataset.default_mask_targets
     if not targets:
         targets = dict(enumerate(maps_info(dataset, field_name).get("classes") or [], start=1))

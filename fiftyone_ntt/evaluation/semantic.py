@@ -14,13 +14,14 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone_ntt.dataset.fields import (
     REJECTED_TAG,
     check_detections_field,
+    dataset_of,
     every_image,
     is_map_field,
     whole_images,
     with_sizes,
 )
 from fiftyone_ntt.dataset.labels import is_from_run, is_kept
-from fiftyone_ntt.dataset.storage import patiently
+from fiftyone_ntt.dataset.storage import patiently, raw_values
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.evaluation.map_documents import Document, is_as_written, maps_info, piece_of, to_map_document
 from fiftyone_ntt.pixels.semantic_maps import Piece, paint
@@ -109,17 +110,17 @@ def to_segmentation(
         raise InputError(f"expected only to be one of {', '.join(ONLY)}; got {only!r}")
     view = whole_images(view)
     check_detections_field(view, label_field)
-    names = _class_names(view._dataset, label_field, classes)
+    names = _class_names(dataset_of(view), label_field, classes)
     _check_out_field(view, out_field, names, overwrite)
     report = MapsReport(label_field, out_field, tuple(names))
     samples = with_sizes(view, report.notes)
     choice = {"only": only, "score_threshold": score_threshold}
-    _declare(view._dataset, report, choice)
+    _declare(dataset_of(view), report, choice)
     painter = _Painter(report, only, score_threshold, bool(provenance_of(view, label_field)), overwrite)
     total, done = len(samples), 0
     for ids, documents in _chunks(samples, label_field, out_field):
         made = {sample_id: painter(sample_id, *one) for sample_id, one in zip(ids, documents, strict=True)}
-        _write(view._dataset, report, {key: new for key, (changes, new) in made.items() if changes})
+        _write(dataset_of(view), report, {key: new for key, (changes, new) in made.items() if changes})
         done += len(ids)
         if progress is not None:
             progress(done, total, f"painted {done} of {total} maps")
@@ -145,7 +146,7 @@ def _class_names(dataset: fo.Dataset, label_field: str, classes: Sequence[str] |
 
 def _check_out_field(view: SampleCollection, name: str, classes: list[str], overwrite: bool) -> None:
     """Refuses to lose what something else wrote, and to give values another meaning behind the back of other maps."""
-    dataset = view._dataset
+    dataset = dataset_of(view)
     choices = "choose another out_field, or pass overwrite=True"
     if not dataset.has_field(name):
         if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
@@ -194,11 +195,11 @@ def _chunks(
     samples: SampleCollection, label_field: str, out_field: str
 ) -> Iterator[tuple[list[str], list[tuple[Document | None, Document | None, tuple[int, int]]]]]:
     """Ids, and labels, map and image size of each, of some samples at a time."""
-    ids, images = patiently(samples.values, "id"), every_image(samples._dataset)
+    ids, images = patiently(samples.values, "id"), every_image(dataset_of(samples))
     names = ["id", label_field, out_field, "metadata.height", "metadata.width"]
     for start in range(0, len(ids), _CHUNK):
         some = images.select(ids[start : start + _CHUNK])
-        found, labels, maps, heights, widths = patiently(some.values, names, _raw=True)
+        found, labels, maps, heights, widths = patiently(raw_values, some, names)
         sizes = ((int(height), int(width)) for height, width in zip(heights, widths, strict=True))
         yield [str(one) for one in found], list(zip(labels, maps, sizes, strict=True))
 

@@ -15,7 +15,7 @@ import numpy as np
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
-from fiftyone_ntt.dataset.fields import REJECTED_TAG, detections_of, is_map_field, with_sizes
+from fiftyone_ntt.dataset.fields import REJECTED_TAG, dataset_of, detections_of, is_map_field, with_sizes
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.evaluation.coco import GroundTruth, Prediction, Scores, presence_scores
 from fiftyone_ntt.evaluation.map_documents import in_classes, piece_of, read_map, resized, targets_of
@@ -196,8 +196,8 @@ def write_map_scores(
         eval_key: key of the evaluation; one of this key is replaced.
     """
     targets = shared_targets(samples, label_field, gt_field, classes)
-    if samples._dataset.has_evaluation(eval_key):
-        samples._dataset.delete_evaluation(eval_key)
+    if dataset_of(samples).has_evaluation(eval_key):
+        dataset_of(samples).delete_evaluation(eval_key)
     samples.evaluate_segmentations(
         label_field, gt_field=gt_field, eval_key=eval_key, mask_targets={0: "background", **targets}, progress=False
     )

@@ -11,7 +11,7 @@ from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
-from fiftyone_ntt.dataset.fields import NEGATIVE_TAG, field_names, image_samples, is_reference_field
+from fiftyone_ntt.dataset.fields import NEGATIVE_TAG, dataset_of, field_names, image_samples, is_reference_field
 from fiftyone_ntt.dataset.storage import check_name
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.memory_bank import MemoryBank
@@ -77,7 +77,7 @@ def build_memory_bank(
     segmenter = loaded.segmenter()
     bank = bank_from(reader, segmenter, loaded.preset.name, progress, ask_granularity=ask_granularity)
     if name is not None:
-        save_bank(references._dataset, name, bank)
+        save_bank(dataset_of(references), name, bank)
     return bank
 
 

@@ -15,9 +15,11 @@ from fiftyone_ntt.dataset.fields import (
     NEGATIVE_TAG,
     REFERENCE_TAG,
     check_detections_field,
+    dataset_of,
     every_image,
     field_names,
     image_samples,
+    label_path,
 )
 from fiftyone_ntt.dataset.labels import fingerprint, is_kept
 from fiftyone_ntt.dataset.schema import activate_schema
@@ -96,7 +98,7 @@ def make_reference_masks(
     if out_field in fields:
         raise InputError(f"expected another field to write to than {out_field!r}, which holds the labels")
     references = image_samples(references)
-    dataset = references._dataset
+    dataset = dataset_of(references)
     if dataset.get_field(out_field) is not None:
         check_detections_field(dataset, out_field)
     reader = ReferenceReader(references, fields, classes)
@@ -136,9 +138,7 @@ def _tags(references: SampleCollection, fields: Sequence[str]) -> dict[str, list
     """Label id -> those of its tags that matter here."""
     found: dict[str, list[str]] = {}
     for name in fields:
-        ids, tags = (
-            references.values(references._get_label_field_path(name, part)[1], unwind=True) for part in ("id", "tags")
-        )
+        ids, tags = (references.values(label_path(references, name, part), unwind=True) for part in ("id", "tags"))
         if len(ids) != len(tags):  # labels without tags leave no trace when unwound
             ids, tags = (_flat(references, name, part) for part in ("id", "tags"))
         found |= {
@@ -149,8 +149,8 @@ def _tags(references: SampleCollection, fields: Sequence[str]) -> dict[str, list
 
 
 def _flat(references: SampleCollection, name: str, part: str) -> list[Any]:
-    values = references.values(references._get_label_field_path(name, part)[1])
-    listed = references._get_label_field_path(name)[1] != name
+    values = references.values(label_path(references, name, part))
+    listed = label_path(references, name) != name
     return [one for group in values for one in group or []] if listed else values
 
 

@@ -17,7 +17,7 @@ from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 from PIL import Image
 
-from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_reference_field, image_samples, is_map_field
+from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_reference_field, image_samples, is_map_field, label_path
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.references import mask_extent
 from fiftyone_ntt.params.references import MADE_FIELD
@@ -163,7 +163,7 @@ def count_references(
         return {}
     if is_map_field(references, label_field):
         return {MAPS: int(references.count(f"{label_field}.id"))}
-    counts = references.count_values(references._get_label_field_path(label_field, "label")[1])
+    counts = references.count_values(label_path(references, label_field, "label"))
     return {name or _NO_CLASS: count for name, count in sorted(counts.items(), key=lambda item: str(item[0]))}
 
 
@@ -172,7 +172,7 @@ def _labels(references: SampleCollection, label_field: str) -> dict[tuple[str, s
     if is_map_field(references, label_field):
         ids = zip(*references.values(["id", f"{label_field}.id"]), strict=True)
         return {(sample_id, label_id): MAPS for sample_id, label_id in ids if label_id is not None}
-    paths = [references._get_label_field_path(label_field, name)[1] for name in ("id", "label")]
+    paths = [label_path(references, label_field, name) for name in ("id", "label")]
     found = {}
     for sample_id, ids, names in zip(*references.values(["id", *paths]), strict=True):
         listed = isinstance(ids, list)

@@ -10,7 +10,7 @@ import numpy as np
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
-from fiftyone_ntt.dataset.fields import NEGATIVE_TAG, check_reference_field, image_samples
+from fiftyone_ntt.dataset.fields import NEGATIVE_TAG, check_reference_field, image_samples, label_path
 from fiftyone_ntt.errors import BadReferenceError, InputError
 from fiftyone_ntt.pixels.images import read_image
 from fiftyone_ntt.references.label_kinds import ClassValues, Shown, class_values, classes_in, shown_in, single_labels
@@ -180,7 +180,7 @@ def _found(reader: ReferenceReader) -> Collection[str]:
     positive = reader.references.match_tags(NEGATIVE_TAG, bool=False)
     for name in reader.fields:
         if reader.values[name] is None:
-            paths = [positive._get_label_field_path(name, part)[1] for part in ("label", "tags")]
+            paths = [label_path(positive, name, part) for part in ("label", "tags")]
             labels, tags = (positive.values(path) for path in paths)
             for mine, marks in zip(labels, tags, strict=True):
                 listed = isinstance(mine, list)

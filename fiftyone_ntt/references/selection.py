@@ -11,7 +11,7 @@ import numpy as np
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
-from fiftyone_ntt.dataset.fields import every_image, image_samples
+from fiftyone_ntt.dataset.fields import dataset_of, every_image, image_samples
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.references.build import Progress, build_memory_bank
@@ -113,10 +113,10 @@ def select_references(
     bank = build_memory_bank(samples, label_field, classes=classes, preset=preset, device=device, progress=progress)
     chosen = select_rows(bank.project(bank.vectors), bank.class_index, n)
     keys = [bank.reference_ids[i].split("/") for i in chosen]
-    images = every_image(samples._dataset).select(list(dict.fromkeys(key[0] for key in keys)), ordered=True)
+    images = every_image(dataset_of(samples)).select(list(dict.fromkeys(key[0] for key in keys)), ordered=True)
     found = images.select_labels(ids=[key[1] for key in keys], fields=label_field)
     if tag:
-        use_as_references(samples._dataset, label_field, label_ids=[key[1] for key in keys])
+        use_as_references(dataset_of(samples), label_field, label_ids=[key[1] for key in keys])
     return found
 
 

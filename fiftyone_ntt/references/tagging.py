@@ -17,6 +17,7 @@ from fiftyone_ntt.dataset.fields import (
     image_samples,
     is_detections_field,
     is_map_field,
+    label_path,
     reference_fields,
 )
 from fiftyone_ntt.errors import InputError
@@ -203,7 +204,7 @@ def _change(
 
 def _tag_labels(labels: SampleCollection, field: str, add: bool) -> int:
     """Tags or untags labels; returns how many that are (untagging: how many were tagged)."""
-    path = labels._get_label_field_path(field, "id")[1]
+    path = label_path(labels, field, "id")
     if add:
         count = int(labels.count(path))
         labels.tag_labels(REFERENCE_TAG, field)
@@ -214,11 +215,11 @@ def _tag_labels(labels: SampleCollection, field: str, add: bool) -> int:
 
 
 def _label_ids(patches: SampleCollection, field: str) -> list[str]:
-    path: str = patches._get_label_field_path(field, "id")[1]
+    path: str = label_path(patches, field, "id")
     return [label_id for label_id in patches.values(path, unwind=True) if label_id is not None]
 
 
 def _any_label(samples: SampleCollection, field: str) -> Any:
     """An expression: whether a sample has a label in the field."""
-    path: str = samples._get_label_field_path(field)[1]
+    path: str = label_path(samples, field)
     return F(path).exists() if path == field else F(path).length() > 0

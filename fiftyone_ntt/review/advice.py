@@ -13,7 +13,14 @@ from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
 from fiftyone_ntt.candidates.compact import CompactImage
-from fiftyone_ntt.dataset.fields import REFERENCE_TAG, every_image, image_samples, is_detections_field
+from fiftyone_ntt.dataset.fields import (
+    REFERENCE_TAG,
+    dataset_of,
+    every_image,
+    image_samples,
+    is_detections_field,
+    root_dataset_of,
+)
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.models import Preset
@@ -98,9 +105,9 @@ def _bank(
     device: str | None, progress: Progress | None,
 ) -> MemoryBank:  # fmt: skip
     if isinstance(bank, str):
-        return load_bank(samples._root_dataset, bank)
+        return load_bank(root_dataset_of(samples), bank)
     if bank is None:
-        tagged = tagged_references(image_samples(samples._root_dataset), REFERENCE_TAG, label_field)
+        tagged = tagged_references(image_samples(root_dataset_of(samples)), REFERENCE_TAG, label_field)
         return build_memory_bank(tagged, label_field, preset=preset or "lite", device=device, progress=progress)
     if not isinstance(bank, MemoryBank):
         raise WrongTypeError(f"expected a MemoryBank or the name of one, got {type(bank).__name__}")
@@ -112,7 +119,7 @@ def _run(
     preset: str | Preset | None, found: Advice,
 ) -> ReviewedRun | None:  # fmt: skip
     """The run whose labels can say more; ``None``, and a note, where there is none that fits the bank."""
-    if not reviewed or samples._dataset.get_field(reviewed) is None:
+    if not reviewed or dataset_of(samples).get_field(reviewed) is None:
         found.notes.append("Label images with these references to learn more: what to label next, for one.")
         return None
     try:
@@ -200,13 +207,13 @@ def _key(reference_id: str) -> tuple[str | None, str | None]:
 
 
 def _file_names(samples: SampleCollection, sample_ids: Sequence[str]) -> dict[str, str]:
-    found = every_image(samples._dataset).select(list(dict.fromkeys(sample_ids))).values(["id", "filepath"])
+    found = every_image(dataset_of(samples)).select(list(dict.fromkeys(sample_ids))).values(["id", "filepath"])
     return {sample_id: Path(path).name for sample_id, path in zip(*found, strict=True)}
 
 
 def _flaws(samples: SampleCollection, label_ids: Sequence[str], fields: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Label -> what is wrong with it by itself; reads the images of the references."""
-    images, found = every_image(samples._dataset), dict[str, tuple[str, ...]]()
+    images, found = every_image(dataset_of(samples)), dict[str, tuple[str, ...]]()
     for name in fields:
         if label_ids and images.has_field(name) and is_detections_field(images, name):
             held = images.select_labels(ids=list(label_ids), fields=name)
@@ -224,7 +231,7 @@ def _suggestions(
     for label_id, (sample_id, _) in doubts.items():
         by_sample.setdefault(sample_id, []).append(label_id)
     read: list[Lesson] = []
-    images = every_image(samples._dataset).select(list(by_sample))
+    images = every_image(dataset_of(samples)).select(list(by_sample))
     for paths, labels in labels_in_chunks(images, run.label_field):
         for sample_id, content in _contents(run, paths, found):
             wanted = [label for label in labels[sample_id] if str(label["_id"]) in by_sample[sample_id]]

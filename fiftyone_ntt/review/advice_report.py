@@ -8,7 +8,7 @@ from typing import Any
 
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import every_image, image_samples
+from fiftyone_ntt.dataset.fields import dataset_of, every_image, image_samples
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.review.influence import ClassNeed
 
@@ -157,7 +157,7 @@ class Advice:
     def references_view(self, samples: SampleCollection) -> SampleCollection:
         """The samples of the references to look at: unlike their class, harmful, twins, or flawed."""
         ids = [one.sample_id for one in self.references if one.sample_id is not None and one.words]
-        return every_image(samples._dataset).select(list(dict.fromkeys(ids)), ordered=True)
+        return every_image(dataset_of(samples)).select(list(dict.fromkeys(ids)), ordered=True)
 
     def __str__(self) -> str:
         lines = [f"{len(self.references)} references of {len(self.classes)} classes."]

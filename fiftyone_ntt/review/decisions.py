@@ -11,7 +11,8 @@ from bson.errors import InvalidId
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, REJECTED_TAG, check_detections_field, image_samples
+from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, REJECTED_TAG, check_detections_field, image_samples, label_root
+from fiftyone_ntt.dataset.storage import edit_label_tags
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.review.label_table import note_tags
 
@@ -146,22 +147,12 @@ def _decide(view: SampleCollection, label_field: str, choice: _Choice, tag: str 
     others = {ACCEPTED_TAG, REJECTED_TAG} - {tag}
     wrong, missing = _to_change(chosen, label_field, tag, others)
     if wrong:
-        _edit(chosen, label_field, wrong, sorted(others), add=False)
+        edit_label_tags(chosen, label_field, wrong, sorted(others), add=False)
         note_tags(samples, label_field, wrong, tag)
     if missing and tag is not None:
-        _edit(chosen, label_field, missing, tag, add=True)
+        edit_label_tags(chosen, label_field, missing, tag, add=True)
         note_tags(samples, label_field, missing, tag)
     return len({label for part in (wrong, missing) for labels in part.values() for label in labels})
-
-
-def _edit(view: SampleCollection, label_field: str, labels: Changes, tags: Any, *, add: bool) -> None:
-    """What ``tag_labels`` and ``untag_labels`` do, without looking for the labels again."""
-    if view._is_generated:  # patches are written to the dataset too: FiftyOne wants all of the view's labels for that
-        view = view.select_labels(ids=[str(one) for ids in labels.values() for one in ids], fields=label_field)
-        known = {}
-    else:
-        known = {"ids": list(labels), "label_ids": list(labels.values())}
-    (view._tag_labels if add else view._untag_labels)(tags, label_field, **known)
 
 
 def _checked(label_ids: Iterable[str]) -> list[str]:
@@ -174,7 +165,7 @@ def _checked(label_ids: Iterable[str]) -> list[str]:
 
 def _to_change(view: SampleCollection, label_field: str, tag: str | None, others: set[str]) -> tuple[Changes, Changes]:
     """Labels with a tag of the ``others``, and labels without ``tag``; masks are not read."""
-    root, is_list = view._get_label_field_root(label_field)
+    root, is_list = label_root(view, label_field)
     wrong: Changes = {}
     missing: Changes = {}
     for sample_id, ids, tags in zip(*view.values(["_id", f"{root}._id", f"{root}.tags"]), strict=True):

@@ -23,6 +23,7 @@ from fiftyone_ntt.dataset.fields import (
     PROTECTED_TAGS,
     REJECTED_TAG,
     check_detections_field,
+    dataset_of,
     image_samples,
     whole_images,
 )
@@ -141,7 +142,7 @@ def chosen_labels(
         exact: also finds labels that a person edited without saying so, which takes reading every mask.
     """
     kept = F("tags").contains(list(PROTECTED_TAGS))
-    if PROVENANCE in (view._dataset.get_field(label_field).info or {}):
+    if PROVENANCE in (dataset_of(view).get_field(label_field).info or {}):
         kept |= ~F("predicted_iou").exists()  # drawn by a person: no run leaves this out
     edited = _edited(view, label_field) if exact else []
     if edited:
@@ -185,7 +186,7 @@ def _classes_of(view: SampleCollection, label_field: str, classes: Sequence[str]
                 f"nothing to export: no label of {missing} among them; there is: {sorted(there) or 'none'}"
             )
         return list(classes)
-    info = view._dataset.get_field(label_field).info or {}
+    info = dataset_of(view).get_field(label_field).info or {}
     of_run = list((info.get(PROVENANCE) or {}).get("classes") or [])
     return [*of_run, *sorted(set(there) - set(of_run))]
 
@@ -225,7 +226,7 @@ def _write(
     made = folder.with_name(f".{folder.name}.{ObjectId()}")
     try:
         _export(chosen, made, label_field, report.format, names, export_media)
-        facts = {"made": datetime.now(timezone.utc).isoformat(timespec="seconds"), "dataset": chosen._dataset.name}
+        facts = {"made": datetime.now(timezone.utc).isoformat(timespec="seconds"), "dataset": dataset_of(chosen).name}
         facts |= {"label_field": label_field, "classes": names, **asdict(report)}
         (made / NOTE).write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
         if folder.exists():

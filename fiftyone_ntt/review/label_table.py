@@ -21,9 +21,16 @@ from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
-from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, EDITED_TAG, REJECTED_TAG, check_detections_field
+from fiftyone_ntt.dataset.fields import (
+    ACCEPTED_TAG,
+    EDITED_TAG,
+    REJECTED_TAG,
+    check_detections_field,
+    dataset_of,
+    is_generated,
+)
 from fiftyone_ntt.dataset.labels import is_edited
-from fiftyone_ntt.dataset.storage import patiently
+from fiftyone_ntt.dataset.storage import database_collection, dataset_id, patiently
 from fiftyone_ntt.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -68,7 +75,7 @@ class LabelTable:
     """
 
     def __init__(self, dataset: fo.Dataset, label_field: str) -> None:
-        self._samples, self._field = dataset._sample_collection, label_field
+        self._samples, self._field = database_collection(dataset), label_field
         self._blocks: dict[ObjectId, Rows] = {}
         self._order: dict[ObjectId, int] = {}
         self._classes: dict[str, int] = {}
@@ -214,7 +221,7 @@ _tables_lock = threading.Lock()
 
 def table_of(dataset: fo.Dataset, label_field: str) -> LabelTable:
     """The table of a field; it is made on the first call and read on its first ``refresh``. Safe in any thread."""
-    key = (dataset._doc.id, label_field)
+    key = (dataset_id(dataset), label_field)
     with _tables_lock:
         table = _tables.pop(key, None) or LabelTable(dataset, label_field)
         _tables[key] = table
@@ -343,5 +350,5 @@ def note_tags(collection: SampleCollection, label_field: str, labels: dict[Any, 
         labels: id of a sample -> ids of its labels, as they were just written.
         tag: what they are tagged now; ``None`` if they have no tag of a decision any more.
     """
-    if not collection._is_generated:
-        table_of(collection._dataset, label_field).note(labels, tag)
+    if not is_generated(collection):
+        table_of(dataset_of(collection), label_field).note(labels, tag)

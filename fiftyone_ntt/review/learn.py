@@ -12,14 +12,13 @@ from typing import Any
 
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
-from fiftyone.operators import ExecutionStore
 
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.source import describe_error
 from fiftyone_ntt.candidates.stream import stream
 from fiftyone_ntt.dataset.fields import DECIDED_TAGS, EDITED_TAG, every_image, image_samples
 from fiftyone_ntt.dataset.labels import to_document, without_contradictions
-from fiftyone_ntt.dataset.storage import check_name, patiently
+from fiftyone_ntt.dataset.storage import check_name, patiently, store
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
@@ -30,6 +29,8 @@ from fiftyone_ntt.references.build import Progress
 from fiftyone_ntt.review.lessons import ClassChange, Lesson, changes_of, lessons_of, taught
 from fiftyone_ntt.review.reviewed_run import ReviewedRun, decided_labels, is_persons_word, labels_in_chunks
 from fiftyone_ntt.runs.segment import SegmentReport, segment
+
+_STORE = "ntt_learn"
 
 logger = logging.getLogger(__name__)
 
@@ -266,23 +267,19 @@ def keep_outcome(dataset: fo.Dataset, report: LearnReport) -> dict[str, Any]:
         "applied": report.applied is not None,
         "threshold": report.threshold,
     }
-    _store(dataset).set(report.label_field, outcome)
+    store(dataset, _STORE).set(report.label_field, outcome)
     return outcome
 
 
 def last_outcome(dataset: fo.Dataset, label_field: str) -> dict[str, Any] | None:
     """What ``keep_outcome`` kept for a field; ``None`` if there is nothing."""
-    found: dict[str, Any] | None = _store(dataset).get(label_field)
+    found: dict[str, Any] | None = store(dataset, _STORE).get(label_field)
     return found
 
 
 def forget_outcome(dataset: fo.Dataset, label_field: str) -> None:
     """Forgets it."""
-    _store(dataset).delete(label_field)
-
-
-def _store(dataset: fo.Dataset) -> ExecutionStore:
-    return ExecutionStore.create("ntt_learn", dataset._doc.id)
+    store(dataset, _STORE).delete(label_field)
 
 
 MOST_IDS = 5000

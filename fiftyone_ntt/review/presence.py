@@ -13,7 +13,7 @@ from bson import ObjectId
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import check_detections_field, every_image, image_samples
+from fiftyone_ntt.dataset.fields import check_detections_field, dataset_of, every_image, image_samples
 from fiftyone_ntt.dataset.storage import patiently
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.params.review import JudgePresenceParams
@@ -86,7 +86,7 @@ def judge_presence(view: SampleCollection, label_field: str = "ntt") -> Presence
         InputError: if no run wrote the field, it has found nothing, or the fields hold something else.
     """
     params = JudgePresenceParams(label_field)
-    view, dataset = image_samples(view), view._dataset
+    view, dataset = image_samples(view), dataset_of(view)
     check_detections_field(dataset, params.label_field)
     run_key = ((dataset.get_field(label_field).info or {}).get(PROVENANCE) or {}).get("run_key")
     if run_key is None or not dataset.has_run(run_key):
@@ -100,7 +100,7 @@ def judge_presence(view: SampleCollection, label_field: str = "ntt") -> Presence
 
 def write_verdicts(view: SampleCollection, thresholds: Thresholds) -> PresenceReport:
     """The same with these thresholds, which belong to the view's dataset."""
-    dataset, name = view._dataset, thresholds.label_field
+    dataset, name = dataset_of(view), thresholds.label_field
     table = table_of(dataset, name).refreshed()
     names = list(dict.fromkeys([*thresholds.classes, *table.classes]))
     pairs = Pairs.of(table, names)

@@ -18,7 +18,15 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.core.stages import ViewStage
 from numpy.typing import NDArray
 
-from fiftyone_ntt.dataset.fields import DECIDED_TAGS, check_detections_field, image_samples
+from fiftyone_ntt.dataset.fields import (
+    DECIDED_TAGS,
+    check_detections_field,
+    dataset_of,
+    image_samples,
+    is_generated,
+    root_dataset_of,
+)
+from fiftyone_ntt.dataset.storage import stage_document, stages_of
 from fiftyone_ntt.errors import WrongTypeError
 from fiftyone_ntt.params.review import DOUBTS, DoubtParams
 from fiftyone_ntt.review.label_table import UNDECIDED, LabelTable, Rows, decisions, suggest_threshold, table_of
@@ -39,7 +47,7 @@ def undecided(view: fo.DatasetView, label_field: str) -> fo.DatasetView:
 
 def added(view: fo.DatasetView, base: fo.DatasetView) -> list[str]:
     """Marks of the stages by which a view goes on from another."""
-    return [_mark(stage) for stage in view._stages[len(base._stages) :]]
+    return [_mark(stage) for stage in stages_of(view)[len(stages_of(base)) :]]
 
 
 def without(view: Any, marks: Collection[str]) -> fo.DatasetView:
@@ -50,12 +58,13 @@ def without(view: Any, marks: Collection[str]) -> fo.DatasetView:
         marks: see ``added``.
     """
     plain: fo.DatasetView = view.view()
-    kept = [stage for stage in plain._stages if _mark(stage) not in marks]
-    return plain if len(kept) == len(plain._stages) else _of_stages(view, kept)
+    stages = stages_of(plain)
+    kept = [stage for stage in stages if _mark(stage) not in marks]
+    return plain if len(kept) == len(stages) else _of_stages(view, kept)
 
 
 def _of_stages(view: Any, stages: Sequence[ViewStage]) -> fo.DatasetView:
-    result = view._root_dataset.view()
+    result = root_dataset_of(view).view()
     for stage in stages:
         result = result.add_stage(stage)
     return result
@@ -63,8 +72,7 @@ def _of_stages(view: Any, stages: Sequence[ViewStage]) -> fo.DatasetView:
 
 def _mark(stage: ViewStage) -> str:
     # Through JSON and back, as a stage goes through the App; its own id is another each time.
-    facts = {key: value for key, value in stage._serialize().items() if key != "_uuid"}
-    text = json.dumps(facts, sort_keys=True, default=str)
+    text = json.dumps(stage_document(stage), sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -99,10 +107,10 @@ def doubtful(
     """
     params = DoubtParams(label_field, by, threshold, None if classes is None else tuple(classes), limit)
     samples = image_samples(view)
-    if samples._is_generated:
+    if is_generated(samples):
         raise WrongTypeError("expected whole images, got a view of patches or frames; use the dataset it came from")
     check_detections_field(samples, label_field)
-    return most_doubtful(table_of(samples._dataset, label_field).refreshed(), samples, params)
+    return most_doubtful(table_of(dataset_of(samples), label_field).refreshed(), samples, params)
 
 
 def most_doubtful(table: LabelTable, samples: SampleCollection, params: DoubtParams) -> SampleCollection:
@@ -112,7 +120,7 @@ def most_doubtful(table: LabelTable, samples: SampleCollection, params: DoubtPar
     if params.classes is not None:
         rows = rows[np.isin(rows["class"], [table.class_index(name) for name in params.classes])]
     ids = table.sample_ids
-    if not isinstance(samples, fo.Dataset) and samples._stages:
+    if stages_of(samples):
         inside = set(samples.values("_id"))
         rows = rows[np.array([one in inside for one in ids], bool)[rows["sample"]]]
     threshold = params.threshold if params.threshold is not None else suggest_threshold(table)

@@ -12,9 +12,9 @@ from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne
-from fiftyone_ntt.dataset.fields import check_detections_field, every_image
+from fiftyone_ntt.dataset.fields import check_detections_field, dataset_of, every_image
 from fiftyone_ntt.dataset.labels import is_decided, is_from_run
-from fiftyone_ntt.dataset.storage import patiently
+from fiftyone_ntt.dataset.storage import patiently, raw_values
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank
@@ -66,7 +66,7 @@ class ReviewedRun:
         Raises:
             InputError: if no run wrote the field.
         """
-        dataset = view._dataset
+        dataset = dataset_of(view)
         check_detections_field(dataset, label_field)
         run_key = ((dataset.get_field(label_field).info or {}).get(PROVENANCE) or {}).get("run_key")
         if run_key is None or not dataset.has_run(run_key):
@@ -104,10 +104,10 @@ def labels_in_chunks(
     samples: SampleCollection, label_field: str
 ) -> Iterator[tuple[dict[str, str], dict[str, list[Document]]]]:
     """File path and labels, as the database holds them, of some samples at a time."""
-    images, ids = every_image(samples._dataset), patiently(samples.values, "id")
+    images, ids = every_image(dataset_of(samples)), patiently(samples.values, "id")
     for start in range(0, len(ids), _AT_ONCE):
         some = images.select(ids[start : start + _AT_ONCE])
-        found, paths, labels = patiently(some.values, ["id", "filepath", label_field], _raw=True)
+        found, paths, labels = patiently(raw_values, some, ["id", "filepath", label_field])
         names = [str(one) for one in found]
         yield (
             dict(zip(names, paths, strict=True)),

@@ -9,11 +9,13 @@ from dataclasses import asdict
 from typing import Any, Protocol, runtime_checkable
 
 import fiftyone as fo
-from fiftyone.operators import ExecutionStore
 
+from fiftyone_ntt.dataset.storage import store
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.method.config import REMOVED_OPTIONS, MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank
+
+_STORE = "ntt_thresholds"
 
 FITTED = "fitted"
 """Stands for the thresholds that were fitted last to labels of the same memory bank and settings."""
@@ -49,21 +51,21 @@ def keep(dataset: fo.Dataset, run_key: str, facts: Facts) -> None:
         run_key: key of the run.
         facts: the thresholds; ``fitted_on`` is their ``meaning``.
     """
-    store = _store(dataset)
-    store.set(run_key, facts)
-    store.set(_bank_key(facts["fitted_on"]), facts)
+    kept = store(dataset, _STORE)
+    kept.set(run_key, facts)
+    kept.set(_bank_key(facts["fitted_on"]), facts)
 
 
 def kept_of_run(dataset: fo.Dataset, record: Mapping[str, Any]) -> Facts | None:
     """The thresholds fitted last to the labels of a run; ``None`` where its scores mean something else by now."""
-    facts: Facts | None = _store(dataset).get(record["run_key"])
+    facts: Facts | None = store(dataset, _STORE).get(record["run_key"])
     wanted = meaning(record["bank_hash"], record["match"])
     return facts if facts is not None and facts["fitted_on"] == wanted else None
 
 
 def kept_of_bank(dataset: fo.Dataset, bank_hash: str, match: Mapping[str, Any]) -> Facts | None:
     """The thresholds fitted last to labels of any run with this memory bank and these settings."""
-    facts: Facts | None = _store(dataset).get(_bank_key(meaning(bank_hash, match)))
+    facts: Facts | None = store(dataset, _STORE).get(_bank_key(meaning(bank_hash, match)))
     return facts
 
 
@@ -137,10 +139,6 @@ def _checked(name: str, value: Any) -> float:
 def _bank_key(fitted_on: Mapping[str, Any]) -> str:
     # Begins with what no run key can: those are identifiers.
     return "=" + hashlib.sha256(json.dumps(fitted_on, sort_keys=True).encode()).hexdigest()
-
-
-def _store(dataset: fo.Dataset) -> ExecutionStore:
-    return ExecutionStore.create("ntt_thresholds", dataset._doc.id)
 
 
 def named(thresholds: Sequence[float] | None, classes: Sequence[str]) -> dict[str, float] | None:

@@ -19,15 +19,17 @@ from pathlib import Path
 
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
-from fiftyone.operators.store import ExecutionStore
 
 from fiftyone_ntt.candidates.settings import default_root
 from fiftyone_ntt.candidates.source import StageOne
 from fiftyone_ntt.candidates.store import IndexStore, recalled
-from fiftyone_ntt.dataset.fields import image_samples
+from fiftyone_ntt.dataset.fields import image_samples, root_dataset_of
+from fiftyone_ntt.dataset.storage import store
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models.devices import choose_devices
 from fiftyone_ntt.pixels.images import read_bytes
+
+_STORE = "ntt_speed"
 
 _LOOKED_AT = 100
 """Images whose files are compared with the index: all of them where there are no more."""
@@ -115,7 +117,7 @@ def estimate(
     """
     flat = image_samples(view)
     images = len(flat)
-    speed = seconds_per_image(flat._root_dataset, stage_one)
+    speed = seconds_per_image(root_dataset_of(flat), stage_one)
     root = default_root() if index_dir is None else Path(index_dir).expanduser()
     stores = _stores(root, stage_one) if use_index else []
     if not stores or not images:
@@ -187,17 +189,13 @@ def remember_speed(dataset: fo.Dataset, stage_one: StageOne, seconds: float, ima
         images: how many they were; nothing is kept of none.
     """
     if images > 0 and seconds > 0:
-        _store(dataset).set(_key(stage_one), {"seconds": seconds, "images": images})
+        store(dataset, _STORE).set(_key(stage_one), {"seconds": seconds, "images": images})
 
 
 def seconds_per_image(dataset: fo.Dataset, stage_one: StageOne) -> float | None:
     """How long an image takes on this machine that is not in the index; ``None`` while that was never measured."""
-    known = _store(dataset).get(_key(stage_one))
+    known = store(dataset, _STORE).get(_key(stage_one))
     return known["seconds"] / known["images"] if known else None
-
-
-def _store(dataset: fo.Dataset) -> ExecutionStore:
-    return ExecutionStore.create("ntt_speed", dataset._doc.id)
 
 
 def _key(stage_one: StageOne) -> str:

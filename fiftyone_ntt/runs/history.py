@@ -19,11 +19,10 @@ from bson import json_util
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 from fiftyone.core.runs import RunConfig, RunResults
-from fiftyone.operators import ExecutionStore
 
-from fiftyone_ntt.dataset.fields import every_image
+from fiftyone_ntt.dataset.fields import dataset_of, every_image
 from fiftyone_ntt.dataset.labels import ATTRIBUTES, is_from_run, is_kept
-from fiftyone_ntt.dataset.storage import masks_folder, patiently, remove_masks
+from fiftyone_ntt.dataset.storage import masks_folder, patiently, raw_values, remove_masks, store
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.runs.listing import list_runs
 from fiftyone_ntt.runs.presence_fields import clear_verdicts, forget_verdicts
@@ -58,7 +57,7 @@ class Pass:
 
     def __init__(self, dataset: fo.Dataset, run_key: str, number: int) -> None:
         self._dataset = dataset
-        self._store = ExecutionStore.create(f"ntt_replaced_{number}_{run_key}", dataset_id=dataset._doc.id)
+        self._store = store(dataset, f"ntt_replaced_{number}_{run_key}")
         self.number = number
         facts = self._store.get(_FACTS)
         self.exists = facts is not None
@@ -154,7 +153,7 @@ def begin_pass(targets: SampleCollection, record: RunRecord, overwrite: bool) ->
         record: the run.
         overwrite: whether it may replace what is there.
     """
-    dataset, name, status = targets._dataset, record.label_field, status_field(record.label_field)
+    dataset, name, status = dataset_of(targets), record.label_field, status_field(record.label_field)
     before = list(passes(dataset, record.run_key))
     if before and not overwrite:
         return
@@ -168,7 +167,7 @@ def begin_pass(targets: SampleCollection, record: RunRecord, overwrite: bool) ->
     paths = [name, *(f"{name}.detections.{attribute}" for attribute in ATTRIBUTES), status]
     this = Pass(dataset, record.run_key, len(before))
     if overwrite and dataset.has_field(status):
-        ids, statuses = targets.values(["id", status], _raw=True)
+        ids, statuses = raw_values(targets, ["id", status])
         this.keep_statuses({key: value for key, value in zip(ids, statuses, strict=True) if value is not None})
     results = dataset.load_run_results(record.run_key, cache=False) if known else None
     if results is not None:
@@ -266,7 +265,7 @@ def _restore_samples(dataset: fo.Dataset, name: str, run_key: str, this: Pass, k
     removed = 0
     for start in range(0, len(ids), _CHUNK):
         chunk = every_image(dataset).select(ids[start : start + _CHUNK])
-        found, current = patiently(chunk.values, ["id", name], _raw=True)
+        found, current = patiently(raw_values, chunk, ["id", name])
         labels: dict[str, Document | None] = {}
         statuses: dict[str, Document | None] = {}
         for sample_id, now in zip(found, current, strict=True):

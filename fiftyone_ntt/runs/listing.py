@@ -12,6 +12,7 @@ from fiftyone.operators.delegated import DelegatedOperationService
 from fiftyone.operators.executor import ExecutionRunState
 
 from fiftyone_ntt.dataset.fields import every_image
+from fiftyone_ntt.dataset.storage import database_collection, dataset_id
 from fiftyone_ntt.runs.record import DECISIVE, METHOD, status_field
 from fiftyone_ntt.runs.state import COMPLETED, FAILED, INTERRUPTED, QUEUED, RUNNING, State, count_left, state_of
 from fiftyone_ntt.runs.workers import live_workers
@@ -32,8 +33,11 @@ def status_counts(dataset: fo.Dataset, status: str) -> dict[str, dict[str, int]]
     """
     counts: dict[str, dict[str, int]] = {}
     key = {"run": f"${status}.run_key", "state": f"${status}.state"}
-    pipeline = [{"$match": {f"{status}.run_key": {"$gt": ""}}}, {"$group": {"_id": key, "samples": {"$sum": 1}}}]
-    for found in dataset._sample_collection.aggregate(pipeline):
+    pipeline: list[dict[str, Any]] = [
+        {"$match": {f"{status}.run_key": {"$gt": ""}}},
+        {"$group": {"_id": key, "samples": {"$sum": 1}}},
+    ]
+    for found in database_collection(dataset).aggregate(pipeline):
         counts.setdefault(found["_id"]["run"], {})[found["_id"].get("state")] = found["samples"]
     return counts
 
@@ -75,7 +79,7 @@ def queued_runs(dataset: fo.Dataset) -> dict[str, dict[str, Any]]:
     queued: dict[str, dict[str, Any]] = {}
     for waiting in (ExecutionRunState.SCHEDULED, ExecutionRunState.QUEUED):
         operations = DelegatedOperationService().list_operations(
-            operator=SEGMENT_OPERATOR, dataset_id=dataset._doc.id, run_state=waiting
+            operator=SEGMENT_OPERATOR, dataset_id=dataset_id(dataset), run_state=waiting
         )
         for operation in operations:
             params = dict((operation.context.request_params if operation.context else {}).get("params") or {})
@@ -127,7 +131,7 @@ def scheduled_work(dataset: fo.Dataset, limit: int = 5) -> list[dict[str, Any]]:
     for run_state, state in wanted:
         operations = [
             operation
-            for operation in service.list_operations(dataset_id=dataset._doc.id, run_state=run_state)
+            for operation in service.list_operations(dataset_id=dataset_id(dataset), run_state=run_state)
             if str(operation.operator).startswith(PLUGIN)
         ]
         found += [_scheduled(operation, state) for operation in operations[-limit:]]

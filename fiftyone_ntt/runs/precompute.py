@@ -15,7 +15,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone_ntt.candidates.settings import limit_in_bytes
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne, describe_error, outputs_for
 from fiftyone_ntt.candidates.stream import stream
-from fiftyone_ntt.dataset.fields import whole_images
+from fiftyone_ntt.dataset.fields import root_dataset_of, whole_images
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.models.presets import resolve_preset
 from fiftyone_ntt.runs.estimate import remember_speed
@@ -128,7 +128,7 @@ def index(
     report.found, report.computed, report.bytes = source.from_index, source.indexed, source.bytes
     report.notes = source.notes
     if report.computed > report.found:
-        remember_speed(view._root_dataset, stage_one, time.perf_counter() - started, report.computed)
+        remember_speed(root_dataset_of(view), stage_one, time.perf_counter() - started, report.computed)
     report.seconds = time.perf_counter() - started
     logger.info("%s", report.counts)
     return report

@@ -7,7 +7,7 @@ from typing import Any
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import every_image
+from fiftyone_ntt.dataset.fields import dataset_of, every_image
 from fiftyone_ntt.dataset.storage import patiently
 from fiftyone_ntt.errors import InputError
 
@@ -61,9 +61,9 @@ def verdict_counts(dataset: fo.Dataset, label_field: str) -> dict[str, tuple[int
 def clear_verdicts(samples: SampleCollection, label_field: str) -> None:
     """Removes the verdicts on some samples, whose labels are about to be others."""
     for name in verdict_fields(label_field):
-        if _facts(samples._dataset, name):
+        if _facts(dataset_of(samples), name):
             samples.clear_sample_field(name)
-            _note(samples._dataset, name, {"counts": None})
+            _note(dataset_of(samples), name, {"counts": None})
 
 
 def forget_verdicts(dataset: fo.Dataset, label_field: str, run_key: str) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne, check_second_look, describe_error, outputs_for
 from fiftyone_ntt.candidates.stream import stream
-from fiftyone_ntt.dataset.fields import REFERENCE_TAG, image_samples, whole_images
+from fiftyone_ntt.dataset.fields import REFERENCE_TAG, image_samples, root_dataset_of, whole_images
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.matcher import Matcher
@@ -175,12 +175,12 @@ def _bank(
     device: str | None, progress: Progress | None, ask_granularity: bool,
 ) -> MemoryBank:  # fmt: skip
     if isinstance(bank, str):
-        return load_bank(view._root_dataset, bank)
+        return load_bank(root_dataset_of(view), bank)
     if bank is not None:
         if not isinstance(bank, MemoryBank):
             raise WrongTypeError(f"expected a MemoryBank or the name of one, got {type(bank).__name__}")
         return bank
-    references = tagged_references(image_samples(view._root_dataset), REFERENCE_TAG, label_field)
+    references = tagged_references(image_samples(root_dataset_of(view)), REFERENCE_TAG, label_field)
     return build_memory_bank(
         references, label_field, preset=preset or "lite", ask_granularity=ask_granularity, device=device,
         progress=progress,
@@ -261,4 +261,4 @@ def _previews(
                 yield replace(outcome.value, seconds=outcome.seconds, from_index=key in indexed)
             if progress is not None:
                 progress(done, len(items), f"{done} of {len(items)} images")
-    remember_speed(view._root_dataset, stage_one, sum(spent), len(spent))
+    remember_speed(root_dataset_of(view), stage_one, sum(spent), len(spent))

@@ -11,7 +11,7 @@ from typing import Any
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import detections_fields, every_image, is_detections_field
+from fiftyone_ntt.dataset.fields import dataset_of, detections_fields, every_image, is_detections_field
 from fiftyone_ntt.dataset.labels import ATTRIBUTES, OF_REFERENCES
 from fiftyone_ntt.dataset.schema import activate_schema
 from fiftyone_ntt.dataset.storage import check_name
@@ -120,7 +120,7 @@ def provenance_of(collection: SampleCollection, field_name: str) -> dict[str, An
     Returns:
         The record; empty if no run of ours did.
     """
-    field = collection._dataset.get_field(field_name)
+    field = dataset_of(collection).get_field(field_name)
     info = (field.info if field is not None else None) or {}
     return dict(info.get(PROVENANCE) or (info.get(MAPS) or {}).get("run") or {})
 

@@ -16,7 +16,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne, check_second_look, describe_error, outputs_for
 from fiftyone_ntt.candidates.stream import Outcome, stream
-from fiftyone_ntt.dataset.fields import REFERENCE_TAG, whole_images
+from fiftyone_ntt.dataset.fields import REFERENCE_TAG, dataset_of, root_dataset_of, whole_images
 from fiftyone_ntt.dataset.labels import to_document
 from fiftyone_ntt.dataset.storage import check_name
 from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError, WrongTypeError
@@ -195,7 +195,7 @@ def segment(
     check_name(run_key)
     side = stage_one.preset.proposals(points_per_side).points_per_side
     record = RunRecord.of(run_key, label_field, bank, config, side, points, precision, outputs, mode)
-    least = least_scores(thresholds, view._dataset, bank, config)
+    least = least_scores(thresholds, dataset_of(view), bank, config)
     record = replace(record, thresholds=least)
     targets = view if include_references else without_references(view.match_tags(REFERENCE_TAG, bool=False), bank)
     report = SegmentReport(run_key, label_field, references_skipped=len(view) - len(targets))
@@ -209,14 +209,14 @@ def segment(
             report.from_index, report.indexed, report.notes = source.from_index, source.indexed, source.notes
     report.seconds = time.perf_counter() - started
     if report.indexed > report.from_index and not report.by_others:
-        remember_speed(view._root_dataset, stage_one, report.seconds, report.indexed)
+        remember_speed(root_dataset_of(view), stage_one, report.seconds, report.indexed)
     logger.info("%s", report.counts)
     return report
 
 
 def _resolve_bank(view: SampleCollection, bank: MemoryBank | str) -> MemoryBank:
     if isinstance(bank, str):
-        return load_bank(view._dataset, bank)
+        return load_bank(dataset_of(view), bank)
     if not isinstance(bank, MemoryBank):
         raise WrongTypeError(f"expected a MemoryBank or the name of one, got {type(bank).__name__}")
     return bank

@@ -15,7 +15,7 @@ from typing import Any
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import every_image
+from fiftyone_ntt.dataset.fields import dataset_of, every_image
 from fiftyone_ntt.dataset.storage import patiently
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.memory_bank import MemoryBank
@@ -57,7 +57,7 @@ def part_in_run(call: Call) -> Iterator[tuple[Worker, Work]]:
     Raises:
         InputError: if the field or the run key is another's, or others are at what would be replaced.
     """
-    dataset, run_key = call.targets._dataset, call.record.run_key
+    dataset, run_key = dataset_of(call.targets), call.record.run_key
     status, origin = status_field(call.record.label_field), current_origin()
     worker = patiently(Worker, dataset, run_key, origin)
     begun, error = False, None
@@ -77,7 +77,7 @@ def part_in_run(call: Call) -> Iterator[tuple[Worker, Work]]:
 
 def _begin(call: Call, worker: Worker, origin: Origin) -> int:
     """Registers the run unless it is there. Returns into how many chunks its samples are divided."""
-    record, dataset = call.record, call.targets._dataset
+    record, dataset = call.record, dataset_of(call.targets)
     state = state_of(dataset, record.run_key)
     if state is not None and not _is_known(dataset, record):
         dataset.reload()  # another process has begun the run since this one loaded the dataset, or while it did
@@ -105,7 +105,7 @@ def _is_known(dataset: fo.Dataset, record: RunRecord) -> bool:
 
 def _check_nobody_is_at(call: Call, worker: Worker) -> None:
     """Raises InputError if a run is at work whose labels are about to be replaced."""
-    dataset, name = call.targets._dataset, call.record.label_field
+    dataset, name = dataset_of(call.targets), call.record.label_field
     info = dataset.get_field(name).info if dataset.has_field(name) else None
     for run_key in {call.record.run_key, (info or {}).get(PROVENANCE, {}).get("run_key", call.record.run_key)}:
         state = state_of(dataset, run_key)
@@ -135,7 +135,7 @@ class Work:
     """
 
     def __init__(self, targets: SampleCollection, status: str, worker: Worker, run_key: str, chunks: int) -> None:
-        self.dataset, self._status, self._worker = targets._dataset, status, worker
+        self.dataset, self._status, self._worker = dataset_of(targets), status, worker
         self._run_key, self._chunks = run_key, chunks
         ids, paths, runs, states = targets.values(["id", "filepath", f"{status}.run_key", f"{status}.state"])
         self._paths = dict(zip(ids, paths, strict=True))

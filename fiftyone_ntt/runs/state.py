@@ -16,7 +16,8 @@ from bson import json_util
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import every_image
+from fiftyone_ntt.dataset.fields import dataset_of, every_image
+from fiftyone_ntt.dataset.storage import stages_of, view_documents, view_from_documents
 from fiftyone_ntt.errors import LeaseLostError, RunCancelledError
 from fiftyone_ntt.runs.workers import Origin, live_workers, run_store
 
@@ -76,7 +77,7 @@ def open_run(targets: SampleCollection, run_key: str, origin: Origin, options: d
         options: arguments of ``segment`` that a later worker needs and that do not decide the labels.
         fresh: whether what is known of an earlier run of this key no longer holds.
     """
-    dataset = targets._dataset
+    dataset = dataset_of(targets)
     view, size = _stages_of(targets), len(targets)
     shared = len(live_workers(dataset, run_key)) > 1
 
@@ -141,7 +142,7 @@ def targets_of(dataset: fo.Dataset, state: State) -> SampleCollection | None:
     views = state["views"]
     if None in views:
         return None
-    loaded = [fo.DatasetView._build(dataset, [json_util.loads(stage) for stage in view]) for view in views]
+    loaded = [view_from_documents(dataset, [json_util.loads(stage) for stage in view]) for view in views]
     if len(loaded) == 1:
         return loaded[0]
     ids = dict.fromkeys(sample_id for view in loaded for sample_id in view.values("id"))
@@ -159,10 +160,10 @@ def count_left(dataset: fo.Dataset, state: State, status: str, run_key: str) -> 
 def _stages_of(view: SampleCollection) -> list[str] | None:
     if isinstance(view, fo.Dataset):
         return []
-    if view._dataset.media_type == fo.core.media.GROUP and not isinstance(view._stages[0], fo.SelectGroupSlices):
+    if dataset_of(view).media_type == fo.core.media.GROUP and not isinstance(stages_of(view)[0], fo.SelectGroupSlices):
         # What stages before the choice of a slice mean depends on the slice that is active when they are applied.
-        view = every_image(view._dataset).select(view.values("id"))
-    stages = [json_util.dumps(stage) for stage in view._serialize(include_uuids=False)]
+        view = every_image(dataset_of(view)).select(view.values("id"))
+    stages = [json_util.dumps(stage) for stage in view_documents(view)]
     return stages if sum(map(len, stages)) < _LARGEST_VIEW else None
 
 

@@ -28,6 +28,7 @@ from bson import ObjectId
 from fiftyone.operators.store import ExecutionStore
 from fiftyone.operators.store.transient_jobs import TransientJobCoordinator
 
+from fiftyone_ntt.dataset.storage import store
 from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ _DAY = 24 * 60 * 60
 
 def run_store(dataset: fo.Dataset) -> ExecutionStore:
     """Where the states of a dataset's runs and the leases of their workers lie; goes with the dataset."""
-    return ExecutionStore.create("ntt_runs", dataset._doc.id)
+    return store(dataset, "ntt_runs")
 
 
 def live_workers(dataset: fo.Dataset, run_key: str) -> list[dict[str, Any]]:
@@ -217,7 +218,7 @@ def _coordinator(dataset: fo.Dataset) -> TransientJobCoordinator:
 
 
 def _claims(dataset: fo.Dataset, run_key: str) -> ExecutionStore:
-    return ExecutionStore.create(f"ntt_claims_{run_key}", dataset._doc.id)
+    return store(dataset, f"ntt_claims_{run_key}")
 
 
 def _keys(store: ExecutionStore, run_key: str) -> list[str]:

@@ -15,7 +15,14 @@ from pymongo.errors import DocumentTooLarge
 
 from fiftyone_ntt.dataset.fields import every_image
 from fiftyone_ntt.dataset.labels import is_decided, is_from_run, without_contradictions
-from fiftyone_ntt.dataset.storage import COMFORTABLE_DOCUMENT, LARGEST_DOCUMENT, masks_folder, move_masks, patiently
+from fiftyone_ntt.dataset.storage import (
+    COMFORTABLE_DOCUMENT,
+    LARGEST_DOCUMENT,
+    masks_folder,
+    move_masks,
+    patiently,
+    raw_values,
+)
 from fiftyone_ntt.errors import NttError
 from fiftyone_ntt.runs.history import Document, last_pass
 from fiftyone_ntt.runs.record import status_field
@@ -116,7 +123,7 @@ class LabelWriter:
         view = every_image(self._dataset).select(list(self._statuses))
         status = status_field(self._field)
         size = ViewExpression({"$bsonSize": "$$ROOT"})
-        found = view.values(["id", self._field, status, size], _raw=True)
+        found = raw_values(view, ["id", self._field, status, size])
         return {
             sample_id: _Present(labels, state, total - (len(bson.encode(labels)) if labels else 0))
             for sample_id, labels, state, total in zip(*found, strict=True)

@@ -50,3 +50,53 @@ def test_importing_loads_nothing_heavy(module):
 def test_files_stay_short():
     long = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
     assert not {name: lines for name, lines in long.items() if lines > 400}
+
+
+def private_names_used(path):
+    """Line and name of every private attribute that a module uses of something that is not its own."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = list(ast.walk(tree))
+    own = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    own |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    own |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    for node in nodes:
+        if (
+            isinstance(node, ast.Attribute)
+            and not is_own(node.value)
+            and is_private(node.attr)
+            and node.attr not in own
+        ):
+            yield node.lineno, f".{node.attr}"
+        elif isinstance(node, ast.keyword) and node.arg and is_private(node.arg):
+            yield node.value.lineno, f"{node.arg}="
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fiftyone":
+            yield from ((node.lineno, name.name) for name in node.names if is_private(name.name))
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr", "setattr"):
+            name = node.args[1]
+            if isinstance(name, ast.Constant) and is_private(name.value) and not is_own(node.args[0]):
+                yield node.lineno, repr(name.value)
+
+
+def is_own(node):
+    return isinstance(node, ast.Name) and node.id in ("self", "cls")
+
+
+def is_private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def test_private_names_of_fiftyone_stay_in_dataset():
+    """A new version of FiftyOne may rename them: then one room is to be read, not forty files."""
+    package = ROOT / "fiftyone_ntt"
+    free = [package / room for room in ("dataset", "models")]  # models: FiftyOne is not there, and other libraries are
+    used = [
+        f"{path.relative_to(ROOT)}:{line} {name}"
+        for path in SOURCES
+        if not any(path.is_relative_to(folder) for folder in free)
+        for line, name in private_names_used(path)
+    ]
+    assert not used, (
+        f"private names of FiftyOne outside fiftyone_ntt/dataset: {used}; use what dataset/fields.py and "
+        "dataset/storage.py offer (dataset_of, label_path, raw_values, store, ...), or add a function there"
+    )
+    assert any(private_names_used(package / "dataset" / "fields.py")), "the guard no longer sees private names"
