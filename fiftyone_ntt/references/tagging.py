@@ -170,7 +170,7 @@ def count_labels(view: SampleCollection, fields: Sequence[str]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for name in fields:
         if name in reference_fields(view) and not is_map_field(view, name):
-            labels = view.count_values(view._get_label_field_path(name, "label")[1])
+            labels = view.count_values(label_path(view, name, "label"))
             counts.update({label: count for label, count in labels.items() if label is not None})
     return counts
 

@@ -11,7 +11,15 @@ from bson.errors import InvalidId
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, REJECTED_TAG, check_detections_field, image_samples, label_root
+from fiftyone_ntt.dataset.fields import (
+    ACCEPTED_TAG,
+    REJECTED_TAG,
+    check_detections_field,
+    image_samples,
+    is_patches,
+    label_fields,
+    label_root,
+)
 from fiftyone_ntt.dataset.storage import edit_label_tags
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.review.label_table import note_tags
@@ -103,12 +111,12 @@ def selected_labels(
     selected: dict[str, list[str]] = {}
     for field, label_id in labels:
         selected.setdefault(field, []).append(label_id)
-    if selected or not samples or not view._is_patches:
+    if selected or not samples or not is_patches(view):
         return selected
     patches = view.select(list(samples))
-    for field in patches._label_fields:
+    for field in label_fields(patches):
         if patches.has_field(field):
-            ids = patches.values(f"{patches._get_label_field_root(field)[0]}.id", unwind=True)
+            ids = patches.values(f"{label_root(patches, field)[0]}.id", unwind=True)
             selected[field] = [label_id for label_id in ids if label_id]
     return selected
 

@@ -28,6 +28,7 @@ from fiftyone_ntt.dataset.fields import (
     whole_images,
 )
 from fiftyone_ntt.dataset.labels import is_edited
+from fiftyone_ntt.dataset.storage import raw_values
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.references.build import Progress
 from fiftyone_ntt.runs.record import PROVENANCE
@@ -168,7 +169,7 @@ def _edited(view: SampleCollection, label_field: str) -> list[ObjectId]:
     """Labels without a decision's tag that are no longer as a run wrote them."""
     ids, found = view.values("id"), []
     for start in range(0, len(ids), _CHUNK):
-        for document in view.select(ids[start : start + _CHUNK]).values(label_field, _raw=True):
+        for document in raw_values(view.select(ids[start : start + _CHUNK]), label_field):
             for label in (document or {}).get("detections") or []:
                 if not DECIDED_TAGS & set(label.get("tags") or ()) and is_edited(label):
                     found.append(label["_id"])

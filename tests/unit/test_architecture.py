@@ -60,14 +60,10 @@ def private_names_used(path):
     own |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     own |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
     for node in nodes:
-        if (
-            isinstance(node, ast.Attribute)
-            and not is_own(node.value)
-            and is_private(node.attr)
-            and node.attr not in own
-        ):
-            yield node.lineno, f".{node.attr}"
-        elif isinstance(node, ast.keyword) and node.arg and is_private(node.arg):
+        if isinstance(node, ast.Attribute) and is_private(node.attr) and not is_own(node.value):
+            if node.attr not in own:
+                yield node.lineno, f".{node.attr}"
+        elif isinstance(node, ast.keyword) and node.arg and is_private(node.arg) and node.arg not in own:
             yield node.value.lineno, f"{node.arg}="
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fiftyone":
             yield from ((node.lineno, name.name) for name in node.names if is_private(name.name))
