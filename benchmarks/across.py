@@ -152,12 +152,12 @@ class Contents:
 
 
 def banks_of(
-    segmenter: Segmenter, one: Set, names: Sequence[str], keys: Sequence[Key], cut_out: bool = True
+    segmenter: Segmenter, one: Set, names: Sequence[str], keys: Sequence[Key], crops: bool = True
 ) -> dict[Key, MemoryBank]:
-    """The memory bank of each reference set that is there; ``cut_out``: with what a second look needs."""
+    """The memory bank of each reference set that is there; ``crops``: with what a second look needs."""
     return {
         (shots, seed): segmenter.build_bank(
-            read_references(one.root, one.classes, shots, seed, names), names, cut_out=cut_out
+            read_references(one.root, one.classes, shots, seed, names), names, crops=crops
         )
         for shots, seed in keys
         if (one.root / "refs" / f"{one.classes}_{shots}shot_seed{seed}.json").is_file()

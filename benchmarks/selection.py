@@ -30,7 +30,7 @@ from fiftyone_ntt.candidates.store import IndexStore
 from fiftyone_ntt.core import CompactImage, MemoryBank, ReferenceItem, Segmenter, compact
 from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.evaluation.coco import Prediction, coco_scores
-from fiftyone_ntt.method.references import encode_references
+from fiftyone_ntt.method.references import ReferenceEncoder
 from fiftyone_ntt.models import load_preset
 from fiftyone_ntt.references.selection import select_rows
 
@@ -115,9 +115,9 @@ def encode_pool(segmenter: Segmenter, items: dict[str, list[ReferenceItem]], nam
     """Every image is encoded once."""
     vectors, labels, images, means = [], [], [], []
     for i, (image, instances) in enumerate(items.items()):
-        encoded = encode_references(segmenter.feature_model, instances, segmenter.references, segmenter.target_via)
-        vectors.append(encoded.vectors.numpy())
-        means.append(encoded.mean_token.numpy())
+        encoder = ReferenceEncoder(segmenter.feature_model, segmenter.references, segmenter.target_via)
+        vectors.append(np.stack([encoder.encode(item) for item in instances]))
+        means.append(encoder.mean_token)
         labels += [names.index(item.label) for item in instances]
         images += [i] * len(instances)
         _say(f"encoded {image}, {i + 1} of {len(items)}")

@@ -252,7 +252,7 @@ def outputs_for(granularity: str, bank: MemoryBank | None = None) -> str:
 
 def check_second_look(bank: MemoryBank) -> None:
     """Raises InputError if a bank cannot be used for a second look."""
-    if bank.crop_vectors is None:
+    if bank.crops is None:
         raise InputError(
             "a second look compares cut-out candidates with cut-out references, and this memory bank has none of "
             "those: build it again with this version, or leave second_look out"

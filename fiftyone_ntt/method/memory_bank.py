@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,106 +24,176 @@ _TENSORS, _DESCRIPTION = "bank.safetensors", "bank.json"
 
 
 @dataclass(frozen=True, eq=False)
+class VectorSet:
+    """n pooled vectors, what each is of, and where it came from.
+
+    Attributes:
+        vectors: float32 ``[n, C]``, not normalised.
+        labels: n class names; ``None`` stands for every class.
+        ids: n ids of where they came from; empty where that is not kept.
+    """
+
+    vectors: NDArray[np.float32]
+    labels: tuple[str | None, ...]
+    ids: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        vectors = np.ascontiguousarray(self.vectors, np.float32)
+        count = len(vectors)
+        if vectors.ndim != 2 or len(self.labels) != count or len(self.ids) not in (0, count):
+            raise InputError(
+                f"expected vectors [n, C] with n labels and n ids, got {vectors.shape}, {len(self.labels)} and "
+                f"{len(self.ids)}"
+            )
+        if not np.isfinite(vectors).all():
+            raise InputError("expected finite vectors, got NaN or infinity")
+        object.__setattr__(self, "vectors", vectors)
+        object.__setattr__(self, "labels", tuple(self.labels))
+        object.__setattr__(self, "ids", tuple(self.ids))
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def index_in(self, classes: Sequence[str]) -> NDArray[np.int64]:
+        """int64 ``[n]``, the place of each label in ``classes``; -1 for one that is not there, or for every class."""
+        places = {name: place for place, name in enumerate(classes)}
+        return np.array([-1 if label is None else places.get(label, -1) for label in self.labels], np.int64)
+
+    def select(self, rows: Sequence[int] | NDArray[np.int64]) -> VectorSet:
+        """Those at some rows, in that order."""
+        chosen = [int(row) for row in rows]
+        labels, ids = tuple(self.labels[row] for row in chosen), tuple(self.ids[row] for row in chosen if self.ids)
+        return VectorSet(self.vectors[chosen], labels, ids)
+
+    def joined(self, other: VectorSet) -> VectorSet:
+        """These and, behind them, those of another set."""
+        vectors = np.concatenate([self.vectors, other.vectors])
+        return VectorSet(vectors, self.labels + other.labels, self.ids + other.ids)
+
+
+@dataclass(frozen=True, eq=False, init=False)
 class MemoryBank:
     """What the method remembers of the references.
 
     Attributes:
         classes: class names; a label's index is its position here.
-        vectors: float32 ``[M, C]``, one pooled vector a reference instance, not normalised.
-        class_index: int64 ``[M]``, the class of each vector.
-        reference_ids: M ids, where each vector came from.
+        references: M vectors, one a reference instance, each of one of the classes.
         center: float32 ``[C]`` to subtract from every vector, of references and candidates alike, or ``None``.
         preset: name of the preset that made the vectors.
         weights: model name -> sha256 of its weights.
         preprocessing: how references were shown to the feature model.
-        negatives: float32 ``[M-, C]``, vectors of what is *not* wanted, or ``None``; see ``matching.less_negatives``.
-        negative_class: int64 ``[M-]``, the class that each of them is not; -1 for none of them.
-        negative_ids: M- ids, where they came from.
-        crop_vectors: float32 ``[M', C]``, vectors of references for the second look (``second_look.py``), or ``None``.
-        crop_labels: M' class names. They need not be those of ``vectors``: what was learned since has no crop.
+        negatives: vectors of what a class, or ``None`` for every class, is *not*, or ``None``; see
+            ``options.negatives``.
+        crops: vectors of references for the second look (``options.second_look``), or ``None``. Their labels need not
+            be those of ``references``: what was learned since has no crop.
         crop_center: float32 ``[C]`` to subtract from crop vectors, or ``None``.
+
+    Example:
+        >>> bank = MemoryBank(("coin",), np.ones((2, 3)), [0, 0], ("photo 1", "photo 2"))
+        >>> bank.shots
+        {'coin': 2}
     """
 
     classes: tuple[str, ...]
-    vectors: NDArray[np.float32]
-    class_index: NDArray[np.int64]
-    reference_ids: tuple[str, ...]
-    center: NDArray[np.float32] | None = None
-    preset: str = ""
-    weights: Mapping[str, str] = field(default_factory=dict)
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    negatives: NDArray[np.float32] | None = None
-    negative_class: NDArray[np.int64] | None = None
-    negative_ids: tuple[str, ...] = ()
-    crop_vectors: NDArray[np.float32] | None = None
-    crop_labels: tuple[str, ...] = ()
-    crop_center: NDArray[np.float32] | None = None
+    references: VectorSet
+    center: NDArray[np.float32] | None
+    preset: str
+    weights: Mapping[str, str]
+    preprocessing: Mapping[str, Any]
+    negatives: VectorSet | None
+    crops: VectorSet | None
+    crop_center: NDArray[np.float32] | None
 
-    def __post_init__(self) -> None:
-        vectors = np.ascontiguousarray(self.vectors, np.float32)
-        index = np.ascontiguousarray(self.class_index, np.int64)
-        if vectors.ndim != 2 or index.shape != vectors.shape[:1] or len(self.reference_ids) != len(vectors):
+    def __init__(
+        self,
+        classes: Sequence[str],
+        vectors: NDArray[np.floating],
+        class_index: Sequence[int] | NDArray[np.integer],
+        reference_ids: Sequence[str],
+        center: NDArray[np.float32] | None = None,
+        preset: str = "",
+        weights: Mapping[str, str] | None = None,
+        preprocessing: Mapping[str, Any] | None = None,
+        *,
+        negatives: VectorSet | None = None,
+        crops: VectorSet | None = None,
+        crop_center: NDArray[np.float32] | None = None,
+    ) -> None:
+        index = np.asarray(class_index, np.int64)
+        if index.shape != np.shape(vectors)[:1] or len(reference_ids) != len(index):
             raise InputError(
-                f"expected vectors [M, C] with M class indices and M reference ids, got {vectors.shape}, "
-                f"{index.shape} and {len(self.reference_ids)}"
+                f"expected vectors [M, C] with M class indices and M reference ids, got {np.shape(vectors)}, "
+                f"{index.shape} and {len(reference_ids)}"
             )
-        if not np.isfinite(vectors).all():
-            raise InputError("expected finite reference vectors, got NaN or infinity")
-        if len(index) and not (index.min() >= 0 and index.max() < len(self.classes)):
-            raise InputError(
-                f"expected class indices within 0..{len(self.classes) - 1}, got {index.min()}..{index.max()}"
-            )
-        if self.center is not None and np.shape(self.center) != vectors.shape[1:]:
-            raise InputError(f"expected a centre of {vectors.shape[1]} channels, got {np.shape(self.center)}")
-        if self.center is not None and not np.isfinite(self.center).all():
-            raise InputError("expected a finite centre, got NaN or infinity")
+        if len(index) and not (index.min() >= 0 and index.max() < len(classes)):
+            raise InputError(f"expected class indices within 0..{len(classes) - 1}, got {index.min()}..{index.max()}")
+        set_once = partial(object.__setattr__, self)
+        set_once("classes", tuple(classes))
+        set_once("references", VectorSet(vectors, tuple(classes[k] for k in index), tuple(reference_ids)))
+        set_once("center", center)
+        set_once("preset", preset)
+        set_once("weights", weights or {})
+        set_once("preprocessing", preprocessing or {})
+        set_once("negatives", negatives if negatives is not None and len(negatives) else None)
+        set_once("crops", crops)
+        set_once("crop_center", None if crops is None else crop_center)
+        self._check()
+
+    def changed(
+        self, *, classes: Sequence[str] | None = None, references: VectorSet | None = None, **others: Any
+    ) -> MemoryBank:
+        """The bank with other classes, references, or anything else that the constructor takes by name.
+
+        Raises:
+            InputError: if the parts do not fit each other, e.g. a reference whose label is not among the classes.
+        """
+        classes = self.classes if classes is None else classes
+        references = self.references if references is None else references
+        names = ("center", "preset", "weights", "preprocessing", "negatives", "crops", "crop_center")
+        kept = {name: getattr(self, name) for name in names}
+        index = references.index_in(classes)
+        return MemoryBank(classes, references.vectors, index, references.ids, **{**kept, **others})
+
+    def _check(self) -> None:
+        channels = self.vectors.shape[1:]
+        for name, center in (("centre", self.center), ("centre of crops", self.crop_center)):
+            if center is not None and (np.shape(center) != channels or not np.isfinite(center).all()):
+                raise InputError(f"expected a finite {name} of {channels[0]} channels, got one of {np.shape(center)}")
+        for name, vectors in (("negatives", self.negatives), ("crops", self.crops)):
+            if vectors is not None and vectors.vectors.shape[1:] != channels:
+                raise InputError(f"expected {name} [n, {channels[0]}], got {list(vectors.vectors.shape)}")
         if len(set(self.classes)) < len(self.classes):
             raise InputError("expected distinct class names, got one of them twice")
-        object.__setattr__(self, "vectors", vectors)
-        object.__setattr__(self, "class_index", index)
-        self._check_negatives()
-        self._check_crops()
-        counts = np.bincount(index, minlength=len(self.classes))
-        missing = [name for name, count in zip(self.classes, counts, strict=True) if not count]
+        if self.negatives is not None and len(self.negatives.ids) != len(self.negatives):
+            raise InputError(f"expected an id for each of {len(self.negatives)} negatives, got none")
+        if self.negatives is not None and (strange := {*self.negatives.labels} - {*self.classes, None}):
+            raise InputError(f"expected negatives of the classes of the bank, got some of {sorted(map(str, strange))}")
+        missing = [name for name, count in self.shots.items() if not count]
         if missing or not self.classes:
             raise BadReferenceError(
                 f"no reference for: {_some(missing) or 'any class'}; tag at least one labelled "
                 "sample of each class, or leave the class out"
             )
 
-    def _check_negatives(self) -> None:
-        if self.negatives is None and self.negative_class is None and not self.negative_ids:
-            return
-        none = np.zeros((0, self.vectors.shape[1]), np.float32)
-        negatives = none if self.negatives is None else np.ascontiguousarray(self.negatives, np.float32)
-        not_class = np.ascontiguousarray([] if self.negative_class is None else self.negative_class, np.int64)
-        if (
-            negatives.shape != (len(self.negative_ids), self.vectors.shape[1])
-            or not_class.shape != (len(negatives),)
-            or not np.isfinite(negatives).all()
-            or (not_class < -1).any()
-            or (not_class >= len(self.classes)).any()
-        ):
-            raise InputError(
-                f"expected finite negatives [M-, {self.vectors.shape[1]}] with M- ids and M- class indices within "
-                f"-1..{len(self.classes) - 1}, got {negatives.shape}, {len(self.negative_ids)} and {not_class.shape}"
-            )
-        empty = not len(negatives)
-        object.__setattr__(self, "negatives", None if empty else negatives)
-        object.__setattr__(self, "negative_class", None if empty else not_class)
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """float32 ``[M, C]``, one pooled vector a reference instance, not normalised."""
+        return self.references.vectors
 
-    def _check_crops(self) -> None:
-        if self.crop_vectors is None:
-            return
-        crops, channels = np.ascontiguousarray(self.crop_vectors, np.float32), self.vectors.shape[1:]
-        center = np.zeros(channels) if self.crop_center is None else np.asarray(self.crop_center)
-        fits = crops.shape == (len(self.crop_labels), *channels) and center.shape == channels
-        if not fits or not np.isfinite(crops).all() or not np.isfinite(center).all():
-            raise InputError(
-                f"expected finite crop vectors [M', {channels[0]}] with M' labels and a centre of as many channels, "
-                f"got {crops.shape}, {len(self.crop_labels)} and {center.shape}"
-            )
-        object.__setattr__(self, "crop_vectors", crops)
+    @property
+    def reference_ids(self) -> tuple[str, ...]:
+        """M ids, where each vector came from."""
+        return self.references.ids
+
+    @cached_property
+    def class_index(self) -> NDArray[np.int64]:
+        """int64 ``[M]``, the class of each vector."""
+        return self.references.index_in(self.classes)
+
+    @property
+    def negative_ids(self) -> tuple[str, ...]:
+        """Where negatives came from."""
+        return () if self.negatives is None else self.negatives.ids
 
     @property
     def shots(self) -> dict[str, int]:
@@ -133,44 +203,34 @@ class MemoryBank:
 
     @cached_property
     def prototypes(self) -> NDArray[np.float32]:
-        """float32 ``[K, C]``: mean of the unnormalised shot vectors of each class, l2-normalised."""
-        vectors = self.project(self.vectors)
-        by_class = np.split(
-            vectors[np.argsort(self.class_index, kind="stable")], np.cumsum(np.bincount(self.class_index))[:-1]
-        )
-        means = np.stack([group.mean(axis=0) for group in by_class])
-        norms = np.linalg.norm(means, axis=1, keepdims=True)
-        return np.asarray(means / np.maximum(norms, 1e-12), np.float32)
-
-    def project(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Moves pooled vectors ``[N, C]`` into the space of the prototypes (subtracts the centre, if any)."""
-        projected: NDArray[np.float32] = vectors if self.center is None else (vectors - self.center).astype(np.float32)
-        return projected
+        """float32 ``[K, C]``: mean of the unnormalised shot vectors of each class, l2-normalised (2.6)."""
+        vectors, index = self.project(self.vectors), self.class_index
+        by_class = np.split(vectors[np.argsort(index, kind="stable")], np.cumsum(np.bincount(index))[:-1])
+        return _unit(np.stack([group.mean(axis=0) for group in by_class]))
 
     @cached_property
     def crop_prototypes(self) -> NDArray[np.float32] | None:
         """float32 ``[K, C]``, as ``prototypes`` of the references' crops; NaN for a class without any."""
-        if self.crop_vectors is None:
+        if self.crops is None:
             return None
-        vectors, labels = self.project_crops(self.crop_vectors), np.array(self.crop_labels)
-        chosen = [vectors[labels == name] for name in self.classes]
+        vectors, index = self.project_crops(self.crops.vectors), self.crops.index_in(self.classes)
+        by_class = [vectors[index == k] for k in range(len(self.classes))]
         nothing = np.full(vectors.shape[1], np.nan, np.float32)
-        means = np.stack([some.mean(axis=0) if len(some) else nothing for some in chosen])
-        norms = np.linalg.norm(means, axis=1, keepdims=True)
-        return np.asarray(means / np.maximum(norms, 1e-12), np.float32)
+        return _unit(np.stack([group.mean(axis=0) if len(group) else nothing for group in by_class]))
+
+    def project(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Moves pooled vectors ``[..., C]`` into the space of the prototypes (subtracts the centre, if any)."""
+        return _without(self.center, vectors)
 
     def project_crops(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Moves vectors of crops ``[G, C]`` into the space of ``crop_prototypes``."""
-        projected: NDArray[np.float32] = (
-            vectors if self.crop_center is None else (vectors - self.crop_center).astype(np.float32)
-        )
-        return projected
+        return _without(self.crop_center, vectors)
 
     @property
     def granularity(self) -> str | None:
-        """What the references chose of ``levels.CHOICES``; ``None`` where they were not asked."""
-        found = self.preprocessing.get("granularity")
-        return str(found["choice"]) if isinstance(found, Mapping) and "choice" in found else None
+        """What the references chose, see ``options.granularity``; ``None`` where they were not asked."""
+        answer = self.preprocessing.get("granularity")
+        return str(answer["choice"]) if isinstance(answer, Mapping) and "choice" in answer else None
 
     @cached_property
     def content_hash(self) -> str:
@@ -238,8 +298,9 @@ class MemoryBank:
                     f"expected a memory bank of format {FORMAT_VERSION} or {_WITH_NEGATIVES}, got {facts['format']!r}; "
                     "build it again with this version"
                 )
+            classes = _names(facts["classes"])
             return cls(
-                _names(facts["classes"]),
+                classes,
                 np.asarray(tensors["vectors"], np.float32),
                 np.asarray(tensors["class_index"]).astype(np.int64),
                 _names(facts["reference_ids"]),
@@ -247,8 +308,9 @@ class MemoryBank:
                 str(facts["preset"]),
                 {str(name): str(sha256) for name, sha256 in dict(facts["weights"]).items()},
                 dict(facts["preprocessing"]),
-                *(_negatives(tensors, facts) or (None, None, ())),
-                *_crops(tensors, facts),
+                negatives=_negatives(tensors, facts, classes) if facts["format"] == _WITH_NEGATIVES else None,
+                crops=_crops(tensors, facts) if "crop_vectors" in tensors else None,
+                crop_center=np.asarray(tensors["crop_center"], np.float32) if "crop_center" in tensors else None,
             )
         except InputError:
             raise
@@ -256,13 +318,15 @@ class MemoryBank:
             raise InputError(f"not a memory bank: {type(error).__name__} {error}; build it again") from error
 
     def _tensors(self) -> dict[str, NDArray[Any]]:
+        # In this order, which is part of ``content_hash``.
         tensors: dict[str, NDArray[Any]] = {"vectors": self.vectors, "class_index": self.class_index}
         if self.center is not None:
             tensors["center"] = np.ascontiguousarray(self.center, np.float32)
-        if self.negatives is not None and self.negative_class is not None:
-            tensors |= {"negatives": self.negatives, "negative_class": self.negative_class}
-        if self.crop_vectors is not None:
-            tensors["crop_vectors"] = self.crop_vectors
+        if self.negatives is not None:
+            tensors["negatives"] = self.negatives.vectors
+            tensors["negative_class"] = self.negatives.index_in(self.classes)
+        if self.crops is not None:
+            tensors["crop_vectors"] = self.crops.vectors
             if self.crop_center is not None:
                 tensors["crop_center"] = np.ascontiguousarray(self.crop_center, np.float32)
         return tensors
@@ -273,7 +337,7 @@ class MemoryBank:
 
     def _description(self) -> str:
         negatives = {} if self.negatives is None else {"negative_ids": list(self.negative_ids)}
-        crops = {} if self.crop_vectors is None else {"crop_labels": list(self.crop_labels)}
+        crops = {} if self.crops is None else {"crop_labels": list(self.crops.labels)}
         return json.dumps(
             {
                 **negatives,
@@ -290,23 +354,25 @@ class MemoryBank:
         )
 
 
-def _negatives(tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The last arguments of a bank."""
-    if facts["format"] != _WITH_NEGATIVES:
-        return ()
-    return (
-        np.asarray(tensors["negatives"], np.float32),
-        np.asarray(tensors["negative_class"]).astype(np.int64),
-        _names(facts["negative_ids"]),
-    )
+def _negatives(tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any], classes: tuple[str, ...]) -> VectorSet:
+    index = np.asarray(tensors["negative_class"]).astype(np.int64)
+    if index.ndim != 1 or (index < -1).any() or (index >= len(classes)).any():
+        raise InputError(f"expected classes of negatives within -1..{len(classes) - 1}, got others")
+    labels = tuple(None if k < 0 else classes[k] for k in index)
+    return VectorSet(np.asarray(tensors["negatives"], np.float32), labels, _names(facts["negative_ids"]))
 
 
-def _crops(tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The last arguments of a bank that has crops."""
-    if "crop_vectors" not in tensors:
-        return ()
-    center = np.asarray(tensors["crop_center"], np.float32) if "crop_center" in tensors else None
-    return np.asarray(tensors["crop_vectors"], np.float32), _names(facts["crop_labels"]), center
+def _crops(tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> VectorSet:
+    return VectorSet(np.asarray(tensors["crop_vectors"], np.float32), _names(facts["crop_labels"]))
+
+
+def _without(center: NDArray[np.float32] | None, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    return vectors if center is None else np.asarray(vectors - center, np.float32)
+
+
+def _unit(means: NDArray[np.floating]) -> NDArray[np.float32]:
+    norms = np.linalg.norm(means, axis=1, keepdims=True)
+    return np.asarray(means / np.maximum(norms, 1e-12), np.float32)
 
 
 def _some(names: list[str], most: int = 10) -> str:

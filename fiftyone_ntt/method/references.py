@@ -1,11 +1,11 @@
-"""From a reference image and mask to one feature vector (ntt-algorithm 2.4 to 2.6)."""
+"""From reference images and masks to vectors, and to a memory bank (ntt-algorithm 2.4 to 2.6)."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fiftyone_ntt.errors import BadReferenceError, InputError
 from fiftyone_ntt.method.backends import FeatureModel
+from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.pixels.frames import feature_input, to_tensor
 
 logger = logging.getLogger(__name__)
@@ -80,52 +81,133 @@ class ReferenceItem:
             )
 
 
-@dataclass(frozen=True, eq=False)
-class EncodedReferences:
-    """Attributes:
-    vectors: float32 ``[M, C]``, one a reference instance, not normalised.
-    mean_token: float32 ``[C]``, mean token of the encoded reference images.
-    """
-
-    vectors: Tensor
-    mean_token: Tensor
-
-
-def encode_references(
-    model: FeatureModel, items: Iterable[ReferenceItem], settings: ReferenceSettings, target_via: int | None = 1024
-) -> EncodedReferences:
-    """Encodes each reference and averages its tokens under the mask.
+class ReferenceEncoder:
+    """Turns one reference after the other into a vector: its tokens, averaged under its mask (2.4 to 2.6).
 
     Args:
         model: the feature model.
-        items: reference instances; consumed one at a time.
         settings: crop or whole image, weights.
         target_via: see ``frames.feature_input``; used for whole images.
-
-    Raises:
-        InputError: if there are no items.
     """
-    vectors, means = [], []
-    seen: tuple[NDArray[np.uint8] | None, Tensor] = (None, torch.empty(0))
-    for item in items:
-        if settings.context == "crop":
-            pixels, mask = crop_with_context(item, settings.context_ratio, model.input_size)
-            tokens = model.encode(pixels[None])[0].float().cpu()
-            means.append(tokens.mean(dim=(0, 1)))
-        else:
-            mask = torch.from_numpy(item.mask).float()
-            if seen[0] is not item.image:
-                pixels = feature_input(item.image, model.input_size, target_via)
-                seen = (item.image, model.encode(pixels[None])[0].float().cpu())
-                means.append(seen[1].mean(dim=(0, 1)))
-            tokens = seen[1]
-        weights = patch_weights(mask, model.grid, settings.weights, model.input_size)
+
+    def __init__(self, model: FeatureModel, settings: ReferenceSettings, target_via: int | None = 1024) -> None:
+        self._model, self._settings, self._target_via = model, settings, target_via
+        self._last: tuple[NDArray[np.uint8] | None, Tensor] = (None, torch.empty(0))
+        self._means: list[Tensor] = []
+
+    @torch.inference_mode()
+    def encode(self, item: ReferenceItem) -> NDArray[np.float32]:
+        """float32 ``[C]``, not normalised. Items that share an image should follow each other."""
+        model, settings = self._model, self._settings
+        tokens, mask = self._shown(item)  # [rows, columns, C], [h, w]
+        weights = patch_weights(mask, model.grid, settings.weights, model.input_size)  # [rows, columns]
         if not weights.any():
             weights = _fallback_weights(mask, model.grid, item)
-        vectors.append(weighted_mean(tokens, weights))
-    if not vectors:
-        raise InputError("expected at least one reference, got none; tag samples as references first")
-    return EncodedReferences(torch.stack(vectors), torch.stack(means).mean(dim=0))
+        return np.asarray(weighted_mean(tokens, weights).numpy(), np.float32)
+
+    @property
+    def mean_token(self) -> NDArray[np.float32]:
+        """float32 ``[C]``, mean token of all images, or crops, that were encoded."""
+        return np.asarray(torch.stack(self._means).mean(dim=0).numpy(), np.float32)
+
+    def _shown(self, item: ReferenceItem) -> tuple[Tensor, Tensor]:
+        """The tokens of a reference as the settings want it shown, and its mask in the same frame."""
+        model = self._model
+        if self._settings.context == "crop":
+            pixels, mask = crop_with_context(item, self._settings.context_ratio, model.input_size)
+            tokens = model.encode(pixels[None])[0].float().cpu()
+            self._means.append(tokens.mean(dim=(0, 1)))
+            return tokens, mask
+        if self._last[0] is not item.image:
+            pixels = feature_input(item.image, model.input_size, self._target_via)
+            self._last = (item.image, model.encode(pixels[None])[0].float().cpu())
+            self._means.append(self._last[1].mean(dim=(0, 1)))
+        return self._last[1], torch.from_numpy(item.mask).float()
+
+
+class ReferenceObserver(Protocol):
+    """An option that looks at each reference while a bank is built."""
+
+    def add(self, item: ReferenceItem) -> None:
+        """Looks at one reference."""
+        ...
+
+    def for_bank(self) -> dict[str, Any]:
+        """Arguments of a ``MemoryBank`` that come of it; ``"preprocessing"`` is added to what is there."""
+        ...
+
+
+class BankBuilder:
+    """Builds a memory bank of references that come one by one; see ``Segmenter.bank_builder``.
+
+    Args:
+        encoder: turns references into vectors.
+        classes: class names in the order of their label indices; those of the references, sorted, where ``None``.
+        facts: arguments of the ``MemoryBank`` that do not depend on the references: preset, weights, preprocessing.
+        centre: subtract the mean token of the references from every vector before comparing.
+        observers: options that look at each reference too.
+
+    Example:
+        >>> builder = segmenter.bank_builder(["coin"])  # doctest: +SKIP
+        >>> builder.add(ReferenceItem(image, mask, "coin", "photo 1"))  # doctest: +SKIP
+        >>> bank = builder.bank()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        encoder: ReferenceEncoder,
+        classes: Sequence[str] | None,
+        facts: Mapping[str, Any],
+        *,
+        centre: bool = False,
+        observers: Sequence[ReferenceObserver] = (),
+    ) -> None:
+        self._encoder, self._classes, self._centre = encoder, classes, centre
+        self._facts, self._observers = dict(facts), observers
+        self._vectors: list[NDArray[np.float32]] = []
+        self._labels: list[str] = []
+        self._ids: list[str] = []
+
+    def add(self, item: ReferenceItem) -> None:
+        """Encodes a reference. Items of one image should follow each other.
+
+        Raises:
+            BadReferenceError: if its label is not among the classes.
+        """
+        if self._classes is not None and item.label not in self._classes:
+            raise BadReferenceError(
+                f"reference {item.reference_id} is labelled {item.label!r}, which is not among the classes "
+                f"{list(self._classes)}"
+            )
+        for observer in self._observers:
+            observer.add(item)
+        self._vectors.append(self._encoder.encode(item))
+        self._labels.append(item.label)
+        self._ids.append(item.reference_id)
+
+    def bank(self) -> MemoryBank:
+        """The memory bank of all references so far.
+
+        Raises:
+            InputError: if there are none.
+            BadReferenceError: if a class has none.
+        """
+        if not self._vectors:
+            raise InputError("expected at least one reference, got none; tag samples as references first")
+        classes = sorted(set(self._labels)) if self._classes is None else list(self._classes)
+        arguments = dict(self._facts)
+        for observer in self._observers:
+            given = observer.for_bank()
+            preprocessing = {**arguments.get("preprocessing", {}), **given.pop("preprocessing", {})}
+            arguments |= {**given, "preprocessing": preprocessing}
+        return MemoryBank(
+            classes,
+            np.stack(self._vectors),
+            [classes.index(label) for label in self._labels],
+            self._ids,
+            self._encoder.mean_token if self._centre else None,
+            **arguments,
+        )
 
 
 def crop_bounds(

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fiftyone_ntt.errors import BadReferenceError, InputError
+from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.backends import CropEncoder, FeatureModel, ProposalModel
 from fiftyone_ntt.method.batching import BatchEncoder, BatchSize, in_batches
 from fiftyone_ntt.method.config import MatchConfig, ProposalConfig
@@ -23,7 +23,13 @@ from fiftyone_ntt.method.options.second_look import CROPS_PER_BATCH, ReferenceLo
 from fiftyone_ntt.method.options.second_look import facts as second_look_facts
 from fiftyone_ntt.method.pooling import pool
 from fiftyone_ntt.method.proposals import Candidates, grid_points, propose
-from fiftyone_ntt.method.references import ReferenceItem, ReferenceSettings, encode_references
+from fiftyone_ntt.method.references import (
+    BankBuilder,
+    ReferenceEncoder,
+    ReferenceItem,
+    ReferenceObserver,
+    ReferenceSettings,
+)
 from fiftyone_ntt.method.results import IndexedImage, Instances, StageOneResult
 from fiftyone_ntt.pixels.frames import ImageFrame, feature_input, resample_bicubic
 from fiftyone_ntt.pixels.packed_masks import masks_at_image_size
@@ -78,7 +84,7 @@ class Segmenter:
             3.2); ``None`` goes there directly.
         images_per_batch: images whose encoders run together in ``stream``. Only speed and memory depend on it.
         static_shapes: fill up the last batch of images or points, for models that are compiled for one shape.
-        second_look: encode groups of candidates once more, cut out; see ``second_look.py``.
+        second_look: encode groups of candidates once more, cropped; see ``second_look.py``.
 
     Raises:
         InputError: if a second look is wanted of a feature model that offers none.
@@ -235,74 +241,74 @@ class Segmenter:
         masks = Candidates(*self.proposal_model.decode_boxes(embedding, prompts), frame)
         return [mask.full(frame.image_size) for mask in masks_at_image_size(masks, range(len(masks)))]
 
-    @torch.inference_mode()
-    def build_bank(
+    def bank_builder(
         self,
-        items: Iterable[ReferenceItem],
-        classes: Sequence[str],
+        classes: Sequence[str] | None = None,
         *,
         preset: str = "",
         ask_granularity: bool = False,
-        cut_out: bool = True,
+        crops: bool = True,
+    ) -> BankBuilder:
+        """Takes references one by one for a memory bank.
+
+        Args:
+            classes: class names in the order of their label indices; those of the references, sorted, where ``None``.
+            preset: name of the preset these models belong to.
+            ask_granularity: also find out which of the mask model's masks fit the references; see
+                ``options.granularity``.
+            crops: also encode the references' crops, without which the bank knows no second look.
+        """
+        observers: list[ReferenceObserver] = []
+        if crops:
+            observers.append(ReferenceLooks(self.feature_model, self.references.centre))
+        if ask_granularity:
+            observers.append(ReferenceLevels(self.proposal_model, self.proposals))
+        model = self.feature_model
+        preprocessing = {**asdict(self.references), "input_size": model.input_size, "target_via": self.target_via}
+        return BankBuilder(
+            ReferenceEncoder(model, self.references, self.target_via),
+            classes,
+            {"preset": preset, "weights": self.weights, "preprocessing": preprocessing},
+            centre=self.references.centre,
+            observers=observers,
+        )
+
+    def build_bank(
+        self,
+        items: Iterable[ReferenceItem],
+        classes: Sequence[str] | None = None,
+        *,
+        preset: str = "",
+        ask_granularity: bool = False,
+        crops: bool = True,
     ) -> MemoryBank:
-        """Encodes references into a memory bank.
+        """Encodes references into a memory bank; arguments as of ``bank_builder``.
 
         Args:
             items: reference instances; items of one image should follow each other.
-            classes: class names in the order of their label indices.
+            classes: class names in the order of their label indices; those of the references, sorted, where ``None``.
             preset: name of the preset these models belong to.
-            ask_granularity: also find out which of the mask model's masks fit the references; see ``levels``.
-            cut_out: also encode the references cut out, without which the bank knows no second look.
+            ask_granularity: also find out which of the mask model's masks fit the references.
+            crops: also encode the references' crops, without which the bank knows no second look.
 
         Raises:
             BadReferenceError: if a class has no reference, or an item a label that is not among ``classes``.
         """
-        labels: list[str] = []
-        ids: list[str] = []
-        looks, levels = ReferenceLooks(self.feature_model), ReferenceLevels(self.proposal_model, self.proposals)
+        builder = self.bank_builder(classes, preset=preset, ask_granularity=ask_granularity, crops=crops)
+        for item in items:
+            builder.add(item)
+        return builder.bank()
 
-        def noted() -> Iterable[ReferenceItem]:
-            for item in items:
-                if item.label not in classes:
-                    raise BadReferenceError(
-                        f"reference {item.reference_id} is labelled {item.label!r}, which is not "
-                        f"among the classes {list(classes)}"
-                    )
-                labels.append(item.label)
-                ids.append(item.reference_id)
-                if cut_out:
-                    looks.add(item)
-                if ask_granularity:
-                    levels.add(item)
-                yield item
-
-        encoded = encode_references(self.feature_model, noted(), self.references, self.target_via)
-        return MemoryBank(
-            classes=tuple(classes),
-            vectors=encoded.vectors.numpy(),
-            class_index=np.array([classes.index(label) for label in labels], np.int64),
-            reference_ids=tuple(ids),
-            center=encoded.mean_token.numpy() if self.references.centre else None,
-            preset=preset,
-            weights=self.weights,
-            preprocessing={**self._preprocessing(), **levels.for_bank()},
-            **looks.for_bank(self.references.centre),
-        )
-
-    @torch.inference_mode()
     def reference_vectors(self, items: Iterable[ReferenceItem]) -> NDArray[np.float32]:
         """float32 ``[M, C]``, what ``build_bank`` takes from references: also for such as show what is not wanted."""
-        encoded = encode_references(self.feature_model, items, self.references, self.target_via)
-        return np.asarray(encoded.vectors.numpy(), np.float32)
+        encoder = ReferenceEncoder(self.feature_model, self.references, self.target_via)
+        return np.stack([encoder.encode(item) for item in items])
 
     @torch.inference_mode()
     def image_tokens(self, image: NDArray[np.uint8]) -> Tensor:
         """Patch tokens float32 ``[rows, columns, C]`` of an image, as of a target; only the feature model runs."""
         pixels = feature_input(image, self.feature_model.input_size, self.target_via)
         return self.feature_model.encode(_stacked([pixels], self.feature_model))[0].float().cpu()
-
-    def _preprocessing(self) -> Mapping[str, object]:
-        return {**asdict(self.references), "input_size": self.feature_model.input_size, "target_via": self.target_via}
 
     def _feature_input(self, image: NDArray[np.uint8], pixels: Tensor, frame: ImageFrame) -> Tensor:
         """Reuses the mask model's pixels where they are the very squash the feature model starts from."""

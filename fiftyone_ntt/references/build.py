@@ -94,8 +94,10 @@ def bank_from(
     # Points have several answers, which are compared with all other references: those are looked at first.
     made = make_masks(reader, segmenter, _part(progress, 0, passes)) if reader.any_prompts else None
     unwanted = _Unwanted()
-    items = read_references(reader, segmenter, made, unwanted, _part(progress, passes - 1, passes))
-    bank = segmenter.build_bank(items, reader.classes, preset=preset, ask_granularity=ask_granularity)
+    builder = segmenter.bank_builder(reader.classes, preset=preset, ask_granularity=ask_granularity)
+    for item in read_references(reader, segmenter, made, unwanted, _part(progress, passes - 1, passes)):
+        builder.add(item)
+    bank = builder.bank()
     vectors = unwanted.vectors(segmenter)
     return with_negatives(bank, vectors, unwanted.labels, unwanted.ids) if len(vectors) else bank
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import fiftyone as fo
@@ -21,7 +21,7 @@ from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, REJECTED_TAG
 from fiftyone_ntt.dataset.geometry import full_mask
 from fiftyone_ntt.dataset.labels import is_kept
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.method.memory_bank import MemoryBank, VectorSet
 from fiftyone_ntt.method.pooling import pool_mask
 
 LEARNED = "learned/"
@@ -86,29 +86,21 @@ def taught(bank: MemoryBank, lessons: Sequence[Lesson], samples: Collection[str]
         lessons: what was learned.
         samples: ids of the samples that ``lessons`` cover.
     """
+    kept = [i for i, key in enumerate(bank.reference_ids) if not _is_of(key, samples)]
     good = [lesson for lesson in lessons if lesson.kind != "rejected"]
-    stay = [i for i, key in enumerate(bank.reference_ids) if not _is_of(key, samples)]
-    names = [bank.classes[k] for k in bank.class_index[stay]] + [lesson.label for lesson in good]
+    references = _with_lessons(bank.references.select(kept), good)
+    names = set(references.labels)
     classes = [name for name in bank.classes if name in names]
-    classes += sorted(set(names) - set(classes))
+    classes += sorted(str(name) for name in names - {*classes})
     bad = [lesson for lesson in lessons if lesson.kind == "rejected" and lesson.label in classes]
-    stay_bad = [
+    before = bank.negatives or VectorSet(bank.vectors[:0], ())
+    kept = [
         i
-        for i, key in enumerate(bank.negative_ids)
-        if not _is_of(key, samples) and _name_of(bank, i) in (*classes, None)
+        for i, (key, label) in enumerate(zip(before.ids, before.labels, strict=True))
+        if not _is_of(key, samples) and label in (*classes, None)
     ]
-    bad_names = [_name_of(bank, i) for i in stay_bad] + [lesson.label for lesson in bad]
-    channels = bank.vectors.shape[1]
-    before = np.zeros((0, channels), np.float32) if bank.negatives is None else bank.negatives
-    return replace(
-        bank,
-        classes=tuple(classes),
-        vectors=_stacked(bank.vectors[stay], good),
-        class_index=np.array([classes.index(name) for name in names], np.int64),
-        reference_ids=(*(bank.reference_ids[i] for i in stay), *(LEARNED + lesson.key for lesson in good)),
-        negatives=_stacked(before[stay_bad], bad),
-        negative_class=np.array([-1 if name is None else classes.index(name) for name in bad_names], np.int64),
-        negative_ids=(*(bank.negative_ids[i] for i in stay_bad), *(LEARNED + lesson.key for lesson in bad)),
+    return bank.changed(
+        classes=tuple(classes), references=references, negatives=_with_lessons(before.select(kept), bad)
     )
 
 
@@ -116,15 +108,12 @@ def _is_of(key: str, samples: Collection[str]) -> bool:
     return key.startswith(LEARNED) and key.removeprefix(LEARNED).split("/")[0] in samples
 
 
-def _name_of(bank: MemoryBank, i: int) -> str | None:
-    """The class that negative ``i`` is not; ``None`` for all."""
-    if bank.negative_class is None or bank.negative_class[i] < 0:
-        return None
-    return bank.classes[int(bank.negative_class[i])]
-
-
-def _stacked(vectors: NDArray[np.float32], lessons: Sequence[Lesson]) -> NDArray[np.float32]:
-    return np.concatenate([vectors, *(lesson.vector[None] for lesson in lessons)]).astype(np.float32)
+def _with_lessons(vectors: VectorSet, lessons: Sequence[Lesson]) -> VectorSet:
+    if not lessons:
+        return vectors
+    learned = np.stack([lesson.vector for lesson in lessons])
+    labels, ids = tuple(lesson.label for lesson in lessons), tuple(LEARNED + lesson.key for lesson in lessons)
+    return vectors.joined(VectorSet(learned, labels, ids))
 
 
 Document = dict[str, Any]

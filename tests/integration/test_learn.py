@@ -182,7 +182,7 @@ def test_a_bank_learns_adds_classes_forgets_what_is_decided_anew_and_keeps_its_r
     once = taught(bank, [*first, lesson("s4/f", "unheard of", "rejected")], {"s3", "s4"})
     assert once.classes == ("fig", "date", "nut") and once.shots == {"fig": 2, "date": 1, "nut": 1}
     assert once.reference_ids == ("s1/a", "s2/b", "learned/s3/c", "learned/s3/d")
-    assert (once.negative_ids, once.negative_class.tolist()) == (("learned/s4/e",), [1])
+    assert (once.negative_ids, once.negatives.labels) == (("learned/s4/e",), ("date",))
     assert taught(once, first, {"s3", "s4"}).content_hash == once.content_hash
     elsewhere = taught(once, [lesson("s5/g", "fig", "rejected")], {"s5"})
     assert elsewhere.negative_ids == ("learned/s4/e", "learned/s5/g") and elsewhere.shots == once.shots

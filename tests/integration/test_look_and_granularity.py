@@ -69,9 +69,7 @@ def test_a_second_look_changes_scores_has_an_index_of_its_own_and_resumes(pictur
 
 
 def test_a_bank_without_crops_is_refused(pictures, preset):
-    from dataclasses import replace
-
-    old = replace(built(pictures, preset), crop_vectors=None, crop_labels=(), crop_center=None)
+    old = built(pictures, preset).changed(crops=None)
     with pytest.raises(InputError, match="build it again"):
         ntt.segment(pictures, old, preset=preset, second_look=True)
     with pytest.raises(InputError, match="build it again"):

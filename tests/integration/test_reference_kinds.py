@@ -195,15 +195,15 @@ def test_negatives_by_label_and_by_sample(dataset, tmp_path):
     chosen = tagged_references(dataset, REFERENCE_TAG, "truth")
     alone = ntt.build_memory_bank(chosen, "truth")
     assert alone.shots == {"date": 1, "fig": 1}, "a negative is no reference"
-    assert alone.negative_class.tolist() == [1] and alone.negative_ids[0].endswith(f"/{not_fig.id}")
+    assert alone.negatives.labels == (alone.classes[1],) and alone.negative_ids[0].endswith(f"/{not_fig.id}")
     bank = ntt.build_memory_bank(chosen, "truth", negatives=tagged_negatives(dataset, "truth"))
     assert bank.shots == alone.shots
-    assert bank.negative_class[:2].tolist() == [1, -1], "of a class that is not wanted: none of them"
-    assert set(bank.negative_class[2:].tolist()) == {-1} and len(bank.negatives) > 3
+    assert bank.negatives.labels[:2] == (bank.classes[1], None), "of a class that is not wanted: none of them"
+    assert set(bank.negatives.labels[2:]) == {None} and len(bank.negatives) > 3
     assert all(one.startswith(f"{empty.id}/") for one in bank.negative_ids[2:])
     assert tagged_negatives(dataset, "truth", "") is None
     plain = ntt.build_memory_bank(chosen, "truth", negatives=dataset.match_tags(NEGATIVE_TAG))
-    assert set(plain.negative_class[1:].tolist()) == {-1}
+    assert set(plain.negatives.labels[1:]) == {None}
 
 
 def test_only_negatives_are_no_references(dataset, tmp_path):
@@ -254,7 +254,7 @@ def test_tags_of_labels_go_with_their_masks(dataset, tmp_path):
     ntt.make_reference_masks(dataset, "clicks")
     assert [one.tags for one in dataset.first().ntt_references.detections] == [[REFERENCE_TAG], [NEGATIVE_TAG]]
     bank = ntt.build_memory_bank(dataset, "ntt_references")
-    assert bank.shots == {"fig": 1} and bank.negative_class.tolist() == [0]
+    assert bank.shots == {"fig": 1} and bank.negatives.labels == ("fig",)
 
 
 def test_the_gallery_shows_the_mask_that_was_made(dataset, tmp_path):

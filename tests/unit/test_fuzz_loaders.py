@@ -12,7 +12,6 @@ import resource
 import struct
 import time
 import warnings
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ from fiftyone_ntt.candidates import file_format as files
 from fiftyone_ntt.candidates.settings import IndexSettings
 from fiftyone_ntt.core import MemoryBank, compact
 from fiftyone_ntt.errors import InputError, NttError
+from fiftyone_ntt.method.memory_bank import VectorSet
 from fiftyone_ntt.models import dinov2, sam2
 from fiftyone_ntt.pixels.images import decode_image
 
@@ -61,7 +61,7 @@ def bank(segmenter):
     ids = ("a/1", "b/2", "c/3", "d/4")
     center = vectors.mean(axis=0)
     bank = MemoryBank(("fig", "date"), vectors, np.array([0, 0, 1, 1]), ids, center, "fake", segmenter.weights)
-    return replace(bank, negatives=vectors[:2] + 1, negative_class=np.array([1, -1]), negative_ids=("a/5", "b/6"))
+    return bank.changed(negatives=VectorSet(vectors[:2] + 1, ("date", None), ("a/5", "b/6")))
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from support.fake_models import fake_segmenter
 
 from fiftyone_ntt.candidates.settings import IndexSettings
 from fiftyone_ntt.core import MatchConfig, MemoryBank
+from fiftyone_ntt.method.memory_bank import VectorSet
 from fiftyone_ntt.runs.applied_thresholds import _bank_key, meaning
 
 THRESHOLDS = {
@@ -36,14 +37,9 @@ BANK = {
     "weights": {"m": "1" * 64},
     "preprocessing": {"context": "crop", "granularity": {"choice": "whole", "iou": {"best": 0.5}}},
 }
-NEGATIVES = {
-    "negatives": VECTORS[:3] + 1,
-    "negative_class": np.array([-1, 0, 1]),
-    "negative_ids": ("n/0", "n/1", "n/2"),
-}
+NEGATIVES = {"negatives": VectorSet(VECTORS[:3] + 1, (None, "coin", "nut"), ("n/0", "n/1", "n/2"))}
 CROPS = {
-    "crop_vectors": VECTORS[:4] * 2,
-    "crop_labels": ("coin", "nut", "nut", "coin"),
+    "crops": VectorSet(VECTORS[:4] * 2, ("coin", "nut", "nut", "coin")),
     "crop_center": np.array([0.5, 0.25, 0.125, 0], np.float32),
 }
 BANKS = {
@@ -86,3 +82,5 @@ def test_banks_have_the_same_bytes(name):
         digest.update(f"{key} {tensor.dtype} {tensor.shape}".encode())
         digest.update(np.ascontiguousarray(tensor).tobytes())
     assert digest.hexdigest() == expected
+    again = MemoryBank.from_parts(tensors, description)
+    assert again.content_hash == MemoryBank(**{**BANK, **changes}).content_hash

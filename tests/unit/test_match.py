@@ -19,6 +19,7 @@ from fiftyone_ntt.core import (
     match_vectors,
 )
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.method.memory_bank import VectorSet
 from fiftyone_ntt.method.merging import nms_per_label, semantic_overlap
 from fiftyone_ntt.method.options.negatives import NEGATIVE_SCALE, less_negatives
 from fiftyone_ntt.method.scoring import normalise
@@ -260,8 +261,6 @@ def test_a_bank_without_negatives_matches_bit_for_bit_and_one_with_them_does_not
     same = Segmenter.match(IndexedImage(candidates, vectors, tokens), bank)
     for name in ("boxes", "scores", "labels", "predicted_iou"):
         np.testing.assert_array_equal(getattr(plain, name), getattr(same, name))
-    taught = dataclasses.replace(
-        bank, negatives=vectors[1:2].numpy(), negative_class=np.array([-1]), negative_ids=("x",)
-    )
+    taught = bank.changed(negatives=VectorSet(vectors[1:2].numpy(), (None,), ("x",)))
     lowered = Segmenter.match(IndexedImage(candidates, vectors, tokens), taught)
     assert lowered.scores.sum() < plain.scores.sum()

@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 
 from fiftyone_ntt.core import MemoryBank
 from fiftyone_ntt.errors import InputError, PresetMismatchError
+from fiftyone_ntt.method.memory_bank import VectorSet
 
 
 @pytest.fixture
@@ -120,26 +121,26 @@ def test_a_missing_bank_names_the_folder(tmp_path):
 
 def with_negatives(bank):
     negatives = np.random.default_rng(1).normal(size=(2, 5)).astype(np.float32)
-    return replace(bank, negatives=negatives, negative_class=np.array([1, -1]), negative_ids=("s3/d", "s3/e"))
+    return bank.changed(negatives=VectorSet(negatives, ("date", None), ("s3/d", "s3/e")))
 
 
 def test_negatives_are_kept_and_make_another_bank(bank, tmp_path):
     taught = with_negatives(bank)
     again = MemoryBank.load(taught.save(tmp_path / "bank"))
-    np.testing.assert_array_equal(again.negatives, taught.negatives)
-    assert (again.negative_class.tolist(), again.negative_ids) == ([1, -1], ("s3/d", "s3/e"))
+    np.testing.assert_array_equal(again.negatives.vectors, taught.negatives.vectors)
+    assert (again.negatives.labels, again.negative_ids) == (("date", None), ("s3/d", "s3/e"))
     assert again.content_hash == taught.content_hash
     others = [
         bank,
-        replace(taught, negatives=taught.negatives + 1),
-        replace(taught, negative_class=np.array([0, -1])),
-        replace(taught, negative_ids=("s3/d", "s3/f")),
+        taught.changed(negatives=replace(taught.negatives, vectors=taught.negatives.vectors + 1)),
+        taught.changed(negatives=replace(taught.negatives, labels=("fig", None))),
+        taught.changed(negatives=replace(taught.negatives, ids=("s3/d", "s3/f"))),
     ]
     assert len({taught.content_hash, *(other.content_hash for other in others)}) == 5
 
 
 def test_a_bank_without_negatives_is_written_as_before(bank, tmp_path):
-    none = replace(bank, negatives=np.zeros((0, 5)), negative_class=np.zeros(0, int))
+    none = bank.changed(negatives=VectorSet(np.zeros((0, 5)), ()))
     assert none.negatives is None and none.content_hash == bank.content_hash
     facts = json.loads((bank.save(tmp_path) / "bank.json").read_text())
     assert facts["format"] == 1 and "negative_ids" not in facts
@@ -148,15 +149,34 @@ def test_a_bank_without_negatives_is_written_as_before(bank, tmp_path):
 @pytest.mark.parametrize(
     "bad",
     [
-        {"negatives": np.ones((2, 4))},
-        {"negatives": np.full((2, 5), np.nan)},
-        {"negatives": None},
-        {"negative_class": np.array([0, 2])},
-        {"negative_class": np.array([0, -2])},
-        {"negative_class": np.array([0])},
-        {"negative_ids": ("s3/d",)},
+        {"vectors": np.ones((2, 4))},
+        {"vectors": np.full((2, 5), np.nan)},
+        {"vectors": np.ones(2)},
+        {"labels": ("fig", "plum")},
+        {"labels": ("fig",)},
+        {"ids": ("s3/d",)},
+        {"ids": ()},
     ],
 )
 def test_negatives_that_do_not_fit_are_refused(bank, bad):
-    with pytest.raises(InputError, match="expected finite negatives"):
-        replace(with_negatives(bank), **bad)
+    with pytest.raises(InputError, match="expected"):
+        bank.changed(negatives=replace(with_negatives(bank).negatives, **bad))
+
+
+@pytest.mark.parametrize("index", [[1], [0, 2], [0, -2]])
+def test_classes_of_negatives_that_do_not_fit_are_refused(bank, index):
+    tensors, description = with_negatives(bank).to_parts()
+    with pytest.raises(InputError, match="expected"):
+        MemoryBank.from_parts({**tensors, "negative_class": np.array(index)}, description)
+
+
+def test_a_set_of_vectors_is_selected_and_joined(bank):
+    chosen = bank.references.select([2, 0])
+    assert (chosen.labels, chosen.ids) == (("date", "fig"), ("s2/c", "s1/a"))
+    joined = chosen.joined(bank.references.select([1]))
+    np.testing.assert_array_equal(joined.vectors, bank.vectors[[2, 0, 1]])
+    assert joined.index_in(bank.classes).tolist() == [1, 0, 1]
+    fewer = bank.changed(classes=("date",), references=bank.references.select([1, 2]))
+    assert (fewer.shots, fewer.preset) == ({"date": 2}, "lite")
+    with pytest.raises(InputError, match="class indices"):
+        bank.changed(classes=("date",))

@@ -149,7 +149,7 @@ def test_centres_of_an_image_are_what_there_is_to_see():
 def test_negatives_are_of_their_class_or_of_none():
     bank = MemoryBank(("a", "b"), np.eye(2, dtype=np.float32), np.array([0, 1]), ("s/1", "s/2"))
     found = with_negatives(bank, np.ones((3, 2), np.float32), ["b", None, "unknown"], ["n/1", "n/2", "n/3"])
-    assert found.negative_class.tolist() == [1, -1, -1] and found.negative_ids == ("n/1", "n/2", "n/3")
+    assert found.negatives.labels == (found.classes[1], None, None) and found.negative_ids == ("n/1", "n/2", "n/3")
     more = with_negatives(found, np.zeros((1, 2), np.float32), ["a"], ["n/4"])
-    assert more.negative_class.tolist() == [1, -1, -1, 0] and len(more.negatives) == 4
+    assert more.negatives.labels == (more.classes[1], None, None, more.classes[0]) and len(more.negatives) == 4
     assert with_negatives(bank, np.zeros((0, 2), np.float32), [], []) is bank

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fiftyone_ntt.core import Candidates, ImageFrame, IndexedImage, MatchConfig, MemoryBank, Segmenter
+from fiftyone_ntt.method.memory_bank import VectorSet
 from fiftyone_ntt.method.options.referring import one_class_each, refer
 
 SIDE = 64
@@ -79,23 +80,23 @@ def test_one_reference_is_the_best_of_the_generic_match():
 
 
 def test_what_a_class_is_not_none_of_its_references_is():
-    negatives = {"negatives": np.array([(1, 0, 1)], np.float32), "negative_ids": ("n",)}
+    negative = np.array([(1, 0, 1)], np.float32)
     vectors, index = [(1, 0, 0), (1, 0.1, 0), (1, 0.2, 0)], [0, 0, 1]
     image = image_of((1, 0, 0.9))
     plain = found(image, bank_of(vectors, ("mug", "cup"), index))
-    against = bank_of(vectors, ("mug", "cup"), index, negative_class=np.array([0]), **negatives)
+    against = bank_of(vectors, ("mug", "cup"), index, negatives=VectorSet(negative, ("mug",), ("n",)))
     result = found(image, against)
     assert result[0][1] < plain[0][1] and result[1][1] < plain[1][1] and result[2] == plain[2]
-    of_all = found(image, replace(against, negative_class=np.array([-1])))
+    of_all = found(image, against.changed(negatives=VectorSet(negative, (None,), ("n",))))
     assert all(of_all[k][1] < plain[k][1] for k in range(3))
 
 
 def test_crops_stay_with_their_reference_where_that_is_known():
     crops = np.eye(3, dtype=np.float32)
     vectors, index, classes = [(1, 0, 0), (0, 1, 0), (0, 0, 1)], [0, 1, 0], ("mug", "cup")
-    own = one_class_each(bank_of(vectors, classes, index, crop_vectors=crops, crop_labels=("mug", "cup", "mug")))
+    own = one_class_each(bank_of(vectors, classes, index, crops=VectorSet(crops, ("mug", "cup", "mug"))))
     assert own.crop_prototypes.tolist() == crops.tolist()
-    fewer = bank_of(vectors, classes, index, crop_vectors=crops[:2], crop_labels=("mug", "cup"))
+    fewer = bank_of(vectors, classes, index, crops=VectorSet(crops[:2], ("mug", "cup")))
     assert one_class_each(fewer).crop_prototypes.tolist() == crops[[0, 1, 0]].tolist()
 
 

@@ -1,7 +1,5 @@
 """The second look: groups of masks, their crops, and what they add to similarities."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -19,6 +17,7 @@ from fiftyone_ntt.core import (
     compact,
 )
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.method.memory_bank import VectorSet
 from fiftyone_ntt.method.options.second_look import blended, group_masks, look_at
 
 
@@ -142,28 +141,27 @@ def bank(segmenter, **options):
 
 def test_a_bank_keeps_the_references_crops(tmp_path):
     made = bank(looking())
-    assert made.crop_labels == ("red", "blue")
-    assert made.crop_vectors.shape == (2, 3)
+    assert made.crops.labels == ("red", "blue")
+    assert made.crops.vectors.shape == (2, 3)
     again = MemoryBank.load(made.save(tmp_path))
     assert np.array_equal(again.crop_prototypes, made.crop_prototypes)
     assert again.content_hash == made.content_hash
     assert bank(fake_segmenter()).crop_prototypes is None, "the model cannot"
-    assert bank(looking(), cut_out=False).crop_prototypes is None, "not asked for"
+    assert bank(looking(), crops=False).crop_prototypes is None, "not asked for"
 
 
 def test_crops_are_centred_where_the_preset_is():
     made = bank(looking(centre=True, context="image"))
     assert made.crop_center is not None
     assert np.allclose(
-        made.project_crops(made.crop_vectors).mean(axis=0), (made.crop_vectors - made.crop_center).mean(0)
+        made.project_crops(made.crops.vectors).mean(axis=0), (made.crops.vectors - made.crop_center).mean(0)
     )
 
 
 def test_a_class_that_was_learned_since_has_no_crops():
     made = bank(looking())
-    more = replace(
-        made, classes=("red", "green"), vectors=made.vectors, reference_ids=("a", "learned/c"), negatives=None
-    )
+    references = VectorSet(made.vectors, ("red", "green"), ("a", "learned/c"))
+    more = made.changed(classes=("red", "green"), references=references)
     assert np.isfinite(more.crop_prototypes[0]).all()
     assert np.isnan(more.crop_prototypes[1]).all()
 

@@ -33,7 +33,7 @@ _POINTS = 32
 
 
 class ReferenceLevels:
-    """Asks one reference after the other.
+    """Asks one reference after the other which masks fit it. A ``ReferenceObserver``.
 
     Args:
         model: the mask model.
@@ -57,12 +57,13 @@ class ReferenceLevels:
         logits, ious = self._model.decode_points(embedding, points)
         self.fits.append(fit_of(item.label, logits, ious, mask_in_frame(item.mask, frame)))
 
-    def for_bank(self) -> dict[str, object]:
-        """What they chose, for a bank's ``preprocessing``; nothing where nobody was asked."""
+    def for_bank(self) -> dict[str, Any]:
+        """See ``ReferenceObserver``: what they chose."""
         if not self.fits:
             return {}
         choice, means = chosen_by(self.fits)
-        return {"granularity": {"choice": choice, "iou": {name: round(mean, 4) for name, mean in means.items()}}}
+        answer = {"choice": choice, "iou": {name: round(mean, 4) for name, mean in means.items()}}
+        return {"preprocessing": {"granularity": answer}}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ reference.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fiftyone_ntt.method.config import MatchConfig
-from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.method.memory_bank import MemoryBank, VectorSet
 from fiftyone_ntt.method.results import SimilarityStep, StageOneResult
 from fiftyone_ntt.method.scoring import normalise, similarity
 
@@ -28,10 +27,12 @@ _ROUNDS = 20
 
 def similarity_step(prototypes: Tensor, bank: MemoryBank | None, config: MatchConfig) -> SimilarityStep | None:
     """What a bank's negatives do to similarities; ``None`` where it has none."""
-    if bank is None or bank.negatives is None or bank.negative_class is None:
+    if bank is None or bank.negatives is None:
         return None
-    positives = normalise(torch.from_numpy(bank.project(bank.vectors))), torch.from_numpy(bank.class_index)
-    negatives = normalise(torch.from_numpy(bank.project(bank.negatives))), torch.from_numpy(bank.negative_class)
+    positives, negatives = (
+        (normalise(torch.from_numpy(bank.project(some.vectors))), torch.from_numpy(some.index_in(bank.classes)))
+        for some in (bank.references, bank.negatives)
+    )
 
     def step(similarities: Tensor, features: Tensor, image: StageOneResult) -> Tensor:
         return less_negatives(similarities, features, positives, negatives)
@@ -106,18 +107,11 @@ def with_negatives(
     Args:
         bank: a memory bank.
         vectors: float32 ``[n, C]``, not normalised.
-        labels: the class that each of them is not; ``None``, or a class that the bank does not have, for none of them.
+        labels: the class that each of them is not; ``None``, or a class that the bank does not have, for all of them.
         ids: where they came from.
     """
     if not len(ids):
         return bank
-    channels = bank.vectors.shape[1]
-    before = np.zeros((0, channels), np.float32) if bank.negatives is None else bank.negatives
-    known = np.zeros(0, np.int64) if bank.negative_class is None else bank.negative_class
-    index = [bank.classes.index(label) if label in bank.classes else -1 for label in labels]
-    return replace(
-        bank,
-        negatives=np.concatenate([before, np.asarray(vectors, np.float32).reshape(-1, channels)]),
-        negative_class=np.concatenate([known, np.array(index, np.int64)]),
-        negative_ids=(*bank.negative_ids, *ids),
-    )
+    known = tuple(label if label in bank.classes else None for label in labels)
+    more = VectorSet(np.asarray(vectors, np.float32).reshape(-1, bank.vectors.shape[1]), known, tuple(ids))
+    return bank.changed(negatives=more if bank.negatives is None else bank.negatives.joined(more))

@@ -9,13 +9,12 @@ match falls short of it, weighted by how whole and how clean the mask is.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.matcher import Matcher, to_instances
-from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.method.memory_bank import MemoryBank, VectorSet
 from fiftyone_ntt.method.merging import CandidateMasks, soft_merge, suppress
 from fiftyone_ntt.method.results import Instances, StageOneResult
 from fiftyone_ntt.method.scoring import label
@@ -30,39 +29,36 @@ def one_class_each(bank: MemoryBank) -> MemoryBank:
     Returns:
         A bank whose M classes are called by their place, ``"0"``, ``"1"``, ...
     """
-    names = tuple(str(i) for i in range(len(bank.vectors)))
-    changes = {**_negatives(bank), **_crops(bank, names)}
-    return replace(bank, classes=names, class_index=np.arange(len(names)), **changes)
+    names = tuple(str(i) for i in range(len(bank.references)))
+    references = VectorSet(bank.vectors, names, bank.reference_ids)
+    return bank.changed(classes=names, references=references, negatives=_negatives(bank), crops=_crops(bank, names))
 
 
-def _negatives(bank: MemoryBank) -> dict[str, Any]:
-    if bank.negatives is None or bank.negative_class is None:
-        return {}
+def _negatives(bank: MemoryBank) -> VectorSet | None:
+    """Those of a class once for each of its references; those of every class stay so."""
+    if bank.negatives is None:
+        return None
     rows: list[int] = []
-    owners: list[int] = []
-    for row, of_class in enumerate(bank.negative_class):
-        against = [-1] if of_class < 0 else np.flatnonzero(bank.class_index == of_class).tolist()
+    labels: list[str | None] = []
+    for row, label_of in enumerate(bank.negatives.labels):
+        own = [i for i, name in enumerate(bank.references.labels) if name == label_of]
+        against = [None] if label_of is None else [str(i) for i in own]
         rows += [row] * len(against)
-        owners += against
-    return {
-        "negatives": bank.negatives[rows],
-        "negative_class": np.array(owners, np.int64),
-        "negative_ids": tuple(bank.negative_ids[row] for row in rows),
-    }
+        labels += against
+    chosen = bank.negatives.select(rows)
+    return VectorSet(chosen.vectors, tuple(labels), chosen.ids)
 
 
-def _crops(bank: MemoryBank, names: tuple[str, ...]) -> dict[str, Any]:
-    if bank.crop_vectors is None:
-        return {}
-    of_reference = [bank.classes[k] for k in bank.class_index]
-    if list(bank.crop_labels) == of_reference:
-        return {"crop_labels": names}
-    labels = np.array(bank.crop_labels)
-    rows = [np.flatnonzero(labels == name) for name in of_reference]
-    return {
-        "crop_vectors": bank.crop_vectors[np.concatenate(rows).astype(np.int64)],
-        "crop_labels": tuple(name for name, some in zip(names, rows, strict=True) for _ in some),
-    }
+def _crops(bank: MemoryBank, names: tuple[str, ...]) -> VectorSet | None:
+    """Each reference's own crop where all are known, else all of its class."""
+    if bank.crops is None:
+        return None
+    of_reference = bank.references.labels
+    if bank.crops.labels == of_reference:
+        return VectorSet(bank.crops.vectors, names)
+    rows = [[row for row, label_of in enumerate(bank.crops.labels) if label_of == wanted] for wanted in of_reference]
+    labels = tuple(name for name, of_class in zip(names, rows, strict=True) for _ in of_class)
+    return VectorSet(bank.crops.vectors[[row for of_class in rows for row in of_class]], labels)
 
 
 class ReferringMatcher:

@@ -1,4 +1,4 @@
-"""A second look: candidates cut out and encoded alone, where they fill the input of the feature model.
+"""A second look: candidates cropped and encoded alone, where they fill the input of the feature model.
 
 In a view of the whole image a small object is a few tokens that have seen their surroundings. An option: it costs an
 encoder pass, at a smaller input, for every group of candidates that are nearly the same mask.
@@ -19,7 +19,7 @@ from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.backends import CropEncoder
 from fiftyone_ntt.method.batching import BatchSize, in_batches
 from fiftyone_ntt.method.config import MatchConfig
-from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.method.memory_bank import MemoryBank, VectorSet
 from fiftyone_ntt.method.proposals import Candidates
 from fiftyone_ntt.method.references import ReferenceItem, crop_bounds, crop_with_context, patch_weights, weighted_mean
 from fiftyone_ntt.method.results import SimilarityStep, StageOneResult
@@ -142,14 +142,15 @@ def _pooled(tokens: Tensor, mask: Tensor) -> Tensor:
 
 
 class ReferenceLooks:
-    """Collects the second set of vectors of a memory bank, one reference after the other.
+    """Collects the second set of vectors of a memory bank, one reference after the other. A ``ReferenceObserver``.
 
     Args:
         model: the feature model; nothing is collected if it cannot encode crops.
+        centre: whether the mean token of the crops is to be subtracted.
     """
 
-    def __init__(self, model: object) -> None:
-        self._model = model if isinstance(model, CropEncoder) else None
+    def __init__(self, model: object, centre: bool) -> None:
+        self._model, self._centre = model if isinstance(model, CropEncoder) else None, centre
         self._vectors: list[Tensor] = []
         self._means: list[Tensor] = []
         self._labels: list[str] = []
@@ -165,13 +166,12 @@ class ReferenceLooks:
         self._means.append(tokens.mean(dim=(0, 1)))
         self._labels.append(item.label)
 
-    def for_bank(self, centre: bool) -> dict[str, Any]:
-        """Arguments of a ``MemoryBank``; ``centre`` subtracts the mean token of the crops."""
+    def for_bank(self) -> dict[str, Any]:
+        """See ``ReferenceObserver``."""
         if not self._vectors:
             return {}
-        center = torch.stack(self._means).mean(dim=0).numpy() if centre else None
-        vectors = torch.stack(self._vectors).numpy()
-        return {"crop_vectors": vectors, "crop_labels": tuple(self._labels), "crop_center": center}
+        center = torch.stack(self._means).mean(dim=0).numpy() if self._centre else None
+        return {"crops": VectorSet(torch.stack(self._vectors).numpy(), tuple(self._labels)), "crop_center": center}
 
 
 def similarity_step(prototypes: Tensor, bank: MemoryBank | None, config: MatchConfig) -> SimilarityStep | None:
