@@ -220,7 +220,7 @@ def _drain(subject: Subject, items: Sequence[tuple[str, Callable[[], Picture]]])
     def finish(key: str, found: CompactImage) -> Instances:
         return subject.segmenters[0].match(found, subject.bank, subject.config)
 
-    for outcome in stream(subject.segmenters, items, finish, bank=subject.bank):
+    for outcome in stream(subject.segmenters, items, finish):
         if outcome.error is not None:
             raise outcome.error
 

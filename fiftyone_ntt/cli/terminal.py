@@ -15,7 +15,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from fiftyone_ntt.evaluation.results import EvaluationResults
+    from fiftyone_ntt.evaluation.summary import EvaluationResults
 
 Progress = Callable[[int, int, str], None]
 

@@ -31,7 +31,7 @@ from fiftyone_ntt.errors import InputError
 if TYPE_CHECKING:
     import fiftyone as fo
 
-    from fiftyone_ntt.evaluation.results import EvaluationResults
+    from fiftyone_ntt.evaluation.summary import EvaluationResults
     from fiftyone_ntt.runs.segment import SegmentReport
 
 DATASET = "ntt-demo"

@@ -43,8 +43,8 @@ from fiftyone_ntt.evaluation.coco import (
 )
 from fiftyone_ntt.evaluation.fiftyone_matches import Matching, keep_results, write_matches
 from fiftyone_ntt.evaluation.map_documents import targets_of
-from fiftyone_ntt.evaluation.results import ClassResult, EvaluationResults
 from fiftyone_ntt.evaluation.semantic_scores import evaluate_maps, shared_targets, write_map_scores
+from fiftyone_ntt.evaluation.summary import ClassResult, EvaluationResults
 from fiftyone_ntt.references.bank_store import list_banks, load_bank
 from fiftyone_ntt.references.build import Progress, without_references
 from fiftyone_ntt.runs.record import provenance_of

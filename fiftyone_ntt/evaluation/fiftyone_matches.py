@@ -14,7 +14,7 @@ from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.fields import REJECTED_TAG, dataset_of, every_image
 from fiftyone_ntt.dataset.storage import store
-from fiftyone_ntt.evaluation.results import EvaluationResults
+from fiftyone_ntt.evaluation.summary import EvaluationResults
 
 METRIC_URI = "@fiftyone-ntt/ntt/metric_"
 """Prefix of the operators that put our scores into FiftyOne's own evaluation panel."""

@@ -19,7 +19,7 @@ from fiftyone_ntt.dataset.fields import REJECTED_TAG, dataset_of, detections_of,
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.evaluation.coco import GroundTruth, Prediction, Scores, presence_scores
 from fiftyone_ntt.evaluation.map_documents import in_classes, piece_of, read_map, resized, targets_of
-from fiftyone_ntt.evaluation.results import ClassResult, EvaluationResults
+from fiftyone_ntt.evaluation.summary import ClassResult, EvaluationResults
 from fiftyone_ntt.pixels.semantic_maps import VOID, SemanticScores, confusion, paint
 
 _NO_SCORES = Scores(None, None, None, None)

@@ -1,38 +1,121 @@
-"""The rules of the house that a reader cannot see in one file."""
+"""The rules of the house that a reader cannot see in one file: who may import whom, names, lengths."""
 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+import fiftyone_ntt
+
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = [path for folder in ("fiftyone_ntt", "operators", "panels") for path in (ROOT / folder).rglob("*.py")]
+PACKAGE = ROOT / "fiftyone_ntt"
+TESTS = ROOT / "tests"
+
+# Room -> (rooms that it may import, packages that it may import besides the standard library); lowest first.
+TABLE = {
+    "params": ("", ""),
+    "pixels": ("", "numpy torch PIL"),
+    "method": ("pixels", "numpy torch safetensors"),
+    "models": (
+        "pixels method",
+        "numpy torch sam2 hydra omegaconf transformers onnx onnxruntime efficientnet_lite_pytorch huggingface_hub",
+    ),
+    "candidates": ("params pixels method models", "numpy torch safetensors"),
+    "dataset": ("params pixels method models candidates", "numpy fiftyone bson pymongo"),
+    "references": ("params pixels method models candidates dataset", "numpy scipy PIL fiftyone bson"),
+    "runs": (
+        "params pixels method models candidates dataset references",
+        "numpy PIL fiftyone bson pymongo psutil",
+    ),
+    "review": (
+        "params pixels method models candidates dataset references runs",
+        "numpy sklearn fiftyone bson",
+    ),
+    "evaluation": (
+        "params pixels method models candidates dataset references runs",
+        "numpy pycocotools fiftyone bson",
+    ),
+}
+SERVICES = " ".join(TABLE)
+# A door may call every service. Of other doors: the demo prints as the command line does, a panel opens operators.
+DOORS = {
+    "cli": (SERVICES, "torch rich fiftyone"),
+    "demo": (f"{SERVICES} cli", "numpy PIL pycocotools rich fiftyone"),
+    "operators": (SERVICES, "fiftyone"),
+    "panels": (f"{SERVICES} operators", "fiftyone"),
+}
+FOLDERS = {room: PACKAGE / room for room in (*TABLE, "demo", "cli")}
+FOLDERS |= {door: ROOT / door for door in ("operators", "panels")}
+SOURCES = [path for folder in (PACKAGE, ROOT / "operators", ROOT / "panels") for path in sorted(folder.rglob("*.py"))]
 
 
 def imports_of(path):
+    """Every module that a file imports, also inside functions; ``from fiftyone_ntt import x`` is ``fiftyone_ntt.x``."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module or ""
+            assert node.level == 0, f"{path.name}: imports are absolute"
+            if node.module == "fiftyone_ntt":
+                yield from (f"fiftyone_ntt.{name.name}" for name in node.names)
+            else:
+                yield node.module
 
 
-@pytest.mark.parametrize(
-    ("layer", "forbidden"),
-    [
-        ("core", ("fiftyone", "fiftyone_ntt.models", "fiftyone_ntt.dataset", "transformers", "sam2", "onnxruntime")),
-        ("models", ("fiftyone", "fiftyone_ntt.dataset", "fiftyone_ntt.index")),
-        ("index", ("fiftyone", "fiftyone_ntt.models", "transformers", "sam2", "onnxruntime")),
-        ("dataset", ("sam2", "transformers", "onnxruntime")),
-    ],
-)
-def test_dependencies_point_one_way(layer, forbidden):
-    for path in (ROOT / "fiftyone_ntt" / layer).glob("*.py"):
+def rooms_and_packages(room):
+    """What the modules of a room import: (file, room) and (file, third-party package)."""
+    rooms, packages = set(), set()
+    for path in FOLDERS[room].rglob("*.py"):
         for name in imports_of(path):
-            wrong = [bad for bad in forbidden if name == bad or name.startswith(f"{bad}.")]
-            assert not wrong, f"{path.name} imports {name}"
+            top, _, rest = name.partition(".")
+            if top == "fiftyone_ntt":
+                rooms.add((path.name, rest.partition(".")[0]))
+            elif top not in sys.stdlib_module_names:
+                packages.add((path.name, top))
+    return rooms, packages
+
+
+@pytest.mark.parametrize("room", FOLDERS)
+def test_dependencies_point_one_way(room):
+    lower, allowed = (TABLE | DOORS)[room]
+    rooms, packages = rooms_and_packages(room)
+    # The lazy public names (`import fiftyone_ntt as ntt`, an empty name here) are for doors.
+    known = {*lower.split(), room, "errors", "__version__"}
+    if room in DOORS:
+        known |= {"", *fiftyone_ntt.__all__}
+    wrong = {(file, name) for file, name in rooms if name not in known}
+    assert wrong == ({("main.py", "demo")} if room == "cli" else set()), "`fiftyone-ntt demo` starts the demo"
+    assert {(file, name) for file, name in packages if name not in allowed.split()} == set()
+
+
+def test_the_table_holds_every_folder_and_no_other():
+    """A folder that nobody placed, or that is empty, would pass every rule above."""
+    inside = {path.parent.relative_to(PACKAGE).parts[0] for path in PACKAGE.glob("*/**/*.py")}
+    assert inside == {*TABLE, "demo", "cli"}
+    for room, folder in FOLDERS.items():
+        assert [path for path in folder.rglob("*.py") if path.name != "__init__.py"], f"{room}/ holds no module"
+    assert set(FOLDERS) == set(TABLE) | set(DOORS)
+
+
+def test_the_table_has_no_cycle():
+    order = list(TABLE)
+    for room, (lower, _) in TABLE.items():
+        assert set(lower.split()) <= set(order[: order.index(room)]), room
+
+
+def test_what_knows_no_dataset_imports_without_fiftyone():
+    """What a table of imports cannot see: modules that are imported by way of others."""
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for room in ("params", "pixels", "method", "models", "candidates")
+        for path in FOLDERS[room].rglob("*.py")
+        if path.name != "__init__.py"
+    ]
+    code = f"import importlib, sys; sys.modules['fiftyone'] = None; [importlib.import_module(m) for m in {modules}]"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_nothing_imports_torchvision():
@@ -48,8 +131,25 @@ def test_importing_loads_nothing_heavy(module):
 
 
 def test_files_stay_short():
-    long = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
-    assert not {name: lines for name, lines in long.items() if lines > 400}
+    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
+    assert not {name: lines for name, lines in lengths.items() if lines > 400}
+
+
+def test_the_package_stays_small():
+    """Operators and panels lie beside the package in the source tree, and are counted with the doors, not here."""
+    assert 0 < len(list(PACKAGE.rglob("*.py"))) <= 130
+
+
+def test_a_module_name_is_used_once_among_the_rooms():
+    names = Counter(
+        path.stem
+        for room in TABLE
+        if room != "params"  # a door, as far as names go: it mirrors the rooms
+        for path in FOLDERS[room].rglob("*.py")
+        if path.name != "__init__.py"
+    )
+    assert len(names) > 50
+    assert not {name: count for name, count in names.items() if count > 1}
 
 
 def private_names_used(path):
