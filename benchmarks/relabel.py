@@ -28,7 +28,7 @@ from fiftyone_ntt.candidates.source import StageOne
 from fiftyone_ntt.candidates.store import IndexStore
 from fiftyone_ntt.core import CompactImage, MemoryBank, compact
 from fiftyone_ntt.models import load_preset
-from fiftyone_ntt.models.presets import resolve_preset
+from fiftyone_ntt.params.labelling import StageOneSettings
 
 PHOTOGRAPHS = 5
 
@@ -61,7 +61,7 @@ def fill(folder: Path, count: int, found: list[CompactImage]) -> tuple[fo.Datase
         Image.fromarray(np.full((8, 8, 3), (i % 251, i // 251, 7), np.uint8)).save(path)
         size += store.put(hashlib.sha256(path.read_bytes()).hexdigest(), found[i % len(found)])
         dataset.add_sample(fo.Sample(str(path)))
-    store.remember(StageOne(resolve_preset("lite")).recipe)
+    store.remember(StageOne.of(StageOneSettings(preset="lite")).recipe)
     return dataset, segmenter.weights, size / count / 1e6
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import fiftyone as fo
@@ -13,9 +13,7 @@ from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import check_detections_field, check_reference_field, is_detections_field
 from fiftyone_ntt.errors import NttError
-from fiftyone_ntt.params.base import ParamInfo, Params
-
-Progress = Callable[[int, int, str], None]
+from fiftyone_ntt.params.base import ParamInfo, Params, Progress
 
 _ERRORS_SHOWN = 20
 
@@ -177,19 +175,12 @@ def add_estimate(inputs: types.Object, target: SampleCollection, preset: str, va
         preset: name of the models.
         values: what the form holds for the parameters that decide how candidates are made.
     """
-    from fiftyone_ntt.candidates.source import StageOne, outputs_for
-    from fiftyone_ntt.models.presets import resolve_preset
+    from fiftyone_ntt.params.labelling import StageOneFields
     from fiftyone_ntt.runs.estimate import estimate
 
-    names = ("points_per_side", "points", "precision", "device", "second_look")
-    given = {name: values[name] for name in names if values.get(name)}
-    granularity = values.get("granularity") or "best"
+    given = {name: values[name] for name in StageOneFields.__annotations__ if values.get(name) not in (None, "")}
     try:
-        if granularity != "auto":  # what that comes to is in the bank; nearly always the default
-            given["outputs"] = outputs_for(granularity)
-        stage_one = StageOne(resolve_preset(preset), **given)
-        where = {"use_index": values.get("use_index") is not False, "index_dir": values.get("index_dir") or None}
-        notice(inputs, "estimate", str(estimate(target, stage_one, **where)))
+        notice(inputs, "estimate", str(estimate(target, **{**given, "preset": preset})))
     except (NttError, TypeError):  # a value that is being typed; its own field says what is wrong with it
         notice(inputs, "estimate", f"{counted(len(target), 'image')} in the target")
 

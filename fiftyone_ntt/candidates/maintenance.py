@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -17,8 +17,7 @@ from fiftyone_ntt.candidates.file_format import PART_SUFFIX, SUFFIX, DamagedInde
 from fiftyone_ntt.candidates.settings import IndexSettings
 from fiftyone_ntt.candidates.store import RECIPES, SETTINGS_FILE, settings_in
 from fiftyone_ntt.errors import InputError
-
-Progress = Callable[[int, int, str], None]
+from fiftyone_ntt.params.base import Progress
 
 _DAY = 24 * 3600.0
 _HASH = "[0-9a-f]{64}"

@@ -33,6 +33,11 @@ def default_root() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "fiftyone-ntt" / "index"
 
 
+def index_root(index_dir: str | Path | None) -> Path:
+    """The index's folder: the one given, else the default one."""
+    return default_root() if index_dir is None else Path(index_dir).expanduser()
+
+
 def limit_in_bytes(gigabytes: float | None = None) -> int:
     """The size limit: the one given, else that of the environment, else 50 GB.
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -17,75 +16,92 @@ from numpy.typing import NDArray
 
 from fiftyone_ntt import __version__
 from fiftyone_ntt.candidates.compact import CompactImage
-from fiftyone_ntt.candidates.settings import IndexSettings, default_root
+from fiftyone_ntt.candidates.settings import IndexSettings, index_root
 from fiftyone_ntt.candidates.store import IndexStorageError, IndexStore, explain_missing, recalled
+from fiftyone_ntt.candidates.stream import Outcome, stream
 from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.method.config import Granularity
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.models import Preset, load_segmenters
 from fiftyone_ntt.models.devices import Precision, choose_devices
-from fiftyone_ntt.params.base import GRANULARITIES
+from fiftyone_ntt.models.presets import resolve_preset
+from fiftyone_ntt.params.labelling import GRANULARITIES, StageOneSettings
 from fiftyone_ntt.pixels.images import decode_image, read_bytes
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class StageOne:
-    """How candidates are made; see ``load_segmenters``.
+    """How candidates are made: what was asked for, and what that comes to here. Made by ``StageOne.of`` only.
 
     Attributes:
+        settings: what was asked for; its granularity is never ``"auto"``, but what that came to.
         preset: the models.
-        points_per_side: prompt points along each side; the preset's where ``None``.
-        points: the whole ``"grid"``, or ``"guided"``: by the image alone, so that they stay free of references.
-        precision: of the encoders.
-        compile: whether encoders are compiled.
-        device: where the models run.
-        outputs: which of a point's three masks become candidates, see ``ProposalConfig``.
-        second_look: whether groups of candidates are encoded again, cut out.
     """
 
+    settings: StageOneSettings
     preset: Preset
-    points_per_side: int | None = None
-    points: str = "grid"
-    precision: str = "fp32"
-    compile: bool = False
-    device: str | None = None
-    outputs: str = "best"
-    second_look: bool = False
+
+    @classmethod
+    def of(cls, settings: StageOneSettings, bank: MemoryBank | None = None) -> StageOne:
+        """What settings come to for a memory bank.
+
+        Args:
+            settings: what is asked for.
+            bank: says which models, and what ``"auto"`` granularity is; without one the models are ``"lite"``.
+
+        Raises:
+            InputError: if there is no such preset, or the bank cannot be used this way.
+            PresetMismatchError: if the bank was made with another preset.
+        """
+        wanted = settings.preset or (bank.preset if bank is not None else "lite")
+        preset = resolve_preset(cast("str | Preset", wanted))
+        if bank is not None:
+            bank.check_preset(preset.name, bank.weights)
+            if settings.second_look:
+                check_second_look(bank)
+        return cls(settings.changed(granularity=outputs_for(settings.granularity, bank)), preset)
+
+    @property
+    def points_per_side(self) -> int:
+        """Prompt points along each side of an image."""
+        return self.preset.proposals(self.settings.points_per_side).points_per_side
 
     def load(self) -> list[Segmenter]:
         """The models, one segmenter a device."""
+        asked = self.settings
         return load_segmenters(
             self.preset,
-            self.device,
-            self.points_per_side,
-            points=cast(Literal["grid", "guided"], self.points),
-            granularity=cast(Granularity, self.outputs),
-            second_look=self.second_look,
-            precision=cast(Precision, self.precision),
-            compile=self.compile,
+            asked.device,
+            asked.points_per_side,
+            points=cast(Literal["grid", "guided"], asked.points),
+            granularity=cast(Granularity, asked.granularity),
+            second_look=asked.second_look,
+            precision=cast(Precision, asked.precision),
+            compile=asked.compile,
         )
 
     @property
     def recipe(self) -> str:
         """All that decides the candidates and is known before the models are loaded."""
-        side = self.preset.proposals(self.points_per_side).points_per_side
-        options = [] if self.outputs == "best" else [f"outputs {self.outputs}"]
-        options += ["second look"] if self.second_look else []
-        return " ".join([__version__, repr(self.preset), str(side), self.points, self.precision, *options])
+        asked = self.settings
+        options = [] if asked.granularity == "best" else [f"outputs {asked.granularity}"]
+        options += ["second look"] if asked.second_look else []
+        side = str(self.points_per_side)
+        return " ".join([__version__, repr(self.preset), side, asked.points, asked.precision, *options])
 
 
 class CandidateSource:
     """The candidates of the images of one run. Its methods may be called from several threads.
 
     Args:
-        stage_one: how they are made.
+        stage_one: how they are made, and whether and where the index is.
         bank: the memory bank of the run, whose weights the models must have; ``None`` takes any.
-        use_index: whether to look anything up, and to keep anything.
-        index_dir: folder of the index; the default one where ``None``.
-        size_limit: bytes; the default where ``None``.
+        size_limit: bytes that the index may reach; the default where ``None``.
 
     Attributes:
         from_index: images whose candidates were in the index.
@@ -98,18 +114,11 @@ class CandidateSource:
     """
 
     def __init__(
-        self,
-        stage_one: StageOne,
-        *,
-        bank: MemoryBank | None = None,
-        use_index: bool = True,
-        index_dir: str | Path | None = None,
-        size_limit: int | None = None,
-    ) -> None:
-        self._stage_one, self._bank = stage_one, bank
-        choose_devices(stage_one.device)  # an unknown one is refused also where no model will be needed
-        self._root = default_root() if index_dir is None else Path(index_dir).expanduser()
-        self._use_index, self._size_limit = use_index, size_limit
+        self, stage_one: StageOne, *, bank: MemoryBank | None = None, size_limit: int | None = None
+    ) -> None:  # fmt: skip
+        self._stage_one, self._bank, self._size_limit = stage_one, bank, size_limit
+        choose_devices(stage_one.settings.device)  # an unknown one is refused also where no model will be needed
+        self._root, self._use_index = index_root(stage_one.settings.index_dir), stage_one.settings.use_index
         self._store: IndexStore | None = None
         self._loaded: list[Segmenter] | None = None
         self._to_keep: dict[str, str] = {}
@@ -159,7 +168,28 @@ class CandidateSource:
         """An image as ``stream`` takes it."""
         return key, partial(self._read, key, filepath)
 
-    def keep(self, key: str, content: CompactImage) -> None:
+    def outcomes(
+        self, samples: Iterable[tuple[str, str]], finish: Callable[[str, CompactImage], T], *, finishers: int = 1
+    ) -> Generator[Outcome[T], None, None]:
+        """Finds the candidates of images and stores those that are new, before ``finish`` sees them; see ``stream``.
+
+        Args:
+            samples: id and file path of each.
+            finish: called in another thread with the id and the candidates.
+            finishers: how many threads call it.
+
+        Yields:
+            One outcome an image, in no particular order.
+        """
+
+        def keep_and_finish(key: str, content: CompactImage) -> T:
+            self._keep(key, content)
+            return finish(key, content)
+
+        items = (self.item(sample_id, path) for sample_id, path in samples)
+        return stream(self.segmenters, items, keep_and_finish, finishers=finishers)
+
+    def _keep(self, key: str, content: CompactImage) -> None:
         """Adds what was found in image ``key`` to the index, unless it came from there.
 
         Raises nothing if the index takes no more: that costs the storing only, see ``storage_error``.
@@ -254,7 +284,7 @@ def check_second_look(bank: MemoryBank) -> None:
     """Raises InputError if a bank cannot be used for a second look."""
     if bank.crops is None:
         raise InputError(
-            "a second look compares cut-out candidates with cut-out references, and this memory bank has none of "
+            "a second look compares cropped candidates with cropped references, and this memory bank has none of "
             "those: build it again with this version, or leave second_look out"
         )
 

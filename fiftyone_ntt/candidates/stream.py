@@ -41,12 +41,14 @@ class Outcome(Generic[T]):
         value: what ``finish`` returned; ``None`` if there is an error.
         error: what went wrong with this item, in whichever stage.
         seconds: time spent on this item, waiting excluded.
+        from_index: whether no model ran for it: its candidates were there already.
     """
 
     key: str
     value: T | None
     error: Exception | None
     seconds: float
+    from_index: bool = False
 
 
 def stream(
@@ -310,7 +312,8 @@ class _Stream(Generic[T]):
             value = self._finish(work.key, _compacted(work.content))
         except Exception as error:
             problem = error
-        return Outcome(work.key, value, problem, work.seconds + time.perf_counter() - started)
+        seconds = work.seconds + time.perf_counter() - started
+        return Outcome(work.key, value, problem, seconds, isinstance(work.content, CompactImage))
 
     def _failed(self, key: str, error: Exception, seconds: float) -> None:
         self.outcomes.put(Outcome(key, None, error, seconds))

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from fiftyone.core.collections import SampleCollection
 
 
-Progress = Callable[[int, int, str], None]
-
 _MARKS = {True: "[green]ok[/]", False: "[bold red]missing[/]", None: "[yellow]optional[/]"}
 _STATES = {
     "linked": "linked to {target}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -14,10 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from fiftyone_ntt.params.base import Progress
+
 if TYPE_CHECKING:
     from fiftyone_ntt.evaluation.summary import EvaluationResults
-
-Progress = Callable[[int, int, str], None]
 
 
 def results_table(results: EvaluationResults, title: str | None = None) -> Table:

@@ -45,8 +45,9 @@ from fiftyone_ntt.evaluation.fiftyone_matches import Matching, keep_results, wri
 from fiftyone_ntt.evaluation.map_documents import targets_of
 from fiftyone_ntt.evaluation.semantic_scores import evaluate_maps, shared_targets, write_map_scores
 from fiftyone_ntt.evaluation.summary import ClassResult, EvaluationResults
+from fiftyone_ntt.params.base import Progress
 from fiftyone_ntt.references.bank_store import list_banks, load_bank
-from fiftyone_ntt.references.build import Progress, without_references
+from fiftyone_ntt.references.build import without_references
 from fiftyone_ntt.runs.record import provenance_of
 
 CROWD_ATTRIBUTE = "iscrowd"

@@ -24,8 +24,8 @@ from fiftyone_ntt.dataset.labels import is_from_run, is_kept
 from fiftyone_ntt.dataset.storage import patiently, raw_values
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.evaluation.map_documents import Document, is_as_written, maps_info, piece_of, to_map_document
+from fiftyone_ntt.params.base import Progress
 from fiftyone_ntt.pixels.semantic_maps import Piece, paint
-from fiftyone_ntt.references.build import Progress
 from fiftyone_ntt.runs.record import MAPS, provenance_of
 
 logger = logging.getLogger(__name__)

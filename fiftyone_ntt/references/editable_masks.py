@@ -25,11 +25,12 @@ from fiftyone_ntt.dataset.labels import fingerprint, is_kept
 from fiftyone_ntt.dataset.schema import activate_schema
 from fiftyone_ntt.errors import BadReferenceError, InputError
 from fiftyone_ntt.models import Preset, load_preset
+from fiftyone_ntt.params.base import Progress
 from fiftyone_ntt.params.references import MADE_FIELD, MakeMasksFormParams
 from fiftyone_ntt.pixels.packed_masks import PackedMask
 from fiftyone_ntt.references.build import tagged_references
 from fiftyone_ntt.references.label_kinds import Shown
-from fiftyone_ntt.references.prompted_masks import Key, MadeMask, Progress, make_masks
+from fiftyone_ntt.references.prompted_masks import Key, MadeMask, make_masks
 from fiftyone_ntt.references.reader import ReadSample, ReferenceReader
 
 MADE_ATTRIBUTES = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +12,11 @@ from fiftyone_ntt.errors import BadReferenceError
 from fiftyone_ntt.method.options.prompts import MaskOptions, choose_masks, mask_options
 from fiftyone_ntt.method.pooling import pool_mask
 from fiftyone_ntt.method.segmenter import Segmenter
+from fiftyone_ntt.params.base import Progress
 from fiftyone_ntt.pixels.packed_masks import PackedMask
 from fiftyone_ntt.references.label_kinds import Shown
 from fiftyone_ntt.references.reader import ReadSample, ReferenceReader
 
-Progress = Callable[[int, int, str], None]
 Key = tuple[str, str]
 """Sample and label."""
 

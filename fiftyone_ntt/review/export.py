@@ -30,7 +30,7 @@ from fiftyone_ntt.dataset.fields import (
 from fiftyone_ntt.dataset.labels import is_edited
 from fiftyone_ntt.dataset.storage import raw_values
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.references.build import Progress
+from fiftyone_ntt.params.base import Progress
 from fiftyone_ntt.runs.record import PROVENANCE
 
 FORMATS = {"coco": "COCO", "yolo": "YOLO", "fiftyone": "FiftyOne dataset"}

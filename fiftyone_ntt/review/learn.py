@@ -15,7 +15,6 @@ from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.source import describe_error
-from fiftyone_ntt.candidates.stream import stream
 from fiftyone_ntt.dataset.fields import DECIDED_TAGS, EDITED_TAG, every_image, image_samples
 from fiftyone_ntt.dataset.labels import to_document, without_contradictions
 from fiftyone_ntt.dataset.storage import check_name, patiently, store
@@ -23,12 +22,13 @@ from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.models import Preset
+from fiftyone_ntt.params.base import Progress
 from fiftyone_ntt.references.bank_store import METHOD as BANK
 from fiftyone_ntt.references.bank_store import save_bank
-from fiftyone_ntt.references.build import Progress
 from fiftyone_ntt.review.lessons import ClassChange, Lesson, changes_of, lessons_of, taught
 from fiftyone_ntt.review.reviewed_run import ReviewedRun, decided_labels, is_persons_word, labels_in_chunks
-from fiftyone_ntt.runs.segment import SegmentReport, segment
+from fiftyone_ntt.runs.control import segment_again
+from fiftyone_ntt.runs.segment import SegmentReport
 
 _STORE = "ntt_learn"
 
@@ -149,33 +149,12 @@ def learn(
     report.from_index, report.notes = review.source.from_index, review.source.notes
     if apply:
         _mark_edited(review, decided)
-        report.applied = _write(review, bank, progress)
+        report.applied = segment_again(review, bank=bank, overwrite=True, progress=progress)
         save_bank(review.dataset, name, bank)
         report.bank_name = name
     report.seconds = time.perf_counter() - started
     logger.info("%s", report)
     return report
-
-
-def _write(review: ReviewedRun, bank: MemoryBank, progress: Progress | None) -> SegmentReport:
-    """A new pass of the run, with another bank."""
-    return segment(
-        review.targets,
-        bank,
-        review.label_field,
-        run_key=review.run_key,
-        overwrite=True,
-        points_per_side=review.record["points_per_side"],
-        points=review.record.get("points", "grid"),
-        precision=review.record.get("precision", "fp32"),
-        thresholds=review.thresholds,
-        granularity=review.record.get("granularity", "best"),
-        include_references=True,  # the samples are those that were left when references had been taken out
-        config=review.config,
-        preset=review.preset,
-        progress=progress,
-        **review.options,
-    )
 
 
 def _check_bank_name(dataset: fo.Dataset, name: str) -> None:
@@ -193,11 +172,10 @@ def _learned(
     errors: dict[str, str] = {}
 
     def read(sample_id: str, content: CompactImage) -> list[Lesson]:
-        review.source.keep(sample_id, content)
         return lessons_of(sample_id, decided[sample_id][1], content)
 
-    items = (review.source.item(sample_id, path) for sample_id, (path, _) in decided.items())
-    with closing(stream(review.source.segmenters, items, read)) as outcomes:
+    samples = ((sample_id, path) for sample_id, (path, _) in decided.items())
+    with closing(review.source.outcomes(samples, read)) as outcomes:
         for i, outcome in enumerate(outcomes, start=1):
             if outcome.error is not None:
                 errors[outcome.key] = describe_error(outcome.key, outcome.error)
@@ -218,7 +196,6 @@ def _compare(review: ReviewedRun, report: LearnReport, progress: Progress | None
     matcher = Matcher(report.bank, review.config)
 
     def match(sample_id: str, content: CompactImage) -> list[Document]:
-        review.source.keep(sample_id, content)
         found = matcher.match(content)
         if review.thresholds is not None:
             found = found.above([review.thresholds.get(name, 0.0) for name in report.bank.classes])
@@ -226,8 +203,7 @@ def _compare(review: ReviewedRun, report: LearnReport, progress: Progress | None
         return new
 
     for paths, labels in labels_in_chunks(review.targets, review.label_field):
-        items = (review.source.item(sample_id, path) for sample_id, path in paths.items())
-        with closing(stream(review.source.segmenters, items, match, finishers=2)) as outcomes:
+        with closing(review.source.outcomes(paths.items(), match, finishers=2)) as outcomes:
             for outcome in outcomes:
                 done += 1
                 if outcome.value is None:

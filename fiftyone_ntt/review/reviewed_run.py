@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fiftyone as fo
-from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne
@@ -16,15 +14,9 @@ from fiftyone_ntt.dataset.fields import check_detections_field, dataset_of, ever
 from fiftyone_ntt.dataset.labels import is_decided, is_from_run
 from fiftyone_ntt.dataset.storage import patiently, raw_values
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.method.config import MatchConfig
-from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.models import Preset
-from fiftyone_ntt.models.presets import resolve_preset
-from fiftyone_ntt.references.bank_store import bank_of_run
-from fiftyone_ntt.runs.applied_thresholds import named
-from fiftyone_ntt.runs.control import config_of
-from fiftyone_ntt.runs.record import PROVENANCE, REFERRING, match_config, status_field
-from fiftyone_ntt.runs.state import state_of, targets_of
+from fiftyone_ntt.runs.control import StoredRun
+from fiftyone_ntt.runs.record import PROVENANCE, REFERRING
 
 _AT_ONCE = 100
 """Samples whose labels are in memory at once."""
@@ -32,24 +24,10 @@ Document = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class ReviewedRun:
+class ReviewedRun(StoredRun):
     """The run that was reviewed, and where the candidates of its samples come from."""
 
-    dataset: fo.Dataset
-    label_field: str
-    run_key: str
-    record: dict[str, Any]
-    options: dict[str, Any]
-    targets: SampleCollection
-    bank: MemoryBank
-    config: MatchConfig
     source: CandidateSource
-    preset: str | Preset | None
-
-    @property
-    def thresholds(self) -> dict[str, float] | None:
-        """Class -> the score that the run's labels had to exceed; ``None`` without any."""
-        return named(self.record.get("thresholds"), self.record["classes"])
 
     @classmethod
     def of(
@@ -74,30 +52,18 @@ class ReviewedRun:
                 f"no run of this plugin wrote the labels in {label_field!r}, so there is nothing to match again; "
                 "choose a field that 'Segment with NTT references' filled"
             )
-        record, bank = dict(config_of(dataset, run_key).record), bank_of_run(dataset, run_key)
-        if record.get("mode") == REFERRING:
+        run = StoredRun.load(dataset, run_key)
+        if run.record.get("mode") == REFERRING:
             raise InputError(
                 f"run {run_key!r} looked for single references (mode 'referring'); choose the labels of a run that "
                 "looked for classes (mode 'generic')"
             )
-        state = state_of(dataset, run_key)
-        targets = None if state is None else targets_of(dataset, state)
-        if targets is None:
-            targets = every_image(dataset).match(F(f"{status_field(label_field)}.run_key") == run_key)
-        options = dict(state["options"]) if state is not None else {}
+        stage_one = run.stage_one.changed(preset=preset)
         if index_dir is not None:
-            options["index_dir"] = str(index_dir)
-        config = match_config(record)
-        stage_one = StageOne(
-            resolve_preset(preset or bank.preset), record["points_per_side"], record.get("points", "grid"),
-            record.get("precision", "fp32"), bool(options.get("compile")), options.get("device"),
-            record.get("granularity", "best"), config.second_look > 0,
-        )  # fmt: skip
-        source = CandidateSource(
-            stage_one, bank=bank, use_index=options.get("use_index", True), index_dir=options.get("index_dir")
-        )
+            stage_one = stage_one.changed(index_dir=index_dir)
+        source = CandidateSource(StageOne.of(stage_one, run.bank), bank=run.bank)
         source.open()
-        return cls(dataset, label_field, run_key, record, options, targets, bank, config, source, preset)
+        return cls(dataset, run_key, run.record, run.bank, run.targets, stage_one, source)
 
 
 def labels_in_chunks(

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import fiftyone as fo
+from fiftyone import ViewField as F
+from fiftyone.core.collections import SampleCollection
 
+from fiftyone_ntt.dataset.fields import every_image
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.method.config import MatchConfig
+from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.models import Preset
+from fiftyone_ntt.params.base import Progress
+from fiftyone_ntt.params.labelling import StageOneSettings
 from fiftyone_ntt.references.bank_store import bank_of_run
-from fiftyone_ntt.references.build import Progress
 from fiftyone_ntt.runs.applied_thresholds import named
 from fiftyone_ntt.runs.listing import list_runs, queued_runs
-from fiftyone_ntt.runs.record import GENERIC, METHOD, match_config
-from fiftyone_ntt.runs.segment import SegmentReport, segment
+from fiftyone_ntt.runs.record import GENERIC, METHOD, match_config, stage_one_settings, status_field
+from fiftyone_ntt.runs.segment import SegmentReport, Task, label
 from fiftyone_ntt.runs.state import CANCELLED, COMPLETED, RUNNING, State, change_state, state_of, targets_of
 from fiftyone_ntt.runs.workers import request_cancel
 
@@ -65,29 +72,87 @@ def resume_run(
     Raises:
         InputError: if there is no such run, or it cannot be resumed this way.
     """
-    config = config_of(dataset, run_key)
-    record, state = config.record, state_of(dataset, run_key)
-    targets = None if state is None else targets_of(dataset, state)
-    if state is None or targets is None:
+    config_of(dataset, run_key)
+    state = state_of(dataset, run_key)
+    if state is None or targets_of(dataset, state) is None:
         reason = "an earlier version made it" if state is None else "its view is too large to be kept"
         raise InputError(f"run {run_key!r} does not know its samples ({reason}): call segment as before, it resumes")
-    options: dict[str, Any] = state["options"]
-    return segment(
-        targets,
-        bank_of_run(dataset, run_key),
-        record["label_field"],
-        run_key=run_key,
-        points_per_side=record["points_per_side"],
-        points=record["points"],
-        precision=record["precision"],
-        thresholds=named(record.get("thresholds"), record["classes"]),
-        granularity=record.get("granularity", "best"),
-        mode=record.get("mode", GENERIC),
-        include_references=True,  # the samples are those that were left when references had been taken out
-        config=match_config(record),
-        preset=preset,
-        progress=progress,
-        **options,
+    run = StoredRun.load(dataset, run_key)
+    return segment_again(run, stage_one=run.stage_one.changed(preset=preset), progress=progress)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredRun:
+    """A run as the dataset keeps it: what it takes to go on with it, or to make its labels again.
+
+    Attributes:
+        dataset: the dataset.
+        run_key: key of the run.
+        record: its record, see ``RunRecord``; earlier versions may have written it.
+        bank: its memory bank.
+        targets: the samples it was for.
+        stage_one: how its candidates were made.
+    """
+
+    dataset: fo.Dataset
+    run_key: str
+    record: dict[str, Any]
+    bank: MemoryBank
+    targets: SampleCollection
+    stage_one: StageOneSettings
+
+    @classmethod
+    def load(cls, dataset: fo.Dataset, run_key: str) -> StoredRun:
+        """The run of a key; where nobody noted its samples, they are those whose status names it.
+
+        Raises:
+            InputError: if there is no such run.
+        """
+        record, state = dict(config_of(dataset, run_key).record), state_of(dataset, run_key)
+        targets = None if state is None else targets_of(dataset, state)
+        if targets is None:
+            targets = every_image(dataset).match(F(f"{status_field(record['label_field'])}.run_key") == run_key)
+        stage_one = stage_one_settings(record, state["options"] if state is not None else {})
+        return cls(dataset, run_key, record, bank_of_run(dataset, run_key), targets, stage_one)
+
+    @property
+    def label_field(self) -> str:
+        """The field that holds its labels."""
+        return str(self.record["label_field"])
+
+    @property
+    def config(self) -> MatchConfig:
+        """Its settings of the match."""
+        return match_config(self.record)
+
+    @property
+    def thresholds(self) -> dict[str, float] | None:
+        """Class -> the score that its labels had to exceed; ``None`` without any."""
+        return named(self.record.get("thresholds"), self.record["classes"])
+
+
+def segment_again(run: StoredRun, **changes: Any) -> SegmentReport:
+    """Labels the samples of a run with the settings of that run.
+
+    Args:
+        run: the run.
+        **changes: attributes of ``Task`` that are to be others, for example ``bank`` and ``overwrite``.
+    """
+    return label(
+        replace(
+            Task(
+                run.targets,
+                run.bank,
+                run.label_field,
+                run.run_key,
+                run.config,
+                run.stage_one,
+                thresholds=run.thresholds,
+                mode=run.record.get("mode", GENERIC),
+                include_references=True,  # the samples are those that were left when references had been taken out
+            ),
+            **changes,
+        )
     )
 
 

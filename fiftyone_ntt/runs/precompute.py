@@ -5,24 +5,25 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fiftyone.core.collections import SampleCollection
 
+from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.settings import limit_in_bytes
-from fiftyone_ntt.candidates.source import CandidateSource, StageOne, describe_error, outputs_for
-from fiftyone_ntt.candidates.stream import stream
+from fiftyone_ntt.candidates.source import CandidateSource, StageOne, describe_error
 from fiftyone_ntt.dataset.fields import root_dataset_of, whole_images
 from fiftyone_ntt.models import Preset
-from fiftyone_ntt.models.presets import resolve_preset
+from fiftyone_ntt.params.base import Progress
+from fiftyone_ntt.params.labelling import StageOneFieldsButPreset, StageOneSettings, stage_one_of
 from fiftyone_ntt.runs.estimate import remember_speed
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-Progress = Callable[[int, int, str], None]
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -36,7 +37,7 @@ class IndexReport:
         bytes: size of what was stored.
         seconds: wall time.
         errors: sample id -> what went wrong.
-        notes: what else is worth knowing, e.g. damaged files that were made again.
+        notes: what else is worth knowing, e.g. damaged files that were rebuilt.
     """
 
     computed: int = 0
@@ -61,18 +62,12 @@ class IndexReport:
 
 def index(
     view: SampleCollection,
-    preset: str | Preset = "lite",
+    preset: str | Preset | None = None,
     *,
-    points_per_side: int | None = None,
-    points: str = "grid",
-    granularity: str = "best",
-    second_look: bool = False,
-    device: str | None = None,
-    precision: str = "fp32",
-    compile: bool = False,
-    index_dir: str | Path | None = None,
     size_limit_gb: float | None = None,
+    stage_one: StageOneSettings | None = None,
     progress: Progress | None = None,
+    **stage_one_fields: Unpack[StageOneFieldsButPreset],
 ) -> IndexReport:
     """Computes the candidates of every image of a view that the index does not have yet.
 
@@ -83,19 +78,13 @@ def index(
     Args:
         view: the samples, references included: they may be targets of another bank. Of grouped samples, those of the
             active slice.
-        preset: name of a preset, or a ``Preset`` with checkpoint paths of your own.
-        points_per_side: prompt points along each side of an image; the preset's number where ``None``.
-        points: ``"guided"`` prompts only the half of the grid that looks least like the image's border.
-        granularity: ``"best"``, ``"whole"`` or ``"part"``, as ``segment`` will be asked for; of ``"auto"`` what
-            ``bank.granularity`` says.
-        second_look: also cut out what was found and encode it alone, for ``segment(..., second_look=True)``.
-        device: ``"cuda"``, ``"cuda:0,cuda:1"``, ``"all"``, ``"mps"`` or ``"cpu"``; the best there is where ``None``.
-        precision: of the image encoders, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
-        compile: run the image encoders through ``torch.compile``; the first image then takes minutes.
-        index_dir: folder of the index; ``$FIFTYONE_NTT_INDEX``, or else a cache folder, where ``None``.
+        preset: name of a preset, or a ``Preset`` with checkpoint paths of your own; that of ``stage_one``, or else
+            ``"lite"``, where ``None``.
         size_limit_gb: size in 10^9 bytes that all of the index may reach; ``$FIFTYONE_NTT_INDEX_GB``, or else 50, where
             ``None``.
+        stage_one: how candidates are made, as ``segment`` will be asked for: prompts, device, candidate cache.
         progress: called with (done, total, message).
+        **stage_one_fields: fields of ``StageOneSettings``, in place of those of ``stage_one``.
 
     Returns:
         Counts, and the error of each sample that failed.
@@ -104,31 +93,23 @@ def index(
         InputError: if the view, preset, device or limit cannot be used.
         IndexStorageError: if the index is full or cannot be written to; what was stored until then stays.
         MissingWeightsError: if the preset's weights are not on this machine.
+
+    Example:
+        >>> import fiftyone_ntt as ntt
+        >>> print(ntt.index(dataset, "lite", device="cuda"))  # doctest: +SKIP
     """
     started = time.perf_counter()
     view = whole_images(view)
-    stage_one = StageOne(
-        resolve_preset(preset),
-        points_per_side,
-        points,
-        precision,
-        compile,
-        device,
-        outputs_for(granularity),
-        second_look,
-    )
-    source = CandidateSource(
-        stage_one,
-        index_dir=index_dir,
-        size_limit=limit_in_bytes(size_limit_gb),
-    )
+    asked = stage_one_of(stage_one, stage_one_fields)
+    made_how = StageOne.of(asked.changed(preset=preset or asked.preset, use_index=True))
+    source = CandidateSource(made_how, size_limit=limit_in_bytes(size_limit_gb))
     source.open()
     report = IndexReport()
     _run(view, source, report, progress)
     report.found, report.computed, report.bytes = source.from_index, source.indexed, source.bytes
     report.notes = source.notes
     if report.computed > report.found:
-        remember_speed(root_dataset_of(view), stage_one, time.perf_counter() - started, report.computed)
+        remember_speed(root_dataset_of(view), made_how, time.perf_counter() - started, report.computed)
     report.seconds = time.perf_counter() - started
     logger.info("%s", report.counts)
     return report
@@ -137,10 +118,9 @@ def index(
 def _run(view: SampleCollection, source: CandidateSource, report: IndexReport, progress: Progress | None) -> None:
     samples = list(zip(*view.values(["id", "filepath"]), strict=True))
     random.Random().shuffle(samples)  # workers that start together would otherwise all compute the same images
-    items = [source.item(sample_id, filepath) for sample_id, filepath in samples]
     if progress is not None:
-        progress(0, len(items), "indexing")
-    with closing(stream(source.segmenters, items, source.keep)) as outcomes:
+        progress(0, len(samples), "indexing")
+    with closing(source.outcomes(samples, _nothing_more)) as outcomes:
         for done, outcome in enumerate(outcomes, start=1):
             if source.storage_error is not None:
                 raise source.storage_error
@@ -148,4 +128,8 @@ def _run(view: SampleCollection, source: CandidateSource, report: IndexReport, p
                 report.failed += 1
                 report.errors[outcome.key] = describe_error(outcome.key, outcome.error)
             if progress is not None:
-                progress(done, len(items), f"{done} of {len(items)} images, {report.failed} failed")
+                progress(done, len(samples), f"{done} of {len(samples)} images, {report.failed} failed")
+
+
+def _nothing_more(key: str, content: CompactImage) -> None:
+    """The source has stored it by now."""

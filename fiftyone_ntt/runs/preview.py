@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from fiftyone.core.collections import SampleCollection
@@ -15,22 +16,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fiftyone_ntt.candidates.compact import CompactImage
-from fiftyone_ntt.candidates.source import CandidateSource, StageOne, check_second_look, describe_error, outputs_for
-from fiftyone_ntt.candidates.stream import stream
+from fiftyone_ntt.candidates.source import CandidateSource, StageOne, describe_error
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, image_samples, root_dataset_of, whole_images
-from fiftyone_ntt.errors import InputError, WrongTypeError
-from fiftyone_ntt.method.config import MatchConfig
+from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
-from fiftyone_ntt.method.options.second_look import WEIGHT
 from fiftyone_ntt.method.results import Instances
 from fiftyone_ntt.models import Preset
-from fiftyone_ntt.models.presets import resolve_preset
+from fiftyone_ntt.params.base import Progress
+from fiftyone_ntt.params.labelling import StageOneFields, StageOneSettings, stage_one_of
 from fiftyone_ntt.pixels.drawing import Shape, draw_shapes
 from fiftyone_ntt.pixels.images import read_image
-from fiftyone_ntt.references.bank_store import load_bank
-from fiftyone_ntt.references.build import Progress, build_memory_bank, tagged_references, without_references
+from fiftyone_ntt.references.build import build_memory_bank, tagged_references, without_references
 from fiftyone_ntt.runs.estimate import Estimate, estimate, remember_speed
+from fiftyone_ntt.runs.segment import resolve_bank, settled
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _WIDTH = 640
 """Of the pictures, in pixels, and at most their height."""
@@ -90,15 +92,14 @@ class Preview(Iterable[PreviewImage]):
     targets: SampleCollection
     count: int
     _images: Iterator[PreviewImage]
-    _stage_one: StageOne
-    _index_dir: str | Path | None
+    _stage_one: StageOneSettings
 
     def __iter__(self) -> Iterator[PreviewImage]:
         return self._images
 
     def estimate(self) -> Estimate:
         """What a run over the same view costs; measured by this preview, once all its images are done."""
-        return estimate(self.targets, self._stage_one, index_dir=self._index_dir)
+        return estimate(self.targets, self._stage_one)
 
 
 def preview(
@@ -108,15 +109,9 @@ def preview(
     *,
     images: int = 4,
     score_threshold: float | None = None,
-    preset: str | Preset | None = None,
-    points_per_side: int | None = None,
-    points: str = "grid",
-    granularity: str = "best",
-    second_look: bool = False,
-    device: str | None = None,
-    precision: str = "fp32",
-    index_dir: str | Path | None = None,
+    stage_one: StageOneSettings | None = None,
     progress: Progress | None = None,
+    **stage_one_fields: Unpack[StageOneFields],
 ) -> Preview:
     """Labels a few images of a view and draws what was found. Writes nothing to the dataset's samples.
 
@@ -130,15 +125,10 @@ def preview(
         label_field: the field with the reference labels; only used where ``bank`` is ``None``.
         images: how many.
         score_threshold: labels with a score at or below this do not count.
-        preset: the models; the bank's where ``None``, ``"lite"`` without a bank.
-        points_per_side: prompt points along each side of the image; the preset's number where ``None``.
-        points: ``"guided"`` prompts only the half of the grid that looks least like the image's border.
-        granularity: as in ``segment``; for ``"auto"`` without a bank the references are asked.
-        second_look: as in ``segment``.
-        device: ``"cuda"``, ``"mps"`` or ``"cpu"``; the best there is where ``None``.
-        precision: of the image encoders, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
-        index_dir: folder of the index; ``$FIFTYONE_NTT_INDEX``, or else a cache folder, where ``None``.
+        stage_one: how candidates are made, as for ``segment``. Without a bank the models are ``"lite"`` where none are
+            named, and the references are asked what ``"auto"`` granularity is.
         progress: called with (done, total, message).
+        **stage_one_fields: fields of ``StageOneSettings``, in place of those of ``stage_one``.
 
     Returns:
         The images, each as soon as it is done, and afterwards what a run over the whole view would take.
@@ -146,45 +136,43 @@ def preview(
     Raises:
         InputError: if there is no image to show, no reference, or an argument cannot be used.
         MissingWeightsError: if the preset's weights are not on this machine.
+
+    Example:
+        >>> import fiftyone_ntt as ntt
+        >>> for image in ntt.preview(dataset, "ntt_bank", images=2, device="cuda"):  # doctest: +SKIP
+        ...     print(image)
     """
     if images < 1:
         raise InputError(f"expected at least 1 image to look at, got {images}")
     flat = whole_images(view)
-    made = _bank(flat, bank, label_field, preset, device, progress, granularity == "auto")
-    stage_one = StageOne(
-        resolve_preset(preset or made.preset), points_per_side, points, precision, device=device,
-        outputs=outputs_for(granularity, made), second_look=second_look,
-    )  # fmt: skip
-    made.check_preset(stage_one.preset.name, made.weights)
-    targets = without_references(flat.match_tags(REFERENCE_TAG, bool=False), made)
+    config, asked = settled(None, score_threshold, stage_one_of(stage_one, stage_one_fields))
+    bank = _new_bank(flat, label_field, asked, progress) if bank is None else resolve_bank(flat, bank)
+    made_how = StageOne.of(asked, bank)
+    targets = without_references(flat.match_tags(REFERENCE_TAG, bool=False), bank)
     chosen = _spread(targets, images)
     if not chosen:
         raise InputError("there is no image to look at besides the references; choose a view that holds others")
-    config = MatchConfig() if score_threshold is None else replace(MatchConfig(), score_threshold=score_threshold)
-    if second_look:
-        check_second_look(made)
-        config = replace(config, second_look=WEIGHT)
-    source = CandidateSource(stage_one, bank=made, index_dir=index_dir)
+    source = CandidateSource(made_how, bank=bank)
     source.open()
-    found = _previews(targets, chosen, _Drawer(source, made, Matcher(made, config), dict(chosen)), stage_one, progress)
-    return Preview(targets, len(chosen), found, stage_one, index_dir)
+    pictures = _previews(
+        targets, chosen, source, _Drawer(bank, Matcher(bank, config), dict(chosen)), made_how, progress
+    )
+    return Preview(targets, len(chosen), pictures, made_how.settings.changed(preset=made_how.preset))
 
 
-def _bank(
-    view: SampleCollection, bank: MemoryBank | str | None, label_field: str, preset: str | Preset | None,
-    device: str | None, progress: Progress | None, ask_granularity: bool,
+def _new_bank(
+    view: SampleCollection, label_field: str, asked: StageOneSettings, progress: Progress | None
 ) -> MemoryBank:  # fmt: skip
-    if isinstance(bank, str):
-        return load_bank(root_dataset_of(view), bank)
-    if bank is not None:
-        if not isinstance(bank, MemoryBank):
-            raise WrongTypeError(f"expected a MemoryBank or the name of one, got {type(bank).__name__}")
-        return bank
+    """A bank of the references as they are tagged now, which nobody keeps."""
     references = tagged_references(image_samples(root_dataset_of(view)), REFERENCE_TAG, label_field)
     return build_memory_bank(
-        references, label_field, preset=preset or "lite", ask_granularity=ask_granularity, device=device,
+        references,
+        label_field,
+        preset=cast("str | Preset", asked.preset or "lite"),
+        ask_granularity=asked.granularity == "auto",
+        device=asked.device,
         progress=progress,
-    )  # fmt: skip
+    )
 
 
 def _spread(view: SampleCollection, images: int) -> list[tuple[str, str]]:
@@ -200,13 +188,11 @@ def _spread(view: SampleCollection, images: int) -> list[tuple[str, str]]:
 class _Drawer:
     """Stage two as ``stream`` calls it, and the picture of what it finds."""
 
-    source: CandidateSource
     bank: MemoryBank
     matcher: Matcher
     paths: dict[str, str]
 
     def __call__(self, sample_id: str, content: CompactImage) -> PreviewImage:
-        self.source.keep(sample_id, content)
         found = self.matcher.match(content)
         best = float(found.scores.max()) if len(found) else 0.0
         least = max(_CLEAR * best, min(_FLOOR, self.matcher.config.score_threshold or 1.0))
@@ -234,31 +220,21 @@ def _picture(pixels: NDArray[np.uint8], found: Instances, clear: Sequence[int], 
 
 
 def _previews(
-    view: SampleCollection, chosen: list[tuple[str, str]], drawer: _Drawer, stage_one: StageOne,
-    progress: Progress | None,
+    view: SampleCollection, chosen: list[tuple[str, str]], source: CandidateSource, drawer: _Drawer,
+    stage_one: StageOne, progress: Progress | None,
 ) -> Iterator[PreviewImage]:  # fmt: skip
-    indexed: set[str] = set()
-
-    def noting(key: str, load: Callable[[], NDArray[np.uint8] | CompactImage]) -> NDArray[np.uint8] | CompactImage:
-        loaded = load()
-        if isinstance(loaded, CompactImage):
-            indexed.add(key)
-        return loaded
-
-    items = [drawer.source.item(*one) for one in chosen]
-    noted = [(key, lambda key=key, load=load: noting(key, load)) for key, load in items]
     spent = []
     if progress is not None:
-        progress(0, len(items), "loading the models")
-    with closing(stream(drawer.source.segmenters, noted, drawer)) as outcomes:
+        progress(0, len(chosen), "loading the models")
+    with closing(source.outcomes(chosen, drawer)) as outcomes:
         for done, outcome in enumerate(outcomes, start=1):
             key = outcome.key
             if outcome.value is None:
                 error = describe_error(key, outcome.error or RuntimeError())
                 yield PreviewImage(key, Path(drawer.paths[key]).name, {}, error=error)
             else:
-                spent += [] if key in indexed else [outcome.seconds]
-                yield replace(outcome.value, seconds=outcome.seconds, from_index=key in indexed)
+                spent += [] if outcome.from_index else [outcome.seconds]
+                yield replace(outcome.value, seconds=outcome.seconds, from_index=outcome.from_index)
             if progress is not None:
-                progress(done, len(items), f"{done} of {len(items)} images")
+                progress(done, len(chosen), f"{done} of {len(chosen)} images")
     remember_speed(root_dataset_of(view), stage_one, sum(spent), len(spent))

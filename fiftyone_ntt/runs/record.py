@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
@@ -18,7 +18,11 @@ from fiftyone_ntt.dataset.storage import check_name
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.params.labelling import StageOneSettings
 from fiftyone_ntt.runs.state import COMPLETED, state_of
+
+if TYPE_CHECKING:  # it brings the models' library along, which those that only read records can do without
+    from fiftyone_ntt.candidates.source import StageOne
 
 METHOD = "ntt/segment"
 PROVENANCE = "ntt"
@@ -86,13 +90,15 @@ class RunRecord:
 
     @classmethod
     def of(
-        cls, run_key: str, label_field: str, bank: MemoryBank, config: MatchConfig, points_per_side: int,
-        points: str = "grid", precision: str = "fp32", granularity: str = "best", mode: str = GENERIC,
+        cls, run_key: str, label_field: str, bank: MemoryBank, config: MatchConfig, stage_one: StageOne,
+        mode: str = GENERIC, thresholds: list[float] | None = None,
     ) -> RunRecord:  # fmt: skip
         """The record of a run about to start."""
+        asked = stage_one.settings
         return cls(
             run_key, label_field, list(bank.classes), bank.preset, bank.content_hash, dict(bank.weights),
-            asdict(config), points_per_side, points, precision, granularity=granularity, mode=mode,
+            asdict(config), stage_one.points_per_side, asked.points, asked.precision, thresholds, asked.granularity,
+            mode,
         )  # fmt: skip
 
     def differences(self, other: dict[str, Any]) -> list[str]:
@@ -103,6 +109,37 @@ class RunRecord:
         with suppress(InputError):  # settings that this version does not have differ from all that it has
             other = {**other, "match": asdict(match_config(other))}
         return [name for name in DECISIVE if mine[name] != other.get(name, before.get(name))]
+
+
+def options_of(settings: StageOneSettings) -> dict[str, Any]:
+    """The part of stage one that does not decide the labels: it is kept with the run's state, for whoever resumes."""
+    where = None if settings.index_dir is None else str(settings.index_dir)
+    return {
+        "use_index": settings.use_index,
+        "index_dir": where,
+        "device": settings.device,
+        "compile": settings.compile,
+    }
+
+
+def stage_one_settings(record: Mapping[str, Any], options: Mapping[str, Any]) -> StageOneSettings:
+    """How the candidates of a run were made; what its record does not know was at its default then.
+
+    Args:
+        record: the run's record.
+        options: what ``options_of`` returned when it began; may be empty.
+    """
+    return StageOneSettings(
+        points_per_side=record["points_per_side"],
+        points=record.get("points", "grid"),
+        granularity=record.get("granularity", "best"),
+        second_look=match_config(record).second_look > 0,
+        precision=record.get("precision", "fp32"),
+        device=options.get("device"),
+        compile=bool(options.get("compile")),
+        use_index=options.get("use_index", True),
+        index_dir=options.get("index_dir"),
+    )
 
 
 def match_config(record: Mapping[str, Any]) -> MatchConfig:

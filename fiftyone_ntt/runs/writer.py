@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import bson
 import fiftyone as fo
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 _SECONDS_BETWEEN_SAVES = 20.0
 _LARGEST_CHUNK = 25
 _MOST_BYTES = 64 * 2**20
+Written: TypeAlias = Callable[[str, list[Document], list[Document]], None]
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,22 @@ class LabelWriter:
         label_field: field of the labels; the status goes to the field beside it. Both must be there.
         run_key: key of the run.
         guard: called right before every write; what it raises keeps a worker that lost its claim from writing.
+        written: called with a sample's id, the labels that it had, and those that were found, once they are saved.
 
     Attributes:
         refused: sample id -> why its labels could not be saved; its status says the same.
     """
 
     def __init__(
-        self, dataset: fo.Dataset, label_field: str, run_key: str, guard: Callable[[], None] | None = None
+        self,
+        dataset: fo.Dataset,
+        label_field: str,
+        run_key: str,
+        guard: Callable[[], None] | None = None,
+        written: Written | None = None,
     ) -> None:
         self._dataset, self._field, self._run_key, self._guard = dataset, label_field, run_key, guard
+        self._written = written
         self._labels: dict[str, Document] = {}
         self._statuses: dict[str, Document] = {}
         self._bytes, self._saved_at = 0, time.monotonic()
@@ -117,6 +125,10 @@ class LabelWriter:
                 self._fit(sample_id, labels, present[sample_id].others + len(bson.encode(document)))
             self._set(self._field, labels)
             self._set(status_field(self._field), dict(self._statuses))
+            if self._written is not None:
+                for sample_id in labels:
+                    before = (present[sample_id].labels or {}).get("detections") or []
+                    self._written(sample_id, before, self._labels[sample_id]["detections"])
         self._labels, self._statuses, self._bytes, self._saved_at = {}, {}, 0, time.monotonic()
 
     def _read(self) -> dict[str, _Present]:

@@ -131,7 +131,7 @@ def test_the_form_has_the_defaults_of_the_function():
 
 
 def test_the_operator_shows_tables_and_opens_what_to_label_next(run, preset, monkeypatch):
-    monkeypatch.setattr("fiftyone_ntt.review.reviewed_run.resolve_preset", lambda name: preset)
+    monkeypatch.setattr("fiftyone_ntt.candidates.source.resolve_preset", lambda name: preset)
     params = {"bank": "bank", "label_field": "truth", "reviewed": "found", "suggest": 2, "show": "next"}
     ctx = ExecutionContext(request_params={"dataset_name": run.name, "params": params}, operator_uri=ADVISE)
     operator = foo.get_operator(ADVISE)

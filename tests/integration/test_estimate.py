@@ -12,13 +12,14 @@ from support.tiny_checkpoints import tiny_preset
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.candidates.source import StageOne
+from fiftyone_ntt.params.labelling import StageOneSettings
 from fiftyone_ntt.runs import estimate as module
 from fiftyone_ntt.runs.estimate import Estimate, estimate, in_words, remember_speed, seconds_per_image
 
 
 @pytest.fixture(scope="module")
 def stage_one(tmp_path_factory):
-    return StageOne(tiny_preset(tmp_path_factory.mktemp("weights"), points_per_side=2), device="cpu")
+    return StageOneSettings(preset=tiny_preset(tmp_path_factory.mktemp("weights"), points_per_side=2), device="cpu")
 
 
 @pytest.fixture
@@ -43,14 +44,14 @@ def test_what_is_indexed_is_counted_and_what_it_took_is_known(images, stage_one,
     assert (after.found, after.looked_at, after.exact) == (3, 4, True)
     assert 0 < after.seconds_each < 60 and "3 of them indexed already. Takes about" in str(after)
     assert estimate(images, stage_one, use_index=False, **where).indexed == 0
-    other = StageOne(stage_one.preset, points_per_side=3, device="cpu")
-    assert estimate(images, other, **where).indexed == 0 and seconds_per_image(images, other) is None
+    other = stage_one.changed(points_per_side=3)
+    assert estimate(images, other, **where).indexed == 0 and seconds_per_image(images, StageOne.of(other)) is None
 
 
 def test_the_speed_is_kept_with_the_dataset(images, stage_one):
-    remember_speed(images, stage_one, 12.0, 4)
-    remember_speed(images, stage_one, 0.0, 0)
-    assert seconds_per_image(images, stage_one) == 3.0
+    remember_speed(images, StageOne.of(stage_one), 12.0, 4)
+    remember_speed(images, StageOne.of(stage_one), 0.0, 0)
+    assert seconds_per_image(images, StageOne.of(stage_one)) == 3.0
     assert "Takes about 12 seconds on this machine, at 3 s an image as measured" in str(estimate(images, stage_one))
 
 

@@ -156,8 +156,7 @@ def test_the_operators_form_counts_decisions_and_says_what_to_do_without_any(rev
 
 
 def test_the_operator_shows_first_and_writes_when_told_and_the_panel_finds_the_outcome(reviewed, preset, monkeypatch):
-    monkeypatch.setattr("fiftyone_ntt.review.reviewed_run.resolve_preset", lambda name: preset)
-    monkeypatch.setattr("fiftyone_ntt.runs.segment.resolve_preset", lambda name: preset)
+    monkeypatch.setattr("fiftyone_ntt.candidates.source.resolve_preset", lambda name: preset)
     decide(reviewed)
     before = everything(reviewed)
     shown = foo.execute_operator(LEARN, {"dataset": reviewed}, params={"label_field": "found", "threshold": 0.0})

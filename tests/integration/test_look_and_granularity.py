@@ -9,9 +9,9 @@ from PIL import Image
 from support.tiny_checkpoints import tiny_preset
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt.candidates.source import StageOne
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.options.second_look import WEIGHT
+from fiftyone_ntt.params.labelling import StageOneSettings
 from fiftyone_ntt.runs.estimate import estimate
 
 SIZE = (90, 120)
@@ -106,7 +106,7 @@ def test_previews_and_estimates_know_both(pictures, preset, tmp_path):
     shown = ntt.preview(pictures, built(pictures, preset), images=1, preset=preset, **options)
     assert [image.error for image in shown] == [None]
     assert shown.estimate().found == 1
-    stage_one = StageOne(preset, device="cpu", outputs="whole", second_look=True)
-    assert estimate(pictures, stage_one, index_dir=tmp_path / "index").found == 1
-    for other in (StageOne(preset, device="cpu"), StageOne(preset, device="cpu", second_look=True)):
-        assert estimate(pictures, other, index_dir=tmp_path / "index").found == 0
+    stage_one = StageOneSettings(preset=preset, **options)
+    assert estimate(pictures, stage_one).found == 1
+    for other in (stage_one.changed(granularity="best"), stage_one.changed(second_look=False)):
+        assert estimate(pictures, other).found == 0

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fiftyone_ntt.errors import InputError, WrongTypeError
@@ -19,7 +20,10 @@ from fiftyone_ntt.params.labelling import (
     IndexParams,
     ResumeParams,
     SegmentParams,
+    StageOneFields,
+    StageOneSettings,
     UndoParams,
+    stage_one_of,
 )
 from fiftyone_ntt.params.references import BuildBankParams, MakeMasksParams, TaggedBankParams
 from fiftyone_ntt.params.review import FitThresholdsParams, JudgePresenceParams, PreviewParams, ToSegmentationParams
@@ -48,7 +52,7 @@ ALL = [
         ("build_memory_bank", BuildBankParams, {"progress", "negatives"}),
         ("make_reference_masks", MakeMasksParams, {"progress"}),
         ("index", IndexParams, {"progress"}),
-        ("segment", SegmentParams, {"progress", "config", "preset"}),
+        ("segment", SegmentParams, {"progress", "config"}),
         ("evaluate", EvaluateParams, {"progress"}),
         ("cancel_run", CancelParams, set()),
         ("resume_run", ResumeParams, {"progress", "preset"}),
@@ -62,11 +66,46 @@ ALL = [
 def test_sdk_signatures_and_parameters_are_the_same(function, params, not_in_json):
     import fiftyone_ntt as ntt
 
-    signature = inspect.signature(getattr(ntt, function))
-    _collection, *arguments = signature.parameters.values()
+    _collection, *arguments = inspect.signature(getattr(ntt, function)).parameters.values()
     sdk = {item.name: item.default for item in arguments if item.name not in not_in_json}
     ours = {info.name: inspect.Parameter.empty if info.required else info.default for info in params.infos()}
+    if "stage_one" in sdk:  # its fields are taken as plain keywords, and follow from one declaration
+        del sdk["stage_one"], sdk["stage_one_fields"]
+        for name in STAGE_ONE:
+            sdk.pop(name, None), ours.pop(name, None)
     assert ours == sdk
+
+
+STAGE_ONE = [info.name for info in StageOneSettings.infos()]
+
+
+def test_stage_one_is_declared_once():
+    assert set(StageOneFields.__annotations__) == set(STAGE_ONE)
+    for params in (IndexParams, SegmentParams, PreviewParams):
+        names = {info.name for info in params.infos()}
+        assert names >= set(STAGE_ONE) - set(params.NOT_ASKED) and not names & set(params.NOT_ASKED)
+    segment, settings = SegmentParams("b", points_per_side=8, device="cpu"), StageOneSettings(points_per_side=8)
+    assert stage_one_of(segment, {}) == settings.changed(device="cpu"), "parameters of a service do as settings"
+    assert stage_one_of(segment, {"device": "cuda"}).device == "cuda"
+
+
+def test_settings_of_stage_one_name_those_there_are():
+    with pytest.raises(WrongTypeError, match="no argument 'pts'; .*points_per_side, points, granularity"):
+        stage_one_of(None, {"pts": 3})
+    with pytest.raises(WrongTypeError, match="StageOneSettings, got dict"):
+        stage_one_of({"points": "grid"}, {})
+    with pytest.raises(InputError, match="'preset' to be one of lite"):
+        StageOneSettings(preset="huge")
+    with pytest.raises(WrongTypeError, match="'preset' to be a text or empty"):
+        StageOneSettings(preset=3)
+
+
+def test_settings_of_stage_one_hold_objects_that_only_python_has():
+    from fiftyone_ntt.models import PRESETS
+
+    settings = StageOneSettings(preset=PRESETS["tiny"], index_dir=Path("somewhere"), points_per_side=np.int64(8))
+    assert settings.preset is PRESETS["tiny"]
+    assert settings.index_dir == "somewhere" and type(settings.points_per_side) is int
 
 
 def test_presets_are_those_there_are():
@@ -128,7 +167,7 @@ def test_to_json_and_back(params: Params):
         (SegmentParams, {"bank": "b", "points_per_side": "8"}, WrongTypeError, "a whole number or empty, got '8'"),
         (SegmentParams, {"bank": "b", "points_per_side": 8.5}, WrongTypeError, "a whole number or empty, got 8.5"),
         (SegmentParams, {"bank": "b", "points_per_side": True}, WrongTypeError, "a whole number or empty, got True"),
-        (SegmentParams, {"bank": "b", "points_per_side": 0}, InputError, "between 1 and 128, got 0"),
+        (SegmentParams, {"bank": "b", "points_per_side": 0}, InputError, "between 1 and 512, got 0"),
         (SegmentParams, {"bank": "b", "score_threshold": 1.01}, InputError, "between 0 and 1, got 1.01"),
         (SegmentParams, {"bank": "b", "score_threshold": math.nan}, WrongTypeError, "a number or empty, got nan"),
         (SegmentParams, {"bank": "b", "overwrite": 1}, WrongTypeError, "'overwrite' to be true or false, got 1"),
