@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from fiftyone_ntt.evaluation.semantic import to_segmentation as to_segmentation
     from fiftyone_ntt.method.config import MatchConfig as MatchConfig
     from fiftyone_ntt.method.memory_bank import MemoryBank as MemoryBank
-    from fiftyone_ntt.references.bank_store import list_banks as list_banks
-    from fiftyone_ntt.references.bank_store import load_bank as load_bank
-    from fiftyone_ntt.references.build import build_memory_bank as build_memory_bank
+    from fiftyone_ntt.references.banks import build_memory_bank as build_memory_bank
+    from fiftyone_ntt.references.banks import list_banks as list_banks
+    from fiftyone_ntt.references.banks import load_bank as load_bank
     from fiftyone_ntt.references.editable_masks import make_reference_masks as make_reference_masks
     from fiftyone_ntt.references.gallery import describe_references as describe_references
     from fiftyone_ntt.references.selection import select_references as select_references
@@ -53,7 +53,7 @@ _LAZY = {
     "MemoryBank": "core",
     "accept_labels": "review.decisions",
     "advise_references": "review.advice",
-    "build_memory_bank": "references.build",
+    "build_memory_bank": "references.banks",
     "cancel_run": "runs.control",
     "clear_decisions": "review.decisions",
     "describe_references": "references.gallery",
@@ -64,9 +64,9 @@ _LAZY = {
     "index": "runs.precompute",
     "judge_presence": "review.presence",
     "learn": "review.learn",
-    "list_banks": "references.bank_store",
+    "list_banks": "references.banks",
     "list_runs": "runs.listing",
-    "load_bank": "references.bank_store",
+    "load_bank": "references.banks",
     "load_thresholds": "review.thresholds",
     "make_reference_masks": "references.editable_masks",
     "preview": "runs.preview",

@@ -70,7 +70,7 @@ class BuildMemoryBank(foo.Operator):
 
     def execute(self, ctx: Any) -> dict[str, Any]:
         import fiftyone_ntt as ntt
-        from fiftyone_ntt.references.build import tagged_negatives, tagged_references
+        from fiftyone_ntt.references.tagging import tagged_negatives, tagged_references
 
         arguments, fields, tag, negative_tag = TaggedBankParams.from_mapping(ctx.params).split()
         target = ctx.target_view()
@@ -127,7 +127,7 @@ class BuildMemoryBank(foo.Operator):
 
 def _describe_references(inputs: types.Object, target: SampleCollection, fields: list[str], tag: str) -> str | None:
     """Says what the references are; returns what is wrong if there are none."""
-    from fiftyone_ntt.references.build import tagged_references
+    from fiftyone_ntt.references.tagging import tagged_references
 
     try:
         references = tagged_references(target, tag, fields)
@@ -156,7 +156,7 @@ def _label_counts(view: SampleCollection, fields: list[str]) -> Counter[str]:
 
 
 def _bank_names(dataset: Any) -> list[str]:
-    from fiftyone_ntt.references.bank_store import list_banks
+    from fiftyone_ntt.references.banks import list_banks
 
     return sorted({DEFAULT_BANK_NAME, *list_banks(dataset)})
 

@@ -32,7 +32,7 @@ class MakeReferenceMasks(foo.Operator):
         )
 
     def resolve_input(self, ctx: Any) -> types.Property:
-        from fiftyone_ntt.references.build import tagged_references
+        from fiftyone_ntt.references.tagging import tagged_references
 
         inputs = types.Object()
         target = image_samples(ctx.target_view())
@@ -55,7 +55,7 @@ class MakeReferenceMasks(foo.Operator):
 
     def execute(self, ctx: Any) -> dict[str, Any]:
         import fiftyone_ntt as ntt
-        from fiftyone_ntt.references.build import tagged_references
+        from fiftyone_ntt.references.tagging import tagged_references
 
         arguments, fields, reference_tag = MakeMasksFormParams.from_mapping(ctx.params).split()
         references = tagged_references(ctx.target_view(), reference_tag, fields)

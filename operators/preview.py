@@ -80,7 +80,7 @@ class Preview(foo.Operator):
 def require_references(inputs: types.Object, dataset: Any, field: str) -> None:
     """Refuses the form, at ``bank``, unless something is tagged as a reference."""
     from fiftyone_ntt.operators.build_memory_bank import NO_REFERENCES
-    from fiftyone_ntt.references.build import tagged_references
+    from fiftyone_ntt.references.tagging import tagged_references
 
     try:
         tagged_references(image_samples(dataset), REFERENCE_TAG, field)

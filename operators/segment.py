@@ -95,7 +95,7 @@ class Segment(foo.Operator):
 
 def banks_of(dataset: Any) -> dict[str, str]:
     """Name of each bank kept with the dataset -> what to call it in the form."""
-    from fiftyone_ntt.references.bank_store import list_banks
+    from fiftyone_ntt.references.banks import list_banks
 
     banks = {}
     for name in list_banks(dataset):

@@ -161,7 +161,7 @@ def _likely_field(dataset: Any, fields: list[str]) -> str | None:
 
 
 def _bank_rows(dataset: Any, counts: dict[str, int]) -> list[dict[str, str]]:
-    from fiftyone_ntt.references.bank_store import list_banks
+    from fiftyone_ntt.references.banks import list_banks
 
     rows = []
     for name in list_banks(dataset):

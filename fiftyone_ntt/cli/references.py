@@ -29,7 +29,7 @@ def bank_build(dataset: str, tag: str | None, saved_view: str | None, **options:
     params, fields, reference_tag, negative_tag = TaggedBankParams.from_mapping(options).split()
     import fiftyone_ntt as ntt
     from fiftyone_ntt.cli.main import view_of
-    from fiftyone_ntt.references.build import tagged_negatives, tagged_references
+    from fiftyone_ntt.references.tagging import tagged_negatives, tagged_references
 
     view = view_of(dataset, tag, saved_view)
     references = tagged_references(view, reference_tag, fields)
@@ -47,7 +47,7 @@ def bank_masks(dataset: str, tag: str | None, saved_view: str | None, **options:
     params, fields, reference_tag = MakeMasksFormParams.from_mapping(options).split()
     import fiftyone_ntt as ntt
     from fiftyone_ntt.cli.main import view_of
-    from fiftyone_ntt.references.build import tagged_references
+    from fiftyone_ntt.references.tagging import tagged_references
 
     references = tagged_references(view_of(dataset, tag, saved_view), reference_tag, fields)
     with progress_bar("references") as progress:

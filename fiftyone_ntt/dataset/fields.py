@@ -245,3 +245,11 @@ def with_sizes(view: SampleCollection, notes: list[str]) -> SampleCollection:
     if len(sized) < len(view):
         notes.append(f"{len(view) - len(sized)} samples left out: their images cannot be read")
     return sized
+
+
+def check_name(name: str) -> None:
+    """Raises InputError unless ``name`` can be a run key."""
+    if not isinstance(name, str) or not name.isidentifier() or len(name) > 100:
+        raise InputError(
+            f"expected a name of letters, digits and underscores that does not start with a digit, got {name!r}"
+        )

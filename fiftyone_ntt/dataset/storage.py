@@ -23,7 +23,7 @@ from fiftyone.operators import ExecutionStore
 from pymongo.collection import Collection
 from pymongo.errors import ConnectionFailure
 
-from fiftyone_ntt.dataset.fields import is_generated
+from fiftyone_ntt.dataset.fields import check_name, is_generated
 from fiftyone_ntt.errors import DatabaseGoneError, InputError
 
 logger = logging.getLogger(__name__)
@@ -215,11 +215,3 @@ def remove_masks(folder: Path, in_use: Container[str]) -> int:
         except OSError:  # absent, or something is left in it
             break
     return len(unused)
-
-
-def check_name(name: str) -> None:
-    """Raises InputError unless ``name`` can be a run key."""
-    if not isinstance(name, str) or not name.isidentifier() or len(name) > 100:
-        raise InputError(
-            f"expected a name of letters, digits and underscores that does not start with a digit, got {name!r}"
-        )

@@ -18,6 +18,7 @@ from fiftyone_ntt.dataset.fields import (
     REFERENCE_TAG,
     REJECTED_TAG,
     check_detections_field,
+    check_name,
     dataset_of,
     detections_of,
     image_samples,
@@ -26,7 +27,6 @@ from fiftyone_ntt.dataset.fields import (
     with_sizes,
 )
 from fiftyone_ntt.dataset.geometry import place_mask
-from fiftyone_ntt.dataset.storage import check_name
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.evaluation.coco import (
     Box,
@@ -46,8 +46,7 @@ from fiftyone_ntt.evaluation.map_documents import targets_of
 from fiftyone_ntt.evaluation.semantic_scores import evaluate_maps, shared_targets, write_map_scores
 from fiftyone_ntt.evaluation.summary import ClassResult, EvaluationResults
 from fiftyone_ntt.params.base import Progress
-from fiftyone_ntt.references.bank_store import list_banks, load_bank
-from fiftyone_ntt.references.build import without_references
+from fiftyone_ntt.references.banks import list_banks, load_bank, without_references
 from fiftyone_ntt.runs.record import provenance_of
 
 CROWD_ATTRIBUTE = "iscrowd"

@@ -28,10 +28,10 @@ from fiftyone_ntt.models import Preset, load_preset
 from fiftyone_ntt.params.base import Progress
 from fiftyone_ntt.params.references import MADE_FIELD, MakeMasksFormParams
 from fiftyone_ntt.pixels.packed_masks import PackedMask
-from fiftyone_ntt.references.build import tagged_references
 from fiftyone_ntt.references.label_kinds import Shown
 from fiftyone_ntt.references.prompted_masks import Key, MadeMask, make_masks
 from fiftyone_ntt.references.reader import ReadSample, ReferenceReader
+from fiftyone_ntt.references.tagging import tagged_references
 
 MADE_ATTRIBUTES = {
     "reference_kind": "what the mask was made from: box, point, scribble; or mask, where it was drawn",

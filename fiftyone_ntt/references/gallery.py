@@ -23,8 +23,8 @@ from fiftyone_ntt.method.references import mask_extent
 from fiftyone_ntt.params.references import MADE_FIELD
 from fiftyone_ntt.pixels.drawing import Shape, draw_shapes
 from fiftyone_ntt.pixels.images import read_image
-from fiftyone_ntt.references.build import tagged_references
 from fiftyone_ntt.references.label_kinds import POINT_LABELS, ClassValues, Shown, class_values, shown_in, single_labels
+from fiftyone_ntt.references.tagging import tagged_references
 
 _SMALLEST_SIDE = 32
 """Pixels: an object of less has hardly any features of its own."""

@@ -15,7 +15,7 @@ from fiftyone_ntt.dataset.fields import dataset_of, every_image, image_samples
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.params.base import Progress
-from fiftyone_ntt.references.build import build_memory_bank
+from fiftyone_ntt.references.banks import build_memory_bank
 from fiftyone_ntt.references.tagging import use_as_references
 
 _REPULSION, _NEAREST = 0.15, 0.2

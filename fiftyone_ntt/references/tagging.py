@@ -12,11 +12,14 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.core.patches import PatchesView
 
 from fiftyone_ntt.dataset.fields import (
+    NEGATIVE_TAG,
     REFERENCE_TAG,
     check_reference_field,
+    field_names,
     image_samples,
     is_detections_field,
     is_map_field,
+    is_reference_field,
     label_path,
     reference_fields,
 )
@@ -223,3 +226,61 @@ def _any_label(samples: SampleCollection, field: str) -> Any:
     """An expression: whether a sample has a label in the field."""
     path: str = label_path(samples, field)
     return F(path).exists() if path == field else F(path).length() > 0
+
+
+def tagged_references(target: SampleCollection, tag: str, label_field: str | Sequence[str]) -> SampleCollection:
+    """The references in a target: all labels of tagged samples, and the tagged labels of others.
+
+    Args:
+        target: where to look.
+        tag: the tag; empty takes the target as it is.
+        label_field: field, or fields, in which labels may be tagged.
+
+    Raises:
+        InputError: if nothing carries the tag.
+    """
+    if not tag:
+        return target
+    found = _with_tag(target, tag, label_field)
+    if found is not None:
+        return found
+    raise InputError(
+        f"none of the {len(target)} samples is tagged {tag!r}: tag your references, or clear 'reference_tag' to use "
+        "every sample of the target (select the references first)"
+    )
+
+
+def tagged_negatives(
+    target: SampleCollection, label_field: str | Sequence[str], tag: str = NEGATIVE_TAG
+) -> SampleCollection | None:
+    """What in a target is tagged as not wanted, for ``build_memory_bank(negatives=...)``; ``None`` if nothing is."""
+    return _with_tag(target, tag, label_field) if tag else None
+
+
+def _with_tag(target: SampleCollection, tag: str, label_field: str | Sequence[str]) -> SampleCollection | None:
+    """All labels of tagged samples, and the tagged labels of others; ``None`` if there is neither."""
+    tagged = target.match_tags(tag)
+    fields = [
+        name
+        for name in field_names(label_field)
+        if is_reference_field(target, name) and tag in target.count_label_tags(name)
+    ]
+    if fields and len(tagged):
+        return _labels_or_samples(target, tag, field_names(label_field), fields)
+    if fields:
+        return target.select_labels(tags=tag, fields=fields)
+    return tagged if len(tagged) else None
+
+
+def _labels_or_samples(
+    target: SampleCollection, tag: str, names: Sequence[str], fields: Sequence[str]
+) -> SampleCollection:
+    """Samples that are tagged, or have tagged labels in some of the fields; of the latter no other labels."""
+    label_is_tagged = (F("tags") != None).if_else(F("tags").contains(tag), False)  # noqa: E711 - an expression
+    ids = {*target.match_tags(tag).values("id")}
+    ids.update(target.match_labels(tags=tag, fields=list(fields)).values("id"))
+    view = target.select(sorted(ids))
+    for name in names:
+        if is_reference_field(view, name):
+            view = view.filter_labels(name, F("$tags").contains(tag) | label_is_tagged, only_matches=False)
+    return view

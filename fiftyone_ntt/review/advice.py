@@ -25,9 +25,9 @@ from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.params.base import Progress
-from fiftyone_ntt.references.bank_store import load_bank
-from fiftyone_ntt.references.build import build_memory_bank, tagged_references
+from fiftyone_ntt.references.banks import build_memory_bank, load_bank
 from fiftyone_ntt.references.gallery import describe_references
+from fiftyone_ntt.references.tagging import tagged_references
 from fiftyone_ntt.review.advice_report import Advice, ReferenceAdvice, Suggestion
 from fiftyone_ntt.review.influence import (
     Influence,

@@ -15,16 +15,16 @@ from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.source import describe_error
-from fiftyone_ntt.dataset.fields import DECIDED_TAGS, EDITED_TAG, every_image, image_samples
+from fiftyone_ntt.dataset.fields import DECIDED_TAGS, EDITED_TAG, check_name, every_image, image_samples
 from fiftyone_ntt.dataset.labels import to_document, without_contradictions
-from fiftyone_ntt.dataset.storage import check_name, patiently, store
+from fiftyone_ntt.dataset.storage import patiently, store
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.params.base import Progress
-from fiftyone_ntt.references.bank_store import METHOD as BANK
-from fiftyone_ntt.references.bank_store import save_bank
+from fiftyone_ntt.references.banks import METHOD as BANK
+from fiftyone_ntt.references.banks import save_bank
 from fiftyone_ntt.review.lessons import ClassChange, Lesson, changes_of, lessons_of, taught
 from fiftyone_ntt.review.reviewed_run import ReviewedRun, decided_labels, is_persons_word, labels_in_chunks
 from fiftyone_ntt.runs.control import segment_again

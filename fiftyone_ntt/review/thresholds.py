@@ -13,7 +13,7 @@ import numpy as np
 from fiftyone_ntt.dataset.fields import check_detections_field
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.params.review import FitThresholdsParams
-from fiftyone_ntt.references.bank_store import bank_of_run
+from fiftyone_ntt.references.banks import bank_of_run
 from fiftyone_ntt.review.label_table import LabelTable, table_of
 from fiftyone_ntt.review.presence_fit import Pairs, PresenceFit, fit_presence
 from fiftyone_ntt.review.threshold_fit import (

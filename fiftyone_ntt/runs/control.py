@@ -16,7 +16,7 @@ from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.params.base import Progress
 from fiftyone_ntt.params.labelling import StageOneSettings
-from fiftyone_ntt.references.bank_store import bank_of_run
+from fiftyone_ntt.references.banks import bank_of_run
 from fiftyone_ntt.runs.applied_thresholds import named
 from fiftyone_ntt.runs.listing import list_runs, queued_runs
 from fiftyone_ntt.runs.record import GENERIC, METHOD, match_config, stage_one_settings, status_field

@@ -27,7 +27,8 @@ from fiftyone_ntt.params.base import Progress
 from fiftyone_ntt.params.labelling import StageOneFields, StageOneSettings, stage_one_of
 from fiftyone_ntt.pixels.drawing import Shape, draw_shapes
 from fiftyone_ntt.pixels.images import read_image
-from fiftyone_ntt.references.build import build_memory_bank, tagged_references, without_references
+from fiftyone_ntt.references.banks import build_memory_bank, without_references
+from fiftyone_ntt.references.tagging import tagged_references
 from fiftyone_ntt.runs.estimate import Estimate, estimate, remember_speed
 from fiftyone_ntt.runs.segment import resolve_bank, settled
 

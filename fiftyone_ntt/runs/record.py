@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import dataset_of, detections_fields, every_image, is_detections_field
+from fiftyone_ntt.dataset.fields import check_name, dataset_of, detections_fields, every_image, is_detections_field
 from fiftyone_ntt.dataset.labels import ATTRIBUTES, OF_REFERENCES
 from fiftyone_ntt.dataset.schema import activate_schema
-from fiftyone_ntt.dataset.storage import check_name
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank

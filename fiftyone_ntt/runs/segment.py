@@ -15,9 +15,8 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne, describe_error
 from fiftyone_ntt.candidates.stream import Outcome
-from fiftyone_ntt.dataset.fields import REFERENCE_TAG, dataset_of, root_dataset_of, whole_images
+from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_name, dataset_of, root_dataset_of, whole_images
 from fiftyone_ntt.dataset.labels import to_document
-from fiftyone_ntt.dataset.storage import check_name
 from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError, WrongTypeError
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.matcher import Matcher
@@ -26,8 +25,7 @@ from fiftyone_ntt.method.options.referring import ReferringMatcher
 from fiftyone_ntt.method.options.second_look import WEIGHT
 from fiftyone_ntt.params.base import Progress
 from fiftyone_ntt.params.labelling import StageOneFields, StageOneSettings, stage_one_of
-from fiftyone_ntt.references.bank_store import load_bank
-from fiftyone_ntt.references.build import without_references
+from fiftyone_ntt.references.banks import load_bank, without_references
 from fiftyone_ntt.runs.applied_thresholds import LeastScores, least_scores
 from fiftyone_ntt.runs.estimate import remember_speed
 from fiftyone_ntt.runs.record import GENERIC, MODES, REFERRING, RunRecord, options_of

@@ -19,7 +19,7 @@ from fiftyone_ntt.dataset.fields import dataset_of, every_image
 from fiftyone_ntt.dataset.storage import patiently
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.memory_bank import MemoryBank
-from fiftyone_ntt.references.bank_store import keep_with_run
+from fiftyone_ntt.references.banks import keep_with_run
 from fiftyone_ntt.runs.history import begin_pass
 from fiftyone_ntt.runs.record import PROVENANCE, RunRecord, check_free, goes_on, register, status_field
 from fiftyone_ntt.runs.state import RUNNING, close_quietly, close_run, open_run, state_of

@@ -15,7 +15,7 @@ from fiftyone import ViewField as F
 
 from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, REFERENCE_TAG, REJECTED_TAG
 from fiftyone_ntt.dataset.labels import is_edited
-from fiftyone_ntt.references.bank_store import list_banks
+from fiftyone_ntt.references.banks import list_banks
 from fiftyone_ntt.runs.listing import list_runs
 
 COINS, COINS_TO_LABEL, MOTORCYCLE, COFFEE = 0, 1, 3, 7

@@ -15,7 +15,7 @@ from fiftyone_ntt.candidates import source as candidates
 from fiftyone_ntt.core import MemoryBank
 from fiftyone_ntt.errors import BadReferenceError, InputError, NttError
 from fiftyone_ntt.params.review import AdviceParams
-from fiftyone_ntt.references.bank_store import save_bank
+from fiftyone_ntt.references.banks import save_bank
 from fiftyone_ntt.review.advice import _doubt
 from fiftyone_ntt.review.label_table import _ROW
 

@@ -10,7 +10,7 @@ from test_segmentation import bank, pictures, preset  # noqa: F401
 import fiftyone_ntt as ntt
 from fiftyone_ntt.core import MatchConfig, MemoryBank
 from fiftyone_ntt.errors import InputError, WrongTypeError
-from fiftyone_ntt.references.bank_store import save_bank
+from fiftyone_ntt.references.banks import save_bank
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.evaluation.coco import GroundTruth, Prediction, coco_scores, encode_mask, presence_scores
 from fiftyone_ntt.evaluation.evaluate import evaluate
 from fiftyone_ntt.evaluation.fiftyone_matches import last_results
-from fiftyone_ntt.references.bank_store import save_bank
+from fiftyone_ntt.references.banks import save_bank
 
 # Widths whose inverse is no short binary fraction, so that relative boxes do not come back exactly.
 SIZES = [(61, 83), (97, 131), (70, 49), (53, 107), (66, 66), (45, 71)]

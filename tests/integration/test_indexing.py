@@ -23,7 +23,7 @@ from fiftyone_ntt.core import MemoryBank
 from fiftyone_ntt.errors import InputError, MissingWeightsError, PresetMismatchError, WrongTypeError
 from fiftyone_ntt.models import load_preset
 from fiftyone_ntt.models.presets import clear_loaded
-from fiftyone_ntt.references.bank_store import save_bank
+from fiftyone_ntt.references.banks import save_bank
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (90, 120)

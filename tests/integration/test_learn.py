@@ -16,7 +16,7 @@ from fiftyone_ntt.candidates import source as candidates
 from fiftyone_ntt.core import MemoryBank
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.params.review import LearnParams
-from fiftyone_ntt.references.bank_store import bank_of_run
+from fiftyone_ntt.references.banks import bank_of_run
 from fiftyone_ntt.review.learn import last_outcome, learn
 from fiftyone_ntt.review.lessons import ClassChange, Lesson, changes_of, taught
 

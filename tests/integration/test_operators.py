@@ -17,7 +17,7 @@ import fiftyone_ntt as ntt
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.params.labelling import EvaluateParams, IndexParams, SegmentParams
 from fiftyone_ntt.params.references import MakeMasksFormParams, TaggedBankParams
-from fiftyone_ntt.references.bank_store import save_bank
+from fiftyone_ntt.references.banks import save_bank
 
 PLUGIN = "@fiftyone-ntt/ntt"
 PARAMS = {
@@ -248,7 +248,7 @@ def test_placements_need_no_dataset(database):
 
 
 def test_references_may_be_tagged_labels(with_bank):
-    from fiftyone_ntt.references.build import tagged_references
+    from fiftyone_ntt.references.tagging import tagged_references
 
     with_bank.untag_samples("ntt:reference")
     with_bank.limit(3).filter_labels("ground_truth", fo.ViewField("label") == "disc").tag_labels(

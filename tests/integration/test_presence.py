@@ -14,7 +14,7 @@ import fiftyone_ntt as ntt
 from fiftyone_ntt.cli.main import main
 from fiftyone_ntt.core import MemoryBank
 from fiftyone_ntt.errors import InputError, WrongTypeError
-from fiftyone_ntt.references.bank_store import keep_with_run
+from fiftyone_ntt.references.banks import keep_with_run
 from fiftyone_ntt.review.label_table import table_of
 from fiftyone_ntt.runs.history import begin_pass
 from fiftyone_ntt.runs.presence_fields import verdict_counts

@@ -16,7 +16,7 @@ from support.fake_models import fake_segmenter
 import fiftyone_ntt as ntt
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models import presets
-from fiftyone_ntt.references.bank_store import save_bank
+from fiftyone_ntt.references.banks import save_bank
 
 TAG = "ntt:reference"
 URI = "@fiftyone-ntt/ntt/preview"
@@ -33,7 +33,7 @@ def fakes(monkeypatch):
         def segmenter(self):
             return fake_segmenter()
 
-    monkeypatch.setattr("fiftyone_ntt.references.build.load_preset", lambda *_: Loaded())
+    monkeypatch.setattr("fiftyone_ntt.references.banks.load_preset", lambda *_: Loaded())
     monkeypatch.setattr(
         "fiftyone_ntt.candidates.source.load_segmenters", lambda *_, **__: asked.append(1) or [fake_segmenter()]
     )

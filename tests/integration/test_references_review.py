@@ -10,8 +10,7 @@ from fiftyone.operators.executor import ExecutionContext, Executor
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.references.build import tagged_references
-from fiftyone_ntt.references.tagging import likely_field
+from fiftyone_ntt.references.tagging import likely_field, tagged_references
 
 PLUGIN = "@fiftyone-ntt/ntt"
 TAG = "ntt:reference"

@@ -115,8 +115,7 @@ def test_presets_are_those_there_are():
 
 
 def test_tag_and_bank_name_are_those_of_the_dataset_side():
-    from fiftyone_ntt.dataset.fields import REFERENCE_TAG
-    from fiftyone_ntt.dataset.storage import check_name
+    from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_name
 
     defaults = TaggedBankParams()
     assert defaults.reference_tag == REFERENCE_TAG

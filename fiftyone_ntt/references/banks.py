@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import fiftyone as fo
 import numpy as np
 from bson import ObjectId
-from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
-from fiftyone_ntt.dataset.fields import NEGATIVE_TAG, dataset_of, field_names, image_samples, is_reference_field
-from fiftyone_ntt.dataset.storage import check_name
+from fiftyone_ntt.dataset.fields import (
+    check_name,
+    dataset_of,
+    field_names,
+    image_samples,
+)
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.negatives import image_centres, with_negatives
@@ -21,10 +25,10 @@ from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.models import Preset, load_preset
 from fiftyone_ntt.params.base import Progress
 from fiftyone_ntt.params.references import TaggedBankParams
-from fiftyone_ntt.references.bank_store import save_bank
 from fiftyone_ntt.references.label_kinds import Shown
 from fiftyone_ntt.references.prompted_masks import Key, MadeMask, box_mask, make_masks
 from fiftyone_ntt.references.reader import ReadSample, ReferenceReader
+from fiftyone_ntt.references.tagging import tagged_negatives, tagged_references
 
 
 def build_memory_bank(
@@ -201,65 +205,93 @@ def build_tagged_bank(
     return build_memory_bank(references, fields, negatives=negatives, progress=progress, **arguments)
 
 
-def tagged_references(target: SampleCollection, tag: str, label_field: str | Sequence[str]) -> SampleCollection:
-    """The references in a target: all labels of tagged samples, and the tagged labels of others.
-
-    Args:
-        target: where to look.
-        tag: the tag; empty takes the target as it is.
-        label_field: field, or fields, in which labels may be tagged.
-
-    Raises:
-        InputError: if nothing carries the tag.
-    """
-    if not tag:
-        return target
-    found = _with_tag(target, tag, label_field)
-    if found is not None:
-        return found
-    raise InputError(
-        f"none of the {len(target)} samples is tagged {tag!r}: tag your references, or clear 'reference_tag' to use "
-        "every sample of the target (select the references first)"
-    )
-
-
-def tagged_negatives(
-    target: SampleCollection, label_field: str | Sequence[str], tag: str = NEGATIVE_TAG
-) -> SampleCollection | None:
-    """What in a target is tagged as not wanted, for ``build_memory_bank(negatives=...)``; ``None`` if nothing is."""
-    return _with_tag(target, tag, label_field) if tag else None
-
-
-def _with_tag(target: SampleCollection, tag: str, label_field: str | Sequence[str]) -> SampleCollection | None:
-    """All labels of tagged samples, and the tagged labels of others; ``None`` if there is neither."""
-    tagged = target.match_tags(tag)
-    fields = [
-        name
-        for name in field_names(label_field)
-        if is_reference_field(target, name) and tag in target.count_label_tags(name)
-    ]
-    if fields and len(tagged):
-        return _labels_or_samples(target, tag, field_names(label_field), fields)
-    if fields:
-        return target.select_labels(tags=tag, fields=fields)
-    return tagged if len(tagged) else None
-
-
-def _labels_or_samples(
-    target: SampleCollection, tag: str, names: Sequence[str], fields: Sequence[str]
-) -> SampleCollection:
-    """Samples that are tagged, or have tagged labels in some of the fields; of the latter no other labels."""
-    label_is_tagged = (F("tags") != None).if_else(F("tags").contains(tag), False)  # noqa: E711 - an expression
-    ids = {*target.match_tags(tag).values("id")}
-    ids.update(target.match_labels(tags=tag, fields=list(fields)).values("id"))
-    view = target.select(sorted(ids))
-    for name in names:
-        if is_reference_field(view, name):
-            view = view.filter_labels(name, F("$tags").contains(tag) | label_is_tagged, only_matches=False)
-    return view
-
-
 def without_references(view: SampleCollection, bank: MemoryBank) -> SampleCollection:
     """The view without the samples that the bank's references came from."""
     used = {reference.split("/")[0] for reference in bank.reference_ids}
     return view.exclude(sorted(sample_id for sample_id in used if ObjectId.is_valid(sample_id)))
+
+
+METHOD = "ntt/memory_bank"
+_TENSORS = ("vectors", "class_index", "center", "negatives", "negative_class", "crop_vectors", "crop_center")
+
+
+def save_bank(dataset: fo.Dataset, name: str, bank: MemoryBank) -> None:
+    """Keeps a bank with a dataset; a bank of the same name is replaced.
+
+    Raises:
+        InputError: if the name is unusable or belongs to a run that is no memory bank.
+    """
+    check_name(name)
+    if dataset.has_run(name) and dataset.get_run_info(name).config.method != METHOD:
+        raise InputError(f"{name!r} is the key of another run of {dataset.name!r}; choose another name for the bank")
+    config = dataset.init_run(
+        method=METHOD,
+        preset=bank.preset,
+        classes=list(bank.classes),
+        shots=list(bank.shots.values()),  # in the order of the classes, whose names need not do as keys
+        content_hash=bank.content_hash,
+    )
+    dataset.register_run(name, config, overwrite=True)
+    keep_with_run(dataset, name, bank)
+
+
+def load_bank(dataset: fo.Dataset, name: str) -> MemoryBank:
+    """The bank that ``save_bank`` kept under ``name``.
+
+    Raises:
+        InputError: if there is none; names those there are.
+    """
+    known = list_banks(dataset)
+    if name not in known:
+        raise InputError(
+            f"no memory bank {name!r} with dataset {dataset.name!r}; there is: "
+            f"{', '.join(map(repr, known)) or 'none yet, build one from tagged references first'}"
+        )
+    return bank_of_run(dataset, name)
+
+
+def keep_with_run(dataset: fo.Dataset, run_key: str, bank: MemoryBank) -> None:
+    """Makes a bank the results of a run; ``bank_of_run`` gives it back."""
+    tensors, description = bank.to_parts()
+    results = dataset.init_run_results(run_key, description=description, **tensors)
+    dataset.save_run_results(run_key, results)
+
+
+def bank_of_run(dataset: fo.Dataset, run_key: str) -> MemoryBank:
+    """The bank that ``keep_with_run`` kept."""
+    results = dataset.load_run_results(run_key)
+    kept = {key: getattr(results, key, None) for key in _TENSORS}
+    tensors = {key: np.asarray(value) for key, value in kept.items() if value is not None}
+    return MemoryBank.from_parts(tensors, getattr(results, "description", None) or "")
+
+
+def list_banks(dataset: fo.Dataset) -> list[str]:
+    """Names of the banks kept with a dataset."""
+    return [str(name) for name in dataset.list_runs(method=METHOD)]
+
+
+@dataclass(frozen=True)
+class BankSummary:
+    """What there is to know of a bank without loading it.
+
+    Attributes:
+        name: its name.
+        shots: class -> references.
+        preset: preset of models that it belongs to.
+        content_hash: what it holds, in short.
+    """
+
+    name: str
+    shots: dict[str, int]
+    preset: str
+    content_hash: str
+
+
+def bank_summaries(dataset: fo.Dataset) -> dict[str, BankSummary]:
+    """Name of each bank kept with a dataset -> what it is."""
+    summaries = {}
+    for name in list_banks(dataset):
+        config = dataset.get_run_info(name).config
+        shots = dict(zip(config.classes, config.shots, strict=True))
+        summaries[name] = BankSummary(name, shots, config.preset, config.content_hash)
+    return summaries
