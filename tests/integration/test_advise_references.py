@@ -6,8 +6,8 @@ import fiftyone as fo
 import fiftyone.operators as foo
 import numpy as np
 import pytest
-from fiftyone.operators.executor import ExecutionContext, Executor
 from PIL import Image
+from support.app import context, requests_of
 from support.tiny_checkpoints import tiny_preset
 
 import fiftyone_ntt as ntt
@@ -133,16 +133,15 @@ def test_the_form_has_the_defaults_of_the_function():
 def test_the_operator_shows_tables_and_opens_what_to_label_next(run, preset, monkeypatch):
     monkeypatch.setattr("fiftyone_ntt.candidates.source.resolve_preset", lambda name: preset)
     params = {"bank": "bank", "label_field": "truth", "reviewed": "found", "suggest": 2, "show": "next"}
-    ctx = ExecutionContext(request_params={"dataset_name": run.name, "params": params}, operator_uri=ADVISE)
+    ctx = context("advise_references", run, params)
     operator = foo.get_operator(ADVISE)
     form = operator.resolve_input(ctx)
     assert not any(one.invalid for one in form.type.properties.values())
-    ctx.executor = Executor()
     results = operator.execute(ctx)
     assert len(results["rows"]) == 6 and len(results["classes"]) == 2 and results["suggestions"]
-    asked = [one.operator_uri.rpartition("/")[2] for one in ctx.executor._requests]
+    asked = [name for name, _ in requests_of(ctx)]
     assert asked == ["set_view"]
-    empty = ExecutionContext(request_params={"dataset_name": run.name, "params": {"label_field": "found"}})
+    empty = context("advise_references", run, {"label_field": "found"})
     run.untag_samples("ntt:reference")
     assert operator.resolve_input(empty).type.properties["bank"].invalid
 

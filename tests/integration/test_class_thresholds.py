@@ -4,7 +4,7 @@ import fiftyone as fo
 import fiftyone.operators as foo
 import numpy as np
 import pytest
-from fiftyone.operators.executor import ExecutionContext, Executor
+from support.app import context
 from test_segmentation import bank, pictures, preset  # noqa: F401
 
 import fiftyone_ntt as ntt
@@ -74,9 +74,7 @@ def test_the_form_offers_them_where_there_are_some(pictures, two, preset):  # no
     operator = foo.get_operator("@fiftyone-ntt/ntt/segment")
 
     def shown():
-        request = {"dataset_name": pictures.name, "params": {}}
-        context = ExecutionContext(request_params=request, executor=Executor(), operator_uri=operator.uri)
-        return "Thresholds of the classes" in str(operator.resolve_input(context).to_json())
+        return "Thresholds of the classes" in str(operator.resolve_input(context("segment", pictures)).to_json())
 
     ntt.segment(pictures, "ntt_bank", "found", preset=preset)
     assert not shown()

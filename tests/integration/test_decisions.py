@@ -1,10 +1,9 @@
 """Accepting and rejecting labels: exclusive tags, on exactly the labels that were meant, masks untouched."""
 
 import fiftyone as fo
-import fiftyone.operators as foo
 import numpy as np
 import pytest
-from fiftyone.operators.executor import ExecutionContext, Executor
+from support.app import context, operator, requests_of
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.errors import InputError, WrongTypeError
@@ -101,19 +100,13 @@ def test_refusals(labelled, field, arguments, error, text):
         ntt.accept_labels(labelled, field, **arguments)
 
 
-def context(name, view, params=None, **request):
-    request = {"dataset_name": view.dataset_name, "view": view._serialize(), "params": params or {}, **request}
-    return ExecutionContext(request_params=request, executor=Executor(), operator_uri=f"@fiftyone-ntt/ntt/{name}")
-
-
 def execute(name, view, params=None, **request):
     """The form's fields (none: it runs at once), then what it did, and what it asks the App to do."""
     ctx = context(name, view, params, **request)
-    operator = foo.get_operator(f"@fiftyone-ntt/ntt/{name}")
-    form = operator.resolve_input(ctx)
-    result = operator.execute(ctx)
+    form = operator(name).resolve_input(ctx)
+    result = operator(name).execute(ctx)
     fields = None if form is None else set(form.type.properties)
-    return fields, result, {item.operator_uri.rsplit("/", 1)[-1] for item in ctx.executor._requests}
+    return fields, result, {name for name, _ in requests_of(ctx)}
 
 
 def selected(labelled, field="ntt", number=0):

@@ -9,8 +9,8 @@ import fiftyone as fo
 import fiftyone.operators as foo
 import numpy as np
 import pytest
-from fiftyone.operators.executor import ExecutionContext, Executor, ValidationContext
 from PIL import Image
+from support.app import context, form
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.errors import InputError, WrongTypeError
@@ -168,37 +168,25 @@ def test_names_never_become_paths(reviewed, tmp_path):
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
-def context(samples, params):
-    request = {"dataset_name": samples.name, "view": [], "params": params}
-    return ExecutionContext(request_params=request, executor=Executor(), operator_uri=URI)
-
-
-def form(samples, params):
-    ctx = context(samples, params)
-    inputs = foo.get_operator(URI).resolve_type(ctx, "inputs")
-    errors = ValidationContext(ctx, inputs, foo.get_operator(URI)).to_json()["errors"]
-    return inputs.type.properties, {error["path"].lstrip("."): error["reason"] for error in errors}
-
-
 def test_the_form_counts_and_the_operator_tells_how_to_load(reviewed, tmp_path):
     params = {"export_dir": str(tmp_path / "out"), "format": "yolo"}
-    properties, errors = form(reviewed, params)
+    properties, errors = form("export_labels", reviewed, params)
     assert not errors
     assert properties["_chosen"].view.label == "4 labels on 2 images would be written"
     shown = {key for key in properties if not key.startswith("_")}
     assert shown == {"view_target", *(info.name for info in ExportParams.infos())}
-    result = foo.get_operator(URI).execute(context(reviewed, params))
+    result = foo.get_operator(URI).execute(context("export_labels", reviewed, params))
     assert result["labels"] == 4 and "YOLOv5Dataset" in result["summary"]
     assert (tmp_path / "out" / "dataset.yaml").is_file()
 
 
 def test_the_form_refuses_what_the_operator_would(reviewed):
-    assert "expected a full path such as" in form(reviewed, {"export_dir": "out"})[1]["export_dir"]
-    assert "Required property" in form(reviewed, {})[1]["export_dir"]
+    assert "expected a full path such as" in form("export_labels", reviewed, {"export_dir": "out"})[1]["export_dir"]
+    assert "Required property" in form("export_labels", reviewed, {})[1]["export_dir"]
     with pytest.raises(InputError, match="expected the full path of a folder, got 'out'"):
-        foo.get_operator(URI).execute(context(reviewed, {"export_dir": "out"}))
+        foo.get_operator(URI).execute(context("export_labels", reviewed, {"export_dir": "out"}))
     reviewed.untag_labels(["ntt:accepted", "ntt:edited"], "ntt")
-    assert "Nothing to write yet: accept labels first" in form(reviewed, {})[0]["_chosen"].view.label
+    assert "Nothing to write yet: accept labels first" in form("export_labels", reviewed, {})[0]["_chosen"].view.label
 
 
 def test_the_service_takes_what_the_form_asks(database):

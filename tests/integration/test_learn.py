@@ -7,8 +7,8 @@ import fiftyone as fo
 import fiftyone.operators as foo
 import numpy as np
 import pytest
-from fiftyone.operators.executor import ExecutionContext
 from PIL import Image
+from support.app import context, operator
 from support.tiny_checkpoints import tiny_preset
 
 import fiftyone_ntt as ntt
@@ -140,8 +140,7 @@ def test_without_a_decision_or_a_run_it_says_what_to_do(reviewed, preset):
 
 def form(dataset, **params):
     """The operator's form as the App would show it: plain data."""
-    context = ExecutionContext({"dataset_name": dataset.name, "params": params})
-    return foo.get_operator(LEARN).resolve_input(context).to_json()
+    return operator("learn").resolve_input(context("learn", dataset, params)).to_json()
 
 
 def test_the_operators_form_counts_decisions_and_says_what_to_do_without_any(reviewed):

@@ -10,8 +10,9 @@ import fiftyone.operators as foo
 import numpy as np
 import pytest
 from fiftyone.operators import types
-from fiftyone.operators.executor import ExecutionContext, ExecutionError, Executor, ValidationContext
+from fiftyone.operators.executor import ExecutionError
 from PIL import Image, ImageDraw
+from support.app import PLUGIN, context, form, operator, run
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.errors import InputError, WrongTypeError
@@ -19,7 +20,6 @@ from fiftyone_ntt.params.labelling import EvaluateParams, IndexParams, SegmentPa
 from fiftyone_ntt.params.references import MakeMasksFormParams, TaggedBankParams
 from fiftyone_ntt.references.banks import save_bank
 
-PLUGIN = "@fiftyone-ntt/ntt"
 PARAMS = {
     "build_memory_bank": TaggedBankParams,
     "make_reference_masks": MakeMasksFormParams,
@@ -81,35 +81,8 @@ def schedulable(request, monkeypatch):
     return request.param
 
 
-def operator(name):
-    return foo.get_operator(f"{PLUGIN}/{name}")
-
-
-def context(name, samples, params=None, **request):
-    view = samples.view() if isinstance(samples, fo.Dataset) else samples
-    request = {"dataset_name": view.dataset_name, "view": view._serialize(), "params": params or {}, **request}
-    return ExecutionContext(request_params=request, executor=Executor(), operator_uri=f"{PLUGIN}/{name}")
-
-
-def form(name, samples, params=None, **request):
-    """The form and what FiftyOne thinks of the parameters: property name -> reason."""
-    ctx = context(name, samples, params, **request)
-    inputs = operator(name).resolve_type(ctx, "inputs")
-    errors = ValidationContext(ctx, inputs, operator(name)).to_json()["errors"]
-    json.dumps(inputs.to_json())
-    return inputs.type.properties, {error["path"].lstrip("."): error["reason"] for error in errors}
-
-
 def notices(properties):
     return [item.view.label for item in properties.values() if isinstance(item.view, (types.Notice, types.Warning))]
-
-
-def run(name, samples, params=None, **request):
-    """What the operator returns, and what it asks the App to do."""
-    ctx = context(name, samples, params, **request)
-    result = operator(name).execute(ctx)
-    json.dumps(result, allow_nan=False)
-    return result, [item.operator_uri for item in ctx.executor._requests]
 
 
 @pytest.mark.parametrize("name", PARAMS)
@@ -361,16 +334,14 @@ RESULTS = {"table": [{"class": "all"}], "errors": [{"sample": "s", "error": "not
 
 
 def test_no_table_of_failures_where_nothing_failed(shapes):
-    ctx = context("segment", shapes)
-    request = ExecutionContext(request_params={**ctx.request_params, "results": {"summary": "fine", "errors": []}})
-    assert list(operator("segment").resolve_type(request, "outputs").type.properties) == ["summary"]
+    ctx = context("segment", shapes, results={"summary": "fine", "errors": []})
+    assert list(operator("segment").resolve_type(ctx, "outputs").type.properties) == ["summary"]
 
 
 @pytest.mark.parametrize("name", PARAMS)
 def test_outputs_show_a_summary_and_a_table(name, shapes):
-    ctx = context(name, shapes)
-    request = ExecutionContext(request_params={**ctx.request_params, "results": RESULTS})
-    outputs = operator(name).resolve_type(request, "outputs")
+    ctx = context(name, shapes, results=RESULTS)
+    outputs = operator(name).resolve_type(ctx, "outputs")
     json.dumps(outputs.to_json())
     assert list(outputs.type.properties)[0] == "summary"
     assert any(

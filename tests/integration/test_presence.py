@@ -7,8 +7,7 @@ import fiftyone.operators as foo
 import numpy as np
 import pytest
 from fiftyone import ViewField as F
-from fiftyone.operators.executor import ExecutionContext, Executor
-from test_review_tab import Session
+from support.app import PanelSession, context
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.cli.main import main
@@ -154,12 +153,11 @@ def test_many_images_take_seconds(judged):
 
 def test_the_operator_and_the_command_line(judged, capsys):
     operator = foo.get_operator("@fiftyone-ntt/ntt/judge_presence")
-    request = {"dataset_name": judged.name, "params": {"label_field": "ntt"}}
-    context = ExecutionContext(request_params=request, executor=Executor(), operator_uri=operator.uri)
-    assert "thresholds are those that you fitted last" in str(operator.resolve_input(context).to_json())
-    result = operator.execute(context)
+    ctx = context("judge_presence", judged, {"label_field": "ntt"})
+    assert "thresholds are those that you fitted last" in str(operator.resolve_input(ctx).to_json())
+    result = operator.execute(ctx)
     assert [row["class"] for row in result["rows"]] == CLASSES and "Judged 80 images" in result["summary"]
-    assert "images without it" in str(operator.resolve_output(context).to_json())
+    assert "images without it" in str(operator.resolve_output(ctx).to_json())
     assert main(["fit-thresholds", judged.name, "run", "--precision", "0.8", "--no-write-verdicts"]) == 0
     assert main(["judge-presence", judged.name]) == 0
     printed = capsys.readouterr().out
@@ -172,15 +170,15 @@ def test_the_operator_and_the_command_line(judged, capsys):
 def test_in_the_review_tab(judged):
     decide(judged)
     table_of(judged, "ntt").refreshed()
-    session = Session(judged).send("on_load").send("on_tab", {"value": "review"})
-    assert "Not judged yet" in session.shown
+    session = PanelSession(judged, "review")
+    assert "Not judged yet" in session.drawn
     ntt.fit_thresholds(judged, "run")
     session.send("on_review_fitted")
     assert session.state["review_judged"] == sorted(CLASSES)
     cats = session.state["review_judged"].index("cat")
-    session.send("on_review_without", {"row": cats})
+    session.send("on_review_without", row=cats)
     assert len(session.view) == IMAGES / 2
     chances = [classes_in(item, "ntt_absent")["cat"] for item in session.view]
     assert chances == sorted(chances, reverse=True)
-    session.send("on_review_without", {"row": 99}).send("on_review_show_all")
+    session.send("on_review_without", row=99).send("on_review_show_all")
     assert len(session.view) == IMAGES

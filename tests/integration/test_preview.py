@@ -9,8 +9,8 @@ import fiftyone as fo
 import fiftyone.operators as foo
 import numpy as np
 import pytest
-from fiftyone.operators.executor import ExecutionContext, Executor, ValidationContext
 from PIL import Image
+from support.app import context, form
 from support.fake_models import fake_segmenter
 
 import fiftyone_ntt as ntt
@@ -128,23 +128,10 @@ def test_what_cannot_be_shown_says_why(photos, fakes, arguments, change, expecte
         ntt.preview(view, **arguments)
 
 
-def context(samples, params=None):
-    request = {"dataset_name": samples.name, "view": samples.view()._serialize(), "params": params or {}}
-    return ExecutionContext(request_params=request, executor=Executor(), operator_uri=URI)
-
-
-def form_errors(samples, params=None):
-    ctx, operator = context(samples, params), foo.get_operator(URI)
-    inputs = operator.resolve_type(ctx, "inputs")
-    json.dumps(inputs.to_json())
-    errors = ValidationContext(ctx, inputs, operator).to_json()["errors"]
-    return inputs.type.properties, {error["path"].lstrip("."): error["reason"] for error in errors}
-
-
 def test_the_operator_shows_progress_and_pictures(photos, fakes, tmp_path):
     operator = foo.get_operator(URI)
     assert operator.config.execute_as_generator and not operator.config.allow_delegated_execution
-    ctx = context(photos, {"images": 2, "index_dir": str(tmp_path / "index"), "bank": "", "_advanced": True})
+    ctx = context("preview", photos, {"images": 2, "index_dir": str(tmp_path / "index"), "bank": "", "_advanced": True})
     sent = [json.loads(json.dumps(message.to_json())) for message in operator.execute(ctx)]
     messages = [message["body"] for message in sent]
     progress = [m["params"]["progress"] for m in messages if m["operator_uri"].endswith("set_progress")]
@@ -159,7 +146,7 @@ def test_the_operator_shows_progress_and_pictures(photos, fakes, tmp_path):
 
 
 def test_its_form_has_few_fields_until_more_are_wanted(photos):
-    properties, errors = form_errors(photos)
+    properties, errors = form("preview", photos)
     assert errors == {}
     assert [name for name in properties if name != "view_target"][:4] == [
         "bank",
@@ -168,13 +155,13 @@ def test_its_form_has_few_fields_until_more_are_wanted(photos):
         "score_threshold",
     ]
     assert "device" not in properties and properties["bank"].default == ""
-    assert "device" in form_errors(photos, {"_advanced": True})[0]
-    assert "points_per_side" in form_errors(photos, {"points_per_side": 8})[0], "what was changed is shown"
+    assert "device" in form("preview", photos, {"_advanced": True})[0]
+    assert "points_per_side" in form("preview", photos, {"points_per_side": 8})[0], "what was changed is shown"
 
 
 def test_its_form_says_what_comes_first(photos):
     photos.untag_samples(TAG)
-    errors = form_errors(photos)[1]
+    errors = form("preview", photos)[1]
     assert "press 'Use as NTT reference' above the grid" in errors["bank"]
 
 

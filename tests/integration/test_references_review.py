@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import fiftyone as fo
-import fiftyone.operators as foo
 import pytest
 from fiftyone import ViewField as F
-from fiftyone.operators.executor import ExecutionContext, Executor
+from support.app import context, operator, requests_of
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.errors import InputError
@@ -113,19 +112,12 @@ def test_the_likely_field(labelled, dataset):
         likely_field(fo.Dataset())
 
 
-def context(name, samples, **request):
-    view = samples.view() if isinstance(samples, fo.Dataset) else samples
-    request = {"dataset_name": view._root_dataset.name, "view": view._serialize(), "params": {}, **request}
-    return ExecutionContext(request_params=request, executor=Executor(), operator_uri=f"{PLUGIN}/{name}")
-
-
 def press(name, samples, **request):
     """Runs an operator as its button does; what it returns and what it asks the App to do."""
     ctx = context(name, samples, **request)
-    operator = foo.get_operator(f"{PLUGIN}/{name}")
-    assert not operator.resolve_type(ctx, "inputs"), "one click: a form would stand in the way"
-    result = operator.execute(ctx)
-    return result, {item.operator_uri.split("/")[-1]: item.params for item in ctx.executor._requests}
+    assert not operator(name).resolve_type(ctx, "inputs"), "one click: a form would stand in the way"
+    result = operator(name).execute(ctx)
+    return result, dict(requests_of(ctx))
 
 
 def test_one_click_takes_selected_samples(labelled):

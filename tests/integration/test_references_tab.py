@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import json
-
 import fiftyone as fo
-import fiftyone.operators as foo
 import pytest
-from fiftyone.operators.executor import ExecutionContext, Executor
 from PIL import Image, ImageDraw
+from support.app import PanelSession
 
 from fiftyone_ntt.panels import references_tab
 
-URI = "@fiftyone-ntt/ntt/ntt_review"
 TAG = "ntt:reference"
-
-
-@pytest.fixture(scope="module")
-def panel(database):
-    return foo.get_operator(URI)
 
 
 @pytest.fixture
@@ -36,33 +27,6 @@ def things(dataset, tmp_path):
     return dataset
 
 
-class Opened:
-    """An opened panel: its state, all the data sent to it, and what the last event asked of the App."""
-
-    def __init__(self, panel, dataset):
-        self.panel, self.dataset, self.state, self.data = panel, dataset, {"tab": "references"}, {}
-        self.fire("on_load")
-
-    def fire(self, event, selected=(), **params):
-        request = {"dataset_name": self.dataset.name, "view": [], "selected": list(selected)}
-        request["params"] = {"panel_id": "p", "panel_state": self.state, "__method__": event, **params}
-        ctx = ExecutionContext(request_params=request, executor=Executor(), operator_uri=URI)
-        self.panel.execute(ctx)
-        self.state = json.loads(json.dumps(ctx.panel_state))
-        self.asked = {one.operator_uri.rpartition("/")[2]: one.params for one in ctx.executor._requests}
-        self.sent = {}
-        for one in ctx.executor._requests:
-            if one.operator_uri.endswith("patch_panel_data"):
-                self.sent.update(one.params["data"])
-        self.data.update(self.sent)
-        self.shown = self.panel.render(ctx).type.properties
-        return self
-
-    @property
-    def pictures(self):
-        return {key: value for key, value in flat(self.data) if str(value).startswith("data:image/jpeg;base64,")}
-
-
 def flat(data, prefix=""):
     for key, value in data.items():
         if isinstance(value, dict):
@@ -71,44 +35,49 @@ def flat(data, prefix=""):
             yield prefix + key, value
 
 
-def test_without_references_it_says_how_to_begin(panel, things):
-    opened = Opened(panel, things)
+def pictures_of(session):
+    """The pictures that were sent to the panel: path in its data -> picture."""
+    return {key: value for key, value in flat(session.data) if str(value).startswith("data:image/jpeg;base64,")}
+
+
+def test_without_references_it_says_how_to_begin(things):
+    opened = PanelSession(things, "references")
     text = opened.shown["references_empty"].view.label or opened.shown["references_empty"].default
     assert "No references yet" in text and "Use selection as references" in text
     assert "references_table" not in opened.shown and "references_next" not in opened.shown
 
 
-def test_a_selection_becomes_references_and_is_shown(panel, things):
-    opened = Opened(panel, things).fire("on_references_use", selected=things.values("id")[:3])
+def test_a_selection_becomes_references_and_is_shown(things):
+    opened = PanelSession(things, "references").send("on_references_use", selected=things.values("id")[:3])
     assert things.count_sample_tags() == {TAG: 3}
     assert opened.data["references_table"] == [{"class": "disc", "count": 1}, {"class": "square", "count": 2}]
     assert list(opened.shown).index("references_table") < list(opened.shown).index("references_heading_0")
     while opened.state["references_pending"]:
-        opened.fire("on_references_more")
-    assert len(opened.pictures) == 3
+        opened.send("on_references_more")
+    assert len(pictures_of(opened)) == 3
     cards = opened.state["references_cards"]
     assert [card["class"] for card in cards] == ["disc", "square", "square"]
     assert cards[0]["warnings"] == ["the only one of its class: two or three more help"]
-    for key in opened.pictures:
+    for key in pictures_of(opened):
         group, card, _ = key.split(".")
         assert card in opened.shown[group].type.properties, "a picture is sent to where it is drawn"
-    opened.fire("on_references_remove", selected=things.values("id")[:3])
+    opened.send("on_references_remove", selected=things.values("id")[:3])
     assert things.count_sample_tags() == {} and "references_empty" in opened.shown
 
 
-def test_pictures_that_are_there_are_not_sent_again(panel, things):
+def test_pictures_that_are_there_are_not_sent_again(things):
     things.tag_samples(TAG)
-    opened = Opened(panel, things)
+    opened = PanelSession(things, "references")
     while opened.state["references_pending"]:
-        opened.fire("on_references_more")
-    opened.fire("on_references_more")
+        opened.send("on_references_more")
+    opened.send("on_references_more")
     assert not [key for key, value in flat(opened.sent) if str(value).startswith("data:")]
 
 
-def test_at_most_so_many_are_shown(panel, things, monkeypatch):
+def test_at_most_so_many_are_shown(things, monkeypatch):
     monkeypatch.setattr(references_tab, "MOST_SHOWN", 4)
     things.tag_samples(TAG)
-    opened = Opened(panel, things)
+    opened = PanelSession(things, "references")
     assert len(opened.state["references_cards"]) == 4
     more = opened.shown["references_more"]
     assert "2 more are not shown." in (more.view.label or more.default)
@@ -123,25 +92,25 @@ def test_at_most_so_many_are_shown(panel, things, monkeypatch):
         ("on_references_label", "segment", None),
     ],
 )
-def test_buttons_open_the_operators(panel, things, event, operator, params):
-    asked = Opened(panel, things).fire(event).asked["prompt_user_for_operation"]
+def test_buttons_open_the_operators(things, event, operator, params):
+    asked = PanelSession(things, "references").send(event).prompts[-1]
     assert asked["operator_uri"] == f"@fiftyone-ntt/ntt/{operator}"
     assert (asked["params"], asked["skip_prompt"]) == (params, operator == "preview")
 
 
-def test_another_field_is_another_gallery(panel, things):
+def test_another_field_is_another_gallery(things):
     things.clone_sample_field("ground_truth", "drafts")
     things.limit(1).tag_labels(TAG, "drafts")
-    opened = Opened(panel, things)
+    opened = PanelSession(things, "references")
     assert opened.state["references_field"] == "drafts", "where there are tagged labels"
     assert opened.data["references_table"] == [{"class": "square", "count": 1}]
-    opened.fire("on_references_field", value="ground_truth")
+    opened.send("on_references_field", value="ground_truth")
     assert opened.state["references_counts"] == {}
 
 
-def test_a_dataset_without_labels(panel, dataset):
+def test_a_dataset_without_labels(dataset):
     dataset.add_sample(fo.Sample("/nowhere.png"))
-    opened = Opened(panel, dataset)
+    opened = PanelSession(dataset, "references")
     assert "references_empty" in opened.shown
-    opened.fire("on_references_use", selected=dataset.values("id"))
-    assert "this dataset has no labels yet: open an image" in opened.asked["notify"]["message"]
+    opened.send("on_references_use", selected=dataset.values("id"))
+    assert "this dataset has no labels yet: open an image" in opened.messages[-1]

@@ -1,59 +1,14 @@
 """The review tab through real panel contexts: what each event tells the App, and what becomes of the view."""
 
-import json
-
 import fiftyone as fo
-import fiftyone.operators as foo
 import numpy as np
 import pytest
-from fiftyone.operators.executor import ExecutionContext, Executor
+from support.app import PanelSession
 
-from fiftyone_ntt.panels.ntt_review import NttReview
 from fiftyone_ntt.review.label_table import table_of
 from fiftyone_ntt.runs.record import RunRecord, register
 
 SCORES = (0.1, 0.2, 0.3, 0.7, 0.9)
-
-
-class Session:
-    """The panel as the App talks to it."""
-
-    def __init__(self, dataset):
-        self.dataset, self.panel, self.view, self.state, self.data = dataset, NttReview(), dataset.view(), {}, {}
-        self.prompts, self.messages = [], []
-
-    def send(self, event, params=None, **request):
-        params = {"panel_id": "p", "panel_state": self.state, "__method__": event, **(params or {})}
-        view = self.view._serialize()
-        request = {"dataset_name": self.dataset.name, "view": view, "params": params, **request}
-        uri = "@fiftyone-ntt/ntt/ntt_review"
-        ctx = ExecutionContext(request_params=request, executor=Executor(), operator_uri=uri)
-        self.panel.execute(ctx)
-        self.state = json.loads(json.dumps(ctx.panel_state))
-        for one in ctx.executor._requests:
-            self._take(one.operator_uri.rsplit("/", 1)[-1], json.loads(json.dumps(one.params, default=str)))
-        return self
-
-    def _take(self, name, params):
-        if name == "set_view":
-            self.view = fo.DatasetView._build(self.dataset, params["view"])
-        elif name == "patch_panel_data":
-            self.data.update(params["data"])
-        elif name == "show_panel_output":
-            self.shown = json.dumps(params)
-        elif name == "prompt_user_for_operation":
-            self.prompts.append(params)
-        elif name == "notify":
-            self.messages.append(params["message"])
-
-    def execute(self):
-        """What the App does with the last prompt."""
-        prompt = self.prompts[-1]
-        request = {"dataset_name": self.dataset.name, "view": self.view._serialize(), "params": prompt["params"]}
-        uri = prompt["operator_uri"]
-        ctx = ExecutionContext(request_params=request, executor=Executor(), operator_uri=uri)
-        assert foo.get_operator(uri).resolve_input(ctx) is None, "no questions"
-        return foo.get_operator(uri).execute(ctx)["changed"]
 
 
 @pytest.fixture
@@ -67,7 +22,7 @@ def review(dataset):
         sample["ntt"] = fo.Detections(detections=labels)
         sample.save()
     table_of(dataset, "ntt").refreshed()
-    return Session(dataset).send("on_load").send("on_tab", {"value": "review"})
+    return PanelSession(dataset, "review")
 
 
 def label(name, score):
@@ -89,8 +44,8 @@ def scores(session):
 
 def test_without_a_run_it_says_what_to_do(dataset):
     dataset.add_sample(fo.Sample("/picture.png"))
-    session = Session(dataset).send("on_load").send("on_tab", {"value": "review"})
-    assert "Nothing to review yet" in session.shown and "Runs" in session.shown
+    session = PanelSession(dataset, "review")
+    assert "Nothing to review yet" in session.drawn and "Runs" in session.drawn
 
 
 def test_labels_are_read_in_the_background(dataset, review, monkeypatch):
@@ -98,39 +53,39 @@ def test_labels_are_read_in_the_background(dataset, review, monkeypatch):
 
     monkeypatch.setattr(label_table, "_tables", {})
     monkeypatch.setattr(label_table.LabelTable, "refresh", lambda self, wait: False)
-    session = Session(dataset).send("on_load").send("on_tab", {"value": "review"})
-    assert "Reading labels" in session.shown and "TimerView" in session.shown
+    session = PanelSession(dataset, "review")
+    assert "Reading labels" in session.drawn and "TimerView" in session.drawn
     monkeypatch.undo()
     table_of(dataset, "ntt").refreshed()
-    assert "Reading labels" not in session.send("on_review_refresh").shown
+    assert "Reading labels" not in session.send("on_review_refresh").drawn
 
 
 def test_opening_counts_and_leaves_the_grid_alone(review):
     assert 0.3 <= review.state["review_threshold"] <= 0.7
     assert rows(review) == {"All classes": (16, 7, 0, 0), "cat": (15, 6, 0, 0), "dog": (1, 1, 0, 0)}
     assert not review.view._stages
-    review.send("on_review_threshold", {"value": review.state["review_threshold"]})
+    review.send("on_review_threshold", value=review.state["review_threshold"])
     assert not review.view._stages, "the slider reports its own first value"
 
 
 def test_a_threshold_filters_the_grid_and_does_not_pile_up(review):
     review.view = review.dataset.limit(2)
     for value, left in [(0.85, 3), (0.25, 7), (0.6, 5)]:
-        review.send("on_review_threshold", {"value": value})
+        review.send("on_review_threshold", value=value)
         assert len(scores(review)) == left and len(review.view._stages) == 2
-    review.send("on_review_bar", {"x": 0.74})
+    review.send("on_review_bar", x=0.74)
     assert review.state["review_threshold"] == 0.72 and len(scores(review)) == 3
     review.view = review.view.skip(1)  # a person goes on from there
-    review.send("on_review_row", {"row": 1})
+    review.send("on_review_row", row=1)
     assert review.state["review_class"] == "cat" and scores(review) == [("cat", 0.9)]
     review.send("on_review_show_all")
     assert [type(stage).__name__ for stage in review.view._stages] == ["Limit", "Skip"]
 
 
 def test_the_most_doubtful(review):
-    review.send("on_review_threshold", {"value": 0.5})
+    review.send("on_review_threshold", value=0.5)
     for by in ("threshold", "classes", "mask", "merged"):
-        review.send("on_review_doubt", {"by": by})
+        review.send("on_review_doubt", by=by)
         assert len(scores(review)) == 16, "those below the threshold too"
     review.send("on_review_show_all")
     assert not review.view._stages
@@ -140,11 +95,11 @@ def test_bulk_decisions_reach_what_the_threshold_hides_and_keep_what_was_decided
     import fiftyone_ntt as ntt
 
     ntt.reject_labels(review.dataset, classes=["dog"])
-    review.send("on_review_threshold", {"value": 0.5})
-    review.send("on_review_class", {"value": "cat"})
+    review.send("on_review_threshold", value=0.5)
+    review.send("on_review_class", value="cat")
     review.send("on_review_accept_above")
     assert review.execute() == 6
-    review.send("on_review_class", {"value": "All classes"}).send("on_review_reject_below")
+    review.send("on_review_class", value="All classes").send("on_review_reject_below")
     assert review.execute() == 9
     review.send("on_review_refresh")
     assert rows(review) == {"All classes": (16, 7, 6, 10), "cat": (15, 6, 6, 9), "dog": (1, 1, 0, 1)}

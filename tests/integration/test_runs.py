@@ -14,8 +14,8 @@ import fiftyone.operators as foo
 import numpy as np
 import pytest
 from fiftyone.operators.delegated import DelegatedOperationService
-from fiftyone.operators.executor import ExecutionContext, Executor, ValidationContext
 from PIL import Image
+from support.app import PLUGIN, form, run
 from support.tiny_checkpoints import tiny_preset
 
 import fiftyone_ntt as ntt
@@ -261,23 +261,8 @@ def test_nobody_waits_for_a_process_that_was_killed(pictures, database):
         worker.end()
 
 
-PLUGIN = "@fiftyone-ntt/ntt"
-
-
-def context(name, dataset, params):
-    request = {"dataset_name": dataset.name, "view": [], "params": params}
-    return ExecutionContext(request_params=request, executor=Executor(), operator_uri=f"{PLUGIN}/{name}")
-
-
 def refusal(name, dataset, params):
-    ctx = context(name, dataset, params)
-    inputs = foo.get_operator(f"{PLUGIN}/{name}").resolve_type(ctx, "inputs")
-    errors = ValidationContext(ctx, inputs, foo.get_operator(f"{PLUGIN}/{name}")).to_json()["errors"]
-    return " ".join(error["reason"] for error in errors)
-
-
-def run_operator(name, dataset, params):
-    return foo.get_operator(f"{PLUGIN}/{name}").execute(context(name, dataset, params))
+    return " ".join(form(name, dataset, params)[1].values())
 
 
 @pytest.fixture
@@ -294,16 +279,14 @@ def test_the_apps_operators_cancel_resume_and_undo(named, preset):
         ntt.segment(named, "squares", "found", progress=stop_after(2))
     for name in ("cancel_run", "resume_run", "undo_run"):
         assert refusal(name, named, {"run_key": "ntt_found"}) == ""
-    assert run_operator("cancel_run", named, {"run_key": "ntt_found"})["workers"] == 0
+    assert run("cancel_run", named, {"run_key": "ntt_found"})[0]["workers"] == 0
     assert the_run(named)["state"] == "cancelled"
     assert "there is" not in refusal("cancel_run", named, {"run_key": "ntt_found"})
-    assert run_operator("resume_run", named, {"run_key": "ntt_found"})["resumed"] == 2
+    assert run("resume_run", named, {"run_key": "ntt_found"})[0]["resumed"] == 2
     assert (the_run(named)["state"], the_run(named)["counts"]["left"]) == ("completed", 0)
-    assert run_operator("undo_run", named, {"run_key": "ntt_found"})["removed"] > 0
+    assert run("undo_run", named, {"run_key": "ntt_found"})[0]["removed"] > 0
     assert ntt.list_runs(named) == []
-    again = foo.get_operator(f"{PLUGIN}/segment").execute(
-        context("segment", named, {"bank": "squares", "label_field": "found"})
-    )
+    again, _ = run("segment", named, {"bank": "squares", "label_field": "found"})
     assert again["labelled"] == IMAGES - 1
     assert the_run(named)["door"] == "app"
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import json
-
 import fiftyone as fo
-import fiftyone.operators as foo
 import pytest
 from fiftyone.operators.delegated import DelegatedOperationService
-from fiftyone.operators.executor import ExecutionContext, ExecutionResult, Executor
+from fiftyone.operators.executor import ExecutionResult
+from support.app import PanelSession, context
+from support.runs import begin_run
 
-from fiftyone_ntt.core import MatchConfig
 from fiftyone_ntt.panels.runs_tab import WORDS
-from fiftyone_ntt.runs import state as states
-from fiftyone_ntt.runs.record import RunRecord, register
 from fiftyone_ntt.runs.workers import Origin, Worker
 
-URI = "@fiftyone-ntt/ntt/ntt_review"
 SAMPLES = 10
 
 
@@ -27,62 +21,13 @@ def pictures(dataset):
     return dataset
 
 
-def begin(dataset, name="found", done=4, failed=1, state=states.RUNNING, error=None):
-    """A run that has been at some samples, the last ones of which failed."""
-    config = vars(MatchConfig())
-    register(dataset, RunRecord(f"ntt_{name}", name, ["fig"], "lite", "0" * 64, {"sam": "1" * 64}, dict(config), 4))
-    states.open_run(dataset.view(), f"ntt_{name}", Origin("sdk"), {}, True)
-    documents = {
-        sample_id: fo.DynamicEmbeddedDocument(run_key=f"ntt_{name}", state="ok" if i < done - failed else "error")
-        for i, sample_id in enumerate(dataset.limit(done).values("id"))
-    }
-    dataset.set_values(f"{name}_status", documents, key_field="id")
-    states.change_state(dataset, f"ntt_{name}", lambda old: {**old, "state": state, "error": error})
-
-
-@functools.cache
-def registered():
-    """The panel as FiftyOne finds it; looking for it takes longer than an event."""
-    return foo.get_operator(URI)
-
-
-class Panel:
-    """An opened panel: keeps its state between events, and what the last event sent to the App."""
-
-    def __init__(self, dataset, tab):
-        self.dataset, self.state = dataset, {"tab": tab}
-        self.fire("on_load")
-
-    def fire(self, event, **params):
-        request = {"dataset_name": self.dataset.name, "view": []}
-        request["params"] = {"panel_id": "p", "panel_state": self.state, "__method__": event, **params}
-        ctx = ExecutionContext(request_params=request, executor=Executor(), operator_uri=URI)
-        panel = registered()
-        panel.execute(ctx)
-        self.state = json.loads(json.dumps(ctx.panel_state))
-        self.requests = [(one.operator_uri.rpartition("/")[2], one.params) for one in ctx.executor._requests]
-        self.data = {}
-        for name, sent in self.requests:
-            if name == "patch_panel_data":
-                self.data.update(sent["data"])
-        self.shown = panel.render(ctx).type.properties
-        return self
-
-    def asked(self, name):
-        return [sent for asked, sent in self.requests if asked == name]
-
-
 def opened(dataset):
-    return Panel(dataset, "runs")
-
-
-def texts(panel):
-    return " ".join(str(item.view.to_json().get("default") or item.default or "") for item in panel.shown.values())
+    return PanelSession(dataset, "runs")
 
 
 def test_without_a_run_it_says_what_to_do(pictures):
     panel = opened(pictures)
-    assert "No run yet" in texts(panel)
+    assert "No run yet" in panel.texts
     assert not {"runs_table", "runs_timer"} & set(panel.shown)
 
 
@@ -90,44 +35,43 @@ def test_without_a_run_it_says_what_to_do(pictures):
     ("state", "word"), [("completed", "done"), ("cancelled", "cancelled"), ("failed", "failed"), ("running", "stopped")]
 )
 def test_a_run_in_words(pictures, state, word):
-    begin(pictures, state=state, error="no space left" if state == "failed" else None)
+    begin_run(pictures, state=state, error="no space left" if state == "failed" else None)
     panel = opened(pictures)
     (row,) = panel.data["runs_table"]
     assert row["run"] == "ntt_found" and row["state"].startswith(word) and row["failed"] == 1
     assert row["images"] == ("4 of 4" if state == "completed" else "4 of 10")
-    assert ("no space left" in texts(panel)) == (state == "failed")
+    assert ("no space left" in panel.texts) == (state == "failed")
     assert "runs_timer" not in panel.shown, "nothing moves, so nothing is asked for again"
 
 
 def test_a_run_at_work_moves(pictures):
-    begin(pictures)
+    begin_run(pictures)
     worker = Worker(pictures, "ntt_found", Origin("sdk"))
     panel = opened(pictures)
     assert panel.data["runs_table"][0]["state"] == WORDS["running"]
     assert panel.data["runs_bar_0"] == pytest.approx(0.4)
     assert {"runs_bar_0", "runs_timer"} <= set(panel.shown)
     worker.end()
-    panel.fire("on_runs_refresh")
+    panel.send("on_runs_refresh")
     assert "runs_timer" not in panel.shown
     assert panel.asked("reload_dataset"), "the grid shows what has been written"
 
 
 def test_what_waits_says_how_to_start_a_worker(pictures):
     params = {"bank": "fruits", "label_field": "later"}
-    request = {"dataset_name": pictures.name, "dataset_id": str(pictures._doc.id), "params": params}
-    context = ExecutionContext(request_params=request)
+    ctx = context("segment", pictures, params, dataset_id=str(pictures._doc.id))
     service = DelegatedOperationService()
-    queued = service.queue_operation(operator="@fiftyone-ntt/ntt/segment", context=context)
+    queued = service.queue_operation(operator="@fiftyone-ntt/ntt/segment", context=ctx)
     panel = opened(pictures)
     assert [row["state"] for row in panel.data["runs_table"]] == ["waiting for a worker"]
-    assert "fiftyone delegated launch" in texts(panel) and "runs_timer" in panel.shown
-    panel.fire("on_runs_resume", row=0)
+    assert "fiftyone delegated launch" in panel.texts and "runs_timer" in panel.shown
+    panel.send("on_runs_resume", row=0)
     assert not panel.asked("prompt_user_for_operation"), "it has to begin first"
 
     trace = "Traceback (most recent call last):\n  ...\nfiftyone_ntt.errors.InputError: no bank: build one"
     service.set_failed(queued.id, result=ExecutionResult(error=trace))
-    panel.fire("on_runs_refresh")
-    assert "no bank: build one" in texts(panel) and "Traceback" not in texts(panel)
+    panel.send("on_runs_refresh")
+    assert "no bank: build one" in panel.texts and "Traceback" not in panel.texts
     service.delete_operation(queued.id)
 
 
@@ -141,11 +85,11 @@ def test_what_waits_says_how_to_start_a_worker(pictures):
     ],
 )
 def test_actions_of_a_row(pictures, event, state, operator):
-    begin(pictures, "old", state="completed")
-    begin(pictures, "found", state=state)
+    begin_run(pictures, "old", state="completed")
+    begin_run(pictures, "found", state=state)
     panel = opened(pictures)
     row = [row["run"] for row in panel.data["runs_table"]].index("ntt_found")
-    panel.fire(event, row=row)
+    panel.send(event, row=row)
     prompts = panel.asked("prompt_user_for_operation")
     if operator is None:
         assert not prompts and "not at work" in panel.asked("notify")[0]["message"]
@@ -155,35 +99,35 @@ def test_actions_of_a_row(pictures, event, state, operator):
 
 
 def test_images_of_a_run(pictures):
-    begin(pictures, state="completed")
+    begin_run(pictures, state="completed")
     panel = opened(pictures)
-    panel.fire("on_runs_show_errors", row=0)
+    panel.send("on_runs_show_errors", row=0)
     view = fo.DatasetView._build(pictures, panel.asked("set_view")[0]["view"])
     assert view.values("id") == pictures.skip(3).limit(1).values("id")
-    panel.fire("on_runs_show_labels", row=0)
+    panel.send("on_runs_show_labels", row=0)
     assert len(fo.DatasetView._build(pictures, panel.asked("set_view")[0]["view"])) == 3
 
 
 def test_a_run_without_failed_images_shows_none(pictures):
-    begin(pictures, failed=0, state="completed")
-    panel = opened(pictures).fire("on_runs_show_errors", row=0)
+    begin_run(pictures, failed=0, state="completed")
+    panel = opened(pictures).send("on_runs_show_errors", row=0)
     assert not panel.asked("set_view") and "has no failed images" in panel.asked("notify")[0]["message"]
 
 
 def test_a_form_that_is_through_leads_back_to_its_tab(pictures):
-    begin(pictures)
-    panel = Panel(pictures, "runs")
+    begin_run(pictures)
+    panel = PanelSession(pictures, "runs")
     panel.state = {}  # FiftyOne calls back without it
-    panel.fire("on_runs_refresh")
+    panel.send("on_runs_refresh")
     assert panel.state["tab"] == "runs" and "runs_table" in panel.shown
 
 
 def test_an_answer_that_comes_late_does_not_leave_another_tabs_content(pictures):
-    begin(pictures)
-    panel = Panel(pictures, "evaluate")
+    begin_run(pictures)
+    panel = PanelSession(pictures, "evaluate")
     assert "settling_evaluate" in panel.shown
     panel.state["tab"] = "runs"  # the person has gone on; what was drawn last is of the tab before
-    panel.fire("on_settled")
+    panel.send("on_settled")
     assert panel.state["tab_loaded"] == "runs" and "runs_table" in panel.shown and "settling_runs" in panel.shown
-    panel.fire("on_settled")
+    panel.send("on_settled")
     assert "runs_table" in panel.shown and not any(name.startswith("settling") for name in panel.shown)

@@ -1,11 +1,9 @@
 """Thresholds fitted to a review: kept with the run, used by the review tab and the operator."""
 
 import fiftyone as fo
-import fiftyone.operators as foo
 import numpy as np
 import pytest
-from fiftyone.operators.executor import ExecutionContext, Executor
-from test_review_tab import Session
+from support.app import PanelSession, context, operator
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.core import MemoryBank
@@ -14,7 +12,6 @@ from fiftyone_ntt.references.banks import keep_with_run
 from fiftyone_ntt.review.label_table import table_of
 from fiftyone_ntt.runs.record import RunRecord, register
 
-OPERATOR = "@fiftyone-ntt/ntt/fit_thresholds"
 MIDDLES = {"cat": 0.35, "dog": 0.65}  # the score at which a label of the class is as likely right as not
 IMAGES = 160
 
@@ -174,28 +171,24 @@ def test_refusals(labelled):
 
 def test_the_operator(labelled):
     decide(labelled, slice(0, 30), classes=["cat"])
-    operator = foo.get_operator(OPERATOR)
-    request = {"dataset_name": labelled.name, "params": {"run_key": "run", "precision": 0.9}}
-    form = operator.resolve_input(context(request)).to_json()
+    fit = operator("fit_thresholds")
+    ctx = context("fit_thresholds", labelled, {"run_key": "run", "precision": 0.9})
+    form = fit.resolve_input(ctx).to_json()
     for words in ("of 160 labels", "No decision yet on dog", "run (field ntt)", "Least precision"):
         assert words in str(form)
-    result = operator.execute(context(request))
+    result = fit.execute(ctx)
     assert [row["name"] for row in result["rows"]] == ["all classes", "cat", "dog", "bird"]
     assert result["rows"][1]["precision"] == "90%" and result["rows"][1]["basis"] == "decisions"
     assert "30 decisions" in result["summary"]
-    assert "expected right" in str(operator.resolve_output(context(request)).to_json())
+    assert "expected right" in str(fit.resolve_output(ctx).to_json())
     ntt.clear_decisions(labelled)
-    assert "guess from the references" in str(operator.resolve_input(context(request)).to_json())
-
-
-def context(request):
-    return ExecutionContext(request_params=request, executor=Executor(), operator_uri=OPERATOR)
+    assert "guess from the references" in str(fit.resolve_input(ctx).to_json())
 
 
 def test_in_the_review_tab(labelled):
     decide(labelled, slice(0, 60))
     table_of(labelled, "ntt").refreshed()
-    session = Session(labelled).send("on_load").send("on_tab", {"value": "review"})
+    session = PanelSession(labelled, "review")
     assert session.state.get("review_expected") is None
     session.send("on_review_fit")
     assert session.prompts[-1]["params"] == {"run_key": "run"}
@@ -203,18 +196,19 @@ def test_in_the_review_tab(labelled):
     session.send("on_review_fitted")
     assert session.state["review_threshold"] == round(fit.overall.threshold, 3)
     assert "(from 120 decisions)" in session.state["review_expected"]
-    assert session.state["review_expected"] in session.shown
-    session.send("on_review_class", {"value": "dog"}).send("on_review_suggest")
+    assert session.state["review_expected"] in session.drawn
+    session.send("on_review_class", value="dog").send("on_review_suggest")
     assert session.state["review_threshold"] == round(fit.classes["dog"].threshold, 3)
     assert f"{fit.classes['dog'].precision:.0%} of the labels above" in session.state["review_expected"]
-    session.send("on_review_threshold", {"value": 1.0})
+    session.send("on_review_threshold", value=1.0)
     assert "no label is above" in session.state["review_expected"]
 
 
 def test_the_tab_after_the_form_without_its_state(labelled):
     fit = ntt.fit_thresholds(labelled, "run")
-    session = Session(labelled)
-    session.send("on_review_fitted", {"original_params": {"run_key": "run"}})
+    session = PanelSession(labelled, "review")
+    session.state = {}
+    session.send("on_review_fitted", original_params={"run_key": "run"})
     assert session.state["review_field"] == "ntt" and not session.view._stages
     assert session.state["review_threshold"] == round(fit.overall.threshold, 3)
     assert "are a guess" in session.state["review_expected"]
