@@ -26,7 +26,7 @@ from benchmarks.coco_data import read_references, read_targets
 from fiftyone_ntt.candidates.compact import CompactCandidates
 from fiftyone_ntt.core import Candidates, CompactImage, IndexedImage, Instances, MatchConfig, MemoryBank, Segmenter
 from fiftyone_ntt.evaluation.coco import Prediction, coco_scores
-from fiftyone_ntt.method.batching import in_batches
+from fiftyone_ntt.method.backends import in_batches
 from fiftyone_ntt.method.options.granularity import AMONG, Fit, ReferenceLevels, chosen_by
 from fiftyone_ntt.method.pooling import pool
 from fiftyone_ntt.method.proposals import grid_points

@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.accuracy import _mean_and_std, to_predictions
 from benchmarks.candidate_cache import CandidateCache
 from benchmarks.coco_data import Targets, default_classes, read_references, read_targets
-from fiftyone_ntt.candidates.low_rank import compact_tokens
+from fiftyone_ntt.candidates.compact import compact_tokens
 from fiftyone_ntt.core import Candidates, IndexedImage, Instances, MatchConfig, MemoryBank, Segmenter, compact
 from fiftyone_ntt.evaluation.coco import Prediction, coco_scores
 from fiftyone_ntt.method.matcher import to_instances

@@ -24,7 +24,7 @@ from fiftyone_ntt.candidates.compact import CompactImage, compact
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.results import IndexedImage
 from fiftyone_ntt.method.segmenter import Encoded, Prepared, Segmenter
-from fiftyone_ntt.models.cpu_threads import use_torch_threads
+from fiftyone_ntt.models.devices import use_torch_threads
 
 T = TypeVar("T")
 

@@ -21,6 +21,7 @@ from fiftyone_ntt.dataset.fields import DECIDED_TAGS, PROTECTED_TAGS, REJECTED_T
 from fiftyone_ntt.dataset.geometry import place_mask
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.results import Instances
+from fiftyone_ntt.pixels.packed_masks import PackedMask
 
 ATTRIBUTES: dict[str, tuple[type[fo.Field], str]] = {
     "predicted_iou": (fo.FloatField, "the mask model's own estimate of this mask's quality"),
@@ -204,18 +205,17 @@ def _image_size(label: Document) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class _Place:
-    """Where a label lies: its box ``[x, y, w, h]``, 0..1, and its mask with left column and top row, if it has one."""
+    """Where a label lies: its box ``[x, y, w, h]``, 0..1, and its mask, if it has one."""
 
     box: NDArray[np.float64]
-    left: int = 0
-    top: int = 0
-    mask: NDArray[np.bool_] | None = None
+    mask: PackedMask | None = None
 
     @classmethod
     def of(cls, label: Document, size: tuple[int, int]) -> _Place:
         box = np.array(label.get("bounding_box") or [0, 0, 0, 0], np.float64)
         try:
-            return cls(box, *place_mask(fo.Detection.from_dict(label), size))
+            left, top, mask = place_mask(fo.Detection.from_dict(label), size)
+            return cls(box, PackedMask.from_crop(mask, top, left))
         except InputError:  # no mask, or none that can be read
             return cls(box)
 
@@ -228,15 +228,4 @@ class _Place:
             return 0.0
         if self.mask is None or other.mask is None:
             return meeting / max(float(self.box[2:].prod() + other.box[2:].prod()) - meeting, 1e-12)
-        shared = self._shared(self.mask, other, other.mask)
-        return shared / max(int(self.mask.sum()) + int(other.mask.sum()) - shared, 1)
-
-    def _shared(self, mine: NDArray[np.bool_], other: _Place, theirs: NDArray[np.bool_]) -> int:
-        top, left = max(self.top, other.top), max(self.left, other.left)
-        bottom = min(self.top + mine.shape[0], other.top + theirs.shape[0])
-        right = min(self.left + mine.shape[1], other.left + theirs.shape[1])
-        if bottom <= top or right <= left:
-            return 0
-        a = mine[top - self.top : bottom - self.top, left - self.left : right - self.left]
-        b = theirs[top - other.top : bottom - other.top, left - other.left : right - other.left]
-        return int((a & b).sum())
+        return self.mask.iou(other.mask)

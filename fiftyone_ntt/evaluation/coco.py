@@ -15,14 +15,13 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.pixels.mask_codes import Rle, encode_crop
 
 Box = tuple[float, float, float, float]
-Rle = dict[str, Any]
 MAX_DETECTIONS = 100
 """Per image and class, only this many predictions of highest score count (the COCO convention)."""
 
@@ -138,43 +137,6 @@ class PresenceScores:
     per_class: dict[str, Presence]
     best_f1: float | None
     best_threshold: float | None
-
-
-def encode_mask(mask: NDArray[np.bool_]) -> Rle:
-    """Compressed RLE of a mask at image size, bool ``[H, W]``."""
-    rle: Rle = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return rle
-
-
-def encode_crop(crop: NDArray[np.bool_], left: int, top: int, image_size: tuple[int, int]) -> Rle:
-    """Compressed RLE at image size of a mask that is known in a window only; no full-size mask is made.
-
-    Args:
-        crop: bool ``[h, w]``.
-        left: image column of the window's first column.
-        top: image row of the window's first row.
-        image_size: ``(height, width)`` of the image in pixels.
-
-    Raises:
-        InputError: if the window leaves the image.
-    """
-    height, width = image_size
-    rows, columns = crop.shape
-    if left < 0 or top < 0 or left + columns > width or top + rows > height:
-        raise InputError(
-            f"expected a mask inside the image of {image_size} (height, width), got {crop.shape} at "
-            f"row {top}, column {left}"
-        )
-    # Column-major runs of the window's full-height strip; all before and after it is background.
-    strip = np.zeros((height, columns), bool)
-    strip[top : top + rows] = crop
-    flat = np.pad(strip.ravel(order="F"), 1)
-    borders = np.flatnonzero(np.diff(flat)) + left * height
-    counts = np.diff(np.concatenate([[0], borders, [height * width]]))
-    if borders.size and counts[-1] == 0:
-        counts = counts[:-1]
-    rle: Rle = mask_utils.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
-    return rle
 
 
 def encode_box(box: Box, image_size: tuple[int, int]) -> Rle:

@@ -34,11 +34,9 @@ from fiftyone_ntt.evaluation.coco import (
     GroundTruth,
     Prediction,
     PresenceScores,
-    Rle,
     Scores,
     coco_scores,
     encode_box,
-    encode_crop,
     presence_scores,
 )
 from fiftyone_ntt.evaluation.fiftyone_matches import Matching, keep_results, write_matches
@@ -46,6 +44,7 @@ from fiftyone_ntt.evaluation.map_documents import targets_of
 from fiftyone_ntt.evaluation.semantic_scores import evaluate_maps, shared_targets, write_map_scores
 from fiftyone_ntt.evaluation.summary import ClassResult, EvaluationResults
 from fiftyone_ntt.params.base import Progress
+from fiftyone_ntt.pixels.mask_codes import Rle, encode_crop
 from fiftyone_ntt.references.banks import list_banks, load_bank, without_references
 from fiftyone_ntt.runs.record import provenance_of
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.proposals import CandidateSet
 from fiftyone_ntt.method.results import Labelled
-from fiftyone_ntt.pixels.packed_masks import ImageMasks, MaskSource, PackedMask, WithoutIslands
+from fiftyone_ntt.pixels.packed_masks import ImageMasks, MaskSource, PackedMask, WithoutIslands, intersection_over_union
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -96,8 +96,8 @@ def _box_iou(boxes: FloatArray) -> FloatArray:
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     intersection = _box_intersection(boxes[:, None], boxes[None])
     with np.errstate(divide="ignore", invalid="ignore"):
-        iou = intersection / (area[:, None] + area[None] - intersection)
-    return iou.astype(np.float32)
+        iou = intersection_over_union(intersection, area[:, None], area[None])  # [N, N]
+    return np.asarray(iou, np.float32)
 
 
 def _box_intersection(a: FloatArray, b: FloatArray) -> FloatArray:

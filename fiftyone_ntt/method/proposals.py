@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.method.backends import AmongDecoder, ProposalModel
-from fiftyone_ntt.method.batching import BatchSize, in_batches
+from fiftyone_ntt.method.backends import AmongDecoder, BatchSize, ProposalModel, in_batches
 from fiftyone_ntt.method.config import ProposalConfig
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame
+from fiftyone_ntt.pixels.mask_codes import Runs, runs_of_masks
 from fiftyone_ntt.pixels.packed_masks import Crop, boxes_of
-from fiftyone_ntt.pixels.run_length import Runs, runs_of_masks
 
 _CHUNK = 64
 """Masks looked at at once: 4 MB of flags."""

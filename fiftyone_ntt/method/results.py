@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fiftyone_ntt.method.proposals import Candidates, CandidateSet
+from fiftyone_ntt.pixels.mask_codes import encode_crop
 from fiftyone_ntt.pixels.packed_masks import PackedMask
 
 if TYPE_CHECKING:
@@ -158,6 +160,36 @@ class Instances:
     def crop(self, i: int) -> tuple[tuple[int, int, int, int], NDArray[np.bool_]]:
         """Extent ``(x1, y1, x2, y2)`` of mask ``i`` (x2, y2 exclusive) and the mask inside it, bool ``[h, w]``."""
         return self.packed[i].extent, self.packed[i].crop()
+
+    def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """The instances as COCO result dicts, which ``json`` can write and pycocotools' ``loadRes`` reads.
+
+        Args:
+            image_id: id of the image.
+            category_ids: id of each class; 1, 2, ... in the order of the classes where ``None``.
+
+        Returns:
+            For each instance ``image_id``, ``category_id``, ``segmentation`` (compressed run lengths), ``bbox`` (xywh
+            in pixels) and ``score``.
+
+        Example:
+            >>> json.dump(instances.to_coco(image_id=139), file)  # doctest: +SKIP
+        """
+        results = []
+        for i, (box, label) in enumerate(zip(self.boxes.tolist(), self.labels.tolist(), strict=True)):
+            (left, top, _, _), crop = self.crop(i)
+            rle = encode_crop(crop, left, top, self.image_size)
+            x1, y1, x2, y2 = box
+            results.append(
+                {
+                    "image_id": image_id,
+                    "category_id": label + 1 if category_ids is None else int(category_ids[label]),
+                    "segmentation": {**rle, "counts": rle["counts"].decode("ascii")},
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "score": float(self.scores[i]),
+                }
+            )
+        return results
 
     def above(self, thresholds: ArrayLike) -> Instances:
         """Only those with a score above the threshold of their class.

@@ -17,7 +17,7 @@ from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.proposals import CandidateSet
 from fiftyone_ntt.method.results import Labelled
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame
-from fiftyone_ntt.pixels.run_length import Runs
+from fiftyone_ntt.pixels.mask_codes import Runs
 
 
 def normalise(vectors: Tensor) -> Tensor:

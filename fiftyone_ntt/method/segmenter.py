@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.method.backends import CropEncoder, FeatureModel, ProposalModel
-from fiftyone_ntt.method.batching import BatchEncoder, BatchSize, in_batches
+from fiftyone_ntt.method.backends import BatchEncoder, BatchSize, CropEncoder, FeatureModel, ProposalModel, in_batches
 from fiftyone_ntt.method.config import MatchConfig, ProposalConfig
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank

@@ -1,21 +1,31 @@
-"""The one place where the computing device is chosen.
+"""Where and how the networks run: device, number format, compilation, threads. The only place where that is decided.
 
-In which number format encoders run, and whether they are compiled. The default changes nothing: float32, eager.
+The defaults change nothing: the best device here, float32, eager. On the CPU prompts run in parallel, each on one
+thread from start to end, none waiting for another: torch splits every single operation among its threads instead, and
+they wait for each other after each. The decoder's operations are too small for that: it gains less with two threads,
+nothing with many, and beside any other busy process the waiting makes it several times slower.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from fiftyone_ntt.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+# ---- Devices ----
 
 
 def choose_device(device: str | None = None) -> torch.device:
@@ -60,7 +70,7 @@ def choose_devices(device: str | None = None) -> list[torch.device]:
         return [torch.device("cuda", index) for index in range(_count("cuda"))] or [choose_device()]
     names = device.split(",") if isinstance(device, str) else [device]
     chosen = [choose_device(name.strip() if name else name) for name in names]
-    return list({(one.type, one.index or 0): one for one in reversed(chosen)}.values())[::-1]
+    return list({(device.type, device.index or 0): device for device in reversed(chosen)}.values())[::-1]
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -88,7 +98,7 @@ def _count(kind: str) -> int:
     return 0
 
 
-logger = logging.getLogger(__name__)
+# ---- Precision and compilation ----
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -168,3 +178,53 @@ class Compiled:
         seconds = time.perf_counter() - started
         logger.info("%s is compiled: the first %s images took %.0f s", self._name, len(images), seconds)
         return result
+
+
+# ---- Threads of the CPU ----
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_lock = threading.Lock()
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+
+
+def parallel_map(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """The function's results, in order, from as many threads as torch uses; torch is single-threaded in each."""
+    work = list(items)
+    count = torch.get_num_threads()
+    if count == 1 or len(work) < 2:
+        return [function(item) for item in work]
+    return list(_pool(count).map(function, work))
+
+
+def _pool(count: int) -> ThreadPoolExecutor:
+    """The pool of this process; a forked child has none of its parent's threads."""
+    with _lock:
+        key = (os.getpid(), count)
+        if key not in _pools:
+            _pools[key] = _single_threaded(count)
+        return _pools[key]
+
+
+def _single_threaded(count: int) -> ThreadPoolExecutor:
+    pool = ThreadPoolExecutor(count, thread_name_prefix="ntt-decoder")
+    together = threading.Barrier(count)
+
+    def prepare() -> None:
+        use_torch_threads(1)  # in effect for this thread alone ...
+        together.wait()
+
+    for future in [pool.submit(prepare) for _ in range(count)]:
+        future.result()
+    use_torch_threads(count)  # also for threads that start later
+    return pool
+
+
+def use_torch_threads(count: int) -> None:
+    """Torch operators called from this thread use ``count`` threads; other threads that have begun keep theirs.
+
+    Threads that begin later take over the number set last, by whichever thread: put it right when all have begun.
+    """
+    torch.get_num_threads()  # a thread's first question makes it take over the process's number; then ours stays
+    torch.set_num_threads(count)

@@ -24,7 +24,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fiftyone_ntt.models.cpu_threads import parallel_map
 from fiftyone_ntt.models.decoder_parts import (
     NORM_EPS,
     Attention,
@@ -38,6 +37,7 @@ from fiftyone_ntt.models.decoder_parts import (
     shared,
     shared_values,
 )
+from fiftyone_ntt.models.devices import parallel_map
 
 R = TypeVar("R")
 

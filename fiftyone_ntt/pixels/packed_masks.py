@@ -2,9 +2,6 @@
 
 Nothing here ever holds a full-size stack of masks: a mask is up-sampled only inside the box it occupies, and stored
 with one bit a pixel. A hundred masks of a 12-megapixel image take a few megabytes instead of gigabytes.
-
-
-Masks without their islands: a few stray pixels far away ruin the box of an otherwise good mask.
 """
 
 from __future__ import annotations
@@ -12,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame, outline_radius
-from fiftyone_ntt.pixels.run_length import Runs, are_islands
+from fiftyone_ntt.pixels.mask_codes import Runs, are_islands
 
 WORD = 64
 """Pixels packed into one machine word; overlaps are counted a word at a time."""
@@ -92,8 +89,24 @@ class PackedMask:
             np.bitwise_count(self._window(top, bottom, left, right) & other._window(top, bottom, left, right)).sum()
         )
 
+    def iou(self, other: PackedMask) -> float:
+        """Intersection over union with another mask of the same image; 0 where both are empty."""
+        shared = self.intersection(other)
+        return float(intersection_over_union(shared, self.area, other.area)) if shared else 0.0
+
     def _window(self, top: int, bottom: int, left: int, right: int) -> NDArray[np.uint64]:
         return self.bits[top - self.top : bottom - self.top, (left - self.left) // WORD : (right - self.left) // WORD]
+
+
+def intersection_over_union(shared: Any, area: Any, other: Any) -> Any:
+    """The one place where it is computed, from areas: of numbers, arrays or tensors that broadcast.
+
+    Args:
+        shared: what both cover.
+        area: what one covers.
+        other: what the other covers; one of both must not be empty.
+    """
+    return shared / (area + other - shared)
 
 
 def boxes_of(binary: Tensor) -> Tensor:
@@ -278,12 +291,12 @@ def _triangle_weights(extent: float, out: int) -> NDArray[np.float32]:
 
 
 class WithoutIslands:
-    """Masks as those of ``source``, but for components much smaller than the largest one of their mask.
+    """Masks as those of ``source``, without small disconnected regions, which ruin the box of an otherwise good mask.
 
     Args:
         source: N masks.
         runs: the same masks as runs.
-        share: components smaller than this share of the largest are left out.
+        share: connected regions smaller than this share of the largest one of their mask are left out.
     """
 
     def __init__(self, source: MaskSource, runs: Runs, share: float) -> None:
@@ -307,7 +320,8 @@ class WithoutIslands:
             low, high = np.searchsorted(self._islands.owner, [int(i), int(i) + 1])
             if low < high:
                 logits = logits.copy()
-                mine = self._islands.select(np.arange(low, high))
-                for row, start, stop in zip(mine.row - top, mine.start - left, mine.stop - left, strict=True):
+                islands = self._islands.select(np.arange(low, high))
+                rows, starts, stops = islands.row - top, islands.start - left, islands.stop - left
+                for row, start, stop in zip(rows, starts, stops, strict=True):
                     logits[row, start:stop] *= -1
             yield top, left, logits

@@ -12,10 +12,11 @@ import pytest
 from fiftyone import ViewField as F
 from PIL import Image
 from pycocotools import mask as mask_utils
+from support.oracles import encode_mask
 
 from fiftyone_ntt.core import MemoryBank
 from fiftyone_ntt.errors import InputError, WrongTypeError
-from fiftyone_ntt.evaluation.coco import GroundTruth, Prediction, coco_scores, encode_mask, presence_scores
+from fiftyone_ntt.evaluation.coco import GroundTruth, Prediction, coco_scores, presence_scores
 from fiftyone_ntt.evaluation.evaluate import evaluate
 from fiftyone_ntt.evaluation.fiftyone_matches import last_results
 from fiftyone_ntt.references.banks import save_bank

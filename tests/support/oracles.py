@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from pycocotools import mask as coco_masks
 
 
 def pool(mask_logits, tokens):
@@ -46,3 +48,8 @@ def iou(a, b):
     height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
     return width * height / union if union > 0 else 0.0
+
+
+def encode_mask(mask):
+    """Compressed RLE of a whole mask, by pycocotools itself."""
+    return coco_masks.encode(np.asfortranarray(mask, dtype=np.uint8))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from support.fake_models import fake_segmenter
+from support.oracles import encode_mask
 
 from benchmarks import accuracy
 from benchmarks.accuracy import Guided
@@ -24,7 +25,7 @@ from benchmarks.coco_data import (
 )
 from fiftyone_ntt.core import ImageFrame, MatchConfig, MemoryBank, ProposalConfig, ReferenceSettings, Segmenter
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.evaluation.coco import GroundTruth, encode_mask
+from fiftyone_ntt.evaluation.coco import GroundTruth
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 210)}
 NAMES = list(COLOURS)

@@ -17,7 +17,7 @@ TESTS = ROOT / "tests"
 # Room -> (rooms that it may import, packages that it may import besides the standard library); lowest first.
 TABLE = {
     "params": ("", ""),
-    "pixels": ("", "numpy torch PIL"),
+    "pixels": ("", "numpy torch PIL pycocotools"),  # the last for COCO's run lengths, only when asked for
     "method": ("pixels", "numpy torch safetensors"),
     "models": (
         "pixels method",

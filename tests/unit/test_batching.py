@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.fake_models import FakeFeatures, FakeProposals, fake_segmenter
 
-from fiftyone_ntt.method.batching import BatchEncoder, BatchSize, in_batches
+from fiftyone_ntt.method.backends import BatchEncoder, BatchSize, in_batches
 
 POINTS = torch.arange(20.0).reshape(10, 2)
 

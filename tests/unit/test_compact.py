@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fiftyone_ntt.candidates.low_rank import compact_tokens
+from fiftyone_ntt.candidates.compact import compact_tokens
 from fiftyone_ntt.core import Candidates, CompactImage, ImageFrame, IndexedImage, MatchConfig, compact, match_vectors
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.pixels.frames import outline_radius

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from fiftyone_ntt.models import cpu_threads as threads
-from fiftyone_ntt.models.cpu_threads import parallel_map
+from fiftyone_ntt.models import devices as threads
+from fiftyone_ntt.models.devices import parallel_map
 from fiftyone_ntt.models.sam2 import Sam2Embedding, build_sam2, fast_decoder, stock_decode
 
 CONFIG = "configs/sam2.1/sam2.1_hiera_t.yaml"

@@ -8,8 +8,8 @@ import torch
 from scipy import ndimage
 
 from fiftyone_ntt.core import Candidates, ImageFrame, IndexedImage, compact
+from fiftyone_ntt.pixels.mask_codes import are_islands, components, runs_of_lengths, runs_of_masks
 from fiftyone_ntt.pixels.packed_masks import WithoutIslands
-from fiftyone_ntt.pixels.run_length import are_islands, components, runs_of_lengths, runs_of_masks
 
 FRAME = ImageFrame.squash((120, 160))
 

@@ -13,6 +13,7 @@ import pytest
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from support.oracles import encode_mask
 
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.evaluation.coco import (
@@ -22,7 +23,6 @@ from fiftyone_ntt.evaluation.coco import (
     coco_scores,
     encode_box,
     encode_crop,
-    encode_mask,
     presence_scores,
 )
 

@@ -13,7 +13,7 @@ from support.fake_models import FakeProposals, fake_segmenter
 from fiftyone_ntt.candidates.stream import OUTCOMES_AHEAD
 from fiftyone_ntt.core import CompactImage, Segmenter, compact, stream
 from fiftyone_ntt.errors import InputError, MissingWeightsError
-from fiftyone_ntt.models.cpu_threads import use_torch_threads
+from fiftyone_ntt.models.devices import use_torch_threads
 
 
 def image(number: int) -> np.ndarray:

@@ -23,6 +23,7 @@ from fiftyone_ntt.method.config import Granularity, ProposalConfig
 from fiftyone_ntt.method.proposals import grid_points
 from fiftyone_ntt.method.references import ReferenceItem
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame
+from fiftyone_ntt.pixels.packed_masks import intersection_over_union
 
 AMONG: dict[Granularity, tuple[int, ...]] = {"best": (0, 1, 2), "part": (0, 1), "whole": (1, 2)}
 """Among which of a point's three masks the one of highest predicted IoU is taken. The first choice wins ties."""
@@ -116,9 +117,9 @@ def fit_of(label: str, logits: Tensor, predicted_iou: Tensor, mask: NDArray[np.f
         mask: the reference in the mask frame, see ``mask_in_frame``.
     """
     true = torch.from_numpy(mask > 0.5).to(logits.device)
-    inside = logits > 0
-    shared = (inside & true).sum(dim=(2, 3)).float()
-    ious = shared / ((inside | true).sum(dim=(2, 3)).float().clamp(min=1))
+    inside = logits > 0  # [P, 3, 256, 256]
+    shared, area = (inside & true).sum(dim=(2, 3)), inside.sum(dim=(2, 3))  # [P, 3]
+    ious = intersection_over_union(shared.float(), area.float(), true.sum().float()).nan_to_num()
     by_choice: dict[str, float] = {}
     for choice, outputs in AMONG.items():
         among = torch.tensor(outputs, device=ious.device)

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.method.backends import CropEncoder
-from fiftyone_ntt.method.batching import BatchSize, in_batches
+from fiftyone_ntt.method.backends import BatchSize, CropEncoder, in_batches
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank, VectorSet
 from fiftyone_ntt.method.proposals import Candidates
@@ -25,6 +24,7 @@ from fiftyone_ntt.method.references import ReferenceItem, crop_bounds, crop_with
 from fiftyone_ntt.method.results import SimilarityStep, StageOneResult
 from fiftyone_ntt.method.scoring import normalise, similarity
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame, to_tensor
+from fiftyone_ntt.pixels.packed_masks import intersection_over_union
 
 WEIGHT = 0.3
 """``MatchConfig.second_look`` where a second look is asked for; chosen in ``docs/results.md``."""
@@ -80,7 +80,7 @@ def group_masks(candidates: Candidates, most: int = MOST_GROUPS) -> tuple[Tensor
         if group[i] >= 0 or area[i] == 0:
             continue
         shared = flat @ flat[i]
-        alike = shared / (area + area[i] - shared) > ALIKE
+        alike = intersection_over_union(shared, area, area[i]) > ALIKE  # [N]
         group[alike & (group < 0)] = len(best)
         best.append(i)
     return torch.tensor(best, dtype=torch.int64), group.cpu()

@@ -1,0 +1,349 @@
+"""Binary masks as runs of pixels, and their outlines in few bytes: what is kept of masks, and read back.
+
+A row-major sweep over a mask meets alternately background and mask. What is slow pixel by pixel is quick run by run: a
+mask of 65,536 pixels has about a hundred.
+
+The outline holds the logits that a resize to image size can see. Away from it all logits that meet in an output pixel
+have the same sign, so only their sign matters. Along it sixteen magnitudes on a logarithmic scale place the outline to
+a few hundredths of a mask pixel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.pixels.frames import MASK_SIDE
+
+IntArray = NDArray[np.int64]
+Rle = dict[str, Any]
+"""Compressed run lengths as COCO has them: ``{"size": [height, width], "counts": ...}``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Horizontal runs of mask pixels, of one or more masks of equal width, in row-major order mask by mask.
+
+    Attributes:
+        owner: int64 ``[R]``, which mask; ascending.
+        row: int64 ``[R]``.
+        start: int64 ``[R]``, first column.
+        stop: int64 ``[R]``, the column after the last.
+    """
+
+    owner: IntArray
+    row: IntArray
+    start: IntArray
+    stop: IntArray
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    def select(self, index: NDArray[np.bool_] | IntArray) -> Runs:
+        """The runs at ``index``."""
+        return Runs(self.owner[index], self.row[index], self.start[index], self.stop[index])
+
+    @property
+    def length(self) -> IntArray:
+        """int64 ``[R]``, pixels of each run."""
+        return self.stop - self.start
+
+    def boxes(self, count: int) -> NDArray[np.float32]:
+        """float32 ``[count, 4]`` xyxy of ``count`` masks, x2 and y2 the last column and row; zeros for an empty one."""
+        boxes = np.zeros((count, 4), np.float32)
+        if not len(self):
+            return boxes
+        first = np.flatnonzero(np.diff(self.owner, prepend=-1))
+        boxes[self.owner[first]] = np.stack(
+            [
+                np.minimum.reduceat(self.start, first),
+                np.minimum.reduceat(self.row, first),
+                np.maximum.reduceat(self.stop, first) - 1,
+                np.maximum.reduceat(self.row, first),
+            ],
+            axis=1,
+        )
+        return boxes
+
+
+def runs_of_lengths(lengths: NDArray[np.uint16], ends: IntArray, width: int) -> Runs:
+    """Runs from kept run lengths.
+
+    Args:
+        lengths: for each mask the lengths of its runs in row-major order, background first, the last left out.
+        ends: int64 ``[N]``, where each mask's lengths end.
+        width: columns of a mask.
+    """
+    counts = np.diff(ends, prepend=0)
+    owner = np.repeat(np.arange(len(ends)), counts)
+    first = np.repeat(ends - counts, counts)
+    edges = np.cumsum(lengths, dtype=np.int64)
+    edges -= np.where(first > 0, edges[first - 1], 0)
+    place = np.arange(len(lengths)) - first
+    opens = np.flatnonzero(place % 2 == 0)
+    # A mask whose last pixel is set has no closing edge: its last run ends with the mask.
+    has_close = np.append(owner[1:] == owner[:-1], False)[opens] if len(opens) else np.zeros(0, bool)
+    closes = np.where(has_close, edges[np.minimum(opens + 1, len(edges) - 1)], width * width)
+    return _split_at_rows(owner[opens], edges[opens], closes, width)
+
+
+def runs_of_masks(masks: NDArray[np.bool_]) -> Runs:
+    """Runs of masks bool ``[N, h, w]``."""
+    padded = np.zeros((*masks.shape[:2], masks.shape[2] + 2), np.int8)
+    padded[:, :, 1:-1] = masks
+    change = np.diff(padded, axis=2)
+    owner, row, start = np.nonzero(change > 0)
+    stop = np.nonzero(change < 0)[2]
+    return Runs(owner, row, start, stop)
+
+
+def _split_at_rows(owner: IntArray, start: IntArray, stop: IntArray, width: int) -> Runs:
+    """Runs of a flat sweep, cut where a row ends."""
+    first, last = start // width, (stop - 1) // width
+    rows = last - first + 1
+    piece = np.arange(int(rows.sum())) - np.repeat(np.cumsum(rows) - rows, rows)
+    row = np.repeat(first, rows) + piece
+    low = np.maximum(np.repeat(start, rows) - row * width, 0)
+    high = np.minimum(np.repeat(stop, rows) - row * width, width)
+    return Runs(np.repeat(owner, rows), row, low, high)
+
+
+def components(runs: Runs) -> IntArray:
+    """Which runs hang together, corners included (8-connectivity).
+
+    Returns:
+        int64 ``[R]``: the number of each run's component, the lowest index among its runs.
+    """
+    a, b = _touching(runs)
+    root = np.arange(len(runs))
+    while True:
+        low = np.minimum(root[a], root[b])
+        np.minimum.at(root, root[a], low)
+        np.minimum.at(root, root[b], low)
+        while not np.array_equal(shorter := root[root], root):
+            root = shorter
+        if np.array_equal(root[a], root[b]):
+            return root
+
+
+def _touching(runs: Runs) -> tuple[IntArray, IntArray]:
+    """Pairs of runs in neighbouring rows of one mask that touch."""
+    if not len(runs):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    width = int(runs.stop.max()) + 2
+    tall = int(runs.row.max()) + 3
+    line = (runs.owner * tall + runs.row) * width
+    first, last = line + runs.start, line + runs.stop  # ascending: rows do not overlap on this line
+    below_from = np.searchsorted(last, first + width, side="left")
+    below_to = np.searchsorted(first, last + width, side="right")
+    counts = np.maximum(below_to - below_from, 0)
+    upper = np.repeat(np.arange(len(runs)), counts)
+    offset = np.arange(len(upper)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return upper, np.repeat(below_from, counts) + offset
+
+
+def are_islands(runs: Runs, share: float) -> NDArray[np.bool_]:
+    """bool ``[R]``: runs of components smaller than ``share`` times the largest one of their mask."""
+    if not len(runs):
+        return np.zeros(0, bool)
+    component = components(runs)
+    area = np.bincount(component, weights=runs.length, minlength=len(runs))
+    largest = np.zeros(int(runs.owner.max()) + 1)
+    np.maximum.at(largest, runs.owner, area[component])
+    islands: NDArray[np.bool_] = area[component] < share * largest[runs.owner]
+    return islands
+
+
+# ---- COCO's run lengths ----
+
+
+def encode_crop(crop: NDArray[np.bool_], left: int, top: int, image_size: tuple[int, int]) -> Rle:
+    """Compressed RLE at image size of a mask that is known in a window only; no full-size mask is made.
+
+    Args:
+        crop: bool ``[h, w]``.
+        left: image column of the window's first column.
+        top: image row of the window's first row.
+        image_size: ``(height, width)`` of the image in pixels.
+
+    Raises:
+        InputError: if the window leaves the image.
+    """
+    from pycocotools import mask as mask_utils
+
+    height, width = image_size
+    rows, columns = crop.shape
+    if left < 0 or top < 0 or left + columns > width or top + rows > height:
+        raise InputError(
+            f"expected a mask inside the image of {image_size} (height, width), got {crop.shape} at "
+            f"row {top}, column {left}"
+        )
+    # Column-major runs of the window's full-height strip; all before and after it is background.
+    strip = np.zeros((height, columns), bool)
+    strip[top : top + rows] = crop
+    flat = np.pad(strip.ravel(order="F"), 1)
+    borders = np.flatnonzero(np.diff(flat)) + left * height
+    counts = np.diff(np.concatenate([[0], borders, [height * width]]))
+    if borders.size and counts[-1] == 0:
+        counts = counts[:-1]
+    rle: Rle = mask_utils.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+    return rle
+
+
+# ---- Outlines ----
+
+LEVELS = np.geomspace(0.1, 25.0, 16).astype(np.float32)
+"""Magnitudes of logits that can be told apart. Beyond both ends the place of the outline hardly changes."""
+_FAR = len(LEVELS)
+_WIDE = 8
+"""Above this radius, which only images of a few pixels have, growing pixel by pixel takes too long."""
+_VALUES = np.concatenate([-LEVELS, [-1.0], LEVELS, [1.0]]).astype(np.float32)
+"""Logits by code; codes of the inside follow those of the outside, and away from the outline only the sign counts."""
+
+
+def near_outline(inside: Tensor, outside: Tensor, radius: int) -> Tensor:
+    """Which pixels have one of either kind within ``radius`` (Chebyshev).
+
+    Rows are laid end to end with ``radius`` empty pixels around each, so that a step sideways or down is a step in one
+    contiguous array.
+
+    Args:
+        inside: bool ``[n, h, w]``.
+        outside: bool ``[n, h, w]``; a pixel may be neither.
+        radius: in pixels, at least 1.
+
+    Returns:
+        bool ``[n, h, w]``.
+    """
+    n, height, width = inside.shape
+    padded = width + 2 * radius
+    near = torch.ones((), dtype=torch.uint8, device=inside.device)
+    for flags in (inside, outside):
+        grown = F.pad(flags.view(torch.uint8), (radius, radius, radius, radius)).flatten()
+        for step in (step * axis for step in _steps(radius) for axis in (1, padded)):
+            spread = grown.clone()
+            spread[step:] |= grown[:-step]
+            spread[:-step] |= grown[step:]
+            grown = spread
+        near = near & grown
+    return near.view(n, height + 2 * radius, padded)[:, radius:-radius, radius:-radius].bool()
+
+
+def _steps(radius: int) -> list[int]:
+    """Steps that reach every distance up to ``radius``: each shifts both ways what the ones before have covered."""
+    steps, reach = [], 0
+    while reach < radius:
+        steps.append(min(2 * reach + 1, radius - reach))
+        reach += steps[-1]
+    return steps
+
+
+def to_codes(logits: Tensor) -> Tensor:
+    """uint8: which of ``LEVELS`` is nearest, on their scale, to each value's magnitude."""
+    low, high = LEVELS[[0, -1]].tolist()
+    steps = (logits.abs().nan_to_num(0.0).clamp(low, high) / low).log() / log(float(LEVELS[1]) / low)
+    rounded: Tensor = steps.round()
+    return rounded.to(torch.uint8)
+
+
+class Outlined:
+    """Reads masks that were kept as run lengths and outline codes.
+
+    Args:
+        runs: for each mask, uint16 run lengths in row-major order, background first, the last left out.
+        codes: for each mask, uint8 codes of its outline in row-major order.
+        boxes: float32 ``[n, 4]`` xyxy in the mask frame, inclusive.
+        radius: how wide the outlines are.
+
+    Raises:
+        InputError: if they do not belong together.
+    """
+
+    def __init__(
+        self,
+        runs: list[NDArray[np.uint16]],
+        codes: list[NDArray[np.uint8]],
+        boxes: NDArray[np.float32],
+        radius: int,
+    ) -> None:
+        x1, y1, x2, y2 = boxes.astype(np.int64).T
+        self.tops = np.maximum(y1 - radius, 0)
+        self.heights = np.minimum(y2 + 1 + radius, MASK_SIDE) - self.tops
+        self.lefts, self.rights = np.maximum(x1 - radius, 0), np.minimum(x2 + 1 + radius, MASK_SIDE)
+        # All masks stand below each other on one canvas, with rows between them that belong to none.
+        ends = np.cumsum(self.heights + radius)
+        self.starts = ends - self.heights - radius
+        owned = np.zeros(int(ends[-1]), bool)
+        for start, height in zip(self.starts, self.heights, strict=True):
+            owned[start : start + height] = True
+        inside = self._inside(runs, self.heights + radius) & owned[:, None]
+        spots, kept = _near_packed(inside, owned, radius), np.concatenate(codes)
+        if len(spots) != len(kept):
+            raise InputError(_MISFIT)
+        canvas = inside * np.uint8(_FAR + 1)
+        canvas += np.uint8(_FAR)
+        canvas.reshape(-1)[spots] -= np.uint8(_FAR) - kept
+        self.canvas = canvas
+
+    def _inside(self, runs: list[NDArray[np.uint16]], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """The binary masks on the canvas: bool ``[total rows, 256]``."""
+        lengths, flags = [], []
+        for mine, top, height in zip(runs, self.tops, rows, strict=True):
+            full = np.append(mine.astype(np.int64), 0)
+            full[0] -= top * MASK_SIDE
+            full[-1] += height * MASK_SIDE - full.sum()
+            if full[0] < 0 or full[-1] < 0:
+                raise InputError(_MISFIT)
+            lengths.append(full)
+            flags.append(np.arange(len(full)) & 1)
+        return np.repeat(np.concatenate(flags).astype(bool), np.concatenate(lengths)).reshape(-1, MASK_SIDE)
+
+    def crop(self, k: int) -> tuple[int, int, NDArray[np.float32]]:
+        """Top, left and logits float32 ``[h, w]`` of the part of the mask frame that holds mask ``k`` and its outline.
+
+        Signs are exact; values are right along the outline and +-1 elsewhere.
+        """
+        rows = self.canvas[self.starts[k] : self.starts[k] + self.heights[k]]
+        return int(self.tops[k]), int(self.lefts[k]), _VALUES[rows[:, self.lefts[k] : self.rights[k]]]
+
+
+def _near_packed(inside: NDArray[np.bool_], owned: NDArray[np.bool_], radius: int) -> NDArray[np.int64]:
+    """``near_outline`` for masks below each other, eight pixels a byte: where in the flat canvas.
+
+    Args:
+        inside: bool ``[rows, 256]``.
+        owned: bool ``[rows]``, rows that belong to a mask; at least ``radius`` that do not lie between two masks.
+        radius: in pixels.
+    """
+    if radius > _WIDE:
+        background = torch.from_numpy(~inside & owned[:, None])
+        near = near_outline(torch.from_numpy(inside)[None], background[None], radius)[0].numpy()
+        return np.flatnonzero(near & owned[:, None])
+    bits = np.packbits(inside, axis=1)
+    real = np.where(owned, np.uint8(255), np.uint8(0))[:, None]
+    positive, negative = bits, ~bits & real
+    for _ in range(radius):
+        positive, negative = _grown(positive), _grown(negative)
+    return np.flatnonzero(np.unpackbits(positive & negative & real).view(bool))
+
+
+def _grown(bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The pixels and their eight neighbours; a byte's highest bit is its first pixel."""
+    wide: NDArray[np.uint8] = bits | bits << np.uint8(1) | bits >> np.uint8(1)
+    wide[:, :-1] |= bits[:, 1:] >> np.uint8(7)
+    wide[:, 1:] |= bits[:, :-1] << np.uint8(7)
+    grown: NDArray[np.uint8] = wide.copy()
+    grown[1:] |= wide[:-1]
+    grown[:-1] |= wide[1:]
+    return grown
+
+
+_MISFIT = "expected runs, boxes and outlines of masks, got some that do not belong together; index the image again"
