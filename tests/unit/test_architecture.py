@@ -196,3 +196,38 @@ def test_private_names_of_fiftyone_stay_in_dataset():
         "dataset/storage.py offer (dataset_of, label_path, raw_values, store, ...), or add a function there"
     )
     assert any(private_names_used(package / "dataset" / "fields.py")), "the guard no longer sees private names"
+
+
+CLOCKS = {"perf_counter", "monotonic", "time", "time_ns", "perf_counter_ns", "monotonic_ns"}
+
+
+def asserts_on_a_clock(function):
+    """Lines of a function that compare what a clock said, directly or by way of a local name."""
+
+    def told_by(node):
+        for part in ast.walk(node):
+            if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr in CLOCKS:
+                return getattr(part.func.value, "id", "") == "time"
+            if isinstance(part, ast.Name) and part.id in told:
+                return True
+        return False
+
+    told = set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign) and told_by(node.value):
+            told |= {name.id for name in node.targets if isinstance(name, ast.Name)}
+    return [node.lineno for node in ast.walk(function) if isinstance(node, ast.Assert) and told_by(node.test)]
+
+
+def test_no_assertion_is_about_the_wall_clock():
+    """On a busy machine it would fail for nothing: count calls, order and bytes instead."""
+    wrong = [
+        f"{path.name}:{line}"
+        for path in sorted(TESTS.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+        for line in asserts_on_a_clock(node)
+    ]
+    assert not wrong
+    guarded = ast.parse("def f():\n  a = time.monotonic()\n  b = time.time() - a\n  assert b < 1")
+    assert asserts_on_a_clock(guarded.body[0]) == [4], "the guard no longer sees a clock"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from support.fake_models import FakeProposals, fake_segmenter
 
+from fiftyone_ntt.candidates import stream as stream_module
 from fiftyone_ntt.candidates.stream import OUTCOMES_AHEAD
 from fiftyone_ntt.core import CompactImage, Segmenter, compact, stream
 from fiftyone_ntt.errors import InputError, MissingWeightsError
@@ -196,35 +198,55 @@ def test_leaving_while_the_models_load_leaves_no_thread_behind():
 
 
 def test_stages_run_at_the_same_time():
-    """Each of three stages waits 30 ms an item: one after the other 20 items would take 1.8 s."""
-    segmenter = fake_segmenter(points_per_side=1)
-    plain = segmenter.decode
+    """Reading an item, the model on the one before it and finishing the one before that all wait for each other."""
+    segmenter, count = fake_segmenter(points_per_side=1), 8
+    meeting, plain, decoded = threading.Barrier(3), segmenter.decode, itertools.count()
+
+    def meet(number, first, last):
+        """The first items have nobody before them, the last ones nobody after them."""
+        if first <= number < count - last:
+            meeting.wait(timeout=60)
+
+    def load(number):
+        meet(number, 2, 0)
+        return image(number)
 
     def decode(encoded):
-        time.sleep(0.03)
+        meet(next(decoded), 1, 1)
         return plain(encoded)
 
     segmenter.decode = decode
-
-    def load(number):
-        time.sleep(0.03)
-        return image(number)
-
-    work = [(str(number), lambda number=number: load(number)) for number in range(20)]
-    begun = time.perf_counter()
-    outcomes = list(stream([segmenter], work, lambda key, _: time.sleep(0.03), readers=1))
-    wall = time.perf_counter() - begun
-    assert sum(outcome.seconds for outcome in outcomes) >= 20 * 0.09, "waiting at queues must not hide the work"
-    assert wall < 0.8 * sum(outcome.seconds for outcome in outcomes)
+    work = [(str(number), lambda number=number: load(number)) for number in range(count)]
+    outcomes = list(stream([segmenter], work, lambda key, _: meet(int(key), 0, 2), readers=1))
+    assert [outcome.error for outcome in outcomes] == [None] * count
 
 
-def test_seconds_leave_waiting_out():
-    outcomes = stream([fake_segmenter(points_per_side=1)], items(6), lambda key, _: key)
-    seconds = []
-    for outcome in outcomes:
-        time.sleep(0.2)
-        seconds.append(outcome.seconds)
-    assert max(seconds) < 0.2
+class ClockOfEachThread:
+    """Stands still but for what a thread says it spends; no two threads agree on the time."""
+
+    def __init__(self):
+        self._local = threading.local()
+
+    def perf_counter(self):
+        return getattr(self._local, "now", threading.get_native_id() * 10**6)
+
+    def spend(self, seconds):
+        self._local.now = self.perf_counter() + seconds
+
+
+def test_seconds_are_those_of_the_work_and_not_of_waiting(monkeypatch):
+    clock, segmenter = ClockOfEachThread(), fake_segmenter(points_per_side=1)
+    monkeypatch.setattr(stream_module, "time", clock)
+    for name in ("get", "put"):  # a queue is where a stage waits for another
+        plainly = getattr(stream_module._Queue, name)
+        monkeypatch.setattr(
+            stream_module._Queue, name, lambda *given, do=plainly, **more: (clock.spend(1000), do(*given, **more))[1]
+        )
+    plain = segmenter.decode
+    segmenter.decode = lambda encoded: (clock.spend(2), plain(encoded))[1]
+    work = [(str(number), lambda number=number: (clock.spend(1), image(number))[1]) for number in range(6)]
+    outcomes = list(stream([segmenter], work, lambda key, _: clock.spend(4)))
+    assert [outcome.seconds for outcome in outcomes] == [1 + 2 + 4] * 6
 
 
 def test_only_the_devices_use_several_torch_threads():
