@@ -1,26 +1,26 @@
-"""The operators of the App: each turns a form into one call of a service in ``fiftyone_ntt.dataset``."""
+"""The operators of the App: each parses a form, calls one service, and shows its result."""
 
 from __future__ import annotations
 
-from fiftyone_ntt.operators.advise_references import AdviseReferences
-from fiftyone_ntt.operators.build_memory_bank import BuildMemoryBank
-from fiftyone_ntt.operators.cancel_run import CancelRun
-from fiftyone_ntt.operators.decide import AcceptLabels, ClearDecisions, RejectLabels
-from fiftyone_ntt.operators.evaluate import Evaluate
-from fiftyone_ntt.operators.export_labels import ExportLabels
-from fiftyone_ntt.operators.fit_thresholds import FitThresholds
-from fiftyone_ntt.operators.index_candidates import IndexCandidates
-from fiftyone_ntt.operators.judge_presence import JudgePresence
-from fiftyone_ntt.operators.learn import Learn
-from fiftyone_ntt.operators.make_reference_masks import MakeReferenceMasks
-from fiftyone_ntt.operators.metrics import METRIC_OPERATORS
-from fiftyone_ntt.operators.preview import Preview
-from fiftyone_ntt.operators.remove_reference import RemoveReference
-from fiftyone_ntt.operators.resume_run import ResumeRun
-from fiftyone_ntt.operators.segment import Segment
-from fiftyone_ntt.operators.to_segmentation import ToSegmentation
-from fiftyone_ntt.operators.undo_run import UndoRun
-from fiftyone_ntt.operators.use_as_reference import UseAsReference
+from fiftyone_ntt.operators.evaluate import AR100, BoxAP, Evaluate, MaskAP, MaskAP50
+from fiftyone_ntt.operators.labelling import IndexCandidates, Preview, Segment
+from fiftyone_ntt.operators.outputs import ExportLabels, ToSegmentation
+from fiftyone_ntt.operators.references import (
+    AdviseReferences,
+    BuildMemoryBank,
+    MakeReferenceMasks,
+    RemoveReference,
+    UseAsReference,
+)
+from fiftyone_ntt.operators.review import (
+    AcceptLabels,
+    ClearDecisions,
+    FitThresholds,
+    JudgePresence,
+    Learn,
+    RejectLabels,
+)
+from fiftyone_ntt.operators.runs import CancelRun, ResumeRun, UndoRun
 
 OPERATORS = (
     BuildMemoryBank,
@@ -43,6 +43,9 @@ OPERATORS = (
     AdviseReferences,
     ExportLabels,
     ToSegmentation,
-    *METRIC_OPERATORS,
+    BoxAP,
+    MaskAP,
+    MaskAP50,
+    AR100,
 )
 """Every operator of the plugin; ``fiftyone.yml`` lists the same names."""

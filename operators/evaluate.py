@@ -1,109 +1,138 @@
-"""Operator: predictions and ground truth -> COCO scores per class and matches on every label; IoU of class maps."""
+"""Operators of the evaluation: scores of labels, and those of FiftyOne's own Model Evaluation panel.
+
+``Evaluate`` hands the metrics the values it has computed; where someone chooses them in FiftyOne's own evaluation, they
+compute them from the evaluated samples.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import fiftyone.operators as foo
 from fiftyone.core.collections import SampleCollection
-from fiftyone.operators import types
 
-from fiftyone_ntt.dataset.fields import image_samples, is_map_field
+from fiftyone_ntt.dataset.fields import detections_fields, image_samples, map_fields
 from fiftyone_ntt.errors import NttError
-from fiftyone_ntt.operators import forms
+from fiftyone_ntt.operators.base import NttOperator, Table, progress_of
+from fiftyone_ntt.operators.forms import Form, counted
 from fiftyone_ntt.params.labelling import EvaluateParams
 
-LABEL = "Evaluate NTT labels"
+_computed: WeakKeyDictionary[Any, dict[str, float | None]] = WeakKeyDictionary()
 
 
-class Evaluate(foo.Operator):
-    """Scores a field of detections against ground truth."""
+class Evaluate(NttOperator):
+    """Scores a field of labels against ground truth."""
 
-    @property
-    def config(self) -> foo.OperatorConfig:
-        return forms.operator_config(
-            "evaluate",
-            LABEL,
-            "Scores labels against ground truth: AP of boxes and masks or IoU of maps, and which classes were found.",
-            "query_stats",
-        )
+    NAME, LABEL, ICON = "evaluate", "NTT: Evaluate labels", "query_stats"
+    DESCRIPTION = (
+        "Scores labels against ground truth: AP of boxes and masks or IoU of semantic segmentation masks, and which "
+        "classes were found."
+    )
+    PARAMS = EvaluateParams
+    SUMMARY = "Scores"
+    OUTPUTS = (Table("table", "Per class"),)
 
-    def resolve_input(self, ctx: Any) -> types.Property:
-        inputs = types.Object()
-        target = ctx.target_view()
-        fields = [*forms.detections_fields(target), *_map_fields(target)]
-        forms.add_params(inputs, EvaluateParams, suggestions={"label_field": fields, "gt_field": fields})
+    def fill(self, form: Form) -> None:
+        target = form.ctx.target_view()
+        maps = map_fields(target)
+        fields = [*detections_fields(target), *maps]
+        form.add(suggestions={"label_field": fields, "gt_field": fields})
         for name in ("label_field", "gt_field"):
-            chosen = forms.current(ctx, EvaluateParams, name)
-            if chosen not in _map_fields(target):
-                forms.require_detections(inputs, name, target, chosen)
-        _describe_target(inputs, target)
-        forms.add_execution_notice(inputs)
-        return types.Property(inputs, view=types.View(label=LABEL))
+            if form.value(name) not in maps:
+                form.require_detections(name, target)
+        try:
+            form.notice("target", f"{counted(len(image_samples(target)), 'image')} in the target")
+        except NttError as error:
+            form.refuse("label_field", str(error))
 
-    def execute(self, ctx: Any) -> dict[str, Any]:
+    def perform(self, ctx: Any, params: EvaluateParams) -> dict[str, Any]:
         import fiftyone_ntt as ntt
 
-        params = EvaluateParams.from_mapping(ctx.params)
-        results = ntt.evaluate(ctx.target_view(), progress=forms.progress_of(ctx), **params.to_mapping())
-        forms.finished(ctx)
-        rows = [{key: _shown(value) for key, value in row.items()} for row in results.table()]
+        results = ntt.evaluate(ctx.target_view(), progress=progress_of(ctx), **params.to_mapping())
+        rows = [{key: _rounded(value) for key, value in row.items()} for row in results.table()]
         return {**results.to_dict(), "table": rows, "summary": "\n\n".join([_headline(results), *results.notes])}
 
-    def resolve_output(self, ctx: Any) -> types.Property:
-        outputs = types.Object()
-        outputs.str("summary", label="Scores", view=types.MarkdownView())
-        table = types.TableView()
-        rows = (ctx.results or {}).get("table") or [{}]
-        for key in rows[0]:
-            table.add_column(key, label=key.replace("_", " "))
-        outputs.list("table", types.Object(), view=table, label="Per class")
-        return types.Property(outputs, view=types.View(label=LABEL))
 
-    def __call__(
-        self,
-        sample_collection: SampleCollection,
-        label_field: str = "ntt",
-        gt_field: str = "ground_truth",
-        *,
-        delegate: bool = False,
-        delegation_target: str | None = None,
-        **arguments: Any,
-    ) -> Any:
-        """Scores a collection from Python, through the operator.
+class _CocoMetric(foo.EvaluationMetric):
+    """One score of an evaluation of detections.
+
+    Attributes:
+        SCORE: its name, see ``fiftyone_matches.scores_shown``.
+        LABEL: what FiftyOne's panel calls it.
+    """
+
+    SCORE: ClassVar[str]
+    LABEL: ClassVar[str]
+
+    @property
+    def config(self) -> foo.EvaluationMetricConfig:
+        config = foo.EvaluationMetricConfig(
+            name=f"metric_{self.SCORE}",
+            label=self.LABEL,
+            description="COCO score from pycocotools, which counts ties as they are.",
+            eval_types=["detection"],
+            aggregate_key=f"ntt_{self.SCORE}",
+            lower_is_better=False,
+            unlisted=True,
+            risk_level=foo.types.RiskLevel.LOW,
+        )
+        config.kwargs["lower_is_better"] = False  # FiftyOne 1.22 looks for it here
+        return config
+
+    def compute(self, samples: SampleCollection, results: Any, value: float | None = None) -> float | None:
+        """The score.
 
         Args:
-            sample_collection: the samples to score.
-            label_field: field with the predictions.
-            gt_field: field with the ground truth.
-            delegate: schedule the run instead of doing it now.
-            delegation_target: the orchestrator to schedule it on.
-            **arguments: the other fields of ``EvaluateParams``.
+            samples: the samples that were evaluated.
+            results: FiftyOne's results of that evaluation.
+            value: the score where it is known already.
         """
-        params = EvaluateParams.from_mapping({"label_field": label_field, "gt_field": gt_field, **arguments})
-        return forms.call(self, sample_collection, params, delegate, delegation_target)
+        if value is not None:
+            return value
+        if results not in _computed:  # all scores come from one reading of the samples
+            _computed[results] = _scores(samples, results.config)
+        return _computed[results][self.SCORE]
 
 
-def _map_fields(view: SampleCollection) -> list[str]:
-    return [name for name in view.get_field_schema() if is_map_field(view, name)]
+class BoxAP(_CocoMetric):
+    """AP by box overlap, averaged over IoU 0.5 to 0.95."""
+
+    SCORE, LABEL = "box_ap", "Box AP (pycocotools)"
 
 
-def _describe_target(inputs: types.Object, target: SampleCollection) -> None:
-    try:
-        forms.notice(inputs, "target", f"{forms.counted(len(image_samples(target)), 'image')} in the target")
-    except NttError as error:
-        forms.refuse(inputs, "label_field", str(error))
+class MaskAP(_CocoMetric):
+    """AP by mask overlap, averaged over IoU 0.5 to 0.95."""
+
+    SCORE, LABEL = "mask_ap", "Mask AP (pycocotools)"
+
+
+class MaskAP50(_CocoMetric):
+    """AP by mask overlap at IoU 0.5."""
+
+    SCORE, LABEL = "mask_ap50", "Mask AP50 (pycocotools)"
+
+
+class AR100(_CocoMetric):
+    """Recall with 100 labels an image, by mask overlap where there are masks."""
+
+    SCORE, LABEL = "ar100", "AR100 (pycocotools)"
+
+
+def _scores(samples: SampleCollection, config: Any) -> dict[str, float | None]:
+    from fiftyone_ntt.evaluation.evaluate import score_view
+    from fiftyone_ntt.evaluation.fiftyone_matches import scores_shown
+
+    return scores_shown(score_view(samples, config.pred_field, config.gt_field))
 
 
 def _headline(results: Any) -> str:
     if results.semantic is not None:
         return "; ".join(results.headlines())
-    scores = f"box AP {_shown(results.box.ap)}, mask AP {_shown(results.mask.ap)}"
-    return (
-        f"{forms.counted(results.images, 'image')}, {forms.counted(len(results.classes), 'class', 'classes')}: {scores}"
-    )
+    images, classes = counted(results.images, "image"), counted(len(results.classes), "class", "classes")
+    return f"{images}, {classes}: box AP {_rounded(results.box.ap)}, mask AP {_rounded(results.mask.ap)}"
 
 
-def _shown(value: Any) -> Any:
+def _rounded(value: Any) -> Any:
     """Three digits for a score, a dash where it is not defined."""
     return "-" if value is None else round(value, 3) if isinstance(value, float) else value

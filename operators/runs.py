@@ -1,88 +1,104 @@
-"""What the operators about labelling runs share: who asks for a run, and which runs there are to choose from."""
+"""Operators about the labelling runs of a dataset: resume, cancel, undo."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import Any
 
 from fiftyone.operators import types
 
-from fiftyone_ntt.operators import forms
-from fiftyone_ntt.params.base import Params
-from fiftyone_ntt.runs.workers import Origin
+from fiftyone_ntt.operators.base import NttOperator, progress_of
+from fiftyone_ntt.operators.forms import Form, counted
+from fiftyone_ntt.operators.labelling import report_of
+from fiftyone_ntt.params.labelling import CancelParams, ResumeParams, UndoParams
 
-if TYPE_CHECKING:
-    from fiftyone_ntt.runs.segment import SegmentReport
-
-
-def origin_of(ctx: Any) -> Origin:
-    """Where a run that this operator starts comes from; a scheduled one is given up by marking it as failed."""
-    user = {"user": str(ctx.user_id)} if ctx.user_id else {}
-    operation = ctx.request_params.get("run_doc") if ctx.delegated else None
-    if operation is None:
-        return Origin("app", **user)
-    return Origin("delegated", **user, operation=str(operation), stopped=_given_up(operation))
+RESUMABLE = ("running", "interrupted", "cancelled", "failed", "completed")
+CANCELLABLE = ("running", "interrupted")
 
 
-def _given_up(operation: Any) -> Callable[[], bool]:
-    from fiftyone.operators.delegated import DelegatedOperationService
-    from fiftyone.operators.executor import ExecutionRunState
+class CancelRun(NttOperator):
+    """Stops the workers of a run; what they wrote stays."""
 
-    service = DelegatedOperationService()
+    NAME, LABEL, ICON = "cancel_run", "NTT: Cancel run", "cancel"
+    DESCRIPTION = "Stops a labelling run within seconds. What it has written stays; it can be resumed or undone."
+    PARAMS = CancelParams
+    # Scheduled, it would wait behind the run that it is to stop.
+    OPTIONS = {"allow_delegated_execution": False, "risk_level": types.RiskLevel.LOW}
+    CHANGES = False
 
-    def given_up() -> bool:
-        try:
-            return bool(service.get(operation).run_state == ExecutionRunState.FAILED)
-        except ValueError:  # it has been deleted
-            return True
+    def fill(self, form: Form) -> None:
+        _choose_run(form, CANCELLABLE, "that is at work or interrupted")
 
-    return given_up
+    def perform(self, ctx: Any, params: CancelParams) -> dict[str, Any]:
+        import fiftyone_ntt as ntt
+
+        workers = ntt.cancel_run(ctx.dataset, params.run_key)
+        told = f"{counted(workers, 'worker')} told to stop"
+        return {"run_key": params.run_key, "workers": workers, "summary": f"Run {params.run_key!r} cancelled, {told}."}
 
 
-def choose_run(inputs: types.Object, ctx: Any, params: type[Params], states: Collection[str], what: str) -> None:
-    """Adds the form of ``params`` with the runs in one of ``states`` to choose from, the newest first.
+class ResumeRun(NttOperator):
+    """Goes on with a run, on its samples and with its settings; joins it if it is at work."""
+
+    NAME, LABEL, ICON = "resume_run", "NTT: Resume run", "replay"
+    DESCRIPTION = "Goes on with a labelling run where it stopped, and tries again what failed."
+    PARAMS = ResumeParams
+    LONG = True
+
+    def fill(self, form: Form) -> None:
+        _choose_run(form, RESUMABLE, "to go on with")
+        form.notice("scope", "The run goes on with the samples it was started for, whatever the view.")
+
+    def perform(self, ctx: Any, params: ResumeParams) -> dict[str, Any]:
+        import fiftyone_ntt as ntt
+
+        return report_of(ntt.resume_run(ctx.dataset, params.run_key, progress=progress_of(ctx)))
+
+
+class UndoRun(NttOperator):
+    """Takes a labelling run of the dataset back."""
+
+    NAME, LABEL, ICON = "undo_run", "NTT: Undo run", "undo"
+    DESCRIPTION = "Removes what a labelling run wrote and puts back what it replaced; what people decided can stay."
+    PARAMS = UndoParams
+    OPTIONS = {"risk_level": types.RiskLevel.HIGH}
+
+    def fill(self, form: Form) -> None:
+        from fiftyone_ntt.runs.listing import list_runs
+
+        runs = {run["run_key"]: f"field {run['label_field']}, {run['started']}" for run in list_runs(form.ctx.dataset)}
+        _offer(form, runs, "", ", so there is nothing to undo")
+        form.notice("scope", "The whole run is undone, whatever the view or selection.", warning=True)
+
+    def perform(self, ctx: Any, params: UndoParams) -> dict[str, Any]:
+        import fiftyone_ntt as ntt
+
+        removed = ntt.undo_run(ctx.dataset, **params.to_mapping())
+        summary = f"Undid run {params.run_key!r}: {counted(removed, 'label')} removed."
+        return {"run_key": params.run_key, "removed": removed, "summary": summary}
+
+
+def _choose_run(form: Form, states: Collection[str], what: str) -> None:
+    """Adds the form's fields with the runs in one of ``states`` to choose from.
 
     Args:
-        inputs: the form.
-        ctx: the context.
-        params: parameters with a ``run_key``.
+        form: it asks for a ``run_key``.
         states: see ``list_runs``.
         what: completes "this dataset has no labelling run ...".
     """
     from fiftyone_ntt.runs.listing import list_runs
 
-    found = [run for run in reversed(list_runs(ctx.dataset)) if run["state"] in states]
-    runs = {run["run_key"]: _named(run) for run in found}
-    forms.add_params(inputs, params, choices={"run_key": runs})
-    chosen = forms.current(ctx, params, "run_key")
-    if not runs:
-        forms.refuse(inputs, "run_key", f"this dataset has no labelling run {what}")
-    elif chosen and chosen not in runs:
-        known = ", ".join(runs)
-        forms.refuse(inputs, "run_key", f"no labelling run {chosen!r} {what}; there is: {known}")
+    runs = {}
+    for run in list_runs(form.ctx.dataset):
+        if run["state"] in states:
+            left = counted(run["counts"]["left"], "image")
+            runs[run["run_key"]] = f"field {run['label_field']}, {run['state']}, {left} left"
+    _offer(form, runs, f" {what}", "")
 
 
-def _named(run: dict[str, Any]) -> str:
-    left = run["counts"]["left"]
-    return f"{run['run_key']} (field {run['label_field']}, {run['state']}, {forms.counted(left, 'image')} left)"
-
-
-def report_of(report: SegmentReport) -> dict[str, Any]:
-    """A run's report as an operator returns it."""
-    return {
-        "run_key": report.run_key,
-        "label_field": report.label_field,
-        "labelled": report.labelled,
-        "empty": report.empty,
-        "failed": report.failed,
-        "resumed": report.resumed,
-        "by_others": report.by_others,
-        "references_skipped": report.references_skipped,
-        "instances": report.instances,
-        "from_index": report.from_index,
-        "indexed": report.indexed,
-        "seconds": round(report.seconds, 1),
-        "errors": forms.error_rows(report.errors),
-        "notes": report.notes,
-        "summary": str(report),
-    }
+def _offer(form: Form, runs: dict[str, str], what: str, remark: str) -> None:
+    """Run key -> what to say of the run, the oldest first, as the choices of the form; the newest comes first there."""
+    labels = {key: f"{key} ({text})" for key, text in reversed(runs.items())}
+    form.add(choices={"run_key": labels})
+    unknown = f"no labelling run {{!r}}{what or ' in this dataset'}"
+    form.require_choice("run_key", labels, unknown, f"this dataset has no labelling run{what}{remark}")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from fiftyone import ViewField as F
 from fiftyone.operators import types
 
-from fiftyone_ntt.dataset.fields import every_image
-from fiftyone_ntt.operators import forms
-from fiftyone_ntt.panels import layout
+from fiftyone_ntt.dataset.fields import detections_fields
+from fiftyone_ntt.operators.forms import counted
+from fiftyone_ntt.panels.tabs import Handle, Tab, add_plot, choice, table
 
-PLUGIN = "@fiftyone-ntt/ntt"
 MODEL_EVALUATION = "model_evaluation_panel_builtin"
 COLUMNS = {
     "class": "class",
@@ -33,16 +32,29 @@ EXPLAINED = """
 *AP*: 1 is perfect. *Precision* and *recall* say how often a class is rightly claimed for an image, and how often it is
 found there.
 """
-_SHOWN = {"tp": "true positives", "fp": "false positives", "fn": "misses"}
+OUTCOMES = {"tp": "true positives", "fp": "false positives", "fn": "misses"}
+"""What can become of a label or an object."""
 _MOST_BARS = 40
 _HEIGHT = 280
 
 
-class EvaluateTab:
-    """Draws the tab and answers its events; mixed into the panel."""
+class EvaluateTab(Tab):
+    """Shows the scores of the last evaluation, and leads to the labels behind them."""
 
-    def load_evaluate(self, ctx: Any) -> None:
-        """Called when the tab is opened, and when what it shows may have changed."""
+    KEY, TITLE = "evaluate", "4 Evaluate"
+
+    def events(self) -> dict[str, Handle]:
+        return {
+            "refresh": self.load,
+            "label_field": partial(_choose, name="evaluate_label_field"),
+            "gt_field": partial(_choose, name="evaluate_gt_field"),
+            "run": self._evaluate,
+            **{f"show_{outcome}": partial(_show, outcome=outcome) for outcome in OUTCOMES},
+            "panel": lambda ctx: ctx.ops.open_panel(MODEL_EVALUATION, layout="horizontal", is_active=True),
+            "everything": lambda ctx: ctx.ops.clear_view(),
+        }
+
+    def load(self, ctx: Any) -> None:
         from fiftyone_ntt.evaluation.fiftyone_matches import last_results
 
         state = ctx.panel.state
@@ -58,73 +70,54 @@ class EvaluateTab:
         state.evaluate_classes = [row["class"] for row in rows]
         state.evaluate_masks = any(row.get("mask_ap") is not None for row in rows)
         state.evaluate_summary = _summary(last) if last else None
-        ctx.panel.set_data("evaluate_table", [{key: _shown(row.get(key)) for key in COLUMNS} for row in rows])
+        ctx.panel.set_data("evaluate_table", [{key: _readable(row.get(key)) for key in COLUMNS} for row in rows])
         ctx.panel.set_data("evaluate_plot", _bars(rows[1:]))
 
-    def draw_evaluate(self, ctx: Any, panel: types.Object) -> None:
-        """Adds the tab's content to the panel."""
+    def render(self, ctx: Any, panel: types.Object) -> None:
         state = ctx.panel.state
         predicted, truth = _fields(ctx.dataset)
         if not truth or not predicted or (predicted == truth and len(truth) < 2):
             panel.md(EMPTY, name="evaluate_empty")
             return
-        for name, label, fields in (
-            ("evaluate_label_field", "Labels to judge", predicted),
-            ("evaluate_gt_field", "Ground truth: what is really there", truth),
+        for event, label, fields in (
+            ("label_field", "Labels to evaluate", predicted),
+            ("gt_field", "Ground truth: what is really there", truth),
         ):
-            view = types.DropdownView(label=label)
-            for field in fields:
-                view.add_choice(field, label=field)
-            panel.enum(name, fields, view=view, on_change=getattr(self, f"on_{name}"))
+            panel.enum(f"evaluate_{event}", fields, view=choice(fields, label=label), on_change=self.on(event))
         row = panel.h_stack("evaluate_buttons", gap=1)
-        row.btn("run", "Evaluate", icon="query_stats", variant="contained", on_click=self.on_evaluate_run)
-        row.btn("refresh", "Refresh", icon="refresh", on_click=self.on_evaluate_refresh)
-        if state.evaluate_classes:
-            self._draw_results(ctx, panel)
-        else:
+        buttons = [("run", "Evaluate", "query_stats", "contained"), ("refresh", "Refresh", "refresh", None)]
+        self.add_buttons(row, buttons)
+        if not state.evaluate_classes:
             panel.md("Not evaluated yet. Press **Evaluate**.", name="evaluate_none")
+            return
+        panel.md(state.evaluate_summary, name="evaluate_summary")
+        self._render_scores(state, panel)
+        if len(state.evaluate_classes) > 2:  # one class has the bars of all of them
+            _render_plot(panel)
 
-    def _draw_results(self, ctx: Any, panel: types.Object) -> None:
-        panel.md(ctx.panel.state.evaluate_summary, name="evaluate_summary")
-        hidden = ("box_ap", "box_ap50") if ctx.panel.state.evaluate_masks else ("mask_ap", "mask_ap50")
+    def _render_scores(self, state: Any, panel: types.Object) -> None:
+        """The table of scores, and the buttons that show what is behind them where matches were kept."""
         # All of them are wider than the panel.
-        table = layout.table({key: label for key, label in COLUMNS.items() if key not in hidden})
-        matched = bool((ctx.panel.state.evaluate_last or {}).get("eval_key"))
-        buttons = (
-            ("tp", "Show true positives", "check_circle", self.on_evaluate_show_tp),
-            ("fp", "Show false positives", "cancel", self.on_evaluate_show_fp),
-            ("fn", "Show misses", "help", self.on_evaluate_show_fn),
-        )
-        for name, label, icon, handler in buttons if matched else ():
-            table.add_row_action(name, handler, label=label, icon=icon, tooltip=f"{label} of this class")
-        panel.list("evaluate_table", types.Object(), view=table)
+        hidden = ("box_ap", "box_ap50") if state.evaluate_masks else ("mask_ap", "mask_ap50")
+        view = table({key: label for key, label in COLUMNS.items() if key not in hidden})
+        icons = dict(zip(OUTCOMES, ("check_circle", "cancel", "help"), strict=True))
+        matched = bool((state.evaluate_last or {}).get("eval_key"))
+        for outcome, text in OUTCOMES.items() if matched else ():
+            label, handler = f"Show {text}", self.on(f"show_{outcome}")
+            view.add_row_action(outcome, handler, label=label, icon=icons[outcome], tooltip=f"{label} of this class")
+        panel.list("evaluate_table", types.Object(), view=view)
         panel.md(EXPLAINED, name="evaluate_explained")
-        if matched:
-            row = panel.h_stack("evaluate_views", gap=1)
-            for name, label, icon, handler in buttons:
-                row.btn(name, label, icon=icon, variant="outlined", on_click=handler)
-            row = panel.h_stack("evaluate_more", gap=1)
-            row.btn("panel", "Open Model Evaluation", icon="analytics", on_click=self.on_evaluate_panel)
-            row.btn("everything", "Show all images", icon="grid_view", on_click=self.on_evaluate_everything)
-        if len(ctx.panel.state.evaluate_classes) > 2:
-            shape: dict[str, Any] = {"margin": {"t": 30, "b": 60, "l": 40, "r": 10}, "showlegend": True}
-            shape["legend"] = {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.2}
-            shape |= {"title": {"text": "AP of each class"}, "yaxis": {"range": [0, 1]}, "barmode": "group"}
-            layout.add_plot(panel, "evaluate_plot", _HEIGHT, shape)
+        if not matched:
+            return
+        buttons = [(f"show_{outcome}", f"Show {OUTCOMES[outcome]}", icons[outcome], "outlined") for outcome in OUTCOMES]
+        self.add_buttons(panel.h_stack("evaluate_views", gap=1), buttons)
+        more = [
+            ("panel", "Open Model Evaluation", "analytics", None),
+            ("everything", "Show all images", "grid_view", None),
+        ]
+        self.add_buttons(panel.h_stack("evaluate_more", gap=1), more)
 
-    def on_evaluate_label_field(self, ctx: Any) -> None:
-        """The person chooses which labels to judge."""
-        ctx.panel.state.evaluate_label_field = ctx.params.get("value")
-
-    def on_evaluate_gt_field(self, ctx: Any) -> None:
-        """The person chooses what to compare with."""
-        ctx.panel.state.evaluate_gt_field = ctx.params.get("value")
-
-    def on_evaluate_refresh(self, ctx: Any) -> None:
-        """An evaluation is through, or someone asks."""
-        self.load_evaluate(ctx)
-
-    def on_evaluate_run(self, ctx: Any) -> None:
+    def _evaluate(self, ctx: Any) -> None:
         """Opens the form of an evaluation. Of all images: what the grid shows may be the misses of the last one."""
         label_field, gt_field = ctx.panel.state.evaluate_label_field, ctx.panel.state.evaluate_gt_field
         if label_field == gt_field:
@@ -132,40 +125,24 @@ class EvaluateTab:
             return
         params = {"label_field": label_field, "gt_field": gt_field, "eval_key": f"{label_field}_eval"}
         params["view_target"] = "DATASET"
-        ctx.prompt(f"{PLUGIN}/evaluate", params=params, on_success=self.on_evaluate_refresh)
+        self.prompt(ctx, "evaluate", params, then="refresh")
 
-    def on_evaluate_show_tp(self, ctx: Any) -> None:
-        """Shows what was found rightly."""
-        _show(ctx, "tp")
 
-    def on_evaluate_show_fp(self, ctx: Any) -> None:
-        """Shows what was found and is not there."""
-        _show(ctx, "fp")
-
-    def on_evaluate_show_fn(self, ctx: Any) -> None:
-        """Shows what is there and was not found."""
-        _show(ctx, "fn")
-
-    def on_evaluate_panel(self, ctx: Any) -> None:
-        """Opens FiftyOne's own evaluation panel."""
-        ctx.ops.open_panel(MODEL_EVALUATION, layout="horizontal", is_active=True)
-
-    def on_evaluate_everything(self, ctx: Any) -> None:
-        """Shows all images again."""
-        ctx.ops.clear_view()
+def _choose(ctx: Any, name: str) -> None:
+    ctx.panel.state.set(name, ctx.params.get("value"))
 
 
 def _fields(dataset: Any) -> tuple[list[str], list[str]]:
-    """Fields that may hold labels to judge, those of runs first, and fields that may hold the truth: no run's."""
-    from fiftyone_ntt.runs.record import PROVENANCE
+    """Fields that may hold labels to evaluate, those of runs first, and fields that may hold the truth: no run's."""
+    from fiftyone_ntt.runs.record import labelled_fields
 
-    fields = forms.detections_fields(dataset)
-    written = [name for name in fields if PROVENANCE in (dataset.get_field(name).info or {})]
-    others = [name for name in fields if name not in written]
+    written = labelled_fields(dataset)
+    others = [name for name in detections_fields(dataset) if name not in written]
     return [*written, *others], others
 
 
 def _kept(chosen: str | None, fields: list[str], *before: str | None) -> str | None:
+    """The first of these that is still there, else any field."""
     for name in (chosen, *before):
         if name in fields:
             return name
@@ -175,11 +152,11 @@ def _kept(chosen: str | None, fields: list[str], *before: str | None) -> str | N
 def _summary(last: dict[str, Any]) -> str:
     when = str(last["at"])[:16].replace("T", " ")
     fields = f"**{last['label_field']}** against **{last['gt_field']}**"
-    head = f"{fields}, {forms.counted(last['images'], 'image')} ({when} UTC)"
+    head = f"{fields}, {counted(last['images'], 'image')} ({when} UTC)"
     return "\n\n".join([head, *(f"- {note}" for note in last.get("notes") or [])])
 
 
-def _shown(value: Any) -> Any:
+def _readable(value: Any) -> Any:
     return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else value
 
 
@@ -191,18 +168,24 @@ def _bars(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"type": "bar", "name": label, "x": names, "y": values} for label, values in bars if any(values)]
 
 
+def _render_plot(panel: types.Object) -> None:
+    shape: dict[str, Any] = {"margin": {"t": 30, "b": 60, "l": 40, "r": 10}, "showlegend": True}
+    shape["legend"] = {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.2}
+    shape |= {"title": {"text": "AP of each class"}, "yaxis": {"range": [0, 1]}, "barmode": "group"}
+    add_plot(panel, "evaluate_plot", _HEIGHT, shape)
+
+
 def _show(ctx: Any, outcome: str) -> None:
     """Sets the grid to the labels of an outcome, of the class whose row was clicked if it was a row."""
-    last = ctx.panel.state.evaluate_last or {}
-    key = last.get("eval_key")
-    if not key or not ctx.dataset.has_evaluation(key):
-        ctx.ops.notify("These matches are no longer there: press Evaluate again", variant="warning")
-        return
-    wanted, row = F(key) == outcome, ctx.params.get("row")
-    what = _SHOWN[outcome]
+    from fiftyone_ntt.evaluation.fiftyone_matches import labels_of_outcome
+
+    row, text, name = ctx.params.get("row"), OUTCOMES[outcome], None
     if row is not None and int(row) > 0:  # the first row stands for all classes
         name = ctx.panel.state.evaluate_classes[int(row)]
-        wanted, what = wanted & (F("label") == name), f"{what} of {name}"
-    view = every_image(ctx.dataset).filter_labels(last["gt_field" if outcome == "fn" else "label_field"], wanted)
+        text = f"{text} of {name}"
+    view = labels_of_outcome(ctx.dataset, ctx.panel.state.evaluate_last or {}, outcome, name)
+    if view is None:
+        ctx.ops.notify("These matches are no longer there: press Evaluate again", variant="warning")
+        return
     ctx.ops.set_view(view)
-    ctx.ops.notify(f"The grid shows {what}", variant="info")
+    ctx.ops.notify(f"The grid shows {text}", variant="info")

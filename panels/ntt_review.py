@@ -7,34 +7,36 @@ from typing import Any
 import fiftyone.operators as foo
 from fiftyone.operators import types
 
-from fiftyone_ntt.panels import layout
 from fiftyone_ntt.panels.evaluate_tab import EvaluateTab
-from fiftyone_ntt.panels.learn_section import LearnSection
 from fiftyone_ntt.panels.references_tab import ReferencesTab
 from fiftyone_ntt.panels.review_tab import ReviewTab
 from fiftyone_ntt.panels.runs_tab import RunsTab
+from fiftyone_ntt.panels.tabs import PANEL, Tab
 
-TABS = {"references": "1 References", "runs": "2 Runs", "review": "3 Review", "evaluate": "4 Evaluate"}
+_TABS: tuple[type[Tab], ...] = (ReferencesTab, RunsTab, ReviewTab, EvaluateTab)
+TABS = {tab.KEY: tab.TITLE for tab in _TABS}
 """Key of each tab, in the order of the work -> what it is called."""
 HELP = """
 Tag a few samples that show what you want, and find it in all the others. Nothing is trained.
 
 1. **References**: choose samples with labels, look at what they teach, try it on four images.
 2. **Runs**: label everything; follow, resume, cancel or undo.
-3. **Review**: choose a threshold, accept and reject, learn from that.
+3. **Review**: choose a score threshold, accept and reject, learn from that.
 4. **Evaluate**: compare with ground truth where there is some.
 """
-
-
 _SETTLING = 1200  # milliseconds
 
 
-class NttReview(ReferencesTab, RunsTab, ReviewTab, LearnSection, EvaluateTab, foo.Panel):
-    """The way from tagged references to reviewed labels, a tab a step.
+class NttReview(foo.Panel):
+    """The way from tagged references to reviewed labels, a tab a step."""
 
-    Each tab is a mixin with ``load_<tab>`` and ``draw_<tab>``: FiftyOne calls an event's handler by its name on the
-    panel, so handlers must be methods of this class.
-    """
+    def __init__(self, _builtin: bool = False) -> None:
+        super().__init__(_builtin)
+        self.tabs = {tab.KEY: tab(self) for tab in _TABS}
+        # FiftyOne looks the handler of an event up by its name on the panel.
+        for tab in self.tabs.values():
+            for handler in tab.handlers.values():
+                setattr(self, handler.__name__, handler)
 
     @property
     def config(self) -> foo.PanelConfig:
@@ -81,22 +83,22 @@ class NttReview(ReferencesTab, RunsTab, ReviewTab, LearnSection, EvaluateTab, fo
     def render(self, ctx: Any) -> types.Property:
         panel = types.Object()
         view = types.TabsView(variant="fullWidth")
-        for key, label in TABS.items():
-            view.add_choice(key, label=label)
+        for key, title in TABS.items():
+            view.add_choice(key, label=title)
         panel.enum("tab", list(TABS), view=view, default=_tab(ctx), on_change=self.on_tab)
         if ctx.dataset is None:
             panel.md("Open a dataset first.", name="no_dataset")
         else:
-            getattr(self, f"draw_{_tab(ctx)}")(ctx, panel)
+            self.tabs[_tab(ctx)].render(ctx, panel)
         if ctx.panel.state.settling:  # under a name for each tab, so that each starts anew
             timer = types.TimerView(timeout=_SETTLING, on_timeout=self.on_settled)
             panel.view(f"settling_{_tab(ctx)}", view=timer)
-        return types.Property(panel, view=types.GridView(orientation="vertical", gap=2, componentsProps=layout.PANEL))
+        return types.Property(panel, view=types.GridView(orientation="vertical", gap=2, componentsProps=PANEL))
 
     def _load(self, ctx: Any) -> None:
         ctx.panel.state.tab_loaded, ctx.panel.state.settling = _tab(ctx), True
         if ctx.dataset is not None:
-            getattr(self, f"load_{_tab(ctx)}")(ctx)
+            self.tabs[_tab(ctx)].load(ctx)
 
 
 def _tab(ctx: Any) -> str:

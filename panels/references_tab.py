@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import base64
+from functools import partial
 from typing import Any
 
 from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import reference_fields
 from fiftyone_ntt.errors import NttError
-from fiftyone_ntt.operators import selection
-from fiftyone_ntt.panels import layout
+from fiftyone_ntt.operators.references import change_references, selected_labels
+from fiftyone_ntt.panels.tabs import Handle, Tab, choice, table
 
-PLUGIN = "@fiftyone-ntt/ntt"
 MOST_SHOWN = 60
 """Thumbnails: what a browser still draws at once, and more than a person looks at."""
 THUMBNAIL = 112
 _READING_SECONDS = 0.05
 """How long images are read in one event; the rest follows in the next ones."""
 _NARROW = "fit-content"
+_PROMPTED = ("box", "point", "scribble")
+"""Kinds of labels that masks can be made from."""
 EMPTY = """
 **No references yet.** Select a few images that show what you want to find (or single labels in an opened image), and
 press **Use selection as references**.
@@ -27,225 +29,156 @@ The objects in them need a box, a mask, a point or a scribble each: open an imag
 """
 
 
-class ReferencesTab:
-    """Draws the tab and answers its events; mixed into the panel."""
+class ReferencesTab(Tab):
+    """Shows the references and the memory banks, and leads on to a preview and to a run."""
 
-    def load_references(self, ctx: Any) -> None:
-        """Called when the tab is opened, and when what it shows may have changed."""
-        fields = reference_fields(ctx.dataset)
-        field = ctx.panel.state.references_field
-        if field not in fields:
-            field = _likely_field(ctx.dataset, fields)
-        ctx.panel.state.references_field = field
-        self._load_references(ctx, field)
+    KEY, TITLE = "references", "1 References"
 
-    def _load_references(self, ctx: Any, field: str | None) -> None:
+    def events(self) -> dict[str, Handle]:
+        return {
+            "refresh": self.load,
+            "field": self._choose_field,
+            "more": self._fill_gallery,  # time for the pictures that are missing
+            "use": partial(self._change, add=True),
+            "remove": partial(self._change, add=False),
+            "build": partial(self._open, operator="build_memory_bank", then="refresh"),
+            "preview": partial(self._open, operator="preview", at_once=True),
+            "advice": partial(self._open, operator="advise_references"),
+            "masks": partial(self._open, operator="make_reference_masks", then="refresh"),
+            "label": lambda ctx: self.prompt(ctx, "segment", then="refresh"),
+        }
+
+    def load(self, ctx: Any) -> None:
         from fiftyone_ntt.references.gallery import count_references
+        from fiftyone_ntt.references.tagging import likely_field
 
+        state, fields = ctx.panel.state, reference_fields(ctx.dataset)
+        if state.references_field not in fields:
+            state.references_field = likely_field(ctx.dataset) if fields else None
+        field = state.references_field
         counts = count_references(ctx.dataset, field) if field else {}
-        ctx.panel.state.references_counts = counts
-        rows = [{"class": name, "count": count} for name, count in counts.items()]
-        ctx.panel.set_data("references_table", rows)
+        state.references_counts = counts
+        ctx.panel.set_data("references_table", [{"class": name, "count": count} for name, count in counts.items()])
         banks = _bank_rows(ctx.dataset, counts)
-        ctx.panel.state.references_banks = len(banks)
+        state.references_banks = len(banks)
         ctx.panel.set_data("references_bank_table", banks)
-        ctx.panel.state.references_cards = []
-        self._load_gallery(ctx, field)
+        state.references_cards = []
+        self._fill_gallery(ctx)
 
-    def _load_gallery(self, ctx: Any, field: str | None) -> None:
+    def render(self, ctx: Any, panel: types.Object) -> None:
+        state = ctx.panel.state
+        counts, cards = state.references_counts or {}, state.references_cards or []
+        self._render_fields(ctx, panel)
+        if counts:
+            view = table({"class": "class", "count": "references"})
+            panel.list("references_table", types.Object(), view=view, label="What your references show")
+        else:
+            panel.md(EMPTY, name="references_empty")
+        self._render_buttons(panel, bool(counts), any(card["kind"] in _PROMPTED for card in cards))
+        _render_gallery(panel, cards, sum(counts.values()))
+        if state.references_banks:
+            view = table({"name": "memory bank", "classes": "references", "preset": "models", "fresh": ""})
+            panel.list("references_bank_table", types.Object(), view=view, label="Memory banks kept with this dataset")
+        if state.references_pending:
+            panel.view("references_timer", view=types.TimerView(interval=400, on_interval=self.on("more")))
+
+    def _render_fields(self, ctx: Any, panel: types.Object) -> None:
+        """Which labels count; nothing to choose where there is one field only."""
+        fields = reference_fields(ctx.dataset)
+        if len(fields) > 1:
+            view = choice(fields, label="Labels to learn from")
+            panel.enum("references_field", fields, view=view, on_change=self.on("field"))
+
+    def _render_buttons(self, panel: types.Object, any_references: bool, any_prompted: bool) -> None:
+        rows = {"references_selection": [
+            ("use", "Use selection as references", "bookmark_add", "contained"),
+            ("remove", "Remove selection from references", "bookmark_remove", "outlined"),
+            ("refresh", "Refresh", "refresh", None),
+        ]}  # fmt: skip
+        if any_references:
+            rows["references_next"] = [
+                ("preview", "Preview on 4 images", "visibility", "contained"),
+                ("build", "Build memory bank", "collections_bookmark", "outlined"),
+                ("label", "Label images...", "auto_awesome", "outlined"),
+            ]
+            rows["references_help"] = [("advice", "Check references", "tips_and_updates", "outlined")]
+            if any_prompted:
+                rows["references_help"].append(("masks", "Make reference masks...", "format_shapes", "outlined"))
+        for name, buttons in rows.items():
+            self.add_buttons(panel.grid(name, orientation="2d", gap=1), buttons, width=_NARROW)
+
+    def _choose_field(self, ctx: Any) -> None:
+        ctx.panel.state.references_field = ctx.params.get("value")
+        self.load(ctx)
+
+    def _change(self, ctx: Any, add: bool) -> None:
+        """What is selected becomes references, or stops being some."""
+        try:
+            change_references(ctx, add=add, label_field=ctx.panel.state.references_field)
+        except NttError as error:
+            ctx.ops.notify(str(error), variant="warning")
+        labels = selected_labels(ctx)
+        if labels:  # the field of what was just tagged is the one to look at
+            ctx.panel.state.references_field = labels[0][0]
+        self.load(ctx)
+
+    def _open(self, ctx: Any, *, operator: str, **options: Any) -> None:
+        """Opens a form about the references of the chosen field."""
+        self.prompt(ctx, operator, {"label_field": ctx.panel.state.references_field}, **options)
+
+    def _fill_gallery(self, ctx: Any) -> None:
         """Fills the gallery as far as time allows; a timer goes on while some pictures are missing."""
         from fiftyone_ntt.references.gallery import describe_references
 
-        cards = []
-        if field and ctx.panel.state.references_counts:
-            cards = describe_references(ctx.dataset, field, most=MOST_SHOWN, seconds=_READING_SECONDS)
-        before = ctx.panel.state.references_cards or []
-        shown: list[dict[str, Any]] = []
-        for i, card in enumerate(cards):
-            picture = card.thumbnail(THUMBNAIL, "JPEG")
-            shown.append(
-                {"class": card.label, "kind": card.kind, "warnings": list(card.warnings), "seen": bool(picture)}
+        state, references = ctx.panel.state, []
+        if state.references_field and state.references_counts:
+            references = describe_references(
+                ctx.dataset, state.references_field, most=MOST_SHOWN, seconds=_READING_SECONDS
             )
-            there = len(before) == len(cards) and before[i]["seen"]
-            if picture and not there:
+        before = state.references_cards or []
+        cards: list[dict[str, Any]] = []
+        for i, reference in enumerate(references):
+            picture = reference.thumbnail(THUMBNAIL, "JPEG")
+            cards.append({
+                "class": reference.label, "kind": reference.kind, "warnings": list(reference.warnings),
+                "seen": bool(picture),
+            })  # fmt: skip
+            sent = len(before) == len(references) and before[i]["seen"]
+            if picture and not sent:
                 uri = f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
-                ctx.panel.set_data(f"{_group(shown)}.card_{i}.picture", uri)
-        ctx.panel.state.references_cards = shown
-        ctx.panel.state.references_pending = sum(card.pending for card in cards)
-
-    def draw_references(self, ctx: Any, panel: types.Object) -> None:
-        """Adds the tab's content to the panel."""
-        counts = ctx.panel.state.references_counts or {}
-        _draw_fields(self, ctx, panel)
-        if counts:
-            table = layout.table({"class": "class", "count": "references"})
-            panel.list("references_table", types.Object(), view=table, label="What your references show")
-        else:
-            panel.md(EMPTY, name="references_empty")
-        _draw_buttons(self, panel, bool(counts))
-        if counts:
-            row = panel.grid("references_help", orientation="2d", gap=1)
-            row.btn("advice", "Which references help?", icon="tips_and_updates", variant="outlined", width=_NARROW,
-                    on_click=self.on_references_advice)  # fmt: skip
-            if any(card["kind"] in ("box", "point", "scribble") for card in ctx.panel.state.references_cards or []):
-                row.btn("masks", "Make their masks...", icon="format_shapes", variant="outlined", width=_NARROW,
-                        on_click=self.on_references_masks)  # fmt: skip
-        _draw_gallery(panel, ctx.panel.state.references_cards or [], sum(counts.values()))
-        if ctx.panel.state.references_banks:
-            table = layout.table({"name": "memory bank", "classes": "references", "preset": "models", "fresh": ""})
-            panel.list("references_bank_table", types.Object(), view=table, label="Memory banks kept with this dataset")
-        if ctx.panel.state.references_pending:
-            timer = types.TimerView(interval=400, on_interval=self.on_references_more)
-            panel.view("references_timer", view=timer)
-
-    def on_references_field(self, ctx: Any) -> None:
-        """The person chooses another field."""
-        ctx.panel.state.references_field = ctx.params.get("value")
-        self.load_references(ctx)
-
-    def on_references_refresh(self, ctx: Any) -> None:
-        """Something outside the panel may have changed the references."""
-        self.load_references(ctx)
-
-    def on_references_more(self, ctx: Any) -> None:
-        """Time for the pictures that are missing."""
-        self._load_gallery(ctx, ctx.panel.state.references_field)
-
-    def on_references_use(self, ctx: Any) -> None:
-        """What is selected becomes references."""
-        self._change(ctx, True)
-
-    def on_references_remove(self, ctx: Any) -> None:
-        """What is selected stops being references."""
-        self._change(ctx, False)
-
-    def _change(self, ctx: Any, add: bool) -> None:
-        try:
-            selection.change_references(ctx, add=add, label_field=ctx.panel.state.references_field)
-        except NttError as error:
-            ctx.ops.notify(str(error), variant="warning")
-        labels = selection.selected_labels(ctx)
-        if labels:
-            ctx.panel.state.references_field = labels[0][0]
-        self.load_references(ctx)
-
-    def on_references_build(self, ctx: Any) -> None:
-        """Opens the form of the memory bank."""
-        params = {"label_field": ctx.panel.state.references_field}
-        ctx.prompt(f"{PLUGIN}/build_memory_bank", params=params, on_success=self.on_references_refresh)
-
-    def on_references_preview(self, ctx: Any) -> None:
-        """Looks at four images, at once."""
-        params = {"label_field": ctx.panel.state.references_field}
-        ctx.prompt(f"{PLUGIN}/preview", params=params, skip_prompt=True)
-
-    def on_references_advice(self, ctx: Any) -> None:
-        """Opens the form of the advice on references."""
-        params = {"label_field": ctx.panel.state.references_field}
-        ctx.prompt(f"{PLUGIN}/advise_references", params=params)
-
-    def on_references_masks(self, ctx: Any) -> None:
-        """Opens the form that makes masks from boxes, points and scribbles."""
-        params = {"label_field": ctx.panel.state.references_field}
-        ctx.prompt(f"{PLUGIN}/make_reference_masks", params=params, on_success=self.on_references_refresh)
-
-    def on_references_label(self, ctx: Any) -> None:
-        """Opens the form of a labelling run."""
-        ctx.prompt(f"{PLUGIN}/segment", on_success=self.on_references_refresh)
-
-
-def _likely_field(dataset: Any, fields: list[str]) -> str | None:
-    from fiftyone_ntt.references.tagging import likely_field
-
-    return likely_field(dataset) if fields else None
+                ctx.panel.set_data(f"{_group(cards)}.card_{i}.picture", uri)
+        state.references_cards = cards
+        state.references_pending = sum(reference.pending for reference in references)
 
 
 def _bank_rows(dataset: Any, counts: dict[str, int]) -> list[dict[str, str]]:
-    from fiftyone_ntt.references.banks import list_banks
+    from fiftyone_ntt.references.banks import bank_summaries
 
     rows = []
-    for name in list_banks(dataset):
-        config = dataset.get_run_info(name).config
-        shots = dict(zip(config.classes, config.shots, strict=True))
-        listed = ", ".join(f"{count} {label}" for label, count in shots.items())
-        fresh = "as tagged now" if shots == counts else "the references have changed since: build it again"
-        rows.append({"name": name, "classes": listed, "preset": config.preset, "fresh": fresh})
+    for name, bank in bank_summaries(dataset).items():
+        listed = ", ".join(f"{count} {label}" for label, count in bank.shots.items())
+        fresh = "as tagged now" if bank.shots == counts else "the references have changed since: build it again"
+        rows.append({"name": name, "classes": listed, "preset": bank.preset, "fresh": fresh})
     return rows
 
 
-def _draw_fields(tab: ReferencesTab, ctx: Any, panel: types.Object) -> None:
-    """Which labels count; nothing to choose where there is one field only."""
-    fields = reference_fields(ctx.dataset)
-    if len(fields) < 2:
-        return
-    view = types.DropdownView(label="Labels to learn from")
-    for name in fields:
-        view.add_choice(name, label=name)
-    panel.enum("references_field", fields, view=view, on_change=tab.on_references_field)
-
-
-def _draw_buttons(tab: ReferencesTab, panel: types.Object, any_references: bool) -> None:
-    row = panel.grid("references_selection", orientation="2d", gap=1)
-    row.btn(
-        "use",
-        "Use selection as references",
-        icon="bookmark_add",
-        variant="contained",
-        width=_NARROW,
-        on_click=tab.on_references_use,
-    )
-    row.btn("remove", "Remove selection from references", icon="bookmark_remove", variant="outlined", width=_NARROW,
-            on_click=tab.on_references_remove)  # fmt: skip
-    row.btn("refresh", "Refresh", icon="refresh", width=_NARROW, on_click=tab.on_references_refresh)
-    if not any_references:
-        return
-    row = panel.grid("references_next", orientation="2d", gap=1)
-    row.btn(
-        "preview",
-        "Preview on 4 images",
-        icon="visibility",
-        variant="contained",
-        width=_NARROW,
-        on_click=tab.on_references_preview,
-    )
-    row.btn(
-        "build",
-        "Build memory bank",
-        icon="collections_bookmark",
-        variant="outlined",
-        width=_NARROW,
-        on_click=tab.on_references_build,
-    )
-    row.btn(
-        "label",
-        "Label images...",
-        icon="auto_awesome",
-        variant="outlined",
-        width=_NARROW,
-        on_click=tab.on_references_label,
-    )
-
-
-def _group(shown: list[dict[str, Any]]) -> str:
+def _group(cards: list[dict[str, Any]]) -> str:
     """The part of the gallery that the last card belongs to: one a class."""
-    return f"references_group_{len({card['class'] for card in shown})}"
+    return f"references_group_{len({card['class'] for card in cards})}"
 
 
-def _draw_gallery(panel: types.Object, cards: list[dict[str, Any]], total: int) -> None:
-    group, last, drawn = None, None, []
+def _render_gallery(panel: types.Object, cards: list[dict[str, Any]], total: int) -> None:
+    group = None
     for i, card in enumerate(cards):
-        drawn.append(card)
-        if card["class"] != last:
-            last = card["class"]
-            panel.md(f"**{last}**", name=f"references_heading_{i}")
-            group = panel.grid(_group(drawn), orientation="2d", gap=2)
-        if group is not None:
-            _draw_card(group, i, card)
+        if group is None or card["class"] != cards[i - 1]["class"]:
+            panel.md(f"**{card['class']}**", name=f"references_heading_{i}")
+            group = panel.grid(_group(cards[: i + 1]), orientation="2d", gap=2)
+        _render_card(group, i, card)
     if total > len(cards) > 0:
         panel.md(f"{total - len(cards)} more are not shown.", name="references_more")
 
 
-def _draw_card(group: types.Object, i: int, card: dict[str, Any]) -> None:
+def _render_card(group: types.Object, i: int, card: dict[str, Any]) -> None:
     box = group.v_stack(f"card_{i}", gap=0, width=f"{THUMBNAIL + 24}px")
     if card["seen"]:
         box.str("picture", view=types.ImageView(width=f"{THUMBNAIL}px", height=f"{THUMBNAIL}px", alt=card["class"]))

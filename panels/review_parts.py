@@ -6,23 +6,33 @@ from typing import TYPE_CHECKING, Any
 
 from fiftyone.operators import types
 
-from fiftyone_ntt.panels import layout
+from fiftyone_ntt.operators.review import CHANGES_OF_LABELS
+from fiftyone_ntt.panels.tabs import Button, Tab, add_plot, choice, table
 from fiftyone_ntt.params.review import DOUBTS
 
 if TYPE_CHECKING:
-    from fiftyone_ntt.review.label_table import LabelTable
+    from fiftyone_ntt.review.label_table import ClassScores, LabelTable
     from fiftyone_ntt.review.thresholds import Thresholds
 
 ALL = "All classes"
 NOTHING_YET = "**Nothing to review yet.**\n\nLabel your images first: go to the tab **Runs**."
 NO_LABELS = "**No labels.**\n\nThe run has found nothing so far. Once it has, its labels appear here."
 SELECT_FIRST = "Select labels first: open an image and click them there, or show patches in the grid and tick those."
-GUESSED = "The suggested thresholds are a guess: no label was decided on yet. Accept some, reject some, then fit again."
+GUESSED = (
+    "The suggested score thresholds are a guess: no label was decided on yet. Accept some, reject some, then fit again."
+)
 NOT_JUDGED = (
-    "Not judged yet: **Fit thresholds to my review** does it, also before any decision (then as a guess from the "
+    "There are none yet: **Fit score thresholds** writes them, also before any decision (then as a guess from the "
     "references)."
 )
-_DOUBT_LABELS = ("Near the threshold", "Two classes alike", "Unsure mask", "Overlapped")
+UNCERTAIN_SINCE = dict(
+    zip(DOUBTS, ("Near the threshold", "Two classes alike", "Uncertain mask", "Overlapped"), strict=True)
+)
+"""Why a label can be uncertain -> what the button that shows such labels is called."""
+LEARN = (
+    "**Learn.** What you accepted becomes a reference, what you rejected an example of what you do not want; then all "
+    "images are matched again. You see what would change before anything is written."
+)
 _COLUMNS = ("labels", "above", "accepted", "rejected", "undecided")
 _STACKED_CLASSES = 8
 _ROWS = 100
@@ -30,23 +40,7 @@ _HEIGHT = 210
 _COLOURS = ("#FF6D04", "#2E8BC0", "#3FA34D", "#B565D9", "#E0B000", "#D1495B", "#00A6A6", "#8D6E63")
 
 
-def fields_of_runs(dataset: Any) -> list[str]:
-    """Fields that a labelling run wrote."""
-    schema = dataset.get_field_schema()
-    return [name for name, field in schema.items() if "ntt" in (field.info or {}) and hasattr(field, "document_type")]
-
-
-def run_of_field(dataset: Any, name: str) -> str | None:
-    """Key of the run that wrote a field."""
-    return ((dataset.get_field(name).info or {}).get("ntt") or {}).get("run_key")
-
-
-def field_of_run(dataset: Any, run_key: Any) -> str | None:
-    """The field that a run wrote."""
-    return next((name for name in fields_of_runs(dataset) if run_of_field(dataset, name) == run_key), None)
-
-
-def table(ctx: Any) -> LabelTable:
+def label_table(ctx: Any) -> LabelTable:
     """The labels of the chosen field."""
     from fiftyone_ntt.review.label_table import table_of
 
@@ -71,7 +65,7 @@ def suggested(ctx: Any) -> float:
 
     fit, name = fitted(ctx), chosen(ctx)
     if fit is None:
-        return suggest_threshold(table(ctx), name)
+        return suggest_threshold(label_table(ctx), name)
     return round((fit.overall if name is None else fit.classes.get(name, fit.overall)).threshold, 3)
 
 
@@ -91,9 +85,9 @@ def _expected(ctx: Any, labels: LabelTable) -> str | None:
         return None
     if fit.guessed:
         return GUESSED
-    found = fit.expected(labels, threshold(ctx), chosen(ctx))
+    expected = fit.expected(labels, threshold(ctx), chosen(ctx))
     decided = fit.overall.right + fit.overall.wrong
-    return f"At {threshold(ctx):g}: {in_words(found.precision, found.recall)} (from {decided:,} decisions)."
+    return f"At {threshold(ctx):g}: {in_words(expected.precision, expected.recall)} (from {decided:,} decisions)."
 
 
 def bar_start(x: float) -> float:
@@ -108,28 +102,30 @@ def show_counts(ctx: Any, labels: LabelTable) -> None:
     from fiftyone_ntt.review.label_table import scores_of
 
     state, name = ctx.panel.state, chosen(ctx)
-    scores = scores_of(labels, threshold(ctx))
-    state.review_classes = [one.name for one in scores]
-    rows = [{"class": one.name, **{key: getattr(one, key) for key in _COLUMNS}} for one in scores]
+    classes = scores_of(labels, threshold(ctx))
+    state.review_classes = [scores.name for scores in classes]
+    rows = [{"class": scores.name, **{key: getattr(scores, key) for key in _COLUMNS}} for scores in classes]
     total = {"class": ALL, **{key: sum(row[key] for row in rows) for key in _COLUMNS}}
-    shown = [one for one in scores if name in (None, one.name)]
-    state.review_accept_above = sum(one.undecided_above for one in shown)
-    state.review_reject_below = sum(one.undecided - one.undecided_above for one in shown)
+    visible = [scores for scores in classes if name in (None, scores.name)]
+    state.review_accept_above = sum(scores.undecided_above for scores in visible)
+    state.review_reject_below = sum(scores.undecided - scores.undecided_above for scores in visible)
     state.review_expected = _expected(ctx, labels)
     ctx.panel.set_data("review_rows", [total, *rows[:_ROWS]])
-    ctx.panel.set_data("review_plot", _bars(shown))
+    ctx.panel.set_data("review_plot", _bars(visible))
     # The App keeps what is in a row of controls under the row's name.
     state.review_choices = {"review_class": name or ALL, "review_field": state.review_field}
     state.review_slider = threshold(ctx)
 
 
-def _bars(scores: list[Any]) -> list[dict[str, Any]]:
+def _bars(classes: list[ClassScores]) -> list[dict[str, Any]]:
+    """The histogram: a colour a class, or one for all where there are many."""
     from fiftyone_ntt.review.label_table import BINS
 
-    if len(scores) > _STACKED_CLASSES:
-        series = [("labels", [sum(column) for column in zip(*(one.histogram for one in scores), strict=True)])]
+    if len(classes) > _STACKED_CLASSES:
+        columns = zip(*(scores.histogram for scores in classes), strict=True)
+        series = [("labels", [sum(column) for column in columns])]
     else:
-        series = [(one.name, list(one.histogram)) for one in scores]
+        series = [(scores.name, list(scores.histogram)) for scores in classes]
     middles = [round((i + 0.5) / BINS, 4) for i in range(BINS)]
     return [
         {
@@ -145,36 +141,65 @@ def _bars(scores: list[Any]) -> list[dict[str, Any]]:
     ]
 
 
-def draw_choices(tab: Any, ctx: Any, panel: types.Object, fields: list[str]) -> None:
+def show_image_labels(ctx: Any) -> None:
+    """Fills the table of images with and without each class; notes its classes, none where there are no such labels."""
+    from fiftyone_ntt.runs.presence_fields import verdict_counts
+
+    counts = verdict_counts(ctx.dataset, ctx.panel.state.review_field)
+    rows = [{"class": name, "with": present, "without": absent} for name, (present, absent) in counts.items()]
+    ctx.panel.state.review_judged = [row["class"] for row in rows[:_ROWS]]
+    ctx.panel.set_data("review_verdicts", rows[:_ROWS])
+
+
+def last_learned(ctx: Any) -> dict[str, Any] | None:
+    """What the last learning on the field under review came to."""
+    from fiftyone_ntt.review.learn import last_outcome
+
+    field = ctx.panel.state.review_field
+    return last_outcome(ctx.dataset, field) if field else None
+
+
+def render_choices(tab: Tab, ctx: Any, panel: types.Object, fields: list[str]) -> None:
     """Which field, which class."""
     row = panel.h_stack("review_choices", gap=2, align_y="center")
     if len(fields) > 1:
-        view = types.DropdownView()
-        for name in fields:
-            view.add_choice(name, label=name)
-        row.enum("review_field", fields, view=view, label="Labels", on_change=tab.on_review_field)
+        row.enum("review_field", fields, view=choice(fields), label="Labels", on_change=tab.on("field"))
     names = [ALL, *ctx.panel.state.review_classes]
-    view = types.DropdownView()
-    for name in names:
-        view.add_choice(name, label=name)
-    row.enum("review_class", names, view=view, label="Class", on_change=tab.on_review_class)
-    row.btn("review_refresh", label="Refresh", icon="refresh", on_click=tab.on_review_refresh)
+    row.enum("review_class", names, view=choice(names), label="Class", on_change=tab.on("class"))
+    tab.add_buttons(row, [("refresh", "Refresh", "refresh", None)])
 
 
-def draw_counts(tab: Any, panel: types.Object) -> None:
+def render_counts(tab: Tab, panel: types.Object) -> None:
     """How many labels of each class there are, and what was decided; a click on a row shows that class."""
-    view = layout.table({key: key.capitalize() for key in ("class", *_COLUMNS)}, on_click_row=tab.on_review_row)
-    panel.list("review_rows", types.Object(), view=view)
+    headings = {key: key.capitalize() for key in ("class", *_COLUMNS)}
+    panel.list("review_rows", types.Object(), view=table(headings, on_click_row=tab.on("row")))
 
 
-def draw_threshold(tab: Any, ctx: Any, panel: types.Object) -> None:
-    """The histogram, and the threshold in it."""
-    value = threshold(ctx)
-    if ctx.panel.state.review_added:
+def render_threshold(tab: Tab, ctx: Any, panel: types.Object) -> None:
+    """The histogram, and the score threshold in it."""
+    state, value = ctx.panel.state, threshold(ctx)
+    if state.review_added:
         text = f"Click a bar, or move the slider: the grid shows labels above **{value:g}**."
     else:
         text = f"Click a bar, or move the slider, and the grid shows only labels above it. It stands at **{value:g}**."
-    panel.md(f"**Scores.** {text}", name="review_t")
+    panel.md(f"**Score threshold.** {text}", name="review_t")
+    _render_histogram(tab, ctx, panel)
+    slider = {"min": 0, "max": 1, "step": 0.01, "valueLabelDisplay": "off"}
+    view = types.SliderView(componentsProps={"slider": slider})
+    panel.float("review_slider", min=0, max=1, multipleOf=0.01, view=view, on_change=tab.on("threshold"))
+    buttons: list[Button] = [
+        ("suggest", "Suggest a threshold", "auto_fix_high", None),
+        ("fit", "Fit score thresholds", "straighten", None),
+    ]
+    if state.review_added:
+        buttons.append(("show_all", "Show all", "filter_alt_off", None))
+    tab.add_buttons(panel.h_stack("review_views", gap=1), buttons)
+    if state.review_expected:
+        panel.md(state.review_expected, name="review_expectation")
+
+
+def _render_histogram(tab: Tab, ctx: Any, panel: types.Object) -> None:
+    value = threshold(ctx)
     line = {"type": "line", "x0": value, "x1": value, "y0": 0, "y1": 1, "yref": "paper"}
     shape = {
         "barmode": "stack",
@@ -186,77 +211,67 @@ def draw_threshold(tab: Any, ctx: Any, panel: types.Object) -> None:
         "showlegend": chosen(ctx) is None,
         "shapes": [{**line, "line": {"color": "#888888", "width": 2, "dash": "dot"}}],
     }
-    layout.add_plot(panel, "review_plot", _HEIGHT, shape, on_click=tab.on_review_bar)
-    panel.float(
-        "review_slider",
-        min=0,
-        max=1,
-        multipleOf=0.01,
-        view=types.SliderView(
-            componentsProps={"slider": {"min": 0, "max": 1, "step": 0.01, "valueLabelDisplay": "off"}}
-        ),
-        on_change=tab.on_review_threshold,
-    )
-    row = panel.h_stack("review_views", gap=1)
-    row.btn("review_suggest", label="Suggest a threshold", icon="auto_fix_high", on_click=tab.on_review_suggest)
-    row.btn("review_fit", label="Fit thresholds to my review", icon="straighten", on_click=tab.on_review_fit)
-    if ctx.panel.state.review_added:
-        row.btn("review_show_all", label="Show all", icon="filter_alt_off", on_click=tab.on_review_show_all)
-    if ctx.panel.state.review_expected:
-        panel.md(ctx.panel.state.review_expected, name="review_expectation")
+    add_plot(panel, "review_plot", _HEIGHT, shape, on_click=tab.on("bar"))
 
 
-def show_verdicts(ctx: Any) -> None:
-    """Fills the table of images with and without each class; notes its classes, none where nothing was judged."""
-    from fiftyone_ntt.runs.presence_fields import verdict_counts
-
-    counts = verdict_counts(ctx.dataset, ctx.panel.state.review_field)
-    rows = [{"class": name, "with": there, "without": not_there} for name, (there, not_there) in counts.items()]
-    ctx.panel.state.review_judged = [row["class"] for row in rows[:_ROWS]]
-    ctx.panel.set_data("review_verdicts", rows[:_ROWS])
-
-
-def draw_verdicts(tab: Any, ctx: Any, panel: types.Object) -> None:
+def render_image_labels(tab: Tab, ctx: Any, panel: types.Object) -> None:
     """In how many images each class is; a click on a row shows those without it."""
     judged = bool(ctx.panel.state.review_judged)
-    text = "Click a class: the grid shows the images judged to be **without** it, the surest first."
-    panel.md(f"**Images.** {text if judged else NOT_JUDGED}", name="review_images")
+    text = "Click a class: the grid shows the images labelled to be **without** it, the surest first."
+    panel.md(f"**Image-level labels.** {text if judged else NOT_JUDGED}", name="review_images")
     if judged:
         headings = {"class": "Class", "with": "Images with it", "without": "Without it"}
-        view = layout.table(headings, on_click_row=tab.on_review_without)
-        panel.list("review_verdicts", types.Object(), view=view)
+        panel.list("review_verdicts", types.Object(), view=table(headings, on_click_row=tab.on("without")))
 
 
-def draw_decisions(tab: Any, ctx: Any, panel: types.Object) -> None:
+def render_decisions(tab: Tab, ctx: Any, panel: types.Object) -> None:
     """Buttons that decide on the selected labels, and on all that nobody has decided on."""
     state = ctx.panel.state
     of = "" if chosen(ctx) is None else f" of {chosen(ctx)!r}"
     panel.md("**Decide.** Select labels and say what they are; the rest by the threshold.", name="review_decide")
-    row = panel.h_stack("review_selected", gap=1)
-    row.btn("review_accept", label="Accept selected", icon="thumb_up", on_click=tab.on_review_accept)
-    row.btn("review_reject", label="Reject selected", icon="thumb_down", on_click=tab.on_review_reject)
-    row.btn("review_clear", label="Undecide selected", icon="restart_alt", on_click=tab.on_review_clear)
+    buttons: list[Button] = [
+        ("accept", "Accept selected", "thumb_up", None),
+        ("reject", "Reject selected", "thumb_down", None),
+        ("clear", "Clear decision", "restart_alt", None),
+    ]
+    tab.add_buttons(panel.h_stack("review_selected", gap=1), buttons)
     row = panel.h_stack("review_bulk", gap=1)
     above, below = state.review_accept_above or 0, state.review_reject_below or 0
-    row.btn(
-        "review_accept_above", label=f"Accept all {above:,} undecided{of} above", icon="done_all", disabled=not above,
-        on_click=tab.on_review_accept_above, variant="outlined",
-    )  # fmt: skip
-    row.btn(
-        "review_reject_below", label=f"Reject all {below:,} below", icon="remove_done", disabled=not below,
-        on_click=tab.on_review_reject_below, variant="outlined",
-    )  # fmt: skip
+    accept = ("accept_above", f"Accept all {above:,} undecided{of} above", "done_all", "outlined")
+    tab.add_buttons(row, [accept], disabled=not above)
+    reject = ("reject_below", f"Reject all {below:,} below", "remove_done", "outlined")
+    tab.add_buttons(row, [reject], disabled=not below)
 
 
-def draw_doubt(tab: Any, panel: types.Object) -> None:
-    """Buttons that bring the most doubtful labels to the top of the grid."""
-    panel.md("**Most doubtful first.** The 200 undecided labels that most need a look.", name="review_doubts")
+def render_uncertain(tab: Tab, panel: types.Object) -> None:
+    """Buttons that bring the most uncertain labels to the top of the grid."""
+    panel.md("**Most uncertain first.** The 200 undecided labels that most need a look.", name="review_doubts")
     row = panel.h_stack("review_doubt", gap=1)
-    for kind, label in zip(DOUBTS, _DOUBT_LABELS, strict=True):
-        row.btn(f"review_doubt_{kind}", label=label, on_click=tab.on_review_doubt, params={"by": kind})
+    for kind, label in UNCERTAIN_SINCE.items():
+        row.btn(f"review_doubt_{kind}", label=label, on_click=tab.on("doubt"), params={"by": kind})
 
 
-def draw_export(tab: Any, panel: types.Object) -> None:
+def render_learn(tab: Tab, ctx: Any, panel: types.Object) -> None:
+    """What the decisions teach: a look first, then what it would change, then the button that writes it."""
+    panel.md(LEARN, name="learn_introduction")
+    outcome = last_learned(ctx)
+    # One button while there is nothing to show or write; more would only ask which to press first.
+    buttons: list[Button] = [("learn_preview", "Learn from my decisions", "school", "contained")]
+    if outcome is not None and outcome["changed"]:
+        buttons.append(("learn_show", "Show changed images", "visibility", "outlined"))
+        if not outcome["applied"]:
+            buttons.append(("learn_apply", "Apply", "check", "outlined"))
+    tab.add_buttons(panel.h_stack("learn_buttons", gap=2, align_x="left"), buttons)
+    if outcome is None:
+        return
+    panel.md(outcome["summary"], name="learn_summary")
+    ctx.panel.set_data("learn_rows", outcome["rows"])
+    view = table(CHANGES_OF_LABELS.columns or {})
+    panel.list("learn_rows", types.Object(), view=view, label=CHANGES_OF_LABELS.label)
+
+
+def render_export(tab: Tab, panel: types.Object) -> None:
     """The way out, to a model that is trained on what was reviewed."""
-    panel.md("**Leave.** Reviewed labels, ready to train something smaller: COCO, YOLO or FiftyOne.", name="review_out")
-    panel.btn("review_export", label="Export reviewed labels", icon="file_download", on_click=tab.on_review_export)
+    text = "**Export.** Reviewed labels, ready to train something smaller: COCO, YOLO or FiftyOne."
+    panel.md(text, name="review_out")
+    tab.add_buttons(panel, [("export", "Export reviewed labels", "file_download", None)])

@@ -1,225 +1,260 @@
-"""The panel's tab "Review"."""
+"""The panel's tab "Review": what a person decides on labels, and what follows from it."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import is_generated, is_patches
+from fiftyone_ntt.operators.review import SHOWN_BY_PANEL
 from fiftyone_ntt.panels import review_parts as parts
+from fiftyone_ntt.panels.tabs import Handle, Tab
 from fiftyone_ntt.params.review import DOUBTS, DoubtParams
 
-_PLUGIN = "@fiftyone-ntt/ntt"
 # Seconds that an event waits for the database; what takes longer is fetched meanwhile. The first reading always does.
 _PATIENCE, _FIRST_PATIENCE = 0.1, 0.02
 
 
-class ReviewTab:
-    """Draws the tab and answers its events; mixed into the panel."""
+class ReviewTab(Tab):
+    """Shows the labels of a run by score, takes decisions on them, and learns from those."""
 
-    def load_review(self, ctx: Any) -> None:
-        """Called when the tab is opened, and when what it shows may have changed."""
-        fields = parts.fields_of_runs(ctx.dataset)
-        state = ctx.panel.state
+    KEY, TITLE = "review", "3 Review"
+
+    def events(self) -> dict[str, Handle]:
+        decide, all_of = self._decide_selected, self._decide_undecided
+        return {
+            "refresh": self.load,
+            "field": self._choose_field,
+            "class": lambda ctx: self._choose_class(ctx, ctx.params.get("value")),
+            "row": self._click_class,
+            "without": self._show_without,
+            "threshold": self._move_slider,
+            "bar": self._click_bar,
+            "suggest": self._suggest,
+            "fit": self._fit,
+            "fitted": self._fitted,
+            "show_all": _show_all,
+            "doubt": self._show_uncertain,
+            "accept": partial(decide, operator="accept_labels"),
+            "reject": partial(decide, operator="reject_labels"),
+            "clear": partial(decide, operator="clear_decisions"),
+            "accept_above": partial(all_of, operator="accept_labels", side="above"),
+            "reject_below": partial(all_of, operator="reject_labels", side="below"),
+            "learn_preview": partial(self._learn, apply=False),
+            "learn_apply": partial(self._learn, apply=True),
+            "learn_show": _show_changed,
+            "learn_done": self._learned,
+            "export": lambda ctx: self.prompt(ctx, "export_labels", {"label_field": ctx.panel.state.review_field}),
+        }
+
+    def load(self, ctx: Any) -> None:
+        from fiftyone_ntt.runs.record import labelled_fields
+
+        fields, state = labelled_fields(ctx.dataset), ctx.panel.state
         if state.review_field not in fields:
             state.review_field = fields[-1] if fields else None
             state.review_threshold, state.review_class = None, parts.ALL
         if state.review_field:
-            self._review_counts(ctx)
-            parts.show_verdicts(ctx)
+            _count(ctx)
+            parts.show_image_labels(ctx)
 
-    def draw_review(self, ctx: Any, panel: types.Object) -> None:
-        """Adds the tab's content to the panel."""
+    def render(self, ctx: Any, panel: types.Object) -> None:
+        from fiftyone_ntt.runs.record import labelled_fields
+
         state = ctx.panel.state
         if not state.review_field:  # an event may bring a state from before the tab was loaded
-            self.load_review(ctx)
+            self.load(ctx)
         if not state.review_field:
             panel.md(parts.NOTHING_YET, name="review_empty")
             return
         if state.review_reading:
             panel.md("Reading labels ...", name="review_reading_text")
-            timer = types.TimerView(interval=700, on_interval=self.on_review_refresh)
-            panel.view("review_timer", timer)
+            panel.view("review_timer", types.TimerView(interval=700, on_interval=self.on("refresh")))
         if not state.review_classes:
             if not state.review_reading:
                 panel.md(parts.NO_LABELS, name="review_no_labels")
             return
-        parts.draw_choices(self, ctx, panel, parts.fields_of_runs(ctx.dataset))
-        parts.draw_counts(self, panel)
-        parts.draw_threshold(self, ctx, panel)
-        parts.draw_verdicts(self, ctx, panel)
-        parts.draw_decisions(self, ctx, panel)
-        parts.draw_doubt(self, panel)
-        self.draw_learn(ctx, panel)  # type: ignore[attr-defined]
-        parts.draw_export(self, panel)
+        parts.render_choices(self, ctx, panel, labelled_fields(ctx.dataset))
+        parts.render_counts(self, panel)
+        parts.render_threshold(self, ctx, panel)
+        parts.render_image_labels(self, ctx, panel)
+        parts.render_decisions(self, ctx, panel)
+        parts.render_uncertain(self, panel)
+        parts.render_learn(self, ctx, panel)
+        parts.render_export(self, panel)
 
-    def on_review_refresh(self, ctx: Any) -> None:
-        """Something may have changed in the database."""
-        self.load_review(ctx)
-
-    def on_review_field(self, ctx: Any) -> None:
-        """Another field is to be reviewed."""
-        self.on_review_show_all(ctx)
+    def _choose_field(self, ctx: Any) -> None:
+        _show_all(ctx)
         state = ctx.panel.state
         state.review_field = ctx.params.get("value")
         state.review_threshold, state.review_class = None, parts.ALL
-        self.load_review(ctx)
+        self.load(ctx)
 
-    def on_review_class(self, ctx: Any) -> None:
-        """One class, or all."""
-        self._review_choose(ctx, ctx.params.get("value"))
+    def _choose_class(self, ctx: Any, name: Any) -> None:
+        classes = ctx.panel.state.review_classes or []
+        ctx.panel.state.review_class = name if name in classes else parts.ALL
+        _filter(ctx, parts.threshold(ctx))
 
-    def on_review_row(self, ctx: Any) -> None:
+    def _click_class(self, ctx: Any) -> None:
         """The row of a class is clicked: the grid shows that class."""
         names = [parts.ALL, *(ctx.panel.state.review_classes or [])]
-        row = ctx.params.get("row")
-        self._review_choose(ctx, names[row] if isinstance(row, int) and 0 <= row < len(names) else parts.ALL)
+        self._choose_class(ctx, _clicked(ctx, names) or parts.ALL)
 
-    def on_review_without(self, ctx: Any) -> None:
+    def _show_without(self, ctx: Any) -> None:
         """The row of a class is clicked in the table of images: the grid shows those without that class."""
         from fiftyone_ntt.review.presence import judged_without
-        from fiftyone_ntt.review.ranking import without
 
-        state, row = ctx.panel.state, ctx.params.get("row")
-        names = state.review_judged or []
-        if isinstance(row, int) and 0 <= row < len(names) and self._review_whole_images(ctx):
-            base = without(ctx.view, state.review_added or [])
-            self._review_show(ctx, base, judged_without(base, state.review_field, names[row]))
+        state = ctx.panel.state
+        name = _clicked(ctx, state.review_judged or [])
+        if name is not None and _shows_whole_images(ctx):
+            base = _unfiltered(ctx)
+            _show(ctx, base, judged_without(base, state.review_field, name))
 
-    def on_review_threshold(self, ctx: Any) -> None:
-        """Another threshold, by the slider."""
+    def _move_slider(self, ctx: Any) -> None:
         value = ctx.params.get("value")
         # The slider also reports when it is drawn.
         if isinstance(value, (int, float)) and abs(value - parts.threshold(ctx)) > 0.001:
-            self._review_filter(ctx, float(value))
+            _filter(ctx, float(value))
 
-    def on_review_bar(self, ctx: Any) -> None:
-        """Another threshold, by a click on the histogram: where the clicked bar begins."""
+    def _click_bar(self, ctx: Any) -> None:
+        """A bar of the histogram is clicked: the threshold moves to where it begins."""
         x = ctx.params.get("x")
         if isinstance(x, (int, float)):
-            self._review_filter(ctx, parts.bar_start(float(x)))
+            _filter(ctx, parts.bar_start(float(x)))
 
-    def on_review_suggest(self, ctx: Any) -> None:
+    def _suggest(self, ctx: Any) -> None:
         """The fitted threshold, or the one that parts the scores best."""
-        self._review_filter(ctx, parts.suggested(ctx))
+        _filter(ctx, parts.suggested(ctx))
 
-    def on_review_fit(self, ctx: Any) -> None:
-        """Opens the form that fits thresholds to the decisions."""
-        run_key = parts.run_of_field(ctx.dataset, ctx.panel.state.review_field)
-        ctx.prompt(f"{_PLUGIN}/fit_thresholds", {"run_key": run_key}, on_success=self.on_review_fitted)
+    def _fit(self, ctx: Any) -> None:
+        from fiftyone_ntt.runs.record import run_of_field
 
-    def on_review_fitted(self, ctx: Any) -> None:
+        run_key = run_of_field(ctx.dataset, ctx.panel.state.review_field)
+        self.prompt(ctx, "fit_thresholds", {"run_key": run_key}, then="fitted")
+
+    def _fitted(self, ctx: Any) -> None:
         """There are fitted thresholds now: the one of the chosen class is set."""
-        complete = bool(ctx.panel.state.review_field)  # FiftyOne may call back without the panel's state
+        from fiftyone_ntt.runs.record import fields_of_runs
+
+        state = ctx.panel.state
+        complete = bool(state.review_field)  # FiftyOne may call back without the panel's state
         if not complete:
             run_key = (ctx.params.get("original_params") or {}).get("run_key")
-            ctx.panel.state.review_field = parts.field_of_run(ctx.dataset, run_key)
-        self.load_review(ctx)
-        if complete and ctx.panel.state.review_classes:
-            self.on_review_suggest(ctx)
+            state.review_field = fields_of_runs(ctx.dataset).get(run_key)
+        self.load(ctx)
+        if complete and state.review_classes:
+            self._suggest(ctx)
 
-    def on_review_show_all(self, ctx: Any) -> None:
-        """Back to what the grid showed before."""
-        from fiftyone_ntt.review.ranking import without
-
-        marks = ctx.panel.state.review_added
-        if marks:
-            ctx.ops.set_view(without(ctx.view, marks))
-            ctx.panel.state.review_added = []
-
-    def on_review_export(self, ctx: Any) -> None:
-        """Opens the form of the export."""
-        ctx.prompt(f"{_PLUGIN}/export_labels", params={"label_field": ctx.panel.state.review_field})
-
-    def on_review_doubt(self, ctx: Any) -> None:
-        """The most doubtful labels first."""
-        from fiftyone_ntt.review.ranking import most_doubtful, without
+    def _show_uncertain(self, ctx: Any) -> None:
+        """The most uncertain labels first."""
+        from fiftyone_ntt.review.ranking import most_doubtful
 
         kind = ctx.params.get("by") or ctx.params.get("value")
-        if kind not in DOUBTS or not self._review_whole_images(ctx):
+        if kind not in DOUBTS or not _shows_whole_images(ctx):
             return
-        state = ctx.panel.state
-        base = without(ctx.view, state.review_added or [])
-        classes = None if parts.chosen(ctx) is None else (parts.chosen(ctx),)
-        params = DoubtParams(state.review_field, kind, parts.threshold(ctx), classes)
-        self._review_show(ctx, base, most_doubtful(parts.table(ctx), base, params))
+        base, name = _unfiltered(ctx), parts.chosen(ctx)
+        classes = None if name is None else (name,)
+        params = DoubtParams(ctx.panel.state.review_field, kind, parts.threshold(ctx), classes)
+        _show(ctx, base, most_doubtful(parts.label_table(ctx), base, params))
 
-    def on_review_accept(self, ctx: Any) -> None:
-        """The selected labels are right."""
-        self._review_decide_selected(ctx, "accept_labels")
-
-    def on_review_reject(self, ctx: Any) -> None:
-        """The selected labels are wrong."""
-        self._review_decide_selected(ctx, "reject_labels")
-
-    def on_review_clear(self, ctx: Any) -> None:
-        """The selected labels are undecided again."""
-        self._review_decide_selected(ctx, "clear_decisions")
-
-    def on_review_accept_above(self, ctx: Any) -> None:
-        """Everything above the threshold that nobody has decided on is right."""
-        self._review_decide_all(ctx, "accept_labels", "above")
-
-    def on_review_reject_below(self, ctx: Any) -> None:
-        """Everything up to the threshold that nobody has decided on is wrong."""
-        self._review_decide_all(ctx, "reject_labels", "below")
-
-    def _review_counts(self, ctx: Any) -> None:
-        """Table, histogram and numbers on buttons, as far as the labels have been read."""
-        state = ctx.panel.state
-        labels = parts.table(ctx)
-        state.review_reading = not labels.refresh(_PATIENCE if labels.loaded else _FIRST_PATIENCE)
-        if not labels.loaded:
-            state.review_classes = []
-            return
-        if state.review_threshold is None:
-            state.review_threshold = parts.suggested(ctx)
-        parts.show_counts(ctx, labels)
-
-    def _review_choose(self, ctx: Any, name: Any) -> None:
-        known = ctx.panel.state.review_classes or []
-        ctx.panel.state.review_class = name if name in known else parts.ALL
-        self._review_filter(ctx, parts.threshold(ctx))
-
-    def _review_filter(self, ctx: Any, value: float) -> None:
-        from fiftyone_ntt.review.ranking import above_threshold, without
-
-        state = ctx.panel.state
-        state.review_threshold = round(min(max(value, 0.0), 1.0), 3)
-        self._review_counts(ctx)
-        if self._review_whole_images(ctx):
-            base = without(ctx.view, state.review_added or [])
-            shown = above_threshold(base, state.review_field, state.review_threshold, parts.chosen(ctx))
-            self._review_show(ctx, base, shown)
-
-    def _review_show(self, ctx: Any, base: Any, shown: Any) -> None:
-        from fiftyone_ntt.review.ranking import added
-
-        ctx.panel.state.review_added = added(shown, base)
-        ctx.ops.set_view(shown)
-
-    def _review_whole_images(self, ctx: Any) -> bool:
-        if not is_generated(ctx.view):
-            return True
-        ctx.ops.notify("The grid shows patches: go back to whole images first.", variant="warning")
-        return False
-
-    def _review_decide_selected(self, ctx: Any, operator: str) -> None:
-        if ctx.selected_labels or ctx.selected:
-            # The operator asks where images are selected and no labels.
-            at_once = bool(ctx.selected_labels) or is_patches(ctx.view)
-            params = {} if at_once else {"label_field": ctx.panel.state.review_field}
-            ctx.prompt(f"{_PLUGIN}/{operator}", params, on_success=self.on_review_refresh, skip_prompt=at_once)
-        else:
+    def _decide_selected(self, ctx: Any, operator: str) -> None:
+        if not (ctx.selected_labels or ctx.selected):
             ctx.ops.notify(parts.SELECT_FIRST, variant="warning")
+            return
+        # The operator asks where images are selected and no labels.
+        at_once = bool(ctx.selected_labels) or is_patches(ctx.view)
+        params = {} if at_once else {"label_field": ctx.panel.state.review_field}
+        self.prompt(ctx, operator, params, then="refresh", at_once=at_once)
 
-    def _review_decide_all(self, ctx: Any, operator: str, side: str) -> None:
+    def _decide_undecided(self, ctx: Any, operator: str, side: str) -> None:
+        """All that nobody has decided on, on one side of the threshold, is right, or wrong."""
         state, name = ctx.panel.state, parts.chosen(ctx)
         params = {
             "label_field": state.review_field,
             side: parts.threshold(ctx),
-            "_shown_by_panel": state.review_added or [],
+            SHOWN_BY_PANEL: state.review_added or [],
             **({} if name is None else {"classes": [name]}),
         }
-        ctx.prompt(f"{_PLUGIN}/{operator}", params, on_success=self.on_review_refresh, skip_prompt=True)
+        self.prompt(ctx, operator, params, then="refresh", at_once=True)
+
+    def _learn(self, ctx: Any, apply: bool) -> None:
+        """Opens the form that shows what was decided; set to look what would change, or to write it."""
+        params: dict[str, Any] = {"label_field": ctx.panel.state.review_field, "apply": apply}
+        threshold = ctx.panel.state.review_threshold
+        if isinstance(threshold, (int, float)):
+            params["threshold"] = float(threshold)
+        self.prompt(ctx, "learn", params, then="learn_done")
+
+    def _learned(self, ctx: Any) -> None:
+        """The operator is through: the counts may be others, and there is an outcome to show."""
+        if not ctx.panel.state.review_field:  # FiftyOne may call back without the panel's state
+            ctx.panel.state.review_field = (ctx.params.get("original_params") or {}).get("label_field")
+        self.load(ctx)
+
+
+def _count(ctx: Any) -> None:
+    """Table, histogram and numbers on buttons, as far as the labels have been read."""
+    state, labels = ctx.panel.state, parts.label_table(ctx)
+    state.review_reading = not labels.refresh(_PATIENCE if labels.loaded else _FIRST_PATIENCE)
+    if not labels.loaded:
+        state.review_classes = []
+        return
+    if state.review_threshold is None:
+        state.review_threshold = parts.suggested(ctx)
+    parts.show_counts(ctx, labels)
+
+
+def _filter(ctx: Any, value: float) -> None:
+    """Moves the threshold; the grid shows the labels above it, of the chosen class."""
+    from fiftyone_ntt.review.ranking import above_threshold
+
+    state = ctx.panel.state
+    state.review_threshold = round(min(max(value, 0.0), 1.0), 3)
+    _count(ctx)
+    if _shows_whole_images(ctx):
+        base = _unfiltered(ctx)
+        _show(ctx, base, above_threshold(base, state.review_field, state.review_threshold, parts.chosen(ctx)))
+
+
+def _unfiltered(ctx: Any) -> Any:
+    """What the grid shows without what this tab has added to the view."""
+    from fiftyone_ntt.review.ranking import without
+
+    return without(ctx.view, ctx.panel.state.review_added or [])
+
+
+def _show(ctx: Any, base: Any, view: Any) -> None:
+    """The grid shows a view; what it has beyond ``base`` is noted, so that it can be taken away again."""
+    from fiftyone_ntt.review.ranking import added
+
+    ctx.panel.state.review_added = added(view, base)
+    ctx.ops.set_view(view)
+
+
+def _show_all(ctx: Any) -> None:
+    """Back to what the grid showed before."""
+    if ctx.panel.state.review_added:
+        ctx.ops.set_view(_unfiltered(ctx))
+        ctx.panel.state.review_added = []
+
+
+def _show_changed(ctx: Any) -> None:
+    """The grid shows the images whose labels change, or changed."""
+    outcome = parts.last_learned(ctx)
+    if outcome is not None and outcome["changed"]:
+        ctx.ops.set_view(ctx.dataset.select(outcome["changed"]))
+
+
+def _shows_whole_images(ctx: Any) -> bool:
+    if not is_generated(ctx.view):
+        return True
+    ctx.ops.notify("The grid shows patches: go back to whole images first.", variant="warning")
+    return False
+
+
+def _clicked(ctx: Any, names: list[str]) -> str | None:
+    """The name in the row that was clicked."""
+    row = ctx.params.get("row")
+    return names[row] if isinstance(row, int) and 0 <= row < len(names) else None

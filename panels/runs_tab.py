@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import partial
 from typing import Any
 
-from fiftyone import ViewField as F
 from fiftyone.operators import types
 
-from fiftyone_ntt.dataset.fields import every_image
-from fiftyone_ntt.panels import layout
+from fiftyone_ntt.operators.runs import CANCELLABLE, RESUMABLE
+from fiftyone_ntt.panels.tabs import Handle, Tab, table
 
-PLUGIN = "@fiftyone-ntt/ntt"
 WORDS = {
     "queued": "waiting for a worker",
     "running": "running",
@@ -20,8 +20,6 @@ WORDS = {
     "failed": "failed",
 }
 """What each state of a run is called on the screen."""
-ACTIVE = ("queued", "running")
-RESUMABLE = ("running", "interrupted", "cancelled", "failed", "completed")
 COLUMNS = {
     "run": "run",
     "state": "state",
@@ -32,7 +30,7 @@ COLUMNS = {
 }
 TITLES = {
     "segment": "Labelling",
-    "index_candidates": "Indexing",
+    "index_candidates": "Precomputing candidates",
     "build_memory_bank": "Memory bank",
     "resume_run": "Resuming a run",
     "undo_run": "Undoing a run",
@@ -55,117 +53,105 @@ fiftyone delegated launch
 _EVERY = 2000  # milliseconds between two looks while something is at work
 
 
-class RunsTab:
-    """Draws the tab and answers its events; mixed into the panel."""
+class RunsTab(Tab):
+    """Shows the labelling runs and what is scheduled beside them."""
 
-    def load_runs(self, ctx: Any) -> None:
-        """Called when the tab is opened, and when what it shows may have changed."""
+    KEY, TITLE = "runs", "2 Runs"
+
+    def events(self) -> dict[str, Handle]:
+        undoable = ("interrupted", "cancelled", "completed", "failed")
+        waiting = "it waits for a worker to begin it; see below the table"
+        return {
+            "refresh": self.load,  # someone asks, an operator is through, or time has passed
+            "label": lambda ctx: self.prompt(ctx, "segment", then="refresh"),
+            "everything": lambda ctx: ctx.ops.clear_view(),
+            "resume": partial(self._open, operator="resume_run", states=RESUMABLE, otherwise=waiting),
+            "cancel": partial(self._open, operator="cancel_run", states=CANCELLABLE, otherwise="it is not at work"),
+            "undo": partial(
+                self._open, operator="undo_run", states=undoable, otherwise="it is at work; cancel it first"
+            ),
+            "show_labels": partial(_show, state="ok", otherwise="has found nothing yet"),
+            "show_errors": partial(_show, state="error", otherwise="has no failed images"),
+        }
+
+    def load(self, ctx: Any) -> None:
         from fiftyone_ntt.runs.listing import list_runs, scheduled_work
 
         runs = list(reversed(list_runs(ctx.dataset)))
-        work = [one for one in scheduled_work(ctx.dataset) if _is_news(one)]
+        work = [operation for operation in scheduled_work(ctx.dataset) if _is_news(operation)]
+        running = [run for run in runs if run["state"] == "running"]
+        waiting = [item for item in (*runs, *work) if item["state"] == "queued"]
         state = ctx.panel.state
         was_active = state.runs_active
         # The keys of the rows: a row's action only tells the number of the row.
         state.runs_listed = [[run["run_key"], run["label_field"], run["state"], _failed(run)] for run in runs]
-        state.runs_bars = [[run["run_key"], _bar_label(run)] for run in runs if run["state"] == "running"]
-        state.runs_work = [_sentence(one) for one in work]
+        state.runs_bars = [[run["run_key"], _bar_label(run)] for run in running]
+        state.runs_work = [_sentence(operation) for operation in work]
         state.runs_messages = [f"**{run['run_key']}** failed: {run['error']}" for run in runs if run.get("error")]
-        waiting = [one for one in (*runs, *work) if one["state"] == "queued"]
         state.runs_waiting = bool(waiting)
-        state.runs_active = bool(waiting or any(one["state"] == "running" for one in (*runs, *work)))
+        state.runs_active = bool(waiting or any(item["state"] == "running" for item in (*runs, *work)))
         ctx.panel.set_data("runs_table", [_row(run) for run in runs])
-        for i, run in enumerate(run for run in runs if run["state"] == "running"):
+        for i, run in enumerate(running):
             ctx.panel.set_data(f"runs_bar_{i}", _part(run) or 0.0)
         if was_active and not state.runs_active:
             ctx.ops.reload_dataset()  # new labels and fields, where someone is looking
 
-    def draw_runs(self, ctx: Any, panel: types.Object) -> None:
-        """Adds the tab's content to the panel."""
+    def render(self, ctx: Any, panel: types.Object) -> None:
         state = ctx.panel.state
-        row = panel.h_stack("runs_buttons", gap=1)
-        row.btn("label", "Label images", icon="auto_awesome", variant="contained", on_click=self.on_runs_label)
-        row.btn("refresh", "Refresh", icon="refresh", on_click=self.on_runs_refresh)
-        row.btn("everything", "Show all images", icon="grid_view", on_click=self.on_runs_everything)
+        buttons = [
+            ("label", "Label images", "auto_awesome", "contained"),
+            ("refresh", "Refresh", "refresh", None),
+            ("everything", "Show all images", "grid_view", None),
+        ]
+        self.add_buttons(panel.h_stack("runs_buttons", gap=1), buttons)
         if not state.runs_listed and not state.runs_work:
             panel.md(EMPTY, name="runs_empty")
         for i, (_key, label) in enumerate(state.runs_bars or []):
             panel.float(f"runs_bar_{i}", view=types.ProgressView(label=label))
         if state.runs_listed:
-            panel.list("runs_table", types.Object(), view=self._runs_table())
+            panel.list("runs_table", types.Object(), view=self._table())
         for i, message in enumerate([*(state.runs_messages or []), *(state.runs_work or [])]):
             panel.md(message, name=f"runs_message_{i}")
         if state.runs_waiting:
             panel.md(WAITING, name="runs_worker")
         if state.runs_active:
-            panel.view("runs_timer", view=types.TimerView(interval=_EVERY, on_interval=self.on_runs_refresh))
+            panel.view("runs_timer", view=types.TimerView(interval=_EVERY, on_interval=self.on("refresh")))
 
-    def _runs_table(self) -> types.TableView:
-        table = layout.table(COLUMNS)
-        for name, label, icon, handler in (
-            ("labels", "Show its images", "visibility", self.on_runs_show_labels),
-            ("errors", "Show failed images", "error_outline", self.on_runs_show_errors),
-            ("resume", "Resume", "replay", self.on_runs_resume),
-            ("cancel", "Cancel", "cancel", self.on_runs_cancel),
-            ("undo", "Undo", "undo", self.on_runs_undo),
+    def _table(self) -> types.TableView:
+        view = table(COLUMNS)
+        for event, label, icon in (
+            ("show_labels", "Show its images", "visibility"),
+            ("show_errors", "Show failed images", "error_outline"),
+            ("resume", "Resume", "replay"),
+            ("cancel", "Cancel", "cancel"),
+            ("undo", "Undo", "undo"),
         ):
-            table.add_row_action(name, handler, label=label, icon=icon, tooltip=label)
-        return table
+            view.add_row_action(event, self.on(event), label=label, icon=icon, tooltip=label)
+        return view
 
-    def on_runs_refresh(self, ctx: Any) -> None:
-        """Looks again: someone asks, an operator is through, or time has passed."""
-        self.load_runs(ctx)
-
-    def on_runs_label(self, ctx: Any) -> None:
-        """Opens the form of a labelling run."""
-        ctx.prompt(f"{PLUGIN}/segment", on_success=self.on_runs_refresh)
-
-    def on_runs_everything(self, ctx: Any) -> None:
-        """Shows all images again."""
-        ctx.ops.clear_view()
-
-    def on_runs_resume(self, ctx: Any) -> None:
-        """Goes on with the run of a row."""
-        self._prompt(ctx, "resume_run", RESUMABLE, "it waits for a worker to begin it; see below the table")
-
-    def on_runs_cancel(self, ctx: Any) -> None:
-        """Stops the run of a row."""
-        self._prompt(ctx, "cancel_run", ("running", "interrupted"), "it is not at work")
-
-    def on_runs_undo(self, ctx: Any) -> None:
-        """Takes the run of a row back."""
-        states = ("interrupted", "cancelled", "completed", "failed")
-        self._prompt(ctx, "undo_run", states, "it is at work; cancel it first")
-
-    def _prompt(self, ctx: Any, operator: str, states: tuple[str, ...], otherwise: str) -> None:
+    def _open(self, ctx: Any, *, operator: str, states: Collection[str], otherwise: str) -> None:
+        """Opens a form about the run of a row, where that can be done with a run in its state."""
         key, _field, state, _failed = _chosen(ctx)
-        if state not in states:
+        if state in states:
+            self.prompt(ctx, operator, {"run_key": key}, then="refresh")
+        else:
             ctx.ops.notify(f"Run {key}: {otherwise}", variant="info")
-            return
-        ctx.prompt(f"{PLUGIN}/{operator}", params={"run_key": key}, on_success=self.on_runs_refresh)
 
-    def on_runs_show_labels(self, ctx: Any) -> None:
-        """Shows the images in which the run of a row has found something."""
-        self._show(ctx, "ok", "has found nothing yet")
 
-    def on_runs_show_errors(self, ctx: Any) -> None:
-        """Shows the images that failed in the run of a row."""
-        self._show(ctx, "error", "has no failed images")
+def _show(ctx: Any, state: str, otherwise: str) -> None:
+    """The grid shows the images that the run of a row has brought to a state."""
+    from fiftyone_ntt.runs.listing import images_of_run
+    from fiftyone_ntt.runs.record import status_field
 
-    def _show(self, ctx: Any, state: str, otherwise: str) -> None:
-        from fiftyone_ntt.runs.listing import status_counts
-        from fiftyone_ntt.runs.record import status_field
-
-        key, field, _state, _failed = _chosen(ctx)
-        status = status_field(field)
-        there = ctx.dataset.has_field(status)
-        if not there or not status_counts(ctx.dataset, status).get(key, {}).get(state):
-            ctx.ops.notify(f"Run {key} {otherwise}", variant="info")
-            return
-        view = every_image(ctx.dataset).match((F(f"{status}.run_key") == key) & (F(f"{status}.state") == state))
-        ctx.ops.set_view(view)
-        if state == "error":
-            ctx.ops.notify(f"Why: field {status}, 'error', in the sidebar or an opened image", variant="info")
+    key, field, _state, _failed = _chosen(ctx)
+    view = images_of_run(ctx.dataset, key, field, state)
+    if view is None:
+        ctx.ops.notify(f"Run {key} {otherwise}", variant="info")
+        return
+    ctx.ops.set_view(view)
+    if state == "error":
+        text = f"Why: field {status_field(field)}, 'error', in the sidebar or an opened image"
+        ctx.ops.notify(text, variant="info")
 
 
 def _chosen(ctx: Any) -> list[Any]:

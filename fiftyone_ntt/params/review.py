@@ -210,7 +210,7 @@ class AdviceParams(Params):
     reviewed: str = param(
         "ntt",
         label="Labels of a run",
-        help="field that 'Segment with NTT references' filled: what you accepted and rejected there counts too. It may "
+        help="field that 'NTT: Segment images' filled: what you accepted and rejected there counts too. It may "
         "be missing",
     )
     suggest: int = param(
@@ -219,3 +219,15 @@ class AdviceParams(Params):
     preset: str | PresetObject | None = param_of(StageOneSettings, "preset", help=_MODELS, advanced=False)
     device: str | None = param_of(StageOneSettings, "device", advanced=False)
     index_dir: str | Path | None = param_of(StageOneSettings, "index_dir", advanced=False)
+
+
+@dataclass(frozen=True)
+class AdviceFormParams(AdviceParams):
+    """What the form asks for besides."""
+
+    show: str = param(
+        "nothing",
+        label="Then show",
+        help="what the grid shows afterwards: 'next', the labels to decide on next; 'look', the references to look at",
+        choices=("nothing", "next", "look"),
+    )

@@ -92,7 +92,7 @@ def judge_presence(view: SampleCollection, label_field: str = "ntt") -> Presence
     if run_key is None or not dataset.has_run(run_key):
         raise InputError(
             f"no run of this plugin wrote the labels in {label_field!r}, so what their scores mean is not known; "
-            "choose a field that 'Segment with NTT references' filled"
+            "choose a field that 'NTT: Segment images' filled"
         )
     thresholds = load_thresholds(dataset, run_key) or fit_thresholds(dataset, run_key, write_verdicts=False)
     return write_verdicts(view, thresholds)

@@ -50,7 +50,7 @@ class ReviewedRun(StoredRun):
         if run_key is None or not dataset.has_run(run_key):
             raise InputError(
                 f"no run of this plugin wrote the labels in {label_field!r}, so there is nothing to match again; "
-                "choose a field that 'Segment with NTT references' filled"
+                "choose a field that 'NTT: Segment images' filled"
             )
         run = StoredRun.load(dataset, run_key)
         if run.record.get("mode") == REFERRING:

@@ -72,7 +72,7 @@ def test_a_preview_shows_four_images_and_writes_nothing(app: AppPage, dataset: A
 
 def test_the_references_make_a_bank(app: AppPage, dataset: Any) -> None:
     app.press("Build memory bank")
-    app.expect_form("Build NTT memory bank")
+    app.expect_form("NTT: Build memory bank")
     app.execute()
     assert "6 coin, 1 motorcycle" in app.expect_done()
     app.close()
@@ -84,7 +84,7 @@ def test_the_references_make_a_bank(app: AppPage, dataset: Any) -> None:
 def test_a_run_labels_the_rest_and_shows_in_its_tab(app: AppPage, dataset: Any) -> None:
     app.tab("2 Runs")
     app.press("Label images")
-    app.expect_form("Segment with NTT references")
+    app.expect_form("NTT: Segment images")
     expect(app.dialog).to_contain_text("indexed already")
     app.picture("4-form")
     app.execute()
@@ -106,7 +106,7 @@ def test_a_run_labels_the_rest_and_shows_in_its_tab(app: AppPage, dataset: Any) 
 def test_clicks_in_quick_succession_leave_the_last_tab_open(app: AppPage) -> None:
     for label in ("3 Review", "1 References", "4 Evaluate", "3 Review"):
         app.panel.get_by_role("tab", name=label).click()
-    expect(app.panel).to_contain_text("Most doubtful first")
+    expect(app.panel).to_contain_text("Most uncertain first")
     events: list[str] = []
     app.page.on("request", lambda request: events.append(request.url))
     for _ in range(10):
@@ -185,7 +185,7 @@ def test_learning_shows_first_and_writes_when_told(app: AppPage, dataset: Any) -
     before = labels_of(dataset)
     decided = labels_of(dataset, tags=[ACCEPTED_TAG, REJECTED_TAG])
     app.press("Learn from my decisions")
-    app.expect_form("Learn from the review")
+    app.expect_form("NTT: Learn from review")
     app.execute()
     app.expect_done()
     app.close()
@@ -194,7 +194,7 @@ def test_learning_shows_first_and_writes_when_told(app: AppPage, dataset: Any) -
     app.panel.get_by_role("button", name="Apply").scroll_into_view_if_needed()
     app.picture("9-learn")
     app.press("Apply")
-    app.expect_form("Learn from the review")
+    app.expect_form("NTT: Learn from review")
     app.execute()
     app.expect_done()
     app.close()
@@ -206,7 +206,7 @@ def test_learning_shows_first_and_writes_when_told(app: AppPage, dataset: Any) -
 def test_evaluation_against_ground_truth(app: AppPage, dataset: Any) -> None:
     app.tab("4 Evaluate")
     app.press("Evaluate")
-    app.expect_form("Evaluate NTT labels")
+    app.expect_form("NTT: Evaluate labels")
     app.execute()
     app.expect_done("Scores")
     app.close()
@@ -223,5 +223,5 @@ def test_evaluation_against_ground_truth(app: AppPage, dataset: Any) -> None:
 def test_a_light_theme_for_those_who_like_it(app: AppPage) -> None:
     app.page.get_by_test_id("LightModeIcon").or_(app.page.locator("[title='Light mode']")).first.click()
     app.tab("3 Review")
-    expect(app.panel).to_contain_text("Most doubtful first")
+    expect(app.panel).to_contain_text("Most uncertain first")
     app.picture("11-light")

@@ -166,7 +166,7 @@ def test_the_operator_shows_first_and_writes_when_told_and_the_panel_finds_the_o
     )  # fmt: skip
     params = {"label_field": "found", "threshold": 0.0, "apply": True}
     done = foo.execute_operator(LEARN, {"dataset": reviewed}, params=params)
-    assert everything(reviewed) != before and "Undo an NTT run" in done.result["summary"]
+    assert everything(reviewed) != before and "NTT: Undo run" in done.result["summary"]
     assert done.result["rows"] == shown.result["rows"] and last_outcome(reviewed, "found")["applied"]
 
 

@@ -156,7 +156,7 @@ def test_a_form_refuses_what_cannot_run(name, params, field, reason, with_bank):
 
 def test_without_a_bank_the_form_says_what_to_do_first(shapes):
     _, errors = form("segment", shapes, {"bank": "shapes"})
-    assert "run the operator 'Build NTT memory bank' first" in errors["bank"]
+    assert "run the operator 'NTT: Build memory bank' first" in errors["bank"]
 
 
 def test_forms_say_what_is_in_the_target(with_bank):
@@ -203,7 +203,7 @@ def test_overwriting_is_asked_where_there_is_something_to_overwrite(with_bank):
 
 def test_without_references_the_form_says_what_to_do(shapes):
     shapes.untag_samples("ntt:reference")
-    assert "press 'Use as NTT reference' above the grid" in form("build_memory_bank", shapes)[1]["label_field"]
+    assert "press 'NTT: Use as reference' above the grid" in form("build_memory_bank", shapes)[1]["label_field"]
 
 
 @pytest.mark.parametrize("name", PARAMS)
@@ -309,7 +309,7 @@ def test_called_from_python_with_a_wrong_argument(shapes):
 
 
 def test_progress_is_throttled_and_ends_at_the_end(shapes):
-    from fiftyone_ntt.operators.forms import progress_of
+    from fiftyone_ntt.operators.base import progress_of
 
     ctx, seen = context("segment", shapes, delegated=True), []
     ctx._set_progress = lambda _id, progress: seen.append((progress.progress, progress.label))
@@ -323,7 +323,7 @@ def test_progress_is_throttled_and_ends_at_the_end(shapes):
 
 
 def test_an_immediate_run_piles_up_no_console_lines(shapes):
-    from fiftyone_ntt.operators.forms import progress_of
+    from fiftyone_ntt.operators.base import progress_of
 
     ctx = context("segment", shapes)
     progress_of(ctx)(1, 1, "done")

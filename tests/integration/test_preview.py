@@ -162,7 +162,7 @@ def test_its_form_has_few_fields_until_more_are_wanted(photos):
 def test_its_form_says_what_comes_first(photos):
     photos.untag_samples(TAG)
     errors = form("preview", photos)[1]
-    assert "press 'Use as NTT reference' above the grid" in errors["bank"]
+    assert "press 'NTT: Use as reference' above the grid" in errors["bank"]
 
 
 def test_weak_labels_are_counted_and_not_drawn(photos, fakes, tmp_path, monkeypatch):

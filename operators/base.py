@@ -1,0 +1,240 @@
+"""What the operators have in common: a form, a call of one service, a result, and a call from Python."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import fiftyone as fo
+import fiftyone.operators as foo
+from fiftyone.core.collections import SampleCollection
+from fiftyone.operators import types
+
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.operators.forms import Form, can_schedule
+from fiftyone_ntt.params.base import Params, Progress
+from fiftyone_ntt.runs.listing import is_given_up
+from fiftyone_ntt.runs.workers import Origin, through
+
+GRID, SAMPLE = types.Places.SAMPLES_GRID_SECONDARY_ACTIONS, types.Places.SAMPLES_VIEWER_ACTIONS
+"""Where a button can be: above the grid, or in the open sample beside what acts on a selection there."""
+_MOST_ERRORS = 20
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table below the summary of a result.
+
+    Attributes:
+        key: where its rows are in the result.
+        label: its heading.
+        columns: key in a row -> heading; the keys of the first row where ``None``.
+        optional: it is shown only where it has rows.
+    """
+
+    key: str
+    label: str
+    columns: Mapping[str, str] | None = None
+    optional: bool = False
+
+    def add_to(self, outputs: types.Object, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Adds the table to what is shown of a result."""
+        if self.optional and not rows:
+            return
+        columns = self.columns
+        if columns is None:
+            columns = {key: key.replace("_", " ") for key in (rows[0] if rows else ())}
+        view = types.TableView()
+        for key, heading in columns.items():
+            view.add_column(key, label=heading)
+        outputs.list(self.key, types.Object(), view=view, label=self.label)
+
+
+FAILED_SAMPLES = Table("errors", "Failed samples", {"sample": "sample", "error": "why it failed"}, optional=True)
+
+
+class NttOperator(foo.Operator):
+    """Base of the plugin's operators: a subclass says what it is called and asks for, and calls its service.
+
+    Attributes:
+        NAME: in the manifest, and in addresses.
+        LABEL: in the App.
+        ICON: a name of Google's material icons.
+        DESCRIPTION: one sentence.
+        PARAMS: what its form asks for; ``None`` runs it without a form, as soon as its button is pressed.
+        OUTPUTS: the tables of its result; ``None`` where it tells the App itself what came of it.
+        SUMMARY: heading of the summary of its result.
+        BUTTON: where it has a button of its own, if anywhere.
+        OPTIONS: of FiftyOne's ``OperatorConfig``, as far as it differs from the other operators.
+        LONG: it is offered as a scheduled run first, where runs can be scheduled.
+        CHANGES: it changes the dataset, so that the App has to load it again.
+        CALL_DEFAULTS: defaults that are others where it is called from Python.
+    """
+
+    NAME: ClassVar[str]
+    LABEL: ClassVar[str]
+    ICON: ClassVar[str]
+    DESCRIPTION: ClassVar[str]
+    PARAMS: ClassVar[type[Params] | None] = None
+    OUTPUTS: ClassVar[tuple[Table, ...] | None] = (FAILED_SAMPLES,)
+    SUMMARY: ClassVar[str] = "Done"
+    BUTTON: ClassVar[Any] = None
+    OPTIONS: ClassVar[Mapping[str, Any]] = {}
+    LONG: ClassVar[bool] = False
+    CHANGES: ClassVar[bool] = True
+    CALL_DEFAULTS: ClassVar[Mapping[str, Any]] = {}
+
+    def fill(self, form: Form) -> None:
+        """Adds the main fields of the form and what it says about them; the other parameters go behind a switch."""
+        form.add()
+
+    def perform(self, ctx: Any, params: Any) -> Any:
+        """Calls the service.
+
+        Args:
+            ctx: FiftyOne's context.
+            params: an object of ``PARAMS``.
+
+        Returns:
+            The result: a mapping fit for JSON with a ``summary``, and the rows of the tables.
+        """
+        raise NotImplementedError
+
+    def changes(self, params: Any) -> bool:
+        """Whether the App has to load the dataset again after a call with these parameters."""
+        return self.CHANGES
+
+    @property
+    def config(self) -> foo.OperatorConfig:
+        # At once or scheduled, with a form that follows what is typed; safe to run again.
+        options = {"risk_level": types.RiskLevel.MEDIUM, "allow_delegated_execution": True, **self.OPTIONS}
+        if self.LONG:
+            options["default_choice_to_delegated"] = can_schedule()
+        return foo.OperatorConfig(
+            name=self.NAME,
+            label=self.LABEL,
+            description=self.DESCRIPTION,
+            icon=self.ICON,
+            dynamic=True,
+            allow_immediate_execution=True,
+            rerunnable=True,
+            **options,
+        )
+
+    def resolve_placement(self, ctx: Any) -> types.Placement | None:
+        if self.BUTTON is None:
+            return None
+        # Without a form there is nothing to prompt for: the button runs the operator.
+        button = types.Button(label=self.LABEL, icon=self.ICON, prompt=self.PARAMS is not None)
+        return types.Placement(self.BUTTON, button)
+
+    def resolve_input(self, ctx: Any) -> types.Property | None:
+        if self.PARAMS is None:
+            return None
+        form = Form(ctx, self.PARAMS)
+        self.fill(form)
+        if self.config.allow_delegated_execution:
+            form.add_execution_notice()
+        form.add_advanced()
+        return form.finished(self.LABEL)
+
+    def execute(self, ctx: Any) -> Any:
+        params = None if self.PARAMS is None else self.PARAMS.from_mapping(ctx.params)
+        # Whatever the service writes down about its caller: it was this user, in the App or through a scheduled run.
+        with through(origin_of(ctx)):
+            result = self.perform(ctx, params)
+        if self.changes(params) and not ctx.delegated:
+            ctx.ops.reload_dataset()
+        return result
+
+    def resolve_output(self, ctx: Any) -> types.Property | None:
+        if self.OUTPUTS is None:
+            return None
+        outputs = types.Object()
+        outputs.str("summary", label=self.SUMMARY, view=types.MarkdownView())
+        for table in self.OUTPUTS:
+            table.add_to(outputs, (ctx.results or {}).get(table.key) or [])
+        return types.Property(outputs, view=types.View(label=self.LABEL))
+
+    def __call__(
+        self,
+        sample_collection: SampleCollection,
+        *values: Any,
+        delegate: bool = False,
+        delegation_target: str | None = None,
+        **arguments: Any,
+    ) -> Any:
+        """Runs the operator from Python.
+
+        A run at once is cut off after FiftyOne's operator timeout; the functions of ``fiftyone_ntt`` are not.
+
+        Args:
+            sample_collection: a dataset or view.
+            *values: the first parameters, in the order of ``PARAMS``.
+            delegate: schedule it instead of doing it now.
+            delegation_target: the orchestrator to schedule it on.
+            **arguments: the other parameters, by name.
+
+        Returns:
+            What FiftyOne's ``execute_operator`` returns.
+
+        Raises:
+            InputError: if a parameter is missing, unknown or not allowed.
+            WrongTypeError: if one is of the wrong kind.
+        """
+        params = self._called_with(values, arguments)
+        target = "dataset" if isinstance(sample_collection, fo.Dataset) else "view"
+        return foo.execute_operator(
+            self.uri,
+            {target: sample_collection},
+            params=params.to_mapping(),
+            request_delegation=delegate,
+            delegation_target=delegation_target,
+        )
+
+    def _called_with(self, values: Sequence[Any], arguments: Mapping[str, Any]) -> Params:
+        if self.PARAMS is None:
+            raise InputError(f"operator {self.NAME!r} works on what is selected in the App; it cannot be called")
+        names = [info.name for info in self.PARAMS.infos()]
+        if len(values) > len(names):
+            raise InputError(f"expected at most {len(names)} parameters ({', '.join(names)}), got {len(values)}")
+        by_order = dict(zip(names, values, strict=False))
+        if twice := sorted(set(by_order) & set(arguments)):
+            raise InputError(f"expected {', '.join(map(repr, twice))} once, got it by its place and by its name")
+        return self.PARAMS.from_mapping({**self.CALL_DEFAULTS, **by_order, **arguments})
+
+
+def origin_of(ctx: Any) -> Origin:
+    """Where a run that an operator starts comes from; a scheduled one is given up by marking it as failed."""
+    user = {"user": str(ctx.user_id)} if ctx.user_id else {}
+    operation = ctx.request_params.get("run_doc") if ctx.delegated else None
+    if operation is None:
+        return Origin("app", **user)
+    return Origin("delegated", **user, operation=str(operation), stopped=is_given_up(operation))
+
+
+def progress_of(ctx: Any, seconds: float = 1.0) -> Progress:
+    """A progress callback for a service that reports to the run, at most once in ``seconds`` (and at the end).
+
+    An immediate run has nowhere to show progress: FiftyOne would deliver every report as a console line, afterwards.
+    """
+    last = float("-inf")
+
+    def report(done: int, total: int, message: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= seconds or done >= total:
+            last = now
+            ctx.set_progress(progress=done / total if total else 1.0, label=message)
+
+    def ignore(done: int, total: int, message: str) -> None:
+        pass
+
+    return report if ctx.delegated else ignore
+
+
+def error_rows(errors: Mapping[str, str]) -> list[dict[str, str]]:
+    """The first failed samples, as rows of ``FAILED_SAMPLES``."""
+    return [{"sample": sample_id, "error": error} for sample_id, error in list(errors.items())[:_MOST_ERRORS]]

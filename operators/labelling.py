@@ -1,0 +1,210 @@
+"""Operators that label images: the candidates ahead of time, a look at a few images, and the run over all of them."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from fiftyone.core.collections import SampleCollection
+from fiftyone.operators import types
+
+from fiftyone_ntt.dataset.fields import detections_fields, image_samples, reference_fields
+from fiftyone_ntt.errors import NttError
+from fiftyone_ntt.operators.base import GRID, NttOperator, error_rows, progress_of
+from fiftyone_ntt.operators.forms import Form, counted
+from fiftyone_ntt.operators.references import TAGGED, require_bank_or_references
+from fiftyone_ntt.params.base import DEFAULT_BANK_NAME
+from fiftyone_ntt.params.labelling import IndexParams, SegmentParams, StageOneSettings
+from fiftyone_ntt.params.review import PreviewParams
+
+if TYPE_CHECKING:
+    from fiftyone_ntt.references.banks import BankSummary
+    from fiftyone_ntt.runs.preview import PreviewImage
+    from fiftyone_ntt.runs.segment import SegmentReport
+
+NO_BANK = "this dataset has no memory bank yet: run the operator 'NTT: Build memory bank' first"
+NOTHING_WRITTEN = (
+    "Nothing has been written. If this looks right, label the rest: **Label images** in the panel, or the operator "
+    "**NTT: Segment images**."
+)
+
+
+class IndexCandidates(NttOperator):
+    """Runs the heavy part ahead of time; it needs no references."""
+
+    NAME, LABEL, ICON = "index_candidates", "NTT: Precompute candidates", "inventory_2"
+    DESCRIPTION = (
+        "Finds all objects of every image of the target ahead of time and keeps them in the candidate cache, so that "
+        "labelling takes seconds later."
+    )
+    PARAMS = IndexParams
+    BUTTON = GRID
+    LONG = True
+    OPTIONS = {"allow_distributed_execution": True}  # each task of a distributed run indexes its own part
+    CHANGES = False  # the cache lies outside the dataset
+
+    def fill(self, form: Form) -> None:
+        form.add("preset")
+        add_estimate(form, image_samples(form.ctx.target_view()), form.value("preset"))
+
+    def perform(self, ctx: Any, params: IndexParams) -> dict[str, Any]:
+        import fiftyone_ntt as ntt
+
+        report = ntt.index(ctx.target_view(), progress=progress_of(ctx), **params.to_mapping())
+        return {
+            "computed": report.computed,
+            "found": report.found,
+            "failed": report.failed,
+            "bytes": report.bytes,
+            "seconds": round(report.seconds, 1),
+            "errors": error_rows(report.errors),
+            "notes": report.notes,
+            "summary": str(report),
+        }
+
+
+class Segment(NttOperator):
+    """Labels a view with a memory bank kept with the dataset."""
+
+    NAME, LABEL, ICON = "segment", "NTT: Segment images", "auto_awesome"
+    DESCRIPTION = "Finds instances of your references' classes in every image of the target, with masks and scores."
+    PARAMS = SegmentParams
+    BUTTON = GRID
+    LONG = True
+    # Each task of a distributed run labels its own part of the target under the same run key.
+    OPTIONS = {"allow_distributed_execution": True}
+
+    def fill(self, form: Form) -> None:
+        from fiftyone_ntt.references.banks import bank_summaries
+
+        dataset, target = form.ctx.dataset, image_samples(form.ctx.target_view())
+        bank = _bank_to_use(form, bank_summaries(dataset))
+        names = ["bank", "label_field", "score_threshold"]  # what an annotator decides; the rest is behind a switch
+        names += ["overwrite"] if dataset.has_field(form.value("label_field")) else []
+        names += ["thresholds"] if _has_thresholds(dataset, bank) else []
+        banks = form.add_bank(*names, suggestions={"label_field": sorted({"ntt", *detections_fields(target)})})
+        form.require_choice("bank", banks, "no memory bank {!r} with this dataset", NO_BANK)
+        if bank is not None:
+            form.set_default("bank", bank.name)
+        _describe_target(form, target, bank)
+
+    def perform(self, ctx: Any, params: SegmentParams) -> dict[str, Any]:
+        import fiftyone_ntt as ntt
+
+        return report_of(ntt.segment(ctx.target_view(), progress=progress_of(ctx), **params.to_mapping()))
+
+
+class Preview(NttOperator):
+    """Labels a few images, shows them, and writes nothing."""
+
+    NAME, LABEL, ICON = "preview", "NTT: Preview on 4 images", "visibility"
+    DESCRIPTION = "Shows what your references find in a few images, and writes nothing to the dataset."
+    PARAMS = PreviewParams
+    BUTTON = GRID
+    OUTPUTS = None  # shown image by image
+    OPTIONS = {
+        "execute_as_generator": True,
+        "allow_delegated_execution": False,
+        "risk_level": types.RiskLevel.LOW,
+    }
+    CHANGES = False
+
+    def fill(self, form: Form) -> None:
+        target = image_samples(form.ctx.target_view())
+        suggestions = {"label_field": reference_fields(target)}
+        form.add_bank("bank", "label_field", "images", "score_threshold", empty=TAGGED, suggestions=suggestions)
+        require_bank_or_references(form, target)
+
+    def perform(self, ctx: Any, params: PreviewParams) -> Iterator[Any]:
+        import fiftyone_ntt as ntt
+
+        yield ctx.ops.set_progress(label="Loading the models, looking at the references", progress=0.0)
+        preview = ntt.preview(ctx.target_view(), **params.to_mapping())
+        images: list[PreviewImage] = []
+        for image in preview:
+            images.append(image)
+            label = f"{len(images)} of {preview.count}: {image}"
+            yield ctx.ops.set_progress(label=label, progress=len(images) / preview.count)
+        summary = f"{NOTHING_WRITTEN} **All of them:** {preview.estimate()}"
+        yield ctx.ops.show_output(_pictures(images).to_json(), _results(summary, images))
+
+
+def add_estimate(form: Form, target: SampleCollection, preset: str) -> None:
+    """Says how many images there are, how many are in the cache, and how long the rest takes on this machine."""
+    from fiftyone_ntt.runs.estimate import estimate
+
+    # What the form holds of the settings of stage one: the estimate takes the same names.
+    settings = {info.name: form.ctx.params.get(info.name) for info in StageOneSettings.infos()}
+    given = {name: value for name, value in settings.items() if value not in (None, "")}
+    try:
+        text = str(estimate(target, **{**given, "preset": preset}))
+    except (NttError, TypeError):  # a value that is being typed; its own field says what is wrong with it
+        text = f"{counted(len(target), 'image')} in the target"
+    form.notice("estimate", text)
+
+
+def report_of(report: SegmentReport) -> dict[str, Any]:
+    """A run's report as an operator returns it."""
+    return {
+        "run_key": report.run_key,
+        "label_field": report.label_field,
+        "labelled": report.labelled,
+        "empty": report.empty,
+        "failed": report.failed,
+        "resumed": report.resumed,
+        "by_others": report.by_others,
+        "references_skipped": report.references_skipped,
+        "instances": report.instances,
+        "from_index": report.from_index,
+        "indexed": report.indexed,
+        "seconds": round(report.seconds, 1),
+        "errors": error_rows(report.errors),
+        "notes": report.notes,
+        "summary": str(report),
+    }
+
+
+def _bank_to_use(form: Form, banks: Mapping[str, BankSummary]) -> BankSummary | None:
+    """The bank that is chosen, or offered first where none is; ``None`` where there is no such bank."""
+    chosen = form.ctx.params.get("bank")
+    if chosen or not banks:
+        return banks.get(chosen)
+    return banks[DEFAULT_BANK_NAME if DEFAULT_BANK_NAME in banks else list(banks)[-1]]
+
+
+def _has_thresholds(dataset: Any, bank: BankSummary | None) -> bool:
+    """Whether thresholds were fitted to labels of the bank: otherwise there is nothing to choose."""
+    from fiftyone_ntt.runs.applied_thresholds import are_fitted
+
+    return bank is not None and are_fitted(dataset, bank.content_hash)
+
+
+def _describe_target(form: Form, target: SampleCollection, bank: BankSummary | None) -> None:
+    from fiftyone_ntt.references.tagging import without_tagged
+
+    if not form.value("include_references"):
+        target, tagged = without_tagged(target)
+        if tagged:
+            form.notice("references", f"{counted(tagged, 'image')} with references left out.")
+    if bank is not None:
+        add_estimate(form, target, bank.preset)
+
+
+def _pictures(images: list[PreviewImage]) -> types.Property:
+    outputs = types.Object()
+    outputs.str("summary", view=types.MarkdownView())
+    for i, image in enumerate(images):
+        outputs.str(f"line_{i}", view=types.MarkdownView())
+        if image.picture:
+            outputs.str(f"image_{i}", view=types.ImageView(alt=image.name))
+    return types.Property(outputs, view=types.View(label="What your references find"))
+
+
+def _results(summary: str, images: list[PreviewImage]) -> dict[str, str]:
+    results = {"summary": summary}
+    for i, image in enumerate(images):
+        results[f"line_{i}"] = str(image)
+        if image.picture:
+            results[f"image_{i}"] = f"data:image/jpeg;base64,{base64.b64encode(image.picture).decode()}"
+    return results

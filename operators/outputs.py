@@ -1,0 +1,102 @@
+"""Operators that take labels elsewhere: a folder to train from, semantic segmentation masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import fiftyone as fo
+import fiftyone.core.utils as fou
+from fiftyone.core.collections import SampleCollection
+
+from fiftyone_ntt.dataset.fields import detections_fields
+from fiftyone_ntt.errors import InputError, NttError
+from fiftyone_ntt.operators.base import NttOperator, error_rows, progress_of
+from fiftyone_ntt.operators.forms import Form, counted
+from fiftyone_ntt.params.review import ExportParams, ToSegmentationParams
+
+_FORMATS = {"coco": "COCO (outlines)", "yolo": "YOLO (outlines)", "fiftyone": "FiftyOne dataset (masks)"}
+_ALL, _ACCEPTED = "Everything that was not rejected", "Only what a person accepted"
+
+
+class ExportLabels(NttOperator):
+    """Writes the labels of a view to a folder."""
+
+    NAME, LABEL, ICON = "export_labels", "NTT: Export labels", "download"
+    DESCRIPTION = "Writes accepted labels and their images to a folder, ready to train a smaller model."
+    PARAMS = ExportParams
+    CHANGES = False
+
+    def fill(self, form: Form) -> None:
+        target = form.ctx.target_view()
+        choices = {"format": _FORMATS, "only": {"accepted": _ACCEPTED, "all": _ALL}}
+        form.add(choices=choices, suggestions={"label_field": detections_fields(target)})
+        proposed = _proposed_folder(form.ctx.dataset)
+        form.set_default("export_dir", str(proposed))
+        folder = form.ctx.params.get("export_dir")
+        if folder and not Path(folder).expanduser().is_absolute():
+            form.refuse("export_dir", f"expected a full path such as {proposed}, got {folder!r}")
+        if form.require_detections("label_field", target):
+            _describe_export(form, target)
+
+    def perform(self, ctx: Any, params: ExportParams) -> dict[str, Any]:
+        import fiftyone_ntt as ntt
+
+        # The working folder of the App's server is nobody's idea of where an export should lie.
+        if not Path(params.export_dir).expanduser().is_absolute():
+            raise InputError(f"expected the full path of a folder, got {params.export_dir!r}")
+        report = ntt.export_labels(ctx.target_view(), **params.to_mapping(), progress=progress_of(ctx))
+        return {
+            "folder": report.folder,
+            "images": report.images,
+            "labels": report.labels,
+            "per_class": [{"class": name, "labels": count} for name, count in report.per_class.items()],
+            "summary": f"{report}\n\nTo load it in Python:\n\n```python\n{report.how_to_load}\n```",
+        }
+
+
+class ToSegmentation(NttOperator):
+    """Writes a semantic segmentation mask of each image."""
+
+    NAME, LABEL, ICON = "to_segmentation", "NTT: Write semantic segmentation masks", "layers"
+    DESCRIPTION = "Paints the labels of each image into one semantic segmentation mask, the surest on top."
+    PARAMS = ToSegmentationParams
+
+    def fill(self, form: Form) -> None:
+        target = form.ctx.target_view()
+        choices = {"only": {"all": _ALL, "accepted": _ACCEPTED}}
+        form.add(choices=choices, suggestions={"label_field": detections_fields(target)})
+        form.require_detections("label_field", target)
+
+    def perform(self, ctx: Any, params: ToSegmentationParams) -> dict[str, Any]:
+        import fiftyone_ntt as ntt
+
+        report = ntt.to_segmentation(ctx.target_view(), progress=progress_of(ctx), **params.to_mapping())
+        values = ", ".join(f"{value} = {name}" for value, name in enumerate(report.classes, start=1))
+        return {
+            "maps": report.maps,
+            "classes": list(report.classes),
+            "summary": f"{report}\n\nValues: 0 = background, {values}",
+            "errors": error_rows(report.errors),
+        }
+
+
+def _proposed_folder(dataset: fo.Dataset) -> Path:
+    return Path.home() / "ntt-exports" / fou.to_slug(dataset.name)
+
+
+def _describe_export(form: Form, target: SampleCollection) -> None:
+    """Says what would be written, as the form is filled in now."""
+    from fiftyone_ntt.review.export import count_chosen
+
+    options = {"only": form.value("only"), "score_threshold": form.value("score_threshold")}
+    try:
+        labels, images = count_chosen(target, form.value("label_field"), **options)
+    except NttError as error:
+        form.refuse("label_field", str(error))
+        return
+    if labels:
+        text = f"{counted(labels, 'label')} on {counted(images, 'image')} would be written"
+    else:
+        text = f"Nothing to write yet: accept labels first, or choose '{_ALL}'."
+    form.notice("chosen", text, warning=not labels)

@@ -1,0 +1,297 @@
+"""Operators of the review: decisions on labels, and what is learned or fitted from them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fiftyone.core.collections import SampleCollection
+from fiftyone.operators import types
+
+from fiftyone_ntt.dataset.fields import detections_fields, is_patches
+from fiftyone_ntt.operators.base import FAILED_SAMPLES, SAMPLE, NttOperator, Table, error_rows, progress_of
+from fiftyone_ntt.operators.forms import Form, counted
+from fiftyone_ntt.operators.references import selected_labels
+from fiftyone_ntt.params.review import (
+    DecisionFormParams,
+    DecisionParams,
+    FitThresholdsParams,
+    JudgePresenceParams,
+    LearnParams,
+)
+
+if TYPE_CHECKING:
+    from fiftyone_ntt.review.label_table import ClassScores
+
+SHOWN_BY_PANEL = "_shown_by_panel"
+"""Given by the panel, which decides on all that is undecided: the part of the view that is the panel's own filter."""
+CHANGES_OF_LABELS = Table("rows", "Labels of each class", {
+    "class": "class", "gained": "new", "lost": "gone", "relabelled": "other class before", "unchanged": "as before",
+})  # fmt: skip
+"""What learning does to the labels."""
+NOTHING_LEARNED = (
+    "You have not decided on any of these labels yet. Accept some that are right, reject some that are wrong, and come "
+    "back: about twenty are enough to begin with."
+)
+NOTHING_DECIDED = (
+    "You have not decided on any of these labels yet: the thresholds will be a guess from the references alone. For "
+    "better ones accept some labels that are right and reject some that are wrong first, about twenty in all."
+)
+DRY_RUN = "Nothing has been written yet. To write it, run this again with **Write the new labels** checked."
+APPLIED = "Written. Your decisions stayed; **NTT: Undo run** brings the labels from before back."
+NO_RUN = "this dataset has no labelling run yet: label some images first"
+_MOST_CLASSES = 20
+
+
+class _Decide(NttOperator):
+    """Decides on labels: on those that are selected, or else on those that its form describes.
+
+    Attributes:
+        DONE: completes "3 labels ...".
+    """
+
+    PARAMS = DecisionParams
+    OUTPUTS = None
+    BUTTON = SAMPLE
+    OPTIONS = {"allow_delegated_execution": False, "risk_level": types.RiskLevel.LOW, "view_target": False}
+    CHANGES = False  # the samples are loaded again below, which is quicker
+    DONE: str
+
+    def resolve_input(self, ctx: Any) -> types.Property | None:
+        """What to decide on where nothing is selected; otherwise one line to confirm.
+
+        Never nothing at all where a button in an open image asks for it: FiftyOne then waits in an empty dialog.
+        """
+        selected = _selected(ctx)
+        if SHOWN_BY_PANEL in ctx.params or ctx.params.get("label_ids") or (selected and not ctx.current_sample):
+            return None
+        form = Form(ctx, DecisionFormParams)
+        if selected:
+            count = counted(sum(map(len, selected.values())), "label")
+            form.notice("selected", f"This is about the {count} you have selected.")
+        else:
+            self.fill(form)
+        return form.finished(self.LABEL)
+
+    def fill(self, form: Form) -> None:
+        from fiftyone_ntt.runs.record import provenance_of
+
+        samples, text = _scope(form.ctx)
+        form.notice("where", f"No label is selected, so this is about the labels of {text}.")
+        classes = provenance_of(form.ctx.dataset, form.value("label_field")).get("classes", ())
+        form.add(suggestions={"label_field": detections_fields(samples), "classes": list(classes)})
+        form.require_detections("label_field", samples)
+
+    def perform(self, ctx: Any, params: DecisionParams) -> dict[str, Any]:
+        changed = self._decide(ctx, params)
+        summary = f"{counted(changed, 'label')} {self.DONE}."
+        ctx.ops.reload_samples()
+        ctx.ops.notify(summary, variant="success" if changed else "info")
+        return {"changed": changed, "summary": summary}
+
+    def _decide(self, ctx: Any, params: DecisionParams) -> int:
+        import fiftyone_ntt as ntt
+        from fiftyone_ntt.review.ranking import undecided, without
+
+        service = getattr(ntt, self.NAME)
+        selected = _selected(ctx)
+        if SHOWN_BY_PANEL in ctx.params:
+            samples = undecided(without(ctx.view, ctx.params[SHOWN_BY_PANEL]), params.label_field)
+            return int(service(samples, **params.to_mapping()))
+        described = (params.classes, params.above, params.below) != (None, None, None)
+        if params.label_ids or described or not selected:
+            samples = ctx.view if params.label_ids else _scope(ctx)[0]
+            return int(service(samples, **params.to_mapping()))
+        changed = sum(service(ctx.view, field, label_ids=ids) for field, ids in selected.items())
+        ctx.ops.clear_selected_labels()
+        if is_patches(ctx.view):
+            ctx.ops.clear_selected_samples()
+        return changed
+
+
+class AcceptLabels(_Decide):
+    """Tags labels as accepted."""
+
+    NAME, LABEL, ICON, DONE = "accept_labels", "NTT: Accept labels", "thumb_up", "accepted"
+    DESCRIPTION = (
+        "Marks the selected labels (or else those that a form describes) as right: no later run replaces them."
+    )
+
+
+class RejectLabels(_Decide):
+    """Tags labels as rejected."""
+
+    NAME, LABEL, ICON, DONE = "reject_labels", "NTT: Reject labels", "thumb_down", "rejected"
+    DESCRIPTION = (
+        "Marks the selected labels (or else those that a form describes) as wrong: they take no part any more."
+    )
+
+
+class ClearDecisions(_Decide):
+    """Takes the tags of acceptance and rejection away."""
+
+    NAME, LABEL, ICON, DONE = "clear_decisions", "NTT: Clear decisions", "restart_alt", "without a decision"
+    DESCRIPTION = "Takes back that the selected labels (or else those that a form describes) were accepted or rejected."
+
+
+class Learn(NttOperator):
+    """Learns from decisions, shows what would change, and writes it if told to."""
+
+    NAME, LABEL, ICON = "learn", "NTT: Learn from review", "school"
+    DESCRIPTION = (
+        "Accepted labels become references, rejected ones examples of what you do not want; then matches again."
+    )
+    PARAMS = LearnParams
+    OUTPUTS = (CHANGES_OF_LABELS, FAILED_SAMPLES)
+    OPTIONS = {"view_target": False}
+
+    def fill(self, form: Form) -> None:
+        from fiftyone_ntt.runs.record import labelled_fields
+
+        dataset = form.ctx.dataset
+        fields, field = labelled_fields(dataset), form.value("label_field")
+        form.add("label_field", "apply", suggestions={"label_field": fields})
+        if not form.require_detections("label_field", dataset):
+            return
+        if field in fields:
+            self._show_decisions(form, field)
+            return
+        there = ", ".join(fields) or "none yet, run 'NTT: Segment images' first"
+        form.refuse("label_field", f"no run wrote the labels in {field!r}; runs wrote: {there}")
+
+    def perform(self, ctx: Any, params: LearnParams) -> dict[str, Any]:
+        import fiftyone_ntt as ntt
+        from fiftyone_ntt.review.learn import keep_outcome
+
+        report = ntt.learn(ctx.dataset, progress=progress_of(ctx), **params.to_mapping())
+        outcome = keep_outcome(ctx.dataset, report)  # the panel shows it
+        return {
+            "summary": f"{report}\n\n{APPLIED if params.apply else DRY_RUN}",
+            "rows": outcome["rows"],
+            "changed": len(report.changed),
+            "errors": error_rows(report.errors),
+        }
+
+    def changes(self, params: LearnParams) -> bool:
+        return params.apply
+
+    def _show_decisions(self, form: Form, field: str) -> None:
+        decided, _others = _by_decisions(form, field)
+        for i, scores in enumerate(decided):
+            counts = f"{scores.accepted} accepted, {scores.rejected} rejected, {scores.edited} edited"
+            form.notice(f"decided_{i}", f"{scores.name}: {counts}")
+        if not decided:
+            form.refuse("label_field", NOTHING_LEARNED)
+
+
+class FitThresholds(NttOperator):
+    """Fits thresholds to decisions and shows what to expect of them."""
+
+    NAME, LABEL, ICON = "fit_thresholds", "NTT: Fit score thresholds", "straighten"
+    DESCRIPTION = "Finds the score above which labels of a class count, from what you accepted and rejected."
+    PARAMS = FitThresholdsParams
+    OUTPUTS = (
+        Table("rows", "Thresholds", {
+            "name": "class", "threshold": "score threshold", "precision": "expected right", "recall": "expected found",
+            "decided": "decisions", "basis": "fitted on",
+        }),
+    )  # fmt: skip
+    OPTIONS = {"allow_delegated_execution": False, "risk_level": types.RiskLevel.LOW}
+
+    def fill(self, form: Form) -> None:
+        from fiftyone_ntt.runs.record import fields_of_runs
+
+        fields = fields_of_runs(form.ctx.dataset)
+        form.add(choices={"run_key": {key: f"{key} (field {field})" for key, field in fields.items()}})
+        if form.require_choice("run_key", fields, "no labelling run {!r} in this dataset", NO_RUN):
+            self._show_decisions(form, fields[form.value("run_key")])
+
+    def perform(self, ctx: Any, params: FitThresholdsParams) -> dict[str, Any]:
+        import fiftyone_ntt as ntt
+
+        thresholds = ntt.fit_thresholds(ctx.dataset, **params.to_mapping())
+        rows = [_readable(row) for row in thresholds.rows()]
+        return {"summary": str(thresholds), "run_key": params.run_key, "rows": rows}
+
+    def changes(self, params: FitThresholdsParams) -> bool:
+        return params.write_verdicts
+
+    def _show_decisions(self, form: Form, field: str) -> None:
+        decided, others = _by_decisions(form, field)
+        for i, scores in enumerate(decided[:_MOST_CLASSES]):
+            right = scores.accepted + scores.edited
+            text = f"{scores.name}: {right} right, {scores.rejected} wrong, of {scores.labels} labels"
+            form.notice(f"decided_{i}", text)
+        if not decided:
+            form.notice("nothing_decided", NOTHING_DECIDED, warning=True)
+            return
+        rest = len(decided) - _MOST_CLASSES
+        if rest > 0:
+            form.notice("decided_more", f"and decisions on {counted(rest, 'more class', 'more classes')}")
+        if others:
+            names = ", ".join(scores.name for scores in others[:10]) + (" and others" if len(others) > 10 else "")
+            form.notice("undecided", f"No decision yet on {names}: the other classes stand in.")
+
+
+class JudgePresence(NttOperator):
+    """Writes which classes are in the images, and which are not."""
+
+    NAME, LABEL, ICON = "judge_presence", "NTT: Write image-level labels", "fact_check"
+    DESCRIPTION = "Writes of each image which classes are in it and which are not, with probabilities, to filter by."
+    PARAMS = JudgePresenceParams
+    OUTPUTS = (
+        Table("rows", "Classes", {"class": "class", "present": "images with it", "absent": "images without it"}),
+    )
+    OPTIONS = {"risk_level": types.RiskLevel.LOW}
+
+    def fill(self, form: Form) -> None:
+        from fiftyone_ntt.runs.record import fields_of_runs
+
+        fields = list(fields_of_runs(form.ctx.dataset).values())
+        form.add(choices={"label_field": {name: name for name in fields}})
+        if not fields:
+            form.refuse("label_field", NO_RUN)
+            return
+        form.set_default("label_field", fields[0])
+        text = "The score thresholds are those that you fitted last; without any, a guess from the references."
+        form.notice("thresholds", text)
+
+    def perform(self, ctx: Any, params: JudgePresenceParams) -> dict[str, Any]:
+        import fiftyone_ntt as ntt
+
+        report = ntt.judge_presence(ctx.target_view(), **params.to_mapping())
+        return {"summary": str(report), "rows": report.rows()}
+
+
+def _selected(ctx: Any) -> dict[str, list[str]]:
+    from fiftyone_ntt.review.decisions import selected_labels as by_field
+
+    return by_field(ctx.view, ctx.selected, selected_labels(ctx))
+
+
+def _scope(ctx: Any) -> tuple[SampleCollection, str]:
+    """The samples that a form is about, and what they are called."""
+    if ctx.current_sample:
+        return ctx.view.select(ctx.current_sample), "this image"
+    if ctx.selected:
+        return ctx.view.select(ctx.selected), counted(len(ctx.selected), "selected image")
+    return ctx.view, "all images in the grid"
+
+
+def _by_decisions(form: Form, field: str) -> tuple[list[ClassScores], list[ClassScores]]:
+    """The classes that a person has decided on, and the others."""
+    from fiftyone_ntt.review.label_table import summarise_scores
+
+    classes = summarise_scores(form.ctx.dataset, field)
+    return [scores for scores in classes if scores.decided], [scores for scores in classes if not scores.decided]
+
+
+def _readable(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of fitted thresholds as a person reads it."""
+    shares = {key: "-" if row[key] is None else f"{row[key]:.0%}" for key in ("precision", "recall")}
+    return {
+        "name": row["name"],
+        "threshold": f"{row['threshold']:.2f}",
+        **shares,
+        "decided": f"{row['right']} right, {row['wrong']} wrong",
+        "basis": row["basis"],
+    }
