@@ -27,7 +27,7 @@ from fiftyone_ntt.candidates.compact import CompactCandidates
 from fiftyone_ntt.core import Candidates, CompactImage, IndexedImage, Instances, MatchConfig, MemoryBank, Segmenter
 from fiftyone_ntt.evaluation.coco import Prediction, coco_scores
 from fiftyone_ntt.method.backends import in_batches
-from fiftyone_ntt.method.options.granularity import AMONG, Fit, ReferenceLevels, chosen_by
+from fiftyone_ntt.method.options.granularity import AMONG, Fit, ReferenceGranularity, chosen_by
 from fiftyone_ntt.method.pooling import pool
 from fiftyone_ntt.method.proposals import grid_points
 from fiftyone_ntt.method.segmenter import Encoded
@@ -110,7 +110,7 @@ class Voices:
         for item in read_references(one.root, one.classes, *key, names):
             name = f"{one.name}/{item.reference_id}"
             if name not in self.fits:
-                asked = ReferenceLevels(self._segmenter.proposal_model, self._segmenter.proposals)
+                asked = ReferenceGranularity(self._segmenter.proposal_model, self._segmenter.proposals)
                 asked.add(item)
                 self.fits[name] = asked.fits[0]
             found.append(self.fits[name])

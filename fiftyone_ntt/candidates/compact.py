@@ -113,17 +113,17 @@ class CompactImage:
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Plain arrays by name, as ``from_arrays`` takes them."""
-        found, frame = self.candidates, self.candidates.frame
+        candidates, frame = self.candidates, self.candidates.frame
         return {
             "image_size": np.array(frame.image_size, np.int64),
             "frame": np.array([frame.side, *frame.content], np.float64),
-            "predicted_iou": found.predicted_iou,
-            "stability": found.stability,
-            "boxes": found.boxes.astype(np.uint8),
-            "runs": found.runs,
-            "run_ends": found.run_ends,
-            "outline": found.outline,
-            "outline_ends": found.outline_ends,
+            "predicted_iou": candidates.predicted_iou,
+            "stability": candidates.stability,
+            "boxes": candidates.boxes.astype(np.uint8),
+            "runs": candidates.runs,
+            "run_ends": candidates.run_ends,
+            "outline": candidates.outline,
+            "outline_ends": candidates.outline_ends,
             "vectors": self.vectors,
             **self.tokens.to_arrays(),
             **self._look_arrays(),
@@ -217,16 +217,16 @@ def _start(ends: NDArray[np.int64], i: int) -> int:
 
 def _check(image: CompactImage) -> None:
     """Refuses arrays that do not fit each other; what passes can be read without running out of bounds."""
-    found = image.candidates
-    n = len(found)
+    candidates = image.candidates
+    n = len(candidates)
     types: dict[str, tuple[NDArray[Any], Any, tuple[int, ...]]] = {
-        "predicted_iou": (found.predicted_iou, np.float32, (n,)),
-        "stability": (found.stability, np.float32, (n,)),
-        "boxes": (found.boxes, np.float32, (n, 4)),
-        "runs": (found.runs, np.uint16, (found.runs.size,)),
-        "run_ends": (found.run_ends, np.int64, (n,)),
-        "outline": (found.outline, np.uint8, (found.outline.size,)),
-        "outline_ends": (found.outline_ends, np.int64, (n,)),
+        "predicted_iou": (candidates.predicted_iou, np.float32, (n,)),
+        "stability": (candidates.stability, np.float32, (n,)),
+        "boxes": (candidates.boxes, np.float32, (n, 4)),
+        "runs": (candidates.runs, np.uint16, (candidates.runs.size,)),
+        "run_ends": (candidates.run_ends, np.int64, (n,)),
+        "outline": (candidates.outline, np.uint8, (candidates.outline.size,)),
+        "outline_ends": (candidates.outline_ends, np.int64, (n,)),
         "vectors": (image.vectors, np.float16, (n, image.tokens.basis.shape[1])),
     }
     if image.crop_vectors is not None and image.group is not None:
@@ -236,15 +236,15 @@ def _check(image: CompactImage) -> None:
         if array.dtype != kind or array.shape != shape:
             expected = f"{np.dtype(kind).name} {list(shape)}"
             raise InputError(f"expected {name} of {expected}, got {array.dtype} {list(array.shape)}")
-    if (found.boxes[:, :2] > found.boxes[:, 2:]).any() or (found.outline >= len(LEVELS)).any():
+    if (candidates.boxes[:, :2] > candidates.boxes[:, 2:]).any() or (candidates.outline >= len(LEVELS)).any():
         raise InputError("expected boxes and outlines of masks, got boxes that are inverted or unknown codes")
     if image.group is not None and image.crop_vectors is not None:
         groups = np.append(image.group, -1)
         if groups.min() < -1 or groups.max() >= len(image.crop_vectors):
             raise InputError(f"expected groups within -1..{len(image.crop_vectors) - 1}, got others")
     for name, ends, total in (
-        ("run_ends", found.run_ends, found.runs.size),
-        ("outline_ends", found.outline_ends, found.outline.size),
+        ("run_ends", candidates.run_ends, candidates.runs.size),
+        ("outline_ends", candidates.outline_ends, candidates.outline.size),
     ):
         steps = np.diff(ends, prepend=0)
         if (steps < 0).any() or (int(ends[-1]) if n else 0) != total:

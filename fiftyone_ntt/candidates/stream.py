@@ -1,6 +1,6 @@
 """Many images through both stages at once: read, run the models, finish; each in threads of its own.
 
-    items -> readers -> [images] -> devices -> [found] -> finishers -> [outcomes] -> the caller
+    items -> readers -> [images] -> devices -> [stage one] -> finishers -> [outcomes] -> the caller
 
 The brackets are small bounded queues. A stage that is ahead waits, so memory does not grow with the number of items,
 and a caller who is slow to take outcomes slows everything down with it.
@@ -69,7 +69,7 @@ def stream(
             them is called at the first image that needs one, at most once; if all items are indexed, never.
         items: key and a function, called in another thread, that returns either a decoded image, uint8
             ``[H, W, 3]`` RGB, or the content of the index, which needs no model. Readers take them one by one.
-        finish: called in another thread with the key and what was found: store, match, make labels.
+        finish: called in another thread with the key and what stage one found: store, match, make labels.
         readers: threads that call the items' functions.
         finishers: threads that call ``finish``. With more than one, ``finish`` runs beside itself.
 
@@ -161,7 +161,7 @@ class _Stream(Generic[T]):
     ) -> None:
         self.failure: BaseException | None = None
         self.outcomes: _Queue[Outcome[T] | None] = _Queue(OUTCOMES_AHEAD)  # None: no more items are taken
-        self._found: _Queue[_Work[IndexedImage | CompactImage]] = _Queue(finishers)
+        self._stage_one: _Queue[_Work[IndexedImage | CompactImage]] = _Queue(finishers)
         self._images: _Queue[_Work[Prepared]] = _Queue(1)  # grows when the devices are there
         self._segmenters = segmenters
         self._first: Segmenter | None = None
@@ -192,7 +192,7 @@ class _Stream(Generic[T]):
 
     def stop(self) -> None:
         """Wakes every thread that waits, and waits for all to end."""
-        for queue in (self._images, self._found, self.outcomes):
+        for queue in (self._images, self._stage_one, self.outcomes):
             queue.stop()
         self._items = iter(())
         for thread in self._threads:  # readers come first: only they add threads, the devices'
@@ -234,7 +234,7 @@ class _Stream(Generic[T]):
             if isinstance(loaded, np.ndarray):
                 self._prepare(_Work(key, loaded, seconds))
             else:
-                self._found.put(_Work(key, loaded, seconds))
+                self._stage_one.put(_Work(key, loaded, seconds))
 
     def _next_item(self) -> tuple[str, Callable[[], NDArray[np.uint8] | CompactImage]] | None:
         with self._next:
@@ -263,16 +263,16 @@ class _Stream(Generic[T]):
                 raise _Stopped
             if self._first is None:
                 try:
-                    made = self._segmenters() if callable(self._segmenters) else self._segmenters
-                    if not made:
+                    segmenters = self._segmenters() if callable(self._segmenters) else self._segmenters
+                    if not segmenters:
                         raise InputError("expected at least one segmenter for images that are not indexed, got none")
                 except BaseException as error:
                     self.failure = error  # while the lock is held, or the next reader would try again
                     raise
-                self._images.resize(2 * sum(segmenter.images_per_batch for segmenter in made))
-                for segmenter in made:
+                self._images.resize(2 * sum(segmenter.images_per_batch for segmenter in segmenters))
+                for segmenter in segmenters:
                     self._spawn(partial(self._run_device, segmenter), "ntt-device", self._torch_threads)
-                self._first = made[0]
+                self._first = segmenters[0]
             return self._first
 
     def _run_device(self, segmenter: Segmenter) -> None:
@@ -287,7 +287,7 @@ class _Stream(Generic[T]):
             except Exception as error:
                 self._failed(work.key, error, work.seconds + time.perf_counter() - started)
             else:
-                self._found.put(_Work(work.key, indexed, work.seconds + time.perf_counter() - started))
+                self._stage_one.put(_Work(work.key, indexed, work.seconds + time.perf_counter() - started))
 
     def _encode(self, segmenter: Segmenter, group: list[_Work[Prepared]]) -> list[_Work[Encoded]]:
         started = time.perf_counter()
@@ -299,11 +299,11 @@ class _Stream(Generic[T]):
             self._failed(group[0].key, error, group[0].seconds + time.perf_counter() - started)
             return []
         share = (time.perf_counter() - started) / len(group)
-        return [_Work(work.key, one, work.seconds + share) for work, one in zip(group, encoded, strict=True)]
+        return [_Work(work.key, image, work.seconds + share) for work, image in zip(group, encoded, strict=True)]
 
     def _finish_all(self) -> None:
         while True:
-            self.outcomes.put(self._finish_one(self._found.get()[0]))
+            self.outcomes.put(self._finish_one(self._stage_one.get()[0]))
 
     def _finish_one(self, work: _Work[IndexedImage | CompactImage]) -> Outcome[T]:
         started = time.perf_counter()
@@ -320,5 +320,5 @@ class _Stream(Generic[T]):
 
 
 @torch.inference_mode()
-def _compacted(found: IndexedImage | CompactImage) -> CompactImage:
-    return compact(found) if isinstance(found, IndexedImage) else found
+def _compacted(image: IndexedImage | CompactImage) -> CompactImage:
+    return compact(image) if isinstance(image, IndexedImage) else image

@@ -86,55 +86,62 @@ class Matcher:
         Raises:
             InputError: if image and bank do not fit each other.
         """
-        # ---- 3.1 to 3.3  Stage one: both encoders, then a mask for each point of a grid. No reference has a say. ----
-        found = self._stage_one(image)  # masks [N, 256, 256], vectors [N, C], tokens [rows, columns, C]
-        candidates = found.candidates
-        # ---- 3.4  One vector a mask, compared with one prototype a class: the most similar class is the label. ------
-        features, similarities = self.compare(found)  # [N, C] of length 1, [N, K] in 0..1
-        explained = self.explained(found)  # [N, K] in 0..1: past the paper, how much of an object each mask is
-        labelled = label(candidates, features, similarities, explained, self.config)  # n <= N labels and scores
-        # ---- 3.5  NMS on the boxes of the masks, each label on its own; what is left is in descending priority. -----
-        masks = CandidateMasks.of(candidates, self.config)
-        kept = suppress(labelled, masks, self.config)  # n <= 800
-        # ---- 3.6  Masks at image size; a score falls by how much better masks of its label cover of its mask. -------
-        merged = soft_merge(kept, masks, self.config)  # n <= 100, in descending score
-        # ---- 3.7  Output: boxes, masks and scores at image size. ----------------------------------------------------
-        return to_instances(merged, masks, self.config)
+        # ======== Stage one, where that is not done yet: no reference has a say in it ========
+        if isinstance(image, np.ndarray):
+            models = self._models()
+            # ---- 3.1  The image as both models want it ----
+            prepared = models.prepare(image)  # [3, 1024, 1024] for the mask model, [3, 518, 518] for the feature model
+            # ---- 3.2  Both encoders ----
+            encoded = models.encode([prepared])[0]  # the mask model's embedding, patch tokens [rows, columns, C]
+            # ---- 3.3  A mask for each point of a grid; 3.4, first half: the mean of the tokens under each ----
+            image = models.decode(encoded)  # masks [N, 256, 256], predicted IoU [N], vectors [N, C]
 
-    def compare(self, found: StageOneResult) -> tuple[Tensor, Tensor]:
+        # ======== Stage two: needs no model ========
+        config, candidates = self.config, image.candidates
+        # ---- 3.4  Each mask's vector against each class's prototype; the most similar class is the label ----
+        features, similarities = self.compare(image)  # [N, C] of length 1, cosines [N, K] in 0..1
+        explained = self.explained(image)  # [N, K] in 0..1: past the paper, how much of an object each mask is
+        labelled = label(candidates, features, similarities, explained, config)  # labels and scores [n], n <= N
+        # ---- 3.5  Within a label, a box that overlaps a better one is dropped ----
+        masks = CandidateMasks.of(candidates, config)
+        kept = suppress(labelled, masks, config)  # n <= 800, in descending priority
+        # ---- 3.6  Masks at image size; a score falls by what better masks of its label cover of its mask ----
+        merged = soft_merge(kept, masks, config)  # n <= 100, in descending score
+        # ---- 3.7  Output ----
+        return to_instances(merged, masks, config)  # boxes [n, 4], masks [n, H, W] as packed bits, scores [n]
+
+    def compare(self, image: StageOneResult) -> tuple[Tensor, Tensor]:
         """How much each candidate looks like each prototype, each prototype on its own.
 
         Returns:
             Normalised vectors float32 ``[N, C]`` in the space of the prototypes (NaN for an empty mask), and
             similarities float32 ``[N, K]``.
         """
-        vectors = self._projected(_as_float(found.vectors))
-        _check_shapes(found.candidates, vectors, self.prototypes)
+        vectors = self._projected(_as_float(image.vectors))
+        _check_shapes(image.candidates, vectors, self.prototypes)
         features = normalise(vectors)  # [N, C]
         similarities = similarity(features, self.prototypes)  # [N, K]
         for step in self.steps:
-            similarities = step(similarities, features, found)
+            similarities = step(similarities, features, image)
         return features, similarities
 
-    def explained(self, found: StageOneResult) -> Tensor | None:
+    def explained(self, image: StageOneResult) -> Tensor | None:
         """How much of the evidence for each class around it each mask explains: float32 ``[N, K]``, see ``coverage``.
 
         ``None`` where that does not count, or the image's patch tokens are not there.
         """
-        tokens = found.token_array if self.config.coverage else None
+        tokens = image.token_array if self.config.coverage else None
         if tokens is None:
             return None
-        return coverage(found.candidates, normalise(self._projected(_as_float(tokens))), self.prototypes)
+        return coverage(image.candidates, normalise(self._projected(_as_float(tokens))), self.prototypes)
 
-    def _stage_one(self, image: StageOneResult | NDArray[np.uint8]) -> StageOneResult:
-        if not isinstance(image, np.ndarray):
-            return image
+    def _models(self) -> Segmenter:
         if self._segmenter is None:
             raise InputError(
                 "expected what stage one found in an image, got an image; pass Matcher(bank, segmenter=...), or match "
                 "segmenter.candidates(image)"
             )
-        return self._segmenter.candidates(image)
+        return self._segmenter
 
     def _projected(self, vectors: Tensor) -> Tensor:
         """Vectors or tokens ``[..., C]`` moved to where the prototypes are."""

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.proposals import CandidateSet
 from fiftyone_ntt.method.results import Labelled
-from fiftyone_ntt.pixels.packed_masks import ImageMasks, MaskSource, PackedMask, WithoutIslands, intersection_over_union
+from fiftyone_ntt.pixels.packed_masks import (
+    ImageMasks,
+    MaskSource,
+    PackedMask,
+    WithoutSmallRegions,
+    intersection_over_union,
+)
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -35,7 +41,7 @@ class CandidateMasks:
     def of(cls, candidates: CandidateSet, config: MatchConfig) -> CandidateMasks:
         """Masks without the disconnected regions that the settings leave out."""
         share = config.island_share
-        return cls(candidates, WithoutIslands(candidates, candidates.mask_runs, share) if share else candidates)
+        return cls(candidates, WithoutSmallRegions(candidates, candidates.mask_runs, share) if share else candidates)
 
 
 # ---- 3.5  Non-maximum suppression ----
@@ -206,7 +212,7 @@ def best_merged(
         vectors: float32 ``[N, C]``, l2-normalised.
         scores: float32 ``[N]`` before the merge.
         labels: int64 ``[N]``.
-        config: exponent, number of instances and least score.
+        config: exponent, number of instances and score threshold.
 
     Returns:
         float32 ``[N]`` merged scores; -1 for a candidate that is not among the best, or has no pixel at image size.
@@ -217,13 +223,14 @@ def best_merged(
     enough = config.max_instances
     at_once = min(_ROUND, max(enough, _LEAST_ROUND))
     for start in range(0, len(order), at_once):
-        some = order[start : start + at_once]
+        batch = order[start : start + at_once]
+        # The score that one must have to be among those wanted, as far as is known by now.
         reached = np.partition(final, -enough)[-enough] if start >= enough else -1
-        if scores[some[0]] < reached or scores[some[0]] <= config.score_threshold:
+        if scores[batch[0]] < reached or scores[batch[0]] <= config.score_threshold:
             break
-        rivals = [_rivals(int(i), masks.reach, members[labels[i]]) for i in some]
-        masks.make(np.concatenate([some, *rivals]))
-        for i, others in zip(some, rivals, strict=True):
+        rivals = [_rivals(int(i), masks.reach, members[labels[i]]) for i in batch]
+        masks.make(np.concatenate([batch, *rivals]))
+        for i, others in zip(batch, rivals, strict=True):
             if masks[i].area:
                 # Not a matrix product: numpy's would bring threads of its own for so little.
                 similar = np.maximum(np.einsum("jc,c->j", vectors[others], vectors[i]), 0)

@@ -40,12 +40,12 @@ class ReferenceSettings:
     centre: bool = False
 
     def __post_init__(self) -> None:
-        for name, value, known in (
+        for name, value, choices in (
             ("context", self.context, ("crop", "image")),
             ("weights", self.weights, ("corner", "area")),
         ):
-            if value not in known:
-                raise InputError(f"expected {name} to be one of {known}, got {value!r}")
+            if value not in choices:
+                raise InputError(f"expected {name} to be one of {choices}, got {value!r}")
         if not self.context_ratio >= 0:
             raise InputError(f"expected context_ratio of at least 0, got {self.context_ratio}")
 

@@ -1,4 +1,7 @@
-"""The method end to end: references to memory bank, image to candidates, candidates to instances."""
+"""Stage one, and the models with the settings that belong to them: image to candidates, references to memory bank.
+
+Stage two needs no model: ``Matcher.match`` has both in the order of the paper.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ from fiftyone_ntt.method.backends import BatchEncoder, BatchSize, CropEncoder, F
 from fiftyone_ntt.method.config import MatchConfig, ProposalConfig
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
-from fiftyone_ntt.method.options.granularity import AMONG, ReferenceLevels
+from fiftyone_ntt.method.options.granularity import AMONG, ReferenceGranularity
 from fiftyone_ntt.method.options.guided_points import GUIDED_FRACTION, guided_index
-from fiftyone_ntt.method.options.second_look import CROPS_PER_BATCH, ReferenceLooks, look_at
+from fiftyone_ntt.method.options.second_look import CROPS_PER_BATCH, ReferenceCrops, look_at
 from fiftyone_ntt.method.options.second_look import facts as second_look_facts
 from fiftyone_ntt.method.pooling import pool
 from fiftyone_ntt.method.proposals import Candidates, grid_points, propose
@@ -143,19 +146,19 @@ class Segmenter:
 
     def _option_facts(self) -> dict[str, object]:
         """Facts of what is off by default, so that an index made before they existed is still one."""
-        found: dict[str, object] = {}
+        facts: dict[str, object] = {}
         if self.proposals.granularity != "best":
-            found["outputs"] = self.proposals.granularity
+            facts["outputs"] = self.proposals.granularity
         if self.second_look and isinstance(self.feature_model, CropEncoder):
-            found["second_look"] = {**second_look_facts(), "crop_size": self.feature_model.crop_size}
-        return found
+            facts["second_look"] = {**second_look_facts(), "crop_size": self.feature_model.crop_size}
+        return facts
 
     def _points_facts(self) -> object:
         # "bank": indexes of before have it, from when the classes of a bank could guide as well.
         return "grid" if self.proposals.points == "grid" else {"guided": GUIDED_FRACTION, "bank": None}
 
     def prepare(self, image: NDArray[np.uint8]) -> Prepared:
-        """Resizes an image, uint8 ``[H, W, 3]`` RGB, for both models. Runs neither; safe in any thread."""
+        """Resizes an image, uint8 ``[H, W, 3]`` RGB, for both models (3.1). Runs neither; safe in any thread."""
         frame = self.proposal_model.frame(_size(image))
         pixels = frame.render(image)
         view = self._feature_input(image, pixels, frame)
@@ -164,7 +167,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def encode(self, prepared: Sequence[Prepared]) -> list[Encoded]:
-        """Runs both encoders, on ``images_per_batch`` images at once; on fewer from now on if memory runs out."""
+        """Runs both encoders (3.2) on ``images_per_batch`` images at once; on fewer from now on if memory runs out."""
         size = BatchSize(self.images_per_batch)
         groups = in_batches(
             lambda group, count: self._encode_together([prepared[i] for i in group.tolist()])[:count],
@@ -177,6 +180,7 @@ class Segmenter:
         return [encoded for group in groups for encoded in group]
 
     def _encode_together(self, group: Sequence[Prepared]) -> list[Encoded]:
+        # [B, rows, columns, C]
         tokens = self.feature_model.encode(_stacked([item.view for item in group], self.feature_model))
         model, frames = self.proposal_model, [item.frame for item in group]
         if isinstance(model, BatchEncoder):
@@ -187,8 +191,9 @@ class Segmenter:
 
     @torch.inference_mode()
     def decode(self, encoded: Encoded) -> IndexedImage:
-        """The candidates of an encoded image."""
-        points = grid_points(encoded.frame, self.proposals)
+        """The candidates of an encoded image and a vector for each (3.3, and the first half of 3.4)."""
+        # ---- 3.3  One mask for each point of the grid, if its predicted IoU is high enough ----
+        points = grid_points(encoded.frame, self.proposals)  # [P, 2]
         if self.proposals.points == "guided":
             points = points[guided_index(points, encoded.tokens, encoded.frame)]
         candidates = propose(
@@ -201,10 +206,12 @@ class Segmenter:
             size=self._points_at_once,
             pad=self.static_shapes,
         )
+        # ---- 3.4  The mean of the patch tokens under each mask ----
+        vectors = pool(candidates, encoded.tokens)  # [N, C]
         looks = None
-        if encoded.image is not None and isinstance(self.feature_model, CropEncoder):
+        if encoded.image is not None and isinstance(self.feature_model, CropEncoder):  # past the paper: second look
             looks = look_at(self.feature_model, encoded.image, candidates, self._crops_at_once)
-        return IndexedImage(candidates, pool(candidates, encoded.tokens), encoded.tokens, looks)
+        return IndexedImage(candidates, vectors, encoded.tokens, looks)
 
     def candidates(self, image: NDArray[np.uint8]) -> IndexedImage:
         """Stage one: masks and one vector each. Heavy, and independent of any reference.
@@ -259,9 +266,9 @@ class Segmenter:
         """
         observers: list[ReferenceObserver] = []
         if crops:
-            observers.append(ReferenceLooks(self.feature_model, self.references.centre))
+            observers.append(ReferenceCrops(self.feature_model, self.references.centre))
         if ask_granularity:
-            observers.append(ReferenceLevels(self.proposal_model, self.proposals))
+            observers.append(ReferenceGranularity(self.proposal_model, self.proposals))
         model = self.feature_model
         preprocessing = {**asdict(self.references), "input_size": model.input_size, "target_via": self.target_via}
         return BankBuilder(
@@ -334,7 +341,7 @@ def _pinned(pixels: Tensor, model: object) -> Tensor:
 
 def _stacked(pixels: Sequence[Tensor], model: object) -> Tensor:
     """Some ``[3, side, side]`` as one ``[B, 3, side, side]`` on the model's device, without waiting for the copies."""
-    return torch.stack([one.to(_device_of(model), non_blocking=True) for one in pixels])
+    return torch.stack([image.to(_device_of(model), non_blocking=True) for image in pixels])
 
 
 def _size(image: NDArray[np.uint8]) -> tuple[int, int]:

@@ -160,8 +160,8 @@ def _by_hand(archive: _Archive, wanted: Mapping[str, WeightsFile], reason: str) 
 
 def _extract(path: Path, wanted: Mapping[str, WeightsFile], folder: Path) -> None:
     """Takes the wanted members out of an archive; names inside it never become paths."""
-    found = {_store(stream, wanted[name], folder) for name, stream in _members(path, set(wanted))}
-    missing = [file.name for file in wanted.values() if folder / file.name not in found]
+    stored = {_store(stream, wanted[name], folder) for name, stream in _members(path, set(wanted))}
+    missing = [file.name for file in wanted.values() if folder / file.name not in stored]
     if missing:
         raise WeightsMismatchError(
             f"expected {', '.join(missing)} in the archive {path}, but it is not in there. "

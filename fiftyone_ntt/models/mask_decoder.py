@@ -128,8 +128,8 @@ class Predicted:
         """Those of some prompts, int64 ``[k]``."""
         if len(prompts) == len(self.iou):
             return self  # all of them: no copy
-        found = self.image
-        image = ImageTokens(found.scale[prompts], found.coefficients[prompts], found.basis[prompts])
+        tokens = self.image
+        image = ImageTokens(tokens.scale[prompts], tokens.coefficients[prompts], tokens.basis[prompts])
         return Predicted(self.iou[prompts], self.mask_tokens[prompts], image)
 
 
@@ -322,16 +322,16 @@ class MaskDecoder:
         """
         every = torch.stack([mlp(layers, predicted.mask_tokens[:, i]) for i, layers in enumerate(self.hyper)], dim=1)
         wanted = every.gather(1, outputs[:, :, None].expand(-1, -1, every.shape[-1]))
-        found = predicted.image
+        tokens = predicted.image
         bias = self.layers[1].offset @ self.up1.weight + self.up1.bias
-        basis = found.basis @ self.up1.weight
+        basis = tokens.basis @ self.up1.weight
         pixels = image.upscaled.shape[0]
         block = _PIXELS_AT_ONCE if wanted.device.type == "cpu" else pixels
         parts = []
         for at in range(0, pixels, block):
             part = slice(at, at + block)
-            shared = torch.addcmul(bias, found.scale[:, 0, part, None], image.upscaled[part])
-            wide = shared.baddbmm_(found.coefficients[:, :, part].transpose(1, 2), basis)
+            shared = torch.addcmul(bias, tokens.scale[:, 0, part, None], image.upscaled[part])
+            wide = shared.baddbmm_(tokens.coefficients[:, :, part].transpose(1, 2), basis)
             parts.append(self._paint(wide, wanted, image.high_res, part))
         side = int(pixels**0.5)
         # [P, m, y, x, two, two, four, four]: rows and columns of each up-scaling are woven together.

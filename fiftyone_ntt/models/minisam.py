@@ -160,29 +160,29 @@ def decoder_parameters(path: Path) -> dict[str, Tensor]:
     up-scaling. They are recognised by the named parameters they are used with.
     """
     graph = onnx.load(str(path)).graph
-    found = {item.name: torch.from_numpy(numpy_helper.to_array(item).copy()) for item in graph.initializer}
+    parameters = {item.name: torch.from_numpy(numpy_helper.to_array(item).copy()) for item in graph.initializer}
     products = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}
     for node in graph.node:
         if node.op_type != "Add":
             continue
-        bias = next((name for name in node.input if name.endswith(".bias") and name in found), None)
+        bias = next((name for name in node.input if name.endswith(".bias") and name in parameters), None)
         product = next((products[name] for name in node.input if name in products), None)
-        if bias is not None and product in found:
-            found[bias.replace(".bias", ".weight")] = found[str(product)].T.contiguous()
-    found |= _unnamed(graph, found)
-    names = {name: name.removeprefix("mask_decoder.").removeprefix("model.") for name in found}
+        if bias is not None and product in parameters:
+            parameters[bias.replace(".bias", ".weight")] = parameters[str(product)].T.contiguous()
+    parameters |= _unnamed(graph, parameters)
+    names = {name: name.removeprefix("mask_decoder.").removeprefix("model.") for name in parameters}
     return {
-        new.replace(".mlp.lin1.", ".mlp.layers.0.").replace(".mlp.lin2.", ".mlp.layers.1."): found[name]
+        new.replace(".mlp.lin1.", ".mlp.layers.0.").replace(".mlp.lin2.", ".mlp.layers.1."): parameters[name]
         for name, new in names.items()
     }
 
 
-def _unnamed(graph: onnx.GraphProto, found: dict[str, Tensor]) -> dict[str, Tensor]:
+def _unnamed(graph: onnx.GraphProto, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     """Output tokens, the embedding for "no mask", and gain and offset of the up-scaling's layer norm."""
     named: dict[str, Tensor] = {}
     for node in graph.node:
         for name in node.input:
-            value = found.get(name)
+            value = parameters.get(name)
             if value is None or not name.startswith("onnx::"):
                 continue
             output = node.output[0]

@@ -241,7 +241,7 @@ def load_segmenters(
         points_per_side: prompt points along each side of the image; the preset's number where ``None``.
         points: ``"guided"`` prompts only the most promising part of the grid, see ``ProposalConfig``.
         granularity: which of a point's three masks becomes a candidate, see ``ProposalConfig``.
-        second_look: encode groups of candidates again, cut out.
+        second_look: encode groups of candidates again, cropped.
         precision: see ``load_preset``.
         compile: see ``load_preset``.
 
@@ -254,8 +254,8 @@ def load_segmenters(
     chosen = resolve_preset(preset)
     loaded = [_load_on(chosen, target, precision, compile) for target in choose_devices(device)]
     return [
-        one.segmenter(points_per_side, points, granularity, second_look)
-        for one in {one.device: one for one in loaded}.values()
+        preset.segmenter(points_per_side, points, granularity, second_look)
+        for preset in {preset.device: preset for preset in loaded}.values()
     ]
 
 

@@ -126,10 +126,10 @@ def locate(file: WeightsFile, explicit: Path | str | None = None, *, preset: str
                 f"Correct the path, or leave it out to use {file.name} from {cache_folder()}"
             )
         return verified(path, file)
-    found = find_here(file) or _from_hub(file, local=False)
-    if found is None:
+    local = find_here(file) or _from_hub(file, local=False)
+    if local is None:
         raise MissingWeightsError(_missing_message(file, preset))
-    return verified(found, file)
+    return verified(local, file)
 
 
 def find_local(file: WeightsFile) -> Path | None:
@@ -192,7 +192,7 @@ def _from_hub(file: WeightsFile, *, local: bool) -> Path | None:
     # Not at import: the client reads its environment and is slow to load.
     from huggingface_hub import constants, hf_hub_download
 
-    if not local and (constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT)):
+    if not local and (constants.HF_HUB_OFFLINE or not hub_reachable(constants.ENDPOINT)):
         return None
     try:
         return Path(hf_hub_download(file.hub_repo, file.name, local_files_only=local, etag_timeout=_PROBE_SECONDS))
@@ -202,7 +202,7 @@ def _from_hub(file: WeightsFile, *, local: bool) -> Path | None:
         return None
 
 
-def _reachable(endpoint: str) -> bool:
+def hub_reachable(endpoint: str) -> bool:
     """Whether the hub answers at all: its client would retry for half a minute before it gives up."""
     if urllib.request.getproxies():
         return True  # names may resolve at the proxy only

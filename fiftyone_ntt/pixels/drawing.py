@@ -109,8 +109,8 @@ def _chip(picture: Image.Image, shape: Shape, colour: Colour, taken: list[tuple[
             return
 
 
-def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

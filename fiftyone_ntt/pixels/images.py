@@ -1,7 +1,4 @@
-"""Reading an image file the way every other module expects it.
-
-The input normalisation that SAM2 and DINOv2 share.
-"""
+"""Reading an image file the way every other module expects it, and the input normalisation that networks share."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def _touching(runs: Runs) -> tuple[IntArray, IntArray]:
     return upper, np.repeat(below_from, counts) + offset
 
 
-def are_islands(runs: Runs, share: float) -> NDArray[np.bool_]:
+def are_small_regions(runs: Runs, share: float) -> NDArray[np.bool_]:
     """bool ``[R]``: runs of components smaller than ``share`` times the largest one of their mask."""
     if not len(runs):
         return np.zeros(0, bool)
@@ -158,8 +158,8 @@ def are_islands(runs: Runs, share: float) -> NDArray[np.bool_]:
     area = np.bincount(component, weights=runs.length, minlength=len(runs))
     largest = np.zeros(int(runs.owner.max()) + 1)
     np.maximum.at(largest, runs.owner, area[component])
-    islands: NDArray[np.bool_] = area[component] < share * largest[runs.owner]
-    return islands
+    small: NDArray[np.bool_] = area[component] < share * largest[runs.owner]
+    return small
 
 
 # ---- COCO's run lengths ----
@@ -296,8 +296,8 @@ class Outlined:
     def _inside(self, runs: list[NDArray[np.uint16]], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """The binary masks on the canvas: bool ``[total rows, 256]``."""
         lengths, flags = [], []
-        for mine, top, height in zip(runs, self.tops, rows, strict=True):
-            full = np.append(mine.astype(np.int64), 0)
+        for lengths_of_mask, top, height in zip(runs, self.tops, rows, strict=True):
+            full = np.append(lengths_of_mask.astype(np.int64), 0)
             full[0] -= top * MASK_SIDE
             full[-1] += height * MASK_SIDE - full.sum()
             if full[0] < 0 or full[-1] < 0:

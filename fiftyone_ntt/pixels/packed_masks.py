@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame, outline_radius
-from fiftyone_ntt.pixels.mask_codes import Runs, are_islands
+from fiftyone_ntt.pixels.mask_codes import Runs, are_small_regions
 
 WORD = 64
 """Pixels packed into one machine word; overlaps are counted a word at a time."""
@@ -290,7 +290,7 @@ def _triangle_weights(extent: float, out: int) -> NDArray[np.float32]:
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
 
 
-class WithoutIslands:
+class WithoutSmallRegions:
     """Masks as those of ``source``, without small disconnected regions, which ruin the box of an otherwise good mask.
 
     Args:
@@ -301,8 +301,8 @@ class WithoutIslands:
 
     def __init__(self, source: MaskSource, runs: Runs, share: float) -> None:
         self._source = source
-        islands = are_islands(runs, share)
-        self._kept, self._islands = runs.select(~islands), runs.select(islands)
+        small = are_small_regions(runs, share)
+        self._kept, self._small = runs.select(~small), runs.select(small)
 
     @property
     def frame(self) -> ImageFrame:
@@ -315,13 +315,13 @@ class WithoutIslands:
         return self._kept.boxes(len(self._source.boxes))
 
     def crops(self, index: Sequence[int]) -> Iterator[Crop]:
-        """See ``MaskSource``; islands have become background."""
+        """See ``MaskSource``; those regions have become background."""
         for i, (top, left, logits) in zip(index, self._source.crops(index), strict=True):
-            low, high = np.searchsorted(self._islands.owner, [int(i), int(i) + 1])
+            low, high = np.searchsorted(self._small.owner, [int(i), int(i) + 1])
             if low < high:
                 logits = logits.copy()
-                islands = self._islands.select(np.arange(low, high))
-                rows, starts, stops = islands.row - top, islands.start - left, islands.stop - left
+                small = self._small.select(np.arange(low, high))
+                rows, starts, stops = small.row - top, small.start - left, small.stop - left
                 for row, start, stop in zip(rows, starts, stops, strict=True):
                     logits[row, start:stop] *= -1
             yield top, left, logits

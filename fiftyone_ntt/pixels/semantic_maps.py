@@ -54,35 +54,35 @@ def paint(pieces: Iterable[Piece], image_size: tuple[int, int], classes: int) ->
         uint8 (uint16 above 255 classes) ``[H, W]``; 0 is background.
     """
     painted = np.zeros(image_size, map_dtype(classes))
-    for piece in sorted(pieces, key=lambda one: (*one.rank, -int(one.mask.sum()))):
+    for piece in sorted(pieces, key=lambda piece: (*piece.rank, -int(piece.mask.sum()))):
         height, width = piece.mask.shape
         painted[piece.top : piece.top + height, piece.left : piece.left + width][piece.mask] = piece.value
     return painted
 
 
-def confusion(truth: NDArray[np.integer[Any]], found: NDArray[np.integer[Any]], classes: int) -> NDArray[np.int64]:
+def confusion(truth: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]], classes: int) -> NDArray[np.int64]:
     """How many pixels of each true class were taken for which.
 
     Args:
         truth: integers ``[H, W]`` in 0..K, or ``VOID``.
-        found: integers ``[H, W]`` in 0..K.
+        predicted: integers ``[H, W]`` in 0..K.
         classes: K.
 
     Returns:
-        int64 ``[K + 1, K + 1]``, rows true, columns found; 0 is background. Void pixels are in none.
+        int64 ``[K + 1, K + 1]``, rows true, columns predicted; 0 is background. Void pixels are in none.
     """
     sides = classes + 1
     counted = truth != VOID
-    pairs = truth[counted].astype(np.int64) * sides + found[counted]
+    pairs = truth[counted].astype(np.int64) * sides + predicted[counted]
     return np.bincount(pairs, minlength=sides * sides).reshape(sides, sides)
 
 
 @dataclass(frozen=True)
 class SemanticScores:
-    """Intersection over union of class maps, of the pixels of all images together. Fractions in 0..1.
+    """Intersection over union of semantic segmentation masks, of the pixels of all images together. Fractions in 0..1.
 
     Attributes:
-        miou: mean over the classes that are in the ground truth or were found; ``None`` where none is.
+        miou: mean over the classes that are in the ground truth or were predicted; ``None`` where none is.
         miou_with_background: the same with background as one class more.
         background: IoU of background; ``None`` where there is none.
         per_class: class -> IoU; ``None`` for a class without a pixel in ground truth and maps.

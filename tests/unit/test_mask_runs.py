@@ -8,8 +8,8 @@ import torch
 from scipy import ndimage
 
 from fiftyone_ntt.core import Candidates, ImageFrame, IndexedImage, compact
-from fiftyone_ntt.pixels.mask_codes import are_islands, components, runs_of_lengths, runs_of_masks
-from fiftyone_ntt.pixels.packed_masks import WithoutIslands
+from fiftyone_ntt.pixels.mask_codes import are_small_regions, components, runs_of_lengths, runs_of_masks
+from fiftyone_ntt.pixels.packed_masks import WithoutSmallRegions
 
 FRAME = ImageFrame.squash((120, 160))
 
@@ -75,7 +75,7 @@ def test_components_are_those_of_a_plain_flood_fill():
 def test_islands_are_the_small_components(share):
     masks = speckled()
     runs = runs_of_masks(masks)
-    kept = painted(runs.select(~are_islands(runs, share)), masks.shape)
+    kept = painted(runs.select(~are_small_regions(runs, share)), masks.shape)
     for mask, left in zip(masks, kept, strict=True):
         labels, count = ndimage.label(mask, np.ones((3, 3)))
         areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
@@ -101,7 +101,7 @@ def test_masks_without_islands_at_image_size(form):
     source = candidates
     if form == "compact":
         source = compact(IndexedImage(candidates, torch.rand(2, 4), torch.rand(4, 4, 4))).candidates
-    cleaned = WithoutIslands(source, source.mask_runs, 0.1)
+    cleaned = WithoutSmallRegions(source, source.mask_runs, 0.1)
     np.testing.assert_array_equal(cleaned.boxes[0], cleaned.boxes[1])
     whole, freed = (crop[2] for crop in cleaned.crops([0, 1]))
     assert (freed > 0).sum() == (whole > 0).sum() == 100 * 100

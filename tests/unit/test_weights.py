@@ -93,7 +93,7 @@ def test_an_unreachable_hub_is_noticed_quickly(cache, tmp_path, monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    assert not subject._reachable(constants.ENDPOINT)
+    assert not subject.hub_reachable(constants.ENDPOINT)
     with pytest.raises(MissingWeightsError):
         locate(WeightsFile("m.pt", SHA, hub_repo="someone/something"))
 

@@ -1,4 +1,4 @@
-"""The references decide which of the mask model's three masks of a point become candidates.
+"""Granularity: the references decide which of the mask model's three masks of a point becomes a candidate. An option.
 
 A point is ambiguous: it may mean a wheel, the car, or the row of cars. SAM answers with three masks, the smaller ones
 first as a rule. Which of them is right is a property of what is looked for, not of the image. So the same points that
@@ -33,7 +33,7 @@ _POINTS = 32
 """Points prompted within a reference at most."""
 
 
-class ReferenceLevels:
+class ReferenceGranularity:
     """Asks one reference after the other which masks fit it. A ``ReferenceObserver``.
 
     Args:
@@ -138,7 +138,7 @@ def chosen_by(fits: Iterable[Fit]) -> tuple[Granularity, dict[str, float]]:
     for fit in fits:
         by_class.setdefault(fit.label, []).append(fit)
     means: dict[str, float] = {
-        choice: float(np.mean([np.mean([fit.by_choice[choice] for fit in some]) for some in by_class.values()]))
+        choice: float(np.mean([np.mean([fit.by_choice[choice] for fit in own]) for own in by_class.values()]))
         for choice in AMONG
     }
     leader = max(AMONG, key=lambda choice: means[choice])

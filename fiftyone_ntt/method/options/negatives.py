@@ -30,8 +30,8 @@ def similarity_step(prototypes: Tensor, bank: MemoryBank | None, config: MatchCo
     if bank is None or bank.negatives is None:
         return None
     positives, negatives = (
-        (normalise(torch.from_numpy(bank.project(some.vectors))), torch.from_numpy(some.index_in(bank.classes)))
-        for some in (bank.references, bank.negatives)
+        (normalise(torch.from_numpy(bank.project(part.vectors))), torch.from_numpy(part.index_in(bank.classes)))
+        for part in (bank.references, bank.negatives)
     )
 
     def step(similarities: Tensor, features: Tensor, image: StageOneResult) -> Tensor:
@@ -58,7 +58,7 @@ def less_negatives(
     Returns:
         float32 ``[N, K]``: ``s * exp(-max(0, nearest negative - max(s, nearest reference)) / 0.8)``.
     """
-    near, far = similarity(features, positives[0]), similarity(features, negatives[0])
+    near, far = similarity(features, positives[0]), similarity(features, negatives[0])  # [N, M], [N, M-]
     lowered = similarities.clone()
     for k in range(similarities.shape[1]):
         against = (negatives[1] == k) | (negatives[1] == -1)
@@ -112,6 +112,6 @@ def with_negatives(
     """
     if not len(ids):
         return bank
-    known = tuple(label if label in bank.classes else None for label in labels)
-    more = VectorSet(np.asarray(vectors, np.float32).reshape(-1, bank.vectors.shape[1]), known, tuple(ids))
+    against = tuple(label if label in bank.classes else None for label in labels)
+    more = VectorSet(np.asarray(vectors, np.float32).reshape(-1, bank.vectors.shape[1]), against, tuple(ids))
     return bank.changed(negatives=more if bank.negatives is None else bank.negatives.joined(more))

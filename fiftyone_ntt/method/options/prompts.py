@@ -1,6 +1,4 @@
-"""From points, scribbles and boxes on an image to the masks that the mask model offers for each.
-
-Which of the masks that a mask model offers for a prompt is meant.
+"""Prompts: from points, scribbles and boxes on an image to the masks that are meant. An option.
 
 SAM answers a point with three masks: a part, more of it, the whole, say. Its predicted IoU tells how clean each is and
 nothing of what was meant. What the other references of the class look like does.
@@ -169,7 +167,7 @@ Vectors = NDArray[np.float32]
 def choose_masks(
     options: Sequence[MaskOptions],
     labels: Sequence[str],
-    known: Mapping[str, Vectors] | None = None,
+    reference_vectors: Mapping[str, Vectors] | None = None,
     center: Vectors | None = None,
 ) -> list[int | None]:
     """The mask that is meant by each prompt.
@@ -182,43 +180,43 @@ def choose_masks(
     Args:
         options: what there is for each prompt.
         labels: their classes.
-        known: class -> vectors float32 ``[n, C]`` of references with a true mask, pooled as the options' are.
+        reference_vectors: class -> float32 ``[n, C]`` of references with a true mask, pooled as the options' are.
         center: float32 ``[C]`` to subtract from every vector before comparing.
 
     Returns:
         An index into each one's masks; ``None`` where no mask is possible.
     """
-    known = known or {}
-    possible = [possible_masks(one) for one in options]
-    chosen = [first_choice(one, flags) for one, flags in zip(options, possible, strict=True)]
+    reference_vectors = reference_vectors or {}
+    possible = [possible_masks(offer) for offer in options]
+    chosen = [first_choice(offer, flags) for offer, flags in zip(options, possible, strict=True)]
     for _ in range(_ROUNDS):
         before = list(chosen)
-        for i, (one, flags) in enumerate(zip(options, possible, strict=True)):
-            if single_output(one, flags) is not None:
+        for i, (offer, flags) in enumerate(zip(options, possible, strict=True)):
+            if single_output(offer, flags) is not None:
                 continue
-            others = known.get(labels[i])
+            others = reference_vectors.get(labels[i])
             if others is None or not len(others):
                 others = _chosen_vectors(options, labels, before, leave_out=i)
             if len(others) and flags.any():
-                chosen[i] = most_alike(one, flags, others, center)
+                chosen[i] = most_alike(offer, flags, others, center)
         if chosen == before:
             break
     return chosen
 
 
-def possible_masks(one: MaskOptions) -> Flags:
+def possible_masks(offer: MaskOptions) -> Flags:
     """bool ``[M]``: masks that fit the prompt.
 
     None that misses a point on the object or holds one beside it; of a scribble, none that misses half of it. None
     that covers most of the image if another one does not.
     """
-    flags = np.array([mask.area > 0 for mask in one.masks], bool) & np.isfinite(one.vectors).all(axis=1)
-    wanted = 0.5 if one.prompt.kind == "scribble" else 1.0
-    if len(one.prompt.on_object):
-        flags &= share_held(one.masks, one.prompt.on_object) >= wanted
-    if len(one.prompt.beside_object):
-        flags &= share_held(one.masks, one.prompt.beside_object) == 0
-    small = flags & ~covers_most(one)
+    flags = np.array([mask.area > 0 for mask in offer.masks], bool) & np.isfinite(offer.vectors).all(axis=1)
+    wanted = 0.5 if offer.prompt.kind == "scribble" else 1.0
+    if len(offer.prompt.on_object):
+        flags &= share_held(offer.masks, offer.prompt.on_object) >= wanted
+    if len(offer.prompt.beside_object):
+        flags &= share_held(offer.masks, offer.prompt.beside_object) == 0
+    small = flags & ~covers_most(offer)
     return small if small.any() else flags
 
 
@@ -233,51 +231,51 @@ def _holds(mask: PackedMask, x: float, y: float) -> bool:
     return x1 <= column < x2 and y1 <= row < y2 and bool(mask.crop()[row - y1, column - x1])
 
 
-def covers_most(one: MaskOptions) -> Flags:
+def covers_most(offer: MaskOptions) -> Flags:
     """bool ``[M]``: masks of more than half of the image."""
-    height, width = one.image_size
-    return np.array([mask.area > _MOST_OF_IMAGE * height * width for mask in one.masks], bool)
+    height, width = offer.image_size
+    return np.array([mask.area > _MOST_OF_IMAGE * height * width for mask in offer.masks], bool)
 
 
-def single_output(one: MaskOptions, flags: Flags) -> int | None:
+def single_output(offer: MaskOptions, flags: Flags) -> int | None:
     """Of several points, the mask that the model makes for unambiguous prompts, if it is possible."""
-    return 0 if len(one.prompt.points) > 1 and one.single_first and flags[0] else None
+    return 0 if len(offer.prompt.points) > 1 and offer.single_first and flags[0] else None
 
 
-def first_choice(one: MaskOptions, flags: Flags) -> int | None:
+def first_choice(offer: MaskOptions, flags: Flags) -> int | None:
     """Where nothing is known of the class: the mask for unambiguous prompts, else the cleanest."""
-    single = single_output(one, flags)
-    return cleanest(one, flags) if single is None else single
+    single = single_output(offer, flags)
+    return cleanest(offer, flags) if single is None else single
 
 
-def cleanest(one: MaskOptions, flags: Flags) -> int | None:
+def cleanest(offer: MaskOptions, flags: Flags) -> int | None:
     """The possible mask of highest predicted IoU."""
-    return int(np.argmax(np.where(flags, one.predicted_iou, -np.inf))) if flags.any() else None
+    return int(np.argmax(np.where(flags, offer.predicted_iou, -np.inf))) if flags.any() else None
 
 
-def most_alike(one: MaskOptions, flags: Flags, others: Vectors, center: Vectors | None) -> int:
+def most_alike(offer: MaskOptions, flags: Flags, others: Vectors, center: Vectors | None) -> int:
     """The possible mask of highest agreement with other references plus twice the predicted IoU.
 
     Args:
-        one: what there is.
-        flags: bool ``[M]``, which are possible; at least one.
+        offer: what there is.
+        flags: bool ``[M]``, which are possible; at least offer.
         others: float32 ``[n, C]``, the other references.
         center: float32 ``[C]`` to subtract from all before comparing.
     """
-    agreement = _unit(one.vectors - _or_zero(center)) @ _unit(others.mean(axis=0) - _or_zero(center))
-    return int(np.argmax(np.where(flags, agreement + _QUALITY * one.predicted_iou, -np.inf)))
+    agreement = _unit(offer.vectors - _or_zero(center)) @ _unit(others.mean(axis=0) - _or_zero(center))
+    return int(np.argmax(np.where(flags, agreement + _QUALITY * offer.predicted_iou, -np.inf)))
 
 
 def _chosen_vectors(
     options: Sequence[MaskOptions], labels: Sequence[str], chosen: Sequence[int | None], leave_out: int
 ) -> Vectors:
     """What the other prompts of a class have chosen: float32 ``[n, C]``."""
-    found = [
-        one.vectors[index]
-        for k, (one, index) in enumerate(zip(options, chosen, strict=True))
+    chosen_vectors = [
+        offer.vectors[index]
+        for k, (offer, index) in enumerate(zip(options, chosen, strict=True))
         if k != leave_out and labels[k] == labels[leave_out] and index is not None
     ]
-    return np.stack(found) if found else np.zeros((0, 0), np.float32)
+    return np.stack(chosen_vectors) if chosen_vectors else np.zeros((0, 0), np.float32)
 
 
 def _unit(vectors: Vectors) -> Vectors:

@@ -1,4 +1,4 @@
-"""A second look: candidates cropped and encoded alone, where they fill the input of the feature model.
+"""Second look (crop re-encoding): candidates are cropped and encoded alone, where they fill the feature model's input.
 
 In a view of the whole image a small object is a few tokens that have seen their surroundings. An option: it costs an
 encoder pass, at a smaller input, for every group of candidates that are nearly the same mask.
@@ -74,6 +74,7 @@ def group_masks(candidates: Candidates, most: int = MOST_GROUPS) -> tuple[Tensor
     quality = candidates.predicted_iou.float().to(device) * torch.from_numpy(candidates.stability).to(device)
     group = torch.full((count,), -1, dtype=torch.int64, device=device)
     best: list[int] = []
+    # Best first: whoever has no group yet founds one and takes in all that are alike and still free.
     for i in torch.argsort(quality, descending=True, stable=True).tolist():
         if len(best) == most:
             break
@@ -100,10 +101,11 @@ def look_at(
     best, group = group_masks(candidates)
     size = size or BatchSize(CROPS_PER_BATCH)
 
-    def encode(some: Tensor, count: int) -> Tensor:
-        crops = [_crop(image, candidates, int(i), model.crop_size) for i in some]
-        tokens = model.encode_crops(torch.stack([pixels for pixels, _ in crops])).float().cpu()
-        return torch.stack([_pooled(one, mask) for one, (_, mask) in zip(tokens, crops, strict=True)])[:count]
+    def encode(index: Tensor, count: int) -> Tensor:
+        crops = [_crop(image, candidates, int(i), model.crop_size) for i in index]
+        tokens = model.encode_crops(torch.stack([pixels for pixels, _ in crops])).float().cpu()  # [B, rows, columns, C]
+        pooled = [_pooled(grid, mask) for grid, (_, mask) in zip(tokens, crops, strict=True)]
+        return torch.stack(pooled)[:count]  # [B, C]
 
     vectors = in_batches(encode, best, size, pad=False, what="crops") if len(best) else []
     return Looks(torch.cat(vectors) if vectors else torch.zeros(0, model.dim), group)
@@ -141,7 +143,7 @@ def _pooled(tokens: Tensor, mask: Tensor) -> Tensor:
     return weighted_mean(tokens, weights if weights.any() else torch.ones_like(weights))
 
 
-class ReferenceLooks:
+class ReferenceCrops:
     """Collects the second set of vectors of a memory bank, one reference after the other. A ``ReferenceObserver``.
 
     Args:
