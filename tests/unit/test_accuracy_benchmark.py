@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
+from support.colours import NAMES, SIZE, colour_folder, colour_segmenter
 from support.fake_models import fake_segmenter
 from support.oracles import encode_mask
 
@@ -23,108 +24,21 @@ from benchmarks.coco_data import (
     read_target_image,
     read_targets,
 )
-from fiftyone_ntt.core import ImageFrame, MatchConfig, MemoryBank, ProposalConfig, ReferenceSettings, Segmenter
+from fiftyone_ntt.core import MatchConfig, MemoryBank, ProposalConfig
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.evaluation.coco import GroundTruth
-
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 210)}
-NAMES = list(COLOURS)
-SIZE = (120, 160)
-
-
-class SameColour:
-    """A mask model: the object at a point is all that has the point's colour; nothing on the grey background."""
-
-    name, weights_hash = "same-colour", "0" * 64
-
-    def __init__(self):
-        self.encoded = 0
-
-    def frame(self, image_size):
-        return ImageFrame.squash(image_size, 256)
-
-    def encode(self, pixels, frame):
-        self.encoded += 1
-        return pixels
-
-    def decode_points(self, embedding, points):
-        x, y = points.long().clamp(0, 255).unbind(1)
-        colour = embedding[:, y, x].T[:, :, None, None]
-        logits = 50 * (0.1 - (embedding[None] - colour).abs().sum(1))  # steep, as those of real models
-        saturated = (colour.amax(1) - colour.amin(1))[:, 0, 0] > 0.4
-        # The larger the surer: a point on a blurred edge finds only the edge, and must not win against the object.
-        ious = torch.where(saturated, 0.5 + (logits > 0).float().mean((1, 2)), 0.1)[:, None].repeat(1, 3)
-        return logits[:, None].repeat(1, 3, 1, 1), ious
-
-
-class MeanColour:
-    """A feature model: a patch's vector is its mean colour against grey."""
-
-    name, weights_hash, input_size, grid, dim = "mean-colour", "1" * 64, 256, (64, 64), 3
-
-    def encode(self, images):
-        return torch.nn.functional.avg_pool2d(images - 0.5, 4).permute(0, 2, 3, 1)
-
-
-def segmenter() -> Segmenter:
-    return Segmenter(
-        SameColour(), MeanColour(), references=ReferenceSettings(context="image", weights="area"),
-        proposals=ProposalConfig(points_per_side=12, grid="centre"), target_via=None,
-    )  # fmt: skip
-
-
-def picture(path, objects):
-    """Draws rectangles (label, xyxy with x2, y2 exclusive) on grey."""
-    image = Image.new("RGB", SIZE[::-1], (128, 128, 128))
-    draw = ImageDraw.Draw(image)
-    for label, (x1, y1, x2, y2) in objects:
-        draw.rectangle((x1, y1, x2 - 1, y2 - 1), fill=COLOURS[label])
-    image.save(path)
-
-
-def content(images, start=1):
-    """COCO json of pictures: name -> objects. Category ids have gaps and are not in order."""
-    ids = {"red": 7, "green": 9, "blue": 4}
-    entries, annotations = [], []
-    for i, (name, objects) in enumerate(images.items(), start=start):
-        entries.append({"id": i, "file_name": name, "height": SIZE[0], "width": SIZE[1]})
-        for label, (x1, y1, x2, y2) in objects:
-            annotations.append({
-                "id": len(annotations) + 1, "image_id": i, "category_id": ids[label], "iscrowd": 0,
-                "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1),
-                "segmentation": [[x1, y1, x2, y1, x2, y2, x1, y2]],
-            })  # fmt: skip
-    categories = [{"id": ids[name], "name": name} for name in NAMES]
-    return {"images": entries, "annotations": annotations, "categories": categories}
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Six targets (two empty, one with two objects) and two draws of one shot a class."""
-    targets = {
-        "a.png": [("red", (20, 30, 60, 80)), ("green", (90, 20, 140, 70))],
-        "b.png": [("blue", (30, 30, 80, 90))],
-        "c.png": [],
-        "d.png": [("green", (60, 40, 120, 100))],
-        "e.png": [],
-        "f.png": [("red", (10, 10, 70, 60))],
-    }
-    references = {f"{name}.png": [(name, (40, 30, 110, 90))] for name in NAMES}
-    for part in ("images", "annotations", "refs"):
-        (tmp_path / part).mkdir()
-    for name, objects in {**targets, **references}.items():
-        picture(tmp_path / "images" / name, objects)
-    (tmp_path / "annotations" / "test.json").write_text(json.dumps(content(targets, start=10)))
-    for seed in (1, 2):
-        (tmp_path / "refs" / f"all_1shot_seed{seed}.json").write_text(json.dumps(content(references)))
-    return tmp_path
+    return colour_folder(tmp_path)
 
 
 def test_end_to_end(folder, tmp_path, monkeypatch, capsys):
     """Colours are easy: perfect masks and presence; the published boxes are a pixel short and cost box AP only."""
 
     class Preset:
-        segmenter = staticmethod(lambda points: segmenter())
+        segmenter = staticmethod(lambda points: colour_segmenter())
 
     monkeypatch.setattr(accuracy, "load_preset", lambda name, device: Preset())
     out, more = tmp_path / "out" / "scores.json", tmp_path / "more.json"
@@ -150,7 +64,7 @@ def test_end_to_end(folder, tmp_path, monkeypatch, capsys):
 def test_a_warm_cache_gives_the_same_scores_without_the_models(folder, tmp_path):
     targets = read_targets(folder, "all")
     variants = {"default": MatchConfig()}
-    models, summaries = segmenter(), []
+    models, summaries = colour_segmenter(), []
     for _ in range(2):
         cache = CandidateCache(tmp_path / "cache", models)
         result = accuracy.run(models, folder, "all", 1, [1], targets, variants, cache, lambda line: None)
@@ -161,7 +75,7 @@ def test_a_warm_cache_gives_the_same_scores_without_the_models(folder, tmp_path)
 
 def test_cached_candidates_are_those_computed(folder, tmp_path):
     image = read_targets(folder, "all").images[0]
-    models = segmenter()
+    models = colour_segmenter()
     kept, fresh = CandidateCache(tmp_path, models)[image], models.candidates(read_target_image(image))
     assert torch.equal(kept.candidates.mask_logits > 0, fresh.candidates.mask_logits > 0)
     assert torch.allclose(kept.candidates.mask_logits, fresh.candidates.mask_logits, rtol=1e-3)
@@ -171,7 +85,7 @@ def test_cached_candidates_are_those_computed(folder, tmp_path):
 
 
 def test_other_grids_and_weights_have_other_caches(tmp_path):
-    models = segmenter()
+    models = colour_segmenter()
     folders = [CandidateCache(tmp_path, models).folder]
     models.proposals = ProposalConfig(points_per_side=12, grid="centre", points_per_batch=3)
     assert CandidateCache(tmp_path, models).folder == folders[0], "the batch changes nothing"

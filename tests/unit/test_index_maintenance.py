@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 import numpy as np
 import pytest
 from support.fake_models import fake_segmenter
-from test_index_store import GB, settings_of
+from support.index_settings import GB, settings_of
 
 from fiftyone_ntt.candidates.file_format import DamagedIndexError, from_bytes
 from fiftyone_ntt.candidates.maintenance import files_in, info, prune, verify

@@ -16,23 +16,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.fake_models import fake_segmenter
+from support.index_settings import GB, settings_of
 
 from fiftyone_ntt.candidates import file_format as index_files
 from fiftyone_ntt.candidates import store as index_store
 from fiftyone_ntt.candidates.file_format import DamagedIndexError, Signature, from_bytes, to_bytes
 from fiftyone_ntt.candidates.maintenance import files_in, info, prune, verify
-from fiftyone_ntt.candidates.settings import IndexSettings, default_root, limit_in_bytes
+from fiftyone_ntt.candidates.settings import default_root, limit_in_bytes
 from fiftyone_ntt.candidates.store import IndexStorageError, IndexStore, explain_missing
 from fiftyone_ntt.core import CompactImage, compact
 from fiftyone_ntt.errors import InputError
 
 TESTS = Path(__file__).resolve().parents[1]
 IMAGE, OTHER_IMAGE = "ab" + 62 * "0", "cd" + 62 * "1"
-GB = 10**9
-
-
-def settings_of(points_per_side=4, preset="fake", **facts):
-    return IndexSettings(preset, {**fake_segmenter(points_per_side).facts(), **facts})
 
 
 @pytest.fixture(scope="module")

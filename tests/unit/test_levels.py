@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from support.fake_models import FakeProposals, fake_segmenter
-from test_second_look import picture
+from support.masks import picture_of_shapes
 
 from fiftyone_ntt.core import ImageFrame, ProposalConfig, ReferenceItem
 from fiftyone_ntt.errors import InputError
@@ -45,7 +45,7 @@ def test_the_short_way_gives_the_same(granularity):
     plain.proposal_model = Plain()
     assert isinstance(short.proposal_model, AmongDecoder)
     assert not isinstance(plain.proposal_model, AmongDecoder)
-    a, b = plain.candidates(picture()), short.candidates(picture())
+    a, b = plain.candidates(picture_of_shapes()), short.candidates(picture_of_shapes())
     assert len(a.candidates) > 0
     assert torch.equal(a.candidates.mask_logits, b.candidates.mask_logits)
     assert plain.facts().get("outputs", "best") == granularity
@@ -99,7 +99,7 @@ def test_points_within_a_reference(frame):
 
 
 def test_a_bank_notes_what_its_references_chose():
-    image = picture()
+    image = picture_of_shapes()
     items = [ReferenceItem(image, image[..., 0] > 200, "red", "a"), ReferenceItem(image, image[..., 2] > 200, "b", "b")]
     segmenter = fake_segmenter()
     assert segmenter.build_bank(items, ["red", "b"]).granularity is None

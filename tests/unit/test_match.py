@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support import oracles
-from test_pooling_and_masks import blobs
+from support.masks import blobs
 
 from fiftyone_ntt.core import (
     Candidates,

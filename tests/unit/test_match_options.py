@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support.fake_models import fake_segmenter
-from test_second_look import candidates
+from support.masks import three_shapes
 
 from fiftyone_ntt.core import IndexedImage, MatchConfig, MemoryBank
 from fiftyone_ntt.errors import InputError
@@ -35,7 +35,7 @@ def test_values_out_of_bounds_are_refused(change):
 def test_the_options_reach_the_match():
     bank = MemoryBank(("a",), np.array([[1, 0, 0], [0, 1, 0.5]], np.float32), np.zeros(2, np.int64), ("x", "y"))
     vectors = torch.tensor([[1.0, 0.1, 0], [0.2, 1, 0], [0.5, 0.5, 1], [0, 0, 1]])
-    image = IndexedImage(candidates(), vectors, torch.zeros(2, 2, 3))
+    image = IndexedImage(three_shapes(), vectors, torch.zeros(2, 2, 3))
     plain, supported = (
         fake_segmenter().match(image, bank, config).scores.tolist()
         for config in (MatchConfig(), MatchConfig(self_support=0.1))

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support import oracles
+from support.masks import blobs
 
 from fiftyone_ntt.core import Candidates, ImageFrame, pool
 from fiftyone_ntt.errors import InputError
@@ -16,13 +17,6 @@ from fiftyone_ntt.pixels.packed_masks import (
     boxes_of,
     masks_at_image_size,
 )
-
-
-def blobs(count, seed=0):
-    """Smooth random mask logits, some large, some small: [count, 256, 256]."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.randn(count, 1, 9, 9, generator=generator) - torch.linspace(-0.5, 1.2, count)[:, None, None, None]
-    return F.interpolate(coarse, size=(256, 256), mode="bicubic")[:, 0]
 
 
 @pytest.mark.parametrize("grid", [(37, 37), (24, 24), (16, 20), (1, 3)])

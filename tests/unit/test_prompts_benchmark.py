@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_accuracy_benchmark import MeanColour, SameColour, folder  # noqa: F401 - a fixture
+from support.colours import MeanColour, SameColour, colour_folder
 
 from benchmarks import prompts
 from benchmarks.prompts_made import deepest_point, scribble_line
@@ -29,7 +29,12 @@ def segmenter():
     )  # fmt: skip
 
 
-def test_one_row_a_kind(folder, tmp_path, monkeypatch, capsys):  # noqa: F811 - the fixture
+@pytest.fixture
+def folder(tmp_path):
+    return colour_folder(tmp_path)
+
+
+def test_one_row_a_kind(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(prompts, "SETS", ((folder.name, "all", None),))
     monkeypatch.setattr(prompts, "SHOTS", 1)
     monkeypatch.setattr(prompts, "load_preset", lambda name: type("Loaded", (), {"segmenter": staticmethod(segmenter)}))

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from support.fake_models import FakeFeatures, FakeProposals, fake_segmenter
+from support.masks import picture_of_shapes, three_shapes
 
 from fiftyone_ntt.core import (
-    Candidates,
     CompactImage,
     ImageFrame,
     MatchConfig,
@@ -38,42 +38,21 @@ def looking(second_look=True, **settings):
                      target_via=None, second_look=second_look)  # fmt: skip
 
 
-def square(left, top, side):
-    logits = torch.full((256, 256), -4.0)
-    logits[top : top + side, left : left + side] = 4.0
-    return logits
-
-
-def candidates(size=(256, 256), frame=ImageFrame.squash):
-    """Two of nearly the same mask, one elsewhere, one empty; the second is the best."""
-    logits = torch.stack([square(20, 20, 60), square(20, 20, 62), square(150, 150, 40), torch.full((256, 256), -4.0)])
-    return Candidates(logits, torch.tensor([0.8, 0.9, 0.7, 0.95]), frame(size))
-
-
-def picture(size=(256, 256)):
-    """Red where the first masks are, blue at the third, grey elsewhere."""
-    image = np.full((*size, 3), 128, np.uint8)
-    y, x = size[0] / 256, size[1] / 256
-    image[int(20 * y) : int(82 * y), int(20 * x) : int(82 * x)] = (255, 0, 0)
-    image[int(150 * y) : int(190 * y), int(150 * x) : int(190 * x)] = (0, 0, 255)
-    return image
-
-
 def test_masks_that_are_nearly_the_same_are_one_group_under_the_best():
-    best, group = group_masks(candidates())
+    best, group = group_masks(three_shapes())
     assert best.tolist() == [1, 2]
     assert group.tolist() == [0, 0, 1, -1]
 
 
 def test_the_best_groups_are_made_first():
-    best, group = group_masks(candidates(), most=1)
+    best, group = group_masks(three_shapes(), most=1)
     assert best.tolist() == [1]
     assert group.tolist() == [0, 0, -1, -1]
 
 
 def test_no_candidates_no_groups():
-    none = candidates().select(torch.zeros(4, dtype=torch.bool))
-    looks = look_at(CropFeatures(), picture(), none)
+    none = three_shapes().select(torch.zeros(4, dtype=torch.bool))
+    looks = look_at(CropFeatures(), picture_of_shapes(), none)
     assert looks.vectors.shape == (0, 3)
     assert looks.group.shape == (0,)
 
@@ -81,7 +60,7 @@ def test_no_candidates_no_groups():
 @pytest.mark.parametrize("frame", [ImageFrame.squash, ImageFrame.letterbox])
 @pytest.mark.parametrize("size", [(256, 256), (512, 512), (100, 100)])
 def test_a_crop_is_pooled_under_its_mask_only(size, frame):
-    looks = look_at(CropFeatures(), picture(size), candidates(size, frame))
+    looks = look_at(CropFeatures(), picture_of_shapes(size), three_shapes(size, frame))
     colours = torch.nn.functional.normalize(looks.vectors, dim=1)
     assert torch.allclose(colours[0], torch.tensor([1.0, 0.0, 0.0]), atol=0.35)
     assert torch.allclose(colours[1], torch.tensor([0.0, 0.0, 1.0]), atol=0.35)
@@ -90,7 +69,7 @@ def test_a_crop_is_pooled_under_its_mask_only(size, frame):
 
 def test_it_is_off_by_default_and_then_changes_no_index():
     plain, off, on = fake_segmenter(), looking(False), looking()
-    image = picture()
+    image = picture_of_shapes()
     assert off.facts() == plain.facts()
     assert set(on.facts()) - set(plain.facts()) == {"second_look"}
     assert set(compact(plain.candidates(image)).to_arrays()) == set(compact(off.candidates(image)).to_arrays())
@@ -101,7 +80,7 @@ def test_it_is_off_by_default_and_then_changes_no_index():
 
 
 def test_what_was_seen_is_kept_in_the_index():
-    segmenter, image = looking(), picture()
+    segmenter, image = looking(), picture_of_shapes()
     found = compact(segmenter.candidates(image))
     again = CompactImage.from_arrays(found.to_arrays())
     assert np.array_equal(again.crop_vectors, found.crop_vectors)
@@ -121,7 +100,7 @@ def test_what_was_seen_is_kept_in_the_index():
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(name, change):
-    arrays = compact(looking().candidates(picture())).to_arrays()
+    arrays = compact(looking().candidates(picture_of_shapes())).to_arrays()
     with pytest.raises(InputError):
         CompactImage.from_arrays({**arrays, name: change(arrays[name])})
 
@@ -132,7 +111,7 @@ def test_a_model_without_crops_cannot_look_twice():
 
 
 def bank(segmenter, **options):
-    image = picture()
+    image = picture_of_shapes()
     mask = image[..., 0] > 200
     other = image[..., 2] > 200
     items = [ReferenceItem(image, mask, "red", "a"), ReferenceItem(image, other, "blue", "b")]
@@ -167,7 +146,7 @@ def test_a_class_that_was_learned_since_has_no_crops():
 
 
 def test_a_weight_of_nothing_changes_nothing_and_any_other_does():
-    segmenter, image = looking(), picture()
+    segmenter, image = looking(), picture_of_shapes()
     made, found = bank(segmenter), compact(segmenter.candidates(image))
     blind = compact(fake_segmenter().candidates(image))
     scores = [segmenter.match(one, made, MatchConfig(second_look=w)).scores for one in (found, blind) for w in (0, 0.5)]
