@@ -28,14 +28,15 @@ from fiftyone_ntt.references.banks import save_bank
 from fiftyone_ntt.review.lessons import ClassChange, Lesson, changes_of, lessons_of, taught
 from fiftyone_ntt.review.reviewed_run import ReviewedRun, decided_labels, is_persons_word, labels_in_chunks
 from fiftyone_ntt.runs.control import segment_again
+from fiftyone_ntt.runs.history import LEARNED_STORE
 from fiftyone_ntt.runs.segment import SegmentReport
-
-_STORE = "ntt_learn"
 
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 100
 """Samples whose labels are in memory at once."""
+MOST_IDS = 5000
+"""Changed samples that are noted: nobody looks at more, and the App would be slow to show them."""
 Document = dict[str, Any]
 
 
@@ -145,13 +146,15 @@ def learn(
         )
     bank, decisions, errors = _learned(review, decided, progress)
     report = LearnReport(review.run_key, label_field, threshold, decisions, bank, errors=errors)
-    _compare(review, report, progress)
-    report.from_index, report.notes = review.source.from_index, review.source.notes
+    report.changes = {name: ClassChange() for name in bank.classes}
     if apply:
         _mark_edited(review, decided)
-        report.applied = segment_again(review, bank=bank, overwrite=True, progress=progress)
+        _write(review, report, progress)
         save_bank(review.dataset, name, bank)
         report.bank_name = name
+    else:
+        _compare(review, report, progress)
+        report.from_index, report.notes = review.source.from_index, review.source.notes
     report.seconds = time.perf_counter() - started
     logger.info("%s", report)
     return report
@@ -190,35 +193,69 @@ def _learned(
 
 
 def _compare(review: ReviewedRun, report: LearnReport, progress: Progress | None) -> None:
-    """Matches all samples again and counts what is different."""
+    """Matches all samples again and counts what would be different; writes nothing."""
     total, done = len(review.targets), 0
-    changes = {name: ClassChange() for name in report.bank.classes}
-    matcher = Matcher(report.bank, review.config)
+    matcher, thresholds = Matcher(report.bank, review.config), _thresholds(review, report.bank)
 
     def match(sample_id: str, content: CompactImage) -> list[Document]:
-        found = matcher.match(content)
-        if review.thresholds is not None:
-            found = found.above([review.thresholds.get(name, 0.0) for name in report.bank.classes])
-        new: list[Document] = to_document(found, report.bank.classes)["detections"]
-        return new
+        instances = matcher.match(content)
+        if thresholds is not None:
+            instances = instances.above([thresholds.get(name, 0.0) for name in report.bank.classes])
+        labels: list[Document] = to_document(instances, report.bank.classes)["detections"]
+        return labels
 
     for paths, labels in labels_in_chunks(review.targets, review.label_field):
         with closing(review.source.outcomes(paths.items(), match, finishers=2)) as outcomes:
             for outcome in outcomes:
                 done += 1
-                if outcome.value is None:
-                    if outcome.error is not None:
-                        report.errors[outcome.key] = describe_error(outcome.key, outcome.error)
-                    continue
-                stay = [label for label in labels[outcome.key] if is_persons_word(label)]
-                old = [label for label in labels[outcome.key] if not is_persons_word(label)]
-                new = without_contradictions(outcome.value, stay)
-                report.kept += len(stay)
-                if changes_of(old, new, report.threshold, changes):
-                    report.changed.append(outcome.key)
+                if outcome.error is not None:
+                    report.errors[outcome.key] = describe_error(outcome.key, outcome.error)
+                elif outcome.value is not None:
+                    _count(report, outcome.key, labels[outcome.key], outcome.value)
         if progress is not None:
             progress(done, total, f"matched {done} of {total} images again")
-    report.changes = changes
+
+
+def _write(review: ReviewedRun, report: LearnReport, progress: Progress | None) -> None:
+    """Makes a new pass of the run with the bank that has learned, and counts what is different as it is written."""
+    counted: set[str] = set()
+
+    def written(sample_id: str, before: list[Document], new: list[Document]) -> None:
+        counted.add(sample_id)
+        _count(report, sample_id, before, new)
+
+    applied = segment_again(
+        review,
+        bank=report.bank,
+        overwrite=True,
+        thresholds=_thresholds(review, report.bank),
+        progress=progress,
+        written=written,
+    )
+    report.errors |= applied.errors
+    if applied.resumed or applied.by_others:  # an earlier call was stopped, or another worker shared the work
+        for _, labels in labels_in_chunks(review.targets, review.label_field):
+            for sample_id in labels.keys() - counted - applied.errors.keys():
+                new = [label for label in labels[sample_id] if not is_persons_word(label)]
+                _count(report, sample_id, labels[sample_id], new)
+    report.applied, report.from_index = applied, review.source.from_index + applied.from_index
+    report.notes = list(dict.fromkeys([*review.source.notes, *applied.notes]))
+
+
+def _thresholds(review: ReviewedRun, bank: MemoryBank) -> dict[str, float] | None:
+    """The score thresholds of the run; classes that the bank has forgotten have none."""
+    if review.thresholds is None:
+        return None
+    return {name: threshold for name, threshold in review.thresholds.items() if name in bank.classes}
+
+
+def _count(report: LearnReport, sample_id: str, before: list[Document], new: list[Document]) -> None:
+    """Counts what becomes of the labels of one image."""
+    stay = [label for label in before if is_persons_word(label)]
+    old = [label for label in before if not is_persons_word(label)]
+    report.kept += len(stay)
+    if changes_of(old, without_contradictions(new, stay), report.threshold, report.changes):
+        report.changed.append(sample_id)
 
 
 def _mark_edited(review: ReviewedRun, decided: dict[str, tuple[str, list[Document]]]) -> None:
@@ -243,20 +280,11 @@ def keep_outcome(dataset: fo.Dataset, report: LearnReport) -> dict[str, Any]:
         "applied": report.applied is not None,
         "threshold": report.threshold,
     }
-    store(dataset, _STORE).set(report.label_field, outcome)
+    store(dataset, LEARNED_STORE).set(report.label_field, outcome)
     return outcome
 
 
 def last_outcome(dataset: fo.Dataset, label_field: str) -> dict[str, Any] | None:
     """What ``keep_outcome`` kept for a field; ``None`` if there is nothing."""
-    found: dict[str, Any] | None = store(dataset, _STORE).get(label_field)
+    found: dict[str, Any] | None = store(dataset, LEARNED_STORE).get(label_field)
     return found
-
-
-def forget_outcome(dataset: fo.Dataset, label_field: str) -> None:
-    """Forgets it."""
-    store(dataset, _STORE).delete(label_field)
-
-
-MOST_IDS = 5000
-"""Changed samples that are noted: nobody looks at more, and the App would be slow to show them."""

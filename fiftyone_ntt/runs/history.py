@@ -34,6 +34,8 @@ _FACTS, _SAMPLE, _PART, _STATUSES, _RESULTS = "facts", "sample:", "part:", "stat
 _PART_SIZE = 8 * 2**20
 _STATUSES_AT_ONCE = 1000
 
+LEARNED_STORE = "ntt_learn"
+"""Where the outcome of the last learning on each label field is kept, see ``keep_outcome``."""
 Document = dict[str, Any]
 """Labels or a status as the database holds them."""
 
@@ -229,6 +231,7 @@ def undo_run(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> 
     if dataset.has_field(name):
         removed = _restore_samples(dataset, name, run_key, this, keep_edited)
         forget_verdicts(dataset, name, run_key)
+        patiently(store(dataset, LEARNED_STORE).delete, name)  # what learning found was found in labels that are gone
         patiently(_restore_provenance, dataset, name, run_key, this)
         patiently(_remove_fields, dataset, name, this)
     remove_masks(masks_folder(dataset, run_key, this.number), patiently(_mask_paths, dataset, name))

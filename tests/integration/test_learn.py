@@ -15,9 +15,10 @@ import fiftyone_ntt as ntt
 from fiftyone_ntt.candidates import source as candidates
 from fiftyone_ntt.core import MemoryBank
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.params.review import LearnParams
 from fiftyone_ntt.references.banks import bank_of_run
-from fiftyone_ntt.review.learn import last_outcome, learn
+from fiftyone_ntt.review.learn import keep_outcome, last_outcome, learn
 from fiftyone_ntt.review.lessons import ClassChange, Lesson, changes_of, taught
 
 LEARN = "@fiftyone-ntt/ntt/learn"
@@ -168,6 +169,42 @@ def test_the_operator_shows_first_and_writes_when_told_and_the_panel_finds_the_o
     done = foo.execute_operator(LEARN, {"dataset": reviewed}, params=params)
     assert everything(reviewed) != before and "NTT: Undo run" in done.result["summary"]
     assert done.result["rows"] == shown.result["rows"] and last_outcome(reviewed, "found")["applied"]
+
+
+def test_undo_forgets_what_learning_found_in_labels_that_are_gone(reviewed, preset):
+    decide(reviewed)
+    keep_outcome(reviewed, learn(reviewed, "found", preset=preset, threshold=0.0))
+    assert last_outcome(reviewed, "found") is not None
+    ntt.undo_run(reviewed, "ntt_found")
+    assert last_outcome(reviewed, "found") is None
+
+
+def test_each_image_is_matched_once_and_reported_as_announced(reviewed, preset, monkeypatch):
+    decide(reviewed)
+    announced = learn(reviewed, "found", preset=preset, threshold=0.0)
+    matched, match = [], Matcher.match
+    monkeypatch.setattr(Matcher, "match", lambda self, content: matched.append(content) or match(self, content))
+    report = learn(reviewed, "found", preset=preset, threshold=0.0, apply=True)
+    assert len(matched) == 3, "as many as there are images to label"
+    assert (report.changes, report.kept, sorted(report.changed), report.from_index) == (
+        announced.changes, announced.kept, sorted(announced.changed), announced.from_index,
+    )  # fmt: skip
+
+
+def test_one_that_was_stopped_goes_on_and_reports_the_whole(reviewed, preset):
+    decide(reviewed)
+    announced = learn(reviewed, "found", preset=preset, threshold=0.0)
+
+    def stop(done, total, message):
+        if message.startswith("labelled 1"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn(reviewed, "found", preset=preset, threshold=0.0, apply=True, progress=stop)
+    report = learn(reviewed, "found", preset=preset, threshold=0.0, apply=True)
+    assert report.applied.resumed > 0 and report.kept == announced.kept
+    labels = [label for labels in reviewed.values("found.detections") for label in labels or []]
+    assert sum(one.gained + one.relabelled + one.unchanged for one in report.changes.values()) == len(labels) - 3
 
 
 def lesson(key, label, kind, value=1.0):
