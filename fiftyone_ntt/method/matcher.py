@@ -6,9 +6,9 @@ that the section of ``docs/method.md`` names.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,15 +28,6 @@ from fiftyone_ntt.pixels.packed_masks import PackedMask
 
 if TYPE_CHECKING:
     from fiftyone_ntt.method.segmenter import Segmenter
-
-MakeStep: TypeAlias = Callable[[Tensor, MemoryBank | None, MatchConfig], SimilarityStep | None]
-"""Makes a step of normalised prototypes ``[K, C]``, their bank and the settings; ``None`` where the option is off."""
-SIMILARITY_STEPS: tuple[MakeStep, ...] = (
-    self_support.similarity_step,
-    second_look.similarity_step,
-    negatives.similarity_step,
-)
-"""The options that change similarities before they are read, in this order. An option's only hook is its line here."""
 
 
 class Matcher:
@@ -69,8 +60,7 @@ class Matcher:
         self.config = config or MatchConfig()
         self.bank = bank if isinstance(bank, MemoryBank) else None
         self.prototypes = normalise(_checked(_as_float(bank.prototypes if isinstance(bank, MemoryBank) else bank)))
-        steps = (make(self.prototypes, self.bank, self.config) for make in SIMILARITY_STEPS)
-        self.steps = [step for step in steps if step is not None]
+        self.steps = list(self._similarity_steps())
         self._segmenter = segmenter
 
     def match(self, image: StageOneResult | NDArray[np.uint8]) -> Instances:
@@ -134,6 +124,16 @@ class Matcher:
         if tokens is None:
             return None
         return coverage(image.candidates, normalise(self._projected(_as_float(tokens))), self.prototypes)
+
+    def _similarity_steps(self) -> Iterator[SimilarityStep]:
+        """The options that change similarities before they are read, in this order. An option's only hook is here."""
+        bank, config = self.bank, self.config
+        if config.self_support:
+            yield self_support.similarity_step(self.prototypes, config.self_support)
+        if config.second_look and bank is not None and bank.crops is not None:
+            yield second_look.similarity_step(bank, config.second_look)
+        if bank is not None and bank.negatives is not None:
+            yield negatives.similarity_step(bank, bank.negatives)
 
     def _models(self) -> Segmenter:
         if self._segmenter is None:

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank, VectorSet
 from fiftyone_ntt.method.results import SimilarityStep, StageOneResult
 from fiftyone_ntt.method.scoring import normalise, similarity
@@ -25,13 +24,11 @@ CENTRES = 8
 _ROUNDS = 20
 
 
-def similarity_step(prototypes: Tensor, bank: MemoryBank | None, config: MatchConfig) -> SimilarityStep | None:
-    """What a bank's negatives do to similarities; ``None`` where it has none."""
-    if bank is None or bank.negatives is None:
-        return None
+def similarity_step(bank: MemoryBank, unwanted: VectorSet) -> SimilarityStep:
+    """What a bank's negatives do to similarities, for ``Matcher``; see ``less_negatives``."""
     positives, negatives = (
         (normalise(torch.from_numpy(bank.project(part.vectors))), torch.from_numpy(part.index_in(bank.classes)))
-        for part in (bank.references, bank.negatives)
+        for part in (bank.references, unwanted)
     )
 
     def step(similarities: Tensor, features: Tensor, image: StageOneResult) -> Tensor:

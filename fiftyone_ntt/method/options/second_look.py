@@ -17,7 +17,6 @@ from torch import Tensor
 
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.backends import BatchSize, CropEncoder, in_batches
-from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank, VectorSet
 from fiftyone_ntt.method.proposals import Candidates
 from fiftyone_ntt.method.references import ReferenceItem, crop_bounds, crop_with_context, patch_weights, weighted_mean
@@ -176,17 +175,15 @@ class ReferenceCrops:
         return {"crops": VectorSet(torch.stack(self._vectors).numpy(), tuple(self._labels)), "crop_center": center}
 
 
-def similarity_step(prototypes: Tensor, bank: MemoryBank | None, config: MatchConfig) -> SimilarityStep | None:
-    """Similarities with those of crops blended in; ``None`` where that is off, or the bank knows no crops."""
-    if bank is None or not config.second_look or bank.crop_prototypes is None:
-        return None
-    crop_prototypes = torch.from_numpy(bank.crop_prototypes)  # [K, C]
+def similarity_step(bank: MemoryBank, weight: float) -> SimilarityStep:
+    """Similarities with those of crops blended in, for ``Matcher``; see ``blended``. The bank has crops."""
+    prototypes = torch.from_numpy(bank.crop_prototypes)  # [K, C]
 
     def step(similarities: Tensor, features: Tensor, image: StageOneResult) -> Tensor:
         if image.look_arrays is None:
             return similarities
         vectors, group = image.look_arrays  # [G, C], [N]
-        return blended(similarities, (bank.project_crops(vectors), group), crop_prototypes, config.second_look)
+        return blended(similarities, (bank.project_crops(vectors), group), prototypes, weight)
 
     return step
 

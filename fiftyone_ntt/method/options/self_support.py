@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fiftyone_ntt.method.config import MatchConfig
-from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.results import SimilarityStep, StageOneResult
 from fiftyone_ntt.method.scoring import normalise, similarity
 
@@ -19,15 +17,11 @@ SHARE = 0.5
 """Of the new prototype, what comes from the image."""
 
 
-def similarity_step(prototypes: Tensor, bank: MemoryBank | None, config: MatchConfig) -> SimilarityStep | None:
-    """Similarities to prototypes that lean towards the image; ``None`` where that is off."""
-    if not config.self_support:
-        return None
+def similarity_step(prototypes: Tensor, least: float) -> SimilarityStep:
+    """Similarities to prototypes that lean towards the image, for ``Matcher``; see ``self_supported``."""
 
     def step(similarities: Tensor, features: Tensor, image: StageOneResult) -> Tensor:
-        if not len(features):
-            return similarities
-        return self_supported(features, similarities, prototypes, config.self_support)
+        return self_supported(features, similarities, prototypes, least) if len(features) else similarities
 
     return step
 
