@@ -1,12 +1,14 @@
-"""Between FiftyOne's relative boxes with in-box masks and pixels of the image."""
+"""Between FiftyOne's labels and pixels of the image: relative boxes and points, in-box masks, segmentation masks."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import fiftyone as fo
 import numpy as np
 from numpy.typing import NDArray
 
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, WrongTypeError
 
 _FAR_OUTSIDE = 4.0
 """Relative coordinates beyond this were meant as pixels; annotation tools let boxes stick out a little."""
@@ -44,15 +46,25 @@ def box_in_pixels(detection: fo.Detection, image_size: tuple[int, int]) -> tuple
     return float(x1), float(y1), float(x2), float(y2)
 
 
-def inside_image(points: NDArray[np.floating], image_size: tuple[int, int]) -> None:
-    """Raises InputError unless points ``[P, 2]`` (x, y) in image pixels lie in the image, give or take a little."""
+def points_in_pixels(points: Any, image_size: tuple[int, int]) -> NDArray[np.float32]:
+    """Relative points as float32 ``[P, 2]`` (x, y) in image pixels; NaN, which marks a missing point, stays.
+
+    Raises:
+        InputError: if they are no points, or lie outside the image by more than a little.
+    """
     height, width = image_size
-    off = np.maximum(-points, points - [width, height]).max(initial=0.0)
-    if off > 0.01 * max(image_size):
+    try:
+        relative = np.asarray(points if points is not None else [], np.float64).reshape(-1, 2)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected points [x, y], got {points!r}") from error
+    pixels = relative * [width, height]
+    placed = pixels[np.isfinite(pixels).all(axis=1)]
+    if np.maximum(-placed, placed - [width, height]).max(initial=0.0) > 0.01 * max(image_size):
         raise InputError(
-            f"the points {(np.asarray(points) / [width, height]).round(3).tolist()} reach outside the image; points "
-            "are relative (0..1), not in pixels: divide x by the image's width, y by its height"
+            f"the points {(placed / [width, height]).round(3).tolist()} reach outside the image; points are relative "
+            "(0..1), not in pixels: divide x by the image's width, y by its height"
         )
+    return np.asarray(pixels, np.float32)
 
 
 def place_mask(detection: fo.Detection, image_size: tuple[int, int]) -> tuple[int, int, NDArray[np.bool_]]:
@@ -114,3 +126,34 @@ def _read_mask(detection: fo.Detection) -> NDArray[np.bool_]:
     if mask.ndim != 2 or 0 in mask.shape:
         raise InputError(f"expected a two-dimensional mask, got shape {mask.shape}")
     return mask.astype(bool)
+
+
+def read_map(label: fo.Segmentation) -> NDArray[np.integer[Any]]:
+    """The values of a semantic segmentation mask: integers ``[h, w]``.
+
+    Raises:
+        InputError: if there is none, or it cannot be read.
+        WrongTypeError: if it is one of colours.
+    """
+    try:
+        values = label.get_mask()
+    except Exception as error:  # whatever the reader of a damaged file raises
+        raise InputError(f"the segmentation mask {label.mask_path} cannot be read ({error})") from error
+    if values is None:
+        raise InputError(f"expected a segmentation mask at {label.mask_path or 'mask'}, got none")
+    values = np.asarray(values)
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[..., 0]
+    if values.ndim != 2 or 0 in values.shape:
+        raise WrongTypeError(
+            f"expected a segmentation mask of one number a pixel, got shape {values.shape}; colours are not read"
+        )
+    return values if values.dtype.kind in "ui" else values.astype(np.int64)
+
+
+def stretched(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """A map ``[h, w]`` at another size ``(height, width)``, nearest value."""
+    if values.shape == size:
+        return values
+    rows, columns = (np.arange(new) * old // new for old, new in zip(values.shape, size, strict=True))
+    return values[np.ix_(rows, columns)]

@@ -13,7 +13,7 @@ from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
 from fiftyone_ntt.dataset.fields import dataset_of
-from fiftyone_ntt.dataset.geometry import box_in_pixels, place_mask
+from fiftyone_ntt.dataset.geometry import box_in_pixels, place_mask, read_map
 from fiftyone_ntt.dataset.labels import serialised
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.pixels.semantic_maps import VOID, Piece
@@ -67,25 +67,6 @@ def maps_info(dataset: fo.Dataset, field_name: str) -> dict[str, Any]:
     return dict(((field.info if field is not None else None) or {}).get(MAPS) or {})
 
 
-def read_map(label: fo.Segmentation) -> NDArray[np.integer[Any]]:
-    """The values of a map ``[H, W]``.
-
-    Raises:
-        InputError: if there is none, or it cannot be read.
-        WrongTypeError: if it is one of colours.
-    """
-    try:
-        values = label.get_mask()
-    except Exception as error:  # whatever the reader of a damaged file raises
-        raise InputError(f"the map {label.mask_path} cannot be read ({error})") from error
-    if values is None:
-        raise InputError(f"expected a map at {label.mask_path or 'mask'}, got none")
-    if values.ndim == 3 and values.shape[2] > 1:
-        raise WrongTypeError(f"expected a map of values [H, W], got colours of shape {values.shape}")
-    plain: NDArray[np.integer[Any]] = np.asarray(values).reshape(values.shape[:2])
-    return plain if plain.dtype.kind in "ui" else plain.astype(np.int64)
-
-
 def in_classes(
     values: NDArray[np.integer[Any]], targets: Mapping[int, str], classes: Sequence[str], unknown: int = VOID
 ) -> NDArray[np.int64]:
@@ -101,14 +82,6 @@ def in_classes(
     there, place = np.unique(values, return_inverse=True)
     meant = [index.get(targets[v], 0) if v in targets else 0 if v == 0 else unknown for v in there.tolist()]
     return np.array(meant, np.int64)[place].reshape(values.shape)
-
-
-def resized(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """A map at another size, nearest value."""
-    if values.shape == size:
-        return values
-    rows, columns = (np.arange(new) * old // new for old, new in zip(values.shape, size, strict=True))
-    return values[np.ix_(rows, columns)]
 
 
 def to_map_document(values: NDArray[np.unsignedinteger[Any]]) -> Document:

@@ -16,9 +16,10 @@ from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
 from fiftyone_ntt.dataset.fields import REJECTED_TAG, dataset_of, detections_of, is_map_field, with_sizes
+from fiftyone_ntt.dataset.geometry import read_map, stretched
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.evaluation.coco import GroundTruth, Prediction, Scores, presence_scores
-from fiftyone_ntt.evaluation.map_documents import in_classes, piece_of, read_map, resized, targets_of
+from fiftyone_ntt.evaluation.map_documents import in_classes, piece_of, targets_of
 from fiftyone_ntt.evaluation.summary import ClassResult, EvaluationResults
 from fiftyone_ntt.pixels.semantic_maps import VOID, SemanticScores, confusion, paint
 
@@ -142,7 +143,7 @@ def _compare(sample: fo.Sample, found: tuple[str, _Reader], truth: tuple[str, _R
         counts.unlabelled += 1
         claimed = np.zeros_like(true)
     counts.resized += claimed.shape != true.shape
-    counts.add(sample.id, true, resized(claimed, true.shape))
+    counts.add(sample.id, true, stretched(claimed, true.shape))
 
 
 def _results(

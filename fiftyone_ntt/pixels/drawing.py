@@ -20,6 +20,15 @@ _OVERSAMPLING = 2
 _FILL_OPACITY = 0.38
 
 
+def fill_polygon(outline: NDArray[np.floating], image_size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The inside of a closed line ``[V, 2]`` (x, y) in pixels: bool ``[H, W]``; nothing of fewer than three corners."""
+    canvas = Image.new("1", (image_size[1], image_size[0]))
+    corners = [(float(x) - 0.5, float(y) - 0.5) for x, y in outline]  # PIL counts from the centres of pixels
+    if len(corners) > 2:
+        ImageDraw.Draw(canvas).polygon(corners, fill=1, outline=1)
+    return np.asarray(canvas, bool)
+
+
 @dataclass(frozen=True)
 class Shape:
     """Something to draw on an image.

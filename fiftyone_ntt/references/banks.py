@@ -1,9 +1,10 @@
-"""Reads tagged samples as references, and builds the memory bank from them."""
+"""Memory banks of a dataset: built from labelled samples, kept with the dataset as FiftyOne runs, loaded again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import fiftyone as fo
 import numpy as np
@@ -11,24 +12,24 @@ from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
-from fiftyone_ntt.dataset.fields import (
-    check_name,
-    dataset_of,
-    field_names,
-    image_samples,
-)
+from fiftyone_ntt.dataset.fields import check_name, dataset_of, field_names, image_samples
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.negatives import image_centres, with_negatives
-from fiftyone_ntt.method.references import ReferenceItem
+from fiftyone_ntt.method.references import BankBuilder, ReferenceItem
 from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.models import Preset, load_preset
-from fiftyone_ntt.params.base import Progress
-from fiftyone_ntt.params.references import TaggedBankParams
-from fiftyone_ntt.references.label_kinds import Shown
-from fiftyone_ntt.references.prompted_masks import Key, MadeMask, box_mask, make_masks
-from fiftyone_ntt.references.reader import ReadSample, ReferenceReader
+from fiftyone_ntt.references.prompted_masks import Key, PromptedMask, box_mask, make_masks
+from fiftyone_ntt.references.reader import ReferenceReader, ReferenceSample
 from fiftyone_ntt.references.tagging import tagged_negatives, tagged_references
+
+if TYPE_CHECKING:
+    from fiftyone_ntt.params.base import Progress
+    from fiftyone_ntt.params.references import TaggedBankParams
+
+METHOD = "ntt/memory_bank"
+"""What FiftyOne knows a bank's run by."""
+_TENSORS = ("vectors", "class_index", "center", "negatives", "negative_class", "crop_vectors", "crop_center")
 
 
 def build_memory_bank(
@@ -71,6 +72,12 @@ def build_memory_bank(
         InputError: if a field is missing, there are no samples, or a name is unusable.
         BadReferenceError: if a label cannot serve as a reference (names sample and label), or a class has none.
         MissingWeightsError: if the preset's weights are not on this machine.
+
+    Example:
+        >>> references = dataset.match_tags("ntt:reference")  # doctest: +SKIP
+        >>> bank = ntt.build_memory_bank(references, "ground_truth", preset="lite", name="coins")  # doctest: +SKIP
+        >>> bank.shots  # doctest: +SKIP
+        {'coin': 3}
     """
     references = image_samples(references)
     if name is not None:
@@ -78,117 +85,11 @@ def build_memory_bank(
     reader = ReferenceReader(references, field_names(label_field), classes, negatives)
     loaded = load_preset(preset, device)
     segmenter = loaded.segmenter()
-    bank = bank_from(reader, segmenter, loaded.preset.name, progress, ask_granularity=ask_granularity)
+    builder = segmenter.bank_builder(reader.classes, preset=loaded.preset.name, ask_granularity=ask_granularity)
+    bank = _filled(builder, reader, segmenter, progress)
     if name is not None:
         save_bank(dataset_of(references), name, bank)
     return bank
-
-
-def bank_from(
-    reader: ReferenceReader,
-    segmenter: Segmenter,
-    preset: str,
-    progress: Progress | None = None,
-    *,
-    ask_granularity: bool = False,
-) -> MemoryBank:
-    """The memory bank of references that were read; see ``build_memory_bank``."""
-    passes = 2 if reader.any_prompts else 1
-    # Points have several answers, which are compared with all other references: those are looked at first.
-    made = make_masks(reader, segmenter, _part(progress, 0, passes)) if reader.any_prompts else None
-    unwanted = _Unwanted()
-    builder = segmenter.bank_builder(reader.classes, preset=preset, ask_granularity=ask_granularity)
-    for item in read_references(reader, segmenter, made, unwanted, _part(progress, passes - 1, passes)):
-        builder.add(item)
-    bank = builder.bank()
-    vectors = unwanted.vectors(segmenter)
-    return with_negatives(bank, vectors, unwanted.labels, unwanted.ids) if len(vectors) else bank
-
-
-def _part(progress: Progress | None, number: int, parts: int) -> Progress | None:
-    """Progress of one of several equal parts, as part of the whole."""
-    if progress is None or parts == 1:
-        return progress
-    return lambda done, total, message: progress(number * total + done, parts * total, message)
-
-
-@dataclass
-class _Unwanted:
-    """What is not wanted, gathered while the references are read.
-
-    Attributes:
-        items: instances.
-        images: vectors of whole images, and the ids of these vectors.
-    """
-
-    items: list[ReferenceItem] = field(default_factory=list)
-    images: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-
-    @property
-    def labels(self) -> list[str | None]:
-        """The class that each vector is not."""
-        return [item.label or None for item in self.items] + [None] * len(self.images)
-
-    @property
-    def ids(self) -> list[str]:
-        """Where each vector came from."""
-        return [*(item.reference_id for item in self.items), *self.images]
-
-    def vectors(self, segmenter: Segmenter) -> NDArray[np.float32]:
-        """float32 ``[n, C]``: instances as references are encoded, then the whole images."""
-        found: list[NDArray[np.float32]] = []
-        if self.items:
-            found = list(segmenter.reference_vectors(self.items))
-        return np.array([*found, *self.images.values()], np.float32)
-
-
-def read_references(
-    reader: ReferenceReader,
-    segmenter: Segmenter,
-    made: Mapping[Key, MadeMask] | None,
-    unwanted: _Unwanted,
-    progress: Progress | None = None,
-) -> Iterator[ReferenceItem]:
-    """Yields every reference instance; those of one image follow each other and share its pixels.
-
-    Args:
-        reader: the references.
-        segmenter: makes masks from boxes where a label has no mask.
-        made: the masks made before; made on the way where ``None``.
-        unwanted: negatives are put here.
-        progress: called with (done, total, message) after each sample.
-    """
-    for done, sample in enumerate(reader.samples(), start=1):
-        if sample is not None:
-            shown = [*sample.shown, *sample.negatives]
-            masks = _masks(sample, shown, segmenter, made)
-            items = [_item(sample, one, mask) for one, mask in zip(shown, masks, strict=True)]
-            yield from items[: len(sample.shown)]
-            unwanted.items += items[len(sample.shown) :]
-            if sample.empty:
-                centres = image_centres(segmenter.image_tokens(sample.image))
-                unwanted.images |= {f"{sample.sample_id}/image.{k}": one for k, one in enumerate(centres)}
-        if progress is not None:
-            progress(done, len(reader), f"encoding references ({done} of {len(reader)})")
-
-
-def _item(sample: ReadSample, shown: Shown, mask: NDArray[np.bool_]) -> ReferenceItem:
-    return ReferenceItem(sample.image, mask, shown.label or "", f"{sample.sample_id}/{shown.label_id}", shown.box)
-
-
-def _masks(
-    sample: ReadSample, shown: Sequence[Shown], segmenter: Segmenter, made: Mapping[Key, MadeMask] | None
-) -> list[NDArray[np.bool_]]:
-    size = (int(sample.image.shape[0]), int(sample.image.shape[1]))
-    if made is not None:
-        return [made[sample.sample_id, one.label_id].mask.full(size) if one.mask is None else one.mask for one in shown]
-    boxes = np.array([one.box for one in shown if one.mask is None])
-    found = iter(segmenter.box_masks(sample.image, boxes) if len(boxes) else [])
-    masks = [next(found) if one.mask is None else one.mask for one in shown]
-    return [
-        box_mask(one.box, size).full(size) if one.mask is None and one.box is not None and not mask.any() else mask
-        for one, mask in zip(shown, masks, strict=True)
-    ]
 
 
 def build_tagged_bank(
@@ -205,14 +106,80 @@ def build_tagged_bank(
     return build_memory_bank(references, fields, negatives=negatives, progress=progress, **arguments)
 
 
+def _filled(
+    builder: BankBuilder, reader: ReferenceReader, segmenter: Segmenter, progress: Progress | None
+) -> MemoryBank:
+    """The bank of all samples of a reader."""
+    passes = 2 if reader.any_prompts else 1
+    # Points have several answers, which are compared with all other references: those are looked at first.
+    masks = make_masks(reader, segmenter, _part(progress, 0, passes)) if reader.any_prompts else None
+    tell = _part(progress, passes - 1, passes)
+    unwanted: list[ReferenceItem] = []
+    empty: dict[str, NDArray[np.float32]] = {}  # id -> vector of an image that shows none of the classes
+    for done, sample in enumerate(reader.samples(), start=1):
+        if sample is not None:
+            items = _items(sample, segmenter, masks)
+            for item in items[: len(sample.positives)]:
+                builder.add(item)
+            unwanted += items[len(sample.positives) :]
+            if sample.empty:
+                centres = image_centres(segmenter.image_tokens(sample.image))  # [k, C]
+                empty |= {f"{sample.sample_id}/image.{k}": centre for k, centre in enumerate(centres)}
+        if tell is not None:
+            tell(done, len(reader), f"encoding references ({done} of {len(reader)})")
+    return _with_unwanted(builder.bank(), segmenter, unwanted, empty)
+
+
+def _part(progress: Progress | None, number: int, parts: int) -> Progress | None:
+    """Progress of one of several equal parts, as part of the whole."""
+    if progress is None or parts == 1:
+        return progress
+    return lambda done, total, message: progress(number * total + done, parts * total, message)
+
+
+def _items(
+    sample: ReferenceSample, segmenter: Segmenter, masks: Mapping[Key, PromptedMask] | None
+) -> list[ReferenceItem]:
+    """A sample's positives, then its negatives, each with its mask; they share the image.
+
+    Args:
+        sample: the sample.
+        segmenter: makes masks from boxes.
+        masks: all masks that prompts gave; ``None`` where only boxes lack one.
+    """
+    objects = sample.objects
+    boxes = [item.box for item in objects if item.mask is None]
+    from_boxes = iter(segmenter.box_masks(sample.image, np.array(boxes)) if boxes and masks is None else ())
+    items = []
+    for item in objects:
+        mask = item.mask
+        if mask is None and masks is not None:
+            mask = masks[sample.sample_id, item.label_id].mask.full(sample.size)
+        elif mask is None:
+            mask = next(from_boxes)
+            if item.box is not None and not mask.any():  # the model finds nothing in the box: the box itself
+                mask = box_mask(item.box, sample.size).full(sample.size)
+        name = f"{sample.sample_id}/{item.label_id}"
+        items.append(ReferenceItem(sample.image, mask, item.label or "", name, item.box))
+    return items
+
+
+def _with_unwanted(
+    bank: MemoryBank, segmenter: Segmenter, items: Sequence[ReferenceItem], empty: Mapping[str, NDArray[np.float32]]
+) -> MemoryBank:
+    """The bank with negatives: objects, encoded as references are, then images that show none of the classes."""
+    if not items and not empty:
+        return bank
+    encoded = list(segmenter.reference_vectors(items)) if items else []
+    vectors = np.array([*encoded, *empty.values()], np.float32)  # [n, C]
+    labels = [item.label or None for item in items] + [None] * len(empty)
+    return with_negatives(bank, vectors, labels, [*(item.reference_id for item in items), *empty])
+
+
 def without_references(view: SampleCollection, bank: MemoryBank) -> SampleCollection:
     """The view without the samples that the bank's references came from."""
     used = {reference.split("/")[0] for reference in bank.reference_ids}
     return view.exclude(sorted(sample_id for sample_id in used if ObjectId.is_valid(sample_id)))
-
-
-METHOD = "ntt/memory_bank"
-_TENSORS = ("vectors", "class_index", "center", "negatives", "negative_class", "crop_vectors", "crop_center")
 
 
 def save_bank(dataset: fo.Dataset, name: str, bank: MemoryBank) -> None:
@@ -240,12 +207,16 @@ def load_bank(dataset: fo.Dataset, name: str) -> MemoryBank:
 
     Raises:
         InputError: if there is none; names those there are.
+
+    Example:
+        >>> bank = ntt.load_bank(dataset, "coins")  # doctest: +SKIP
+        >>> ntt.segment(dataset, bank)  # doctest: +SKIP
     """
-    known = list_banks(dataset)
-    if name not in known:
+    names = list_banks(dataset)
+    if name not in names:
         raise InputError(
             f"no memory bank {name!r} with dataset {dataset.name!r}; there is: "
-            f"{', '.join(map(repr, known)) or 'none yet, build one from tagged references first'}"
+            f"{', '.join(map(repr, names)) or 'none yet, build one from tagged references first'}"
         )
     return bank_of_run(dataset, name)
 
@@ -266,7 +237,12 @@ def bank_of_run(dataset: fo.Dataset, run_key: str) -> MemoryBank:
 
 
 def list_banks(dataset: fo.Dataset) -> list[str]:
-    """Names of the banks kept with a dataset."""
+    """Names of the banks kept with a dataset.
+
+    Example:
+        >>> ntt.list_banks(dataset)  # doctest: +SKIP
+        ['coins']
+    """
     return [str(name) for name in dataset.list_runs(method=METHOD)]
 
 

@@ -28,9 +28,8 @@ from fiftyone_ntt.models import Preset, load_preset
 from fiftyone_ntt.params.base import Progress
 from fiftyone_ntt.params.references import MADE_FIELD, MakeMasksFormParams
 from fiftyone_ntt.pixels.packed_masks import PackedMask
-from fiftyone_ntt.references.label_kinds import Shown
-from fiftyone_ntt.references.prompted_masks import Key, MadeMask, make_masks
-from fiftyone_ntt.references.reader import ReadSample, ReferenceReader
+from fiftyone_ntt.references.prompted_masks import Key, PromptedMask, make_masks
+from fiftyone_ntt.references.reader import LabelledObject, ReferenceReader, ReferenceSample
 from fiftyone_ntt.references.tagging import tagged_references
 
 MADE_ATTRIBUTES = {
@@ -78,7 +77,7 @@ def make_reference_masks(
 
     A label of each reference goes into ``out_field``, with its class, its mask, the kind of label it was made from and
     that label's id, and the tags ``ntt:reference`` and ``ntt:negative`` if the label has them. Then
-    ``build_memory_bank(references, out_field)`` builds the bank from what is there. Another call makes the masks anew,
+    ``build_memory_bank(references, out_field)`` builds the bank from what is there. Another call rebuilds the masks,
     but for those that a person has accepted, edited or drawn.
 
     Args:
@@ -87,13 +86,19 @@ def make_reference_masks(
         out_field: a field of detections; made if absent.
         classes: the classes wanted; all labels found where ``None``.
         preset: name of a preset, or a ``Preset`` with checkpoint paths of your own.
-        overwrite: also make masks anew that a person accepted or edited. Those without a source always stay.
+        overwrite: also rebuild masks that a person accepted or edited. Those without a source always stay.
         device: ``"cuda"``, ``"mps"`` or ``"cpu"``; the best there is where ``None``.
         progress: called with (done, total, message).
 
     Raises:
         InputError: if a field is missing, there are no samples, or the masks would go where the labels are.
         BadReferenceError: if a label cannot serve as a reference (names sample and label).
+
+    Example:
+        >>> references = dataset.match_tags("ntt:reference")  # doctest: +SKIP
+        >>> print(ntt.make_reference_masks(references, "clicks"))  # doctest: +SKIP
+        masks in 'ntt_references': 3 from a point
+        >>> bank = ntt.build_memory_bank(references, "ntt_references")  # doctest: +SKIP
     """
     fields = field_names(label_field)
     if out_field in fields:
@@ -104,13 +109,13 @@ def make_reference_masks(
         check_detections_field(dataset, out_field)
     reader = ReferenceReader(references, fields, classes)
     segmenter = load_preset(preset, device).segmenter()
-    made = make_masks(reader, segmenter, progress)
+    masks = make_masks(reader, segmenter, progress)
     _declare(dataset, out_field)
     report, images = MadeMasks(out_field, {}), every_image(dataset)
     tags = _tags(references, fields)
     for sample in reader.samples():
-        if sample is not None and (sample.shown or sample.negatives):
-            _write(images[sample.sample_id], sample, made, tags, overwrite, report)
+        if sample is not None and sample.objects:
+            _write(images[sample.sample_id], sample, masks, tags, overwrite, report)
     activate_schema(dataset, out_field, reader.classes)
     return report
 
@@ -137,51 +142,51 @@ def _declare(dataset: fo.Dataset, out_field: str) -> None:
 
 def _tags(references: SampleCollection, fields: Sequence[str]) -> dict[str, list[str]]:
     """Label id -> those of its tags that matter here."""
-    found: dict[str, list[str]] = {}
+    by_id: dict[str, list[str]] = {}
     for name in fields:
         ids, tags = (references.values(label_path(references, name, part), unwind=True) for part in ("id", "tags"))
         if len(ids) != len(tags):  # labels without tags leave no trace when unwound
             ids, tags = (_flat(references, name, part) for part in ("id", "tags"))
-        found |= {
-            str(one): [tag for tag in marks or [] if tag in (REFERENCE_TAG, NEGATIVE_TAG)]
-            for one, marks in zip(ids, tags, strict=True)
+        by_id |= {
+            str(label_id): [tag for tag in marks or [] if tag in (REFERENCE_TAG, NEGATIVE_TAG)]
+            for label_id, marks in zip(ids, tags, strict=True)
         }
-    return found
+    return by_id
 
 
 def _flat(references: SampleCollection, name: str, part: str) -> list[Any]:
     values = references.values(label_path(references, name, part))
     listed = label_path(references, name) != name
-    return [one for group in values for one in group or []] if listed else values
+    return [value for group in values for value in group or []] if listed else values
 
 
 def _write(
-    sample: fo.Sample, read: ReadSample, made: dict[Key, MadeMask], tags: dict[str, list[str]], overwrite: bool,
-    report: MadeMasks,
+    sample: fo.Sample, read: ReferenceSample, masks: dict[Key, PromptedMask], tags: dict[str, list[str]],
+    overwrite: bool, report: MadeMasks,
 ) -> None:  # fmt: skip
     before = sample[report.out_field].detections if sample[report.out_field] is not None else []
     kept = [label for label in before if _stays(label, overwrite)]
-    known = {label["source"] for label in kept if _source_of(label)}
+    sources = {label["source"] for label in kept if _source_of(label)}
     new = []
-    for shown in (*read.shown, *read.negatives):
-        if shown.label_id in known:
+    for item in read.objects:
+        if item.label_id in sources:
             continue
-        new.append(_label(shown, _mask_of(shown, read.sample_id, made), read.image.shape[:2]))
-        new[-1].tags = list(tags.get(shown.label_id.split(".")[0], []))
-        report.kinds[shown.kind] = report.kinds.get(shown.kind, 0) + 1
+        new.append(_label(item, _mask_of(item, read.sample_id, masks), read.size))
+        new[-1].tags = list(tags.get(item.label_id.split(".")[0], []))  # of a part of a map, those of the map
+        report.kinds[item.kind] = report.kinds.get(item.kind, 0) + 1
     sample[report.out_field] = fo.Detections(detections=[*kept, *new])
     sample.save()
     report.kept += len(kept)
     report.samples += bool(new)
 
 
-def _mask_of(shown: Shown, sample_id: str, made: dict[Key, MadeMask]) -> PackedMask:
-    if shown.mask is None:
-        return made[sample_id, shown.label_id].mask
-    packed = PackedMask.from_crop(shown.mask, 0, 0)
+def _mask_of(item: LabelledObject, sample_id: str, masks: dict[Key, PromptedMask]) -> PackedMask:
+    if item.mask is None:
+        return masks[sample_id, item.label_id].mask
+    packed = PackedMask.from_crop(item.mask, 0, 0)
     if not packed.area:
         raise BadReferenceError(
-            f"reference sample {sample_id}, label {shown.label_id} ({shown.label}): the mask is empty; draw it again "
+            f"reference sample {sample_id}, label {item.label_id} ({item.label}): the mask is empty; draw it again "
             "or remove the label"
         )
     return packed
@@ -196,12 +201,12 @@ def _source_of(label: fo.Detection) -> str | None:
     return source
 
 
-def _label(shown: Shown, mask: PackedMask, size: tuple[int, ...]) -> fo.Detection:
+def _label(item: LabelledObject, mask: PackedMask, size: tuple[int, int]) -> fo.Detection:
     x1, y1, x2, y2 = mask.extent
     height, width = size
     box = [x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height]
     pixels: NDArray[np.bool_] = mask.crop()
     return fo.Detection(
-        label=shown.label, bounding_box=box, mask=pixels, reference_kind=shown.kind, source=shown.label_id,
-        written=fingerprint(shown.label, box, pixels),
+        label=item.label, bounding_box=box, mask=pixels, reference_kind=item.kind, source=item.label_id,
+        written=fingerprint(item.label, box, pixels),
     )  # fmt: skip

@@ -23,7 +23,14 @@ from fiftyone_ntt.method.references import mask_extent
 from fiftyone_ntt.params.references import MADE_FIELD
 from fiftyone_ntt.pixels.drawing import Shape, draw_shapes
 from fiftyone_ntt.pixels.images import read_image
-from fiftyone_ntt.references.label_kinds import POINT_LABELS, ClassValues, Shown, class_values, shown_in, single_labels
+from fiftyone_ntt.references.reader import (
+    POINT_LABELS,
+    ClassValues,
+    LabelledObject,
+    class_values,
+    objects_in,
+    single_labels,
+)
 from fiftyone_ntt.references.tagging import tagged_references
 
 _SMALLEST_SIDE = 32
@@ -249,7 +256,7 @@ def _naming(name: str) -> tuple[str, ...]:
 
 def _look_at(image: NDArray[np.uint8], label: fo.Label, values: ClassValues | None) -> _Look:
     height, width = image.shape[:2]
-    shown = list(shown_in(label, (height, width), values))
+    shown = list(objects_in(label, (height, width), values))
     if not shown:
         raise InputError("its map shows nothing with a name")
     mask, (x1, y1, x2, y2) = _place(shown, (height, width))
@@ -265,7 +272,7 @@ def _look_at(image: NDArray[np.uint8], label: fo.Label, values: ClassValues | No
     return _Look(pixels, tinted, _grey(image[top:bottom, left:right]), area, warnings)
 
 
-def _place(shown: Sequence[Shown], size: tuple[int, int]) -> tuple[NDArray[np.bool_], tuple[float, ...]]:
+def _place(shown: Sequence[LabelledObject], size: tuple[int, int]) -> tuple[NDArray[np.bool_], tuple[float, ...]]:
     """What to tint, bool ``[H, W]``, and the xyxy around it: the mask, the box, or dots on the points."""
     masks = [one.mask for one in shown if one.mask is not None]
     if masks:

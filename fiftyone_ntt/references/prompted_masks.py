@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,18 +13,19 @@ from fiftyone_ntt.errors import BadReferenceError
 from fiftyone_ntt.method.options.prompts import MaskOptions, choose_masks, mask_options
 from fiftyone_ntt.method.pooling import pool_mask
 from fiftyone_ntt.method.segmenter import Segmenter
-from fiftyone_ntt.params.base import Progress
 from fiftyone_ntt.pixels.packed_masks import PackedMask
-from fiftyone_ntt.references.label_kinds import Shown
-from fiftyone_ntt.references.reader import ReadSample, ReferenceReader
+from fiftyone_ntt.references.reader import LabelledObject, ReferenceReader, ReferenceSample
+
+if TYPE_CHECKING:
+    from fiftyone_ntt.params.base import Progress
 
 Key = tuple[str, str]
 """Sample and label."""
 
 
 @dataclass(frozen=True, eq=False)
-class MadeMask:
-    """A mask that was made from a prompt.
+class PromptedMask:
+    """The mask that a prompt gave.
 
     Attributes:
         mask: at image size.
@@ -35,13 +37,15 @@ class MadeMask:
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked:
+class _Prompted:
     key: Key
-    shown: Shown
+    item: LabelledObject
     options: MaskOptions
 
 
-def make_masks(reader: ReferenceReader, segmenter: Segmenter, progress: Progress | None = None) -> dict[Key, MadeMask]:
+def make_masks(
+    reader: ReferenceReader, segmenter: Segmenter, progress: Progress | None = None
+) -> dict[Key, PromptedMask]:
     """The masks of all references that have none.
 
     Boxes have one answer. The three or more of a point or scribble are compared with the other references of the class,
@@ -55,54 +59,54 @@ def make_masks(reader: ReferenceReader, segmenter: Segmenter, progress: Progress
     Raises:
         BadReferenceError: if no mask of a prompt holds its points.
     """
-    asked: list[_Asked] = []
-    known: dict[str, list[NDArray[np.float32]]] = {}
-    means: list[NDArray[np.float32]] = []
+    prompted: list[_Prompted] = []
+    with_mask: dict[str, list[NDArray[np.float32]]] = {}  # class -> vectors [C] of its references that have a mask
+    means: list[NDArray[np.float32]] = []  # mean token [C] of each image
     for done, sample in enumerate(reader.samples(), start=1):
-        if sample is not None and (sample.shown or sample.negatives):
-            asked += _ask(sample, segmenter, known, means)
+        if sample is not None and sample.objects:
+            prompted += _ask(sample, segmenter, with_mask, means)
         if progress is not None:
             progress(done, len(reader), f"making masks of references ({done} of {len(reader)})")
     center = np.mean(means, axis=0) if segmenter.references.centre and means else None
-    vectors = {name: np.stack(found) for name, found in known.items()}
-    labels = [_name(one.shown) for one in asked]
-    chosen = choose_masks([one.options for one in asked], labels, vectors, center)
-    return {one.key: _made(one, index) for one, index in zip(asked, chosen, strict=True)}
+    vectors = {name: np.stack(own) for name, own in with_mask.items()}
+    labels = [_name(asked.item) for asked in prompted]
+    chosen = choose_masks([asked.options for asked in prompted], labels, vectors, center)
+    return {asked.key: _mask_of(asked, index) for asked, index in zip(prompted, chosen, strict=True)}
 
 
 def _ask(
-    sample: ReadSample, segmenter: Segmenter, known: dict[str, list[NDArray[np.float32]]],
+    sample: ReferenceSample, segmenter: Segmenter, with_mask: dict[str, list[NDArray[np.float32]]],
     means: list[NDArray[np.float32]],
-) -> list[_Asked]:  # fmt: skip
+) -> list[_Prompted]:  # fmt: skip
     """What the mask model says to a sample's prompts; notes the features of those that have a mask."""
     encoded = segmenter.encode([segmenter.prepare(sample.image)])[0]
-    every = [*sample.shown, *sample.negatives]
     means.append(np.asarray(encoded.tokens.float().cpu().mean(dim=(0, 1)).numpy(), np.float32))
-    for one in every:
-        if one.mask is not None and one.mask.any():
-            known.setdefault(_name(one), []).append(pool_mask(one.mask, encoded.tokens.cpu()))
-    prompted = [one for one in every if one.prompt is not None]
-    options = mask_options(segmenter, encoded, [one.prompt for one in prompted if one.prompt is not None])
+    for item in sample.objects:
+        if item.mask is not None and item.mask.any():
+            with_mask.setdefault(_name(item), []).append(pool_mask(item.mask, encoded.tokens.cpu()))
+    prompts = [(item, item.prompt) for item in sample.objects if item.prompt is not None]
+    options = mask_options(segmenter, encoded, [prompt for _, prompt in prompts])
     return [
-        _Asked((sample.sample_id, one.label_id), one, offered) for one, offered in zip(prompted, options, strict=True)
+        _Prompted((sample.sample_id, item.label_id), item, offered)
+        for (item, _), offered in zip(prompts, options, strict=True)
     ]
 
 
-def _name(shown: Shown) -> str:
-    """What an instance is compared under: a negative is no example of its class."""
-    return f"not {shown.label or ''}" if shown.negative else str(shown.label)
+def _name(item: LabelledObject) -> str:
+    """What an object is compared under: a negative is no example of its class."""
+    return f"not {item.label or ''}" if item.negative else str(item.label)
 
 
-def _made(one: _Asked, index: int | None) -> MadeMask:
+def _mask_of(asked: _Prompted, index: int | None) -> PromptedMask:
     if index is not None:
-        return MadeMask(one.options.masks[index], float(one.options.predicted_iou[index]))
-    sample_id, label_id = one.key
-    if one.shown.box is None:
+        return PromptedMask(asked.options.masks[index], float(asked.options.predicted_iou[index]))
+    sample_id, label_id = asked.key
+    if asked.item.box is None:
         raise BadReferenceError(
-            f"reference sample {sample_id}, label {label_id} ({one.shown.label}): no mask of the model holds all "
+            f"reference sample {sample_id}, label {label_id} ({asked.item.label}): no mask of the model holds all "
             "points on the object and none beside it; move the points well inside the object, or draw a box instead"
         )
-    return MadeMask(box_mask(one.shown.box, one.options.image_size), None)
+    return PromptedMask(box_mask(asked.item.box, asked.options.image_size), None)
 
 
 def box_mask(box: Sequence[float], size: tuple[int, int]) -> PackedMask:

@@ -17,9 +17,9 @@ from fiftyone_ntt.dataset.fields import NEGATIVE_TAG, REFERENCE_TAG
 from fiftyone_ntt.dataset.geometry import full_mask
 from fiftyone_ntt.errors import BadReferenceError, InputError, WrongTypeError
 from fiftyone_ntt.models import PRESETS
-from fiftyone_ntt.references import build as references
+from fiftyone_ntt.references import banks as references
 from fiftyone_ntt.references import editable_masks as made_masks
-from fiftyone_ntt.references.label_kinds import ClassValues, shown_in
+from fiftyone_ntt.references.reader import ClassValues, objects_in
 from fiftyone_ntt.references.tagging import tagged_negatives, tagged_references
 
 SIZE = (60, 80)
@@ -86,7 +86,7 @@ CORNERS = ((0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75))
     ],
 )
 def test_what_a_label_shows(label, kind, area, points):
-    (shown,) = shown_in(label, SIZE)
+    (shown,) = objects_in(label, SIZE)
     assert (shown.kind, shown.label) == (kind, "fig")
     if area is None:
         assert shown.mask is None and len(shown.prompt.points) == points
@@ -96,7 +96,7 @@ def test_what_a_label_shows(label, kind, area, points):
 
 @pytest.mark.parametrize("marks", [[1, 0, 1], [True, False, True], ["positive", "negative", "positive"]])
 def test_points_beside_the_object(marks):
-    (shown,) = shown_in(point((0.5, 0.5), (0.9, 0.9), (NAN, NAN), point_labels=marks), SIZE)
+    (shown,) = objects_in(point((0.5, 0.5), (0.9, 0.9), (NAN, NAN), point_labels=marks), SIZE)
     assert shown.prompt.positive.tolist() == [True, False]
     assert shown.prompt.beside_object.tolist() == [[72, 54]]
 
@@ -104,7 +104,7 @@ def test_points_beside_the_object(marks):
 def test_every_part_of_a_class_in_a_map_is_an_instance():
     classes = np.zeros((30, 40), np.uint8)
     classes[2:10, 2:10], classes[20:28, 2:10], classes[5:20, 25:35], classes[29, 39] = 1, 1, 2, 1
-    shown = list(shown_in(fo.Segmentation(mask=classes), SIZE, ClassValues({1: "fig", 2: "date"})))
+    shown = list(objects_in(fo.Segmentation(mask=classes), SIZE, ClassValues({1: "fig", 2: "date"})))
     assert [one.label for one in shown] == ["fig", "fig", "date"], "a speck is none"
     assert [int(one.mask.sum()) for one in shown] == [4 * 64, 4 * 64, 4 * 150], "stretched to the image"
     assert len({one.label_id for one in shown}) == 3
@@ -127,7 +127,7 @@ def test_every_part_of_a_class_in_a_map_is_an_instance():
 )
 def test_what_cannot_be_read_is_named(label, text):
     with pytest.raises(BadReferenceError, match=text) as caught:
-        list(shown_in(label, SIZE, ClassValues({1: "fig"})))
+        list(objects_in(label, SIZE, ClassValues({1: "fig"})))
     assert label.id in str(caught.value)
 
 

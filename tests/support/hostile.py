@@ -13,7 +13,7 @@ from PIL import Image
 from fiftyone_ntt.candidates import source as candidates
 from fiftyone_ntt.core import ProposalConfig, Segmenter
 from fiftyone_ntt.models.presets import PRESETS
-from fiftyone_ntt.references import build as references
+from fiftyone_ntt.references import banks as references
 from support.fake_models import FakeFeatures, FakeProposals
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -56,9 +56,15 @@ class Prompt:
         return cls(np.array(corners, np.float32).reshape(2, 2), np.ones(2, bool), "box")
 
     @classmethod
-    def scribble(cls, line: NDArray[np.floating], count: int = SCRIBBLE_POINTS) -> Prompt:
-        """A line of vertices ``[V, 2]`` (x, y) in image pixels, drawn over the object."""
-        return cls(points_along(line, count), np.ones(count, bool), "scribble")
+    def scribble(cls, *lines: NDArray[np.floating], count: int = SCRIBBLE_POINTS) -> Prompt:
+        """Lines of vertices ``[V, 2]`` (x, y) in image pixels, drawn over the object; they share ``count`` points."""
+        counts = [count]
+        if len(lines) > 1:  # each by its length, at least one
+            lengths = np.array([np.linalg.norm(np.diff(line, axis=0), axis=1).sum() for line in lines])
+            shares = count * lengths / max(float(lengths.sum()), 1e-6)
+            counts = [max(1, round(float(share))) for share in shares]
+        points = np.concatenate([points_along(line, share) for line, share in zip(lines, counts, strict=True)])
+        return cls(points, np.ones(len(points), bool), "scribble")
 
     @property
     def on_object(self) -> NDArray[np.float32]:
