@@ -123,6 +123,21 @@ def test_every_operator_is_in_the_table():
     assert set(re.findall(r"- (\w+)", manifest)) <= table
 
 
+def test_operators_are_called_what_the_table_says():
+    rows = [line.split("|")[1:3] for line in text_of(ROOT / "README.md").splitlines() if line.startswith("| `")]
+    table = {name.strip(" `"): label.strip() for name, label in rows}
+    labels = {}
+    for path in (ROOT / "operators").glob("*.py"):
+        for node in ast.walk(ast.parse(text_of(path))):
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple):
+                keys = [ast.unparse(target) for target in node.targets[0].elts]
+                if {"NAME", "LABEL"} <= set(keys) and isinstance(node.value, ast.Tuple):
+                    values = dict(zip(keys, map(ast.literal_eval, node.value.elts), strict=True))
+                    labels[values["NAME"]] = values["LABEL"]
+    assert len(labels) == 20
+    assert {name: table[name] for name in labels} == labels
+
+
 def commands_of(page):
     """The calls of the command line that a page shows, as lists of words."""
     lines = [line for code in blocks_of(page, "bash") for line in code.splitlines()]
