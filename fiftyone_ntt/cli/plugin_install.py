@@ -98,8 +98,8 @@ def status(plugins_dir: Path | str | None = None) -> PluginStatus:
     """Says what is where the plugin belongs, without changing anything."""
     path = _place(plugins_dir)
     folder = _folder(plugins_dir)
-    found = (manifest.parent for depth in ("*", "*/*") for manifest in folder.glob(f"{depth}/{MANIFEST}"))
-    elsewhere = tuple(sorted(other for other in found if other != path and is_plugin(other)))
+    folders = (manifest.parent for depth in ("*", "*/*") for manifest in folder.glob(f"{depth}/{MANIFEST}"))
+    elsewhere = tuple(sorted(other for other in folders if other != path and is_plugin(other)))
     if path.is_symlink():
         return PluginStatus(path, "linked", Path(os.path.realpath(path)), elsewhere)
     if not path.exists():

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from fiftyone_ntt.cli.terminal import progress_bar
+from fiftyone_ntt.cli.common import add_command, dataset_of, narrow_table, progress_bar, say
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.params.labelling import UndoParams
 
 _COLOURS = {"running": "cyan", "completed": "green", "failed": "bold red", "interrupted": "yellow"}
 
 
-def add_commands(commands: Any, command: Callable[..., Any]) -> None:
-    """Adds the commands of the group ``runs``.
-
-    Args:
-        commands: where to add them.
-        command: makes the parser of one.
-    """
+def add_commands(commands: Any) -> None:
+    """Adds the commands of the group ``runs``."""
     for name, function, text in (
         ("list", runs_list, "the labelling runs of a dataset: state, counts, speed"),
         ("show", runs_show, "all that is known of a run, as JSON"),
@@ -32,7 +24,7 @@ def add_commands(commands: Any, command: Callable[..., Any]) -> None:
         ("cancel", runs_cancel, "stop a run; what it has written stays"),
         ("undo", runs_undo, "take a run back"),
     ):
-        parser = command(commands, name, function, text)
+        parser = add_command(commands, name, function, text)
         parser.add_argument("dataset", help="name of a FiftyOne dataset")
         if name != "list":
             parser.add_argument("run_key", help="key of the run, see `list`")
@@ -46,12 +38,11 @@ def runs_list(dataset: str) -> int:
     """Prints the runs of a dataset."""
     import fiftyone_ntt as ntt
 
-    # Narrow enough for a terminal of 80 columns; `show` tells the rest.
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = narrow_table()  # `show` tells the rest
     table.add_column("run", overflow="fold", min_width=8)
     for name in ("state", "ok", "empty", "error", "left", "per s", "to go", "started"):
         table.add_column(name, no_wrap=True, justify="left" if name in ("state", "started") else "right")
-    runs = ntt.list_runs(_dataset(dataset))
+    runs = ntt.list_runs(dataset_of(dataset))
     for run in runs:
         counts = (str(run["counts"].get(name, "-")) for name in ("ok", "empty", "error", "left"))
         speed, seconds = run.get("throughput"), run.get("eta_seconds")
@@ -72,10 +63,10 @@ def runs_show(dataset: str, run_key: str) -> int:
     """Prints one run."""
     import fiftyone_ntt as ntt
 
-    runs = {run["run_key"]: run for run in ntt.list_runs(_dataset(dataset))}
+    runs = {run["run_key"]: run for run in ntt.list_runs(dataset_of(dataset))}
     if run_key not in runs:
-        known = ", ".join(map(repr, runs)) or "none"
-        raise InputError(f"expected the key of a labelling run of {dataset!r}, got {run_key!r}; there is: {known}")
+        there = ", ".join(map(repr, runs)) or "none"
+        raise InputError(f"expected the key of a labelling run of {dataset!r}, got {run_key!r}; there is: {there}")
     Console().print_json(json.dumps(runs[run_key], default=str))
     return 0
 
@@ -86,8 +77,8 @@ def runs_resume(dataset: str, run_key: str) -> int:
     from fiftyone_ntt.runs.workers import Origin, through
 
     with progress_bar("images") as progress, through(Origin("cli")):
-        report = ntt.resume_run(_dataset(dataset), run_key, progress=progress)
-    Console().print(escape(str(report)), soft_wrap=True)
+        report = ntt.resume_run(dataset_of(dataset), run_key, progress=progress)
+    say(report)
     return 0
 
 
@@ -95,8 +86,8 @@ def runs_cancel(dataset: str, run_key: str) -> int:
     """Stops a run."""
     import fiftyone_ntt as ntt
 
-    workers = ntt.cancel_run(_dataset(dataset), run_key)
-    Console().print(escape(f"run {run_key!r} cancelled; workers told to stop: {workers}"), soft_wrap=True)
+    workers = ntt.cancel_run(dataset_of(dataset), run_key)
+    say(f"run {run_key!r} cancelled; workers told to stop: {workers}")
     return 0
 
 
@@ -104,8 +95,8 @@ def runs_undo(dataset: str, run_key: str, keep_edited: bool) -> int:
     """Takes a run back."""
     import fiftyone_ntt as ntt
 
-    removed = ntt.undo_run(_dataset(dataset), run_key, keep_edited=keep_edited)
-    Console().print(escape(f"run {run_key!r} undone; labels removed: {removed}"), soft_wrap=True)
+    removed = ntt.undo_run(dataset_of(dataset), run_key, keep_edited=keep_edited)
+    say(f"run {run_key!r} undone; labels removed: {removed}")
     return 0
 
 
@@ -113,12 +104,3 @@ def duration(seconds: float) -> str:
     """``"1:02:03"``."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
-
-
-def _dataset(name: str) -> Any:
-    import fiftyone as fo
-
-    if not fo.dataset_exists(name):
-        known = ", ".join(fo.list_datasets()) or "none"
-        raise InputError(f"expected the name of a FiftyOne dataset, got {name!r}; there is: {known}")
-    return fo.load_dataset(name)

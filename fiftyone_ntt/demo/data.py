@@ -138,8 +138,8 @@ def _objects(source: str) -> list[tuple[str, NDArray[np.bool_]]]:
     image = next(item for item in document["images"] if item["file_name"] == source)
     names = {category["id"]: category["name"] for category in document["categories"]}
     size = image["height"], image["width"]
-    found = [item for item in document["annotations"] if item["image_id"] == image["id"]]
-    return [(names[item["category_id"]], _rasterised(item["segmentation"], size)) for item in found]
+    outlines = [item for item in document["annotations"] if item["image_id"] == image["id"]]
+    return [(names[item["category_id"]], _rasterised(item["segmentation"], size)) for item in outlines]
 
 
 def _rasterised(polygons: list[list[float]], size: tuple[int, int]) -> NDArray[np.bool_]:

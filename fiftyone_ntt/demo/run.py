@@ -21,8 +21,6 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from fiftyone_ntt.cli import plugin_install
-from fiftyone_ntt.cli.terminal import results_table
 from fiftyone_ntt.demo import overlays
 from fiftyone_ntt.demo.data import DemoImage, load_images
 from fiftyone_ntt.demo.database import start_database
@@ -30,6 +28,7 @@ from fiftyone_ntt.errors import InputError
 
 if TYPE_CHECKING:
     import fiftyone as fo
+    from rich.console import RenderableType
 
     from fiftyone_ntt.evaluation.summary import EvaluationResults
     from fiftyone_ntt.runs.segment import SegmentReport
@@ -41,6 +40,8 @@ SCORE_THRESHOLD = 0.32
 POINTS_PER_SIDE = 12
 """Enough for objects of this size; the preset's 16 finds the same and takes nearly twice as long."""
 _MARK = "ntt_demo"
+InstallPlugin = Callable[[Path], object]
+DrawResults = Callable[["EvaluationResults", str], "RenderableType"]
 
 
 @dataclass
@@ -60,13 +61,17 @@ class DemoReport:
     pictures: list[Path] = field(default_factory=list)
 
 
-def run_demo(output: Path, app: bool = False) -> DemoReport | None:
+def run_demo(
+    output: Path, app: bool = False, *, install_plugin: InstallPlugin | None = None, draw_results: DrawResults
+) -> DemoReport | None:
     """Runs the demo, or opens the App on a demo that ran before.
 
     Args:
         output: folder for everything the demo writes.
         app: opens FiftyOne's App on the dataset at the end, and waits until the user stops it. Where the demo has run
             in ``output`` before, it is not run again.
+        install_plugin: puts the plugin into a plugins folder, for the App; not done where ``None``.
+        draw_results: makes what the terminal shows of an evaluation, under a title.
 
     Returns:
         What was done; ``None`` where only the App was opened.
@@ -76,21 +81,25 @@ def run_demo(output: Path, app: bool = False) -> DemoReport | None:
         MissingWeightsError: the offline models are not on this machine.
     """
     output = output.expanduser().resolve()
-    use_own_fiftyone(output)
+    use_own_fiftyone(output, install_plugin)
     console = Console()
     if app and _finished_dataset() is not None:
-        console.print(f"The demo has run in {output} before; opening it. (`fiftyone-ntt demo` runs it anew.)")
+        console.print(f"The demo has run in {output} before; opening it. (`fiftyone-ntt demo` runs it again.)")
         _open_app(console)
         return None
     report = _run(output, console)
-    _tell(report, output, console)
+    _tell(report, output, console, draw_results)
     if app:
         _open_app(console)
     return report
 
 
-def use_own_fiftyone(output: Path) -> None:
+def use_own_fiftyone(output: Path, install_plugin: InstallPlugin | None = None) -> None:
     """Gives FiftyOne a database, a plugins folder and settings of the demo's own, before it is imported.
+
+    Args:
+        output: folder for everything the demo writes.
+        install_plugin: puts the plugin into a plugins folder.
 
     Raises:
         InputError: FiftyOne is imported already and may use the user's own database; or there is no mongod.
@@ -102,7 +111,8 @@ def use_own_fiftyone(output: Path) -> None:
             "expected to run before FiftyOne is imported, so that the demo gets a database of its own; run it as "
             "`fiftyone-ntt demo`, or set FIFTYONE_DATABASE_URI to a database it may write to"
         )
-    plugin_install.install(output / "plugins")
+    if install_plugin is not None:
+        install_plugin(output / "plugins")
     os.environ.update(
         FIFTYONE_DATABASE_URI=start_database(output / "database"),
         FIFTYONE_CONFIG_PATH=str(output / "fiftyone.json"),  # there is none: plain defaults
@@ -181,7 +191,7 @@ def draw_pictures(
             progress(number, len(samples) + 1, name)
         if REFERENCE_TAG not in sample.tags:
             files.append(folder / f"{name}.png")
-            overlays.side_by_side([_truth(sample, name), _found(sample)], classes).save(files[-1])
+            overlays.side_by_side([_truth(sample, name), _labelled(sample)], classes).save(files[-1])
     if progress:
         progress(len(samples), len(samples) + 1, files[0].name)
     _contact_sheet(samples, classes).save(files[0])
@@ -195,10 +205,10 @@ def _contact_sheet(samples: dict[str, Any], classes: list[str]) -> Image.Image:
         [
             _truth(samples["coins_1"], "reference"),
             _truth(samples["motorcycle_left"], "reference"),
-            _found(samples["motorcycle_right"]),
+            _labelled(samples["motorcycle_right"]),
         ],
-        [_found(samples["coins_2"]), _found(samples["coins_3"])],
-        [_found(samples[name]) for name in ("astronaut", "chelsea", "coffee", "rocket")],
+        [_labelled(samples["coins_2"]), _labelled(samples["coins_3"])],
+        [_labelled(samples[name]) for name in ("astronaut", "chelsea", "coffee", "rocket")],
     ]
     remark = (
         f"six coins and one motorcycle as references, nothing trained; offline preset lite, "
@@ -212,7 +222,7 @@ def _truth(sample: fo.Sample, title: str) -> overlays.Panel:
     return overlays.Panel(pixels, shapes, title, _counted(shapes) if title == "reference" else "ground truth")
 
 
-def _found(sample: fo.Sample) -> overlays.Panel:
+def _labelled(sample: fo.Sample) -> overlays.Panel:
     pixels, shapes = _shapes(sample, "ntt")
     # Labels far weaker than the best of the image would only clutter the picture; they are in the dataset.
     least = max((shape.score or 0.0 for shape in shapes), default=0.0) / 2
@@ -271,10 +281,10 @@ def _open_app(console: Console) -> None:
     session.wait(-1)
 
 
-def _tell(report: DemoReport, output: Path, console: Console) -> None:
+def _tell(report: DemoReport, output: Path, console: Console, draw_results: DrawResults) -> None:
     console.print()
     title = f"{report.report.done} images, labels above {SCORE_THRESHOLD:g}, against the outlines drawn by hand"
-    console.print(results_table(report.results, title))
+    console.print(draw_results(report.results, title))
     steps = ", ".join(f"{name} {spent:.0f} s" for name, spent in report.seconds.items())
     console.print(f"Took {sum(report.seconds.values()):.0f} s: {steps}.", soft_wrap=True)
     console.print(f"Pictures: {report.pictures[0]} and {report.pictures[1].parent}", soft_wrap=True)

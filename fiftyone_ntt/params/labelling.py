@@ -78,7 +78,7 @@ class StageOneSettings(Params):
         False,
         label="Second look",
         help="crops what was found and encodes it alone, which tells small and similar things apart better; takes up "
-        "to 80 small encoder passes more an image, and is kept in an index of its own",
+        "to 80 small encoder passes more an image, and is kept in a part of the cache of its own",
         advanced=True,
     )
     precision: str = param(
@@ -102,14 +102,15 @@ class StageOneSettings(Params):
     )
     use_index: bool = param(
         True,
-        label="Use the candidate index",
-        help="what is in the index needs no model and gives the same labels; what is not is computed and added",
+        label="Use the candidate cache",
+        help="what is in the cache (the 'index' of the commands, not FiftyOne's similarity index) needs no model and "
+        "gives the same labels; what is not is computed and added",
         advanced=True,
     )
     index_dir: str | Path | None = param(
         None,
-        label="Folder of the candidate index",
-        help="where the index lies; FIFTYONE_NTT_INDEX, or else a cache folder, where left empty",
+        label="Folder of the candidate cache",
+        help="where the cache lies; FIFTYONE_NTT_INDEX, or else a cache folder, where left empty",
         advanced=True,
     )
 
@@ -185,7 +186,7 @@ class IndexParams(StageOneSettings):
     size_limit_gb: float | None = param(
         None,
         label="Size limit in GB",
-        help="how large all of the index may get, in 10^9 bytes; FIFTYONE_NTT_INDEX_GB, or else 50, where left empty",
+        help="how large all of the cache may get, in 10^9 bytes; FIFTYONE_NTT_INDEX_GB, or else 50, where left empty",
         minimum=0,
         advanced=True,
     )
@@ -198,7 +199,7 @@ class SegmentParams(StageOneSettings):
     NOT_ASKED: ClassVar = ("preset",)  # the memory bank's: no other fits
 
     bank: str = param(label="Memory bank", help="name of a memory bank kept with this dataset")
-    label_field: str = param("ntt", label="Write to", help="field for the detections; made if absent")
+    label_field: str = param("ntt", label="Write to", help="field for the detections; created if absent")
     score_threshold: float | None = param(
         None,
         label="Score threshold",
@@ -210,9 +211,9 @@ class SegmentParams(StageOneSettings):
     thresholds: str | None = param(
         None,
         label="Score thresholds of the classes",
-        help="'fitted': labels at or below the score threshold fitted to their class (see 'Fit thresholds to my "
-        "review') are not written; thresholds are found again for the same memory bank and settings. Left empty, "
-        "there are none",
+        help="'fitted': labels at or below the score threshold fitted to their class (see 'NTT: Fit "
+        "score thresholds') are not written; thresholds are found again for the same memory bank and settings. Left "
+        "empty, there are none",
         choices=("fitted",),
     )
     mode: str = param(

@@ -81,14 +81,14 @@ class MakeMasksParams(Params):
 
     label_field: str = param("ground_truth", label="Reference labels", help="field with the boxes, points or scribbles")
     out_field: str = param(
-        MADE_FIELD, label="Write to", help="field for the masks, which can be corrected there; made if absent"
+        MADE_FIELD, label="Write to", help="field for the masks, which can be corrected there; created if absent"
     )
     classes: tuple[str, ...] | None = param(
         None, label="Classes", help="the classes wanted; every label found where left empty"
     )
     preset: str | PresetObject = param_of(StageOneSettings, "preset", "lite", help=_MODELS, advanced=False)
     overwrite: bool = param(
-        False, label="Overwrite", help="also make masks anew that a person accepted or edited; drawn ones always stay"
+        False, label="Overwrite", help="also rebuild masks that a person accepted or edited; drawn ones always stay"
     )
     device: str | None = param_of(StageOneSettings, "device", advanced=False)
 

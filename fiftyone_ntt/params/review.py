@@ -9,7 +9,7 @@ from fiftyone_ntt.params.base import Params, param, param_of
 from fiftyone_ntt.params.labelling import PresetObject, StageOneSettings
 
 DOUBTS = ("threshold", "classes", "mask", "merged")
-"""What can make a label doubtful."""
+"""What can make a label uncertain."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class DoubtParams(Params):
     label_field: str = param("ntt", label="Labels", help="field with the labels of a run")
     by: str = param(
         "threshold",
-        label="In doubt since",
+        label="Most uncertain by",
         help="'threshold': closest to the threshold; 'classes': another class fits nearly as well; 'mask': the mask "
         "model is not sure of the mask; 'merged': the score fell most since other labels overlap",
         choices=DOUBTS,
     )
     threshold: float | None = param(
         None,
-        label="Threshold",
+        label="Score threshold",
         help="for 'threshold'; where left empty, the score that parts the labels into two groups best",
         minimum=0,
         maximum=1,
@@ -68,15 +68,15 @@ class FitThresholdsParams(Params):
     precision: float | None = param(
         None,
         label="Least precision",
-        help="of the labels above the threshold, at least this share is to be right, for example 0.9; where left "
+        help="of the labels above the score threshold, at least this share is to be right, for example 0.9; where left "
         "empty, the best balance between wrong labels and missed ones",
         minimum=0,
         maximum=1,
     )
     write_verdicts: bool = param(
         True,
-        label="Say of each image which classes are in it",
-        help="writes the fields <labels>_present and <labels>_absent, by which images can be filtered",
+        label="Write image-level labels",
+        help="which classes are in each image and which are not, in the fields <labels>_present and <labels>_absent",
     )
 
 
@@ -128,7 +128,7 @@ class ToSegmentationParams(Params):
     """Arguments of ``fiftyone_ntt.to_segmentation``."""
 
     label_field: str = param("ntt", label="Labels", help="field with the labels to paint")
-    out_field: str = param("ntt_semantic", label="Write to", help="field for the maps; made if absent")
+    out_field: str = param("ntt_semantic", label="Write to", help="field for the masks; created if absent")
     score_threshold: float | None = param(
         None, label="Score threshold", help="undecided labels at or below this score are left out", minimum=0, maximum=1
     )
@@ -146,7 +146,7 @@ class ToSegmentationParams(Params):
         choices=("all", "accepted"),
     )
     overwrite: bool = param(
-        False, label="Overwrite", help="also replace maps that something else wrote, or that a person changed"
+        False, label="Overwrite", help="also replace masks that something else wrote, or that a person changed"
     )
 
 

@@ -42,8 +42,8 @@ TABLE = {
 SERVICES = " ".join(TABLE)
 # A door may call every service. Of other doors: the demo prints as the command line does, a panel opens operators.
 DOORS = {
-    "cli": (SERVICES, "torch rich fiftyone"),
-    "demo": (f"{SERVICES} cli", "numpy PIL pycocotools rich fiftyone"),
+    "cli": (f"{SERVICES} demo", "torch rich fiftyone"),
+    "demo": (SERVICES, "numpy PIL pycocotools rich fiftyone"),
     "operators": (SERVICES, "fiftyone"),
     "panels": (f"{SERVICES} operators", "fiftyone"),
 }
@@ -86,8 +86,7 @@ def test_dependencies_point_one_way(room):
     known = {*lower.split(), room, "errors", "__version__"}
     if room in DOORS:
         known |= {"", *fiftyone_ntt.__all__}
-    wrong = {(file, name) for file, name in rooms if name not in known}
-    assert wrong == ({("main.py", "demo")} if room == "cli" else set()), "`fiftyone-ntt demo` starts the demo"
+    assert {(file, name) for file, name in rooms if name not in known} == set()
     assert {(file, name) for file, name in packages if name not in {*allowed.split(), "typing_extensions"}} == set()
 
 

@@ -1,0 +1,143 @@
+"""What the commands share: how a parser gets its options, which samples are meant, what is drawn in a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.params.base import ParamInfo, Params, Progress
+
+if TYPE_CHECKING:
+    import fiftyone as fo
+    from fiftyone.core.collections import SampleCollection
+
+    from fiftyone_ntt.evaluation.summary import EvaluationResults
+
+
+Command = Callable[..., int]
+"""Does what a command says with its options; returns the exit status."""
+
+
+def add_group(commands: Any, name: str, help: str) -> Any:
+    """Adds a group of commands; returns where to add them."""
+    return commands.add_parser(name, help=help).add_subparsers(required=True, metavar="COMMAND")
+
+
+def add_command(commands: Any, name: str, function: Command, help: str) -> argparse.ArgumentParser:
+    """Adds a command; returns its parser."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
+    parser.set_defaults(command=function)
+    return parser
+
+
+def add_service(commands: Any, name: str, function: Command, params: type[Params], help: str) -> None:
+    """Adds a command that works on samples, with an option a parameter."""
+    parser = add_command(commands, name, function, help)
+    parser.add_argument("dataset", help="name of a FiftyOne dataset")
+    parser.add_argument("--tag", help="only samples with this tag")
+    parser.add_argument("--saved-view", help="only this saved view")
+    for info in params.infos():
+        add_option(parser, info)
+
+
+def add_option(parser: argparse.ArgumentParser, info: ParamInfo) -> None:
+    """Adds a parameter as an option: its name, help, default and choices are those of the declaration."""
+    flags = [f"--{info.name.replace('_', '-')}", *(["--field"] if info.name == "label_field" else [])]
+    default = "" if info.default is None or info.kind is bool else f" (default: {info.default})"
+    keywords: dict[str, Any] = {"dest": info.name, "help": (info.help + default).replace("%", "%%")}
+    if info.kind is bool:
+        keywords |= {"action": argparse.BooleanOptionalAction, "default": info.default}
+    elif info.kind is tuple:
+        keywords |= {"nargs": "+", "metavar": "NAME", "default": info.default}
+    else:
+        keywords |= {"type": info.kind, "choices": info.choices, "default": info.default}
+    parser.add_argument(*flags, required=info.required, **keywords)
+
+
+def dataset_of(name: str) -> fo.Dataset:
+    """The dataset of a name."""
+    import fiftyone as fo
+
+    if not fo.dataset_exists(name):
+        there = ", ".join(fo.list_datasets()) or "none"
+        raise InputError(f"expected the name of a FiftyOne dataset, got {name!r}; there is: {there}")
+    return fo.load_dataset(name)
+
+
+def view_of(dataset: str, tag: str | None, saved_view: str | None) -> SampleCollection:
+    """The samples that a command is for."""
+    view: SampleCollection = dataset_of(dataset)
+    if saved_view is not None:
+        if not view.has_saved_view(saved_view):
+            there = ", ".join(view.list_saved_views()) or "none"
+            raise InputError(f"dataset {dataset!r} has no saved view {saved_view!r}; there is: {there}")
+        view = view.load_saved_view(saved_view)
+    return view if tag is None else view.match_tags(tag)
+
+
+def say(text: object) -> None:
+    """Prints a line as it is, however long it is."""
+    Console().print(escape(str(text)), soft_wrap=True)
+
+
+def say_failed(errors: Mapping[str, str]) -> None:
+    """Prints what failed: id of a sample -> why."""
+    for sample_id, error in errors.items():
+        Console().print(f"[yellow]failed[/] {sample_id}: {escape(error)}", soft_wrap=True)
+
+
+def narrow_table(**options: Any) -> Table:
+    """A table that fits into a terminal of 80 columns."""
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), **options)
+
+
+def results_table(results: EvaluationResults, title: str | None = None) -> Table:
+    """An evaluation as a table: one row a class below a row for all of them."""
+    caption = "in image: is the class in the image at all? precision, recall, F1"
+    table = narrow_table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    table.add_column("\nclass", overflow="fold", min_width=12)
+    names = {"objects": "\nobjects", "predictions": "\nfound", "box_ap": "box\nAP", "box_ap50": "box\nAP50"}
+    names |= {"mask_ap": "mask\nAP", "mask_ap50": "mask\nAP50"}
+    if results.semantic is not None:
+        names = {"objects": "images\nwith it", "predictions": "found\nin", "iou": "\nIoU"}
+    names |= {"precision": "image\nP", "recall": "image\nR", "f1": "image\nF1"}
+    for header in names.values():
+        table.add_column(header, justify="right", no_wrap=True)
+    for number, row in enumerate(results.table()):
+        cells = [_cell(row[key]) for key in names]
+        table.add_row(escape(str(row["class"])), *cells, style="bold" if number == 0 else None)
+        if number == 0:
+            table.add_section()
+    return table
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Progress]:
+    """A bar in the terminal, fed by the ``(done, total, message)`` callback that every service takes."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bar(*columns, TextColumn("[dim]{task.fields[message]}"), console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None, message="")
+        last = 0.0
+
+        def report(done: int, total: int, message: str) -> None:
+            nonlocal last
+            if done >= total or time.monotonic() - last > 0.1:
+                last = time.monotonic()
+                bar.update(task, completed=done, total=total, message=escape(message))
+
+        yield report
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
