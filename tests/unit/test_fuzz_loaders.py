@@ -13,8 +13,10 @@ import struct
 import time
 import warnings
 
+import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from safetensors.numpy import load, save
@@ -253,9 +255,28 @@ def encoded(kind, mode="RGB", **settings):
     return stream.getvalue()
 
 
+def deep_tiffs():
+    values = np.random.default_rng(0).integers(0, 4096, (12, 15, 3)).astype(np.uint16)
+    settings = [
+        {},
+        {"compression": "zlib", "predictor": True},
+        {"tile": (16, 16)},
+        {"bigtiff": True},
+        {"byteorder": ">"},
+    ]
+    for setting in settings:
+        for pixels, shows in ((values, "rgb"), (values[..., 0].astype(np.float32), "miniswhite")):
+            stream = io.BytesIO()
+            tifffile.imwrite(stream, pixels, photometric=shows, **(setting if shows == "rgb" else {}))
+            yield stream.getvalue()
+    yield cv2.imencode(".png", values)[1].tobytes()
+    yield cv2.imencode(".tiff", values, (cv2.IMWRITE_TIFF_COMPRESSION, 5))[1].tobytes()
+
+
 def test_images():
     kinds = [encoded("PNG"), encoded("PNG", "P"), encoded("JPEG"), encoded("GIF", "P"), encoded("BMP"), encoded("WEBP"),
-             encoded("TIFF", compression="tiff_lzw"), encoded("TIFF", "F"), encoded("PPM"), encoded("TGA")]  # fmt: skip
+             encoded("TIFF", compression="tiff_lzw"), encoded("TIFF", "F"), encoded("PPM"), encoded("TGA"),
+             *deep_tiffs()]  # fmt: skip
 
     def use(data):
         image = decode_image(data, "x.png")

@@ -1,0 +1,342 @@
+"""Images of more than 8 bits a value, and TIFF files that Pillow reads wrongly or not at all."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fiftyone_ntt.errors import InputError
+
+_MOST_BYTES = 1 << 31
+_MOST_INFLATION = 1032
+"""By how much deflate can shrink a block at most."""
+_USED_RANGE = 1 << 14
+"""Levels out of 65536 from which on a 16-bit picture is shown as it is, as every viewer does."""
+_SAMPLE = 1 << 20
+_ROWS = 256
+_NO_DATA, _NO_DATA_TAG = -9999, 42113
+_INVERTED, _RGB = 0, 2
+_NAMES = {
+    3: "a palette of more than 8 bits", 4: "a mask for another picture", 5: "CMYK colours", 6: "YCbCr colours",
+    8: "CIELab colours", 9: "ICCLab colours", 10: "ITULab colours", 32803: "the raw pixels of a camera",
+    32844: "LogL values", 32845: "LogLuv values", 34892: "the raw pixels of a camera",
+}  # fmt: skip
+_SUBFILE, _BITS, _SHOWS, _ORIENTATION, _SUB_IFDS, _FORMAT, _DNG = 254, 258, 262, 274, 330, 339, 50706
+_PLAIN, _DEFLATE, _OTHERS = 1, (8, 32946), (5, 7, 32773)
+_TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+          8: Image.Transpose.ROTATE_90}  # fmt: skip
+
+
+# Windowing
+
+
+def windowed(values: NDArray[Any], nodata: float | None = None, together: bool = True) -> NDArray[np.uint8]:
+    """Brings values of any range to 0..255, so that what is there can be seen.
+
+    The window is the range of the content, whatever its sign, and not that of a few hot pixels or of what stands for
+    "no data". 16-bit values that use their range are shown as they are.
+
+    Args:
+        values: whole or real numbers, ``[H, W]`` or ``[H, W, C]``; NaN and infinity become black.
+        nodata: a value that stands for "no data", besides the usual ones.
+        together: one window for all channels, which keeps colours, instead of one each.
+
+    Returns:
+        uint8 of the same shape. Values that are uint8 already come back as they are.
+    """
+    if values.dtype == np.uint8:
+        return values.astype(np.uint8, copy=False)
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8) * np.uint8(255)
+    if values.ndim == 3 and not together:
+        channels = [windowed(values[..., channel], nodata) for channel in range(values.shape[2])]
+        return np.stack(channels, axis=2)
+    low, high, crowded = _window(values, nodata)
+    if values.dtype == np.uint16 and high - low >= _USED_RANGE and not crowded:
+        return (values >> 8).astype(np.uint8)
+    result = np.zeros(values.shape, np.uint8)
+    if high <= low:
+        return result
+    for top in range(0, len(values), _ROWS):  # a few rows at a time, as real numbers take up to eight times the room
+        rows = values[top : top + _ROWS]
+        share = np.where(_is_data(rows, nodata), rows, low).astype(np.float64).clip(low, high)
+        share = (share - low) / (high - low)
+        if crowded:  # steep where most of the content is
+            share = np.cbrt(share) if crowded > 0 else 1.0 - np.cbrt(1.0 - share)
+        result[top : top + _ROWS] = np.rint(share * 255.0)
+    return result
+
+
+def _window(values: NDArray[Any], nodata: float | None) -> tuple[float, float, int]:
+    """Lowest and highest value of the content, and its crowded end: 1 the low one, -1 the high one, 0 neither."""
+    step = max(1, int(np.ceil(np.sqrt(values.shape[0] * values.shape[1] / _SAMPLE))))
+    data = _is_data(values, nodata)
+    sampled = data[::step, ::step]
+    if not sampled.any():
+        return 0.0, 0.0, 0
+    plain = values if data.all() else np.where(data, values, np.median(values[::step, ::step][sampled]))
+    calm = _without_specks(plain, step)[sampled]
+    # "higher" and "lower", so that in a small image, too, the ends themselves stay out
+    low, dark = (float(value) for value in np.percentile(calm, (0.01, 1.0), method="higher"))
+    bright, high = (float(value) for value in np.percentile(calm, (99.0, 99.99), method="lower"))
+    if high <= low:  # flat, but for something very small
+        low, high = float(calm.min()), float(calm.max())
+    # A few bright things among dark ones must not take all grey levels: 98 of 100 values on a 16th of the window.
+    if (bright - dark) * 16 >= high - low:
+        return low, high, 0
+    return low, high, 1 if dark + bright < low + high else -1
+
+
+def _without_specks(values: NDArray[Any], step: int) -> NDArray[Any]:
+    """Every ``step``-th value, where no higher than the second highest of its eight neighbours, and no lower likewise.
+
+    That takes out hot and dead pixels, alone or in pairs. Lines of one pixel's width and small objects stay.
+    """
+    height, width = values.shape[:2]
+    centre = values[::step, ::step]
+    if min(height, width) < 3:
+        return centre
+    padded = np.pad(values, ((1, 1), (1, 1), *[(0, 0)] * (values.ndim - 2)), "reflect")
+    shifts = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
+    around = [padded[y : y + height : step, x : x + width : step] for y, x in shifts]
+    highest, lowest = np.maximum(around[0], around[1]), np.minimum(around[0], around[1])
+    second_highest, second_lowest = lowest, highest
+    for neighbour in around[2:]:
+        second_highest = np.maximum(second_highest, np.minimum(highest, neighbour))
+        second_lowest = np.minimum(second_lowest, np.maximum(lowest, neighbour))
+        highest, lowest = np.maximum(highest, neighbour), np.minimum(lowest, neighbour)
+    limited: NDArray[Any] = np.minimum(np.maximum(centre, second_lowest), second_highest)
+    return limited
+
+
+def _is_data(values: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
+    """Where there are numbers, and not what programs write in place of one."""
+    is_data = np.ones(values.shape, bool)
+    if values.dtype.kind == "f":
+        is_data = np.isfinite(values) & (values != _NO_DATA)
+        if values.dtype.itemsize > 2:  # the lowest float32 is a common stand-in
+            is_data &= np.abs(values) < 1e30
+    elif values.dtype.kind == "i":
+        is_data = values != np.iinfo(values.dtype).min
+        if values.dtype.itemsize > 1:
+            is_data &= values != _NO_DATA
+    if nodata is not None:
+        is_data &= values != nodata
+    return is_data
+
+
+# TIFF
+
+
+def is_tiff(data: bytes) -> bool:
+    """Whether the content of a file is a TIFF, classic or big."""
+    return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def is_plain_tiff(image: Image.Image) -> bool:
+    """Whether Pillow reads the TIFF rightly: up to 8 bits without a sign, in colours it knows.
+
+    Raises:
+        InputError: if the file is a camera's, and its first page only a small preview.
+    """
+    tags: Any = image.tag_v2  # type: ignore[attr-defined]
+    if tags.get(_SUBFILE, 0) & 1 and (_DNG in tags or _SUB_IFDS in tags):
+        raise InputError("expected an image, got the raw file of a camera; export it as PNG, JPEG or TIFF")
+    bits, formats = _several(tags.get(_BITS, 1)), _several(tags.get(_FORMAT, 1))
+    sliver = image.width <= 8 < image.height  # an [H, W, C] array that was written as H pages
+    return image.mode == "CMYK" or (max(bits) <= 8 and set(formats) <= {1, 4} and not sliver)
+
+
+def read_tiff(data: bytes, image: Image.Image | None) -> tuple[NDArray[np.uint8], list[str]]:
+    """The first page of a TIFF, and what to note about it.
+
+    Args:
+        data: the content of the file.
+        image: what Pillow makes of it; ``None`` if it cannot open it.
+
+    Returns:
+        uint8 ``[H, W]`` or ``[H, W, 3]``, upright, and notes.
+
+    Raises:
+        InputError: if it is a TIFF of a kind that cannot be read, or too large.
+    """
+    try:
+        values, page, notes = _by_tifffile(data)
+    except InputError:
+        raise
+    except Exception as error:
+        if image is None:
+            raise InputError(_unreadable(error)) from error
+        return _by_pillow(data, image), []
+    return turned(_shown(values, page, notes), _tag(page, _ORIENTATION, 1)), notes
+
+
+def _by_tifffile(data: bytes) -> tuple[NDArray[Any], Any, list[str]]:
+    """Values ``[H, W]`` or ``[H, W, C]`` of the first page, the page, and what to note."""
+    import tifffile  # late: most images need none of it
+
+    with tifffile.TiffFile(BytesIO(data)) as file:
+        page: Any = file.pages.first
+        notes: list[str] = []
+        source: Any = page
+        if page.imagewidth <= 8 < page.imagelength and page.is_shaped:
+            series: Any = file.series[0]  # [H, W, C] that was written as H pages of [W, C]
+            source = series if series.ndim == 3 and series.shape[1:] == page.shape else page
+        elif any(not (other.is_reduced or other.is_mask) for other in _next_pages(file)):
+            notes.append("only the first page of the file is used")
+        _check_size(page, source)
+        axes, values = source.axes, np.asarray(source.asarray(maxworkers=1))
+        if source is page and page.planarconfig == 2 and axes.startswith("S"):
+            values = np.moveaxis(values, 0, -1)
+        elif values.ndim > 2 and "Z" in axes:
+            values = values[0]
+            notes.append("only the first slice of the volume is used")
+        if values.ndim not in (2, 3) or values.dtype.kind not in "buif":
+            raise InputError(f"expected a TIFF of two dimensions and real numbers, got {values.shape} {values.dtype}")
+        return values, page, notes
+
+
+def _next_pages(file: Any) -> list[Any]:
+    """The second page, if there is one; a forged file may have any number."""
+    try:
+        return [file.pages[1]]
+    except Exception:  # there is none, or it is damaged
+        return []
+
+
+def _check_size(page: Any, source: Any) -> None:
+    """Raises InputError if a page would take more memory than any image should; nothing is decoded yet."""
+    height, width = (*source.shape[:2],) if source is not page else (page.imagelength, page.imagewidth)
+    size = int(np.prod(source.shape, dtype=np.float64)) * (page.dtype.itemsize if page.dtype is not None else 8)
+    most = Image.MAX_IMAGE_PIXELS
+    if (most is not None and height * width > 2 * most) or size > _MOST_BYTES:
+        raise InputError(f"expected at most {2 * (most or 0)} pixels, got {height * width} pixels; cut it into tiles")
+    if page.compression not in (_PLAIN, *_DEFLATE, *_OTHERS):
+        raise ValueError(f"compression {page.compression!r}")
+    if len(page.dataoffsets) < int(np.prod(page.chunked, dtype=np.float64)):
+        raise ValueError("parts of it are missing")  # tifffile would leave them black
+    if page.is_tiled and page.tilewidth * page.tilelength > 4 * _SAMPLE + 4 * height * width:
+        raise InputError(f"expected tiles of the size of the image, got {page.tilewidth} x {page.tilelength}")
+    if page.compression in _DEFLATE:
+        _check_deflated(page, size)
+
+
+def _check_deflated(page: Any, size: int) -> None:
+    """A few megabytes of deflate can unpack to gigabytes."""
+    import zlib
+
+    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+        if count * _MOST_INFLATION <= max(4 * size, 1 << 26):
+            continue
+        page.parent.filehandle.seek(offset)
+        unpacked = zlib.decompressobj().decompress(page.parent.filehandle.read(count), 2 * size + 1)
+        if len(unpacked) > 2 * size:
+            raise InputError(f"expected {size} bytes of pixels, got more; the file is damaged, get it again")
+
+
+def _shown(values: NDArray[Any], page: Any, notes: list[str]) -> NDArray[np.uint8]:
+    """The picture ``[H, W]`` or ``[H, W, 3]`` that the values stand for."""
+    shows = int(page.photometric)
+    if shows in _NAMES:
+        raise InputError(f"expected a TIFF of grey or RGB values, got one of {_NAMES[shows]}; save it as RGB")
+    nodata = _nodata(page)
+    if values.ndim == 3:
+        values = _three_channels(values, shows, _several(_tag(page, 338, ())), notes)
+    shown = windowed(values, nodata, together=shows == _RGB)
+    if shows == _INVERTED:
+        shown = np.where(_is_data(values, nodata), 255 - shown, 0).astype(np.uint8)
+    return shown
+
+
+def _three_channels(values: NDArray[Any], shows: int, extra: tuple[int, ...], notes: list[str]) -> NDArray[Any]:
+    """Of channels, those to show: ``[H, W]`` or ``[H, W, 3]``."""
+    channels = values.shape[2]
+    coloured = shows == _RGB and channels >= 3
+    alone = channels == 1 or (channels == 2 and extra in ((1,), (2,)))  # grey, or grey and its opacity
+    if not alone and not (coloured and channels <= 4):
+        names = "the first three are used as red, green and blue" if channels > 2 else "the first is used"
+        notes.append(f"the file has {channels} channels, {names}")
+    return values[..., :3] if channels > 2 else values[..., 0]
+
+
+def _by_pillow(data: bytes, image: Image.Image) -> NDArray[np.uint8]:
+    """What Pillow or OpenCV can read of a TIFF that ``tifffile`` alone cannot unpack: uint8, upright."""
+    tags: Any = image.tag_v2  # type: ignore[attr-defined]
+    inverted, signed = tags.get(_SHOWS) == _INVERTED, 2 in _several(tags.get(_FORMAT, 1))
+    bits = max(_several(tags.get(_BITS, 1)))
+    if image.mode.startswith("RGB") and bits == 16:
+        return deep_colours(data, image)
+    image.load()  # turns it upright, too
+    values = np.asarray(image)
+    if image.mode == "I" and bits == 32 and not signed:
+        values = values.view(np.uint32)
+    elif image.mode == "L" and signed:
+        values = values.view(np.int8)
+    elif image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return np.asarray(image.convert("RGB"))
+    shown = windowed(values)
+    return 255 - shown if inverted and image.mode != "L" else shown
+
+
+def _nodata(page: Any) -> float | None:
+    """What GDAL wrote into the file to stand for "no data"."""
+    try:
+        return float(_tag(page, _NO_DATA_TAG, ""))
+    except (TypeError, ValueError):
+        return None
+
+
+def turned(image: NDArray[np.uint8], orientation: object) -> NDArray[np.uint8]:
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else np.asarray(Image.fromarray(image).transpose(turn))
+
+
+def _tag(page: Any, code: int, default: object) -> Any:
+    tag = page.tags.get(code)
+    return default if tag is None else tag.value
+
+
+def _several(value: Any) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
+
+
+def _unreadable(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "imagecodecs" in text or "COMPRESSION" in text:
+        return (
+            f"expected a TIFF that can be unpacked here, got {text}; pip install imagecodecs, or save it uncompressed"
+        )
+    return f"a TIFF that cannot be read: {text}"
+
+
+# Colours of 16 bits
+
+
+def is_deep_colour(image: Image.Image, data: bytes) -> bool:
+    """Whether Pillow would keep only the high bytes of a PNG's or PPM's colours."""
+    if image.mode not in ("RGB", "RGBA", "LA"):
+        return False
+    if image.format == "PNG":
+        return data[24] == 16  # bits a value, in the header
+    tiles: Any = getattr(image, "tile", ())
+    return image.format == "PPM" and any(tile[0] != "raw" and tile[3][1] > 255 for tile in tiles)
+
+
+def deep_colours(data: bytes, image: Image.Image) -> NDArray[np.uint8]:
+    """Colours of 16 bits, windowed where they use little of their range: uint8 ``[H, W, 3]``.
+
+    Pillow decodes first: it is strict, and what it makes of them stands where OpenCV reads something else.
+    """
+    image.load()
+    high_bytes = np.asarray(image.convert("RGB"))
+    import cv2  # late: few images need it
+
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # [H, W, 3 or 4], BGR or BGRA
+    if values is None or values.dtype != np.uint16 or values.ndim != 3 or values.shape[:2] != high_bytes.shape[:2]:
+        return high_bytes
+    return windowed(values[..., 2::-1].astype(np.uint16, copy=False))

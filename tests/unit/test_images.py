@@ -1,0 +1,504 @@
+"""Reading images: what a person would see in a viewer, whatever the file; one row an input."""
+
+import hashlib
+import io
+import os
+import socket
+import struct
+import sys
+import tracemalloc
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageCms, ImageOps
+
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.pixels.images import content_digest, decode_image, decode_with_notes, read_bytes, read_image
+
+ROWS, COLUMNS = np.mgrid[:60, :80]
+GREY = ((ROWS + COLUMNS) / 138 * 255).astype(np.uint8)
+GREY[20:40, 30:50] = 250
+GREY[5:10, 5:10] = 3
+RGB = np.stack([GREY, GREY[::-1], 255 - GREY], axis=2)
+FIVE = np.concatenate([RGB, RGB[..., :2]], axis=2)
+DEEP = GREY.astype(np.uint16)
+OPAQUE = np.full_like(GREY, 255)
+ALL_TURNS = [None, *(Image.Transpose(turn) for turn in (0, 3, 1, 5, 4, 6, 2))]
+
+
+def tiff(values, **settings):
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, values, **{"photometric": "minisblack", **settings})
+    return stream.getvalue()
+
+
+def by_pillow(pixels, kind, **settings):
+    stream = io.BytesIO()
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(stream, kind, **settings)
+    return stream.getvalue()
+
+
+def by_opencv(pixels, kind, *settings):
+    return cv2.imencode(kind, pixels[..., ::-1] if pixels.ndim == 3 else pixels, settings)[1].tobytes()
+
+
+def changed(pixels, **at):
+    """The pixels with some of them replaced: ``r30c40=65535``."""
+    pixels = pixels.copy()
+    for place, value in at.items():
+        row, column = place[1:].split("c")
+        pixels[int(row), int(column)] = value
+    return pixels
+
+
+def banded(pixels, value):
+    """The pixels with "no data" in the first ten rows."""
+    pixels = pixels.copy()
+    pixels[:10] = value
+    return pixels
+
+
+def seen(data):
+    return decode_with_notes(data, "x.tif").pixels
+
+
+def expected(picture):
+    return picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
+
+
+# Deep images: file, and the picture that a viewer shows
+
+
+DEEP_IMAGES = {
+    "16 bits": (lambda: tiff(DEEP * 257), GREY),
+    "12 bits in 16": (lambda: tiff(DEEP * 16), GREY),
+    "12 bits in a PNG": (lambda: by_pillow(DEEP * 16, "PNG"), GREY),
+    "12 bits in a PGM": (lambda: by_opencv(DEEP * 16, ".pgm"), GREY),
+    "12 bits in a JPEG 2000": (lambda: by_pillow(DEEP * 16, "JPEG2000"), GREY),
+    "one hot pixel": (lambda: tiff(changed(DEEP * 16, r30c40=65535)), GREY),
+    "one hot pixel in a corner": (lambda: tiff(changed(DEEP * 16, r0c0=65535)), GREY),
+    "one hot pixel, little contrast": (lambda: tiff(changed(200 + DEEP * 200 // 255, r30c40=65535)), GREY),
+    "hot pixels, some side by side": (
+        lambda: tiff(changed(DEEP * 16, r30c40=65535, r30c41=65535, r50c3=65535, r7c70=60000)), GREY),
+    "a hot and a dead pixel": (lambda: tiff(changed(2000 + DEEP, r30c40=65535, r9c9=0)), GREY),
+    "one hot pixel, PNG": (lambda: by_pillow(changed(DEEP * 16, r30c40=65535), "PNG"), GREY),
+    "signed, 16 bits": (lambda: tiff(DEEP.astype(np.int16) - 1000), GREY),
+    "signed, 16 bits, both signs": (lambda: tiff((GREY.astype(np.int32) * 256 - 32000).astype(np.int16)), GREY),
+    "signed, 8 bits": (lambda: tiff((GREY.astype(np.int16) - 128).astype(np.int8)), GREY),
+    "signed, 32 bits": (lambda: tiff(GREY.astype(np.int32) * 1000 - 9), GREY),
+    "unsigned, 32 bits": (lambda: tiff(GREY.astype(np.uint32) * 16_000_000), GREY),
+    "64 bits": (lambda: tiff(GREY.astype(np.uint64) << 50), GREY),
+    "real": (lambda: tiff(GREY.astype(np.float32) / 255), GREY),
+    "real, negative": (lambda: tiff(GREY.astype(np.float32) / 255 - 7), GREY),
+    "real, one hot pixel": (lambda: tiff(changed(GREY.astype(np.float32), r30c40=1e9)), GREY),
+    "real, 16 bits": (lambda: tiff(GREY.astype(np.float16)), GREY),
+    "real, 64 bits": (lambda: tiff(GREY.astype(np.float64)), GREY),
+    "NaN": (lambda: tiff(banded(GREY.astype(np.float32), np.nan)), banded(GREY, 0)),
+    "infinity": (lambda: tiff(banded(GREY.astype(np.float32), np.inf)), banded(GREY, 0)),
+    "lowest float": (lambda: tiff(banded(GREY.astype(np.float32), np.finfo(np.float32).min)), banded(GREY, 0)),
+    "-9999": (lambda: tiff(banded(100 + GREY.astype(np.float32), -9999)), banded(GREY, 0)),
+    "-32768": (lambda: tiff(banded(100 + GREY.astype(np.int16), -32768)), banded(GREY, 0)),
+    "no data as GDAL says": (
+        lambda: tiff(banded(20000 + DEEP, 0), extratags=[(42113, "s", 2, "0", True)]), banded(GREY, 0)),
+    "white is zero": (lambda: tiff((255 - DEEP) * 257, photometric="miniswhite"), GREY),
+    "white is zero, 12 bits": (lambda: tiff((255 - DEEP) * 16, photometric="miniswhite"), GREY),
+    "white is zero, real": (lambda: tiff(-GREY.astype(np.float32), photometric="miniswhite"), GREY),
+    "white is zero, LZW": (
+        lambda: lzw((255 - DEEP) * 16, photometric=0), GREY),
+    "big-endian": (lambda: tiff(DEEP * 16, byteorder=">"), GREY),
+    "BigTIFF": (lambda: tiff(DEEP * 16, bigtiff=True), GREY),
+    "tiled": (lambda: tiff(DEEP * 16, tile=(32, 32)), GREY),
+    "deflate": (lambda: tiff(DEEP * 16, compression="zlib"), GREY),
+    "deflate, differences": (lambda: tiff(DEEP * 16, compression="zlib", predictor=True), GREY),
+    "PackBits": (lambda: by_pillow(DEEP * 16, "TIFF", compression="packbits"), GREY),
+    "LZW": (lambda: lzw(DEEP * 16), GREY),
+    "LZW, real": (lambda: lzw(GREY.astype(np.float32)), GREY),
+    "LZW, signed": (lambda: lzw(GREY.astype(np.int32) - 1000), GREY),
+    "LZW, RGB": (lambda: by_opencv(RGB.astype(np.uint16) * 16, ".tiff", cv2.IMWRITE_TIFF_COMPRESSION, 5), RGB),
+    "RGB": (lambda: tiff(RGB.astype(np.uint16) * 257, photometric="rgb"), RGB),
+    "RGB of 12 bits": (lambda: tiff(RGB.astype(np.uint16) * 16, photometric="rgb"), RGB),
+    "RGB of 12 bits, a hot pixel": (
+        lambda: tiff(changed(RGB.astype(np.uint16) * 16, r30c40=(65535, 9, 9)), photometric="rgb"), RGB),
+    "RGB of 12 bits in a PNG": (lambda: by_opencv(RGB.astype(np.uint16) * 16, ".png"), RGB),
+    "RGB of 12 bits in a PPM": (lambda: by_opencv(RGB.astype(np.uint16) * 16, ".ppm"), RGB),
+    "RGBA of 12 bits in a PNG": (
+        lambda: cv2.imencode(".png", np.dstack([RGB[..., ::-1], OPAQUE]).astype(np.uint16) * 16)[1].tobytes(), RGB),
+    "grey and opacity of 12 bits in a PNG": (lambda: png_with_opacity(DEEP * 16), GREY),
+    "RGB in planes": (
+        lambda: tiff(np.moveaxis(RGB, 2, 0).astype(np.uint16) * 16, photometric="rgb", planarconfig="separate"), RGB),
+    "RGB, real": (lambda: tiff(RGB.astype(np.float32), photometric="rgb"), RGB),
+    "RGB, real, as rows": (lambda: tiff(RGB.astype(np.float32), photometric=None), RGB),
+    "RGBA": (
+        lambda: tiff(np.dstack([RGB, OPAQUE]).astype(np.uint16) * 257, photometric="rgb",
+                     extrasamples=["unassalpha"]), RGB),
+    "RGB and infrared": (
+        lambda: tiff(np.dstack([RGB, OPAQUE]).astype(np.uint16) * 16, photometric="rgb",
+                     extrasamples=["unspecified"]), RGB),
+    "grey and opacity": (
+        lambda: tiff(np.dstack([DEEP * 16, OPAQUE]), planarconfig="contig", extrasamples=["unassalpha"]), GREY),
+    "CMYK": (
+        lambda: tiff(np.dstack([255 - RGB, OPAQUE * 0]).astype(np.uint16) * 257, photometric="separated"), RGB),
+    "five channels": (lambda: tiff(FIVE.astype(np.uint16) * 16, planarconfig="contig"), RGB),
+    "five channels in planes": (
+        lambda: tiff(np.moveaxis(FIVE, 2, 0).astype(np.uint16) * 16, planarconfig="separate"), RGB),
+    "five channels as rows": (lambda: tiff(FIVE.astype(np.uint16) * 16), RGB),
+    "five channels of 8 bits": (lambda: tiff(FIVE, planarconfig="contig"), RGB),
+    "five channels of 8 bits in planes": (lambda: tiff(np.moveaxis(FIVE, 2, 0).copy(), planarconfig="separate"), RGB),
+    "channels of other ranges": (
+        lambda: tiff(FIVE * np.array([1, 16, 60, 1, 1], np.uint16), planarconfig="contig"), RGB),
+    "pages": (lambda: tiff(np.stack([DEEP * 16, DEEP * 3])), GREY),
+    "volume": (lambda: tiff(np.stack([DEEP * 16, DEEP * 3]), volumetric=True), GREY),
+}  # fmt: skip
+
+
+def lzw(values, photometric=None):
+    tags = {} if photometric is None else {262: photometric}
+    return by_pillow(values, "TIFF", compression="tiff_lzw", tiffinfo=tags)
+
+
+def png_with_opacity(values):
+    """Pillow and OpenCV write no such file."""
+    rows = b"".join(b"\0" + np.dstack([row, row * 0 + 65535]).astype(">u2").tobytes() for row in values)
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 4, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_cielab():
+    difference = np.abs(seen(by_pillow(as_lab(RGB), "TIFF")).astype(int) - RGB)
+    assert difference.mean() < 2
+
+
+def as_lab(pixels):
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    return ImageCms.profileToProfile(Image.fromarray(pixels), *profiles, outputMode="LAB")
+
+
+@pytest.mark.parametrize("name", DEEP_IMAGES)
+def test_deep_images_look_as_in_a_viewer(name):
+    write, picture = DEEP_IMAGES[name]
+    pixels, wanted = seen(write()), expected(picture)
+    assert pixels.dtype == np.uint8 and pixels.shape == wanted.shape
+    exceptions = (np.abs(pixels.astype(int) - wanted) > 20).any(axis=2).sum()
+    assert exceptions <= 5, f"{exceptions} pixels differ"  # the hot ones
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["TIFF", "LZW", "PNG", "PNG RGB"])
+def test_orientation_of_deep_images(kind, orientation):
+    turn = ALL_TURNS[orientation - 1]
+    picture = RGB if "RGB" in kind else GREY
+    exif = Image.Exif()
+    exif[274] = orientation
+    deep = picture.astype(np.uint16) * 16
+    if kind == "TIFF":
+        data = tiff(deep, extratags=[(274, "H", 1, orientation, True)])
+    elif kind == "LZW":
+        data = by_pillow(deep, "TIFF", compression="tiff_lzw", tiffinfo={274: orientation})
+    elif kind == "PNG":
+        data = by_pillow(deep, "PNG", exif=exif)
+    else:
+        data = with_exif(by_opencv(deep, ".png"), exif)
+    wanted = expected(picture if turn is None else np.asarray(Image.fromarray(picture).transpose(turn)))
+    pixels = seen(data)
+    assert pixels.shape == wanted.shape and np.abs(pixels.astype(int) - wanted).max() < 20
+
+
+def with_exif(data, exif):
+    content = exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(content)) + b"eXIf" + content + struct.pack(">I", zlib.crc32(b"eXIf" + content))
+    return data[:33] + chunk + data[33:]
+
+
+def test_small_bright_objects_outlive_the_window():
+    # 12 x 12 of a million pixels, on a background of little noise
+    field = 200 + np.random.default_rng(0).integers(0, 10, (1000, 1000)).astype(np.uint16)
+    field[500:512, 500:512] = 3000
+    pixels = seen(tiff(field))
+    assert pixels[505, 505, 0] == 255 and pixels[:400].max() < 60
+
+
+def test_a_line_of_one_pixel_outlives_the_window():
+    field = 200 + np.random.default_rng(0).integers(0, 10, (200, 300)).astype(np.uint16)
+    field[:, 150] = 3000
+    pixels = seen(tiff(field))
+    assert (pixels[:, 150] == 255).all() and pixels[:, :149].max() < 60
+
+
+def test_highlights_do_not_take_all_grey_levels():
+    field = DEEP * 16
+    field[50:54, 60:64] = 65535
+    pixels = seen(tiff(field))[..., 0].astype(int)
+    assert np.percentile(pixels, 95) - np.percentile(pixels, 5) > 40
+
+
+def test_large_deep_images_are_looked_at_in_part():
+    pixels = seen(tiff(np.tile(DEEP * 16, (50, 50))))  # 12 million pixels
+    assert np.abs(pixels[:60, :80, 0].astype(int) - GREY).max() < 20
+
+
+# 8 bits: as Pillow reads them, to the bit
+
+
+def exif_of(orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    return exif
+
+
+EIGHT_BITS = {
+    "JPEG": lambda: by_pillow(RGB, "JPEG"),
+    "JPEG, grey": lambda: by_pillow(GREY, "JPEG"),
+    "JPEG, CMYK": lambda: by_pillow(Image.fromarray(RGB).convert("CMYK"), "JPEG"),
+    "JPEG, progressive": lambda: by_pillow(RGB, "JPEG", progressive=True),
+    **{f"JPEG, turned {n}": lambda n=n: by_pillow(RGB, "JPEG", exif=exif_of(n)) for n in range(1, 9)},
+    "PNG": lambda: by_pillow(RGB, "PNG"),
+    "PNG, grey": lambda: by_pillow(GREY, "PNG"),
+    "PNG, RGBA": lambda: by_pillow(np.dstack([RGB, GREY]), "PNG"),
+    "PNG, LA": lambda: by_pillow(Image.fromarray(RGB).convert("LA"), "PNG"),
+    "PNG, palette": lambda: by_pillow(Image.fromarray(RGB).convert("P"), "PNG"),
+    "PNG, palette, transparent": lambda: by_pillow(Image.fromarray(RGB).convert("P"), "PNG", transparency=3),
+    "PNG, one bit": lambda: by_pillow(Image.fromarray(GREY).convert("1"), "PNG"),
+    "PNG, 16 bits in full": lambda: by_opencv(RGB.astype(np.uint16) * 257, ".png"),
+    "GIF": lambda: by_pillow(RGB, "GIF"),
+    "BMP": lambda: by_pillow(RGB, "BMP"),
+    "WebP": lambda: by_pillow(RGB, "WEBP"),
+    "WebP, RGBA": lambda: by_pillow(np.dstack([RGB, GREY]), "WEBP", lossless=True),
+    "JPEG 2000": lambda: by_pillow(RGB, "JPEG2000"),
+    "TGA": lambda: by_pillow(RGB, "TGA"),
+    "PPM": lambda: by_pillow(RGB, "PPM"),
+    "PGM": lambda: by_pillow(GREY, "PPM"),
+    "TIFF": lambda: by_pillow(RGB, "TIFF"),
+    "TIFF, grey": lambda: by_pillow(GREY, "TIFF"),
+    "TIFF, white is zero": lambda: tiff(GREY, photometric="miniswhite"),
+    "TIFF, one bit": lambda: by_pillow(Image.fromarray(GREY).convert("1"), "TIFF"),
+    "TIFF, one bit, fax": lambda: by_pillow(Image.fromarray(GREY).convert("1"), "TIFF", compression="group4"),
+    "TIFF, palette": lambda: by_pillow(Image.fromarray(RGB).convert("P"), "TIFF"),
+    "TIFF, RGBA": lambda: by_pillow(np.dstack([RGB, GREY]), "TIFF"),
+    "TIFF, LA": lambda: by_pillow(Image.fromarray(RGB).convert("LA"), "TIFF"),
+    "TIFF, CMYK": lambda: by_pillow(Image.fromarray(RGB).convert("CMYK"), "TIFF"),
+    "TIFF, YCbCr": lambda: by_pillow(Image.fromarray(RGB).convert("YCbCr"), "TIFF"),
+    "TIFF, LZW": lambda: by_pillow(RGB, "TIFF", compression="tiff_lzw"),
+    "TIFF, deflate": lambda: by_pillow(RGB, "TIFF", compression="tiff_adobe_deflate"),
+    "TIFF, JPEG": lambda: by_pillow(RGB, "TIFF", compression="jpeg"),
+    "TIFF, BigTIFF": lambda: tiff(RGB, photometric="rgb", bigtiff=True),
+    "TIFF, tiles": lambda: tiff(RGB, photometric="rgb", tile=(32, 32)),
+    "TIFF, planes": lambda: tiff(np.moveaxis(RGB, 2, 0).copy(), photometric="rgb", planarconfig="separate"),
+    "TIFF, turned": lambda: by_pillow(RGB, "TIFF", tiffinfo={274: 6}),
+}
+
+
+@pytest.mark.parametrize("name", EIGHT_BITS)
+def test_images_of_8_bits_are_as_pillow_reads_them(name):
+    data = EIGHT_BITS[name]()
+    with Image.open(io.BytesIO(data)) as image:
+        wanted = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    read = decode_with_notes(data, name)
+    assert np.array_equal(read.pixels, wanted) and read.notes == ()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_usual_images_need_no_other_library(kind, monkeypatch):
+    data = by_pillow(RGB, kind)
+    monkeypatch.setitem(sys.modules, "tifffile", None)  # importing it fails
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert decode_image(data, kind).shape == RGB.shape and content_digest(data)
+
+
+# Notes
+
+
+def pages(*pictures, kind="TIFF", **settings):
+    first, *others = (Image.fromarray(picture) for picture in pictures)
+    return by_pillow(first, kind, save_all=True, append_images=others, **settings)
+
+
+NOTES = {
+    "one value": (lambda: by_pillow(np.full((60, 80), 128, np.uint8), "PNG"), "hardly any contrast"),
+    "two values": (lambda: by_pillow(128 + GREY % 2, "PNG"), "hardly any contrast"),
+    "a hot pixel on nothing": (lambda: tiff(changed(DEEP * 0 + 500, r3c3=65535)), "hardly any contrast"),
+    "one value of 16 bits": (lambda: tiff(DEEP * 0 + 500), "hardly any contrast"),
+    "all NaN": (lambda: tiff(GREY * np.float32("nan")), "hardly any contrast"),
+    "TIFF with pages": (lambda: pages(RGB, RGB[::-1]), "first page"),
+    "TIFF with pages of 16 bits": (lambda: tiff(np.stack([DEEP * 16, DEEP])), "first page"),
+    "TIFF with a smaller copy": (lambda: with_copy(RGB), None),
+    "TIFF with a smaller copy, 16 bits": (lambda: with_copy(RGB.astype(np.uint16) * 257), None),
+    "volume": (lambda: tiff(np.stack([DEEP * 16, DEEP]), volumetric=True), "first slice"),
+    "GIF": (lambda: pages(RGB, RGB[::-1], kind="GIF"), "first frame"),
+    "WebP": (lambda: pages(RGB, RGB[::-1], kind="WEBP"), "first frame"),
+    "PNG": (lambda: pages(RGB, RGB[::-1], kind="PNG"), "first frame"),
+    "JPEG of a phone": (lambda: pages(RGB, RGB[::-1], kind="MPO"), None),
+    "five channels": (lambda: tiff(FIVE, planarconfig="contig"), "5 channels"),
+    "two channels": (lambda: tiff(np.dstack([DEEP, DEEP]), planarconfig="contig"), "2 channels"),
+    "RGB and infrared": (
+        lambda: tiff(np.dstack([RGB, OPAQUE]), photometric="rgb", extrasamples=["unspecified"]), None),
+}  # fmt: skip
+
+
+def with_copy(pixels):
+    """A TIFF with a smaller copy behind the image, as geographic ones have it."""
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream) as writer:
+        writer.write(pixels, photometric="rgb")
+        writer.write(pixels[::2, ::2], photometric="rgb", subfiletype=1)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_notes(name):
+    write, note = NOTES[name]
+    notes = decode_with_notes(write(), name).notes
+    assert (notes == ()) if note is None else (len(notes) == 1 and note in notes[0])
+
+
+# What cannot be read: named
+
+
+def boxed(brand):
+    return b"\0\0\0\x18ftyp" + brand + bytes(500)
+
+
+def claiming(width, height):
+    """A TIFF that says it is larger than it is."""
+    data = bytearray(tiff(DEEP.astype(np.uint32)))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        tags = file.pages.first.tags
+        for code, value in ((256, width), (257, height)):
+            assert int(tags[code].dtype) == 4
+            struct.pack_into("<I", data, tags[code].valueoffset, value)
+    return bytes(data)
+
+
+KINDS = {
+    "video (MP4)": boxed(b"mp42"),
+    "QuickTime": boxed(b"qt  "),
+    "HEIC photo; pip install pillow-heif": boxed(b"heic"),
+    "CR3": boxed(b"crx "),
+    "Matroska": b"\x1aE\xdf\xa3" + bytes(99),
+    "video (AVI)": b"RIFF\0\0\0\0AVI " + bytes(99),
+    "sound (WAV)": b"RIFF\0\0\0\0WAVE" + bytes(99),
+    "MPEG": b"\0\0\x01\xba" + bytes(99),
+    "transport stream": (b"G" + bytes(187)) * 4,
+    "a PDF": b"%PDF-1.7\n" + bytes(99),
+    "SVG": b'<?xml version="1.0"?>\n<!-- drawn -->\n<svg xmlns="http://www.w3.org/2000/svg"/>',
+    "SVG drawing": b"\xef\xbb\xbf<svg/>",
+    "HTML page": b"\n<!DOCTYPE html>\n<html><body>404</body></html>",
+    "an HTML": b"<html>" + "ä".encode() * 3000,
+    "XML": b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>",
+    "JSON": b'{"error": "not found"}',
+    "Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n",
+    "DICOM": bytes(128) + b"DICM" + bytes(99),
+    "HDF5": b"\x89HDF\r\n\x1a\n" + bytes(99),
+    "NumPy": b"\x93NUMPY\x01\0" + bytes(99),
+    "OpenEXR": b"\x76\x2f\x31\x01" + bytes(99),
+    "Radiance": b"#?RADIANCE\n" + bytes(99),
+    "JPEG XL": b"\xff\x0a" + bytes(range(2, 99)),
+    "ZIP": b"PK\x03\x04" + bytes(99),
+    "gzip": b"\x1f\x8b\x08" + bytes(99),
+    "PLY": b"ply\nformat ascii 1.0\n",
+    "64 zero bytes": bytes(64),
+    "PostScript": b"%!PS-Adobe-3.0\n",
+    "export it as PNG": by_pillow(RGB, "EPS"),
+    "format is not known": b"what is this",
+    "truncated JPEG": by_pillow(RGB, "JPEG")[:-700],
+    "truncated PNG": by_pillow(RGB, "PNG")[:200],
+    "complex64": tiff(GREY.astype(np.complex64)),
+    "ICCLab": tiff(RGB, photometric="icclab"),
+    "raw pixels": tiff(DEEP, photometric="cfa", extratags=[(33421, "H", 2, (2, 2), True)]),
+    "raw file of a camera": tiff(
+        RGB, photometric="rgb", subfiletype=1, extratags=[(50706, "B", 4, (1, 4, 0, 0), True)]),
+    "a truncated JPEG": by_pillow(RGB, "JPEG")[:30],
+    "an empty file": b"",
+    "a truncated TIFF": claiming(60, 10_000),
+    "damaged WebP": by_pillow(RGB, "WEBP")[:100],
+    "damaged GIF": by_pillow(RGB, "GIF")[:10],
+    "truncated TIFF": tiff(DEEP)[:-2000],
+    "a TIFF that cannot be read": by_pillow(DEEP, "TIFF", compression="tiff_adobe_deflate")[:500],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_image_is_named(kind):
+    with pytest.raises(InputError, match="^not a readable image: some.png ") as caught:
+        decode_image(KINDS[kind], "some.png")
+    assert kind in str(caught.value)
+
+
+def opened_socket(path):
+    short = os.path.relpath(path)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(short if len(short) < len(str(path)) else str(path))
+
+
+NODES = {
+    "a folder": lambda path: path.mkdir(),
+    "a pipe": os.mkfifo,
+    "a socket": opened_socket,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "an empty file": lambda path: path.write_bytes(b""),
+    "not found": lambda path: path.symlink_to("nowhere"),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX only")
+@pytest.mark.parametrize("kind", NODES)
+def test_what_is_no_file_is_named_at_once(kind, tmp_path):
+    path = tmp_path / "x.png"
+    NODES[kind](path)
+    with pytest.raises(InputError, match=kind):
+        read_image(path)
+
+
+def bomb_of_deflate():
+    """One megabyte that unpacks to 256, in an image of 60 x 80."""
+    packer = zlib.compressobj(1)
+    zeros = bytes(1 << 20)
+    packed = b"".join(packer.compress(zeros) for _ in range(256)) + packer.flush()
+    data = bytearray(tiff(DEEP, compression="zlib", rowsperstrip=60))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        tags = file.pages.first.tags
+        places = [(tags[code].valueoffset, tags[code].dtype) for code in (273, 279)]
+    for (place, kind), value in zip(places, (len(data), len(packed)), strict=True):
+        struct.pack_into("<H" if int(kind) == 3 else "<I", data, place, value)
+    return bytes(data) + packed
+
+
+BOMBS = {"deflate": bomb_of_deflate, "claimed": lambda: claiming(100_000, 100_000),
+         "claimed too long": lambda: claiming(4_000_000_000, 4_000_000_000)}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs_take_no_memory(name):
+    data = BOMBS[name]()
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="not a readable image"):
+            decode_image(data, "x.tif")
+        assert tracemalloc.get_traced_memory()[1] < 100_000_000
+    finally:
+        tracemalloc.stop()
+
+
+# What the index knows an image by
+
+
+def test_digest_changes_only_for_images_that_are_read_anew():
+    for name, write in EIGHT_BITS.items():
+        if "16 bits" not in name:
+            assert content_digest(write()) == hashlib.sha256(write()).hexdigest(), name
+    for name, (write, _) in DEEP_IMAGES.items():
+        if name != "CMYK":
+            assert content_digest(write()) != hashlib.sha256(write()).hexdigest(), name
+    assert content_digest(b"no image") == hashlib.sha256(b"no image").hexdigest()
+
+
+def test_read_bytes_gives_the_content(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert read_bytes(tmp_path / "x") == b"abc"
