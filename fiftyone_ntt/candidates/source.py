@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterable
@@ -27,7 +26,7 @@ from fiftyone_ntt.models import Preset, load_segmenters
 from fiftyone_ntt.models.devices import Precision, choose_devices
 from fiftyone_ntt.models.presets import resolve_preset
 from fiftyone_ntt.params.labelling import GRANULARITIES, StageOneSettings
-from fiftyone_ntt.pixels.images import decode_image, read_bytes
+from fiftyone_ntt.pixels.images import content_digest, decode_image, read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -225,7 +224,7 @@ class CandidateSource:
     def _read(self, key: str, filepath: str) -> NDArray[np.uint8] | CompactImage:
         data = read_bytes(filepath)
         if self._store is not None:
-            digest = hashlib.sha256(data).hexdigest()
+            digest = content_digest(data)
             content = self._store.get(digest)
             with self._lock:
                 if content is None:

@@ -52,7 +52,8 @@ def windowed(values: NDArray[Any], nodata: float | None = None, together: bool =
     if values.dtype == np.uint8:
         return values.astype(np.uint8, copy=False)
     if values.dtype == np.bool_:
-        return values.astype(np.uint8) * np.uint8(255)
+        black_and_white: NDArray[np.uint8] = values.astype(np.uint8) * np.uint8(255)
+        return black_and_white
     if values.ndim == 3 and not together:
         channels = [windowed(values[..., channel], nodata) for channel in range(values.shape[2])]
         return np.stack(channels, axis=2)
@@ -219,7 +220,7 @@ def _check_size(page: Any, source: Any) -> None:
     if page.compression not in (_PLAIN, *_DEFLATE, *_OTHERS):
         raise ValueError(f"compression {page.compression!r}")
     if len(page.dataoffsets) < int(np.prod(page.chunked, dtype=np.float64)):
-        raise ValueError("parts of it are missing")  # tifffile would leave them black
+        raise InputError("a truncated TIFF: parts of it are missing; get it again")  # decoders leave them black
     if page.is_tiled and page.tilewidth * page.tilelength > 4 * _SAMPLE + 4 * height * width:
         raise InputError(f"expected tiles of the size of the image, got {page.tilewidth} x {page.tilelength}")
     if page.compression in _DEFLATE:

@@ -27,7 +27,7 @@ from fiftyone_ntt.dataset.storage import store
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models.devices import choose_devices
 from fiftyone_ntt.params.labelling import StageOneFields, StageOneSettings, stage_one_of
-from fiftyone_ntt.pixels.images import read_bytes
+from fiftyone_ntt.pixels.images import content_digest, read_bytes
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -163,7 +163,7 @@ def _digest(path: str, may_read: bool) -> str | None:
         if key not in _digests:
             if not may_read:
                 return None
-            _digests[key] = hashlib.sha256(read_bytes(path)).hexdigest()
+            _digests[key] = content_digest(read_bytes(path))
             while len(_digests) > _KEPT:
                 _digests.popitem(last=False)
         return _digests[key]

@@ -17,7 +17,8 @@ TESTS = ROOT / "tests"
 # Room -> (rooms that it may import, packages that it may import besides the standard library); lowest first.
 TABLE = {
     "params": ("", ""),
-    "pixels": ("", "numpy torch PIL pycocotools"),  # the last for COCO's run lengths, only when asked for
+    # The last three only when asked for: COCO's run lengths, TIFF and colours of 16 bits.
+    "pixels": ("", "numpy torch PIL pycocotools tifffile cv2"),
     "method": ("pixels", "numpy torch safetensors"),
     "models": (
         "pixels method",
