@@ -4,7 +4,7 @@
     python -m benchmarks.pipeline --preset large --random-weights --points 32 --device cuda --precision bf16 --compile
 
 Needs the method and its models only (torch, and transformers + sam2 or onnxruntime), not FiftyOne. What the columns
-mean: ``docs/performance.md``.
+mean: ``docs/experiments/speed.md``.
 """
 
 from __future__ import annotations

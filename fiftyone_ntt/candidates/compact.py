@@ -254,7 +254,7 @@ def _check(image: CompactImage) -> None:
 # ---- Patch tokens of low rank ----
 
 RANK = 64
-"""Directions kept of an image's tokens, beside their mean. ``docs/performance.md`` says what that costs."""
+"""Directions kept of an image's tokens, beside their mean. ``docs/experiments/speed.md`` says what that costs."""
 _EXTRA, _ROUNDS = 8, 2
 _MOST_TOKENS = 1 << 20
 """Of an image; a file of rank 0 could name any number."""

@@ -13,7 +13,7 @@ Granularity: TypeAlias = Literal["best", "part", "whole"]
 
 @dataclass(frozen=True)
 class ProposalConfig:
-    """Stage one: which points are prompted and which of their masks are kept (ntt-algorithm 3.3).
+    """Stage one: which points are prompted and which of their masks are kept (docs/method.md 3.3).
 
     Attributes:
         points_per_side: the grid has this many points along each side of the image.
@@ -44,7 +44,7 @@ class ProposalConfig:
 
 @dataclass(frozen=True)
 class PaperSettings:
-    """What the published method has (ntt-algorithm 3.4 to 3.7); the defaults are its constants, but for two quirks.
+    """What the published method has (docs/method.md 3.4 to 3.7); the defaults are its constants, but for two quirks.
 
     Attributes:
         predicted_iou_threshold: candidates with a predicted IoU at or below this are ignored.

@@ -173,7 +173,7 @@ def match_vectors(
     *,
     tokens: Tensor | NDArray[np.floating] | None = None,
 ) -> Instances:
-    """Labels candidates whose vectors are already there (ntt-algorithm 3.4 to 3.7).
+    """Labels candidates whose vectors are already there (docs/method.md 3.4 to 3.7).
 
     Args:
         candidates: N mask proposals, as stage one made them or from the candidate index.
@@ -204,7 +204,7 @@ class _Vectors:
 
 
 def to_instances(labelled: Labelled, masks: CandidateMasks, config: MatchConfig) -> Instances:
-    """The result for one image (ntt-algorithm 3.7): what is left of the candidates, at image size.
+    """The result for one image (docs/method.md 3.7): what is left of the candidates, at image size.
 
     Args:
         labelled: n candidates in descending score, whose masks at image size are made.

@@ -1,4 +1,4 @@
-"""The memory bank: reference vectors per class, their prototypes, and where they came from (ntt-algorithm 2.6)."""
+"""The memory bank: reference vectors per class, their prototypes, and where they came from (docs/method.md 2.6)."""
 
 from __future__ import annotations
 

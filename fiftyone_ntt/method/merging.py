@@ -1,4 +1,4 @@
-"""Stage two, second half: overlapping candidates are suppressed or decayed (ntt-algorithm 3.5 and 3.6)."""
+"""Stage two, second half: overlapping candidates are suppressed or decayed (docs/method.md 3.5 and 3.6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage one, second half: one feature vector for each candidate mask (ntt-algorithm 3.4).
+"""Stage one, second half: one feature vector for each candidate mask (docs/method.md 3.4).
 
 The published code up-samples the patch tokens to 256 x 256 and averages them under each mask. The average is linear in
 the tokens, so the same numbers come from carrying each *mask* down to the token grid with the adjoint of the

@@ -1,4 +1,4 @@
-"""Stage one, first half: prompt a grid of points and keep the best mask of each (ntt-algorithm 3.3)."""
+"""Stage one, first half: prompt a grid of points and keep the best mask of each (docs/method.md 3.3)."""
 
 from __future__ import annotations
 

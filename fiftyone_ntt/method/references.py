@@ -1,4 +1,4 @@
-"""From reference images and masks to vectors, and to a memory bank (ntt-algorithm 2.4 to 2.6)."""
+"""From reference images and masks to vectors, and to a memory bank (docs/method.md 2.4 to 2.6)."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ class BankBuilder:
 def crop_bounds(
     box: tuple[float, float, float, float], image_size: tuple[int, int], context_ratio: float
 ) -> tuple[int, int, int, int]:
-    """The square around a box, grown by the context ratio and clipped to the image (ntt-algorithm 2.4).
+    """The square around a box, grown by the context ratio and clipped to the image (docs/method.md 2.4).
 
     Args:
         box: xyxy in image pixels.
@@ -297,5 +297,5 @@ def _fallback_weights(mask: Tensor, grid: tuple[int, int], item: ReferenceItem) 
 
 
 def weighted_mean(tokens: Tensor, weights: Tensor) -> Tensor:
-    """``sum_t w_t F_t / sum_t w_t`` (ntt-algorithm 2.6): float32 ``[C]`` from ``[rows, columns, C]``."""
+    """``sum_t w_t F_t / sum_t w_t`` (docs/method.md 2.6): float32 ``[C]`` from ``[rows, columns, C]``."""
     return torch.einsum("hw,hwc->c", weights, tokens) / weights.sum()

@@ -1,4 +1,4 @@
-"""Stage two, first half: which class each candidate looks like, and how much (ntt-algorithm 3.4).
+"""Stage two, first half: which class each candidate looks like, and how much (docs/method.md 3.4).
 
 The published score is a cosine only and knows nothing of whether a mask is a whole object: a wheel looks as much like
 the car as the car does. Scoring, not labelling, is where that loses most (``docs/results.md``). So the default also

@@ -82,11 +82,11 @@ class Segmenter:
         feature_model: image encoder.
         references: how references are shown to the feature model.
         proposals: point grid and predicted-IoU filter.
-        target_via: targets are squashed to this many pixels before the feature model's own size (ntt-algorithm 3.1,
+        target_via: targets are squashed to this many pixels before the feature model's own size (docs/method.md 3.1,
             3.2); ``None`` goes there directly.
         images_per_batch: images whose encoders run together in ``stream``. Only speed and memory depend on it.
         static_shapes: fill up the last batch of images or points, for models that are compiled for one shape.
-        second_look: encode groups of candidates once more, cropped; see ``second_look.py``.
+        second_look: encode groups of candidates once more, cropped; see ``options.second_look``.
 
     Raises:
         InputError: if a second look is wanted of a feature model that offers none.

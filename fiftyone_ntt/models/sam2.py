@@ -55,7 +55,7 @@ class Sam2:
         config: YAML inside the package ``sam2``, e.g. ``"configs/sam2.1/sam2.1_hiera_l.yaml"``.
         device: where to run.
         add_no_mem_embed: add the learnt "no memory" vector to the image embedding, as the package's image
-            predictor does. The published method does not (ntt-algorithm 3.3).
+            predictor does. The published method does not (docs/method.md 3.3).
         overrides: changes to the config, ``"model.a.b=value"``.
         name: name for provenance; by default the config's.
         precision: of the image encoder; the decoder's is float32, with TF32 products on CUDA unless this is too.

@@ -1,7 +1,7 @@
 """Where model weights are looked up, and how their hashes are checked.
 
 Order: explicit path, cache folder, an installed package that carries the file, Hugging Face cache or hub, else
-one error that says what to do. ``pull.py`` fills the cache folder for the preset ``lite``.
+one error that says what to do. ``download.py`` fills the cache folder for the preset ``lite``.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class ImageFrame:
 
         Returns:
             float32 ``[3, side, side]`` in 0..1, zeros outside the content. PIL's bicubic with antialias, rounded
-            to uint8 as in the published loader (ntt-algorithm 3.1).
+            to uint8 as in the published loader (docs/method.md 3.1).
         """
         if image.shape[:2] != self.image_size:
             raise InputError(f"expected an image of {self.image_size} (height, width), got {image.shape[:2]}")

@@ -158,7 +158,7 @@ class MaskSource(Protocol):
 
 
 def masks_at_image_size(source: MaskSource, index: Sequence[int]) -> list[PackedMask]:
-    """Resizes mask logits to the image, bilinear with antialias, and keeps where they are > 0 (ntt-algorithm 3.6).
+    """Resizes mask logits to the image, bilinear with antialias, and keeps where they are > 0 (docs/method.md 3.6).
 
     Args:
         source: masks in the mask frame; the frame's padding, if any, is cut away.

@@ -1,7 +1,7 @@
 """Semantic output: instances painted into one map of classes, and how well such maps agree.
 
 The published script paints the surest instance first, so that the least certain one ends on top, and scores five of
-twenty classes with background among them (ntt-algorithm 5). Here the surest is on top, 0 is background and nothing
+twenty classes with background among them (docs/method.md 5). Here the surest is on top, 0 is background and nothing
 else, and every class asked for counts.
 """
 

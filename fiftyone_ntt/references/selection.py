@@ -19,7 +19,8 @@ from fiftyone_ntt.references.banks import build_memory_bank
 from fiftyone_ntt.references.tagging import use_as_references
 
 _REPULSION, _NEAREST = 0.15, 0.2
-"""How much the nearest objects of other classes count, and which share of them that is; see ``docs/results.md``."""
+"""How much the nearest objects of other classes count, and which share of them that is; chosen in
+``docs/experiments/references.md``."""
 
 
 def select_rows(vectors: Vectors, class_index: Index, n: int) -> list[int]:

@@ -1,7 +1,7 @@
 """The state of a run: what it does now, who started it, and on which samples; kept in FiftyOne's execution store.
 
-The settings of a run do not change and are in its run record (``runs.py``); what a sample's status says is the truth of
-what is done. Here is the rest.
+The settings of a run do not change and are in its run record (``record.py``); what a sample's status says is the truth
+of what is done. Here is the rest.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class _Present:
 class LabelWriter:
     """Collects what becomes of samples, and saves it now and then.
 
-    What a pass that overwrites is about to replace is kept first (see ``replaced``), then come the labels, then the
+    What a pass that overwrites is about to replace is kept first (see ``history``), then come the labels, then the
     statuses: a sample counts as done only once its labels are there. A chunk that failed half-way can be saved again.
 
     Args:

@@ -9,7 +9,7 @@ from pycocotools import mask as coco_masks
 
 
 def pool(mask_logits, tokens):
-    """Tokens up-sampled to 256 x 256, averaged under each mask (ntt-algorithm 3.4)."""
+    """Tokens up-sampled to 256 x 256, averaged under each mask (docs/method.md 3.4)."""
     grid = tokens.permute(2, 0, 1)[None]
     dense = F.interpolate(grid, size=(256, 256), mode="bilinear", align_corners=False, antialias=True)
     dense = dense[0].flatten(1).T
@@ -18,13 +18,13 @@ def pool(mask_logits, tokens):
 
 
 def masks_at_image_size(mask_logits, image_size):
-    """All masks at image size at once (ntt-algorithm 3.6)."""
+    """All masks at image size at once (docs/method.md 3.6)."""
     full = F.interpolate(mask_logits[None], size=image_size, mode="bilinear", align_corners=False, antialias=True)
     return full[0] > 0
 
 
 def semantic_overlap(masks, vectors, labels):
-    """Double loop over full-size masks in descending priority (ntt-algorithm 3.6)."""
+    """Double loop over full-size masks in descending priority (docs/method.md 3.6)."""
     overlap = torch.zeros(len(masks))
     for i in range(len(masks)):
         for j in range(i):
@@ -35,7 +35,7 @@ def semantic_overlap(masks, vectors, labels):
 
 
 def nms_per_label(boxes, priority, labels, threshold):
-    """Box by box, as one would explain it (ntt-algorithm 3.5)."""
+    """Box by box, as one would explain it (docs/method.md 3.5)."""
     kept = []
     for i in sorted(range(len(boxes)), key=lambda k: -priority[k]):
         if all(labels[i] != labels[j] or iou(boxes[i], boxes[j]) <= threshold for j in kept):

@@ -111,6 +111,16 @@ def file_named(name):
     return next((path for path in SOURCES if "/" not in name and path.name == name), None)
 
 
+def test_pages_that_the_code_names_exist():
+    sections = {title.split()[0] for _, title in headings_of(ROOT / "docs" / "method.md")}
+    for path in SOURCES:
+        text = text_of(path)
+        for name in re.findall(r"\bdocs/[\w/-]+\.md", text):
+            assert (ROOT / name).is_file(), (path.name, name)
+        for section in re.findall(r"docs/method\.md (\d\.\d)", text):
+            assert section in sections, (path.name, section)
+
+
 def test_notice_names_files_that_exist():
     for name in re.findall(r"[\w/]+\.(?:json|py)\b", text_of(ROOT / "NOTICE")):
         assert (ROOT / name).is_file(), name

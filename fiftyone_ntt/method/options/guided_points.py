@@ -16,7 +16,7 @@ from fiftyone_ntt.method.scoring import normalise
 from fiftyone_ntt.pixels.frames import ImageFrame
 
 GUIDED_FRACTION = 0.5
-"""How much of the grid is prompted; chosen in ``docs/results.md``."""
+"""How much of the grid is prompted; chosen in ``docs/experiments/speed.md``."""
 
 
 def guided_index(points: Tensor, tokens: Tensor, frame: ImageFrame, fraction: float = GUIDED_FRACTION) -> Tensor:

@@ -24,7 +24,7 @@ from fiftyone_ntt.pixels.frames import ImageFrame
 from fiftyone_ntt.pixels.packed_masks import PackedMask, masks_at_image_size
 
 SCRIBBLE_POINTS = 5
-"""Points taken along a scribble; chosen in ``docs/results.md``."""
+"""Points taken along a scribble; chosen in ``docs/experiments/references.md``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +164,7 @@ def decode(model: ProposalModel, embedding: Any, frame: ImageFrame, prompt: Prom
 _MOST_OF_IMAGE = 0.5
 _ROUNDS = 5
 _QUALITY = 2.0
-"""Weight of the predicted IoU beside the agreement; chosen in ``docs/results.md``."""
+"""Weight of the predicted IoU beside the agreement; chosen in ``docs/experiments/references.md``."""
 
 Flags = NDArray[np.bool_]
 Vectors = NDArray[np.float32]

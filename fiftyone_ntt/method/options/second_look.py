@@ -26,7 +26,7 @@ from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame, to_tensor
 from fiftyone_ntt.pixels.packed_masks import intersection_over_union
 
 WEIGHT = 0.3
-"""``MatchConfig.second_look`` where a second look is asked for; chosen in ``docs/results.md``."""
+"""``MatchConfig.second_look`` where a second look is asked for; chosen in ``docs/experiments/second-look.md``."""
 CONTEXT = 0.2
 """A crop's side is the longer side of the mask's box times one plus this."""
 ALIKE = 0.7
