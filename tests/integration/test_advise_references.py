@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.app import context, requests_of
-from support.tiny_checkpoints import tiny_preset
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.candidates import source as candidates
@@ -21,11 +20,6 @@ from fiftyone_ntt.review.label_table import _ROW
 
 ADVISE = "@fiftyone-ntt/ntt/advise_references"
 BOXES = {"square": [10 / 120, 20 / 90, 40 / 120, 40 / 90], "disc": [80 / 120, 65 / 90, 30 / 120, 20 / 90]}
-
-
-@pytest.fixture(scope="module")
-def preset(tmp_path_factory):
-    return tiny_preset(tmp_path_factory.mktemp("checkpoints"))
 
 
 @pytest.fixture

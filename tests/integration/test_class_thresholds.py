@@ -5,16 +5,17 @@ import fiftyone.operators as foo
 import numpy as np
 import pytest
 from support.app import context
-from test_segmentation import bank, pictures, preset  # noqa: F401
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.core import MatchConfig, MemoryBank
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.references.banks import save_bank
 
+pytestmark = pytest.mark.pictures(count=6, references=2)
+
 
 @pytest.fixture
-def two(bank):  # noqa: F811
+def two(bank):
     """A bank of two classes: the second looks like the first, a little turned."""
     turned = np.roll(bank.vectors, 1, axis=1)
     return MemoryBank(
@@ -29,7 +30,7 @@ def labels(dataset, field):
     ]
 
 
-def test_labels_up_to_the_threshold_of_their_class_are_left_out(pictures, two, preset):  # noqa: F811
+def test_labels_up_to_the_threshold_of_their_class_are_left_out(pictures, two, preset):
     ntt.segment(pictures, two, "all", preset=preset)
     everything = labels(pictures, "all")
     scores = sorted(score for name, score in everything if name == everything[0][0])
@@ -42,7 +43,7 @@ def test_labels_up_to_the_threshold_of_their_class_are_left_out(pictures, two, p
     assert dict(zip(record["classes"], record["thresholds"], strict=True)) == {"square": 0, "disc": 0, **least}
 
 
-def test_a_run_with_other_thresholds_is_another_run(pictures, two, preset):  # noqa: F811
+def test_a_run_with_other_thresholds_is_another_run(pictures, two, preset):
     ntt.segment(pictures, two, "found", preset=preset, thresholds={"disc": 0.2})
     assert ntt.segment(pictures, two, "found", preset=preset, thresholds={"disc": 0.2}).resumed == 4
     assert ntt.resume_run(pictures, "ntt_found", preset=preset).resumed == 4
@@ -52,7 +53,7 @@ def test_a_run_with_other_thresholds_is_another_run(pictures, two, preset):  # n
         ntt.segment(pictures, two, "found", preset=preset)
 
 
-def test_fitted_ones_are_found_again_for_the_same_bank_and_settings(pictures, two, preset):  # noqa: F811
+def test_fitted_ones_are_found_again_for_the_same_bank_and_settings(pictures, two, preset):
     with pytest.raises(InputError, match="no thresholds were fitted yet for this memory bank"):
         ntt.segment(pictures, two, "found", preset=preset, thresholds="fitted")
     ntt.segment(pictures, two, "found", preset=preset)
@@ -69,7 +70,7 @@ def test_fitted_ones_are_found_again_for_the_same_bank_and_settings(pictures, tw
         ntt.segment(pictures, two, "other", preset=preset, thresholds="fitted", config=MatchConfig(nms_threshold=0.4))
 
 
-def test_the_form_offers_them_where_there_are_some(pictures, two, preset):  # noqa: F811
+def test_the_form_offers_them_where_there_are_some(pictures, two, preset):
     save_bank(pictures, "ntt_bank", two)
     operator = foo.get_operator("@fiftyone-ntt/ntt/segment")
 
@@ -92,7 +93,7 @@ def test_the_form_offers_them_where_there_are_some(pictures, two, preset):  # no
         ([0.5, 0.5], WrongTypeError, "got list"),
     ],
 )
-def test_refusals(pictures, two, preset, thresholds, error, text):  # noqa: F811
+def test_refusals(pictures, two, preset, thresholds, error, text):
     with pytest.raises(error, match=text):
         ntt.segment(pictures, two, "found", preset=preset, thresholds=thresholds)
     assert not pictures.has_field("found")

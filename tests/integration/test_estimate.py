@@ -8,7 +8,6 @@ import fiftyone as fo
 import numpy as np
 import pytest
 from PIL import Image
-from support.tiny_checkpoints import tiny_preset
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.candidates.source import StageOne
@@ -17,9 +16,9 @@ from fiftyone_ntt.runs import estimate as module
 from fiftyone_ntt.runs.estimate import Estimate, estimate, in_words, remember_speed, seconds_per_image
 
 
-@pytest.fixture(scope="module")
-def stage_one(tmp_path_factory):
-    return StageOneSettings(preset=tiny_preset(tmp_path_factory.mktemp("weights"), points_per_side=2), device="cpu")
+@pytest.fixture
+def stage_one(preset):
+    return StageOneSettings(preset=preset, device="cpu")
 
 
 @pytest.fixture

@@ -182,7 +182,7 @@ def test_the_run_goes_on_and_counts(night):
 def test_rotation_is_as_fiftyone_shows_it(night):
     assert read_image(night.folder / "rotated.jpg").shape == (80, 60, 3)
     masks = [label.mask for label in night.dataset[night.samples["rotated.jpg"].id].ntt.detections]
-    assert all(mask.shape[0] <= 80 and mask.shape[1] <= 60 for mask in masks)
+    assert masks and all(mask.shape[0] <= 80 and mask.shape[1] <= 60 for mask in masks)
 
 
 def test_the_log_names_no_folder_of_the_machine(night):

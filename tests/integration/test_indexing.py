@@ -12,7 +12,6 @@ import fiftyone as fo
 import numpy as np
 import pytest
 from PIL import Image
-from support.tiny_checkpoints import tiny_preset
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.candidates import source as candidates
@@ -26,36 +25,7 @@ from fiftyone_ntt.models.presets import clear_loaded
 from fiftyone_ntt.references.banks import save_bank
 
 ROOT = Path(__file__).resolve().parents[2]
-SIZE = (90, 120)
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    return tiny_preset(tmp_path_factory.mktemp("checkpoints"), name="tiny-index-test")
-
-
-@pytest.fixture
-def pictures(dataset, tmp_path):
-    """Four pictures of a square on noise; the first is the reference."""
-    for i in range(4):
-        image = np.random.default_rng(i).integers(0, 90, (*SIZE, 3), dtype=np.uint8)
-        image[20:60, 10 + 10 * i : 50 + 10 * i] = (200, 40, 40 * i)
-        path = tmp_path / f"picture {i}.png"
-        Image.fromarray(image).save(path)
-        box = [(10 + 10 * i) / SIZE[1], 20 / SIZE[0], 40 / SIZE[1], 40 / SIZE[0]]
-        truth = fo.Detections(detections=[fo.Detection(label="square", bounding_box=box, mask=np.ones((40, 40), bool))])
-        dataset.add_sample(fo.Sample(str(path), ground_truth=truth, tags=["ntt:reference"] if i == 0 else []))
-    return dataset
-
-
-@pytest.fixture
-def index_dir(tmp_path):
-    return tmp_path / "index"
-
-
-@pytest.fixture
-def bank(pictures, tiny):
-    return ntt.build_memory_bank(pictures.match_tags("ntt:reference"), preset=tiny, device="cpu")
+pytestmark = pytest.mark.pictures(count=4, masks=4, every_label=True, field="ground_truth")
 
 
 def with_classes(bank, **changes):
@@ -113,57 +83,57 @@ def test_the_index_gives_the_labels_of_the_direct_path_with_real_models(pictures
         ntt.segment(pictures, bank, "denser", index_dir=index_dir, points_per_side=5, device="cpu")
 
 
-def test_segment_fills_the_index_and_the_next_bank_needs_no_model(pictures, bank, tiny, index_dir, request):
-    first = ntt.segment(pictures, bank, "first", preset=tiny, index_dir=index_dir)
+def test_segment_fills_the_index_and_the_next_bank_needs_no_model(pictures, bank, preset, index_dir, request):
+    first = ntt.segment(pictures, bank, "first", preset=preset, index_dir=index_dir)
     assert (first.from_index, first.indexed, first.failed) == (0, 3, 0)
-    direct = ntt.segment(pictures, with_classes(bank), "direct", preset=tiny, use_index=False)
+    direct = ntt.segment(pictures, with_classes(bank), "direct", preset=preset, use_index=False)
     request.getfixturevalue("no_models")
-    second = ntt.segment(pictures, with_classes(bank), "second", preset=tiny, index_dir=index_dir)
+    second = ntt.segment(pictures, with_classes(bank), "second", preset=preset, index_dir=index_dir)
     assert (second.from_index, second.indexed, second.failed) == (3, 0, 0)
     assert second.instances == direct.instances > 0
     assert written(pictures, "second") == written(pictures, "direct")
     assert second.notes == [] and "3 from the index" in str(second)
-    strict = ntt.segment(pictures, bank, "strict", preset=tiny, index_dir=index_dir, score_threshold=0.999999)
+    strict = ntt.segment(pictures, bank, "strict", preset=preset, index_dir=index_dir, score_threshold=0.999999)
     assert strict.from_index == 3 and strict.instances < first.instances
 
 
-def test_new_images_are_added_to_what_is_there(pictures, bank, tiny, index_dir):
-    ntt.index(pictures.limit(2), tiny, index_dir=index_dir)
-    report = ntt.segment(pictures, bank, preset=tiny, index_dir=index_dir)
+def test_new_images_are_added_to_what_is_there(pictures, bank, preset, index_dir):
+    ntt.index(pictures.limit(2), preset, index_dir=index_dir)
+    report = ntt.segment(pictures, bank, preset=preset, index_dir=index_dir)
     assert (report.from_index, report.indexed) == (1, 2)
-    assert ntt.index(pictures, tiny, index_dir=index_dir).found == 4
+    assert ntt.index(pictures, preset, index_dir=index_dir).found == 4
     assert [entry.images for entry in info(index_dir)] == [4]
 
 
-def test_the_same_image_under_another_name_is_found(pictures, tiny, index_dir, tmp_path):
-    ntt.index(pictures.limit(1), tiny, index_dir=index_dir)
+def test_the_same_image_under_another_name_is_found(pictures, preset, index_dir, tmp_path):
+    ntt.index(pictures.limit(1), preset, index_dir=index_dir)
     copy = tmp_path / "a copy.png"
     copy.write_bytes(Path(pictures.first().filepath).read_bytes())
     other = fo.Dataset()
     other.add_sample(fo.Sample(str(copy)))
-    assert ntt.index(other, tiny, index_dir=index_dir).found == 1
+    assert ntt.index(other, preset, index_dir=index_dir).found == 1
     Image.open(copy).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(copy)
-    assert ntt.index(other, tiny, index_dir=index_dir).computed == 1
+    assert ntt.index(other, preset, index_dir=index_dir).computed == 1
     other.delete()
 
 
-def test_a_damaged_file_is_reported_and_made_again(pictures, bank, tiny, index_dir):
-    ntt.segment(pictures, bank, "first", preset=tiny, index_dir=index_dir)
+def test_a_damaged_file_is_reported_and_made_again(pictures, bank, preset, index_dir):
+    ntt.segment(pictures, bank, "first", preset=preset, index_dir=index_dir)
     damaged = next(file.path for file in files_in(index_dir) if file.image)
     damaged.write_bytes(damaged.read_bytes()[:-100])
-    report = ntt.segment(pictures, bank, "second", preset=tiny, index_dir=index_dir)
+    report = ntt.segment(pictures, bank, "second", preset=preset, index_dir=index_dir)
     assert (report.from_index, report.indexed, report.failed) == (2, 1, 0)
     assert len(report.notes) == 1 and str(damaged) in report.notes[0]
     assert written(pictures, "second") == written(pictures, "first")
     assert verify(index_dir) == {}
 
 
-def test_guided_points_have_an_index_of_their_own_for_any_bank(pictures, bank, tiny, index_dir, request):
-    guided = ntt.index(pictures, tiny, points="guided", index_dir=index_dir)
-    full = ntt.index(pictures, tiny, index_dir=index_dir)
+def test_guided_points_have_an_index_of_their_own_for_any_bank(pictures, bank, preset, index_dir, request):
+    guided = ntt.index(pictures, preset, points="guided", index_dir=index_dir)
+    full = ntt.index(pictures, preset, index_dir=index_dir)
     assert guided.computed == full.computed == 4 and guided.bytes < full.bytes
     request.getfixturevalue("no_models")
-    settings = {"preset": tiny, "index_dir": index_dir}
+    settings = {"preset": preset, "index_dir": index_dir}
     assert ntt.segment(pictures, bank, **settings).from_index == 3
     with pytest.raises(InputError, match="with other points"):
         ntt.segment(pictures, bank, points="guided", **settings)
@@ -171,27 +141,27 @@ def test_guided_points_have_an_index_of_their_own_for_any_bank(pictures, bank, t
         assert ntt.segment(pictures, some, points="guided", overwrite=True, **settings).from_index == 3
 
 
-def test_other_settings_share_nothing_and_the_report_says_what_differs(pictures, bank, tiny, index_dir):
-    ntt.index(pictures, tiny, index_dir=index_dir)
-    report = ntt.segment(pictures, bank, preset=tiny, index_dir=index_dir, points_per_side=3)
+def test_other_settings_share_nothing_and_the_report_says_what_differs(pictures, bank, preset, index_dir):
+    ntt.index(pictures, preset, index_dir=index_dir)
+    report = ntt.segment(pictures, bank, preset=preset, index_dir=index_dir, points_per_side=3)
     assert (report.from_index, report.indexed) == (0, 3)
     assert "points_per_side 4, wanted 3" in report.notes[0]
-    renamed = ntt.index(pictures.limit(1), replace(tiny, name="renamed"), index_dir=index_dir)
-    assert renamed.computed == 1 and "preset tiny-index-test, wanted renamed" in str(renamed)
+    renamed = ntt.index(pictures.limit(1), replace(preset, name="renamed"), index_dir=index_dir)
+    assert renamed.computed == 1 and "preset tiny-test, wanted renamed" in str(renamed)
     assert sorted(entry.images for entry in info(index_dir)) == [1, 3, 4]
 
 
-def test_weights_that_were_replaced_are_noticed(pictures, bank, tiny, index_dir):
+def test_weights_that_were_replaced_are_noticed(pictures, bank, preset, index_dir):
     """The index still has what the bank's weights made; what has to be computed is refused."""
-    ntt.index(pictures.limit(2), tiny, index_dir=index_dir)
-    checkpoint = Path(tiny.proposal.path)
+    ntt.index(pictures.limit(2), preset, index_dir=index_dir)
+    checkpoint = Path(preset.proposal.path)
     content = checkpoint.read_bytes()
     try:
         checkpoint.write_bytes(content + b"\0")
         clear_loaded()
-        assert ntt.segment(pictures.limit(2), bank, "known", preset=tiny, index_dir=index_dir).from_index == 1
+        assert ntt.segment(pictures.limit(2), bank, "known", preset=preset, index_dir=index_dir).from_index == 1
         with pytest.raises(PresetMismatchError, match="weights of"):
-            ntt.segment(pictures, bank, "new", preset=tiny, index_dir=index_dir)
+            ntt.segment(pictures, bank, "new", preset=preset, index_dir=index_dir)
     finally:
         checkpoint.write_bytes(content)
         clear_loaded()
@@ -208,30 +178,30 @@ def no_folder(monkeypatch, index_dir):
 
 
 @pytest.mark.parametrize("spoil", [full, no_folder])
-def test_an_index_that_takes_nothing_costs_only_storing(pictures, bank, tiny, index_dir, monkeypatch, caplog, spoil):
+def test_an_index_that_takes_nothing_costs_only_storing(pictures, bank, preset, index_dir, monkeypatch, caplog, spoil):
     folder, reason = spoil(monkeypatch, index_dir)
-    report = ntt.segment(pictures, bank, preset=tiny, index_dir=folder)
+    report = ntt.segment(pictures, bank, preset=preset, index_dir=folder)
     assert (report.done, report.failed, report.indexed) == (3, 0, 0)
     assert report.instances > 0
     assert len(report.notes) == 1 and reason in report.notes[0]
     assert caplog.text.count("going on without storing") == 1
     with pytest.raises(IndexStorageError, match=reason):
-        ntt.index(pictures, tiny, index_dir=folder)
+        ntt.index(pictures, preset, index_dir=folder)
 
 
-def test_a_size_limit_can_be_given(pictures, tiny, index_dir):
+def test_a_size_limit_can_be_given(pictures, preset, index_dir):
     with pytest.raises(IndexStorageError, match="limit of 1e-06 GB; raise size_limit_gb"):
-        ntt.index(pictures, tiny, index_dir=index_dir, size_limit_gb=1e-6)
-    assert ntt.index(pictures, tiny, index_dir=index_dir, size_limit_gb=1).computed == 4
+        ntt.index(pictures, preset, index_dir=index_dir, size_limit_gb=1e-6)
+    assert ntt.index(pictures, preset, index_dir=index_dir, size_limit_gb=1).computed == 4
 
 
-def test_one_bad_image_costs_one_image(pictures, tiny, index_dir, tmp_path):
+def test_one_bad_image_costs_one_image(pictures, preset, index_dir, tmp_path):
     broken = pictures.last()
     Path(broken.filepath).write_bytes(b"no image")
     gone = fo.Sample(str(tmp_path / "gone.png"))
     pictures.add_sample(gone)
     seen = []
-    report = ntt.index(pictures, tiny, index_dir=index_dir, progress=lambda *step: seen.append(step))
+    report = ntt.index(pictures, preset, index_dir=index_dir, progress=lambda *step: seen.append(step))
     assert (report.computed, report.failed) == (3, 2)
     assert set(report.errors) == {broken.id, gone.id}
     assert "not a readable image" in report.errors[broken.id] and "not found" in report.errors[gone.id]
@@ -239,16 +209,16 @@ def test_one_bad_image_costs_one_image(pictures, tiny, index_dir, tmp_path):
     assert seen[-1][2] == "5 of 5 images, 2 failed"
 
 
-def test_an_interrupted_run_goes_on_where_it_was(pictures, tiny, index_dir):
+def test_an_interrupted_run_goes_on_where_it_was(pictures, preset, index_dir):
     def stop_after_two(done, total, message):
         if done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ntt.index(pictures, tiny, index_dir=index_dir, progress=stop_after_two)
+        ntt.index(pictures, preset, index_dir=index_dir, progress=stop_after_two)
     kept = len([file for file in files_in(index_dir) if file.image])
     assert kept >= 2
-    report = ntt.index(pictures, tiny, index_dir=index_dir)
+    report = ntt.index(pictures, preset, index_dir=index_dir)
     assert (report.found, report.computed) == (kept, 4 - kept)
     assert verify(index_dir) == {}
 
@@ -263,25 +233,25 @@ def test_an_interrupted_run_goes_on_where_it_was(pictures, tiny, index_dir):
         ({"points_per_side": 0}, InputError, "points_per_side"),
     ],
 )
-def test_wrong_arguments_are_explained(pictures, tiny, index_dir, arguments, error, text):
+def test_wrong_arguments_are_explained(pictures, preset, index_dir, arguments, error, text):
     with pytest.raises(error, match=text):
-        ntt.index(pictures, **{"preset": tiny, "index_dir": index_dir, **arguments})
+        ntt.index(pictures, **{"preset": preset, "index_dir": index_dir, **arguments})
 
 
-def test_patches_are_no_images(pictures, tiny):
+def test_patches_are_no_images(pictures, preset):
     with pytest.raises(WrongTypeError, match="patches"):
-        ntt.index(pictures.to_patches("ground_truth"), tiny)
+        ntt.index(pictures.to_patches("ground_truth"), preset)
 
 
 @pytest.mark.slow
-def test_two_workers_index_one_dataset_at_the_same_time(pictures, tiny, index_dir):
+def test_two_workers_index_one_dataset_at_the_same_time(pictures, preset, index_dir):
     code = f"""
 from pathlib import PosixPath, WindowsPath
 import fiftyone as fo
 import fiftyone_ntt as ntt
 from fiftyone_ntt.method.references import ReferenceSettings
 from fiftyone_ntt.models.presets import Dinov2Spec, Preset, Sam2Spec
-report = ntt.index(fo.load_dataset({pictures.name!r}), {tiny!r}, index_dir={str(index_dir)!r})
+report = ntt.index(fo.load_dataset({pictures.name!r}), {preset!r}, index_dir={str(index_dir)!r})
 print(report.computed + report.found, report.failed, len(report.notes))
 """
     command = [sys.executable, "-c", code]
@@ -333,9 +303,9 @@ def test_the_operator_and_the_sdk_share_an_index(pictures, lite, index_dir):
     assert (report.from_index, report.indexed) == (1, 0)
 
 
-def test_loaded_models_are_not_asked_twice(pictures, bank, tiny, index_dir, monkeypatch):
+def test_loaded_models_are_not_asked_twice(pictures, bank, preset, index_dir, monkeypatch):
     """Resuming a run that is done must not load anything either."""
-    ntt.segment(pictures, bank, preset=tiny, index_dir=index_dir)
+    ntt.segment(pictures, bank, preset=preset, index_dir=index_dir)
     monkeypatch.setattr(candidates, "load_segmenters", lambda *_: pytest.fail("a model was asked for"))
-    assert ntt.segment(pictures, bank, preset=tiny, index_dir=index_dir).resumed == 3
-    assert load_preset(tiny).weights == bank.weights
+    assert ntt.segment(pictures, bank, preset=preset, index_dir=index_dir).resumed == 3
+    assert load_preset(preset).weights == bank.weights

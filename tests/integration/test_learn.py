@@ -3,13 +3,11 @@
 import inspect
 from collections import Counter
 
-import fiftyone as fo
 import fiftyone.operators as foo
 import numpy as np
 import pytest
-from PIL import Image
 from support.app import context, operator
-from support.tiny_checkpoints import tiny_preset
+from support.pictures import Shape
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.candidates import source as candidates
@@ -22,32 +20,17 @@ from fiftyone_ntt.review.learn import keep_outcome, last_outcome, learn
 from fiftyone_ntt.review.lessons import ClassChange, Lesson, changes_of, taught
 
 LEARN = "@fiftyone-ntt/ntt/learn"
+SHAPES = [Shape(), Shape("disc", left=80, top=65, width=30, height=20, step=0, colour=(30, 220, 60))]
+pytestmark = pytest.mark.pictures(count=4, shapes=SHAPES)
 KINDS = ("accepted", "edited", "rejected")
 
 
-@pytest.fixture(scope="module")
-def preset(tmp_path_factory):
-    return tiny_preset(tmp_path_factory.mktemp("checkpoints"))
-
-
 @pytest.fixture
-def reviewed(dataset, tmp_path, preset, monkeypatch):
+def reviewed(pictures, preset, tmp_path):
     """Four images, labelled from the references "square" and "disc"."""
-    for i in range(4):
-        image = np.random.default_rng(i).integers(0, 90, (90, 120, 3), dtype=np.uint8)
-        image[20:60, 10 + 10 * i : 50 + 10 * i] = (200, 40, 40 * i)
-        image[65:85, 80:110] = (30, 220, 60)
-        Image.fromarray(image).save(tmp_path / f"{i}.png")
-        dataset.add_sample(fo.Sample(str(tmp_path / f"{i}.png")))
-    sample = dataset.first()
-    boxes = {"square": [10 / 120, 20 / 90, 40 / 120, 40 / 90], "disc": [80 / 120, 65 / 90, 30 / 120, 20 / 90]}
-    masks = {"square": np.ones((40, 40), bool), "disc": np.ones((20, 30), bool)}
-    labels = [fo.Detection(label=name, bounding_box=boxes[name], mask=masks[name]) for name in boxes]
-    sample["truth"], sample.tags = fo.Detections(detections=labels), ["ntt:reference"]
-    sample.save()
-    bank = ntt.build_memory_bank(dataset.match_tags("ntt:reference"), "truth", preset=preset)
-    ntt.segment(dataset, bank, "found", preset=preset, index_dir=tmp_path / "index")
-    return dataset
+    bank = ntt.build_memory_bank(pictures.match_tags("ntt:reference"), "truth", preset=preset)
+    ntt.segment(pictures, bank, "found", preset=preset, index_dir=tmp_path / "index")
+    return pictures
 
 
 def decide(dataset):

@@ -2,11 +2,7 @@
 
 import json
 
-import fiftyone as fo
-import numpy as np
 import pytest
-from PIL import Image
-from support.tiny_checkpoints import tiny_preset
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.errors import InputError
@@ -14,29 +10,7 @@ from fiftyone_ntt.method.options.second_look import WEIGHT
 from fiftyone_ntt.params.labelling import StageOneSettings
 from fiftyone_ntt.runs.estimate import estimate
 
-SIZE = (90, 120)
-
-
-@pytest.fixture(scope="session")
-def preset(tmp_path_factory):
-    return tiny_preset(tmp_path_factory.mktemp("weights"), points_per_side=3)
-
-
-@pytest.fixture
-def pictures(dataset, tmp_path):
-    """Three images of a square; the first is a reference."""
-    for i in range(3):
-        image = np.random.default_rng(i).integers(0, 90, (*SIZE, 3), dtype=np.uint8)
-        image[20:60, 10 + 20 * i : 50 + 20 * i] = (200, 40, 40)
-        Image.fromarray(image).save(tmp_path / f"{i}.png")
-        sample = fo.Sample(str(tmp_path / f"{i}.png"))
-        if i == 0:
-            sample.tags = ["ntt:reference"]
-            box = [10 / SIZE[1], 20 / SIZE[0], 40 / SIZE[1], 40 / SIZE[0]]
-            mask = np.ones((40, 40), bool)
-            sample["truth"] = fo.Detections(detections=[fo.Detection(label="square", bounding_box=box, mask=mask)])
-        dataset.add_sample(sample)
-    return dataset
+pytestmark = pytest.mark.pictures(count=3)
 
 
 def built(pictures, preset, **options):

@@ -4,50 +4,23 @@ from __future__ import annotations
 
 import fiftyone as fo
 import fiftyone.operators as foo
-import numpy as np
 import pytest
 from fiftyone.operators.executor import ExecutionError
-from PIL import Image
-from support.tiny_checkpoints import tiny_preset
+from support.pictures import Shape
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.errors import InputError
 
-SIZE = (90, 120)
-
-
-@pytest.fixture(scope="session")
-def preset(tmp_path_factory):
-    return tiny_preset(tmp_path_factory.mktemp("weights"), points_per_side=3)
-
-
-@pytest.fixture
-def pictures(dataset, tmp_path):
-    """Four images of two patches; two references in the first, of one class, and one in the second of another."""
-    for i in range(4):
-        image = np.random.default_rng(i).integers(0, 90, (*SIZE, 3), dtype=np.uint8)
-        image[20:60, 10:50], image[30:70, 70:110] = (200, 40, 40), (40, 60, 210)
-        Image.fromarray(image).save(tmp_path / f"{i}.png")
-        sample = fo.Sample(str(tmp_path / f"{i}.png"))
-        if i < 2:
-            sample.tags = ["ntt:reference"]
-            boxes = [("mug", 10, 20), ("mug", 70, 30)] if i == 0 else [("cup", 10, 20)]
-            sample["truth"] = fo.Detections(
-                detections=[
-                    fo.Detection(
-                        label=name,
-                        bounding_box=[x / SIZE[1], y / SIZE[0], 40 / SIZE[1], 40 / SIZE[0]],
-                        mask=np.ones((40, 40), bool),
-                    )
-                    for name, x, y in boxes
-                ]
-            )
-        dataset.add_sample(sample)
-    return dataset
+SHAPES = [Shape("mug", step=0), Shape("mug", left=70, top=30, step=0, colour=(40, 60, 200))]
+pytestmark = pytest.mark.pictures(count=4, references=2, masks=2, shapes=SHAPES)
 
 
 @pytest.fixture
 def bank(pictures, preset):
+    """Two references in the first picture, of one class, and one in the second of another."""
+    second = pictures.skip(1).first()
+    second["truth"] = fo.Detections(detections=[Shape("cup", step=0).detection(0)])
+    second.save()
     return ntt.build_memory_bank(pictures.match_tags("ntt:reference"), "truth", preset=preset, name="bank")
 
 

@@ -11,12 +11,10 @@ import time
 
 import fiftyone as fo
 import fiftyone.operators as foo
-import numpy as np
 import pytest
 from fiftyone.operators.delegated import DelegatedOperationService
-from PIL import Image
 from support.app import PLUGIN, form, run
-from support.tiny_checkpoints import tiny_preset
+from support.pictures import Shape
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.cli import main as cli
@@ -28,35 +26,7 @@ from fiftyone_ntt.runs import workers as leases
 from fiftyone_ntt.runs.workers import Origin, Worker, through
 
 IMAGES = 9
-SIZE = (60, 80)
-
-
-@pytest.fixture(scope="session")
-def preset(tmp_path_factory):
-    return tiny_preset(tmp_path_factory.mktemp("checkpoints"))
-
-
-@pytest.fixture
-def pictures(dataset, tmp_path):
-    """A reference with a mask, and pictures like it."""
-    samples = []
-    for i in range(IMAGES):
-        image = np.random.default_rng(i).integers(0, 90, (*SIZE, 3), dtype=np.uint8)
-        image[10:40, 5 + 4 * i : 35 + 4 * i] = (200, 40, 20 * i)
-        path = tmp_path / f"{i}.png"
-        Image.fromarray(image).save(path)
-        samples.append(fo.Sample(str(path)))
-    box = [5 / SIZE[1], 10 / SIZE[0], 30 / SIZE[1], 30 / SIZE[0]]
-    label = fo.Detection(label="square", bounding_box=box, mask=np.ones((30, 30), bool))
-    samples[0]["truth"] = fo.Detections(detections=[label])
-    samples[0].tags = ["ntt:reference"]
-    dataset.add_samples(samples)
-    return dataset
-
-
-@pytest.fixture
-def bank(pictures, preset):
-    return ntt.build_memory_bank(pictures.match_tags("ntt:reference"), "truth", preset=preset)
+pytestmark = pytest.mark.pictures(count=IMAGES, shapes=[Shape(step=8)])
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ SAMPLES = 10
 
 
 @pytest.fixture
-def pictures(dataset):
+def samples(dataset):
     dataset.add_samples([fo.Sample(f"/data/{i}.png") for i in range(SAMPLES)])
     return dataset
 
@@ -25,8 +25,8 @@ def opened(dataset):
     return PanelSession(dataset, "runs")
 
 
-def test_without_a_run_it_says_what_to_do(pictures):
-    panel = opened(pictures)
+def test_without_a_run_it_says_what_to_do(samples):
+    panel = opened(samples)
     assert "No run yet" in panel.texts
     assert not {"runs_table", "runs_timer"} & set(panel.shown)
 
@@ -34,9 +34,9 @@ def test_without_a_run_it_says_what_to_do(pictures):
 @pytest.mark.parametrize(
     ("state", "word"), [("completed", "done"), ("cancelled", "cancelled"), ("failed", "failed"), ("running", "stopped")]
 )
-def test_a_run_in_words(pictures, state, word):
-    begin_run(pictures, state=state, error="no space left" if state == "failed" else None)
-    panel = opened(pictures)
+def test_a_run_in_words(samples, state, word):
+    begin_run(samples, state=state, error="no space left" if state == "failed" else None)
+    panel = opened(samples)
     (row,) = panel.data["runs_table"]
     assert row["run"] == "ntt_found" and row["state"].startswith(word) and row["failed"] == 1
     assert row["images"] == ("4 of 4" if state == "completed" else "4 of 10")
@@ -44,10 +44,10 @@ def test_a_run_in_words(pictures, state, word):
     assert "runs_timer" not in panel.shown, "nothing moves, so nothing is asked for again"
 
 
-def test_a_run_at_work_moves(pictures):
-    begin_run(pictures)
-    worker = Worker(pictures, "ntt_found", Origin("sdk"))
-    panel = opened(pictures)
+def test_a_run_at_work_moves(samples):
+    begin_run(samples)
+    worker = Worker(samples, "ntt_found", Origin("sdk"))
+    panel = opened(samples)
     assert panel.data["runs_table"][0]["state"] == WORDS["running"]
     assert panel.data["runs_bar_0"] == pytest.approx(0.4)
     assert {"runs_bar_0", "runs_timer"} <= set(panel.shown)
@@ -57,12 +57,12 @@ def test_a_run_at_work_moves(pictures):
     assert panel.asked("reload_dataset"), "the grid shows what has been written"
 
 
-def test_what_waits_says_how_to_start_a_worker(pictures):
+def test_what_waits_says_how_to_start_a_worker(samples):
     params = {"bank": "fruits", "label_field": "later"}
-    ctx = context("segment", pictures, params, dataset_id=str(pictures._doc.id))
+    ctx = context("segment", samples, params, dataset_id=str(samples._doc.id))
     service = DelegatedOperationService()
     queued = service.queue_operation(operator="@fiftyone-ntt/ntt/segment", context=ctx)
-    panel = opened(pictures)
+    panel = opened(samples)
     assert [row["state"] for row in panel.data["runs_table"]] == ["waiting for a worker"]
     assert "fiftyone delegated launch" in panel.texts and "runs_timer" in panel.shown
     panel.send("on_runs_resume", row=0)
@@ -84,10 +84,10 @@ def test_what_waits_says_how_to_start_a_worker(pictures):
         ("on_runs_cancel", "completed", None),
     ],
 )
-def test_actions_of_a_row(pictures, event, state, operator):
-    begin_run(pictures, "old", state="completed")
-    begin_run(pictures, "found", state=state)
-    panel = opened(pictures)
+def test_actions_of_a_row(samples, event, state, operator):
+    begin_run(samples, "old", state="completed")
+    begin_run(samples, "found", state=state)
+    panel = opened(samples)
     row = [row["run"] for row in panel.data["runs_table"]].index("ntt_found")
     panel.send(event, row=row)
     prompts = panel.asked("prompt_user_for_operation")
@@ -98,33 +98,33 @@ def test_actions_of_a_row(pictures, event, state, operator):
         assert prompts[0]["params"]["run_key"] == "ntt_found"
 
 
-def test_images_of_a_run(pictures):
-    begin_run(pictures, state="completed")
-    panel = opened(pictures)
+def test_images_of_a_run(samples):
+    begin_run(samples, state="completed")
+    panel = opened(samples)
     panel.send("on_runs_show_errors", row=0)
-    view = fo.DatasetView._build(pictures, panel.asked("set_view")[0]["view"])
-    assert view.values("id") == pictures.skip(3).limit(1).values("id")
+    view = fo.DatasetView._build(samples, panel.asked("set_view")[0]["view"])
+    assert view.values("id") == samples.skip(3).limit(1).values("id")
     panel.send("on_runs_show_labels", row=0)
-    assert len(fo.DatasetView._build(pictures, panel.asked("set_view")[0]["view"])) == 3
+    assert len(fo.DatasetView._build(samples, panel.asked("set_view")[0]["view"])) == 3
 
 
-def test_a_run_without_failed_images_shows_none(pictures):
-    begin_run(pictures, failed=0, state="completed")
-    panel = opened(pictures).send("on_runs_show_errors", row=0)
+def test_a_run_without_failed_images_shows_none(samples):
+    begin_run(samples, failed=0, state="completed")
+    panel = opened(samples).send("on_runs_show_errors", row=0)
     assert not panel.asked("set_view") and "has no failed images" in panel.asked("notify")[0]["message"]
 
 
-def test_a_form_that_is_through_leads_back_to_its_tab(pictures):
-    begin_run(pictures)
-    panel = PanelSession(pictures, "runs")
+def test_a_form_that_is_through_leads_back_to_its_tab(samples):
+    begin_run(samples)
+    panel = PanelSession(samples, "runs")
     panel.state = {}  # FiftyOne calls back without it
     panel.send("on_runs_refresh")
     assert panel.state["tab"] == "runs" and "runs_table" in panel.shown
 
 
-def test_an_answer_that_comes_late_does_not_leave_another_tabs_content(pictures):
-    begin_run(pictures)
-    panel = PanelSession(pictures, "evaluate")
+def test_an_answer_that_comes_late_does_not_leave_another_tabs_content(samples):
+    begin_run(samples)
+    panel = PanelSession(samples, "evaluate")
     assert "settling_evaluate" in panel.shown
     panel.state["tab"] = "runs"  # the person has gone on; what was drawn last is of the tab before
     panel.send("on_settled")

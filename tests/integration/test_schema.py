@@ -62,4 +62,7 @@ def test_other_fields_and_refusals(dataset, run):
 
 def test_before_there_are_samples(dataset):
     dataset.add_sample_field("mine", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
-    activate_schema(dataset, "mine", ["x"])  # no media type yet: with or without a schema, no error
+    assert activate_schema(dataset, "mine", ["x"]) is ("mine" in dataset.active_label_schemas)  # no media type yet
+    dataset.add_sample(fo.Sample("/picture.png"))
+    activate_schema(dataset, "mine", ["x"])
+    assert dataset.active_label_schemas == ["mine"] and dataset.label_schemas["mine"]["classes"] == ["x"]

@@ -7,43 +7,14 @@ import fiftyone as fo
 import numpy as np
 import pytest
 from fiftyone import ViewField as F
-from PIL import Image
-from support.tiny_checkpoints import tiny_preset
+from support.pictures import SIZE
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.core import MemoryBank, compact, read_image
 from fiftyone_ntt.dataset.geometry import full_mask
 from fiftyone_ntt.errors import BadReferenceError, InputError, PresetMismatchError, WrongTypeError
 
-SIZE = (90, 120)
-
-
-@pytest.fixture(scope="session")
-def preset(tmp_path_factory):
-    return tiny_preset(tmp_path_factory.mktemp("checkpoints"))
-
-
-@pytest.fixture
-def pictures(dataset, tmp_path):
-    """Six images of a square; the first two carry a mask and a box, and are tagged as references."""
-    for i in range(6):
-        image = np.random.default_rng(i).integers(0, 90, (*SIZE, 3), dtype=np.uint8)
-        image[20:60, 10 + 10 * i : 50 + 10 * i] = (200, 40, 40 * i)
-        path = tmp_path / f"picture {i} ü.png"
-        Image.fromarray(image).save(path)
-        sample = fo.Sample(filepath=str(path))
-        if i < 2:
-            sample.tags = ["ntt:reference"]
-            box = [(10 + 10 * i) / SIZE[1], 20 / SIZE[0], 40 / SIZE[1], 40 / SIZE[0]]
-            mask = np.ones((40, 40), bool) if i == 0 else None
-            sample["truth"] = fo.Detections(detections=[fo.Detection(label="square", bounding_box=box, mask=mask)])
-        dataset.add_sample(sample)
-    return dataset
-
-
-@pytest.fixture
-def bank(pictures, preset):
-    return ntt.build_memory_bank(pictures.match_tags("ntt:reference"), "truth", preset=preset)
+pytestmark = pytest.mark.pictures(count=6, references=2)
 
 
 def test_masks_and_boxes_both_become_references(pictures, bank, preset):

@@ -96,7 +96,8 @@ def test_what_to_label_next_is_doubtful_common_and_unknown():
     chosen = most_helpful(vectors, doubt, around(0, 3, 5), 2)
     assert 6 <= chosen[0] < 12  # unlike the references, and common; then what is rare
     assert chosen[1] == 12
-    assert len(most_helpful(vectors, doubt, np.zeros((0, C)), 99)) <= 19
+    everything = most_helpful(vectors, doubt, np.zeros((0, C)), 99)  # stops by itself where nothing is left to learn
+    assert {0, 1, 2} <= {i // 6 for i in everything} and len(set(everything)) == len(everything) < 19
     assert most_helpful(vectors, np.zeros(19), vectors[:1], 3) == []
 
 

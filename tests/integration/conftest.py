@@ -1,0 +1,47 @@
+"""Pictures, models and a memory bank of the integration tests: small, and through every loader.
+
+A module or a test says which pictures it needs: ``@pytest.mark.pictures(count=6, references=2)``, with the arguments of
+``support.pictures.add_pictures``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def preset(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A preset of two small models with random weights, in files like those of the real ones."""
+    from support.tiny_checkpoints import tiny_preset
+
+    return tiny_preset(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def pictures(request: pytest.FixtureRequest, dataset: Any, tmp_path: Any) -> Any:
+    """A dataset of pictures of a square, the first of which is a reference with a mask."""
+    from support.pictures import add_pictures
+
+    return add_pictures(dataset, tmp_path, **_asked_for(request))
+
+
+@pytest.fixture
+def bank(request: pytest.FixtureRequest, pictures: Any, preset: Any) -> Any:
+    """The memory bank of the references among the pictures."""
+    import fiftyone_ntt as ntt
+
+    field = _asked_for(request).get("field", "truth")
+    return ntt.build_memory_bank(pictures.match_tags("ntt:reference"), field, preset=preset)
+
+
+@pytest.fixture
+def index_dir(tmp_path: Any) -> Any:
+    """A folder for a candidate index of the test's own."""
+    return tmp_path / "index"
+
+
+def _asked_for(request: pytest.FixtureRequest) -> dict[str, Any]:
+    marker = request.node.get_closest_marker("pictures")
+    return {} if marker is None else marker.kwargs
