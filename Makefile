@@ -6,13 +6,17 @@ VENV ?= .venv
 ARGS ?=
 IN_VENV = $(VENV)/bin/python
 
-.PHONY: demo test screenshots bench lint docs clean environment environment-with-browser environment-without-weights
+.PHONY: demo test quick screenshots bench lint docs clean environment environment-with-browser environment-without-weights
 
 demo: environment
 	$(IN_VENV) -m fiftyone_ntt demo $(ARGS)
 
 test: environment-with-browser
 	$(IN_VENV) -m pytest $(ARGS)
+
+# A tenth of the tests, some of every room.
+quick: environment
+	$(IN_VENV) -m pytest --quick $(ARGS)
 
 # The pictures of docs/app.md, made by the test that walks through the App.
 screenshots: environment-with-browser

@@ -239,3 +239,14 @@ def test_no_test_imports_another():
     names = {path.stem for path in files}
     wrong = {(path.name, name) for path in files for name in imports_of(path) if name.split(".")[-1] in names}
     assert len(names) > 50 and not wrong
+
+
+def test_names_of_tests_stay_short():
+    names = [
+        node.name
+        for path in TESTS.rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    ]
+    assert len(names) > 500
+    assert not sorted(name for name in names if len(name) > 60)
