@@ -93,7 +93,7 @@ def test_a_run_says_more_and_no_model_is_loaded(run, preset, tmp_path, monkeypat
     assert any("not in the candidate index" in note for note in elsewhere.notes)
 
 
-def test_no_clear_case_is_doubtful_whether_there_is_another_class_or_not():
+def test_uncertainty_ranks_middling_scores_above_clear_cases():
     rows = np.zeros(5, _ROW)
     rows["confidence"] = rows["similarity"] = [0.9, 0.5, 0.1, 0.5, 0.5]
     rows["predicted_iou"], rows["alternative_similarity"] = [1, 1, 1, 1, 0.2], [0, 0, 0, 0.4, np.nan]

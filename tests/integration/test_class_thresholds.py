@@ -53,7 +53,7 @@ def test_a_run_with_other_thresholds_is_another_run(pictures, two, preset):
         ntt.segment(pictures, two, "found", preset=preset)
 
 
-def test_fitted_ones_are_found_again_for_the_same_bank_and_settings(pictures, two, preset):
+def test_fitted_thresholds_are_found_for_the_same_settings(pictures, two, preset):
     with pytest.raises(InputError, match="no thresholds were fitted yet for this memory bank"):
         ntt.segment(pictures, two, "found", preset=preset, thresholds="fitted")
     ntt.segment(pictures, two, "found", preset=preset)

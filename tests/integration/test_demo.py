@@ -30,7 +30,7 @@ def no_demo_dataset(database):
 
 
 @pytest.mark.usefixtures("no_demo_dataset")
-def test_the_dataset_holds_the_outlines_and_the_pictures_show_them(tmp_path):
+def test_demo_dataset_and_pictures_hold_the_outlines(tmp_path):
     images = {image.name: image for image in load_images()}
     dataset = run.build_dataset(tmp_path, list(images.values()))
     assert len(dataset) == 9
@@ -71,7 +71,7 @@ def test_fiftyone_imported_too_early_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(find_mongod() is None, reason="needs a mongod")
-def test_the_demos_database_is_its_own_keeps_its_data_and_ends_with_its_process(tmp_path):
+def test_demo_database_is_its_own_and_ends_with_its_process(tmp_path):
     code = """
 import os, sys
 from pathlib import Path

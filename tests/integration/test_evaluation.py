@@ -234,7 +234,7 @@ def test_unlabelled_samples_and_labels_without_score(scene):
     assert any("no confidence" in note for note in results.notes)
 
 
-def test_image_sizes_are_computed_once_and_unreadable_images_left_out(scene):
+def test_image_sizes_are_computed_once_without_unreadable_images(scene):
     assert scene.dataset.count("metadata.width") == 0
     Path(scene.dataset[scene.ids[0]].filepath).unlink()
     results = evaluate(scene.dataset)
@@ -385,7 +385,7 @@ def test_a_metric_chosen_in_fiftyones_own_evaluation_is_computed(scene):
     assert found.custom_metrics[uri]["value"] == evaluate(scene.dataset).mask.ap
 
 
-def test_without_the_plugin_an_evaluation_has_its_matches_all_the_same(scene, monkeypatch):
+def test_evaluation_without_the_plugin_has_its_matches(scene, monkeypatch):
     monkeypatch.setattr("fiftyone.operators.operator_exists", lambda uri: False)
     assert evaluate(scene.dataset, eval_key="scored").eval_key == "scored"
     assert scene.dataset.count("ntt.detections.scored") > 0

@@ -117,7 +117,7 @@ def test_a_folder_with_something_in_it_is_left_alone(reviewed, tmp_path):
     assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
 
 
-def test_an_earlier_export_is_replaced_only_when_asked_and_only_by_a_whole_one(reviewed, tmp_path, monkeypatch):
+def test_earlier_export_is_replaced_only_when_asked(reviewed, tmp_path, monkeypatch):
     out = tmp_path / "out"
     export_labels(reviewed, out, export_media=False)
     with pytest.raises(InputError, match="holds an earlier export; choose another one, or set overwrite"):

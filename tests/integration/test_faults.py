@@ -33,7 +33,7 @@ def test_the_undisturbed_run_is_worth_comparing_with(faults):
         ("time", 1, signal.SIGTERM),
     ],
 )
-def test_whoever_goes_on_ends_up_with_the_labels_of_an_undisturbed_run(faults, at, workers, number):
+def test_resumed_run_has_the_labels_of_an_undisturbed_one(faults, at, workers, number):
     result = faults.round(at, workers, number)
     assert result.survived, str(result)
 
@@ -44,6 +44,6 @@ def test_an_interrupted_worker_keeps_what_it_has_computed(faults):
     assert result.done_before > 0
 
 
-def test_a_worker_that_slept_longer_than_its_lease_writes_nothing_more(faults):
+def test_worker_that_slept_past_its_lease_writes_nothing_more(faults):
     result = faults.round("image", number=signal.SIGSTOP)
     assert result.survived, str(result)

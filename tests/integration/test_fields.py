@@ -83,7 +83,7 @@ def test_of_groups_it_is_the_active_slice(grouped, active):
     assert len(every_image(grouped)) == 2 * GROUPS
 
 
-def test_of_groups_whose_active_slice_is_no_image_it_names_the_others(grouped):
+def test_groups_whose_active_slice_is_no_image_are_refused(grouped):
     grouped.group_slice = "clip"
     with pytest.raises(WrongTypeError, match="group slice 'clip', which holds video; choose .*: 'left', 'right'"):
         image_samples(grouped)

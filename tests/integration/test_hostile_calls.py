@@ -69,7 +69,7 @@ def test_references_that_cannot_be_used_are_named(dataset, build, tmp_path, chan
     [np.ones((3, 200), bool), np.ones((60, 80), bool), np.full((30, 40), 255, np.uint8), np.ones((30, 40, 3), bool)],
     ids=["flat", "image", "255", "colours"],
 )
-def test_masks_of_another_size_than_their_box_are_stretched_over_it_as_fiftyone_shows_them(build, mask):
+def test_masks_of_another_size_than_their_box_are_stretched(build, mask):
     as_given, plain = build(detection(mask=mask), detection()).vectors
     assert np.array_equal(as_given, plain)
 

@@ -59,7 +59,7 @@ def no_models(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_index_gives_the_labels_of_the_direct_path_with_real_models(pictures, lite, index_dir, monkeypatch):
+def test_index_gives_the_labels_of_the_direct_path_real_models(pictures, lite, index_dir, monkeypatch):
     bank = ntt.build_memory_bank(pictures.match_tags("ntt:reference"), device="cpu")
     settings = {"points_per_side": 4, "device": "cpu"}
     direct = ntt.segment(pictures, bank, "direct", use_index=False, **settings)
@@ -83,7 +83,7 @@ def test_the_index_gives_the_labels_of_the_direct_path_with_real_models(pictures
         ntt.segment(pictures, bank, "denser", index_dir=index_dir, points_per_side=5, device="cpu")
 
 
-def test_segment_fills_the_index_and_the_next_bank_needs_no_model(pictures, bank, preset, index_dir, request):
+def test_segment_fills_the_index_for_the_next_bank(pictures, bank, preset, index_dir, request):
     first = ntt.segment(pictures, bank, "first", preset=preset, index_dir=index_dir)
     assert (first.from_index, first.indexed, first.failed) == (0, 3, 0)
     direct = ntt.segment(pictures, with_classes(bank), "direct", preset=preset, use_index=False)
@@ -141,7 +141,7 @@ def test_guided_points_have_an_index_of_their_own_for_any_bank(pictures, bank, p
         assert ntt.segment(pictures, some, points="guided", overwrite=True, **settings).from_index == 3
 
 
-def test_other_settings_share_nothing_and_the_report_says_what_differs(pictures, bank, preset, index_dir):
+def test_index_of_other_settings_is_not_used_and_report_says_why(pictures, bank, preset, index_dir):
     ntt.index(pictures, preset, index_dir=index_dir)
     report = ntt.segment(pictures, bank, preset=preset, index_dir=index_dir, points_per_side=3)
     assert (report.from_index, report.indexed) == (0, 3)

@@ -65,7 +65,7 @@ def test_a_dry_run_writes_nothing_and_says_what_would_change(reviewed, preset, m
     assert "Would change" in str(report)
 
 
-def test_applied_it_is_a_pass_of_the_same_run_in_which_decisions_stay_and_undo_takes_it_back(reviewed, preset):
+def test_applied_learning_is_a_pass_that_undo_takes_back(reviewed, preset):
     kept = decide(reviewed)
     decided = {label.id: label.to_dict() for one in reviewed.values("found.detections") for label in one or []}
     before = reviewed.values("found", _raw=True)
@@ -127,7 +127,7 @@ def form(dataset, **params):
     return operator("learn").resolve_input(context("learn", dataset, params)).to_json()
 
 
-def test_the_operators_form_counts_decisions_and_says_what_to_do_without_any(reviewed):
+def test_learn_form_counts_decisions_or_says_what_to_do(reviewed):
     fields = form(reviewed, label_field="found")["type"]["properties"]
     assert "have not decided" in fields["label_field"]["error_message"] and fields["label_field"]["invalid"]
     decide(reviewed)
@@ -138,7 +138,7 @@ def test_the_operators_form_counts_decisions_and_says_what_to_do_without_any(rev
     assert "no run wrote the labels in 'truth'; runs wrote: found" in refused
 
 
-def test_the_operator_shows_first_and_writes_when_told_and_the_panel_finds_the_outcome(reviewed, preset, monkeypatch):
+def test_learn_operator_writes_when_told_and_keeps_the_outcome(reviewed, preset, monkeypatch):
     monkeypatch.setattr("fiftyone_ntt.candidates.source.resolve_preset", lambda name: preset)
     decide(reviewed)
     before = everything(reviewed)
@@ -154,7 +154,7 @@ def test_the_operator_shows_first_and_writes_when_told_and_the_panel_finds_the_o
     assert done.result["rows"] == shown.result["rows"] and last_outcome(reviewed, "found")["applied"]
 
 
-def test_undo_forgets_what_learning_found_in_labels_that_are_gone(reviewed, preset):
+def test_undo_forgets_the_outcome_of_learning(reviewed, preset):
     decide(reviewed)
     keep_outcome(reviewed, learn(reviewed, "found", preset=preset, threshold=0.0))
     assert last_outcome(reviewed, "found") is not None
@@ -194,7 +194,7 @@ def lesson(key, label, kind, value=1.0):
     return Lesson(key, label, kind, np.full(3, value, np.float32))
 
 
-def test_a_bank_learns_adds_classes_forgets_what_is_decided_anew_and_keeps_its_references():
+def test_bank_learns_and_keeps_its_references():
     bank = MemoryBank(("fig", "date"), np.eye(3, dtype=np.float32)[:2], np.array([0, 1]), ("s1/a", "s2/b"))
     first = [lesson("s3/c", "fig", "accepted"), lesson("s3/d", "nut", "edited"), lesson("s4/e", "date", "rejected")]
     once = taught(bank, [*first, lesson("s4/f", "unheard of", "rejected")], {"s3", "s4"})
@@ -223,7 +223,7 @@ def at(place, name, confidence=0.9):
         ([at(1, "a", None)], [at(1, "a", 0.1)], {}),
     ],
 )
-def test_changes_are_counted_by_place_and_class_above_the_threshold(old, new, expected):
+def test_changes_are_counted_by_place_and_class(old, new, expected):
     changes = {}
     assert changes_of(old, new, 0.5, changes) == any(one != ClassChange(unchanged=1) for one in expected.values())
     assert changes == expected

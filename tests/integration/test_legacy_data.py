@@ -96,7 +96,7 @@ def test_the_same_call_finds_its_run_done(legacy, facts):
     assert legacy.count("ntt.detections") == facts["labels"]
 
 
-def test_candidates_from_its_index_give_the_same_labels_without_a_model(legacy, facts):
+def test_old_index_gives_the_same_labels_without_a_model(legacy, facts):
     report = ntt.segment(to_find(legacy), "coins", "again", **OPTIONS)
     assert (report.from_index, report.indexed, report.failed) == (len(to_find(legacy)), 0, 0)
     assert report.notes == []
@@ -106,7 +106,7 @@ def test_candidates_from_its_index_give_the_same_labels_without_a_model(legacy, 
     assert (indexed.found, indexed.computed) == (facts["indexed"], 0)
 
 
-def test_the_interrupted_run_goes_on_with_models_only_for_what_is_not_indexed(legacy, facts):
+def test_old_run_resumes_with_models_for_what_is_not_indexed(legacy, facts):
     before = facts["runs"]["ntt_later"]["counts"]
     done, left = before["ok"] + before["empty"], before["left"]
     report = ntt.resume_run(legacy, "ntt_later")

@@ -25,7 +25,7 @@ def settings_in(folder):
     return [json.loads(path.read_text()) for path in folder.glob("*/settings.json")]
 
 
-def test_a_second_look_changes_scores_has_an_index_of_its_own_and_resumes(pictures, preset, tmp_path):
+def test_second_look_changes_scores_and_has_an_index_of_its_own(pictures, preset, tmp_path):
     bank, where = built(pictures, preset), {"preset": preset, "index_dir": tmp_path / "index", "device": "cpu"}
     ntt.segment(pictures, bank, "plain", **where)
     computed = ntt.index(pictures.match_tags("ntt:reference", bool=False), second_look=True, **where)

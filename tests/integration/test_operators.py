@@ -196,7 +196,7 @@ def test_a_form_shows_few_fields_until_more_are_wanted(name, fields, with_bank):
     assert len(shown({"_advanced": True})) == len(PARAMS[name].infos())
 
 
-def test_overwriting_is_asked_where_there_is_something_to_overwrite(with_bank):
+def test_form_asks_to_overwrite_where_there_are_labels(with_bank):
     assert "overwrite" not in form("segment", with_bank)[0]
     assert "overwrite" in form("segment", with_bank, {"label_field": "ground_truth"})[0]
 

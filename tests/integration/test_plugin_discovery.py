@@ -92,7 +92,7 @@ def test_a_copy_in_the_plugins_folder(database, tmp_path, name):
     check(discover(tmp_path / "plugins", tmp_path), copy)
 
 
-def test_a_folder_of_the_packages_name_on_the_path_does_not_hide_it(database, tmp_path):
+def test_folder_of_the_packages_name_does_not_hide_it(database, tmp_path):
     """A process started in the folder above a checkout sees ``fiftyone_ntt`` as an empty namespace package."""
     copy = copy_repository(tmp_path / "plugins" / "fiftyone_ntt")
     check(discover(tmp_path / "plugins", tmp_path, first=[str(tmp_path / "plugins")]), copy)

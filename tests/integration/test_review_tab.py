@@ -91,7 +91,7 @@ def test_the_most_doubtful(review):
     assert not review.view._stages
 
 
-def test_bulk_decisions_reach_what_the_threshold_hides_and_keep_what_was_decided(review):
+def test_bulk_decisions_reach_hidden_labels_not_decided_ones(review):
     import fiftyone_ntt as ntt
 
     ntt.reject_labels(review.dataset, classes=["dog"])

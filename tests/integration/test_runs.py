@@ -95,7 +95,7 @@ def test_two_workers_share_a_run(pictures, bank, preset, small_chunks):
     assert the_run(pictures)["state"] == "completed"
 
 
-def test_a_dataset_loaded_while_another_process_began_the_run_is_brought_up_to_date(pictures, bank, preset):
+def test_dataset_loaded_before_another_process_began_is_updated(pictures, bank, preset):
     first = ntt.segment(pictures.limit(4), bank, preset=preset)
     field = pictures.get_field("ntt")
     field._info = None  # as it was in the database before the other process noted what the field is
@@ -191,7 +191,7 @@ def test_a_worker_that_was_taken_for_dead_writes_nothing_more(pictures, small_ch
     assert not leases.live_workers(pictures, "run")
 
 
-def test_a_worker_whose_chunks_nobody_took_goes_on_after_a_long_sleep(pictures, small_chunks):
+def test_worker_with_untaken_chunks_goes_on_after_a_long_sleep(pictures, small_chunks):
     worker = Worker(pictures, "run", Origin())
     worker._over.set()
     worker._thread.join()
@@ -261,7 +261,7 @@ def test_the_apps_operators_cancel_resume_and_undo(named, preset):
     assert the_run(named)["door"] == "app"
 
 
-def test_a_scheduled_run_is_queued_stops_when_marked_as_failed_and_a_rerun_resumes(named, monkeypatch, small_chunks):
+def test_scheduled_run_stops_when_marked_as_failed_and_resumes(named, monkeypatch, small_chunks):
     monkeypatch.setattr(leases, "_LONGEST_BEAT", 0.05)
     service, started = DelegatedOperationService(), threading.Event()
     arguments = {"bank": "squares", "label_field": "found", "overwrite": True}

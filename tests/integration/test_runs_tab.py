@@ -122,7 +122,7 @@ def test_a_form_that_is_through_leads_back_to_its_tab(samples):
     assert panel.state["tab"] == "runs" and "runs_table" in panel.shown
 
 
-def test_an_answer_that_comes_late_does_not_leave_another_tabs_content(samples):
+def test_late_answer_does_not_leave_content_of_another_tab(samples):
     begin_run(samples)
     panel = PanelSession(samples, "evaluate")
     assert "settling_evaluate" in panel.shown

@@ -64,7 +64,7 @@ def map_of(dataset, index=0, field="ntt_semantic"):
     return None if found is None else found.mask
 
 
-def test_maps_have_the_surest_on_top_and_targets_say_what_values_mean(labelled):
+def test_maps_show_the_surest_label_and_have_mask_targets(labelled):
     seen = []
     report = ntt.to_segmentation(labelled, progress=lambda done, total, text: seen.append((done, total)))
     assert (report.maps, report.unlabelled, report.errors) == (2, 1, {})
@@ -147,7 +147,7 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing(labelled, options, e
     assert not labelled.has_field("ntt_semantic") and (map_of(labelled, field="drawn") == 7).all()
 
 
-def test_values_get_no_other_meaning_behind_the_back_of_other_maps(labelled):
+def test_mask_values_keep_the_meaning_that_other_maps_rely_on(labelled):
     ntt.to_segmentation(labelled)
     with pytest.raises(InputError, match=r"of the classes \['bolt', 'nut', 'washer'\], not \['nut'\]"):
         ntt.to_segmentation(labelled, classes=["nut"])

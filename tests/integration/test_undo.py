@@ -131,7 +131,7 @@ def test_what_a_person_decided_stays_unless_told_otherwise(five, tag, keep_edite
     assert five.has_field("found_status") == overwritten
 
 
-def test_a_label_accepted_before_an_overwrite_keeps_what_was_done_to_it_since(five):
+def test_accepted_label_keeps_later_changes_through_undo(five):
     run(five, "first", "dog")
     decide(five, "ntt:accepted")
     kept = five.first().found.detections[0].id
@@ -162,7 +162,7 @@ def rejected_after_all(sample, label):
 
 @pytest.mark.parametrize(("act", "stays"), [(relabelled, True), (rejected, False), (rejected_after_all, False)])
 @pytest.mark.parametrize("keep_edited", [True, False])
-def test_what_was_edited_stays_without_a_tag_and_what_was_rejected_goes(five, act, stays, keep_edited):
+def test_undo_keeps_edited_labels_and_removes_rejected_ones(five, act, stays, keep_edited):
     run(five, "again")
     sample = five.first()
     act(sample, sample.found.detections[0])
@@ -173,7 +173,7 @@ def test_what_was_edited_stays_without_a_tag_and_what_was_rejected_goes(five, ac
     assert not stays or five.values("found.detections.label", unwind=True) == ["corrected"]
 
 
-def test_a_rejection_kept_by_an_overwrite_is_there_after_its_undo_and_the_next_undo_takes_it(five):
+def test_rejection_survives_one_undo_but_not_the_next(five):
     run(five, "first", "dog")
     sample = five.first()
     rejected(sample, sample.found.detections[0])

@@ -60,7 +60,7 @@ def masks():
 SMALL = np.ones((4, 4), bool)
 
 
-def test_a_sample_above_16_mb_is_saved_with_its_largest_masks_in_files(four, masks):
+def test_sample_above_16_mb_has_its_largest_masks_in_files(four, masks):
     ids = four.values("id")
     writer = writer_of(four)
     labels = document(SMALL, *masks)
@@ -216,7 +216,7 @@ def test_an_unsteady_database_loses_and_doubles_nothing(four, outage, share):
     assert four.values("found", _raw=True) == before
 
 
-def test_a_database_gone_for_good_stops_the_run_and_the_chunk_can_be_saved_later(four, outage, monkeypatch):
+def test_database_gone_for_good_leaves_the_chunk_to_be_saved(four, outage, monkeypatch):
     drawn_before(four)
     before, ids = four.values("found", _raw=True), four.values("id")
     monkeypatch.setenv(patience.PATIENCE_VARIABLE, "0.1")
@@ -311,7 +311,7 @@ def half(label):
         ),
     ],
 )
-def test_decisions_outlive_an_overwrite_and_what_contradicts_them_is_not_written(four, old, stays, new, written):
+def test_decisions_outlive_an_overwrite(four, old, stays, new, written):
     ids = four.values("id")
     writer_of(four)
     four.set_values("found", {ids[0]: fo.Detections.from_dict({"detections": [old]})}, key_field="id")

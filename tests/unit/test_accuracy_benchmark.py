@@ -156,7 +156,7 @@ def test_errors_say_what_is_missing(folder, capsys):
         read_target_image(read_targets(folder, "all").images[0])
 
 
-def test_guided_candidates_taken_from_the_grid_are_those_of_a_guided_run():
+def test_guided_candidates_from_the_grid_are_a_guided_runs():
     image = np.random.default_rng(0).integers(0, 256, (300, 280, 3), dtype=np.uint8)
     bank = MemoryBank(("thing",), np.array([[0.9, 0.2, 0.4]], np.float32), np.zeros(1, np.int64), ("reference",))
     everything = {"predicted_iou_threshold": 0.0}

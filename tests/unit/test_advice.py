@@ -37,7 +37,7 @@ def test_a_planted_duplicate_is_found(planted):
     assert near_duplicates(planted[0], 1.0) == []
 
 
-def test_margins_are_those_of_banks_that_were_built_without_the_reference(planted):
+def test_margins_are_those_of_banks_without_the_reference(planted):
     vectors, names = planted
     influence = leave_one_out(vectors, names)
 
@@ -63,7 +63,7 @@ def test_a_reference_of_the_wrong_class_names_the_right_one():
     assert (np.delete(influence.margin, 3) > 0).all()
 
 
-def test_classes_that_are_mixed_up_or_have_one_reference_need_more():
+def test_classes_mixed_up_or_with_one_reference_need_more():
     mixed = around(2, 6, 4)  # classes 1 and 2 are drawn from the same
     vectors, names = np.concatenate([around(0, 4, 1), mixed, around(9, 1, 5)]), [0] * 4 + [1, 2] * 3 + [3]
     needs = class_needs(leave_one_out(vectors, np.array(names)).margin, np.array(names), 4)

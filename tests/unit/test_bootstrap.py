@@ -150,7 +150,7 @@ def test_where_a_browser_can_be_installed(bootstrap, tmp_path, monkeypatch, rele
     assert (why in found) if why else (found == "")
 
 
-def test_a_missing_browser_is_installed_where_that_needs_no_question(bootstrap, no_browser, monkeypatch, capsys):
+def test_missing_browser_is_installed_without_a_question(bootstrap, no_browser, monkeypatch, capsys):
     monkeypatch.setattr(bootstrap, "why_no_apt", lambda: "")
     bootstrap.ensure_browser()
     assert no_browser == ["update", "install", "--download-only", "install", "--no-download"]

@@ -97,7 +97,7 @@ def test_one_sided_decisions_and_none():
     assert best_threshold(np.zeros(0), np.zeros(0)) is None
 
 
-def test_scores_that_say_the_opposite_become_scores_that_say_nothing():
+def test_scores_that_say_the_opposite_end_up_saying_nothing():
     scores = np.linspace(0, 1, 40)
     curve = fit_curve(scores, np.zeros(40, np.int64), scores < 0.4)
     assert curve.slope == 0 and curve.probability(0.9) == pytest.approx(0.4, abs=0.05)

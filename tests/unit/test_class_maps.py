@@ -19,7 +19,7 @@ def test_the_surest_is_on_top_whatever_the_order():
         assert painted[0].tolist() == [1, 1, 2, 2, 2, 2, 0] and not painted[4].any()
 
 
-def test_a_persons_word_lies_above_scores_and_the_smaller_above_its_equals():
+def test_map_order_is_decisions_then_scores_then_size():
     assert paint([piece(1, (1.0, 0.1)), piece(2, (0.0, 0.9))], (4, 4), 2).tolist() == [[1] * 4] * 4
     small = piece(1, (0.0, 0.5), size=(2, 2))
     for pieces in ([small, piece(2, (0.0, 0.5))], [piece(2, (0.0, 0.5)), small]):
@@ -51,7 +51,7 @@ def test_scores_equal_plain_counting():
     assert scores.pixels == (truth != VOID).sum()
 
 
-def test_a_class_missed_or_imagined_counts_as_zero_and_one_that_is_nowhere_not_at_all():
+def test_missed_or_imagined_class_counts_as_zero():
     truth, found = np.array([[1, 1, 0, 0]]), np.array([[1, 1, 2, 0]])
     scores = SemanticScores.of(confusion(truth, found, 4), ["there", "imagined", "nowhere", "nor here"])
     assert scores.per_class == {"there": 1.0, "imagined": 0.0, "nowhere": None, "nor here": None}

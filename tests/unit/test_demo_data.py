@@ -18,7 +18,7 @@ def images():
     return {image.name: image for image in data.load_images()}
 
 
-def test_every_coin_is_in_one_tile_and_references_leave_enough_to_find(images):
+def test_every_coin_is_in_one_tile(images):
     counts = {name: Counter(item.label for item in image.objects) for name, image in images.items()}
     assert counts["coins_1"] == {"coin": 6}
     assert counts["coins_2"] == {"coin": 6}

@@ -96,7 +96,7 @@ def test_models_of_many_devices_are_all_kept(gpus):
     assert all(a.proposal_model is b.proposal_model for a, b in zip(before, after, strict=True))
 
 
-def test_a_preset_for_the_cpu_has_one_segmenter_whatever_the_devices(gpus):
+def test_preset_for_the_cpu_has_one_segmenter(gpus):
     gpus(3)
     lite = Preset("fake-lite", CpuSpec(FakeProposals), CpuSpec(FakeFeatures))
     assert len(load_segmenters(lite, "all")) == 1

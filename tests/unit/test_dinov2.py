@@ -38,9 +38,7 @@ def test_fulfils_the_protocol(dinov2: Dinov2, folder: Path) -> None:
     assert not dinov2.model.training
 
 
-def test_tokens_are_the_normalised_last_hidden_state_without_class_and_registers(
-    dinov2: Dinov2, images: torch.Tensor
-) -> None:
+def test_tokens_are_the_normalised_last_hidden_state(dinov2: Dinov2, images: torch.Tensor) -> None:
     tokens = dinov2.encode(images)
     assert tokens.shape == (2, 37, 37, 32) and tokens.dtype == torch.float32
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])

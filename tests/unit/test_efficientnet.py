@@ -43,7 +43,7 @@ def test_the_defaults_are_those_of_the_preset(path):
 
 
 @pytest.mark.parametrize(("stride", "block"), [(16, 10), (32, 15)])
-def test_tokens_are_what_the_packages_own_forward_computes_on_the_way(stride, block, path):
+def test_tokens_are_those_of_the_packages_own_forward(stride, block, path):
     from efficientnet_lite_pytorch import EfficientNet
 
     # Built for another size: its static padding must then be the same for every multiple of 32.
@@ -88,7 +88,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("content", [{"_conv_stem.weight": torch.zeros(1)}, Evil(), [1, 2], None])
-def test_files_that_hold_something_else_are_refused_and_run_nothing(content, tmp_path):
+def test_files_of_something_else_are_refused_and_run_nothing(content, tmp_path):
     path = tmp_path / "other.pth"
     torch.save(content, path)
     with pytest.raises(WeightsMismatchError, match="other.pth"):

@@ -179,7 +179,7 @@ def test_index_files(index_file):
     assert hold_out(files.from_bytes, inputs) > 4900 * ROUNDS
 
 
-def test_index_files_with_a_right_checksum_are_read_and_matched_or_refused(index_file, bank, segmenter):
+def test_index_files_with_a_right_checksum_match_or_are_refused(index_file, bank, segmenter):
     def use(data):
         content, signature = files.from_bytes(data)
         signature.settings.differences(IndexSettings("other"))

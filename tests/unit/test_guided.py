@@ -41,7 +41,7 @@ def test_prompts_go_where_the_object_is(frame):
     assert ((x > 2 / 16) & (x < 6 / 16) & (y > 6 / 12) & (y < 9 / 12)).all()
 
 
-def test_the_border_is_the_background_also_where_an_object_leaves_the_image():
+def test_border_is_background_where_an_object_leaves_the_image():
     scores = token_scores(scene(red=(slice(4, 12), slice(0, 5))))  # reaches two sides
     red = torch.zeros(12, 16, dtype=torch.bool)
     red[4:12, 0:5] = True
@@ -93,7 +93,7 @@ def spotted(seed: int = 0) -> np.ndarray:
     return image
 
 
-def test_guided_candidates_are_those_of_the_grid_at_the_chosen_points():
+def test_guided_candidates_are_those_at_the_chosen_points():
     plain, guided = fake_segmenter(8), fake_segmenter(8, points="guided")
     encoded = plain.encode([plain.prepare(spotted())])[0]
     points = grid_points(encoded.frame, plain.proposals)

@@ -60,7 +60,7 @@ def test_prune_removes_what_it_is_asked_to(aged, options, expected):
     assert report.bytes >= 0 and str(report)
 
 
-def test_prune_to_a_limit_starts_with_what_was_not_used_for_longest(aged):
+def test_prune_to_a_limit_starts_with_what_is_oldest_in_use(aged):
     sizes = [file.bytes for file in files_in(aged)]
     prune(aged, limit=sum(sizes) - 1)
     assert left(aged) == [1, 2, 3]

@@ -162,7 +162,7 @@ def test_a_file_in_anothers_place_is_not_used(store, content, caplog):
         ({"weights": {"fake-sam": "a" * 64}}, "weights.fake-features none, wanted bbbbbbbbbbbb..."),
     ],
 )  # fmt: skip
-def test_other_settings_are_never_used_and_the_message_says_what_differs(store, content, change, said):
+def test_other_settings_are_never_used_and_message_says_why(store, content, change, said):
     other = IndexStore(store.root, settings_of(**change), GB)
     other.put(IMAGE, content)
     assert store.get(IMAGE) is None
@@ -227,7 +227,7 @@ def worker(root, body, **environment):
     )
 
 
-def test_a_worker_killed_in_mid_write_leaves_nothing_half_written(store, content):
+def test_worker_killed_in_mid_write_leaves_nothing_half_done(store, content):
     body = f"""
     def stuck(handle):
         print("writing", flush=True)

@@ -60,7 +60,7 @@ def test_masks_come_back_bit_for_bit(instances):
         np.testing.assert_array_equal(label.mask, by_fiftyone(instances, i).mask)
 
 
-def test_what_a_label_looks_like_next_is_written_by_name_if_there_is_anything(instances):
+def test_next_class_of_a_label_is_written_by_name(instances):
     one, half = np.full(3, 0.95, np.float32), np.full(3, 0.5, np.float32)
     known = replace(instances, similarity=one, alternative=np.array([0, -1, 0]), alternative_similarity=half)
     labels = to_document(known, ["a", "b"])["detections"]
@@ -116,9 +116,7 @@ def one_pixel(mask):
         (lambda label, _: {**label, "written": "as it likes"}, False),
     ],
 )
-def test_what_a_person_did_to_class_box_or_mask_counts_as_edited_and_nothing_else_does(
-    instances, tmp_path, change, edited
-):
+def test_edited_is_a_change_of_class_box_or_mask(instances, tmp_path, change, edited):
     for label in to_document(instances, ["a", "b"])["detections"]:
         assert is_edited(change(label, tmp_path)) == edited
 

@@ -72,7 +72,7 @@ def test_the_choice_that_fits_the_reference_wins(radius, choice):
     assert fit.by_choice[choice] > 0.99
 
 
-def test_the_published_choice_stays_unless_another_leads_clearly_and_classes_count_alike():
+def test_published_granularity_stays_unless_another_leads():
     def fit(label, best, part):
         return Fit(label, {"best": best, "part": part, "whole": 0.0})
 

@@ -141,7 +141,7 @@ def test_score_threshold_drops_what_is_at_or_below_it():
     assert result.scores.tolist() == [1.0]
 
 
-def test_boxes_are_outer_edges_by_default_and_inclusive_as_published():
+def test_boxes_are_outer_edges_and_inclusive_as_published():
     candidates = candidates_of(torch.stack([square(64, 64, 64)]), frame=ImageFrame.squash((256, 256)))
     vectors = prototypes = torch.ones(1, 2)
     assert match_vectors(candidates, vectors, prototypes).boxes.tolist() == [[64, 64, 128, 128]]
@@ -212,7 +212,7 @@ def test_merging_only_for_the_best_gives_the_whole_merges_best(count, threshold,
 
 
 @pytest.mark.parametrize("config", [MatchConfig(), MatchConfig.paper()])
-def test_instances_tell_their_similarity_before_the_merge_and_the_class_that_comes_next(config):
+def test_instances_tell_similarity_and_the_next_class(config):
     candidates, vectors, prototypes = many_candidates()
     filled = vectors.isfinite().all(dim=1)
     candidates, vectors = candidates.select(filled), vectors[filled]
@@ -244,7 +244,7 @@ UP, RIGHT, BETWEEN = [0.0, 1.0], [1.0, 0.0], [0.6, 0.8]
         (BETWEEN, -1, [np.exp(-0.2 / NEGATIVE_SCALE), np.exp(-0.4 / NEGATIVE_SCALE)]),
     ],
 )
-def test_a_negative_lowers_what_looks_more_like_it_than_like_any_reference(candidate, against, factors):
+def test_negative_lowers_what_looks_more_like_it(candidate, against, factors):
     positives = torch.tensor([UP, RIGHT]), torch.tensor([0, 1])
     features = torch.tensor([candidate])
     plain = (features @ positives[0].T).clamp(min=0)
@@ -253,7 +253,7 @@ def test_a_negative_lowers_what_looks_more_like_it_than_like_any_reference(candi
     np.testing.assert_allclose(lowered[0], plain[0] * torch.tensor(factors), atol=1e-6)
 
 
-def test_a_bank_without_negatives_matches_bit_for_bit_and_one_with_them_does_not():
+def test_bank_without_negatives_matches_bit_for_bit():
     candidates, vectors, prototypes = many_candidates()
     tokens = torch.zeros(2, 2, 8)
     bank = MemoryBank(tuple("abcd"), prototypes.numpy(), np.arange(4), tuple("abcd"))

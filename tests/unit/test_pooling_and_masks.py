@@ -31,7 +31,7 @@ def test_pooling_by_the_adjoint_equals_pooling_up_sampled_tokens(grid):
 
 
 @pytest.mark.parametrize("size", [(256, 256), (600, 800), (120, 90)])
-def test_a_mask_at_image_size_gives_nearly_the_vector_of_its_candidate(size):
+def test_pooling_a_mask_at_image_size_gives_nearly_its_vector(size):
     tokens = torch.randn(16, 16, 12, generator=torch.Generator().manual_seed(1))
     candidates = Candidates(blobs(30), torch.ones(30), ImageFrame.squash(size))
     vectors = pool(candidates, tokens)

@@ -111,7 +111,7 @@ def test_without_a_compiler_it_runs_all_the_same(tiny, monkeypatch, caplog):
     assert all("is not compiled" in message and "no C++ compiler" in message for message in caplog.messages)
 
 
-def test_a_compiled_function_tells_how_long_it_took_and_leaves_memory_errors_alone(monkeypatch, caplog):
+def test_compiled_function_logs_and_passes_memory_errors_on(monkeypatch, caplog):
     calls = []
 
     def compiler(function, **options):

@@ -86,7 +86,7 @@ def test_possible_masks(names, points, positive, expected):
     assert [name for name, flag in zip(names, possible_masks(one), strict=True) if flag] == expected
 
 
-def test_a_scribble_may_leave_the_mask_for_less_than_half_of_its_length():
+def test_scribble_may_leave_the_mask_for_less_than_half():
     inside, outside = [50, 50], [95, 95]
     for points, held in (([inside, inside, outside], True), ([inside, outside, outside], False)):
         assert possible_masks(options([MASKS["whole"]], [1], points=points, kind="scribble"))[0] == held

@@ -73,7 +73,7 @@ def test_corner_weights_sample_and_area_weights_average():
 
 
 @pytest.mark.parametrize("context", ["crop", "image"])
-def test_a_mask_between_the_sampled_pixels_falls_back_to_its_area(picture, context, caplog):
+def test_mask_between_sampled_pixels_falls_back_to_its_area(picture, context, caplog):
     image, _ = picture
     thin = np.zeros((100, 140), bool)
     thin[33:34, 45:95] = True
@@ -118,7 +118,7 @@ def test_classes_may_have_different_numbers_of_references(picture):
     np.testing.assert_allclose(np.linalg.norm(bank.prototypes, axis=1), 1, atol=1e-6)
 
 
-def test_prototypes_are_the_normalised_mean_of_unnormalised_vectors():
+def test_prototypes_are_the_normalised_mean_of_raw_vectors():
     bank = MemoryBank(("a",), np.array([[3.0, 0.0], [0.0, 1.0]]), np.array([0, 0]), ("x", "y"))
     np.testing.assert_allclose(bank.prototypes, [[3 / 10**0.5, 1 / 10**0.5]], atol=1e-6)
 

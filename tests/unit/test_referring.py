@@ -39,7 +39,7 @@ def found(image, bank, config=PLAIN):
     return {int(r): (where, float(s)) for r, where, s in zip(result.labels, left, result.scores, strict=True)}
 
 
-def test_each_reference_finds_its_own_best_match_and_the_score_is_the_cosine():
+def test_each_reference_finds_its_own_best_match():
     image = image_of((1, 0.1, 0), (0.1, 1, 0), (0, 0, 1))
     result = found(image, bank_of([(1, 0, 0), (0, 1, 0)]))
     expected = 1 / np.hypot(1, 0.1)
@@ -53,7 +53,7 @@ def test_one_candidate_may_answer_to_two_references():
     assert len(Segmenter.match(image, bank, PLAIN)) < 2 * len(image.candidates), "generic: one label a candidate"
 
 
-def test_a_reference_that_is_absent_scores_lower_than_one_that_is_there():
+def test_absent_reference_scores_lower_than_a_present_one():
     image = image_of((1, 0, 0.05), (0.5, 0, 1))
     result = found(image, bank_of([(1, 0, 0), (0.3, 1, 0)]))
     assert result[0][1] > 0.99 and result[1][1] < 0.35

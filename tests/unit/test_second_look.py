@@ -38,7 +38,7 @@ def looking(second_look=True, **settings):
                      target_via=None, second_look=second_look)  # fmt: skip
 
 
-def test_masks_that_are_nearly_the_same_are_one_group_under_the_best():
+def test_masks_nearly_the_same_are_one_group_under_the_best():
     best, group = group_masks(three_shapes())
     assert best.tolist() == [1, 2]
     assert group.tolist() == [0, 0, 1, -1]

@@ -84,7 +84,7 @@ def test_facts_tell_whatever_changes_the_index(other, what):
     assert [name for name in mine if mine[name] != theirs[name]] == [what]
 
 
-def test_facts_leave_out_what_only_changes_speed_and_survive_json():
+def test_facts_leave_out_speed_settings_and_survive_json():
     other = changed(images_per_batch=8, proposals=replace(PLAIN.proposals, points_per_batch=3))
     assert other.facts() == PLAIN.facts()
     assert json.loads(json.dumps(PLAIN.facts())) == PLAIN.facts()

@@ -113,7 +113,7 @@ def test_indexed_items_touch_no_model():
     assert all(outcome.value is found for outcome in outcomes)
 
 
-def test_segmenters_are_made_once_at_the_first_image_that_needs_one():
+def test_segmenters_are_made_once_when_an_image_needs_one():
     made, found = [], compact(fake_segmenter().candidates(image(0)))
 
     def make():

