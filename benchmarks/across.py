@@ -23,7 +23,7 @@ from benchmarks.coco_data import (
     read_targets,
 )
 from benchmarks.verdicts import Verdicts, verdicts
-from fiftyone_ntt.candidates.settings import IndexSettings
+from fiftyone_ntt.candidates.file_format import IndexSettings
 from fiftyone_ntt.candidates.store import IndexStore
 from fiftyone_ntt.core import CompactImage, Instances, MatchConfig, MemoryBank, Segmenter, compact
 from fiftyone_ntt.evaluation.coco import CocoScores, Prediction, coco_scores, encode_crop

@@ -22,7 +22,7 @@ import fiftyone_ntt as ntt
 from fiftyone_ntt.core import ImageFrame
 from fiftyone_ntt.method.references import ReferenceSettings
 from fiftyone_ntt.models.presets import PRESETS, Preset
-from fiftyone_ntt.runs import state as states
+from fiftyone_ntt.runs import record as states
 from fiftyone_ntt.runs import workers as leases
 from fiftyone_ntt.runs import writer as writing
 

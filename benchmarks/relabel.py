@@ -23,12 +23,12 @@ import fiftyone_ntt as ntt
 from benchmarks import matching, roofline
 from benchmarks.subjects import bank_of, make_images
 from benchmarks.tables import number, table, write_json
-from fiftyone_ntt.candidates.settings import IndexSettings
+from fiftyone_ntt.candidates.file_format import IndexSettings
 from fiftyone_ntt.candidates.source import StageOne
 from fiftyone_ntt.candidates.store import IndexStore
 from fiftyone_ntt.core import CompactImage, MemoryBank, compact
 from fiftyone_ntt.models import load_preset
-from fiftyone_ntt.params.labelling import StageOneSettings
+from fiftyone_ntt.params.base import StageOneSettings
 
 PHOTOGRAPHS = 5
 

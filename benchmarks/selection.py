@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from benchmarks.accuracy import to_predictions
 from benchmarks.coco_data import Targets, default_classes, read_references, read_target_image, read_targets
-from fiftyone_ntt.candidates.settings import IndexSettings
+from fiftyone_ntt.candidates.file_format import IndexSettings
 from fiftyone_ntt.candidates.store import IndexStore
 from fiftyone_ntt.core import CompactImage, MemoryBank, ReferenceItem, Segmenter, compact
 from fiftyone_ntt.errors import InputError, NttError

@@ -14,8 +14,8 @@ from fiftyone_ntt.errors import NttError
 from fiftyone_ntt.operators.base import GRID, NttOperator, error_rows, progress_of
 from fiftyone_ntt.operators.forms import Form, counted
 from fiftyone_ntt.operators.references import TAGGED, require_bank_or_references
-from fiftyone_ntt.params.base import DEFAULT_BANK_NAME
-from fiftyone_ntt.params.labelling import IndexParams, SegmentParams, StageOneSettings
+from fiftyone_ntt.params.base import DEFAULT_BANK_NAME, StageOneSettings
+from fiftyone_ntt.params.labelling import IndexParams, SegmentParams
 from fiftyone_ntt.params.review import PreviewParams
 
 if TYPE_CHECKING:

@@ -13,8 +13,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from fiftyone_ntt.candidates.file_format import PART_SUFFIX, SUFFIX, DamagedIndexError, from_bytes, read_file
-from fiftyone_ntt.candidates.settings import IndexSettings
+from fiftyone_ntt.candidates.file_format import (
+    PART_SUFFIX,
+    SUFFIX,
+    DamagedIndexError,
+    IndexSettings,
+    from_bytes,
+    read_file,
+)
 from fiftyone_ntt.candidates.store import RECIPES, SETTINGS_FILE, settings_in
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.params.base import Progress

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fiftyone_ntt import __version__
 from fiftyone_ntt.candidates.compact import CompactImage
-from fiftyone_ntt.candidates.settings import IndexSettings, index_root
+from fiftyone_ntt.candidates.file_format import IndexSettings, index_root
 from fiftyone_ntt.candidates.store import IndexStorageError, IndexStore, explain_missing, recalled
 from fiftyone_ntt.candidates.stream import Outcome, stream
 from fiftyone_ntt.errors import InputError, NttError
@@ -25,7 +25,7 @@ from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.models import Preset, load_segmenters
 from fiftyone_ntt.models.devices import Precision, choose_devices
 from fiftyone_ntt.models.presets import resolve_preset
-from fiftyone_ntt.params.labelling import GRANULARITIES, StageOneSettings
+from fiftyone_ntt.params.base import GRANULARITIES, StageOneSettings
 from fiftyone_ntt.pixels.images import content_digest, decode_image, read_bytes
 
 logger = logging.getLogger(__name__)

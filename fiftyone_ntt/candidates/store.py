@@ -21,15 +21,18 @@ from pathlib import Path
 
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.file_format import (
+    LIMIT_VARIABLE,
     SUFFIX,
     DamagedIndexError,
+    IndexSettings,
     Signature,
+    default_root,
     from_bytes,
+    limit_in_bytes,
     read_file,
     to_bytes,
     write_atomically,
 )
-from fiftyone_ntt.candidates.settings import LIMIT_VARIABLE, IndexSettings, default_root, limit_in_bytes
 from fiftyone_ntt.errors import InputError, NttError
 
 logger = logging.getLogger(__name__)

@@ -167,8 +167,8 @@ def index_build(dataset: str, tag: str | None, saved_view: str | None, **options
 
 def index_info(index_dir: Path | None) -> int:
     """Prints what the candidate cache holds."""
+    from fiftyone_ntt.candidates.file_format import index_root, limit_in_bytes
     from fiftyone_ntt.candidates.maintenance import info
-    from fiftyone_ntt.candidates.settings import index_root, limit_in_bytes
 
     root = index_root(index_dir)
     table = Table("settings", "preset", "points", "images", "MB", "KB an image", "first used", "last used", "leftovers")
@@ -195,8 +195,8 @@ def index_info(index_dir: Path | None) -> int:
 
 def index_verify(index_dir: Path | None, remove: bool) -> int:
     """Reads every file of the candidate cache and prints those that are damaged."""
+    from fiftyone_ntt.candidates.file_format import index_root
     from fiftyone_ntt.candidates.maintenance import verify
-    from fiftyone_ntt.candidates.settings import index_root
 
     root = index_root(index_dir)
     with progress_bar("files") as progress:
@@ -210,8 +210,8 @@ def index_verify(index_dir: Path | None, remove: bool) -> int:
 
 def index_prune(index_dir: Path | None, limit: float | None, **options: Any) -> int:
     """Removes from the candidate cache what it is told to, and prints what that was."""
+    from fiftyone_ntt.candidates.file_format import index_root, limit_in_bytes
     from fiftyone_ntt.candidates.maintenance import prune
-    from fiftyone_ntt.candidates.settings import index_root, limit_in_bytes
 
     root = index_root(index_dir)
     size_limit = None if limit is None else limit_in_bytes(limit)

@@ -10,11 +10,23 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass, field, fields, replace
 from numbers import Real
 from pathlib import Path
 from types import UnionType
-from typing import Any, ClassVar, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    ClassVar,
+    Protocol,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
 
 from fiftyone_ntt.errors import InputError, WrongTypeError
 
@@ -212,3 +224,154 @@ def param_of(params: type[Params], name: str, default: Any = MISSING, **changes:
     """
     (declared,) = (item for item in dataclasses.fields(params) if item.name == name)
     return param(declared.default if default is MISSING else default, **{**declared.metadata, **changes})
+
+
+GRANULARITIES = ("best", "whole", "part", "auto")
+
+
+@runtime_checkable
+class PresetObject(Protocol):
+    """What a ``Preset`` of ``fiftyone_ntt.models`` looks like from here, where no model is known."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def summary(self) -> str: ...
+    @property
+    def points_per_side(self) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOneSettings(Params):
+    """How the candidates of an image are made (stage one), by which models and where: all that is asked of it.
+
+    One object of it goes from the form, the command line or the SDK to the models, the candidate cache and the run
+    record. Each service that takes ``stage_one`` takes its fields as plain keywords too.
+
+    Example:
+        >>> settings = StageOneSettings(points_per_side=16, device="cpu")
+        >>> settings.changed(points="guided").points
+        'guided'
+    """
+
+    preset: str | PresetObject | None = param(
+        None,
+        label="Models",
+        help="which pair of mask model and feature model to use; that of the memory bank where left empty",
+        choices=PRESET_NAMES,
+        advanced=True,
+    )
+    points_per_side: int | None = param(
+        None,
+        label="Points per side",
+        help="prompt points along each side of an image: more find smaller objects and take longer; the preset's "
+        "number where left empty",
+        minimum=1,
+        maximum=512,
+        advanced=True,
+    )
+    points: str = param(
+        "grid",
+        label="Points",
+        help="'grid' prompts the whole grid; 'guided' only the half of it that looks least like the image's border: "
+        "nearly twice as fast, and hardly less accurate where it was measured",
+        choices=("grid", "guided"),
+        advanced=True,
+    )
+    granularity: str = param(
+        "best",
+        label="Granularity",
+        help="a point on a wheel may mean the wheel or the car, and the mask model offers three masks: 'best' takes "
+        "the one that it is surest of, 'whole' prefers the larger, 'part' the smaller ones; 'auto' takes what the "
+        "references chose when the bank was built (ask_granularity)",
+        choices=GRANULARITIES,
+        advanced=True,
+    )
+    second_look: bool = param(
+        False,
+        label="Second look",
+        help="crops what was found and encodes it alone, which tells small and similar things apart better; takes up "
+        "to 80 small encoder passes more an image, and is kept in a part of the cache of its own",
+        advanced=True,
+    )
+    precision: str = param(
+        "fp32",
+        label="Precision",
+        help="of the image encoders: 'bf16' or 'fp16' are faster on CUDA, and give slightly other labels",
+        choices=("fp32", "bf16", "fp16"),
+        advanced=True,
+    )
+    device: str | None = param(
+        None,
+        label="Device",
+        help="'cuda', 'cuda:1', 'mps' or 'cpu', or several: 'cuda:0,cuda:1', 'all'; the best there is where left empty",
+        advanced=True,
+    )
+    compile: bool = param(
+        False,
+        label="Compile the models",
+        help="faster on CUDA once they are compiled, which takes minutes: for many images",
+        advanced=True,
+    )
+    use_index: bool = param(
+        True,
+        label="Use the candidate cache",
+        help="what is in the cache (the 'index' of the commands, not FiftyOne's similarity index) needs no model and "
+        "gives the same labels; what is not is computed and added",
+        advanced=True,
+    )
+    index_dir: str | Path | None = param(
+        None,
+        label="Folder of the candidate cache",
+        help="where the cache lies; FIFTYONE_NTT_INDEX, or else a cache folder, where left empty",
+        advanced=True,
+    )
+
+    def changed(self, **changes: Any) -> StageOneSettings:
+        """These settings with some changed.
+
+        Raises:
+            WrongTypeError: if there is no setting of that name.
+        """
+        known = [item.name for item in fields(StageOneSettings)]
+        unknown = sorted(set(changes) - set(known))
+        if unknown:
+            raise WrongTypeError(
+                f"expected no argument {', '.join(map(repr, unknown))}; besides its own, this function takes: "
+                f"{', '.join(known)}"
+            )
+        return replace(self, **changes)
+
+
+class StageOneFieldsButPreset(TypedDict, total=False):
+    """The fields of ``StageOneSettings`` as plain keywords, for a service that names the preset by itself."""
+
+    points_per_side: int | None
+    points: str
+    granularity: str
+    second_look: bool
+    precision: str
+    device: str | None
+    compile: bool
+    use_index: bool
+    index_dir: str | Path | None
+
+
+class StageOneFields(StageOneFieldsButPreset, total=False):
+    """The fields of ``StageOneSettings`` as plain keywords; a test holds the two together."""
+
+    preset: str | PresetObject | None
+
+
+def stage_one_of(stage_one: StageOneSettings | None, given: Mapping[str, Any]) -> StageOneSettings:
+    """What a caller asked of stage one: its settings object, with plain keywords in place of what they name.
+
+    Raises:
+        WrongTypeError: if ``stage_one`` is something else, or a keyword is no field of it.
+    """
+    if stage_one is not None and not isinstance(stage_one, StageOneSettings):
+        raise WrongTypeError(f"expected stage_one to be StageOneSettings, got {type(stage_one).__name__}")
+    settings = stage_one or StageOneSettings()
+    # Parameters of a service inherit the fields: what else they hold is none of stage one's business.
+    plain = {item.name: getattr(settings, item.name) for item in fields(StageOneSettings)}
+    return StageOneSettings(**plain).changed(**given)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fiftyone_ntt.params.base import DEFAULT_BANK_NAME, Params, param, param_of
-from fiftyone_ntt.params.labelling import PresetObject, StageOneSettings
+from fiftyone_ntt.params.base import DEFAULT_BANK_NAME, Params, PresetObject, StageOneSettings, param, param_of
 
 _MODELS = "which pair of mask model and feature model to use"
 MADE_FIELD = "ntt_references"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fiftyone_ntt.params.base import Params, param, param_of
-from fiftyone_ntt.params.labelling import PresetObject, StageOneSettings
+from fiftyone_ntt.params.base import Params, PresetObject, StageOneSettings, param, param_of
 
 DOUBTS = ("threshold", "classes", "mask", "merged")
 """What can make a label uncertain."""

@@ -14,14 +14,25 @@ from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.models import Preset
-from fiftyone_ntt.params.base import Progress
-from fiftyone_ntt.params.labelling import StageOneSettings
+from fiftyone_ntt.params.base import Progress, StageOneSettings
 from fiftyone_ntt.references.banks import bank_of_run
 from fiftyone_ntt.runs.applied_thresholds import named
 from fiftyone_ntt.runs.listing import list_runs, queued_runs
-from fiftyone_ntt.runs.record import GENERIC, METHOD, match_config, stage_one_settings, status_field
+from fiftyone_ntt.runs.record import (
+    CANCELLED,
+    COMPLETED,
+    GENERIC,
+    METHOD,
+    RUNNING,
+    State,
+    change_state,
+    match_config,
+    stage_one_settings,
+    state_of,
+    status_field,
+    targets_of,
+)
 from fiftyone_ntt.runs.segment import SegmentReport, Task, label
-from fiftyone_ntt.runs.state import CANCELLED, COMPLETED, RUNNING, State, change_state, state_of, targets_of
 from fiftyone_ntt.runs.workers import request_cancel
 
 

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.candidates.settings import index_root
+from fiftyone_ntt.candidates.file_format import index_root
 from fiftyone_ntt.candidates.source import StageOne
 from fiftyone_ntt.candidates.store import IndexStore, recalled
 from fiftyone_ntt.dataset.fields import image_samples, root_dataset_of
 from fiftyone_ntt.dataset.storage import store
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models.devices import choose_devices
-from fiftyone_ntt.params.labelling import StageOneFields, StageOneSettings, stage_one_of
+from fiftyone_ntt.params.base import StageOneFields, StageOneSettings, stage_one_of
 from fiftyone_ntt.pixels.images import content_digest, read_bytes
 
 if TYPE_CHECKING:

@@ -26,8 +26,7 @@ from fiftyone_ntt.dataset.storage import masks_folder, patiently, raw_values, re
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.runs.listing import list_runs
 from fiftyone_ntt.runs.presence_fields import clear_verdicts, forget_verdicts
-from fiftyone_ntt.runs.record import PROVENANCE, RunRecord, status_field
-from fiftyone_ntt.runs.state import delete_state
+from fiftyone_ntt.runs.record import PROVENANCE, RunRecord, delete_state, status_field
 from fiftyone_ntt.runs.workers import forget_claims
 
 _FACTS, _SAMPLE, _PART, _STATUSES, _RESULTS = "facts", "sample:", "part:", "statuses:", "results"

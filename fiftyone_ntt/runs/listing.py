@@ -13,8 +13,19 @@ from fiftyone.operators.executor import ExecutionRunState
 
 from fiftyone_ntt.dataset.fields import every_image
 from fiftyone_ntt.dataset.storage import database_collection, dataset_id
-from fiftyone_ntt.runs.record import DECISIVE, METHOD, status_field
-from fiftyone_ntt.runs.state import COMPLETED, FAILED, INTERRUPTED, QUEUED, RUNNING, State, count_left, state_of
+from fiftyone_ntt.runs.record import (
+    COMPLETED,
+    DECISIVE,
+    FAILED,
+    INTERRUPTED,
+    METHOD,
+    QUEUED,
+    RUNNING,
+    State,
+    count_left,
+    state_of,
+    status_field,
+)
 from fiftyone_ntt.runs.workers import live_workers
 
 PLUGIN = "@fiftyone-ntt/ntt/"

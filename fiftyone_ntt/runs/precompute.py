@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.candidates.compact import CompactImage
-from fiftyone_ntt.candidates.settings import limit_in_bytes
+from fiftyone_ntt.candidates.file_format import limit_in_bytes
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne, describe_error
 from fiftyone_ntt.dataset.fields import root_dataset_of, whole_images
 from fiftyone_ntt.models import Preset
-from fiftyone_ntt.params.base import Progress
-from fiftyone_ntt.params.labelling import StageOneFieldsButPreset, StageOneSettings, stage_one_of
+from fiftyone_ntt.params.base import Progress, StageOneFieldsButPreset, StageOneSettings, stage_one_of
 from fiftyone_ntt.runs.estimate import remember_speed
 
 if TYPE_CHECKING:

@@ -23,8 +23,7 @@ from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.results import Instances
 from fiftyone_ntt.models import Preset
-from fiftyone_ntt.params.base import Progress
-from fiftyone_ntt.params.labelling import StageOneFields, StageOneSettings, stage_one_of
+from fiftyone_ntt.params.base import Progress, StageOneFields, StageOneSettings, stage_one_of
 from fiftyone_ntt.pixels.drawing import Shape, draw_shapes
 from fiftyone_ntt.pixels.images import read_image
 from fiftyone_ntt.references.banks import build_memory_bank, without_references

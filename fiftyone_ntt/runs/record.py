@@ -1,27 +1,37 @@
-"""Records of labelling runs: what was run, and on which field."""
+"""Labelling runs as the dataset keeps them: the record of what was run, and the state of what it does now.
+
+The record does not change while a run goes on, and says all that decides its labels. The state is kept in FiftyOne's
+execution store: who started the run, on which samples, what it does now. What is done is said by the samples' statuses.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import fiftyone as fo
+from bson import json_util
+from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import check_name, dataset_of, detections_fields, every_image, is_detections_field
+from fiftyone_ntt.dataset.fields import dataset_of, detections_fields, every_image
 from fiftyone_ntt.dataset.labels import ATTRIBUTES, OF_REFERENCES
 from fiftyone_ntt.dataset.schema import activate_schema
-from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.dataset.storage import stages_of, view_documents, view_from_documents
+from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank
-from fiftyone_ntt.params.labelling import StageOneSettings
-from fiftyone_ntt.runs.state import COMPLETED, state_of
+from fiftyone_ntt.params.base import StageOneSettings
+from fiftyone_ntt.runs.workers import Origin, live_workers, run_store
 
 if TYPE_CHECKING:  # it brings the models' library along, which those that only read records can do without
     from fiftyone_ntt.candidates.source import StageOne
+
+logger = logging.getLogger(__name__)
 
 METHOD = "ntt/segment"
 PROVENANCE = "ntt"
@@ -44,6 +54,15 @@ DECISIVE = (
 """Settings in which two runs must agree for their labels to be the same."""
 MODES = GENERIC, REFERRING = "generic", "referring"
 """What is asked for: all instances of the classes, or the one best match of each reference."""
+
+QUEUED, RUNNING, INTERRUPTED = "queued", "running", "interrupted"
+CANCELLED, COMPLETED, FAILED = "cancelled", "completed", "failed"
+IN_A_CHUNK = 16
+"""Samples that a worker claims at once, on average."""
+_LARGEST_VIEW = 8 * 2**20
+_ATTEMPTS = 16
+
+State = dict[str, Any]
 
 
 def status_field(label_field: str) -> str:
@@ -216,36 +235,139 @@ def register(dataset: fo.Dataset, record: RunRecord) -> None:
     activate_schema(dataset, name, record.classes)
 
 
-def check_free(dataset: fo.Dataset, record: RunRecord, resume: bool, overwrite: bool) -> None:
-    """Refuses to write onto what another run or a person wrote.
+def state_of(dataset: fo.Dataset, run_key: str) -> State | None:
+    """What is known of a run: ``state``, ``views``, ``options``, ...; ``None`` if nothing is."""
+    state: State | None = run_store(dataset).get(run_key)
+    return state
 
-    Raises:
-        InputError: with the choices there are.
-        WrongTypeError: if the field holds something other than detections.
+
+def change_state(dataset: fo.Dataset, run_key: str, change: Callable[[State], State | None]) -> State | None:
+    """Changes the state of a run, as one step among those of others.
+
+    Args:
+        dataset: the dataset.
+        run_key: key of the run.
+        change: gets the state (empty if there is none), returns the new one, or ``None`` to leave it.
+
+    Returns:
+        The new state; ``None`` if it was left.
     """
-    check_name(record.run_key)
-    name = record.label_field
-    if dataset.has_run(record.run_key):
-        taken = dataset.get_run_info(record.run_key).config
-        if taken.method != METHOD or taken.record["label_field"] != name:
-            raise InputError(
-                f"run key {record.run_key!r} of {dataset.name!r} belongs to something else; choose another run_key"
-            )
-    if not dataset.has_field(name):
-        if not name.isidentifier() or name.startswith("_"):
-            raise InputError(f"expected label_field to be a name of letters, digits and underscores, got {name!r}")
+    store = run_store(dataset)
+    for _ in range(_ATTEMPTS):
+        before = store.get(run_key)
+        after = change(dict(before or {}))
+        if after is None:
+            return None
+        done = store.set_if_absent(run_key, after) if before is None else store.compare_and_set(run_key, before, after)
+        if done:
+            return after
+    raise RuntimeError(f"the state of run {run_key!r} was changed by others {_ATTEMPTS} times in a row")
+
+
+def delete_state(dataset: fo.Dataset, run_key: str) -> None:
+    """Forgets the state of a run."""
+    run_store(dataset).delete(run_key)
+
+
+def open_run(targets: SampleCollection, run_key: str, origin: Origin, options: dict[str, Any], fresh: bool) -> State:
+    """Notes that a run goes on, or starts.
+
+    Args:
+        targets: the samples to label.
+        run_key: key of the run.
+        origin: who asks for it.
+        options: arguments of ``segment`` that a later worker needs and that do not decide the labels.
+        fresh: whether what is known of an earlier run of this key no longer holds.
+    """
+    dataset = dataset_of(targets)
+    view, size = _stages_of(targets), len(targets)
+    shared = len(live_workers(dataset, run_key)) > 1
+
+    def change(state: State) -> State:
+        if fresh or not state:
+            state = {"views": [], "chunks": None, "started": _now(), "worked": None, "door": origin.door}
+            state |= {"user": origin.user, "options": options}
+        if view not in state["views"]:
+            state["views"] = [[]] if not view else [*state["views"], view]
+        if not shared or state["chunks"] is None:  # others that are at it have these chunks in mind
+            state["chunks"] = max(state["chunks"] or 1, -(-size // IN_A_CHUNK))
+        if len(state["views"]) == 1:
+            state["total"] = size
+        else:
+            known = targets_of(dataset, state)
+            state["total"] = None if known is None else len(known)
+        return {**state, "state": RUNNING, "error": None, "ended": None, "operation": origin.operation}
+
+    return change_state(dataset, run_key, change) or {}
+
+
+def close_run(dataset: fo.Dataset, run_key: str, status: str, worked: State, error: BaseException | None) -> None:
+    """Notes how a worker's part ended; the last worker of a run decides what becomes of the run.
+
+    An interrupted run stays as it is: running without a worker is what being interrupted means.
+    """
+    if isinstance(error, LeaseLostError) or (error is not None and not isinstance(error, Exception)):
         return
-    if not is_detections_field(dataset, name):
-        raise WrongTypeError(f"field {name!r} exists and does not hold Detections; choose another label_field")
-    previous = (dataset.get_field(name).info or {}).get(PROVENANCE)
-    choices = "choose another label_field, pass overwrite=True, or take the old labels back with undo_run"
-    if overwrite:
-        return
-    if previous is None:
-        if every_image(dataset).count(f"{name}.detections"):
-            raise InputError(f"field {name!r} holds labels that no run of this plugin wrote; {choices}")
-        return
-    changed = record.differences(previous)
-    if changed or previous["run_key"] != record.run_key or not resume:
-        reason = f"with other {', '.join(changed)}" if changed else "already"
-        raise InputError(f"field {name!r} was written by run {previous['run_key']!r} {reason}; {choices}")
+    if isinstance(error, RunCancelledError):
+        new: str | None = CANCELLED
+    elif live_workers(dataset, run_key):
+        new = None
+    elif error is not None:
+        new = FAILED
+    else:
+        state = state_of(dataset, run_key)
+        new = COMPLETED if state is not None and not count_left(dataset, state, status, run_key) else None
+
+    def change(state: State) -> State | None:
+        if not state:
+            return None
+        if worked["done"]:
+            state["worked"] = worked
+        if new is not None and (state["state"] == RUNNING or new == CANCELLED):
+            state |= {"state": new, "ended": _now(), "error": str(error) if new == FAILED else None}
+        return state
+
+    change_state(dataset, run_key, change)
+
+
+def close_quietly(dataset: fo.Dataset, run_key: str, status: str, worked: State, error: BaseException | None) -> None:
+    """``close_run`` after an error, which nothing may hide: the database itself may be gone."""
+    try:
+        close_run(dataset, run_key, status, worked, error)
+    except Exception:
+        logger.warning("could not note how run %r ended", run_key)
+        logger.debug("why", exc_info=True)
+
+
+def targets_of(dataset: fo.Dataset, state: State) -> SampleCollection | None:
+    """The samples that the calls of a run were for; ``None`` if that was too much to note."""
+    views = state["views"]
+    if None in views:
+        return None
+    loaded = [view_from_documents(dataset, [json_util.loads(stage) for stage in view]) for view in views]
+    if len(loaded) == 1:
+        return loaded[0]
+    ids = dict.fromkeys(sample_id for view in loaded for sample_id in view.values("id"))
+    return every_image(dataset).select(list(ids))
+
+
+def count_left(dataset: fo.Dataset, state: State, status: str, run_key: str) -> int:
+    """Samples that a run has not been at yet."""
+    targets = targets_of(dataset, state)
+    if targets is None:
+        return 0
+    return len(targets.match(F(f"{status}.run_key") != run_key) if dataset.has_field(status) else targets)
+
+
+def _stages_of(view: SampleCollection) -> list[str] | None:
+    if isinstance(view, fo.Dataset):
+        return []
+    if dataset_of(view).media_type == fo.core.media.GROUP and not isinstance(stages_of(view)[0], fo.SelectGroupSlices):
+        # What stages before the choice of a slice mean depends on the slice that is active when they are applied.
+        view = every_image(dataset_of(view)).select(view.values("id"))
+    stages = [json_util.dumps(stage) for stage in view_documents(view)]
+    return stages if sum(map(len, stages)) < _LARGEST_VIEW else None
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -23,8 +23,7 @@ from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.referring import ReferringMatcher
 from fiftyone_ntt.method.options.second_look import WEIGHT
-from fiftyone_ntt.params.base import Progress
-from fiftyone_ntt.params.labelling import StageOneFields, StageOneSettings, stage_one_of
+from fiftyone_ntt.params.base import Progress, StageOneFields, StageOneSettings, stage_one_of
 from fiftyone_ntt.references.banks import load_bank, without_references
 from fiftyone_ntt.runs.applied_thresholds import LeastScores, least_scores
 from fiftyone_ntt.runs.estimate import remember_speed

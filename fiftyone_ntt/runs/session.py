@@ -15,14 +15,25 @@ from typing import Any
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import dataset_of, every_image
+from fiftyone_ntt.dataset.fields import check_name, dataset_of, every_image, is_detections_field
 from fiftyone_ntt.dataset.storage import patiently
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.references.banks import keep_with_run
 from fiftyone_ntt.runs.history import begin_pass
-from fiftyone_ntt.runs.record import PROVENANCE, RunRecord, check_free, goes_on, register, status_field
-from fiftyone_ntt.runs.state import RUNNING, close_quietly, close_run, open_run, state_of
+from fiftyone_ntt.runs.record import (
+    METHOD,
+    PROVENANCE,
+    RUNNING,
+    RunRecord,
+    close_quietly,
+    close_run,
+    goes_on,
+    open_run,
+    register,
+    state_of,
+    status_field,
+)
 from fiftyone_ntt.runs.workers import Origin, Worker, current_origin, live_workers
 
 
@@ -206,3 +217,38 @@ class Work:
 
 
 DONE = ("ok", "empty")
+
+
+def check_free(dataset: fo.Dataset, record: RunRecord, resume: bool, overwrite: bool) -> None:
+    """Refuses to write onto what another run or a person wrote.
+
+    Raises:
+        InputError: with the choices there are.
+        WrongTypeError: if the field holds something other than detections.
+    """
+    check_name(record.run_key)
+    name = record.label_field
+    if dataset.has_run(record.run_key):
+        taken = dataset.get_run_info(record.run_key).config
+        if taken.method != METHOD or taken.record["label_field"] != name:
+            raise InputError(
+                f"run key {record.run_key!r} of {dataset.name!r} belongs to something else; choose another run_key"
+            )
+    if not dataset.has_field(name):
+        if not name.isidentifier() or name.startswith("_"):
+            raise InputError(f"expected label_field to be a name of letters, digits and underscores, got {name!r}")
+        return
+    if not is_detections_field(dataset, name):
+        raise WrongTypeError(f"field {name!r} exists and does not hold Detections; choose another label_field")
+    previous = (dataset.get_field(name).info or {}).get(PROVENANCE)
+    choices = "choose another label_field, pass overwrite=True, or take the old labels back with undo_run"
+    if overwrite:
+        return
+    if previous is None:
+        if every_image(dataset).count(f"{name}.detections"):
+            raise InputError(f"field {name!r} holds labels that no run of this plugin wrote; {choices}")
+        return
+    changed = record.differences(previous)
+    if changed or previous["run_key"] != record.run_key or not resume:
+        reason = f"with other {', '.join(changed)}" if changed else "already"
+        raise InputError(f"field {name!r} was written by run {previous['run_key']!r} {reason}; {choices}")

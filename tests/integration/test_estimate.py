@@ -11,7 +11,7 @@ from PIL import Image
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.candidates.source import StageOne
-from fiftyone_ntt.params.labelling import StageOneSettings
+from fiftyone_ntt.params.base import StageOneSettings
 from fiftyone_ntt.runs import estimate as module
 from fiftyone_ntt.runs.estimate import Estimate, estimate, in_words, remember_speed, seconds_per_image
 

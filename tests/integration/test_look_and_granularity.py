@@ -7,7 +7,7 @@ import pytest
 import fiftyone_ntt as ntt
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.options.second_look import WEIGHT
-from fiftyone_ntt.params.labelling import StageOneSettings
+from fiftyone_ntt.params.base import StageOneSettings
 from fiftyone_ntt.runs.estimate import estimate
 
 pytestmark = pytest.mark.pictures(count=3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fiftyone_ntt.candidates.settings import IndexSettings
+from fiftyone_ntt.candidates.file_format import IndexSettings
 from support.fake_models import fake_segmenter
 
 GB = 10**9

@@ -13,17 +13,14 @@ import numpy as np
 import pytest
 
 from fiftyone_ntt.errors import InputError, WrongTypeError
-from fiftyone_ntt.params.base import PRESET_NAMES, Params
+from fiftyone_ntt.params.base import PRESET_NAMES, Params, StageOneFields, StageOneSettings, stage_one_of
 from fiftyone_ntt.params.labelling import (
     CancelParams,
     EvaluateParams,
     IndexParams,
     ResumeParams,
     SegmentParams,
-    StageOneFields,
-    StageOneSettings,
     UndoParams,
-    stage_one_of,
 )
 from fiftyone_ntt.params.references import BuildBankParams, MakeMasksParams, TaggedBankParams
 from fiftyone_ntt.params.review import FitThresholdsParams, JudgePresenceParams, PreviewParams, ToSegmentationParams

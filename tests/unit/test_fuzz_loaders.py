@@ -23,7 +23,7 @@ from safetensors.numpy import load, save
 from support.fake_models import fake_segmenter
 
 from fiftyone_ntt.candidates import file_format as files
-from fiftyone_ntt.candidates.settings import IndexSettings
+from fiftyone_ntt.candidates.file_format import IndexSettings
 from fiftyone_ntt.core import MemoryBank, compact
 from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.method.memory_bank import VectorSet

@@ -20,9 +20,15 @@ from support.index_settings import GB, settings_of
 
 from fiftyone_ntt.candidates import file_format as index_files
 from fiftyone_ntt.candidates import store as index_store
-from fiftyone_ntt.candidates.file_format import DamagedIndexError, Signature, from_bytes, to_bytes
+from fiftyone_ntt.candidates.file_format import (
+    DamagedIndexError,
+    Signature,
+    default_root,
+    from_bytes,
+    limit_in_bytes,
+    to_bytes,
+)
 from fiftyone_ntt.candidates.maintenance import files_in, info, prune, verify
-from fiftyone_ntt.candidates.settings import default_root, limit_in_bytes
 from fiftyone_ntt.candidates.store import IndexStorageError, IndexStore, explain_missing
 from fiftyone_ntt.core import CompactImage, compact
 from fiftyone_ntt.errors import InputError
@@ -211,7 +217,7 @@ def worker(root, body, **environment):
     sys.path.insert(0, {str(TESTS)!r})
     import numpy as np
     from support.fake_models import fake_segmenter
-    from fiftyone_ntt.candidates.settings import IndexSettings
+    from fiftyone_ntt.candidates.file_format import IndexSettings
     from fiftyone_ntt.candidates.store import IndexStore
     from fiftyone_ntt.core import compact
     segmenter = fake_segmenter()
