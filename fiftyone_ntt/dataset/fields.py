@@ -1,7 +1,4 @@
-"""Looking at a dataset's fields before trusting them.
-
-Which images' sizes are known.
-"""
+"""What a collection is and holds: its dataset, its images, its fields, the images whose size is known."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""From instances to FiftyOne labels, fast.
+"""Labels as the documents that FiftyOne keeps of them.
 
-What a person decided on a label, and which new labels would contradict that.
+Made from instances without label objects, which is most of the time it would take otherwise; compared with what a run
+wrote, to tell what a person edited; and new ones checked against what a person decided.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.results import Instances
 from fiftyone_ntt.pixels.packed_masks import PackedMask
 
+Document = dict[str, Any]
+"""A detection as the database holds it."""
+SAME_OBJECT = 0.5
+"""Two masks with an IoU above this mark the same object."""
 ATTRIBUTES: dict[str, tuple[type[fo.Field], str]] = {
     "predicted_iou": (fo.FloatField, "the mask model's own estimate of this mask's quality"),
     "similarity": (fo.FloatField, "how much this looks like its class; the confidence is that, less what was merged"),
@@ -152,13 +157,6 @@ def serialised(mask: NDArray[Any]) -> bytes:
     return packer.compress(plain.getbuffer()) + packer.flush()
 
 
-Document = dict[str, Any]
-"""A detection as the database holds it."""
-
-SAME_OBJECT = 0.5
-"""Two masks with an IoU above this mark the same object."""
-
-
 def is_from_run(label: Document) -> bool:
     """Whether a run wrote this label: a person's tools do not fill in the mask model's own estimate."""
     return label.get("predicted_iou") is not None
@@ -186,8 +184,8 @@ def without_contradictions(new: list[Document], decided: list[Document]) -> list
     if not decided or not new:
         return new
     size = _image_size(new[0])
-    known = [(_Place.of(label, size), label["label"], is_kept(label)) for label in decided]
-    return [label for label in new if not _contradicted(label, size, known)]
+    places = [(_Place.of(label, size), label["label"], is_kept(label)) for label in decided]
+    return [label for label in new if not _contradicted(label, size, places)]
 
 
 def _contradicted(label: Document, size: tuple[int, int], decided: list[tuple[_Place, str, bool]]) -> bool:

@@ -40,10 +40,10 @@ def activate_schema(dataset: fo.Dataset, label_field: str, classes: Sequence[str
     """
     check_detections_field(dataset, label_field)
     wanted = list(dict.fromkeys(classes if classes is not None else _classes_of_run(dataset, label_field)))
-    known = dataset.label_schemas.get(label_field)
+    schema = dataset.label_schemas.get(label_field)
     try:
-        if known is not None:
-            return _add_classes(dataset, label_field, known, wanted)
+        if schema is not None:
+            return _add_classes(dataset, label_field, schema, wanted)
         dataset.update_label_schema(label_field, _schema(dataset, label_field, wanted))
         dataset.activate_label_schemas([label_field])
     except ValueError as error:  # media that the editor does not take, say
@@ -58,8 +58,8 @@ def _classes_of_run(dataset: fo.Dataset, label_field: str) -> Iterable[str]:
 
 
 def _schema(dataset: fo.Dataset, label_field: str, classes: list[str]) -> dict[str, Any]:
-    known = getattr(dataset.get_field(f"{label_field}.detections"), "field", dataset.get_field(label_field)).fields
-    if "confidence" not in {field.name for field in known}:
+    declared = getattr(dataset.get_field(f"{label_field}.detections"), "field", dataset.get_field(label_field)).fields
+    if "confidence" not in {field.name for field in declared}:
         dataset._reload(hard=True)  # a field declared just now shows its built-in attributes only once it is read back
     schema = dict(dataset.generate_label_schemas(fields=label_field, scan_samples=False))
     schema["attributes"] = [
@@ -76,11 +76,11 @@ def _offered(classes: list[str]) -> dict[str, Any]:
     return {"component": "radio" if len(classes) <= _RADIO_BUTTONS else "dropdown", "classes": classes}
 
 
-def _add_classes(dataset: fo.Dataset, label_field: str, known: dict[str, Any], wanted: list[str]) -> bool:
-    offered = list(known.get("classes") or [])
+def _add_classes(dataset: fo.Dataset, label_field: str, schema: dict[str, Any], wanted: list[str]) -> bool:
+    offered = list(schema.get("classes") or [])
     new = [name for name in wanted if name not in offered]
-    if not new or known.get("component") == "text" or len(offered) + len(new) > _SHOWN_CLASSES:
+    if not new or schema.get("component") == "text" or len(offered) + len(new) > _SHOWN_CLASSES:
         return False
-    component = _offered(offered + new) if known.get("component") == "radio" else {"classes": offered + new}
-    dataset.update_label_schema(label_field, {**known, **component})
+    component = _offered(offered + new) if schema.get("component") == "radio" else {"classes": offered + new}
+    dataset.update_label_schema(label_field, {**schema, **component})
     return True

@@ -1,8 +1,7 @@
-"""Patience with a database that does not answer for a while.
+"""How this package talks to FiftyOne's database, beyond what FiftyOne's own interface offers.
 
-Masks too large for the database: PNG files in a folder of the run, as FiftyOne reads them.
-
-MongoDB takes 16 MB a document, and a sample is one document with all its fields.
+Patience where the database does not answer; stores, raw documents and views as documents; and files for masks that
+are too large: MongoDB takes 16 MB a document, and a sample is one document with all its fields.
 """
 
 from __future__ import annotations
@@ -30,7 +29,13 @@ logger = logging.getLogger(__name__)
 
 PATIENCE_VARIABLE = "FIFTYONE_NTT_DATABASE_PATIENCE"
 _PATIENCE = 300.0
+"""Seconds, where the variable does not say."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 15.0
+FOLDER_VARIABLE = "FIFTYONE_NTT_MASKS"
+LARGEST_DOCUMENT = 16 * 2**20 - 2**17
+"""What a sample may take in all; some bytes less than MongoDB allows."""
+COMFORTABLE_DOCUMENT = 12 * 2**20
+"""Masks go to files above this, so that a sample keeps room for what comes later (evaluations, tags, a second run)."""
 
 T = TypeVar("T")
 
@@ -142,13 +147,6 @@ def view_from_documents(dataset: fo.Dataset, documents: list[dict[str, Any]]) ->
     return fo.DatasetView._build(dataset, documents)
 
 
-FOLDER_VARIABLE = "FIFTYONE_NTT_MASKS"
-LARGEST_DOCUMENT = 16 * 2**20 - 2**17
-"""What a sample may take in all; some bytes less than MongoDB allows."""
-COMFORTABLE_DOCUMENT = 12 * 2**20
-"""Masks go to files above this, so that a sample keeps room for what comes later (evaluations, tags, a second run)."""
-
-
 def masks_folder(dataset: fo.Dataset, run_key: str, number: int) -> Path:
     """Where a pass of a run keeps its mask files; not made yet.
 
@@ -185,7 +183,7 @@ def move_masks(labels: list[dict[str, Any]], excess: int, folder: Path) -> int:
         OSError: if a file cannot be written.
     """
     moved = 0
-    for label in sorted(labels, key=lambda one: len(one.get("mask") or b""), reverse=True):
+    for label in sorted(labels, key=lambda label: len(label.get("mask") or b""), reverse=True):
         if moved >= excess or not label.get("mask"):
             break
         folder.mkdir(parents=True, exist_ok=True)

@@ -173,14 +173,14 @@ def coco_scores(
     _check(ground_truth, predictions, classes, image_ids, masks)
     number = {image_id: i for i, image_id in enumerate(image_ids)}
     truth = [_annotation(i, item, number, masks) for i, item in enumerate(ground_truth, start=1)]
-    found = [
+    predicted = [
         {**_annotation(i, item, number, masks), "score": float(item.score)}
         for i, item in enumerate(predictions, start=1)
     ]
-    box, box_per_class = _evaluate(truth, found, classes, len(number), "bbox")
+    box, box_per_class = _evaluate(truth, predicted, classes, len(number), "bbox")
     if not masks:
         return CocoScores(box, None, box_per_class, {})
-    mask, mask_per_class = _evaluate(truth, found, classes, len(number), "segm")
+    mask, mask_per_class = _evaluate(truth, predicted, classes, len(number), "segm")
     return CocoScores(box, mask, box_per_class, mask_per_class)
 
 
@@ -193,12 +193,12 @@ def _check(
 ) -> None:
     if not classes or len(set(classes)) < len(classes):
         raise InputError(f"expected distinct class names, got {list(classes)}")
-    known = set(image_ids)
-    if len(known) < len(image_ids):
+    images_given = set(image_ids)
+    if len(images_given) < len(image_ids):
         raise InputError("expected every image once in image_ids, got some twice")
     items: list[GroundTruth | Prediction] = [*ground_truth, *predictions]
     for item in items:
-        if item.image_id not in known:
+        if item.image_id not in images_given:
             raise InputError(f"an object belongs to image {item.image_id!r}, which is not among image_ids")
         if not 0 <= item.label < len(classes):
             raise InputError(f"an object has class index {item.label}, expected 0 to {len(classes) - 1}")
@@ -226,13 +226,13 @@ def _annotation(
 
 def _evaluate(
     truth: list[dict[str, Any]],
-    found: list[dict[str, Any]],
+    predicted: list[dict[str, Any]],
     classes: Sequence[str],
     images: int,
     kind: Literal["bbox", "segm"],
 ) -> tuple[Scores, dict[str, Scores]]:
     with _QUIET, contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_coco(truth, classes, images), _coco(found, classes, images), kind)
+        evaluation = COCOeval(_coco(truth, classes, images), _coco(predicted, classes, images), kind)
         # Only the range "all" is reported, so an object's area, which would select a range, plays no part.
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[-np.inf, np.inf]], ["all"]
         evaluation.params.maxDets = [MAX_DETECTIONS]
@@ -293,9 +293,9 @@ def presence_scores(
     score = np.full((len(row), len(classes)), -np.inf)
     for truth in ground_truth:
         present[row[truth.image_id], truth.label] = True
-    for found in predictions:
-        cell = row[found.image_id], found.label
-        score[cell] = np.fmax(score[cell], found.score)
+    for item in predictions:
+        cell = row[item.image_id], item.label
+        score[cell] = np.fmax(score[cell], item.score)
     claimed = score > threshold
     best_f1, best_threshold = _best_threshold(present.ravel(), score.ravel())
     return PresenceScores(

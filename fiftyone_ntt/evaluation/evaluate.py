@@ -63,15 +63,16 @@ def evaluate(
     include_references: bool = False,
     progress: Progress | None = None,
 ) -> EvaluationResults:
-    """Scores predicted detections, or class maps, against ground truth.
+    """Scores predicted detections, or semantic segmentation masks, against ground truth.
 
     AP and AR rank all labels whatever their score. Objects with the attribute ``iscrowd`` are COCO crowd regions.
     A sample without labels counts: its objects are missed. Labels that a person has rejected are left out. Image sizes
     are computed and kept where they are missing, and so are the results, for the App.
 
-    Where one of the fields holds ``Segmentation`` maps, pixels are compared: ``results.semantic`` has the IoU of each
-    class and its mean, with and without background. Detections in the other field are painted into maps first. A class
-    without a pixel in ground truth and predictions is in no mean; ``notes`` name it. Such results are not kept.
+    Where one of the fields holds semantic segmentation masks, pixels are compared: ``results.semantic`` has the IoU of
+    each class and its mean, with and without background. Detections in the other field are painted into such masks
+    first. A class without a pixel in ground truth and predictions is in no mean; ``notes`` name it. Such results are
+    not kept.
 
     Args:
         view: the samples to score; of grouped samples, those of the active slice. Samples that served as references
@@ -79,7 +80,8 @@ def evaluate(
         label_field: ``Detections`` or ``Segmentation`` field with the predictions.
         gt_field: ``Detections`` or ``Segmentation`` field with the ground truth.
         eval_key: also writes FiftyOne's per-object matches (true and false positives, misses at IoU 0.5) under this
-            key, replacing an evaluation of the same key. Of maps, its per-image accuracy, precision and recall.
+            key, replacing an evaluation of the same key. Of segmentation masks, its per-image accuracy, precision and
+            recall.
         score_threshold: labels at or below this score neither claim presence nor take part in the matches; 0 where
             ``None``, so that every label counts.
         classes: the classes to score; those of the run that wrote ``label_field`` where ``None``, else all there are.
@@ -89,6 +91,11 @@ def evaluate(
     Raises:
         InputError: if a field is missing, there is nothing to score, or a label is unusable (names sample and label).
         WrongTypeError: if a field holds something other than detections.
+
+    Example:
+        >>> results = ntt.evaluate(dataset, "ntt", gt_field="ground_truth", eval_key="ntt_eval")  # doctest: +SKIP
+        >>> results.mask.ap50, results.presence.micro.f1  # doctest: +SKIP
+        (0.61, 0.88)
     """
     view = image_samples(view)
     maps = [name for name in (label_field, gt_field) if is_map_field(view, name)]
@@ -178,8 +185,8 @@ def _class_names(view: SampleCollection, label_field: str, gt_field: str, classe
 def _labels_of(view: SampleCollection, field_name: str) -> list[str]:
     if is_map_field(view, field_name):
         return [name for value, name in targets_of(view, field_name).items() if value]
-    found = view.distinct(label_path(view, field_name, "label"))
-    return [label for label in found if label is not None]
+    names = view.distinct(label_path(view, field_name, "label"))
+    return [label for label in names if label is not None]
 
 
 @dataclass
@@ -188,15 +195,15 @@ class _Objects:
 
     Attributes:
         truth: annotated objects; ``rle`` is ``None`` where a label has no mask.
-        found: predicted objects, likewise.
+        predicted: predicted objects, likewise.
         sizes: sample id -> ``(height, width)`` in pixels, in the order of the view.
         unlabelled: samples whose label field is empty.
         without_score: predictions that carry no confidence.
-        rejected: predictions that a person has rejected; they are not in ``found``.
+        rejected: predictions that a person has rejected; they are not in ``predicted``.
     """
 
     truth: list[GroundTruth] = field(default_factory=list)
-    found: list[Prediction] = field(default_factory=list)
+    predicted: list[Prediction] = field(default_factory=list)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     unlabelled: int = 0
     without_score: int = 0
@@ -204,7 +211,7 @@ class _Objects:
 
     @property
     def all_masked(self) -> bool:
-        return all(item.rle is not None for item in self.truth) and all(item.rle is not None for item in self.found)
+        return all(item.rle is not None for item in self.truth) and all(item.rle is not None for item in self.predicted)
 
 
 def _read(
@@ -229,7 +236,7 @@ def _read(
                 box, rle = _geometry(label, size, sample.id, label_field)
                 score = 1.0 if label.confidence is None else float(label.confidence)
                 objects.without_score += label.confidence is None
-                objects.found.append(Prediction(sample.id, index[label.label], box, score, rle))
+                objects.predicted.append(Prediction(sample.id, index[label.label], box, score, rle))
         if progress is not None:
             progress(done, total, f"reading labels ({done} of {total})")
     return objects
@@ -265,7 +272,7 @@ def _score(
 ) -> EvaluationResults:
     notes.extend(_remarks(objects, label_field))
     compare_masks = any(item.rle is not None for item in objects.truth) and (
-        not objects.found or any(item.rle is not None for item in objects.found)
+        not objects.predicted or any(item.rle is not None for item in objects.predicted)
     )
     if compare_masks:
         objects = _fill_boxes(objects)
@@ -273,8 +280,8 @@ def _score(
         side = "predictions have" if any(item.rle is not None for item in objects.truth) else "ground truth has"
         notes.append(f"no mask scores: the {side} boxes only")
     image_ids = list(objects.sizes)
-    coco = coco_scores(objects.truth, objects.found, classes, image_ids, masks=compare_masks)
-    presence = presence_scores(objects.truth, objects.found, classes, image_ids, threshold)
+    coco = coco_scores(objects.truth, objects.predicted, classes, image_ids, masks=compare_masks)
+    presence = presence_scores(objects.truth, objects.predicted, classes, image_ids, threshold)
     return EvaluationResults(
         box=coco.box,
         mask=coco.mask or _NO_SCORES,
@@ -296,7 +303,7 @@ def _remarks(objects: _Objects, label_field: str) -> list[str]:
         remarks.append(f"{objects.rejected} rejected labels (tag {REJECTED_TAG}) left out")
     if objects.without_score:
         remarks.append(f"{objects.without_score} labels carry no confidence and are taken as certain (1.0)")
-    for items, name in ((objects.truth, "ground truth"), (objects.found, "predicted")):
+    for items, name in ((objects.truth, "ground truth"), (objects.predicted, "predicted")):
         bare = sum(item.rle is None for item in items)
         if 0 < bare < len(items):
             remarks.append(f"{bare} of {len(items)} {name} objects have no mask; their filled box stands in for it")
@@ -309,7 +316,7 @@ def _fill_boxes(objects: _Objects) -> _Objects:
     def filled(item: Any) -> Any:
         return item if item.rle is not None else replace(item, rle=encode_box(item.box, objects.sizes[item.image_id]))
 
-    return replace(objects, truth=list(map(filled, objects.truth)), found=list(map(filled, objects.found)))
+    return replace(objects, truth=list(map(filled, objects.truth)), predicted=list(map(filled, objects.predicted)))
 
 
 def _class_result(k: int, name: str, objects: _Objects, coco: CocoScores, presence: PresenceScores) -> ClassResult:
@@ -317,7 +324,7 @@ def _class_result(k: int, name: str, objects: _Objects, coco: CocoScores, presen
     return ClassResult(
         name=name,
         objects=sum(item.label == k for item in objects.truth),
-        predictions=sum(item.label == k for item in objects.found),
+        predictions=sum(item.label == k for item in objects.predicted),
         box=coco.box_per_class[name],
         mask=coco.mask_per_class.get(name, _NO_SCORES),
         precision=there.precision,

@@ -1,4 +1,7 @@
-"""Between FiftyOne's labels and class maps: detections become pieces of a map, values of a map become classes."""
+"""Between FiftyOne's labels and semantic segmentation masks, called maps here for short.
+
+Detections become pieces of a map, values of a map become classes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detections -> class maps: the semantic output."""
+"""From detections to semantic segmentation masks, called maps here for short."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ class MapsReport:
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        text = f"{self.maps} maps of {len(self.classes)} classes written to {self.out_field!r}"
+        text = f"{self.maps} segmentation masks of {len(self.classes)} classes written to {self.out_field!r}"
         more = {
-            f"{self.unlabelled} samples have no labels in {self.label_field!r} to make a map from": self.unlabelled,
-            f"{self.kept} maps that a person changed were kept (overwrite=True replaces them)": self.kept,
+            f"{self.unlabelled} samples have no labels in {self.label_field!r} to make a mask from": self.unlabelled,
+            f"{self.kept} masks that a person changed were kept (overwrite=True replaces them)": self.kept,
             f"{self.boxes} labels have no mask; their filled box stands in for it": self.boxes,
             f"{len(self.errors)} samples failed": len(self.errors),
         }
@@ -83,11 +83,11 @@ def to_segmentation(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> MapsReport:
-    """Paints the labels of each image into one map of classes.
+    """Paints the labels of each image into one semantic segmentation mask.
 
     Where labels overlap the surest is on top: what a person accepted, edited or drew, then by score; of equal ones the
     smaller. The value of a class is 1 + its place among the classes, 0 is background; the dataset's mask targets say
-    so. Labels that a person has rejected never count. The same call again makes the maps anew, e.g. after a review.
+    so. Labels that a person has rejected never count. The same call again rebuilds the masks, e.g. after a review.
 
     Args:
         view: the samples; of grouped samples, those of the active slice. One that was never labelled gets no
@@ -105,6 +105,12 @@ def to_segmentation(
     Raises:
         InputError: if a field, class or option cannot be used, or ``out_field`` holds what would be lost.
         WrongTypeError: if a field is of the wrong type, or the samples are no images.
+
+    Example:
+        >>> print(ntt.to_segmentation(dataset, "ntt", "ntt_semantic", only="accepted"))  # doctest: +SKIP
+        12 segmentation masks of 3 classes written to 'ntt_semantic'
+        >>> dataset.mask_targets["ntt_semantic"]  # doctest: +SKIP
+        {1: 'coin', 2: 'stamp', 3: 'note'}
     """
     if only not in ONLY:
         raise InputError(f"expected only to be one of {', '.join(ONLY)}; got {only!r}")
@@ -119,8 +125,8 @@ def to_segmentation(
     painter = _Painter(report, only, score_threshold, bool(provenance_of(view, label_field)), overwrite)
     total, done = len(samples), 0
     for ids, documents in _chunks(samples, label_field, out_field):
-        made = {sample_id: painter(sample_id, *one) for sample_id, one in zip(ids, documents, strict=True)}
-        _write(dataset_of(view), report, {key: new for key, (changes, new) in made.items() if changes})
+        painted = {sample_id: painter(sample_id, *each) for sample_id, each in zip(ids, documents, strict=True)}
+        _write(dataset_of(view), report, {key: new for key, (changes, new) in painted.items() if changes})
         done += len(ids)
         if progress is not None:
             progress(done, total, f"painted {done} of {total} maps")
@@ -199,9 +205,9 @@ def _chunks(
     names = ["id", label_field, out_field, "metadata.height", "metadata.width"]
     for start in range(0, len(ids), _CHUNK):
         some = images.select(ids[start : start + _CHUNK])
-        found, labels, maps, heights, widths = patiently(raw_values, some, names)
+        some_ids, labels, maps, heights, widths = patiently(raw_values, some, names)
         sizes = ((int(height), int(width)) for height, width in zip(heights, widths, strict=True))
-        yield [str(one) for one in found], list(zip(labels, maps, sizes, strict=True))
+        yield [str(sample_id) for sample_id in some_ids], list(zip(labels, maps, sizes, strict=True))
 
 
 @dataclass(frozen=True)
@@ -243,15 +249,15 @@ class _Painter:
 
     def _chosen(self, labels: Document) -> list[tuple[Document, tuple[float, ...]]]:
         """The labels that count, and their ranks."""
-        found = labels.get("detections")
+        detections = labels.get("detections")
         chosen: list[tuple[Document, tuple[float, ...]]] = []
-        for label in found if found is not None else [labels]:  # a field of single Detection labels
+        for label in detections if detections is not None else [labels]:  # a field of single Detection labels
             if label.get("label") not in self.report.classes or REJECTED_TAG in (label.get("tags") or ()):
                 continue
-            mine = is_kept(label) or (self.of_run and not is_from_run(label))
+            by_person = is_kept(label) or (self.of_run and not is_from_run(label))
             score = 1.0 if label.get("confidence") is None else float(label["confidence"])
-            if mine or (self.only == "all" and (self.least is None or score > self.least)):
-                chosen.append((label, (float(mine), score)))
+            if by_person or (self.only == "all" and (self.least is None or score > self.least)):
+                chosen.append((label, (float(by_person), score)))
         return chosen
 
     def _piece(self, document: Document, rank: tuple[float, ...], size: tuple[int, int]) -> Piece:
@@ -268,9 +274,9 @@ def _write(dataset: fo.Dataset, report: MapsReport, maps: dict[str, Document | N
     try:
         patiently(save, maps)
     except ValueError:  # FiftyOne turns what MongoDB refuses into this; one sample must not cost the others theirs
-        for sample_id, one in maps.items():
+        for sample_id, document in maps.items():
             try:
-                patiently(save, {sample_id: one})
+                patiently(save, {sample_id: document})
             except ValueError as error:
-                report.maps -= one is not None
+                report.maps -= document is not None
                 report.errors[sample_id] = f"the database refuses to save the map: {error}"

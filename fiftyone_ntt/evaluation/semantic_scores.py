@@ -1,4 +1,4 @@
-"""Scores class maps against ground truth: IoU of each class over the pixels of all images, and their mean.
+"""Scores semantic segmentation masks, called maps here for short: IoU of each class over all pixels, and the mean.
 
 FiftyOne's own ``evaluate_segmentations`` gives accuracy, precision and recall, no IoU; it passes over images without a
 predicted map, whose objects are missed, and pixels of values without a target, background among them. So the confusion
@@ -35,21 +35,22 @@ class _Counts:
     matrix: NDArray[np.int64]
     images: list[str] = field(default_factory=list)
     truth: list[GroundTruth] = field(default_factory=list)
-    found: list[Prediction] = field(default_factory=list)
+    predicted: list[Prediction] = field(default_factory=list)
     without_truth: int = 0
     unlabelled: int = 0
     resized: int = 0
     void: int = 0
 
-    def add(self, sample_id: str, truth: _Map, found: _Map) -> None:
+    def add(self, sample_id: str, truth: _Map, predicted: _Map) -> None:
         """Counts an image; a class is in it where it has a pixel."""
         self.images.append(sample_id)
-        counts = confusion(truth, found, len(self.matrix) - 1)
+        # [1 + K, 1 + K] pixels: row = class in the ground truth, column = predicted; 0 is background
+        counts = confusion(truth, predicted, len(self.matrix) - 1)
         self.matrix += counts
         self.void += int((truth == VOID).sum())
         there, claimed = counts[1:].any(axis=1), counts[:, 1:].any(axis=0)
         self.truth += [GroundTruth(sample_id, int(k), _NOWHERE, None, False) for k in np.flatnonzero(there)]
-        self.found += [Prediction(sample_id, int(k), _NOWHERE, 1.0, None) for k in np.flatnonzero(claimed)]
+        self.predicted += [Prediction(sample_id, int(k), _NOWHERE, 1.0, None) for k in np.flatnonzero(claimed)]
 
 
 def evaluate_maps(
@@ -86,11 +87,11 @@ def evaluate_maps(
     if not (is_map_field(samples, gt_field) and is_map_field(samples, label_field)):
         samples = with_sizes(samples, notes)
     truth = _reader(samples, gt_field, classes, VOID, None)
-    found = _reader(samples, label_field, classes, 0, score_threshold)
+    predicted = _reader(samples, label_field, classes, 0, score_threshold)
     counts = _Counts(np.zeros((len(classes) + 1,) * 2, np.int64))
     total = len(samples)
     for done, sample in enumerate(samples.select_fields([label_field, gt_field]).iter_samples(), start=1):
-        _compare(sample, (label_field, found), (gt_field, truth), counts)
+        _compare(sample, (label_field, predicted), (gt_field, truth), counts)
         if progress is not None:
             progress(done, total, f"comparing maps ({done} of {total})")
     if not counts.images:
@@ -108,7 +109,7 @@ def _reader(samples: SampleCollection, name: str, classes: Sequence[str], unknow
         return lambda label, size: None if label is None or not label.has_mask else in_classes(
             read_map(label), targets, classes, unknown
         )  # fmt: skip
-    index = {one: k for k, one in enumerate(classes, start=1)}
+    index = {name: k for k, name in enumerate(classes, start=1)}
     return lambda label, size: _painted(label, index, least, size)
 
 
@@ -118,19 +119,20 @@ def _painted(
     if size is None:
         raise InputError("expected the image's size in the sample's metadata; run dataset.compute_metadata()")
     pieces = []
-    for one in detections_of(label):
-        score = 1.0 if one.confidence is None else float(one.confidence)
-        if one.label in index and REJECTED_TAG not in (one.tags or ()) and (least is None or score > least):
-            pieces.append(piece_of(one, index[one.label], (score,), size))
+    for detection in detections_of(label):
+        score = 1.0 if detection.confidence is None else float(detection.confidence)
+        counts = detection.label in index and REJECTED_TAG not in (detection.tags or ())
+        if counts and (least is None or score > least):
+            pieces.append(piece_of(detection, index[detection.label], (score,), size))
     return paint(pieces, size, len(index)).astype(np.int64)
 
 
-def _compare(sample: fo.Sample, found: tuple[str, _Reader], truth: tuple[str, _Reader], counts: _Counts) -> None:
+def _compare(sample: fo.Sample, predicted: tuple[str, _Reader], truth: tuple[str, _Reader], counts: _Counts) -> None:
     size = None
     if sample.metadata is not None and sample.metadata.width is not None:
         size = int(sample.metadata.height), int(sample.metadata.width)
     maps = []
-    for name, read in (truth, found):
+    for name, read in (truth, predicted):
         try:
             maps.append(read(sample[name], size))
         except (InputError, WrongTypeError) as error:
@@ -139,7 +141,7 @@ def _compare(sample: fo.Sample, found: tuple[str, _Reader], truth: tuple[str, _R
     if true is None:
         counts.without_truth += 1
         return
-    if sample[found[0]] is None or claimed is None:
+    if sample[predicted[0]] is None or claimed is None:
         counts.unlabelled += 1
         claimed = np.zeros_like(true)
     counts.resized += claimed.shape != true.shape
@@ -150,12 +152,12 @@ def _results(
     counts: _Counts, classes: Sequence[str], label_field: str, gt_field: str, notes: list[str]
 ) -> EvaluationResults:
     scores = SemanticScores.of(counts.matrix, classes)
-    presence = presence_scores(counts.truth, counts.found, classes, counts.images, 0.0)
+    presence = presence_scores(counts.truth, counts.predicted, classes, counts.images, 0.0)
     notes.extend(_remarks(counts, scores, label_field, gt_field))
     rows = []
     for k, name in enumerate(classes):
         there = presence.per_class[name]
-        objects, claims = (sum(one.label == k for one in items) for items in (counts.truth, counts.found))
+        objects, claims = (sum(item.label == k for item in items) for items in (counts.truth, counts.predicted))
         iou, shares = scores.per_class[name], (there.precision, there.recall, there.f1)
         rows.append(ClassResult(name, objects, claims, _NO_SCORES, _NO_SCORES, *shares, iou=iou))
     return EvaluationResults(
@@ -209,12 +211,12 @@ def shared_targets(
 ) -> dict[int, str]:
     """Values of the classes that mean the same in both fields; raises InputError where they do not."""
     if is_map_field(samples, label_field) and is_map_field(samples, gt_field):
-        mine, theirs = (
+        ours, theirs = (
             {value: name for value, name in targets_of(samples, field).items() if name in classes and value}
             for field in (label_field, gt_field)
         )
-        if mine == theirs:
-            return mine
+        if ours == theirs:
+            return ours
     raise InputError(
         f"an eval_key needs maps with the same mask targets in {label_field!r} and {gt_field!r}; leave it out, or make "
         "both with to_segmentation and the same classes"

@@ -45,7 +45,7 @@ _NEARLY_EQUAL = 0.95
 _KEPT = 500
 _NO_CLASS = "(no class)"
 MAPS = "(segmentation maps)"
-"""What stands for the classes in segmentation maps: to tell them, every map would have to be read."""
+"""What stands for the classes in semantic segmentation masks: to tell them, every one would have to be read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +146,11 @@ def describe_references(
 
     Raises:
         InputError: if there is no such field, or its labels cannot be references.
+
+    Example:
+        >>> for card in ntt.describe_references(dataset, "ground_truth"):  # doctest: +SKIP
+        ...     print(card.label, card.kind, *card.warnings)
+        coin mask the only one of its class: two or three more help
     """
     check_reference_field(view, label_field)
     try:
@@ -180,13 +185,13 @@ def _labels(references: SampleCollection, label_field: str) -> dict[tuple[str, s
         ids = zip(*references.values(["id", f"{label_field}.id"]), strict=True)
         return {(sample_id, label_id): MAPS for sample_id, label_id in ids if label_id is not None}
     paths = [label_path(references, label_field, name) for name in ("id", "label")]
-    found = {}
+    classes = {}
     for sample_id, ids, names in zip(*references.values(["id", *paths]), strict=True):
         listed = isinstance(ids, list)
         for label_id, name in zip(ids if listed else [ids], names if listed else [names], strict=True):
             if label_id is not None:
-                found[sample_id, label_id] = name or _NO_CLASS
-    return found
+                classes[sample_id, label_id] = name or _NO_CLASS
+    return classes
 
 
 def _fair_share(labels: dict[tuple[str, str], str], most: int | None) -> set[tuple[str, str]]:
@@ -207,34 +212,34 @@ def _cards(
     values = class_values(references, label_field, strict=False) if is_map_field(references, label_field) else None
     for sample in references.select(ids).select_fields(["filepath", *fields]).iter_samples():
         wanted = [label for label in single_labels(sample[label_field]) if (sample.id, label.id) in chosen]
-        made = {} if fields == [label_field] else _made_from(sample[MADE_FIELD])
-        yield from _cards_of(sample, wanted, made, values, until)
+        masks = {} if fields == [label_field] else _by_source(sample[MADE_FIELD])
+        yield from _cards_of(sample, wanted, masks, values, until)
 
 
-def _made_from(labels: fo.Detections | None) -> dict[str, fo.Detection]:
+def _by_source(labels: fo.Detections | None) -> dict[str, fo.Detection]:
     """Source -> the label whose mask was made from it."""
-    found = {one.get_attribute_value("source", None): one for one in single_labels(labels)}
-    return {source: one for source, one in found.items() if source}
+    by_source = {label.get_attribute_value("source", None): label for label in single_labels(labels)}
+    return {source: label for source, label in by_source.items() if source}
 
 
 def _cards_of(
-    sample: fo.Sample, labels: Sequence[Any], made: dict[str, fo.Detection], values: ClassValues | None, until: float
+    sample: fo.Sample, labels: Sequence[Any], masks: dict[str, fo.Detection], values: ClassValues | None, until: float
 ) -> Iterator[ReferenceCard]:
     image: NDArray[np.uint8] | None = None
     source = str(getattr(sample, "sample_id", None) or sample.id)
     for label in labels:
         name = MAPS if isinstance(label, fo.Segmentation) else label.label or _NO_CLASS
         card = ReferenceCard(source, label.id, name, _kind(label))
-        seen = made.get(label.id, label)
+        pictured = masks.get(label.id, label)  # the mask that was made from it tells more
         try:
-            key = _key(sample.filepath, seen)
+            key = _key(sample.filepath, pictured)
             look = _looks.get(key)
             if look is None and image is None and time.monotonic() > until:
                 yield replace(card, pending=True)
                 continue
             if look is None:
                 image = read_image(sample.filepath) if image is None else image
-                look = _remember(key, _look_at(image, seen, values))
+                look = _remember(key, _look_at(image, pictured, values))
             yield replace(card, area=look.area, warnings=look.warnings + _naming(name), _look=look)
         except InputError as error:
             yield replace(card, warnings=(f"cannot be used: {error}",))
@@ -256,33 +261,33 @@ def _naming(name: str) -> tuple[str, ...]:
 
 def _look_at(image: NDArray[np.uint8], label: fo.Label, values: ClassValues | None) -> _Look:
     height, width = image.shape[:2]
-    shown = list(objects_in(label, (height, width), values))
-    if not shown:
+    objects = list(objects_in(label, (height, width), values))
+    if not objects:
         raise InputError("its map shows nothing with a name")
-    mask, (x1, y1, x2, y2) = _place(shown, (height, width))
-    area = float(mask.mean()) if shown[0].mask is not None else (x2 - x1) * (y2 - y1) / (height * width)
+    mask, (x1, y1, x2, y2) = _place(objects, (height, width))
+    area = float(mask.mean()) if objects[0].mask is not None else (x2 - x1) * (y2 - y1) / (height * width)
     top, bottom, left, right = round(y1), max(round(y2), round(y1) + 1), round(x1), max(round(x2), round(x1) + 1)
     margin = max(4, round(_CONTEXT * max(bottom - top, right - left)))
     rows_shown = slice(max(0, top - margin), bottom + margin)
     columns_shown = slice(max(0, left - margin), right + margin)
     pixels, tinted = _shrunk(image[rows_shown, columns_shown], mask[rows_shown, columns_shown])
     cut = left <= 0 or top <= 0 or right >= width or bottom >= height
-    known = shown[0].mask is not None or shown[0].box is not None  # of points, nobody knows the extent yet
-    warnings = _warnings(right - left, bottom - top, cut) if known else ()
+    has_extent = objects[0].mask is not None or objects[0].box is not None  # of points, nobody knows it yet
+    warnings = _warnings(right - left, bottom - top, cut) if has_extent else ()
     return _Look(pixels, tinted, _grey(image[top:bottom, left:right]), area, warnings)
 
 
-def _place(shown: Sequence[LabelledObject], size: tuple[int, int]) -> tuple[NDArray[np.bool_], tuple[float, ...]]:
+def _place(objects: Sequence[LabelledObject], size: tuple[int, int]) -> tuple[NDArray[np.bool_], tuple[float, ...]]:
     """What to tint, bool ``[H, W]``, and the xyxy around it: the mask, the box, or dots on the points."""
-    masks = [one.mask for one in shown if one.mask is not None]
+    masks = [item.mask for item in objects if item.mask is not None]
     if masks:
         mask = np.logical_or.reduce(masks)
         if not mask.any():
             raise InputError("its mask is empty; draw it again, or remove the label")
         return mask, mask_extent(mask)
-    mask, prompt = np.zeros(size, bool), shown[0].prompt
-    if shown[0].box is not None or prompt is None:
-        x1, y1, x2, y2 = shown[0].box or (0, 0, 1, 1)
+    mask, prompt = np.zeros(size, bool), objects[0].prompt
+    if objects[0].box is not None or prompt is None:
+        x1, y1, x2, y2 = objects[0].box or (0, 0, 1, 1)
         mask[round(y1) : max(round(y2), round(y1) + 1), round(x1) : max(round(x2), round(x1) + 1)] = True
         return mask, (x1, y1, x2, y2)
     reach = _AROUND_POINTS * max(size)
@@ -295,12 +300,12 @@ def _place(shown: Sequence[LabelledObject], size: tuple[int, int]) -> tuple[NDAr
 
 
 def _warnings(width: int, height: int, cut: bool) -> tuple[str, ...]:
-    found = []
+    warnings = []
     if min(width, height) < _SMALLEST_SIDE:
-        found.append(f"too small: {width} x {height} pixels, a larger one shows more")
+        warnings.append(f"too small: {width} x {height} pixels, a larger one shows more")
     if cut:
-        found.append("cut off by the image's border: one that is whole shows more")
-    return tuple(found)
+        warnings.append("cut off by the image's border: one that is whole shows more")
+    return tuple(warnings)
 
 
 def _shrunk(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -325,18 +330,18 @@ def _with_comparisons(cards: Sequence[ReferenceCard], alone: set[str]) -> Iterat
         if card._look is not None:
             greys[i] = card._look.grey
     for i, card in enumerate(cards):
-        found = list(card.warnings)
+        warnings = list(card.warnings)
         if card.label in alone:
-            found.append("the only one of its class: two or three more help")
+            warnings.append("the only one of its class: two or three more help")
         twins = [int(k) for k in np.flatnonzero(greys @ greys[i] > _NEARLY_EQUAL) if k != i]
         if twins:
             other = cards[twins[0]].label
-            found.append(
+            warnings.append(
                 "nearly the same as another reference: a different one shows more"
                 if other == card.label
                 else f"nearly the same as a reference of class {other!r}: one of the two is wrong"
             )
-        yield replace(card, warnings=tuple(found))
+        yield replace(card, warnings=tuple(warnings))
 
 
 _Key = tuple[str, int, str, int, int]

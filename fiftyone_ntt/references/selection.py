@@ -1,7 +1,4 @@
-"""Which few of many labelled objects make the best references.
-
-A good few references out of many labelled objects.
-"""
+"""Which few of many labelled objects make the best references."""
 
 from __future__ import annotations
 
@@ -17,6 +14,9 @@ from fiftyone_ntt.models import Preset
 from fiftyone_ntt.params.base import Progress
 from fiftyone_ntt.references.banks import build_memory_bank
 from fiftyone_ntt.references.tagging import use_as_references
+
+Vectors = NDArray[np.floating]
+Index = NDArray[np.int64]
 
 _REPULSION, _NEAREST = 0.15, 0.2
 """How much the nearest objects of other classes count, and which share of them that is; chosen in
@@ -44,8 +44,8 @@ def select_rows(vectors: Vectors, class_index: Index, n: int) -> list[int]:
     points = unit(vectors)
     chosen: list[int] = []
     for k in np.unique(class_index):
-        mine, others = np.flatnonzero(class_index == k), points[class_index != k]
-        chosen += _of_class(vectors[mine], points[mine], others, n, mine)
+        own, others = np.flatnonzero(class_index == k), points[class_index != k]
+        chosen += _of_class(vectors[own], points[own], others, n, own)
     return chosen
 
 
@@ -108,6 +108,10 @@ def select_references(
     Raises:
         InputError: if ``n`` is less than 1, the field is missing, or there are no samples.
         BadReferenceError: if a label cannot serve as a reference, or there are none.
+
+    Example:
+        >>> references = ntt.select_references(dataset.take(200), 3, "ground_truth")  # doctest: +SKIP
+        >>> bank = ntt.build_memory_bank(references, "ground_truth")  # doctest: +SKIP
     """
     if n < 1:
         raise InputError(f"expected at least 1 reference a class, got {n}")
@@ -116,16 +120,10 @@ def select_references(
     chosen = select_rows(bank.project(bank.vectors), bank.class_index, n)
     keys = [bank.reference_ids[i].split("/") for i in chosen]
     images = every_image(dataset_of(samples)).select(list(dict.fromkeys(key[0] for key in keys)), ordered=True)
-    found = images.select_labels(ids=[key[1] for key in keys], fields=label_field)
+    references = images.select_labels(ids=[key[1] for key in keys], fields=label_field)
     if tag:
         use_as_references(dataset_of(samples), label_field, label_ids=[key[1] for key in keys])
-    return found
-
-
-Vectors = NDArray[np.floating]
-
-
-Index = NDArray[np.int64]
+    return references
 
 
 def unit(vectors: Vectors) -> NDArray[np.float64]:

@@ -50,9 +50,9 @@ class ReferenceChange:
     def __str__(self) -> str:
         parts = [(self.samples, "image"), (self.labels, "label")]
         what = " and ".join(f"{count} {name}{'' if count == 1 else 's'}" for count, name in parts if count) or "nothing"
-        one = self.samples + self.labels == 1
-        text = f"{what} {'is a reference' if one else 'are references'} now" if self.added else (
-            f"{what} {'is' if one else 'are'} no reference any more"
+        single = self.samples + self.labels == 1
+        text = f"{what} {'is a reference' if single else 'are references'} now" if self.added else (
+            f"{what} {'is' if single else 'are'} no reference any more"
         )  # fmt: skip
         if self.added and self.unlabelled:
             it = "it has" if self.unlabelled == 1 == self.samples else f"{self.unlabelled} of them have"
@@ -83,6 +83,10 @@ def use_as_references(
 
     Raises:
         InputError: if the field is missing, or holds nothing that can be a reference.
+
+    Example:
+        >>> print(ntt.use_as_references(dataset.take(2), "ground_truth"))  # doctest: +SKIP
+        2 images are references now
     """
     check_reference_field(samples, label_field)
     return _change(samples, label_field, sample_ids, label_ids, True)
@@ -108,6 +112,10 @@ def remove_references(
 
     Raises:
         InputError: if the field is missing, or holds nothing that can be a reference.
+
+    Example:
+        >>> print(ntt.remove_references(dataset, "ground_truth"))  # doctest: +SKIP
+        2 images are no reference any more
     """
     check_reference_field(samples, label_field)
     return _change(samples, label_field, sample_ids, label_ids, False)
@@ -142,7 +150,7 @@ def change_selected(
         for name, label_id in selected_labels:
             by_field.setdefault(name, []).append(label_id)
         done = [change(view, name, label_ids=ids) for name, ids in by_field.items()]
-        return ReferenceChange(labels=sum(one.labels for one in done), added=add)
+        return ReferenceChange(labels=sum(part.labels for part in done), added=add)
     if not selected_samples:
         return None
     return change(view, label_field or likely_field(view), sample_ids=selected_samples)
@@ -241,9 +249,9 @@ def tagged_references(target: SampleCollection, tag: str, label_field: str | Seq
     """
     if not tag:
         return target
-    found = _with_tag(target, tag, label_field)
-    if found is not None:
-        return found
+    references = _with_tag(target, tag, label_field)
+    if references is not None:
+        return references
     raise InputError(
         f"none of the {len(target)} samples is tagged {tag!r}: tag your references, or clear 'reference_tag' to use "
         "every sample of the target (select the references first)"

@@ -37,7 +37,7 @@ METHOD = "ntt/segment"
 PROVENANCE = "ntt"
 """Key of a label field's ``info`` under which its run's facts lie."""
 MAPS = "ntt_maps"
-"""The same for a field of class maps: what they were made from."""
+"""The same for a field of semantic segmentation masks: what they were made from."""
 DECISIVE = (
     "classes",
     "preset",
@@ -170,7 +170,7 @@ def match_config(record: Mapping[str, Any]) -> MatchConfig:
 
 
 def provenance_of(collection: SampleCollection, field_name: str) -> dict[str, Any]:
-    """The record of the run that wrote a field of labels, or the labels that its class maps were made from.
+    """The record of the run that wrote a field of labels, or the labels that its segmentation masks were made from.
 
     Returns:
         The record; empty if no run of ours did.

@@ -1,4 +1,4 @@
-"""Class maps from labels in a real dataset, and the mIoU of what is in the database."""
+"""Semantic segmentation masks from labels in a real dataset, and the mIoU of what is in the database."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_maps_show_the_surest_label_and_have_mask_targets(labelled):
     labelled.reload()
     assert labelled.mask_targets["ntt_semantic"] == {1: "bolt", 2: "nut", 3: "washer"}
     assert labelled.get_field("ntt_semantic").info[MAPS]["run"]["run_key"] == "ntt_ntt"
-    assert seen == [(3, 3)] and "2 maps of 3 classes" in str(report)
+    assert seen == [(3, 3)] and "2 segmentation masks of 3 classes" in str(report)
 
 
 def test_thresholds_classes_and_review_decide_what_is_painted(labelled):

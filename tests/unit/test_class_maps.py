@@ -1,4 +1,4 @@
-"""Class maps: what lies on top, how maps are compared, and what the published script gets wrong."""
+"""Semantic segmentation masks: what lies on top, how maps are compared, and what the published script gets wrong."""
 
 from __future__ import annotations
 
