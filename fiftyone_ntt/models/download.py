@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fiftyone_ntt.errors import MissingWeightsError, WeightsMismatchError
-from fiftyone_ntt.models.weights import (
+from fiftyone_ntt.models.specs import (
     EFFICIENTNET_LITE0,
     EFFICIENTNET_PACKAGE,
     LITE_FILES,

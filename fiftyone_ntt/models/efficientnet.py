@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fiftyone_ntt.errors import InputError, WeightsMismatchError
-from fiftyone_ntt.models.weights import sha256_of
+from fiftyone_ntt.models.specs import sha256_of
 
 _LAST_BLOCK = {16: 10, 32: 15}
 """Index of the last block of each stride."""

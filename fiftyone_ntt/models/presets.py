@@ -18,8 +18,7 @@ from fiftyone_ntt.method.backends import FeatureModel, ProposalModel
 from fiftyone_ntt.method.config import Granularity, ProposalConfig
 from fiftyone_ntt.method.references import ReferenceSettings
 from fiftyone_ntt.models.devices import Precision, check_precision, choose_devices, free_memory
-from fiftyone_ntt.models.specs import Dinov2Spec, EfficientNetSpec, MiniSamSpec, ModelSpec, Sam2Spec
-from fiftyone_ntt.models.weights import WEIGHTS
+from fiftyone_ntt.models.specs import WEIGHTS, Dinov2Spec, EfficientNetSpec, MiniSamSpec, ModelSpec, Sam2Spec
 
 __all__ = [
     "PRESETS",

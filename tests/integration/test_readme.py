@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fiftyone_ntt.errors import MissingWeightsError
-from fiftyone_ntt.models.weights import LITE_FILES, locate
+from fiftyone_ntt.models.specs import LITE_FILES, locate
 
 ROOT = Path(__file__).resolve().parents[2]
 

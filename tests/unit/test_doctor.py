@@ -95,7 +95,7 @@ def test_a_database_elsewhere_keeps_its_password(monkeypatch):
 def test_missing_weights_name_files_and_command(monkeypatch, tmp_path):
     for variable in ("FIFTYONE_NTT_WEIGHTS", "HF_HOME", "HF_HUB_CACHE"):
         monkeypatch.setenv(variable, str(tmp_path))
-    monkeypatch.setattr("fiftyone_ntt.models.weights.find_in_package", lambda file: None)
+    monkeypatch.setattr("fiftyone_ntt.models.specs.find_in_package", lambda file: None)
     found = {weights.preset: weights for weights in doctor.preset_weights()}
     lite = doctor._weights_check(found["lite"])
     assert lite.ok is False

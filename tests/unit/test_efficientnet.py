@@ -8,7 +8,7 @@ import torch
 from fiftyone_ntt.errors import InputError, MissingWeightsError, WeightsMismatchError
 from fiftyone_ntt.method.backends import CropEncoder, FeatureModel
 from fiftyone_ntt.models.efficientnet import EfficientNetLite0
-from fiftyone_ntt.models.weights import EFFICIENTNET_LITE0, locate
+from fiftyone_ntt.models.specs import EFFICIENTNET_LITE0, locate
 
 
 @pytest.fixture(scope="module")

