@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar, cast
@@ -26,7 +26,7 @@ from fiftyone_ntt.models import Preset, load_segmenters
 from fiftyone_ntt.models.devices import Precision, choose_devices
 from fiftyone_ntt.models.presets import resolve_preset
 from fiftyone_ntt.params.base import GRANULARITIES, StageOneSettings
-from fiftyone_ntt.pixels.images import content_digest, decode_image, read_bytes
+from fiftyone_ntt.pixels.images import NO_CONTRAST, content_digest, decode_with_notes, notes_at_a_glance, read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +107,7 @@ class CandidateSource:
         indexed: images whose candidates were added to it.
         bytes: size of what was added.
         storage_error: why the index took no more; ``None`` while it does.
+        noted: key -> what a person should know of an image, e.g. that there is hardly any contrast in it.
 
     Raises:
         InputError: if the device is not there.
@@ -121,10 +122,12 @@ class CandidateSource:
         self._store: IndexStore | None = None
         self._loaded: list[Segmenter] | None = None
         self._to_keep: dict[str, str] = {}
+        self._unseen: dict[str, str] = {}  # images that were not decoded, as the index had their candidates
         self._lock = threading.Lock()
         self._explanation = ""
         self.from_index, self.indexed, self.bytes = 0, 0, 0
         self.storage_error: IndexStorageError | None = None
+        self.noted: dict[str, str] = {}
 
     def open(self) -> None:
         """Finds the part of the index to use.
@@ -219,7 +222,30 @@ class CandidateSource:
             notes.append(f"{len(damaged)} damaged files of the index were not used, e.g. {damaged[0]}")
         if self.storage_error is not None:
             notes.append(f"not all could be stored: {self.storage_error}")
-        return notes
+        return notes + self._image_notes()
+
+    def look_at(self, key: str) -> None:
+        """Looks whether an image in which nothing was found could show anything, if the index spared decoding it."""
+        with self._lock:
+            filepath = self._unseen.pop(key, None)
+        if filepath is not None:
+            self._note(key, notes_at_a_glance(filepath))
+
+    def _note(self, key: str, notes: Sequence[str]) -> None:
+        if notes:
+            with self._lock:
+                self.noted[key] = "; ".join(notes)
+
+    def _image_notes(self) -> list[str]:
+        """A line for each kind of note on images."""
+        with self._lock:
+            noted = dict(self.noted)
+        flat = [key for key, note in noted.items() if NO_CONTRAST in note]
+        others = [key for key in noted if key not in set(flat)]
+        lines = [f"{len(flat)} images with {NO_CONTRAST}, e.g. that of sample {flat[0]}"] if flat else []
+        if others:
+            lines.append(f"{len(others)} images used in part, e.g. that of sample {others[0]}: {noted[others[0]]}")
+        return lines
 
     def _read(self, key: str, filepath: str) -> NDArray[np.uint8] | CompactImage:
         data = read_bytes(filepath)
@@ -231,9 +257,12 @@ class CandidateSource:
                     self._to_keep[key] = digest
                 else:
                     self.from_index += 1
+                    self._unseen[key] = filepath
             if content is not None:
                 return content
-        return decode_image(data, filepath)
+        image = decode_with_notes(data, filepath)
+        self._note(key, image.notes)
+        return image.pixels
 
     def _settings(self, segmenter: Segmenter) -> IndexSettings:
         return IndexSettings(self._stage_one.preset.name, segmenter.facts())

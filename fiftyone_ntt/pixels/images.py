@@ -27,6 +27,7 @@ from fiftyone_ntt.pixels.deep_images import (
 )
 
 _MOST_BYTES = 1 << 31
+NO_CONTRAST = "hardly any contrast"
 _REFUSED_FORMATS = frozenset({"EPS"})
 """Formats that PIL hands to another program, which would run what the file says."""
 _ORIENTATION = 274
@@ -232,7 +233,7 @@ def _contrast_note(pixels: NDArray[np.uint8]) -> str | None:
         return None
     deviation = max(float(some[..., channel].std()) for channel in range(3))
     return (
-        f"the image has hardly any contrast (values {some.min()} to {some.max()}, standard deviation "
+        f"the image has {NO_CONTRAST} (values {some.min()} to {some.max()}, standard deviation "
         f"{deviation:.1f}): nothing can be found in it; look at the file"
     )
 
@@ -248,6 +249,20 @@ def _is_flat(pixels: NDArray[np.uint8]) -> bool:
     channels = [pixels[..., channel] for channel in range(pixels.shape[2])]
     spread = max(int(values.max()) - int(values.min()) for values in channels)
     return spread < _LEAST_SPREAD or max(float(values.std()) for values in channels) < _LEAST_DEVIATION
+
+
+def notes_at_a_glance(path: str | Path) -> tuple[str, ...]:
+    """The notes on an image that need not be decoded for anything else; none on one that cannot be read."""
+    try:
+        data = read_bytes(path)
+        if not data.startswith(b"\xff\xd8\xff"):
+            return decode_with_notes(data, path).notes
+        with Image.open(BytesIO(data)) as image:
+            image.draft("RGB", (256, 256))  # a JPEG can be decoded at an eighth of its size, in less time
+            note = _contrast_note(np.asarray(image.convert("RGB")))
+        return () if note is None else (note,)
+    except Exception:
+        return ()
 
 
 # What a file is that is no image

@@ -225,9 +225,9 @@ def register(dataset: fo.Dataset, record: RunRecord) -> None:
             embedded_doc_type=fo.DynamicEmbeddedDocument,
             description=f"what the last labelling run of {name!r} did with this sample",
         )
-    for part, kind in (("run_key", fo.StringField), ("state", fo.StringField), ("error", fo.StringField),
-                       ("seconds", fo.FloatField)):  # fmt: skip
-        dataset.add_sample_field(f"{status}.{part}", kind)
+    for part in ("run_key", "state", "error", "note"):
+        dataset.add_sample_field(f"{status}.{part}", fo.StringField)
+    dataset.add_sample_field(f"{status}.seconds", fo.FloatField)
     dataset.create_index([(f"{status}.run_key", 1), (f"{status}.state", 1)])  # whoever follows runs counts these often
     label_field = dataset.get_field(name)
     label_field.info = {**(label_field.info or {}), PROVENANCE: asdict(record)}

@@ -345,7 +345,7 @@ class _Part:
         """Labels all samples that no other worker has claimed."""
         finishers = min(os.cpu_count() or 1, _MOST_FINISHERS)
         unsaved: list[str] = []
-        with closing(self.source.outcomes(self.work.samples(), self.labeller, finishers=finishers)) as outcomes:
+        with closing(self.source.outcomes(self.work.samples(), self._finish, finishers=finishers)) as outcomes:
             for outcome in outcomes:
                 self.worker.check()
                 self._count(outcome)
@@ -362,13 +362,20 @@ class _Part:
             report.errors[sample_id] = refused[sample_id]
             report.labelled, report.failed = report.labelled - 1, report.failed + 1
 
+    def _finish(self, sample_id: str, content: CompactImage) -> dict[str, Any]:
+        labels = self.labeller(sample_id, content)
+        if not labels["detections"]:
+            self.source.look_at(sample_id)
+        return labels
+
     def _count(self, outcome: Outcome[dict[str, Any]]) -> None:
         report = self.report
         error = None if outcome.error is None else describe_error(outcome.key, outcome.error)
         if error is not None:
             report.errors[outcome.key] = error
         report.instances += len(outcome.value["detections"]) if outcome.value is not None else 0
-        state = self.writer.add(outcome.key, outcome.value, error, outcome.seconds)
+        note = self.source.noted.get(outcome.key)
+        state = self.writer.add(outcome.key, outcome.value, error, outcome.seconds, note)
         report.labelled += state == "ok"
         report.empty += state == "empty"
         report.failed += state == "error"

@@ -77,7 +77,9 @@ class LabelWriter:
         self._pass = patiently(last_pass, dataset, run_key)
         self.refused: dict[str, str] = {}
 
-    def add(self, sample_id: str, labels: Document | None, error: str | None, seconds: float) -> str:
+    def add(
+        self, sample_id: str, labels: Document | None, error: str | None, seconds: float, note: str | None = None
+    ) -> str:
         """Notes the labels of a sample, or why there are none, and saves if it is time.
 
         Args:
@@ -85,6 +87,7 @@ class LabelWriter:
             labels: its detections as a document, see ``to_document``; ``None`` if it failed.
             error: what went wrong, ``None`` otherwise.
             seconds: time spent on it.
+            note: what a person should know of its image.
 
         Returns:
             The sample's state: ``"ok"``, ``"empty"`` or ``"error"``.
@@ -93,8 +96,9 @@ class LabelWriter:
         if labels is not None:
             self._labels[sample_id] = labels
             self._bytes += sum(len(label.get("mask") or b"") for label in labels["detections"])
+        noted = {} if note is None else {"note": note}
         status = fo.DynamicEmbeddedDocument(
-            run_key=self._run_key, state=state, error=error, seconds=round(seconds, 3)
+            run_key=self._run_key, state=state, error=error, seconds=round(seconds, 3), **noted
         )  # fmt: skip
         self._statuses[sample_id] = status.to_dict()
         late = time.monotonic() - self._saved_at > _SECONDS_BETWEEN_SAVES

@@ -309,3 +309,19 @@ def test_loaded_models_are_not_asked_twice(pictures, bank, preset, index_dir, mo
     monkeypatch.setattr(candidates, "load_segmenters", lambda *_: pytest.fail("a model was asked for"))
     assert ntt.segment(pictures, bank, preset=preset, index_dir=index_dir).resumed == 3
     assert load_preset(preset).weights == bank.weights
+
+
+def test_a_picture_without_contrast_is_noted_whether_or_not_it_is_in_the_index(pictures, bank, preset, index_dir):
+    flat = pictures.last()
+    with Image.open(flat.filepath) as image:
+        size = image.size
+    Image.new("L", size, 90).save(flat.filepath)
+    # a score that nothing exceeds: what is in the index is looked at again only where nothing was found
+    settings = {"preset": preset, "device": "cpu", "index_dir": index_dir, "score_threshold": 1.0}
+    for from_index in (0, 3):
+        report = ntt.segment(pictures, bank, "found", overwrite=True, **settings)
+        assert report.from_index == from_index and not report.errors
+        assert any(f"1 images with hardly any contrast, e.g. that of sample {flat.id}" in note for note in report.notes)
+        pictures.reload()
+        notes = dict(zip(*pictures.values(["id", "found_status.note"]), strict=True))
+        assert "hardly any contrast" in notes.pop(flat.id) and set(notes.values()) == {None}
