@@ -311,7 +311,7 @@ def test_loaded_models_are_not_asked_twice(pictures, bank, preset, index_dir, mo
     assert load_preset(preset).weights == bank.weights
 
 
-def test_a_picture_without_contrast_is_noted_whether_or_not_it_is_in_the_index(pictures, bank, preset, index_dir):
+def test_images_without_contrast_are_noted_also_from_the_index(pictures, bank, preset, index_dir):
     flat = pictures.last()
     with Image.open(flat.filepath) as image:
         size = image.size

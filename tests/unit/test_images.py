@@ -489,7 +489,7 @@ def test_bombs_take_no_memory(name):
 # What the index knows an image by
 
 
-def test_digest_changes_only_for_images_that_are_read_anew():
+def test_digest_changes_for_images_read_anew_only():
     for name, write in EIGHT_BITS.items():
         if "16 bits" not in name:
             assert content_digest(write()) == hashlib.sha256(write()).hexdigest(), name
