@@ -75,7 +75,7 @@ def test_the_form_offers_them_where_there_are_some(pictures, two, preset):
     operator = foo.get_operator("@fiftyone-ntt/ntt/segment")
 
     def shown():
-        return "Thresholds of the classes" in str(operator.resolve_input(context("segment", pictures)).to_json())
+        return "Score thresholds of the classes" in str(operator.resolve_input(context("segment", pictures)).to_json())
 
     ntt.segment(pictures, "ntt_bank", "found", preset=preset)
     assert not shown()
