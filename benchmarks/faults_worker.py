@@ -23,8 +23,8 @@ from fiftyone_ntt.core import ImageFrame
 from fiftyone_ntt.method.references import ReferenceSettings
 from fiftyone_ntt.models.presets import PRESETS, Preset
 from fiftyone_ntt.runs import record as states
+from fiftyone_ntt.runs import session as writing
 from fiftyone_ntt.runs import workers as leases
-from fiftyone_ntt.runs import writer as writing
 
 BANK, FIELD, RUN = "faults_bank", "found", "ntt_found"
 SCORE_THRESHOLD = 0.0

@@ -28,9 +28,8 @@ from fiftyone_ntt.references.banks import load_bank, without_references
 from fiftyone_ntt.runs.applied_thresholds import LeastScores, least_scores
 from fiftyone_ntt.runs.estimate import remember_speed
 from fiftyone_ntt.runs.record import GENERIC, MODES, REFERRING, RunRecord, options_of
-from fiftyone_ntt.runs.session import Call, Work, part_in_run
-from fiftyone_ntt.runs.workers import Worker
-from fiftyone_ntt.runs.writer import LabelWriter, Written
+from fiftyone_ntt.runs.session import Call, LabelWriter, Written, part_in_run
+from fiftyone_ntt.runs.workers import Work, Worker
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -226,7 +225,7 @@ def label(task: Task) -> SegmentReport:
     check_name(task.run_key)
     stage_one = StageOne.of(task.stage_one, bank)
     dataset = dataset_of(task.view)
-    least = least_scores(task.thresholds, dataset, bank, config)
+    least = None if task.thresholds is None else least_scores(task.thresholds, dataset, bank, config)
     record = RunRecord.of(task.run_key, task.label_field, bank, config, stage_one, task.mode, least)
     source = CandidateSource(stage_one, bank=bank)
     source.open()

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.pictures(count=IMAGES, shapes=[Shape(step=8)])
 def small_chunks(monkeypatch):
     """Chunks of about one sample, saved one by one, and leases of a second."""
     monkeypatch.setattr(states, "IN_A_CHUNK", 1)
-    monkeypatch.setattr("fiftyone_ntt.runs.writer._LARGEST_CHUNK", 1)
+    monkeypatch.setattr("fiftyone_ntt.runs.session._LARGEST_CHUNK", 1)
     monkeypatch.setenv(leases.LEASE_VARIABLE, "1")
 
 

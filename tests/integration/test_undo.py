@@ -15,7 +15,7 @@ from fiftyone_ntt.pixels.packed_masks import PackedMask
 from fiftyone_ntt.runs import history as undo
 from fiftyone_ntt.runs.history import begin_pass, forget_replaced, last_pass
 from fiftyone_ntt.runs.record import RunRecord, register
-from fiftyone_ntt.runs.writer import LabelWriter
+from fiftyone_ntt.runs.session import LabelWriter
 
 
 def detection(name, left=0, **attributes):
@@ -266,7 +266,7 @@ def test_other_fields_and_runs_are_left_alone(five):
 
 def test_mask_files_go_with_their_run_and_stay_with_their_label(five, tmp_path, monkeypatch):
     monkeypatch.setenv("FIFTYONE_NTT_MASKS", str(tmp_path / "masks"))
-    monkeypatch.setattr("fiftyone_ntt.runs.writer.COMFORTABLE_DOCUMENT", 0)
+    monkeypatch.setattr("fiftyone_ntt.runs.session.COMFORTABLE_DOCUMENT", 0)
     run(five, "again")
     paths = [Path(path) for path in five.values("found.detections.mask_path", unwind=True)]
     assert len(paths) == 4

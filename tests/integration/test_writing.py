@@ -20,7 +20,7 @@ from fiftyone_ntt.errors import DatabaseGoneError, InputError, LeaseLostError, N
 from fiftyone_ntt.pixels.packed_masks import PackedMask
 from fiftyone_ntt.runs.history import begin_pass
 from fiftyone_ntt.runs.record import RunRecord, register
-from fiftyone_ntt.runs.writer import LabelWriter
+from fiftyone_ntt.runs.session import LabelWriter
 
 RECORD = RunRecord("run", "found", ["cat"], "lite", "0" * 64, {}, {}, 4)
 
