@@ -37,8 +37,8 @@ _GUARD = '"$0" "$@" & child=$!; cat >/dev/null; kill $child; wait $child'
 # `pytest --quick`: about a tenth of the tests, some of every room, in less than a minute and a half on two cores.
 QUICK = {
     "pixels": "test_frames test_class_maps test_geometry",
-    "method": "test_match test_matcher test_memory test_coverage test_segmenter",
-    "models": "test_weights test_devices",
+    "method": "test_matcher test_memory test_coverage test_segmenter",
+    "models": "test_weights",
     "candidates": "test_compact test_index_maintenance",
     "dataset and references": "test_labels test_references_review",
     "runs, from references to an export": "test_public_names",
