@@ -264,10 +264,10 @@ def test_a_view_counts_as_what_it_is(scene):
     [
         ({"label_field": "nope"}, InputError, "no field 'nope'.*'ground_truth'"),
         ({"gt_field": "nope"}, InputError, "no field 'nope'"),
-        ({"gt_field": "filepath"}, WrongTypeError, "expected field 'filepath' to hold Detections"),
+        ({"gt_field": "filepath"}, WrongTypeError, "'filepath'"),
         ({"label_field": "kind"}, WrongTypeError, "got Classification"),
         ({"gt_field": "ntt"}, InputError, "two different fields"),
-        ({"gt_field": "empty"}, InputError, "no ground truth: none of the 6 samples has a label in 'empty'"),
+        ({"gt_field": "empty"}, InputError, "'empty'"),
         ({"classes": ["cow"]}, InputError, r"no ground truth for any of the classes \['cow'\].*'bolt'"),
         ({"classes": "nut"}, InputError, "list of distinct class names"),
         ({"classes": []}, InputError, "list of distinct class names"),

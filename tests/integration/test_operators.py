@@ -281,7 +281,7 @@ def test_a_bad_image_is_listed_in_the_result(with_bank, lite, tmp_path):
 
 
 def test_unknown_parameters_are_refused(with_bank):
-    with pytest.raises(InputError, match="unknown parameter 'prompts'; there is: 'bank'"):
+    with pytest.raises(InputError, match="'prompts'.*'bank'"):
         run("segment", with_bank, {"bank": "shapes", "prompts": 3})
 
 
@@ -304,7 +304,7 @@ def test_called_from_python(shapes, lite):
 
 
 def test_called_from_python_with_a_wrong_argument(shapes):
-    with pytest.raises(WrongTypeError, match="'points_per_side' to be a whole number or empty, got '4'"):
+    with pytest.raises(WrongTypeError, match="'points_per_side'.*'4'"):
         operator("segment")(shapes, "by_hand", points_per_side="4")
 
 

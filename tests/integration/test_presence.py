@@ -132,13 +132,13 @@ def test_labels_that_are_replaced_take_their_verdicts_with_them(judged):
 
 def test_refusals(judged):
     judged.add_sample_field("ntt_absent", fo.StringField)
-    with pytest.raises(InputError, match="'ntt_absent' holds something else.*rename"):
+    with pytest.raises(InputError, match="'ntt_absent'"):
         ntt.fit_thresholds(judged, "run")
     assert not judged.has_field("ntt_present") and ntt.load_thresholds(judged, "run") is not None
     judged.add_sample_field("mine", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
-    with pytest.raises(InputError, match="no run of this plugin wrote the labels in 'mine'"):
+    with pytest.raises(InputError, match="'mine'"):
         ntt.judge_presence(judged, "mine")
-    with pytest.raises(WrongTypeError, match="'label_field' to be a text"):
+    with pytest.raises(WrongTypeError, match="'label_field'"):
         ntt.judge_presence(judged, 5)
 
 

@@ -115,7 +115,7 @@ def test_a_threshold_leaves_nothing(photos, fakes, tmp_path):
     ("arguments", "change", "expected"),
     [
         ({"images": 0}, None, "expected at least 1 image"),
-        ({"bank": "circles"}, None, "no memory bank 'circles'"),
+        ({"bank": "circles"}, None, "'circles'"),
         ({}, "untag", "none of the 10 samples is tagged 'ntt:reference'"),
         ({}, "only references", "no image to look at besides the references"),
     ],

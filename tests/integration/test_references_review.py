@@ -90,7 +90,7 @@ def test_patches_are_their_labels(labelled):
 
 
 def test_a_field_without_detections_is_refused(labelled):
-    with pytest.raises(InputError, match="no field 'nope' in .*; fields with labels that can be: 'ground_truth'"):
+    with pytest.raises(InputError, match="'nope'.*'ground_truth'"):
         ntt.use_as_references(labelled, "nope")
 
 
@@ -108,7 +108,7 @@ def test_the_likely_field(labelled, dataset):
     assert likely_field(labelled) == "ground_truth"
     labelled.limit(1).tag_labels(TAG, "another")
     assert likely_field(labelled) == "another"
-    with pytest.raises(InputError, match="has no labels yet: open an image, press 'Annotate'"):
+    with pytest.raises(InputError, match="'Annotate'"):
         likely_field(fo.Dataset())
 
 

@@ -52,9 +52,9 @@ def test_the_run_knows_its_mode(pictures, bank, preset, tmp_path):
         ntt.segment(pictures, bank, "found", **where)
     with pytest.raises(InputError, match="mode 'referring'"):
         ntt.learn(pictures, "found")
-    with pytest.raises(InputError, match="one of generic, referring, got 'all'"):
+    with pytest.raises(InputError, match="'all'"):
         ntt.segment(pictures, bank, "other", mode="all", **where)
-    with pytest.raises(InputError, match="fitted thresholds are for mode='generic'"):
+    with pytest.raises(InputError, match="'generic'"):
         ntt.segment(pictures, bank, "other", mode="referring", thresholds="fitted", **where)
     assert not pictures.has_field("other")
 

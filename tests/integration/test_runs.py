@@ -151,7 +151,7 @@ def test_cancelling_stops_within_a_chunk(pictures, bank, preset, small_chunks):
     assert the_run(pictures)["state"] == "completed"
     with pytest.raises(InputError, match="'ntt_found' is completed"):
         ntt.cancel_run(pictures, "ntt_found")
-    with pytest.raises(InputError, match="no labelling run 'other'.*'ntt_found'"):
+    with pytest.raises(InputError, match="'other'.*'ntt_found'"):
         ntt.cancel_run(pictures, "other")
 
 

@@ -240,7 +240,7 @@ def test_an_interrupted_undo_can_be_called_again(five, monkeypatch, step, key):
 def test_the_last_run_on_a_field_goes_first(five):
     run(five, "first", "dog")
     run(five, "second", overwrite=True)
-    with pytest.raises(InputError, match="'second' has overwritten labels of run 'first'; undo 'second' first"):
+    with pytest.raises(InputError, match="'second'.*'first'"):
         ntt.undo_run(five, "first")
     ntt.undo_run(five, "second")
     ntt.undo_run(five, "first")

@@ -254,7 +254,7 @@ def test_patience_must_be_a_number(monkeypatch):
     def gone():
         raise AutoReconnect("gone")
 
-    with pytest.raises(InputError, match="FIFTYONE_NTT_DATABASE_PATIENCE to be a number of seconds, got 'long'"):
+    with pytest.raises(InputError, match="'long'"):
         patiently(gone)
 
 

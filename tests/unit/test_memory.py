@@ -43,7 +43,7 @@ def test_without_a_centre(bank, tmp_path):
 
 def test_another_preset_or_other_weights_are_refused(bank):
     bank.check_preset("lite", {"sam": "1" * 64})
-    with pytest.raises(PresetMismatchError, match="made with preset 'lite', not 'base'"):
+    with pytest.raises(PresetMismatchError, match="'lite'.*'base'"):
         bank.check_preset("base", {"sam": "1" * 64})
     with pytest.raises(PresetMismatchError, match="weights of sam differ"):
         bank.check_preset("lite", {"sam": "2" * 64})

@@ -163,5 +163,5 @@ def test_blending():
     assert torch.allclose(mixed, torch.tensor([[0.6, 0.4], [0.6, 0.0], [0.55, 0.1]]))
     with pytest.raises(InputError, match="a group for each"):
         blended(similarities[:2], looks, prototypes, 0.5)
-    with pytest.raises(InputError, match="second_look between 0 and 1"):
+    with pytest.raises(InputError, match="second_look"):
         MatchConfig(second_look=1.5)
