@@ -24,8 +24,7 @@ from torch import Tensor
 from benchmarks.clock import DECODE, ENCODE, FEATURES, MATCH, POOL
 from fiftyone_ntt.core import ImageFrame, MatchConfig, MemoryBank, ProposalConfig
 from fiftyone_ntt.method.proposals import grid_points
-from fiftyone_ntt.pixels.frames import feature_input
-from fiftyone_ntt.pixels.images import imagenet_normalize
+from fiftyone_ntt.pixels.frames import feature_input, imagenet_normalize
 
 Stage = Callable[[str], AbstractContextManager[Any]]
 Replace = Callable[[Tensor], Tensor]

@@ -193,13 +193,14 @@ _HALF_MAX = float(torch.finfo(torch.float16).max)
 def _compact_masks(logits: Tensor, radius: int) -> dict[str, NDArray[Any]]:
     """Run lengths, outline values, boxes and stability of masks float32 ``[n, 256, 256]``."""
     inside = logits > 0
-    flat = inside.flatten(1)
+    flat = inside.flatten(1)  # [n, 65536]
     changed = flat.clone()
     changed[:, 1:] ^= flat[:, :-1]
     mask, position = changed.nonzero(as_tuple=True)
     # The distance from the change before; a mask's first run is counted from its first pixel.
     runs = position.clone()
     runs[1:] -= torch.where(mask[1:] == mask[:-1], position[:-1], torch.zeros_like(position[:-1]))
+    # Where a resize can see a value and not only a sign: flat places in [n * 256 * 256].
     near = near_outline(inside, ~inside, radius).flatten().nonzero()[:, 0]
     counts = {"run_counts": mask, "outline_counts": near // flat.shape[1]}
     return {

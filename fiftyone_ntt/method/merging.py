@@ -81,7 +81,7 @@ def nms_per_label(boxes: FloatArray, priority: FloatArray, labels: IntArray, thr
     """
     order = np.argsort(-priority, kind="stable")
     kept = np.zeros(len(order), bool)
-    for label in np.unique(labels):
+    for label in np.unique(labels):  # one label never suppresses another
         members = order[labels[order] == label]
         kept[members[_greedy(boxes[members], threshold)]] = True
     return order[kept[order]]
@@ -174,7 +174,7 @@ def semantic_overlap(masks: Sequence[PackedMask], vectors: FloatArray, labels: I
     overlap = np.zeros(len(masks), np.float32)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        similar = np.maximum(vectors[members] @ vectors[members].T, 0)
+        similar = np.maximum(vectors[members] @ vectors[members].T, 0)  # [m, m]
         for k in range(1, len(members)):
             overlap[members[k]] = _overlap(masks[members[k]], [masks[j] for j in members[:k]], similar[k, :k])
     return overlap
@@ -228,6 +228,7 @@ def best_merged(
         reached = np.partition(final, -enough)[-enough] if start >= enough else -1
         if scores[batch[0]] < reached or scores[batch[0]] <= config.score_threshold:
             break
+        # Of each of them, those of its label that are better and near enough to cover some of it.
         rivals = [_rivals(int(i), masks.reach, members[labels[i]]) for i in batch]
         masks.make(np.concatenate([batch, *rivals]))
         for i, others in zip(batch, rivals, strict=True):

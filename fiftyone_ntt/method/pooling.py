@@ -37,6 +37,7 @@ def pool(candidates: Candidates, tokens: Tensor) -> Tensor:
     rows, columns, channels = tokens.shape
     logits = candidates.mask_logits
     height, width = candidates.frame.mask_content
+    # The two factors of the up-sampling, [h, rows] and [w, columns]: their transposes carry masks down.
     up_y = bilinear_matrix(height, rows).to(logits.device)
     up_x = bilinear_matrix(width, columns).to(logits.device)
     flat = tokens.reshape(-1, channels).to(logits.device, torch.float32)
@@ -45,9 +46,9 @@ def pool(candidates: Candidates, tokens: Tensor) -> Tensor:
 
 
 def _pool_chunk(logits: Tensor, up_y: Tensor, up_x: Tensor, tokens: Tensor) -> Tensor:
-    inside = (logits[:, : len(up_y), : len(up_x)] > 0).float()
-    weights = up_y.T @ (inside @ up_x)
-    area = inside.sum(dim=(1, 2))
+    inside = (logits[:, : len(up_y), : len(up_x)] > 0).float()  # [n, h, w] without the frame's padding
+    weights = up_y.T @ (inside @ up_x)  # [n, rows, columns], what each token counts in a mask
+    area = inside.sum(dim=(1, 2))  # [n]; 0 of an empty mask gives NaN below
     return weights.flatten(1) @ tokens / area[:, None]
 
 
@@ -67,7 +68,7 @@ def pool_mask(mask: NDArray[np.bool_], tokens: Tensor | NDArray[np.float32]) -> 
     size = min(mask.shape[0], MASK_SIDE), min(mask.shape[1], MASK_SIDE)
     inside = F.adaptive_avg_pool2d(torch.from_numpy(mask.astype(np.float32))[None], size)[0]
     up_y, up_x = (bilinear_matrix(extent, cells) for extent, cells in zip(size, grid.shape[:2], strict=True))
-    weights = up_y.T @ (inside @ up_x)
+    weights = up_y.T @ (inside @ up_x)  # [rows, columns]
     vector: NDArray[np.float32] = (weights.flatten() @ grid.flatten(0, 1) / inside.sum()).numpy()
     return vector
 

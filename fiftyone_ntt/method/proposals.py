@@ -109,6 +109,7 @@ class Candidates:
 def stability_of(logits: Tensor) -> Tensor:
     """Area above 1 over area above -1: float32 ``[n]``. As products with ones: much faster than sums of flags."""
     ones = logits.new_ones(MASK_SIDE * MASK_SIDE)
+    # Two areas for each mask: surely inside, and possibly inside.
     sure, possible = ((logits > level).flatten(1).float() @ ones for level in (1, -1))
     return torch.where(possible > 0, sure / possible, torch.ones_like(sure))
 
@@ -183,6 +184,6 @@ def kept_of(
         int64 ``[n]`` which prompts, rising, their logits ``[n, 256, 256]`` and predicted IoU ``[n]``.
     """
     outputs = torch.tensor(among, device=predicted_iou.device)
-    iou, best = predicted_iou[:, outputs].max(dim=1)  # [P]
+    iou, best = predicted_iou[:, outputs].max(dim=1)  # [P] each
     kept = (iou > threshold).nonzero()[:, 0]
     return kept, logits[kept, outputs[best[kept]]], iou[kept]

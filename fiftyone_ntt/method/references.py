@@ -224,7 +224,7 @@ def crop_bounds(
         ``(x1, y1, x2, y2)``, x2 and y2 exclusive, at least one pixel each way.
     """
     x1, y1, x2, y2 = (int(value) for value in box)
-    half = max(x2 - x1, y2 - y1) * (1 + context_ratio) / 2
+    half = max(x2 - x1, y2 - y1) * (1 + context_ratio) / 2  # of the side of the square
     height, width = image_size
     left, right = _clip_span((x1 + x2) / 2, half, width)
     top, bottom = _clip_span((y1 + y2) / 2, half, height)
@@ -277,6 +277,7 @@ def patch_weights(mask: Tensor, grid: tuple[int, int], mode: str, side: int) -> 
         return F.adaptive_avg_pool2d(mask, grid)[0, 0]
     if mask.shape[-2:] != (side, side):
         mask = F.interpolate(mask, size=(side, side), mode="bilinear", align_corners=False)
+    # "nearest" downwards takes the first pixel of each patch: its top-left corner.
     return F.interpolate(mask, size=grid, mode="nearest")[0, 0]
 
 

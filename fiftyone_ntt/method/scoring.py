@@ -121,9 +121,10 @@ def coverage(candidates: CandidateSet, tokens: Tensor, prototypes: Tensor) -> Te
         float32 ``[N, K]`` above 0, at most 1; 1 where there is no evidence at all.
     """
     rows, columns, channels = tokens.shape
-    evidence = similarity(tokens.reshape(-1, channels), prototypes)
-    evidence = (evidence - evidence.median(dim=0).values).clamp(min=0)
+    evidence = similarity(tokens.reshape(-1, channels), prototypes)  # [rows * columns, K]
+    evidence = (evidence - evidence.median(dim=0).values).clamp(min=0)  # what half of the image has counts for nothing
     inside = torch.from_numpy(token_weights(candidates.mask_runs, len(candidates), candidates.frame, (rows, columns)))
+    # [N, 1, rows, columns]: each mask grown by two tokens in every direction.
     around = F.max_pool2d(inside[:, None], 2 * REACH + 1, stride=1, padding=REACH)
     explained = (inside.flatten(1) @ evidence + _FLOOR) / (around.flatten(1) @ evidence + _FLOOR)
     return explained.clamp(max=1)
@@ -136,6 +137,7 @@ def token_weights(runs: Runs, count: int, frame: ImageFrame, grid: tuple[int, in
     shares = torch.from_numpy(across[runs.stop] - across[runs.start])
     line = torch.from_numpy(runs.owner * MASK_SIDE + runs.row)
     weights = np.zeros((count, *grid), np.float32)
+    # First along the rows of the mask frame, run by run, then down its columns: never a mask pixel by pixel.
     for first in range(0, count, _CHUNK):
         low, high = np.searchsorted(runs.owner, [first, first + _CHUNK])
         lines = torch.zeros(min(_CHUNK, count - first) * MASK_SIDE, grid[1])

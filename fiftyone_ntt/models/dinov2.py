@@ -15,7 +15,7 @@ from torch import Tensor
 from fiftyone_ntt.errors import InputError, MissingWeightsError, WeightsMismatchError
 from fiftyone_ntt.models.devices import Compiled, Precision, autocast
 from fiftyone_ntt.models.specs import hub_reachable, sha256_of
-from fiftyone_ntt.pixels.images import imagenet_normalize
+from fiftyone_ntt.pixels.frames import imagenet_normalize
 
 logger = logging.getLogger(__name__)
 

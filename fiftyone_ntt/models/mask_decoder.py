@@ -215,14 +215,15 @@ class MaskDecoder:
             image: what ``prepare`` made.
             sparse: float32 ``[P, n, D]`` prompt embeddings, the padding point included.
         """
-        start = torch.cat([self.start.expand(len(sparse), -1, -1), sparse], dim=1)
+        start = torch.cat([self.start.expand(len(sparse), -1, -1), sparse], dim=1)  # [P, T, D] output and prompt tokens
         tokens, values, seen = self._first_layer(image, start)
         tokens, after = self._second_layer(image, start, tokens, values, seen)
+        # The tokens' last look at the image.
         q = self.final.split(self.final.q(tokens + start)) * self.final.scale
         tokens = tokens + self.final.look(q, image.last_keys, image.last_values, after)
         tokens = F.layer_norm(tokens, tokens.shape[-1:], *self.final_norm, eps=NORM_EPS)
         masks_from = len(self.start) - self.masks
-        iou = mlp(self.iou_head, tokens[:, masks_from - 1])
+        iou = mlp(self.iou_head, tokens[:, masks_from - 1])  # [P, 4]
         iou = iou.sigmoid() if self.sigmoid_iou else iou
         return Predicted(iou, tokens[:, masks_from : len(self.start)], after)
 
@@ -232,8 +233,9 @@ class MaskDecoder:
         look, back = layer.to_image, layer.from_image
         tokens = layer.norm(1, layer.among.among_tokens(start, start, start))
         q = look.split(look.q(tokens + start)) * look.scale
-        attention = shared(q, image.first_keys).softmax(dim=-1)
+        attention = shared(q, image.first_keys).softmax(dim=-1)  # [P, heads, T, N]
         tokens = layer.digest(tokens, look.join(shared_values(attention, image.first_values)))
+        # The image looks back: each pixel takes up a mixture of what the tokens offer.
         keys, values = layer.offer(tokens, start)
         coefficients = shared(keys, image.first_queries).softmax(dim=2).flatten(1, 2)
         basis = back.basis_of(values, self.added0)

@@ -22,8 +22,7 @@ from torch import Tensor
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models.mask_decoder import MaskDecoder, PreparedImage
 from fiftyone_ntt.models.specs import sha256_of
-from fiftyone_ntt.pixels.frames import ImageFrame
-from fiftyone_ntt.pixels.images import imagenet_normalize
+from fiftyone_ntt.pixels.frames import ImageFrame, imagenet_normalize
 
 _SIDE = 1024
 _FOREGROUND, _PADDING, _BOX_CORNERS = 1, -1, (2, 3)

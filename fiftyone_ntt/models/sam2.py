@@ -21,8 +21,7 @@ from fiftyone_ntt.method.proposals import kept_of
 from fiftyone_ntt.models.devices import Compiled, Precision, autocast, matmul
 from fiftyone_ntt.models.mask_decoder import MaskDecoder, PreparedImage
 from fiftyone_ntt.models.specs import sha256_of
-from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame
-from fiftyone_ntt.pixels.images import imagenet_normalize
+from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame, imagenet_normalize
 
 logger = logging.getLogger(__name__)
 

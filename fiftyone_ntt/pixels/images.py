@@ -1,4 +1,4 @@
-"""Reading an image file the way every other module expects it, and the input normalisation that networks share."""
+"""Reading an image file the way every other module expects it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.pixels.deep_images import (
@@ -372,17 +371,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror  # the path is in the message already
     return " ".join(str(error).split()) or type(error).__name__
-
-
-# Normalisation
-
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-def imagenet_normalize(images: Tensor) -> Tensor:
-    """Shifts and scales float32 ``[B, 3, H, W]`` RGB in 0..1 to zero mean and unit variance on ImageNet."""
-    mean = images.new_tensor(IMAGENET_MEAN).reshape(1, 3, 1, 1)
-    std = images.new_tensor(IMAGENET_STD).reshape(1, 3, 1, 1)
-    return (images - mean) / std

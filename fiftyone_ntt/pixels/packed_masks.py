@@ -208,6 +208,7 @@ class ImageMasks:
 def _reach(source: MaskSource, index: NDArray[np.int64]) -> NDArray[np.float32]:
     (height, width), (rows, columns) = source.frame.image_size, source.frame.mask_content
     margin = outline_radius(source.frame)
+    # The boxes, grown by what a resize can see beyond them, in pixels of the image.
     corners = source.boxes[index] + np.array([-margin, -margin, 1 + margin, 1 + margin])
     scale = np.array([width / columns, height / rows] * 2)
     return np.asarray(np.clip(corners * scale, 0, [width, height] * 2), np.float32)
