@@ -15,7 +15,7 @@ from fiftyone_ntt.operators.base import NttOperator, error_rows, progress_of
 from fiftyone_ntt.operators.forms import Form, counted
 from fiftyone_ntt.params.review import ExportParams, ToSegmentationParams
 
-_FORMATS = {"coco": "COCO (outlines)", "yolo": "YOLO (outlines)", "fiftyone": "FiftyOne dataset (masks)"}
+_FORMATS = {"coco": "COCO (masks)", "yolo": "YOLO (polygons)", "fiftyone": "FiftyOne dataset (masks)"}
 _ALL, _ACCEPTED = "Everything that was not rejected", "Only what a person accepted"
 
 
@@ -87,7 +87,7 @@ def _proposed_folder(dataset: fo.Dataset) -> Path:
 
 def _describe_export(form: Form, target: SampleCollection) -> None:
     """Says what would be written, as the form is filled in now."""
-    from fiftyone_ntt.review.export import count_chosen
+    from fiftyone_ntt.review.export_choice import count_chosen
 
     options = {"only": form.value("only"), "score_threshold": form.value("score_threshold")}
     try:

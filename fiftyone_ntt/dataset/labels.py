@@ -103,7 +103,7 @@ def is_edited(document: Mapping[str, Any]) -> bool:
     # Other bytes may still be the same pixels: packed again by FiftyOne, or moved to a file.
     try:
         pixels = fo.Detection.from_dict(dict(document)).get_mask()
-    except (OSError, ValueError):  # a file that is gone was not edited away
+    except Exception:  # a file that is gone was not edited away; damaged bytes can raise nearly anything
         return False
     return of_pixels != _of_pixels(label, box, pixels)
 
@@ -227,3 +227,24 @@ class _Place:
         if self.mask is None or other.mask is None:
             return meeting / max(float(self.box[2:].prod() + other.box[2:].prod()) - meeting, 1e-12)
         return self.mask.iou(other.mask)
+
+
+CROWD, IGNORED = "iscrowd", ("ignore", "difficult")
+"""Attributes of labels by which COCO marks regions of many objects, and others what is not to be counted."""
+
+
+def is_crowd(label: fo.Label) -> bool:
+    """Whether a label marks a region of many objects (COCO's ``iscrowd``), not one object."""
+    return _is_set(label, CROWD)
+
+
+def is_ignored(label: fo.Label) -> bool:
+    """Whether a label is marked as to be ignored, or as too difficult to be counted (Pascal VOC)."""
+    return any(_is_set(label, name) for name in IGNORED)
+
+
+def _is_set(label: fo.Label, name: str) -> bool:
+    value = label.get_attribute_value(name, None)
+    if isinstance(value, str):  # importers keep text of XML files as it is
+        return value.strip().lower() not in ("", "0", "false", "no", "none")
+    return bool(value)

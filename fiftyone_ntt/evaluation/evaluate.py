@@ -27,6 +27,7 @@ from fiftyone_ntt.dataset.fields import (
     with_sizes,
 )
 from fiftyone_ntt.dataset.geometry import place_mask
+from fiftyone_ntt.dataset.labels import is_crowd, is_ignored
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.evaluation.coco import (
     Box,
@@ -48,7 +49,6 @@ from fiftyone_ntt.pixels.mask_codes import Rle, encode_crop
 from fiftyone_ntt.references.banks import list_banks, load_bank, without_references
 from fiftyone_ntt.runs.record import provenance_of
 
-CROWD_ATTRIBUTE = "iscrowd"
 _NO_SCORES = Scores(None, None, None, None)
 
 
@@ -65,7 +65,8 @@ def evaluate(
 ) -> EvaluationResults:
     """Scores predicted detections, or semantic segmentation masks, against ground truth.
 
-    AP and AR rank all labels whatever their score. Objects with the attribute ``iscrowd`` are COCO crowd regions.
+    AP and AR rank all labels whatever their score. Objects with the attribute ``iscrowd``, ``ignore`` or
+    ``difficult`` count neither as found nor as missed, nor does what lies on them.
     A sample without labels counts: its objects are missed. Labels that a person has rejected are left out. Image sizes
     are computed and kept where they are missing, and so are the results, for the App.
 
@@ -226,7 +227,7 @@ def _read(
         for label in detections_of(sample[gt_field]):
             if label.label in index:
                 box, rle = _geometry(label, size, sample.id, gt_field)
-                crowd = bool(label.get_attribute_value(CROWD_ATTRIBUTE, False))
+                crowd = is_crowd(label) or is_ignored(label)
                 objects.truth.append(GroundTruth(sample.id, index[label.label], box, rle, crowd))
         for label in detections_of(sample[label_field]):
             if label.label in index:
@@ -303,6 +304,11 @@ def _remarks(objects: _Objects, label_field: str) -> list[str]:
         remarks.append(f"{objects.rejected} rejected labels (tag {REJECTED_TAG}) left out")
     if objects.without_score:
         remarks.append(f"{objects.without_score} labels carry no confidence and are taken as certain (1.0)")
+    if not_counted := sum(item.crowd for item in objects.truth):
+        remarks.append(
+            f"{not_counted} ground-truth objects are marked iscrowd, ignore or difficult: labels on them count "
+            "neither as right nor as wrong"
+        )
     for items, name in ((objects.truth, "ground truth"), (objects.predicted, "predicted")):
         bare = sum(item.rle is None for item in items)
         if 0 < bare < len(items):

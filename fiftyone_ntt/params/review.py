@@ -100,7 +100,7 @@ class ExportParams(Params):
     format: str = param(
         "coco",
         label="Format",
-        help="'coco' and 'yolo' write outlines, to train something else with; 'fiftyone' keeps the masks as they are",
+        help="'coco' keeps the masks as they are, 'yolo' writes a polygon for each; 'fiftyone' is for FiftyOne itself",
         choices=EXPORT_FORMATS,
     )
     only: str = param(
@@ -115,6 +115,13 @@ class ExportParams(Params):
     )
     classes: tuple[str, ...] | None = param(
         None, label="Classes", help="the classes to write, in this order; all where left empty"
+    )
+    masks: str = param(
+        "rle",
+        label="Masks in COCO",
+        help="'rle' (run lengths) keeps every pixel; 'polygons' is for tools that read nothing else, and the report "
+        "says what was lost",
+        choices=("rle", "polygons"),
     )
     export_media: bool = param(True, label="Copy the images too", help="otherwise only labels are written")
     overwrite: bool = param(

@@ -5,46 +5,58 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import fiftyone as fo
+import numpy as np
 from bson import ObjectId
-from fiftyone import ViewExpression
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
-from fiftyone.utils.yolo import YOLOv5DatasetExporter
+from PIL import Image
 
 from fiftyone_ntt.dataset.fields import (
     DECIDED_TAGS,
-    PROTECTED_TAGS,
-    REJECTED_TAG,
     check_detections_field,
     dataset_of,
-    image_samples,
     whole_images,
 )
-from fiftyone_ntt.dataset.labels import is_edited
+from fiftyone_ntt.dataset.geometry import box_in_pixels, place_mask
+from fiftyone_ntt.dataset.labels import is_crowd, is_ignored
 from fiftyone_ntt.dataset.storage import raw_values
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.params.base import Progress
-from fiftyone_ntt.runs.record import PROVENANCE
+from fiftyone_ntt.pixels.images import decode_image, read_bytes
+from fiftyone_ntt.review.export_choice import chosen_labels, classes_of, why_nothing
+from fiftyone_ntt.review.export_formats import (
+    IMAGES,
+    CocoWriter,
+    Names,
+    PlacedLabel,
+    YoloWriter,
+    count_on_disk,
+    save,
+    write_error,
+)
 
 FORMATS = {"coco": "COCO", "yolo": "YOLO", "fiftyone": "FiftyOne dataset"}
 """Formats, and what they are called."""
 ONLY = ("accepted", "all")
+MASKS = ("rle", "polygons")
 NOTE = "ntt_export.json"
 """File that tells what lies in the folder; only a folder with it is ever replaced."""
-_TOLERANCE = 0.5  # pixels between a mask's border and its outline
 _CHUNK = 100
+_MOST_LINES = 20
+_ANY_SIZE = (1024, 1024)  # to look at labels of an image whose size nobody needs
 
 
 @dataclass
 class ExportReport:
-    """What ``export_labels`` wrote.
+    """What ``export_labels`` wrote, counted in the files that lie on disk.
 
     Attributes:
         folder: where it lies.
@@ -54,6 +66,9 @@ class ExportReport:
         per_class: class -> labels written.
         how_to_load: the lines of Python that read it.
         notes: what whoever trains with it should know.
+        files: files in the folder.
+        left_out: one line for each image or label that could not be written, with the reason.
+        renamed: name of an image in the export -> its path, where the name is not the end of that path.
     """
 
     folder: str
@@ -63,11 +78,17 @@ class ExportReport:
     per_class: dict[str, int]
     how_to_load: str
     notes: list[str] = field(default_factory=list)
+    files: int = 0
+    left_out: list[str] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        classes = ", ".join(f"{count} {name}" for name, count in self.per_class.items())
+        classes = ", ".join(f"{count} {' '.join(name.split())}" for name, count in self.per_class.items())
         first = f"{self.labels} labels ({classes}) on {self.images} images written to {self.folder}"
-        return "; ".join([first, *self.notes])
+        lines = ["; ".join([first, *self.notes]), *self.left_out[:_MOST_LINES]]
+        if len(self.left_out) > _MOST_LINES:
+            lines.append(f"and {len(self.left_out) - _MOST_LINES} more left out: see left_out in {NOTE}")
+        return "\n- ".join(lines)
 
 
 def export_labels(
@@ -79,14 +100,20 @@ def export_labels(
     only: str = "accepted",
     score_threshold: float | None = None,
     classes: Sequence[str] | None = None,
+    masks: str = "rle",
     export_media: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
     """Writes labels and images to a folder. Labels that a person has rejected are always left out.
 
-    COCO and YOLO keep outlines of masks: within a pixel, with holes filled, and in YOLO of the largest part only. The
-    FiftyOne format keeps the masks as they are.
+    COCO keeps masks as they are, as run lengths; ``masks="polygons"`` is for tools that read nothing else. YOLO knows
+    one polygon an object: parts and holes are joined by bridges. Polygons run along the edges of pixels, and what they
+    still lose is counted in the report. A label without a mask is written as its filled box. The attribute ``iscrowd``
+    of a label goes out with it; YOLO knows no crowds, so they are left out there.
+
+    Images are named by their path below the folder that they all share, so that ``left/0.jpg`` and ``right/0.jpg`` stay
+    apart. An image or a label that cannot be read is left out, with a line in the report, and the rest is written.
 
     Args:
         view: the samples; of grouped samples, those of the active slice.
@@ -97,110 +124,41 @@ def export_labels(
             ``"all"`` also what nobody has decided on, and images without labels.
         score_threshold: undecided labels at or below this score are left out.
         classes: the classes to write, in this order; those of the run that wrote the labels, else all, where ``None``.
+        masks: of COCO: ``"rle"`` (lossless) or ``"polygons"``.
         export_media: copy the images too.
         overwrite: replace an earlier export in this folder; any other folder that holds something is refused.
         progress: called with (done, total, message).
 
+    Returns:
+        What lies on disk now, counted there.
+
     Raises:
-        InputError: if there is nothing to write, or the folder, a field or an option cannot be used.
+        InputError: if there is nothing to write, a file cannot be written (it is named), or the folder, a field or an
+            option cannot be used.
         WrongTypeError: if the field holds something other than detections, or the samples are no images.
     """
-    for name, value, allowed in (("format", format, FORMATS), ("only", only, ONLY)):
+    for name, value, allowed in (("format", format, FORMATS), ("only", only, ONLY), ("masks", masks, MASKS)):
         if value not in allowed:
             raise InputError(f"expected {name} to be one of {', '.join(allowed)}; got {value!r}")
     view = whole_images(view)
     check_detections_field(view, label_field)
     folder = _checked_folder(export_dir, overwrite)
     if progress is not None:
-        progress(0, 2, "looking for labels to export")
+        progress(0, 1, "looking for labels to export")
     chosen = chosen_labels(view, label_field, only=only, score_threshold=score_threshold, exact=True)
-    names = _classes_of(chosen, label_field, classes)
+    names = classes_of(chosen, label_field, classes)
+    labels_there = Counter(chosen.values(f"{label_field}.detections.label", unwind=True))
     chosen = chosen.filter_labels(label_field, F("label").is_in(names), only_matches=only == "accepted")
-    found = Counter(chosen.count_values(f"{label_field}.detections.label"))
-    counts = {name: found[name] for name in names if found[name]}
-    if not counts:
-        raise InputError(f"nothing to export: {_why_nothing(view, label_field, only)}")
-    if progress is not None:
-        progress(1, 2, f"writing {sum(counts.values())} labels on {len(chosen)} images")
-    report = ExportReport(str(folder), format, len(chosen), sum(counts.values()), counts, _how_to_load(folder, format))
-    report.notes = _notes(view.select(chosen.values("id")), label_field, only)
-    _write(chosen, folder, label_field, names, export_media, report)
-    if progress is not None:
-        progress(2, 2, "exported")
+    if not any(labels_there[name] for name in names):
+        raise InputError(f"nothing to export: {why_nothing(view, label_field, only)}")
+    report = ExportReport(
+        str(folder), format, 0, 0, {}, "", _notes(view.select(chosen.values("id")), label_field, only)
+    )
+    if nameless := labels_there[None] + labels_there[""]:
+        report.notes.append(f"{nameless} labels without a class left out")
+    job = _Job(chosen, label_field, names, format, masks, export_media, report, keep_empty=only == "all")
+    _write(job, folder, progress)
     return report
-
-
-def chosen_labels(
-    view: SampleCollection, label_field: str, *, only: str, score_threshold: float | None = None, exact: bool = False
-) -> SampleCollection:
-    """The view reduced to the labels that would be exported.
-
-    Args:
-        view: the samples.
-        label_field: field of detections.
-        only: ``"accepted"`` or ``"all"``.
-        score_threshold: undecided labels at or below this score are left out.
-        exact: also finds labels that a person edited without saying so, which takes reading every mask.
-    """
-    kept = F("tags").contains(list(PROTECTED_TAGS))
-    if PROVENANCE in (dataset_of(view).get_field(label_field).info or {}):
-        kept |= ~F("predicted_iou").exists()  # drawn by a person: no run leaves this out
-    edited = _edited(view, label_field) if exact else []
-    if edited:
-        kept |= F("_id").is_in(edited)
-    if only == "all":
-        kept |= _true() if score_threshold is None else F("confidence") > score_threshold
-    return view.filter_labels(label_field, ~F("tags").contains(REJECTED_TAG) & kept, only_matches=only == "accepted")
-
-
-def count_chosen(
-    view: SampleCollection, label_field: str, *, only: str, score_threshold: float | None = None
-) -> tuple[int, int]:
-    """How many labels on how many images ``export_labels`` would write, about: no mask is read."""
-    chosen = chosen_labels(image_samples(view), label_field, only=only, score_threshold=score_threshold)
-    return chosen.count(f"{label_field}.detections"), len(chosen)
-
-
-def _true() -> ViewExpression:
-    return F("_id").exists()
-
-
-def _edited(view: SampleCollection, label_field: str) -> list[ObjectId]:
-    """Labels without a decision's tag that are no longer as a run wrote them."""
-    ids, found = view.values("id"), []
-    for start in range(0, len(ids), _CHUNK):
-        for document in raw_values(view.select(ids[start : start + _CHUNK]), label_field):
-            for label in (document or {}).get("detections") or []:
-                if not DECIDED_TAGS & set(label.get("tags") or ()) and is_edited(label):
-                    found.append(label["_id"])
-    return found
-
-
-def _classes_of(view: SampleCollection, label_field: str, classes: Sequence[str] | None) -> list[str]:
-    if isinstance(classes, str) or (classes is not None and (not classes or len(set(classes)) < len(classes))):
-        raise InputError(f"expected a list of distinct class names, got {classes!r}")
-    there = [name for name in view.distinct(f"{label_field}.detections.label") if name]
-    if classes is not None:
-        missing = sorted(set(classes) - set(there))
-        if missing and len(missing) == len(classes):
-            raise InputError(
-                f"nothing to export: no label of {missing} among them; there is: {sorted(there) or 'none'}"
-            )
-        return list(classes)
-    info = dataset_of(view).get_field(label_field).info or {}
-    of_run = list((info.get(PROVENANCE) or {}).get("classes") or [])
-    return [*of_run, *sorted(set(there) - set(of_run))]
-
-
-def _why_nothing(view: SampleCollection, label_field: str, only: str) -> str:
-    count = view.count(f"{label_field}.detections")
-    if not count:
-        return f"none of the {len(view)} samples has labels in {label_field!r}"
-    if only == "accepted":
-        return (
-            f"none of the {count} labels in {label_field!r} has been accepted; accept some, or export all (only='all')"
-        )
-    return f"all {count} labels in {label_field!r} were rejected, have another class, or too low a score"
 
 
 def _checked_folder(export_dir: str | Path, overwrite: bool) -> Path:
@@ -219,70 +177,188 @@ def _checked_folder(export_dir: str | Path, overwrite: bool) -> Path:
     return folder
 
 
-def _write(
-    chosen: SampleCollection, folder: Path, label_field: str, names: list[str], export_media: bool, report: ExportReport
-) -> None:
+@dataclass
+class _Job:
+    """An export that is going on.
+
+    Attributes:
+        chosen: the samples with the labels to write.
+        label_field: their field.
+        names: classes in the order of their numbers.
+        format: what to write.
+        masks: of COCO, how.
+        export_media: copy the images too.
+        report: filled on the way.
+        keep_empty: also write images without a label.
+        unusable: ids of labels that cannot be written.
+        boxes: labels without a mask.
+    """
+
+    chosen: SampleCollection
+    label_field: str
+    names: list[str]
+    format: str
+    masks: str
+    export_media: bool
+    report: ExportReport
+    keep_empty: bool
+    unusable: list[ObjectId] = field(default_factory=list)
+    boxes: int = 0
+
+
+def _write(job: _Job, folder: Path, progress: Progress | None) -> None:
     """Writes beside the folder first: what goes wrong half-way leaves nothing, and an earlier export as it was."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = folder.with_name(f".{folder.name}.{ObjectId()}")
+    hidden = folder.with_name(f".ntt-export-{ObjectId()}")
     try:
-        _export(chosen, made, label_field, report.format, names, export_media)
-        facts = {"made": datetime.now(timezone.utc).isoformat(timespec="seconds"), "dataset": dataset_of(chosen).name}
-        facts |= {"label_field": label_field, "classes": names, **asdict(report)}
-        (made / NOTE).write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _export(job, hidden, folder, progress)
+        facts = {
+            "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "dataset": dataset_of(job.chosen).name,
+        }
+        facts |= {"label_field": job.label_field, "classes": job.names, **asdict(job.report)}
+        save(hidden / NOTE, json.dumps(facts, indent=2, ensure_ascii=False))
         if folder.exists():
             shutil.rmtree(folder)
-        made.rename(folder)
+        hidden.rename(folder)
     except OSError as error:
-        raise InputError(
-            f"cannot write to {folder}: {error}; choose a folder with room that you may write to"
-        ) from error
+        raise write_error(error, hidden, folder) from error
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
-def _export(
-    chosen: SampleCollection, folder: Path, label_field: str, format: str, names: list[str], export_media: bool
-) -> None:
-    common: dict[str, Any] = {"label_field": label_field, "progress": False}
-    if format == "fiftyone":
-        chosen.select_fields(label_field).export(
-            export_dir=str(folder), dataset_type=fo.types.FiftyOneDataset, export_media=export_media, progress=False
-        )
-    elif format == "coco":
-        categories = [{"id": i, "name": name, "supercategory": None} for i, name in enumerate(names, start=1)]
-        chosen.export(
-            export_dir=str(folder), dataset_type=fo.types.COCODetectionDataset, export_media=export_media,
-            classes=names, categories=categories, extra_attrs=False, tolerance=_TOLERANCE, info={}, **common,
-        )  # fmt: skip
+def _export(job: _Job, hidden: Path, folder: Path, progress: Progress | None) -> None:
+    """Fills the folder, and the report with what lies in it then."""
+    report, namer = job.report, Names(job.chosen.values("filepath"), job.format)
+    if job.format == "fiftyone":
+        written = {sample_id: name for sample_id, name, _, _ in _images(job, hidden, namer, progress)}
+        _write_fiftyone(job, hidden, written)
     else:
-        exporter = _OneOutline(
-            export_dir=str(folder), split="train", classes=names, export_media=export_media, include_path=False
-        )
-        chosen.export(dataset_exporter=exporter, **common)
-        if not export_media:  # FiftyOne writes no list of classes without images
-            (folder / "classes.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+        writer = CocoWriter(hidden, job.names, job.masks) if job.format == "coco" else YoloWriter(hidden, job.names)
+        try:
+            for _, name, size, labels in _images(job, hidden, namer, progress):
+                writer.add(name, size, labels)
+            writer.close()
+        finally:
+            writer.abandon()
+        report.left_out += writer.loss.dropped
+    there = count_on_disk(hidden, job.format, job.label_field, job.names)
+    report.images, report.per_class, report.files = there.images, there.per_class, there.files + 1  # and the note
+    report.labels = sum(there.per_class.values())
+    if job.format != "fiftyone":
+        report.notes += writer.loss.notes(report.labels)
+    if job.boxes:
+        report.notes.append(f"{job.boxes} labels have no mask; their filled box stands in for it")
+    if not report.labels:
+        lines = "; ".join(report.left_out[:5] + report.notes)
+        raise InputError(f"nothing to export: no label could be written ({lines})")
+    report.renamed = namer.renamed
+    if namer.renamed:
+        report.notes.append(f"{len(namer.renamed)} images have another name than their file: see renamed in {NOTE}")
+    report.how_to_load = _how_to_load(folder, job, namer.root)
 
 
-class _OneOutline(YOLOv5DatasetExporter):  # type: ignore[misc]
-    """YOLO knows one outline an object; FiftyOne would make an object of every part and of every hole of a mask."""
-
-    def export_sample(self, image_or_path: Any, label: Any, metadata: Any = None) -> None:
-        if isinstance(label, fo.Detections):
-            label = fo.Polylines(polylines=[_outline(one) for one in label.detections])
-        super().export_sample(image_or_path, label, metadata)
+_Row = tuple[str, str, tuple[int, int], list[PlacedLabel]]
 
 
-def _outline(label: fo.Detection) -> fo.Polyline:
-    whole = label.to_polyline(tolerance=_TOLERANCE)
-    if not whole.points:  # a speck: its box will do
-        whole = fo.Detection(label=label.label, bounding_box=label.bounding_box).to_polyline()
-    return fo.Polyline(label=label.label, points=[max(whole.points, key=_area)])
+def _images(job: _Job, hidden: Path, namer: Names, progress: Progress | None) -> Iterator[_Row]:
+    """Sample id, name, size and labels of each image that can be written; copies the images."""
+    ids, fields = job.chosen.values("id"), ["filepath", "metadata.width", "metadata.height", job.label_field]
+    for start in range(0, len(ids), _CHUNK):
+        part = job.chosen.select(ids[start : start + _CHUNK], ordered=True)
+        for done, row in enumerate(zip(*raw_values(part, ["id", *fields]), strict=True), start=start + 1):
+            sample_id, path, width, height, document = row
+            try:
+                image = _image(job, path, (height, width) if height and width else None, document)
+            except InputError as error:
+                job.report.left_out.append(f"left out: {error}")
+                image = None
+            if image is not None:
+                data, size, labels = image
+                name = namer.name(path)
+                if data is not None:
+                    save(hidden / IMAGES[job.format] / name, data)
+                yield str(sample_id), name, size, labels
+            if progress is not None:
+                progress(done, len(ids), f"writing images and labels ({done} of {len(ids)})")
 
 
-def _area(points: list[list[float]]) -> float:
-    following = [*points[1:], points[0]]
-    return abs(sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in zip(points, following, strict=True)))
+def _image(
+    job: _Job, path: str, size: tuple[int, int] | None, document: dict[str, Any] | None
+) -> tuple[bytes | None, tuple[int, int], list[PlacedLabel]] | None:
+    """Content (where it is to be copied), size and labels of an image; ``None`` where no label is left of it."""
+    data = read_bytes(path) if job.export_media else None
+    if data is not None:
+        size = _checked_size(data, path)
+    elif size is None:
+        size = _ANY_SIZE if job.format == "fiftyone" else _checked_size(read_bytes(path), path)
+    labels = []
+    for label in (document or {}).get("detections") or []:
+        try:
+            labels.append(_placed(job, label, size, path))
+        except InputError as error:
+            job.unusable.append(label["_id"])
+            job.report.left_out.append(f"left out: label {label['_id']} ({label.get('label')}) of {path}: {error}")
+    return (data, size, labels) if labels or job.keep_empty else None
+
+
+def _checked_size(data: bytes, path: str) -> tuple[int, int]:
+    """Height and width of an upright image; raises InputError where it cannot be decoded."""
+    try:
+        with Image.open(BytesIO(data)) as image:
+            width, height = image.size
+            if image.getexif().get(0x0112, 1) >= 5:  # orientation: lies on its side
+                width, height = height, width
+            image.draft("RGB", (width // 8, height // 8))  # a JPEG is decoded at an eighth, which is enough to tell
+            image.load()
+            return height, width
+    except Exception:  # whatever a decoder raises; what reads images for the models has the last word
+        height, width = decode_image(data, path).shape[:2]
+        return height, width
+
+
+def _placed(job: _Job, document: dict[str, Any], size: tuple[int, int], path: str) -> PlacedLabel:
+    """A label in pixels; raises InputError where it cannot be written."""
+    mask_path = document.get("mask_path")
+    if mask_path and document.get("mask") is None and not Path(mask_path).is_file():  # a pipe would wait for ever
+        raise InputError(f"the mask file {mask_path} is missing, or no plain file")
+    try:
+        label = fo.Detection.from_dict(document)
+        has_mask = label.has_mask
+    except Exception as error:  # bytes that are no mask can raise nearly anything
+        raise InputError(f"its mask cannot be read ({' '.join(str(error).split()) or type(error).__name__})") from error
+    x1, y1, x2, y2 = box_in_pixels(label, size)
+    if has_mask:
+        left, top, mask = place_mask(label, size)
+        if not mask.any():
+            raise InputError("its mask is empty")
+    else:
+        left, top = min(int(round(x1)), size[1] - 1), min(int(round(y1)), size[0] - 1)
+        mask = np.ones((max(round(y2) - top, 1), max(round(x2) - left, 1)), bool)
+        job.boxes += 1
+    box = round(x1, 6), round(y1, 6), round(x2 - x1, 6), round(y2 - y1, 6)
+    name = f"label {label.id} ({label.label}) of {path}"
+    return PlacedLabel(name, job.names.index(label.label), box, left, top, mask, is_crowd(label), is_ignored(label))
+
+
+def _write_fiftyone(job: _Job, folder: Path, written: dict[str, str]) -> None:
+    """FiftyOne's own format. Files of masks come along, whether or not the images do."""
+    kept = job.chosen.select(list(written), ordered=True)
+    if job.unusable:
+        kept = kept.filter_labels(job.label_field, ~F("_id").is_in(job.unusable), only_matches=False)
+    kept.select_fields(job.label_field).export(
+        export_dir=str(folder), dataset_type=fo.types.FiftyOneDataset, export_media=False, progress=False
+    )
+    content = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
+    for sample in content["samples"]:
+        if job.export_media:
+            sample["filepath"] = f"{IMAGES[job.format]}/{written[sample['_id']['$oid']]}"
+        for label in (sample.get(job.label_field) or {}).get("detections") or []:
+            if label.get("mask_path"):
+                place = f"fields/{job.label_field}.detections.mask_path/{label['_id']['$oid']}.png"
+                save(folder / place, read_bytes(label["mask_path"]))
+                label["mask_path"] = place
+    save(folder / "samples.json", json.dumps(content))
 
 
 def _notes(images: SampleCollection, label_field: str, only: str) -> list[str]:
@@ -293,8 +369,10 @@ def _notes(images: SampleCollection, label_field: str, only: str) -> list[str]:
     return [f"{partly} of the images also hold labels that nobody has decided on: not written"] if partly else []
 
 
-def _how_to_load(folder: Path, format: str) -> str:
+def _how_to_load(folder: Path, job: _Job, root: str) -> str:
     kinds = {"coco": "COCODetectionDataset", "yolo": "YOLOv5Dataset", "fiftyone": "FiftyOneDataset"}
     extra = {"coco": ', label_types=["segmentations"]', "yolo": ', split="train", label_type="instances"'}
-    kind = f"dataset_type=fo.types.{kinds[format]}{extra.get(format, '')}"
+    kind = f"dataset_type=fo.types.{kinds[job.format]}{extra.get(job.format, '')}"
+    if job.format == "coco" and not job.export_media:
+        kind += f", data_path={root!r}"
     return f"import fiftyone as fo\ndataset = fo.Dataset.from_dir({str(folder)!r}, {kind})"

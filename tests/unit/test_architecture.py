@@ -17,8 +17,8 @@ TESTS = ROOT / "tests"
 # Room -> (rooms that it may import, packages that it may import besides the standard library); lowest first.
 TABLE = {
     "params": ("", ""),
-    # The last three only when asked for: COCO's run lengths, TIFF and colours of 16 bits.
-    "pixels": ("", "numpy torch PIL pycocotools tifffile cv2"),
+    # Only when asked for: COCO's run lengths, polygons, TIFF and colours of 16 bits.
+    "pixels": ("", "numpy torch PIL pycocotools scipy tifffile cv2"),
     "method": ("pixels", "numpy torch safetensors"),
     "models": (
         "pixels method",
@@ -33,7 +33,7 @@ TABLE = {
     ),
     "review": (
         "params pixels method models candidates dataset references runs",
-        "numpy sklearn fiftyone bson",
+        "numpy sklearn fiftyone bson PIL cv2 pycocotools yaml",
     ),
     "evaluation": (
         "params pixels method models candidates dataset references runs",

@@ -1,0 +1,93 @@
+"""Which labels an export takes, and in which order their classes are numbered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bson import ObjectId
+from fiftyone import ViewExpression
+from fiftyone import ViewField as F
+from fiftyone.core.collections import SampleCollection
+
+from fiftyone_ntt.dataset.fields import DECIDED_TAGS, PROTECTED_TAGS, REJECTED_TAG, dataset_of, image_samples
+from fiftyone_ntt.dataset.labels import is_edited
+from fiftyone_ntt.dataset.storage import raw_values
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.runs.record import PROVENANCE
+
+_CHUNK = 100
+
+
+def chosen_labels(
+    view: SampleCollection, label_field: str, *, only: str, score_threshold: float | None = None, exact: bool = False
+) -> SampleCollection:
+    """The view reduced to the labels that would be exported.
+
+    Args:
+        view: the samples.
+        label_field: field of detections.
+        only: ``"accepted"`` or ``"all"``.
+        score_threshold: undecided labels at or below this score are left out.
+        exact: also finds labels that a person edited without saying so, which takes reading every mask.
+    """
+    kept = F("tags").contains(list(PROTECTED_TAGS))
+    if PROVENANCE in (dataset_of(view).get_field(label_field).info or {}):
+        kept |= ~F("predicted_iou").exists()  # drawn by a person: no run leaves this out
+    edited = _edited(view, label_field) if exact else []
+    if edited:
+        kept |= F("_id").is_in(edited)
+    if only == "all":
+        kept |= _true() if score_threshold is None else F("confidence") > score_threshold
+    return view.filter_labels(label_field, ~F("tags").contains(REJECTED_TAG) & kept, only_matches=only == "accepted")
+
+
+def count_chosen(
+    view: SampleCollection, label_field: str, *, only: str, score_threshold: float | None = None
+) -> tuple[int, int]:
+    """How many labels on how many images ``export_labels`` would write, about: no mask is read."""
+    chosen = chosen_labels(image_samples(view), label_field, only=only, score_threshold=score_threshold)
+    return chosen.count(f"{label_field}.detections"), len(chosen)
+
+
+def _true() -> ViewExpression:
+    return F("_id").exists()
+
+
+def _edited(view: SampleCollection, label_field: str) -> list[ObjectId]:
+    """Labels without a decision's tag that are no longer as a run wrote them."""
+    ids, found = view.values("id"), []
+    for start in range(0, len(ids), _CHUNK):
+        for document in raw_values(view.select(ids[start : start + _CHUNK]), label_field):
+            for label in (document or {}).get("detections") or []:
+                if not DECIDED_TAGS & set(label.get("tags") or ()) and is_edited(label):
+                    found.append(label["_id"])
+    return found
+
+
+def classes_of(view: SampleCollection, label_field: str, classes: Sequence[str] | None) -> list[str]:
+    """The classes to write in the order of their numbers; those of the run and what else there is unless told."""
+    if isinstance(classes, str) or (classes is not None and (not classes or len(set(classes)) < len(classes))):
+        raise InputError(f"expected a list of distinct class names, got {classes!r}")
+    there = [name for name in view.distinct(f"{label_field}.detections.label") if name]
+    if classes is not None:
+        missing = sorted(set(classes) - set(there))
+        if missing and len(missing) == len(classes):
+            raise InputError(
+                f"nothing to export: no label of {missing} among them; there is: {sorted(there) or 'none'}"
+            )
+        return list(classes)
+    info = dataset_of(view).get_field(label_field).info or {}
+    of_run = list((info.get(PROVENANCE) or {}).get("classes") or [])
+    return [*of_run, *sorted(set(there) - set(of_run))]
+
+
+def why_nothing(view: SampleCollection, label_field: str, only: str) -> str:
+    """The reason that no label of a view would be written."""
+    count = view.count(f"{label_field}.detections")
+    if not count:
+        return f"none of the {len(view)} samples has labels in {label_field!r}"
+    if only == "accepted":
+        return (
+            f"none of the {count} labels in {label_field!r} has been accepted; accept some, or export all (only='all')"
+        )
+    return f"all {count} labels in {label_field!r} were rejected, have another class, or too low a score"

@@ -1,0 +1,355 @@
+"""Files of an export: names that keep images apart, COCO and YOLO writers, and counting what lies on disk."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import cv2
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pycocotools import mask as mask_utils
+
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.pixels.mask_codes import encode_crop
+from fiftyone_ntt.pixels.polygons import Points, one_polygon, polygons_of, rings_of
+
+IMAGES = {"coco": "data", "yolo": "images/train", "fiftyone": "data"}
+"""Where each format keeps the images."""
+_ADVICE = {
+    errno.ENOSPC: "the disk is full: make room, or choose a folder on another one",
+    errno.EDQUOT: "your share of the disk is used up: make room, or choose a folder on another one",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EROFS: "choose a folder that can be written to",
+    errno.ENAMETOOLONG: "choose a folder with a shorter path",
+}
+_LONGEST_PART, _LONGEST_NAME = 200, 800  # bytes; file systems allow 255 and about 4,000
+_INSET = 0.25  # pixels; half of a pixel's way from its edge to its centre
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedLabel:
+    """A label in pixels of its image.
+
+    Attributes:
+        name: how reports call it.
+        label: index of its class.
+        box: x, y, width, height in pixels.
+        left: image column of the mask's first column.
+        top: image row of the mask's first row.
+        mask: bool ``[h, w]``, wholly inside the image, with at least one pixel.
+        crowd: a region of many objects.
+        ignored: marked as difficult or as to be ignored.
+    """
+
+    name: str
+    label: int
+    box: tuple[float, float, float, float]
+    left: int
+    top: int
+    mask: NDArray[np.bool_]
+    crowd: bool = False
+    ignored: bool = False
+
+
+@dataclass
+class Loss:
+    """What polygons could not keep of masks.
+
+    Attributes:
+        labels: labels whose polygon is not their mask.
+        pixels: pixels that differ.
+        least_iou: of the worst one.
+        crowds: crowd regions that were left out, because the format knows none.
+        dropped: lines about labels that could not be written at all.
+    """
+
+    labels: int = 0
+    pixels: int = 0
+    least_iou: float = 1.0
+    crowds: int = 0
+    dropped: list[str] = field(default_factory=list)
+
+    def measure(self, mask: NDArray[np.bool_], drawn: NDArray[np.bool_], outside: int = 0) -> None:
+        """Counts where a polygon, drawn again, differs from the mask; ``outside``: pixels drawn beyond its window."""
+        differing = int((mask ^ drawn).sum()) + outside
+        if differing:
+            self.labels += 1
+            self.pixels += differing
+            self.least_iou = min(self.least_iou, float((mask & drawn).sum() / ((mask | drawn).sum() + outside)))
+
+    def notes(self, labels: int) -> list[str]:
+        """What to say about it, of ``labels`` written."""
+        lines = []
+        if self.labels:
+            lines.append(
+                f"{self.labels} of {labels} labels lost something as polygons: {self.pixels} pixels differ in all, "
+                f"least IoU {self.least_iou:.3f}"
+            )
+        if self.crowds:
+            lines.append(f"{self.crowds} crowd regions left out: YOLO has no crowds")
+        return lines
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError that comes out of this says which file it happened to: writing to an open file does not tell."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def save(path: Path, content: str | bytes) -> None:
+    """Writes a file, and the folders above it."""
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+class Names:
+    """Names for images within an export: the path below the folder that all of them share.
+
+    Names are distinct also where a file system takes ``A.jpg`` for ``a.jpg``; in YOLO, whose labels lie in
+    ``<name>.txt``, without their extensions, too.
+
+    Args:
+        paths: of all images.
+        format: of the export.
+    """
+
+    def __init__(self, paths: Sequence[str], format: str) -> None:
+        self.format = format
+        self.renamed: dict[str, str] = {}
+        try:
+            self.root = os.path.commonpath({os.path.dirname(os.path.normpath(path)) for path in paths})
+        except ValueError:  # no paths, or addresses among them
+            self.root = ""
+        self._files: set[str] = set()
+        self._folders: set[str] = set()
+
+    def name(self, path: str) -> str:
+        """A name that no other image of this export has, with ``/`` between folders."""
+        relative = os.path.normpath(path).removeprefix(self.root)
+        parts = [self._part(part) for part in relative.split(os.sep) if part not in ("", ".", "..")] or ["image"]
+        if len("/".join(parts).encode()) > _LONGEST_NAME:
+            parts = [_digest("/".join(parts[:-1])), parts[-1]]
+        plain = PurePosixPath(*parts)
+        name, count = plain, 1
+        while self._is_taken(name):
+            count += 1
+            name = plain.with_name(f"{plain.stem}-{count}{plain.suffix}")
+        key = self._key(name)
+        self._files.add(key)
+        self._folders.update(key[:i] for i, letter in enumerate(key) if letter == "/")
+        if str(name) != relative.strip(os.sep):
+            self.renamed[str(name)] = path
+        return str(name)
+
+    def _part(self, part: str) -> str:
+        text = "".join("_" if letter == "\\" or unicodedata.category(letter)[0] == "C" else letter for letter in part)
+        if text.startswith("."):
+            text = f"_{text}"  # loaders skip hidden files
+        if self.format == "yolo" and text == "images":
+            text = "images_"  # loaders replace the last folder of this name by `labels`
+        if len(text.encode()) > _LONGEST_PART:
+            stem, suffix = os.path.splitext(text)
+            suffix = suffix if len(suffix.encode()) < 20 else ""
+            text = f"{stem.encode()[: _LONGEST_PART - 40].decode(errors='ignore')}-{_digest(text)}{suffix}"
+        return text
+
+    def _is_taken(self, name: PurePosixPath) -> bool:
+        key = self._key(name)
+        above = {key[:i] for i, letter in enumerate(key) if letter == "/"}
+        return key in self._files or key in self._folders or bool(above & self._files)
+
+    def _key(self, name: PurePosixPath) -> str:
+        text = str(name.with_suffix(".txt") if self.format == "yolo" else name)
+        return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+class CocoWriter:
+    """Writes ``labels.json``, one line an annotation, so that memory does not grow with the export.
+
+    Args:
+        folder: of the export.
+        classes: their categories are numbered from 1.
+        masks: ``"rle"`` (lossless) or ``"polygons"``; crowd regions are always run lengths, as readers expect.
+    """
+
+    def __init__(self, folder: Path, classes: Sequence[str], masks: str) -> None:
+        self.loss = Loss()
+        self._path, self._masks = folder / "labels.json", masks
+        self._images: list[str] = []
+        self._count = 0
+        with naming(self._path):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("w", encoding="utf-8")
+        categories = [{"id": i, "name": name, "supercategory": None} for i, name in enumerate(classes, start=1)]
+        self._write('{"info": {}, "licenses": [], "categories": ' + json.dumps(categories) + ',\n"annotations": [')
+
+    def add(self, name: str, size: tuple[int, int], labels: Sequence[PlacedLabel]) -> None:
+        """Adds an image of ``size`` (height, width) with its labels."""
+        number = len(self._images) + 1
+        self._images.append(json.dumps({"id": number, "file_name": name, "width": size[1], "height": size[0]}))
+        for label in labels:
+            annotation = {
+                "id": self._count + 1,
+                "image_id": number,
+                "category_id": label.label + 1,
+                "bbox": list(label.box),
+                "area": int(label.mask.sum()),
+                "segmentation": self._segmentation(label, size),
+                "iscrowd": int(label.crowd),
+            }
+            if label.ignored:
+                annotation["ignore"] = 1
+            self._write((",\n" if self._count else "\n") + json.dumps(annotation))
+            self._count += 1
+
+    def close(self) -> None:
+        """Writes what comes last."""
+        self._write('\n],\n"images": [\n' + ",\n".join(self._images) + "\n]}\n")
+        with naming(self._path):
+            self._file.close()
+
+    def abandon(self) -> None:
+        """Closes the file, whatever state it is in."""
+        try:
+            self._file.close()
+        except OSError:  # the disk is full: that has been said
+            return
+
+    def _write(self, text: str) -> None:
+        with naming(self._path):
+            self._file.write(text)
+
+    def _segmentation(self, label: PlacedLabel, size: tuple[int, int]) -> Any:
+        if self._masks == "rle" or label.crowd:
+            rle = encode_crop(label.mask, label.left, label.top, size)
+            return {"size": list(size), "counts": rle["counts"].decode("ascii")}
+        polygons = polygons_of(rings_of(label.mask))  # at least four distinct corners each
+        height, width = label.mask.shape
+        drawn = mask_utils.merge(mask_utils.frPyObjects([part.ravel().tolist() for part in polygons], height, width))
+        self.loss.measure(label.mask, mask_utils.decode(drawn).astype(bool))
+        return [(part + [label.left, label.top]).ravel().tolist() for part in polygons]
+
+
+class YoloWriter:
+    """Writes one text file an image, one polygon a line, and ``dataset.yaml``.
+
+    Args:
+        folder: of the export.
+        classes: numbered from 0.
+    """
+
+    def __init__(self, folder: Path, classes: Sequence[str]) -> None:
+        self.loss = Loss()
+        self._folder = folder
+        about = {"train": "./images/train/", "names": dict(enumerate(classes))}
+        save(folder / "dataset.yaml", yaml.safe_dump(about, sort_keys=False))
+
+    def add(self, name: str, size: tuple[int, int], labels: Sequence[PlacedLabel]) -> None:
+        """Adds an image of ``size`` (height, width) with its labels."""
+        lines = []
+        for label in labels:
+            if label.crowd:
+                self.loss.crowds += 1
+                continue
+            line = self._line(label, size)
+            if line is not None:
+                lines.append(f"{label.label} {line}\n")
+        path = self._folder / "labels" / "train" / PurePosixPath(name).with_suffix(".txt")
+        save(path, "".join(lines))
+
+    def close(self) -> None:
+        """Nothing is left to write."""
+
+    def abandon(self) -> None:
+        """Nothing is open."""
+
+    def _line(self, label: PlacedLabel, size: tuple[int, int]) -> str | None:
+        height, width = size
+        corners = (one_polygon(rings_of(label.mask, _INSET)) + [label.left, label.top]) / [width, height]
+        digits = max(6, len(str(max(size))) + 2)  # a hundredth of a pixel
+        corners = corners.round(digits)
+        corners = corners[np.any(corners != np.roll(corners, 1, axis=0), axis=1)]
+        if len(np.unique(corners, axis=0)) < 3:
+            self.loss.dropped.append(f"left out: {label.name}: its outline has fewer than three points")
+            return None
+        self._measure(label, corners * [width, height])
+        return " ".join(f"{value:.{digits}f}" for value in corners.ravel())
+
+    def _measure(self, label: PlacedLabel, corners: Points) -> None:
+        """Draws the polygon as Ultralytics does (corners cut to whole pixels, border included) and compares."""
+        drawn = np.zeros(label.mask.shape, np.uint8)
+        pixels = (corners + 1e-9).astype(np.int32) - np.array([label.left, label.top], np.int32)
+        cv2.fillPoly(drawn, [pixels], 1)
+        self.loss.measure(label.mask, drawn.astype(bool))
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """What an export's folder holds: images that its labels speak of, labels per class, and files."""
+
+    images: int
+    per_class: dict[str, int]
+    files: int
+
+
+def count_on_disk(folder: Path, format: str, label_field: str, classes: Sequence[str]) -> OnDisk:
+    """Reads an export again and counts.
+
+    Args:
+        folder: of the export.
+        format: of the export.
+        label_field: of the FiftyOne format.
+        classes: in the order of their numbers.
+    """
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    counts: Counter[str] = Counter()
+    if format == "yolo":
+        texts = list((folder / "labels").rglob("*.txt"))
+        for path in texts:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            counts.update(classes[int(line.split(" ", 1)[0])] for line in lines)
+        images = len(texts)
+    elif format == "coco":
+        images = 0
+        with (folder / "labels.json").open(encoding="utf-8") as stored:
+            for line in stored:
+                if line.startswith('{"id"'):  # one annotation or image a line
+                    entry = json.loads(line.rstrip().removesuffix(","))
+                    images += "file_name" in entry
+                    counts.update([classes[entry["category_id"] - 1]] if "category_id" in entry else [])
+    else:
+        samples = json.loads((folder / "samples.json").read_text(encoding="utf-8"))["samples"]
+        for sample in samples:
+            counts.update(label["label"] for label in (sample.get(label_field) or {}).get("detections") or [])
+        images = len(samples)
+    return OnDisk(images, {name: counts[name] for name in classes if counts[name]}, len(files))
+
+
+def write_error(error: OSError, hidden: Path, folder: Path) -> InputError:
+    """The error for a file that could not be written; ``hidden`` is where ``folder`` is made."""
+    path = str(error.filename or folder).replace(str(hidden), str(folder))
+    reason = error.strerror or str(error)
+    advice = _ADVICE.get(error.errno or 0, "see to that file and export again")
+    return InputError(f"cannot write {path}: {reason}; {advice}")
