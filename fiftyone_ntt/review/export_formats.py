@@ -35,7 +35,7 @@ _ADVICE = {
     errno.ENAMETOOLONG: "choose a folder with a shorter path",
 }
 _LONGEST_PART, _LONGEST_NAME = 200, 800  # bytes; file systems allow 255 and about 4,000
-_INSET = 0.25  # pixels; half of a pixel's way from its edge to its centre
+_INSET = 0.02  # pixels: corners lie in pixels of the mask, and boxes around the polygon stay those of the mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,7 +288,7 @@ class YoloWriter:
     def _line(self, label: PlacedLabel, size: tuple[int, int]) -> str | None:
         height, width = size
         corners = (one_polygon(rings_of(label.mask, _INSET)) + [label.left, label.top]) / [width, height]
-        digits = max(6, len(str(max(size))) + 2)  # a hundredth of a pixel
+        digits = max(6, len(str(max(size))) + 3)  # a thousandth of a pixel
         corners = corners.round(digits)
         corners = corners[np.any(corners != np.roll(corners, 1, axis=0), axis=1)]
         if len(np.unique(corners, axis=0)) < 3:
