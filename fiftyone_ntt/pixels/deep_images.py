@@ -318,16 +318,6 @@ def _unreadable(error: Exception) -> str:
 # Colours of 16 bits
 
 
-def is_deep_colour(image: Image.Image, data: bytes) -> bool:
-    """Whether Pillow would keep only the high bytes of a PNG's or PPM's colours."""
-    if image.mode not in ("RGB", "RGBA", "LA"):
-        return False
-    if image.format == "PNG":
-        return data[24] == 16  # bits a value, in the header
-    tiles: Any = getattr(image, "tile", ())
-    return image.format == "PPM" and any(tile[0] != "raw" and tile[3][1] > 255 for tile in tiles)
-
-
 def deep_colours(data: bytes, image: Image.Image) -> NDArray[np.uint8]:
     """Colours of 16 bits, windowed where they use little of their range: uint8 ``[H, W, 3]``.
 

@@ -15,15 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.pixels.deep_images import (
-    deep_colours,
-    is_deep_colour,
-    is_plain_tiff,
-    is_tiff,
-    read_tiff,
-    turned,
-    windowed,
-)
+from fiftyone_ntt.pixels.deep_images import deep_colours, is_plain_tiff, is_tiff, read_tiff, turned, windowed
 
 _MOST_BYTES = 1 << 31
 NO_CONTRAST = "hardly any contrast"
@@ -371,3 +363,13 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror  # the path is in the message already
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def is_deep_colour(image: Image.Image, data: bytes) -> bool:
+    """Whether Pillow would keep only the high bytes of a PNG's or PPM's colours."""
+    if image.mode not in ("RGB", "RGBA", "LA"):
+        return False
+    if image.format == "PNG":
+        return data[24] == 16  # bits a value, in the header
+    tiles: Any = getattr(image, "tile", ())
+    return image.format == "PPM" and any(tile[0] != "raw" and tile[3][1] > 255 for tile in tiles)

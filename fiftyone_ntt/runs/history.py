@@ -57,7 +57,7 @@ class Pass:
     """
 
     def __init__(self, dataset: fo.Dataset, run_key: str, number: int) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
         self._store = store(dataset, f"ntt_replaced_{number}_{run_key}")
         self.number = number
         facts = self._store.get(_FACTS)
@@ -107,7 +107,7 @@ class Pass:
     def results(self, config: RunConfig, run_key: str) -> RunResults | None:
         """What ``keep_results`` got, for the record of ``config``."""
         data = self._get_large(_RESULTS)
-        return None if data is None else RunResults.from_dict(json_util.loads(data), self._dataset, config, run_key)
+        return None if data is None else RunResults.from_dict(json_util.loads(data), self.dataset, config, run_key)
 
     def sample_ids(self) -> list[str]:
         """The samples that were written in this pass."""

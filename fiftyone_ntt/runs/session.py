@@ -212,7 +212,7 @@ class LabelWriter:
         guard: Callable[[], None] | None = None,
         written: Written | None = None,
     ) -> None:
-        self._dataset, self._field, self._run_key, self._guard = dataset, label_field, run_key, guard
+        self.dataset, self._field, self._run_key, self._guard = dataset, label_field, run_key, guard
         self._written = written
         self._labels: dict[str, Document] = {}
         self._statuses: dict[str, Document] = {}
@@ -279,7 +279,7 @@ class LabelWriter:
         self._labels, self._statuses, self._bytes, self._saved_at = {}, {}, 0, time.monotonic()
 
     def _read(self) -> dict[str, _Present]:
-        view = every_image(self._dataset).select(list(self._statuses))
+        view = every_image(self.dataset).select(list(self._statuses))
         status = status_field(self._field)
         size = ViewExpression({"$bsonSize": "$$ROOT"})
         found = raw_values(view, ["id", self._field, status, size])
@@ -302,7 +302,7 @@ class LabelWriter:
             return
         mine = {label["_id"] for label in self._labels[sample_id]["detections"]}
         new = [label for label in labels[sample_id]["detections"] if label["_id"] in mine]
-        folder = masks_folder(self._dataset, self._run_key, self._pass.number)
+        folder = masks_folder(self.dataset, self._run_key, self._pass.number)
         try:
             size -= move_masks(new, size - COMFORTABLE_DOCUMENT, folder)
         except OSError as error:
@@ -346,7 +346,7 @@ class LabelWriter:
     def _set_values(self, field: str, documents: dict[str, Document]) -> None:
         # FiftyOne writes documents as they are: what is slow, making them from objects, was done in other threads.
         if documents:
-            self._dataset.set_values(field, documents, key_field="id", validate=False, dynamic=False)
+            self.dataset.set_values(field, documents, key_field="id", validate=False, dynamic=False)
 
     def _write(self, write: Callable[..., None], *arguments: Any) -> None:
         def guarded() -> None:  # a lease may have run out while the database was away
