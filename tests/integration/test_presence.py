@@ -173,7 +173,7 @@ def test_in_the_review_tab(judged):
     decide(judged)
     table_of(judged, "ntt").refreshed()
     session = PanelSession(judged, "review")
-    assert "Not judged yet" in session.drawn
+    assert "There are none yet" in session.drawn, "no image-level labels so far"
     ntt.fit_thresholds(judged, "run")
     session.send("on_review_fitted")
     assert session.state["review_judged"] == sorted(CLASSES)
