@@ -2,7 +2,7 @@
 
     items -> readers -> [images] -> devices -> [stage one] -> finishers -> [outcomes] -> the caller
 
-The brackets are small bounded queues. A stage that is ahead waits, so memory does not grow with the number of items,
+The brackets are small bounded queues. A thread that is ahead waits, so memory does not grow with the number of items,
 and a caller who is slow to take outcomes slows everything down with it.
 """
 
@@ -39,7 +39,7 @@ class Outcome(Generic[T]):
     Attributes:
         key: the item's key.
         value: what ``finish`` returned; ``None`` if there is an error.
-        error: what went wrong with this item, in whichever stage.
+        error: what went wrong with this item, in whichever thread.
         seconds: time spent on this item, waiting excluded.
         from_index: whether no model ran for it: its candidates were there already.
     """
@@ -74,7 +74,7 @@ def stream(
         finishers: threads that call ``finish``. With more than one, ``finish`` runs beside itself.
 
     Yields:
-        One outcome an item, in no particular order. An exception in any stage is its item's alone.
+        One outcome an item, in no particular order. An exception in any thread is its item's alone.
 
     Raises:
         InputError: if there is not at least one of each kind of worker.

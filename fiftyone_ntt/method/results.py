@@ -127,7 +127,7 @@ class Instances:
         predicted_iou: float32 ``[n]``, the mask model's own estimate of the mask's quality.
         packed: the n masks as packed bits.
         image_size: ``(height, width)`` of the image in pixels.
-        similarity: float32 ``[n]``, the score before the soft merge.
+        similarity: float32 ``[n]`` to the class, before coverage, predicted IoU and the soft merge make a score of it.
         alternative: int64 ``[n]``, index of the second-best class; -1 where there is only one.
         alternative_similarity: float32 ``[n]``, similarity to that class; 0 where there is none.
     """

@@ -126,9 +126,9 @@ class Segmenter:
         return {model.name: model.weights_hash for model in (self.proposal_model, self.feature_model)}
 
     def facts(self) -> dict[str, object]:
-        """Everything besides the image that decides what ``index`` returns, as JSON can hold it.
+        """Everything besides the image that decides what ``candidates`` returns, as JSON can hold it.
 
-        Two segmenters with equal facts give the same index; what only changes speed or memory is not among them.
+        Two segmenters with equal facts find the same; what only changes speed or memory is not among them.
         """
         return {
             "weights": self.weights,

@@ -1,10 +1,7 @@
 """What a run has replaced, kept sample by sample until the run is undone.
 
 Every start of a run that overwrites is a *pass* of that run: undoing a run takes its last pass back. A pass lies in
-FiftyOne's execution store of the dataset, and is deleted with the dataset.
-
-
-Takes a labelling run back.
+FiftyOne's execution store of the dataset, and is deleted with the dataset. ``undo_run`` takes a labelling run back.
 """
 
 from __future__ import annotations
