@@ -200,7 +200,7 @@ def drawn_before(dataset):
     sample.save()
 
 
-@pytest.mark.parametrize("share", [0.2, 0.4])
+@pytest.mark.parametrize("share", [0.3, 0.4])
 def test_an_unsteady_database_loses_and_doubles_nothing(four, outage, share):
     drawn_before(four)
     before, ids = four.values("found", _raw=True), four.values("id")
