@@ -151,7 +151,10 @@ class Names:
         name, count = plain, 1
         while self._is_taken(name):
             count += 1
-            name = plain.with_name(f"{plain.stem}-{count}{plain.suffix}")
+            # Where a file has the name of a folder above, another name in that folder is no way out.
+            top = f"{plain.parts[0]}-{count}" if self._is_below_a_file(name) else plain.parts[0]
+            own = plain.name if top != plain.parts[0] else f"{plain.stem}-{count}{plain.suffix}"
+            name = PurePosixPath(top, *plain.parts[1:-1], own) if len(plain.parts) > 1 else PurePosixPath(own)
         key = self._key(name)
         self._files.add(key)
         self._folders.update(key[:i] for i, letter in enumerate(key) if letter == "/")
@@ -173,8 +176,11 @@ class Names:
 
     def _is_taken(self, name: PurePosixPath) -> bool:
         key = self._key(name)
-        above = {key[:i] for i, letter in enumerate(key) if letter == "/"}
-        return key in self._files or key in self._folders or bool(above & self._files)
+        return key in self._files or key in self._folders or self._is_below_a_file(name)
+
+    def _is_below_a_file(self, name: PurePosixPath) -> bool:
+        key = self._key(name)
+        return any(key[:i] in self._files for i, letter in enumerate(key) if letter == "/")
 
     def _key(self, name: PurePosixPath) -> str:
         text = str(name.with_suffix(".txt") if self.format == "yolo" else name)
