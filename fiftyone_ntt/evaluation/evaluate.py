@@ -200,6 +200,7 @@ class _Objects:
         sizes: sample id -> ``(height, width)`` in pixels, in the order of the view.
         unlabelled: samples whose label field is empty.
         without_score: predictions that carry no confidence.
+        ignored: annotated objects that are marked as to be ignored, or as difficult.
         rejected: predictions that a person has rejected; they are not in ``predicted``.
     """
 
@@ -209,6 +210,7 @@ class _Objects:
     unlabelled: int = 0
     without_score: int = 0
     rejected: int = 0
+    ignored: int = 0
 
     @property
     def all_masked(self) -> bool:
@@ -227,7 +229,9 @@ def _read(
         for label in detections_of(sample[gt_field]):
             if label.label in index:
                 box, rle = _geometry(label, size, sample.id, gt_field)
-                crowd = is_crowd(label) or is_ignored(label)
+                ignored = is_ignored(label)
+                objects.ignored += ignored
+                crowd = ignored or is_crowd(label)
                 objects.truth.append(GroundTruth(sample.id, index[label.label], box, rle, crowd))
         for label in detections_of(sample[label_field]):
             if label.label in index:
@@ -304,10 +308,10 @@ def _remarks(objects: _Objects, label_field: str) -> list[str]:
         remarks.append(f"{objects.rejected} rejected labels (tag {REJECTED_TAG}) left out")
     if objects.without_score:
         remarks.append(f"{objects.without_score} labels carry no confidence and are taken as certain (1.0)")
-    if not_counted := sum(item.crowd for item in objects.truth):
+    if objects.ignored:
         remarks.append(
-            f"{not_counted} ground-truth objects are marked iscrowd, ignore or difficult: labels on them count "
-            "neither as right nor as wrong"
+            f"{objects.ignored} ground-truth objects are marked ignore or difficult: labels on them count neither as "
+            "right nor as wrong"
         )
     for items, name in ((objects.truth, "ground truth"), (objects.predicted, "predicted")):
         bare = sum(item.rle is None for item in items)

@@ -399,3 +399,29 @@ def test_the_last_results_stay_with_the_dataset(scene):
     assert kept["table"] == results.table()
     assert (kept["label_field"], kept["gt_field"], kept["eval_key"]) == ("ntt", "ground_truth", "scored")
     assert kept["mask_ap"] == results.mask.ap
+
+
+@pytest.mark.parametrize(
+    ("attributes", "counts"),
+    [
+        ({"iscrowd": 1}, False),
+        ({"iscrowd": True}, False),
+        ({"iscrowd": 0}, True),
+        ({"difficult": 1}, False),  # Pascal VOC
+        ({"difficult": "0"}, True),  # text, as it lies in XML files
+        ({"difficult": "true"}, False),
+        ({"ignore": True}, False),
+    ],
+)
+def test_crowd_difficult_and_ignore_are_not_missed(dataset, attributes, counts):
+    """Attributes known on one side only: none of these objects is a miss."""
+    masks = np.zeros((2, 40, 40), bool)
+    masks[0, 2:12, 2:12] = masks[1, 20:38, 20:38] = True
+    truth = [fo.Detection.from_mask(masks[0], label="a"), fo.Detection.from_mask(masks[1], label="a", **attributes)]
+    labels = [fo.Detection.from_mask(masks[0], label="a", confidence=0.9)]
+    sample = fo.Sample("/a.png", metadata=fo.ImageMetadata(width=40, height=40))
+    sample["ground_truth"], sample["ntt"] = fo.Detections(detections=truth), fo.Detections(detections=labels)
+    dataset.add_sample(sample)
+    results = evaluate(dataset)
+    assert results.mask.ar100 == (0.5 if counts else 1.0)
+    assert bool(results.notes) == (not counts and "iscrowd" not in attributes)
