@@ -5,7 +5,7 @@ from fiftyone_ntt.candidates.stream import Outcome, stream
 from fiftyone_ntt.method.backends import FeatureModel, ProposalModel
 from fiftyone_ntt.method.config import MatchConfig, ProposalConfig
 from fiftyone_ntt.method.matcher import Matcher, match, match_vectors
-from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.method.memory_bank import MemoryBank, VectorSet
 from fiftyone_ntt.method.pooling import pool
 from fiftyone_ntt.method.proposals import Candidates
 from fiftyone_ntt.method.references import ReferenceItem, ReferenceSettings
@@ -30,6 +30,7 @@ __all__ = [
     "ReferenceItem",
     "ReferenceSettings",
     "Segmenter",
+    "VectorSet",
     "compact",
     "match",
     "match_vectors",

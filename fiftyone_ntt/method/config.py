@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 from typing import Any, Literal, TypeAlias, get_args
 
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, WrongTypeError
 
 Granularity: TypeAlias = Literal["best", "part", "whole"]
 
@@ -35,8 +37,9 @@ class ProposalConfig:
     granularity: Granularity = "best"
 
     def __post_init__(self) -> None:
-        _at_least("points_per_side", self.points_per_side, 1)
-        _at_least("points_per_batch", self.points_per_batch, 1)
+        _whole("points_per_side", self.points_per_side, 1)
+        _whole("points_per_batch", self.points_per_batch, 1)
+        _number("predicted_iou_threshold", self.predicted_iou_threshold)
         _one_of("granularity", self.granularity, get_args(Granularity))
         _one_of("points", self.points, ("grid", "guided"))
         _one_of("grid", self.grid, ("edge", "centre"))
@@ -69,8 +72,10 @@ class PaperSettings:
     inclusive_boxes: bool = False
 
     def __post_init__(self) -> None:
-        _at_least("max_instances", self.max_instances, 1)
-        _at_least("premerge_factor", self.premerge_factor, 1)
+        _number("predicted_iou_threshold", self.predicted_iou_threshold)
+        _number("score_threshold", self.score_threshold)
+        _whole("max_instances", self.max_instances, 1)
+        _whole("premerge_factor", self.premerge_factor, 1)
         _at_least("merge_exponent", self.merge_exponent, 0)
         _share("nms_threshold", self.nms_threshold)
 
@@ -171,19 +176,44 @@ class MatchConfig(OptionSettings, ScoringSettings, PaperSettings):
                 f"expected settings of the match that this version knows, got {', '.join(unknown)}; use the version "
                 "that wrote them, or a newer one"
             )
-        return replace(cls.published(), **settings)
+        try:
+            return replace(cls.published(), **settings)
+        except WrongTypeError as error:
+            raise InputError(
+                f"the stored settings of the match are damaged ({error}); label again with a run of its own"
+            ) from error
+
+
+def checked_config(config: MatchConfig | None) -> MatchConfig:
+    """The settings that a caller gave, or the defaults; raises WrongTypeError if they are something else."""
+    if config is not None and not isinstance(config, MatchConfig):
+        raise WrongTypeError(f"expected config to be a MatchConfig, got {type(config).__name__}; see MatchConfig(...)")
+    return MatchConfig() if config is None else config
 
 
 REMOVED_OPTIONS: dict[str, Any] = {"nearest": 0, "labels_per_mask": 1, "merge": "soft"}
 """Settings that ``MatchConfig`` once had, and the values at which they did nothing: stored records hold them."""
 
 
+def _number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
+        raise WrongTypeError(f"expected {name} to be a number, got {value!r} ({type(value).__name__})")
+
+
+def _whole(name: str, value: float, least: int) -> None:
+    _at_least(name, value, least)
+    if value % 1 != 0:  # also infinity
+        raise WrongTypeError(f"expected {name} to be a whole number, got {value!r}")
+
+
 def _at_least(name: str, value: float, least: float) -> None:
+    _number(name, value)
     if not value >= least:
         raise InputError(f"expected {name} of at least {least}, got {value}")
 
 
 def _share(name: str, value: float) -> None:
+    _number(name, value)
     if not 0 <= value <= 1:
         raise InputError(f"expected {name} between 0 and 1, got {value}")
 

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.method.config import MatchConfig
+from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.method.config import MatchConfig, checked_config
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.merging import CandidateMasks, soft_merge, suppress
 from fiftyone_ntt.method.options import negatives, second_look, self_support
@@ -57,7 +57,7 @@ class Matcher:
         *,
         segmenter: Segmenter | None = None,
     ) -> None:
-        self.config = config or MatchConfig()
+        self.config = checked_config(config)
         self.bank = bank if isinstance(bank, MemoryBank) else None
         self.prototypes = normalise(_checked(_as_float(bank.prototypes if isinstance(bank, MemoryBank) else bank)))
         self.steps = list(self._similarity_steps())
@@ -86,6 +86,12 @@ class Matcher:
             # ---- 3.3  A mask for each point of a grid; 3.4, first half: the mean of the tokens under each ----
             image = models.decode(encoded)  # masks [N, 256, 256], predicted IoU [N], vectors [N, C]
 
+        if not (hasattr(image, "candidates") and hasattr(image, "vectors")):
+            raise WrongTypeError(
+                f"expected an image, uint8 [H, W, 3], or what segmenter.candidates(image) found in it, got "
+                f"{type(image).__name__}; read_image makes an image of a file"
+            )
+
         # ======== Stage two: needs no model ========
         config, candidates = self.config, image.candidates
         # ---- 3.4  Each mask's vector against each class's prototype; the most similar class is the label ----
@@ -107,9 +113,9 @@ class Matcher:
             Normalised vectors float32 ``[N, C]`` in the space of the prototypes (NaN for an empty mask), and
             similarities float32 ``[N, K]``.
         """
-        vectors = self._projected(_as_float(image.vectors))
+        vectors = _as_float(image.vectors)
         _check_shapes(image.candidates, vectors, self.prototypes)
-        features = normalise(vectors)  # [N, C]
+        features = normalise(self._projected(vectors))  # [N, C]
         similarities = similarity(features, self.prototypes)  # [N, K]
         for step in self.steps:
             similarities = step(similarities, features, image)
@@ -235,10 +241,17 @@ def _boxes(masks: tuple[PackedMask, ...], inclusive: bool) -> NDArray[np.float32
 
 
 def _as_float(values: ArrayLike | Tensor) -> Tensor:
-    return torch.as_tensor(values).float().cpu()
+    try:
+        return torch.as_tensor(values).float().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise WrongTypeError(
+            f"expected a memory bank, or an array of numbers, got {type(values).__name__}; MemoryBank.load reads a bank"
+        ) from error
 
 
 def _checked(prototypes: Tensor) -> Tensor:
+    if not torch.isfinite(prototypes).all():
+        raise InputError("expected finite prototypes, got NaN or infinity; build the memory bank again")
     if prototypes.ndim != 2 or prototypes.shape[0] == 0:
         raise InputError(f"expected prototypes [K, C] with at least one class, got {list(prototypes.shape)}")
     return prototypes

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from fiftyone_ntt.errors import BadReferenceError, InputError, PresetMismatchError
+from fiftyone_ntt.errors import BadReferenceError, InputError, PresetMismatchError, WrongTypeError
 
 FORMAT_VERSION = 1
 _WITH_NEGATIVES = 2
@@ -119,6 +119,12 @@ class MemoryBank:
         crops: VectorSet | None = None,
         crop_center: NDArray[np.float32] | None = None,
     ) -> None:
+        for name, texts in (("classes", classes), ("reference ids", reference_ids)):
+            if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+                raise WrongTypeError(f"expected {name} as a list of texts, got {texts!r}; no file could hold others")
+        for name, given in (("negatives", negatives), ("crops", crops)):
+            if given is not None and not isinstance(given, VectorSet):
+                raise WrongTypeError(f"expected {name} as VectorSet(vectors, labels, ids), got {type(given).__name__}")
         index = np.asarray(class_index, np.int64)
         if index.shape != np.shape(vectors)[:1] or len(reference_ids) != len(index):
             raise InputError(

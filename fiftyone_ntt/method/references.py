@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fiftyone_ntt.errors import BadReferenceError, InputError
+from fiftyone_ntt.errors import BadReferenceError, InputError, WrongTypeError
 from fiftyone_ntt.method.backends import FeatureModel
 from fiftyone_ntt.method.memory_bank import MemoryBank
-from fiftyone_ntt.pixels.frames import feature_input, to_tensor
+from fiftyone_ntt.pixels.frames import check_image, feature_input, to_tensor
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,20 @@ class ReferenceItem:
     box: tuple[float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
+        for name, text in (("label", self.label), ("reference_id", self.reference_id)):
+            if not isinstance(text, str):
+                raise WrongTypeError(f"expected the {name} of a reference to be a text, got {text!r}; give it as one")
+        check_image(self.image, f"the image of reference {self.reference_id}")
+        if not isinstance(self.mask, np.ndarray):
+            raise WrongTypeError(
+                f"reference {self.reference_id}: expected a mask as an array bool [H, W], got "
+                f"{type(self.mask).__name__}; make one with numpy.asarray"
+            )
+        if self.box is not None and (np.shape(self.box) != (4,) or not np.isfinite(self.box).all()):
+            raise BadReferenceError(
+                f"reference {self.reference_id}: expected a box of four numbers (x1, y1, x2, y2) in pixels, got "
+                f"{self.box}; leave it out to take the extent of the mask"
+            )
         if self.mask.shape != self.image.shape[:2]:
             raise BadReferenceError(
                 f"reference {self.reference_id}: expected a mask of the image's size "
@@ -173,7 +187,12 @@ class BankBuilder:
 
         Raises:
             BadReferenceError: if its label is not among the classes.
+            WrongTypeError: if it is no ``ReferenceItem``.
         """
+        if not isinstance(item, ReferenceItem):
+            raise WrongTypeError(
+                f"expected a ReferenceItem, got {type(item).__name__}; make one of image, mask and label"
+            )
         if self._classes is not None and item.label not in self._classes:
             raise BadReferenceError(
                 f"reference {item.reference_id} is labelled {item.label!r}, which is not among the classes "

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.method.proposals import Candidates, CandidateSet
 from fiftyone_ntt.pixels.mask_codes import encode_crop
 from fiftyone_ntt.pixels.packed_masks import PackedMask
@@ -172,9 +174,22 @@ class Instances:
             For each instance ``image_id``, ``category_id``, ``segmentation`` (compressed run lengths), ``bbox`` (xywh
             in pixels) and ``score``.
 
+        Raises:
+            InputError: if there are fewer ids than classes.
+            WrongTypeError: if an id is no whole number.
+
         Example:
             >>> json.dump(instances.to_coco(image_id=139), file)  # doctest: +SKIP
         """
+        ids = range(1, 2 + self.labels.max(initial=-1)) if category_ids is None else list(category_ids)
+        if len(ids) <= self.labels.max(initial=-1):
+            raise InputError(
+                f"expected an id for each class, in their order, got {len(ids)}, and an instance of class number "
+                f"{self.labels.max() + 1}; give category_ids one id a class"
+            )
+        for name, numbers in (("image_id", [image_id]), ("category_ids", ids)):
+            if not all(isinstance(number, Integral) for number in numbers):
+                raise WrongTypeError(f"expected {name} of whole numbers, as COCO has them, got {numbers[:5]}")
         results = []
         for i, (box, label) in enumerate(zip(self.boxes.tolist(), self.labels.tolist(), strict=True)):
             (left, top, _, _), crop = self.crop(i)
@@ -182,8 +197,8 @@ class Instances:
             x1, y1, x2, y2 = box
             results.append(
                 {
-                    "image_id": image_id,
-                    "category_id": label + 1 if category_ids is None else int(category_ids[label]),
+                    "image_id": int(image_id),
+                    "category_id": int(ids[label]),
                     "segmentation": {**rle, "counts": rle["counts"].decode("ascii")},
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
                     "score": float(self.scores[i]),

@@ -33,7 +33,7 @@ from fiftyone_ntt.method.references import (
     ReferenceSettings,
 )
 from fiftyone_ntt.method.results import IndexedImage, Instances, StageOneResult
-from fiftyone_ntt.pixels.frames import ImageFrame, feature_input, resample_bicubic
+from fiftyone_ntt.pixels.frames import ImageFrame, check_image, feature_input, resample_bicubic
 from fiftyone_ntt.pixels.packed_masks import masks_at_image_size
 
 _FACTS_IMAGE = (480, 640)
@@ -313,6 +313,7 @@ class Segmenter:
     @torch.inference_mode()
     def image_tokens(self, image: NDArray[np.uint8]) -> Tensor:
         """Patch tokens float32 ``[rows, columns, C]`` of an image, as of a target; only the feature model runs."""
+        check_image(image)
         pixels = feature_input(image, self.feature_model.input_size, self.target_via)
         return self.feature_model.encode(_stacked([pixels], self.feature_model))[0].float().cpu()
 
@@ -345,4 +346,5 @@ def _stacked(pixels: Sequence[Tensor], model: object) -> Tensor:
 
 
 def _size(image: NDArray[np.uint8]) -> tuple[int, int]:
+    check_image(image)
     return int(image.shape[0]), int(image.shape[1])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, WrongTypeError
 
 MASK_SIDE = 256
 """Side of the mask logits of every model of the SAM family, in pixels."""
@@ -107,6 +108,28 @@ class ImageFrame:
     def _scale_xy(self) -> NDArray[np.float64]:
         height, width = self.image_size
         return np.array([self.content[1] / width, self.content[0] / height])
+
+
+def check_image(image: Any, what: str = "an image") -> None:
+    """Raises unless these are the pixels of an image as every model takes them: uint8 ``[H, W, 3]``, RGB.
+
+    Args:
+        image: what a caller gave.
+        what: what it is, for the message.
+
+    Raises:
+        WrongTypeError: if it is no such array.
+        InputError: if it has another shape.
+    """
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        got = f"an array of {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise WrongTypeError(
+            f"expected {what} as an array uint8 [H, W, 3], RGB, got {got}; read_image makes one of a file"
+        )
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise InputError(
+            f"expected {what} as an array uint8 [H, W, 3], RGB, got {list(image.shape)}; read_image makes one of a file"
+        )
 
 
 def outline_radius(frame: ImageFrame) -> int:

@@ -18,7 +18,7 @@ from fiftyone_ntt.candidates.stream import Outcome
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_name, dataset_of, root_dataset_of, whole_images
 from fiftyone_ntt.dataset.labels import to_document
 from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError, WrongTypeError
-from fiftyone_ntt.method.config import MatchConfig
+from fiftyone_ntt.method.config import MatchConfig, checked_config
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.referring import ReferringMatcher
@@ -253,7 +253,7 @@ def settled(
     config: MatchConfig | None, score_threshold: float | None, asked: StageOneSettings
 ) -> tuple[MatchConfig, StageOneSettings]:
     """The settings of both stages, which must agree on whether there is a second look."""
-    config = config or MatchConfig()
+    config = checked_config(config)
     if score_threshold is not None:
         config = replace(config, score_threshold=score_threshold)
     if asked.second_look and not config.second_look:

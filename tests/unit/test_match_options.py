@@ -8,8 +8,8 @@ import torch
 from support.fake_models import fake_segmenter
 from support.masks import three_shapes
 
-from fiftyone_ntt.core import IndexedImage, MatchConfig, MemoryBank
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.core import IndexedImage, MatchConfig, MemoryBank, ProposalConfig
+from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.method.config import OptionSettings, PaperSettings, ScoringSettings
 from fiftyone_ntt.method.options.self_support import self_supported
 from fiftyone_ntt.method.scoring import normalise, similarity
@@ -30,6 +30,26 @@ def test_self_support_moves_towards_what_the_image_shows():
 def test_values_out_of_bounds_are_refused(change):
     with pytest.raises(InputError):
         MatchConfig(**change)
+
+
+@pytest.mark.parametrize("value", ["0.3", None, True, float("nan"), []])
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        *((MatchConfig, item.name) for item in fields(MatchConfig) if item.type in ("int", "float")),
+        *((ProposalConfig, item.name) for item in fields(ProposalConfig) if item.type in ("int", "float")),
+    ],
+)
+def test_what_is_no_number_is_refused(settings, name, value):
+    with pytest.raises(WrongTypeError, match=f"expected {name} to be a number, got"):
+        settings(**{name: value})
+
+
+@pytest.mark.parametrize("value", [1.5, float("inf")])
+@pytest.mark.parametrize("name", ["max_instances", "premerge_factor"])
+def test_numbers_of_things_are_whole(name, value):
+    with pytest.raises(WrongTypeError, match="whole number"):
+        MatchConfig(**{name: value})
 
 
 def test_the_options_reach_the_match():
@@ -59,7 +79,9 @@ def test_settings_that_were_stored_come_back():
     assert MatchConfig.from_stored({}) == MatchConfig.published()
 
 
-@pytest.mark.parametrize("change", [{"nearest": 3}, {"labels_per_mask": 2}, {"merge": "diffusion"}, {"tiles": True}])
+@pytest.mark.parametrize(
+    "change", [{"nearest": 3}, {"labels_per_mask": 2}, {"merge": "diffusion"}, {"tiles": True}, {"coverage": None}]
+)
 def test_stored_settings_that_this_version_lacks_are_refused(change):
     with pytest.raises(InputError, match=next(iter(change))):
         MatchConfig.from_stored({**asdict(MatchConfig()), **change})

@@ -7,8 +7,8 @@ import pytest
 from pycocotools import mask as coco_masks
 from support.fake_models import fake_segmenter
 
-from fiftyone_ntt.core import MatchConfig, Matcher, ReferenceItem, compact
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.core import MatchConfig, Matcher, MemoryBank, ReferenceItem, compact
+from fiftyone_ntt.errors import InputError, NttError, WrongTypeError
 
 
 def photo(seed=0):
@@ -74,3 +74,67 @@ def test_coco_results_hold_the_same_masks_boxes_and_scores(segmenter, bank, conf
         np.testing.assert_allclose([x, y, x + width, y + height], instances.boxes[i])
         assert result["score"] == pytest.approx(instances.scores[i])
     assert [one["category_id"] for one in instances.to_coco(7, [30, 40])] == [30 + 10 * k for k in instances.labels]
+
+
+WRONG_IMAGES = {
+    "0..1": photo() / 255,
+    "16 bits": photo().astype(np.uint16),
+    "truth": photo() > 100,
+    "grey": photo()[..., 0],
+    "four channels": np.dstack([photo(), photo()[..., 0]]),
+    "a path": "photo.png",
+    "nothing": None,
+    "a list": photo().tolist(),
+}
+
+
+@pytest.mark.parametrize("image", WRONG_IMAGES.values(), ids=WRONG_IMAGES)
+def test_images_are_uint8_rgb_everywhere(segmenter, bank, image):
+    calls = [
+        lambda: ReferenceItem(image, np.ones((60, 80), bool), "fig", "photo 0"),
+        lambda: segmenter.candidates(image),
+        lambda: segmenter.image_tokens(image),
+        lambda: Matcher(bank, segmenter=segmenter).match(image),
+    ]
+    for call in calls:
+        with pytest.raises(NttError, match=r"expected .*uint8 \[H, W, 3\].*got .*read_image"):
+            call()
+
+
+@pytest.mark.parametrize("config", [{}, {"coverage": 0}, "paper", False, MatchConfig])
+def test_settings_of_another_kind_are_refused(bank, config):
+    with pytest.raises(WrongTypeError, match="MatchConfig, got"):
+        Matcher(bank, config)
+
+
+@pytest.mark.parametrize("given", [None, "bank", np.full((1, 3), np.nan), [], 3])
+def test_what_is_no_bank_is_refused(given):
+    with pytest.raises(NttError, match="expected .*got"):
+        Matcher(given)
+
+
+def test_candidates_alone_are_no_image(segmenter, bank):
+    with pytest.raises(WrongTypeError, match="segmenter.candidates.*got Candidates"):
+        Matcher(bank).match(segmenter.candidates(photo()).candidates)
+
+
+@pytest.mark.parametrize("center", [None, np.zeros(5, np.float32)])
+def test_a_bank_of_another_model_is_refused(segmenter, center):
+    other = MemoryBank(("fig",), np.ones((1, 5), np.float32), [0], ("photo 0",), center)
+    with pytest.raises(InputError, match="5 channels.*same preset"):
+        Matcher(other, segmenter=segmenter).match(photo())
+
+
+def test_ids_of_coco_results_fit_json_and_classes(segmenter, bank):
+    instances = Matcher(bank, segmenter=segmenter).match(photo(2))
+    given = json.loads(json.dumps(instances.to_coco(np.int64(7), np.array([30, 40]))))
+    assert given == json.loads(json.dumps(instances.to_coco(7, [30, 40])))
+    with pytest.raises(InputError, match="an id for each class"):
+        instances.to_coco(7, [30])
+    for ids in ((7, ["fig", "date"]), (7, {"fig": 1, "date": 2}), ("7", None), (None, None)):
+        with pytest.raises(WrongTypeError, match="whole numbers"):
+            instances.to_coco(*ids)
+
+
+def test_no_instances_are_an_empty_list(segmenter, bank):
+    assert Matcher(bank, MatchConfig(score_threshold=1.0), segmenter=segmenter).match(photo()).to_coco(1) == []

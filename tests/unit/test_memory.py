@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from fiftyone_ntt.core import MemoryBank
-from fiftyone_ntt.errors import InputError, PresetMismatchError
+from fiftyone_ntt.errors import InputError, PresetMismatchError, WrongTypeError
 from fiftyone_ntt.method.memory_bank import VectorSet
 
 
@@ -180,3 +180,19 @@ def test_a_set_of_vectors_is_selected_and_joined(bank):
     assert (fewer.shots, fewer.preset) == ({"date": 2}, "lite")
     with pytest.raises(InputError, match="class indices"):
         bank.changed(classes=("date",))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": (3, 4)},
+        {"classes": "ab"},
+        {"reference_ids": (None, None, None)},
+        {"negatives": np.ones((1, 5), np.float32)},
+        {"crops": np.ones((1, 5), np.float32)},
+    ],
+)
+def test_parts_of_another_kind_are_refused(bank, change):
+    parts = {"classes": bank.classes, "vectors": bank.vectors, "class_index": bank.class_index}
+    with pytest.raises(WrongTypeError, match="expected .*got"):
+        MemoryBank(**{**parts, "reference_ids": bank.reference_ids, **change})

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from fiftyone_ntt.core import MemoryBank, ReferenceItem, ReferenceSettings
-from fiftyone_ntt.errors import BadReferenceError, InputError
+from fiftyone_ntt.errors import BadReferenceError, InputError, NttError
 from fiftyone_ntt.method.references import ReferenceEncoder, crop_bounds, patch_weights
 from fiftyone_ntt.method.segmenter import Segmenter
 
@@ -148,3 +148,31 @@ def test_references_that_cannot_be_used_are_named(picture, make, text):
 def test_no_references_at_all_are_refused():
     with pytest.raises(InputError, match="at least one reference"):
         bank_of([], ["a"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"label": None},
+        {"label": 3},
+        {"reference_id": None},
+        {"mask": None},
+        {"mask": [[True]]},
+        {"mask": torch.ones(100, 140)},
+        {"mask": np.ones((100, 140, 1), bool)},
+        {"box": (1, 2, 3)},
+        {"box": (0, 0, float("nan"), 5)},
+    ],
+)
+def test_references_of_another_kind_are_named(picture, change):
+    image, mask = picture
+    with pytest.raises(NttError, match="expected .*got"):
+        item(**{"image": image, "mask": mask, **change})
+
+
+def test_masks_of_numbers_are_as_good_as_truth_values(picture):
+    image, mask = picture
+    encoder = ReferenceEncoder(ColourGrid(), ReferenceSettings())
+    wanted = encoder.encode(item(image, mask))
+    for numbers in (mask.astype(np.uint8), mask.astype(np.uint8) * 255, mask.astype(np.float32)):
+        np.testing.assert_allclose(encoder.encode(item(image, numbers)), wanted, rtol=1e-6)

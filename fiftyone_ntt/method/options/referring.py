@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fiftyone_ntt.method.config import MatchConfig
+from fiftyone_ntt.method.config import MatchConfig, checked_config
 from fiftyone_ntt.method.matcher import Matcher, to_instances
 from fiftyone_ntt.method.memory_bank import MemoryBank, VectorSet
 from fiftyone_ntt.method.merging import CandidateMasks, soft_merge, suppress
@@ -70,7 +70,7 @@ class ReferringMatcher:
     """
 
     def __init__(self, bank: MemoryBank, config: MatchConfig | None = None) -> None:
-        config = config or MatchConfig()
+        config = checked_config(config)
         self._matcher = Matcher(one_class_each(bank), config)
         # As many candidates as ever enter the merge: only what is returned is cut.
         premerge_factor = config.premerge_factor * config.max_instances
