@@ -143,9 +143,9 @@ def _bars(classes: list[ClassScores]) -> list[dict[str, Any]]:
 
 def show_image_labels(ctx: Any) -> None:
     """Fills the table of images with and without each class; notes its classes, none where there are no such labels."""
-    from fiftyone_ntt.runs.presence_fields import verdict_counts
+    from fiftyone_ntt.runs.presence_fields import presence_counts
 
-    counts = verdict_counts(ctx.dataset, ctx.panel.state.review_field)
+    counts = presence_counts(ctx.dataset, ctx.panel.state.review_field)
     rows = [{"class": name, "with": present, "without": absent} for name, (present, absent) in counts.items()]
     ctx.panel.state.review_judged = [row["class"] for row in rows[:_ROWS]]
     ctx.panel.set_data("review_verdicts", rows[:_ROWS])

@@ -258,11 +258,11 @@ class IndexSettings:
 
     def differences(self, wanted: IndexSettings) -> list[str]:
         """In what these settings differ from those wanted, e.g. ``["points_per_side 16, wanted 32"]``."""
-        mine, theirs = dict(_flat(json.loads(self.to_json()))), dict(_flat(json.loads(wanted.to_json())))
+        own, theirs = dict(_flat(json.loads(self.to_json()))), dict(_flat(json.loads(wanted.to_json())))
         return [
-            f"{name.removeprefix('facts.')} {_short(mine.get(name))}, wanted {_short(theirs.get(name))}"
-            for name in sorted({*mine, *theirs})
-            if mine.get(name) != theirs.get(name)
+            f"{name.removeprefix('facts.')} {_short(own.get(name))}, wanted {_short(theirs.get(name))}"
+            for name in sorted({*own, *theirs})
+            if own.get(name) != theirs.get(name)
         ]
 
 

@@ -121,10 +121,10 @@ def files_in(root: Path) -> Iterator[IndexFile]:
 
 def info(root: Path) -> list[SettingsInfo]:
     """What an index holds, one entry for each set of settings."""
-    known = settings_in(root)
-    found: dict[str, SettingsInfo] = {}
+    settings = settings_in(root)
+    entries: dict[str, SettingsInfo] = {}
     for file in files_in(root):
-        entry = found.setdefault(file.settings, SettingsInfo(file.settings, known.get(file.settings)))
+        entry = entries.setdefault(file.settings, SettingsInfo(file.settings, settings.get(file.settings)))
         entry.bytes += file.bytes
         entry.leftovers += file.part
         if file.image is not None and not file.part:
@@ -132,7 +132,7 @@ def info(root: Path) -> list[SettingsInfo]:
             entry.images += 1
             entry.first = min(entry.first or used, used)
             entry.last = max(entry.last or used, used)
-    return list(found.values())
+    return list(entries.values())
 
 
 def verify(root: Path, *, remove: bool = False, progress: Progress | None = None) -> dict[Path, str]:
@@ -215,14 +215,14 @@ def _only(beginning: str, digests: list[str]) -> str:
 
 
 def _damaged(files: list[IndexFile], progress: Progress | None) -> dict[Path, str]:
-    found = {}
+    damaged = {}
     for done, file in enumerate(files, start=1):
         reason = _what_is_wrong(file)
         if reason is not None:
-            found[file.path] = reason
+            damaged[file.path] = reason
         if progress is not None:
-            progress(done, len(files), f"{len(found)} damaged")
-    return found
+            progress(done, len(files), f"{len(damaged)} damaged")
+    return damaged
 
 
 def _what_is_wrong(file: IndexFile) -> str | None:

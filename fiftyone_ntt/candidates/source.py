@@ -271,7 +271,9 @@ class CandidateSource:
         """The settings that the recipe led to with the weights of a bank, if they are known for certain."""
         weights = dict(bank.weights)
         fitting = [
-            known for known in recalled(self._root, self._stage_one.recipe) if known.facts.get("weights") == weights
+            settings
+            for settings in recalled(self._root, self._stage_one.recipe)
+            if settings.facts.get("weights") == weights
         ]
         return fitting[0] if len(fitting) == 1 else None
 

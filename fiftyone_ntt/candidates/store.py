@@ -181,10 +181,10 @@ def read_checked(path: Path, wanted: Signature) -> CompactImage:
         DamagedIndexError: if it is damaged, or not of that image and those settings.
         OSError: if it cannot be read.
     """
-    content, found = from_bytes(read_file(path))
-    if found.image != wanted.image:
-        raise DamagedIndexError(f"it was made of another image, {found.image[:12]}...")
-    differences = found.settings.differences(wanted.settings)
+    content, header = from_bytes(read_file(path))
+    if header.image != wanted.image:
+        raise DamagedIndexError(f"it was made of another image, {header.image[:12]}...")
+    differences = header.settings.differences(wanted.settings)
     if differences:
         raise DamagedIndexError(f"it was made with other settings: {'; '.join(differences)}")
     return content
@@ -217,24 +217,24 @@ def walk(folder: Path) -> Iterator[tuple[Path, int]]:
 
 def settings_in(root: Path) -> dict[str, IndexSettings]:
     """The settings below a root, by digest; folders that are no index's are passed over."""
-    found = {}
+    by_digest = {}
     for path in sorted(root.glob(f"*/{SETTINGS_FILE}")):
         if _HEX.fullmatch(path.parent.name):
             try:
                 settings = IndexSettings.from_json(read_file(path).decode())
                 if settings.digest != path.parent.name:
                     raise InputError(f"{SETTINGS_FILE} describes other settings than the folder's name")
-                found[path.parent.name] = settings
+                by_digest[path.parent.name] = settings
             except (InputError, OSError, UnicodeDecodeError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
                 logger.warning("passing over the index %s: %s", path.parent.name, reason)
-    return found
+    return by_digest
 
 
 def recalled(root: Path, recipe: str) -> list[IndexSettings]:
     """The settings that ``IndexStore.remember`` noted for a recipe."""
     name = hashlib.sha256(recipe.encode()).hexdigest()
-    return [found for digest, found in settings_in(root).items() if (root / digest / RECIPES / name).is_file()]
+    return [settings for digest, settings in settings_in(root).items() if (root / digest / RECIPES / name).is_file()]
 
 
 def explain_missing(root: Path, wanted: IndexSettings) -> str:

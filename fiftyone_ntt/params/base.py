@@ -333,12 +333,12 @@ class StageOneSettings(Params):
         Raises:
             WrongTypeError: if there is no setting of that name.
         """
-        known = [item.name for item in fields(StageOneSettings)]
-        unknown = sorted(set(changes) - set(known))
+        names = [item.name for item in fields(StageOneSettings)]
+        unknown = sorted(set(changes) - set(names))
         if unknown:
             raise WrongTypeError(
                 f"expected no argument {', '.join(map(repr, unknown))}; besides its own, this function takes: "
-                f"{', '.join(known)}"
+                f"{', '.join(names)}"
             )
         return replace(self, **changes)
 

@@ -248,10 +248,10 @@ def _shown(values: NDArray[Any], page: Any, notes: list[str]) -> NDArray[np.uint
     nodata = _nodata(page)
     if values.ndim == 3:
         values = _three_channels(values, shows, _several(_tag(page, 338, ())), notes)
-    shown = windowed(values, nodata, together=shows == _RGB)
+    picture = windowed(values, nodata, together=shows == _RGB)
     if shows == _INVERTED:
-        shown = np.where(_is_data(values, nodata), 255 - shown, 0).astype(np.uint8)
-    return shown
+        picture = np.where(_is_data(values, nodata), 255 - picture, 0).astype(np.uint8)
+    return picture
 
 
 def _three_channels(values: NDArray[Any], shows: int, extra: tuple[int, ...], notes: list[str]) -> NDArray[Any]:
@@ -280,8 +280,8 @@ def _by_pillow(data: bytes, image: Image.Image) -> NDArray[np.uint8]:
         values = values.view(np.int8)
     elif image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return np.asarray(image.convert("RGB"))
-    shown = windowed(values)
-    return 255 - shown if inverted and image.mode != "L" else shown
+    picture = windowed(values)
+    return 255 - picture if inverted and image.mode != "L" else picture
 
 
 def _nodata(page: Any) -> float | None:

@@ -82,23 +82,30 @@ def advise_references(
 
     Raises:
         InputError: if there is no such bank or field, or nothing is tagged.
+
+    Example:
+        >>> import fiftyone_ntt as ntt
+        >>> advice = ntt.advise_references(dataset)  # doctest: +SKIP
+        >>> session.view = advice.references_view(dataset)  # doctest: +SKIP
     """
     if suggest < 0:
         raise InputError(f"expected suggest of at least 0, got {suggest}")
     samples = image_samples(view)
-    made = _bank(samples, bank, label_field, preset, device, progress)
-    vectors, found = made.project(made.vectors), Advice([], {}, reviewed_field=reviewed)
-    influence = leave_one_out(vectors, made.class_index)
-    run = _run(samples, made, reviewed, index_dir, preset, found)
-    lessons = _lessons(run, samples, made, found) if run is not None else []
-    found.decided = len(lessons)
-    found.references = _references(samples, made, influence, _on_reviewed(made, lessons), (label_field, reviewed))
-    needs = class_needs(influence.margin, made.class_index, len(made.classes))
-    found.classes = dict(zip(made.classes, needs, strict=True))
+    memory_bank = _bank(samples, bank, label_field, preset, device, progress)
+    vectors, advice = memory_bank.project(memory_bank.vectors), Advice([], {}, reviewed_field=reviewed)
+    influence = leave_one_out(vectors, memory_bank.class_index)
+    run = _run(samples, memory_bank, reviewed, index_dir, preset, advice)
+    lessons = _lessons(run, samples, memory_bank, advice) if run is not None else []
+    advice.decided = len(lessons)
+    advice.references = _references(
+        samples, memory_bank, influence, _on_reviewed(memory_bank, lessons), (label_field, reviewed)
+    )
+    needs = class_needs(influence.margin, memory_bank.class_index, len(memory_bank.classes))
+    advice.classes = dict(zip(memory_bank.classes, needs, strict=True))
     if run is not None and suggest:
-        found.suggestions = _suggestions(run, samples, made, lessons, suggest, found, progress)
-    logger.info("advice on %d references, %d suggestions", len(found.references), len(found.suggestions))
-    return found
+        advice.suggestions = _suggestions(run, samples, memory_bank, lessons, suggest, advice, progress)
+    logger.info("advice on %d references, %d suggestions", len(advice.references), len(advice.suggestions))
+    return advice
 
 
 def _bank(
@@ -117,24 +124,24 @@ def _bank(
 
 def _run(
     samples: SampleCollection, bank: MemoryBank, reviewed: str, index_dir: str | Path | None,
-    preset: str | Preset | None, found: Advice,
+    preset: str | Preset | None, advice: Advice,
 ) -> ReviewedRun | None:  # fmt: skip
     """The run whose labels can say more; ``None``, and a note, where there is none that fits the bank."""
     if not reviewed or dataset_of(samples).get_field(reviewed) is None:
-        found.notes.append("Label images with these references to learn more: what to label next, for one.")
+        advice.notes.append("Label images with these references to learn more: what to label next, for one.")
         return None
     try:
         run = ReviewedRun.of(samples, reviewed, index_dir, preset)
     except InputError as error:
-        found.notes.append(f"The labels in {reviewed!r} say nothing about the references: {error}")
+        advice.notes.append(f"The labels in {reviewed!r} say nothing about the references: {error}")
         return None
     if (run.bank.preset, dict(run.bank.weights)) != (bank.preset, dict(bank.weights)):
-        found.notes.append(f"The labels in {reviewed!r} were made with other models, so they say nothing here.")
+        advice.notes.append(f"The labels in {reviewed!r} were made with other models, so they say nothing here.")
         return None
     return run
 
 
-def _contents(run: ReviewedRun, paths: dict[str, str], found: Advice) -> Iterator[tuple[str, CompactImage]]:
+def _contents(run: ReviewedRun, paths: dict[str, str], advice: Advice) -> Iterator[tuple[str, CompactImage]]:
     """What the index has of some images; the rest is counted in a note."""
     missing = 0
     for sample_id, path in paths.items():
@@ -149,25 +156,29 @@ def _contents(run: ReviewedRun, paths: dict[str, str], found: Advice) -> Iterato
             missing += 1
     if missing:
         note = f"{missing} images are not in the candidate index, so they were passed over: run 'Index candidates'."
-        found.notes += [] if note in found.notes else [note]
+        advice.notes += [] if note in advice.notes else [note]
 
 
-def _lessons(run: ReviewedRun, samples: SampleCollection, bank: MemoryBank, found: Advice) -> list[Lesson]:
+def _lessons(run: ReviewedRun, samples: SampleCollection, bank: MemoryBank, advice: Advice) -> list[Lesson]:
     """The decisions on labels of the bank's classes, without those that the bank itself has learned from."""
     decided = decided_labels(samples, run.label_field)
-    known = {*bank.reference_ids, *bank.negative_ids}
+    used_ids = {*bank.reference_ids, *bank.negative_ids}
     lessons = []
-    for sample_id, content in _contents(run, {key: path for key, (path, _) in decided.items()}, found):
+    for sample_id, content in _contents(run, {key: path for key, (path, _) in decided.items()}, advice):
         lessons += lessons_of(sample_id, decided[sample_id][1], content)
-    return [one for one in lessons if one.label in bank.classes and not {LEARNED + one.key, one.key} & known]
+    return [
+        lesson
+        for lesson in lessons
+        if lesson.label in bank.classes and not {LEARNED + lesson.key, lesson.key} & used_ids
+    ]
 
 
 def _on_reviewed(bank: MemoryBank, lessons: Sequence[Lesson]) -> NDArray[np.float64]:
     if not lessons:
         return np.full(len(bank.vectors), np.nan)
-    probes = bank.project(np.stack([one.vector for one in lessons]))
-    names = np.array([bank.classes.index(one.label) for one in lessons], np.int64)
-    wanted = np.array([one.kind != "rejected" for one in lessons])
+    probes = bank.project(np.stack([lesson.vector for lesson in lessons]))
+    names = np.array([bank.classes.index(lesson.label) for lesson in lessons], np.int64)
+    wanted = np.array([lesson.kind != "rejected" for lesson in lessons])
     return change_on(bank.project(bank.vectors), bank.class_index, probes, names, wanted)
 
 
@@ -175,11 +186,12 @@ def _references(
     samples: SampleCollection, bank: MemoryBank, influence: Influence, reviewed: NDArray[np.float64],
     fields: Sequence[str],
 ) -> list[ReferenceAdvice]:  # fmt: skip
-    keys = [_key(one) for one in bank.reference_ids]
+    keys = [_key(reference_id) for reference_id in bank.reference_ids]
     names = _file_names(samples, [sample for sample, _ in keys if sample is not None])
     flaws = _flaws(samples, [label for _, label in keys if label is not None], fields)
     far = outliers(influence.similarity, bank.class_index)
     twins: dict[int, list[str]] = {}
+    # Both of a pair are told, so that a person can choose which one to take away.
     for i, k in near_duplicates(bank.project(bank.vectors)):
         twins.setdefault(i, []).append(bank.reference_ids[k])
         twins.setdefault(k, []).append(bank.reference_ids[i])
@@ -208,23 +220,23 @@ def _key(reference_id: str) -> tuple[str | None, str | None]:
 
 
 def _file_names(samples: SampleCollection, sample_ids: Sequence[str]) -> dict[str, str]:
-    found = every_image(dataset_of(samples)).select(list(dict.fromkeys(sample_ids))).values(["id", "filepath"])
-    return {sample_id: Path(path).name for sample_id, path in zip(*found, strict=True)}
+    columns = every_image(dataset_of(samples)).select(list(dict.fromkeys(sample_ids))).values(["id", "filepath"])
+    return {sample_id: Path(path).name for sample_id, path in zip(*columns, strict=True)}
 
 
 def _flaws(samples: SampleCollection, label_ids: Sequence[str], fields: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Label -> what is wrong with it by itself; reads the images of the references."""
-    images, found = every_image(dataset_of(samples)), dict[str, tuple[str, ...]]()
+    images, flaws = every_image(dataset_of(samples)), dict[str, tuple[str, ...]]()
     for name in fields:
         if label_ids and images.has_field(name) and is_detections_field(images, name):
             held = images.select_labels(ids=list(label_ids), fields=name)
-            found |= {card.label_id: card.flaws for card in describe_references(held, name, tag="")}
-    return found
+            flaws |= {card.label_id: card.flaws for card in describe_references(held, name, tag="")}
+    return flaws
 
 
 def _suggestions(
     run: ReviewedRun, samples: SampleCollection, bank: MemoryBank, lessons: Sequence[Lesson], count: int,
-    found: Advice, progress: Progress | None,
+    advice: Advice, progress: Progress | None,
 ) -> list[Suggestion]:  # fmt: skip
     """The most helpful of the most doubtful labels."""
     doubts = _doubts(run, samples)
@@ -234,17 +246,18 @@ def _suggestions(
     read: list[Lesson] = []
     images = every_image(dataset_of(samples)).select(list(by_sample))
     for paths, labels in labels_in_chunks(images, run.label_field):
-        for sample_id, content in _contents(run, paths, found):
+        for sample_id, content in _contents(run, paths, advice):
             wanted = [label for label in labels[sample_id] if str(label["_id"]) in by_sample[sample_id]]
             read += lessons_of(sample_id, wanted, content)
         if progress is not None:
             progress(len(read), len(doubts), f"looked at {len(read)} of {len(doubts)} labels")
     if not read:
         return []
-    good = [one.vector for one in lessons if one.kind != "rejected"]
-    known = bank.project(np.concatenate([bank.vectors, *(vector[None] for vector in good)]))
-    weights = np.array([doubts[one.key.partition("/")[2]][1] for one in read])
-    chosen = most_helpful(bank.project(np.stack([one.vector for one in read])), weights, known, count)
+    good = [lesson.vector for lesson in lessons if lesson.kind != "rejected"]
+    # [R, C] what needs no more labels near it: the references, and what was accepted or edited
+    labelled = bank.project(np.concatenate([bank.vectors, *(vector[None] for vector in good)]))
+    weights = np.array([doubts[lesson.key.partition("/")[2]][1] for lesson in read])
+    chosen = most_helpful(bank.project(np.stack([lesson.vector for lesson in read])), weights, labelled, count)
     return [Suggestion(*_ids(read[i].key), read[i].label) for i in chosen]
 
 
@@ -257,8 +270,10 @@ def _doubts(run: ReviewedRun, samples: SampleCollection) -> dict[str, tuple[str,
     """Undecided label -> its sample and how doubtful it is, of the most doubtful ones."""
     table = table_of(run.dataset, run.label_field).refreshed()
     rows, ids = table.rows, table.sample_ids
-    inside = {ObjectId(one) for one in samples.values("id")}
-    rows = rows[(decisions(rows) == UNDECIDED) & np.array([one in inside for one in ids], bool)[rows["sample"]]]
+    inside = {ObjectId(sample_id) for sample_id in samples.values("id")}
+    rows = rows[
+        (decisions(rows) == UNDECIDED) & np.array([sample_id in inside for sample_id in ids], bool)[rows["sample"]]
+    ]
     doubt = _doubt(rows)
     order = np.argsort(-doubt, kind="stable")[:_LOOKED_AT]
     return {

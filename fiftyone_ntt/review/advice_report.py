@@ -52,30 +52,32 @@ class ReferenceAdvice:
     @property
     def verdict(self) -> str:
         """``"check"``, ``"harms"``, ``"adds little"``, ``"helps"`` or ``"no clear effect"``."""
-        known = [one / 100 for one in (self.change, self.on_reviewed) if one is not None]
+        changes = [change / 100 for change in (self.change, self.on_reviewed) if change is not None]
         if self.outlier or self.looks_like is not None:
             return "check"
-        if known and min(known) < -_CLEARLY:
+        if changes and min(changes) < -_CLEARLY:
             return "harms"
         if self.twins:
             return "adds little"
-        return "helps" if known and max(known) > _CLEARLY else "no clear effect"
+        return "helps" if changes and max(changes) > _CLEARLY else "no clear effect"
 
     @property
     def words(self) -> tuple[str, ...]:
         """What to know and do about it, in plain words; nothing where all is well."""
-        found = []
+        sentences = []
         if self.looks_like is not None:
-            found.append(f"looks more like your {self.looks_like!r} than like the other {self.label!r}: right class?")
+            sentences.append(
+                f"looks more like your {self.looks_like!r} than like the other {self.label!r}: right class?"
+            )
         elif self.outlier:
-            found.append(f"unlike the other {self.label!r}: is its mask right, does it show the whole object?")
+            sentences.append(f"unlike the other {self.label!r}: is its mask right, does it show the whole object?")
         if self.change is not None and self.change < -100 * _CLEARLY:
-            found.append("the other references are told apart better without it")
+            sentences.append("the other references are told apart better without it")
         if self.on_reviewed is not None and self.on_reviewed < -100 * _CLEARLY:
-            found.append("what you accepted and rejected is told apart better without it")
+            sentences.append("what you accepted and rejected is told apart better without it")
         if self.twins:
-            found.append("nearly the same as another reference: a different one shows more")
-        return (*found, *self.flaws)
+            sentences.append("nearly the same as another reference: a different one shows more")
+        return (*sentences, *self.flaws)
 
 
 @dataclass(frozen=True)
@@ -116,17 +118,20 @@ class Advice:
     def rows(self) -> list[dict[str, Any]]:
         """A row a reference, those to look at first."""
         order = ("check", "harms", "adds little", "no clear effect", "helps")
-        ranked = sorted(self.references, key=lambda one: (order.index(one.verdict), one.label, one.reference_id))
+        ranked = sorted(
+            self.references,
+            key=lambda reference: (order.index(reference.verdict), reference.label, reference.reference_id),
+        )
         return [
             {
-                "class": one.label,
-                "reference": one.name,
-                "verdict": one.verdict,
-                "change": _rounded(one.change),
-                "on_reviewed": _rounded(one.on_reviewed),
-                "advice": "; ".join(one.words),
+                "class": reference.label,
+                "reference": reference.name,
+                "verdict": reference.verdict,
+                "change": _rounded(reference.change),
+                "on_reviewed": _rounded(reference.on_reviewed),
+                "advice": "; ".join(reference.words),
             }
-            for one in ranked
+            for reference in ranked
         ]
 
     def class_rows(self) -> list[dict[str, Any]]:
@@ -150,19 +155,21 @@ class Advice:
             raise InputError(
                 "expected labels of a run to choose from, got none; label some images first, with the candidate index"
             )
-        order = list(dict.fromkeys(one.sample_id for one in self.suggestions))
-        ids = [one.label_id for one in self.suggestions]
+        order = list(dict.fromkeys(suggestion.sample_id for suggestion in self.suggestions))
+        ids = [suggestion.label_id for suggestion in self.suggestions]
         return image_samples(samples).select(order, ordered=True).select_labels(ids=ids, fields=self.reviewed_field)
 
     def references_view(self, samples: SampleCollection) -> SampleCollection:
         """The samples of the references to look at: unlike their class, harmful, twins, or flawed."""
-        ids = [one.sample_id for one in self.references if one.sample_id is not None and one.words]
+        ids = [
+            reference.sample_id for reference in self.references if reference.sample_id is not None and reference.words
+        ]
         return every_image(dataset_of(samples)).select(list(dict.fromkeys(ids)), ordered=True)
 
     def __str__(self) -> str:
         lines = [f"{len(self.references)} references of {len(self.classes)} classes."]
-        for one in self.references:
-            lines += [f"- {one.label} ({one.name}): {word}" for word in one.words]
+        for reference in self.references:
+            lines += [f"- {reference.label} ({reference.name}): {word}" for word in reference.words]
         needy = [f"{name} ({_need(need)})" for name, need in self.classes.items() if need.needs_more]
         lines += [f"More references would help: {', '.join(needy)}."] if needy else []
         if self.suggestions:

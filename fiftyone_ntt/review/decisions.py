@@ -53,6 +53,10 @@ def accept_labels(
     Raises:
         InputError: if there is no such field, or an id is none.
         WrongTypeError: if the field holds no detections.
+
+    Example:
+        >>> import fiftyone_ntt as ntt
+        >>> ntt.accept_labels(dataset, "ntt", classes=["cat"], above=0.8)  # doctest: +SKIP
     """
     return _decide(view, label_field, _Choice(label_ids, classes, above, below), ACCEPTED_TAG)
 
@@ -72,6 +76,10 @@ def reject_labels(
 
     Returns:
         Number of labels whose decision changed.
+
+    Example:
+        >>> import fiftyone_ntt as ntt
+        >>> ntt.reject_labels(dataset, "ntt", below=0.2)  # doctest: +SKIP
     """
     return _decide(view, label_field, _Choice(label_ids, classes, above, below), REJECTED_TAG)
 
@@ -91,6 +99,10 @@ def clear_decisions(
 
     Returns:
         Number of labels whose decision changed.
+
+    Example:
+        >>> import fiftyone_ntt as ntt
+        >>> ntt.clear_decisions(dataset, "ntt", classes=["cat"])  # doctest: +SKIP
     """
     return _decide(view, label_field, _Choice(label_ids, classes, above, below), None)
 

@@ -136,6 +136,10 @@ def export_labels(
         InputError: if there is nothing to write, a file cannot be written (it is named), or the folder, a field or an
             option cannot be used.
         WrongTypeError: if the field holds something other than detections, or the samples are no images.
+
+    Example:
+        >>> import fiftyone_ntt as ntt
+        >>> print(ntt.export_labels(dataset, "export", "ntt", format="coco"))  # doctest: +SKIP
     """
     for name, value, allowed in (("format", format, FORMATS), ("only", only, ONLY), ("masks", masks, MASKS)):
         if value not in allowed:

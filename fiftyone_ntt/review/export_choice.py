@@ -55,13 +55,13 @@ def _true() -> ViewExpression:
 
 def _edited(view: SampleCollection, label_field: str) -> list[ObjectId]:
     """Labels without a decision's tag that are no longer as a run wrote them."""
-    ids, found = view.values("id"), []
+    ids, edited = view.values("id"), []
     for start in range(0, len(ids), _CHUNK):
         for document in raw_values(view.select(ids[start : start + _CHUNK]), label_field):
             for label in (document or {}).get("detections") or []:
                 if not DECIDED_TAGS & set(label.get("tags") or ()) and is_edited(label):
-                    found.append(label["_id"])
-    return found
+                    edited.append(label["_id"])
+    return edited
 
 
 def classes_of(view: SampleCollection, label_field: str, classes: Sequence[str] | None) -> list[str]:

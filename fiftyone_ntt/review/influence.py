@@ -109,13 +109,14 @@ def change_on(
     vectors, class_index = checked(vectors, class_index)
     sums = _sums(vectors, class_index)
     points = unit(np.asarray(probes, np.float64))
+    # [P, K] cosine of each probe with each class, and [P, M] with the class of each reference once that is left out
     with_all, without = points @ unit(sums).T, points @ unit(sums[class_index] - vectors).T
     count, sign = np.bincount(class_index), np.where(wanted, 1.0, -1.0)
     change = np.full(len(vectors), np.nan)
     for i, k in enumerate(class_index.tolist()):
-        mine = np.flatnonzero(probe_class == k)
-        if len(mine) and count[k] > 1:
-            change[i] = float((sign[mine] * (with_all[mine, k] - without[mine, i])).mean())
+        of_class = np.flatnonzero(probe_class == k)
+        if len(of_class) and count[k] > 1:
+            change[i] = float((sign[of_class] * (with_all[of_class, k] - without[of_class, i])).mean())
     return change
 
 
@@ -127,6 +128,7 @@ def near_duplicates(vectors: Vectors, threshold: float = SAME) -> list[tuple[int
         threshold: on their cosine.
     """
     points = unit(np.asarray(vectors, np.float64))
+    # [M, M] each pair once, without the diagonal
     alike = np.triu(points @ points.T, k=1)
     first, second = np.nonzero(alike > threshold)
     order = np.argsort(-alike[first, second], kind="stable")
@@ -148,11 +150,12 @@ def outliers(similarity: NDArray[np.float64], class_index: Index) -> NDArray[np.
     """
     behind = np.full(len(similarity), np.nan)
     for k in np.unique(class_index):
-        mine = np.flatnonzero(class_index == k)
-        if len(mine) > 2:
-            behind[mine] = np.median(similarity[mine]) - similarity[mine]
+        of_class = np.flatnonzero(class_index == k)
+        if len(of_class) > 2:
+            behind[of_class] = np.median(similarity[of_class]) - similarity[of_class]
     if not np.isfinite(behind).any():
         return np.zeros(len(similarity), bool)
+    # 1.4826 times the median deviation is the standard deviation of a normal distribution.
     scatter = 1.4826 * float(np.nanmedian(np.abs(behind)))
     far: NDArray[np.bool_] = np.nan_to_num(behind, nan=-np.inf) > max(FAR, DEVIATIONS * scatter)
     return far
@@ -183,13 +186,13 @@ def class_needs(margin: NDArray[np.float64], class_index: Index, classes: int) -
     """
     needs = []
     for k in range(classes):
-        mine = margin[class_index == k]
-        accuracy = float((mine > 0).mean()) if len(mine) > 1 else float("nan")
-        needs.append(ClassNeed(len(mine), accuracy, len(mine) < 2 or accuracy < LOW_ACCURACY))
+        margins = margin[class_index == k]
+        accuracy = float((margins > 0).mean()) if len(margins) > 1 else float("nan")
+        needs.append(ClassNeed(len(margins), accuracy, len(margins) < 2 or accuracy < LOW_ACCURACY))
     return needs
 
 
-def most_helpful(vectors: Vectors, doubt: NDArray[np.floating], known: Vectors, n: int) -> list[int]:
+def most_helpful(vectors: Vectors, doubt: NDArray[np.floating], labelled: Vectors, n: int) -> list[int]:
     """Which objects to label next: doubtful ones that stand for many others and are unlike what is known.
 
     Greedy: each choice is the object that brings most doubt nearer to something labelled (the sum over all objects of
@@ -206,10 +209,11 @@ def most_helpful(vectors: Vectors, doubt: NDArray[np.floating], known: Vectors, 
     """
     points = unit(np.asarray(vectors, np.float64))
     alike = (points @ points.T).clip(min=0)
-    near = (points @ unit(np.asarray(known, np.float64)).T).clip(min=0)
+    near = (points @ unit(np.asarray(labelled, np.float64)).T).clip(min=0)
     covered = near.max(axis=1) if near.size else np.zeros(len(points))
     chosen: list[int] = []
     while len(chosen) < min(n, len(points)):
+        # [N] doubt that each object would take from all others, beyond what is covered already
         gain = (np.asarray(doubt)[:, None] * (alike - covered[:, None]).clip(min=0)).sum(axis=0)
         gain[chosen] = -1
         best = int(gain.argmax())

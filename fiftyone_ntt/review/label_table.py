@@ -139,17 +139,17 @@ class LabelTable:
         """Takes over tags that were just written, so that these samples need not be read again."""
         if not self.loaded or not labels:
             return
-        found = self._samples.find_one({"_id": next(iter(labels))}, {"last_modified_at": 1})
+        document = self._samples.find_one({"_id": next(iter(labels))}, {"last_modified_at": 1})
         code = _tagged({tag})
         with self._lock:
             for sample_id, ids in labels.items():
                 block = self._blocks.get(sample_id)
                 if block is None:
                     continue
-                chosen = {one.binary for one in ids}
+                chosen = {label_id.binary for label_id in ids}
                 block["tagged"][[label in chosen for label in block["label"].tolist()]] = code
-                if found:
-                    self._stamps[sample_id] = found["last_modified_at"]
+                if document:
+                    self._stamps[sample_id] = document["last_modified_at"]
             self._joined = None
 
     def _read_safely(self) -> None:
@@ -172,14 +172,14 @@ class LabelTable:
         """Queries for the samples that were written since they were read, in batches; the index answers this."""
         since = {} if self._latest is None else {"last_modified_at": {"$gt": self._latest - _LATE}}
         stamps = self._samples.find(since, {"last_modified_at": 1})
-        ids = [one["_id"] for one in stamps if self._stamps.get(one["_id"]) != one.get("last_modified_at")]
+        ids = [stamp["_id"] for stamp in stamps if self._stamps.get(stamp["_id"]) != stamp.get("last_modified_at")]
         return [{"_id": {"$in": ids[start : start + _BATCH]}} for start in range(0, len(ids), _BATCH)]
 
     def _read_documents(self, query: dict[str, Any]) -> None:
         wanted = {f"{self._field}.detections": 1, "last_modified_at": 1}
-        for found in self._samples.find(query, wanted, batch_size=_BATCH):
-            self._put(found["_id"], (found.get(self._field) or {}).get("detections") or [])
-            self._stamps[found["_id"]] = found.get("last_modified_at")
+        for document in self._samples.find(query, wanted, batch_size=_BATCH):
+            self._put(document["_id"], (document.get(self._field) or {}).get("detections") or [])
+            self._stamps[document["_id"]] = document.get("last_modified_at")
 
     def _put(self, sample_id: ObjectId, labels: list[dict[str, Any]]) -> None:
         number = self._order.setdefault(sample_id, len(self._order))
@@ -204,7 +204,7 @@ class LabelTable:
         )
 
     def _forget_deleted(self) -> None:
-        there = {found["_id"] for found in self._samples.find({}, {"_id": 1})}
+        there = {document["_id"] for document in self._samples.find({}, {"_id": 1})}
         with self._lock:
             self._blocks = {key: block for key, block in self._blocks.items() if key in there}
             self._stamps = {key: stamp for key, stamp in self._stamps.items() if key in there}
@@ -300,9 +300,10 @@ def scores_of(table: LabelTable, threshold: float) -> list[ClassScores]:
     accepted, rejected, edited, undecided = (
         per_class(decided == code) for code in (ACCEPTED, REJECTED, EDITED, UNDECIDED)
     )
+    # [labels] bin of each score, counted for all classes at once as [classes, BINS]
     bins = np.clip((rows["confidence"] * BINS).astype(np.int64), 0, BINS - 1)
     histograms = np.bincount(rows["class"] * BINS + bins, minlength=count * BINS).reshape(count, BINS)
-    found = [
+    entries = [
         ClassScores(
             name=name,
             labels=int(everything[i]),
@@ -317,7 +318,7 @@ def scores_of(table: LabelTable, threshold: float) -> list[ClassScores]:
         for i, name in enumerate(table.classes)
         if everything[i]
     ]
-    return sorted(found, key=lambda one: (-one.labels, one.name))
+    return sorted(entries, key=lambda entry: (-entry.labels, entry.name))
 
 
 def suggest_threshold(table: LabelTable, name: str | None = None) -> float:

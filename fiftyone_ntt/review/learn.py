@@ -132,6 +132,11 @@ def learn(
     Raises:
         InputError: if no run wrote the field, nothing was decided, or a name is unusable.
         MissingWeightsError: if a model is needed and its weights are not on this machine.
+
+    Example:
+        >>> import fiftyone_ntt as ntt
+        >>> report = ntt.learn(dataset, "ntt")  # doctest: +SKIP
+        >>> report = ntt.learn(dataset, "ntt", apply=True, bank_name="learned")  # doctest: +SKIP
     """
     started = time.perf_counter()
     reviewed = image_samples(view)
@@ -189,7 +194,7 @@ def _learned(
     for lesson in lessons:
         of_class = counts.setdefault(lesson.label, {"accepted": 0, "edited": 0, "rejected": 0})
         of_class[lesson.kind] += 1
-    return taught(review.bank, sorted(lessons, key=lambda one: one.key), set(decided)), counts, errors
+    return taught(review.bank, sorted(lessons, key=lambda lesson: lesson.key), set(decided)), counts, errors
 
 
 def _compare(review: ReviewedRun, report: LearnReport, progress: Progress | None) -> None:
@@ -286,5 +291,5 @@ def keep_outcome(dataset: fo.Dataset, report: LearnReport) -> dict[str, Any]:
 
 def last_outcome(dataset: fo.Dataset, label_field: str) -> dict[str, Any] | None:
     """What ``keep_outcome`` kept for a field; ``None`` if there is nothing."""
-    found: dict[str, Any] | None = store(dataset, LEARNED_STORE).get(label_field)
-    return found
+    outcome: dict[str, Any] | None = store(dataset, LEARNED_STORE).get(label_field)
+    return outcome

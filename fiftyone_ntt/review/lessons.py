@@ -168,9 +168,9 @@ def changes_of(
 
 
 def _by_place(labels: Sequence[Document], threshold: float) -> dict[tuple[int, ...], Counter[str]]:
-    found: dict[tuple[int, ...], Counter[str]] = {}
+    by_place: dict[tuple[int, ...], Counter[str]] = {}
     for label in labels:
         if (label.get("confidence") or 0.0) > threshold:
             place = tuple(round(value * 100_000) for value in label["bounding_box"])
-            found.setdefault(place, Counter())[label["label"]] += 1
-    return found
+            by_place.setdefault(place, Counter())[label["label"]] += 1
+    return by_place

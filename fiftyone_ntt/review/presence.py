@@ -1,4 +1,4 @@
-"""A verdict on each image and class: is it there, and how probable is that; kept with the samples."""
+"""Image-level labels: is each class in the image, and how probable is that; kept with the samples."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from fiftyone_ntt.review.label_table import table_of
 from fiftyone_ntt.review.presence_fit import Bools, Pairs
 from fiftyone_ntt.review.threshold_fit import Floats
 from fiftyone_ntt.review.thresholds import Thresholds, fit_thresholds, load_thresholds
-from fiftyone_ntt.runs.presence_fields import declare_verdicts, note_counts, verdict_fields
+from fiftyone_ntt.runs.presence_fields import declare_presence_fields, note_counts, presence_field_names
 from fiftyone_ntt.runs.record import PROVENANCE, status_field
 
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 2000
-"""Samples whose verdicts are written at once."""
+"""Samples whose image-level labels are written at once."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def judge_presence(view: SampleCollection, label_field: str = "ntt") -> Presence
     those of ``fit_thresholds``; where there are none yet, they are fitted now.
 
     An image counts if the run has labelled it, also where it found nothing. References that were left out, and images
-    that failed, get no verdict. Labels that a person accepted, edited or drew are certain, rejected ones do not count.
+    that failed, get none. Labels that a person accepted, edited or drew are certain, rejected ones do not count.
 
     Args:
         view: the dataset, or the samples to judge.
@@ -84,6 +84,10 @@ def judge_presence(view: SampleCollection, label_field: str = "ntt") -> Presence
 
     Raises:
         InputError: if no run wrote the field, it has found nothing, or the fields hold something else.
+
+    Example:
+        >>> import fiftyone_ntt as ntt
+        >>> print(ntt.judge_presence(dataset, "ntt"))  # doctest: +SKIP
     """
     params = JudgePresenceParams(label_field)
     view, dataset = image_samples(view), dataset_of(view)
@@ -95,38 +99,40 @@ def judge_presence(view: SampleCollection, label_field: str = "ntt") -> Presence
             "choose a field that 'NTT: Segment images' filled"
         )
     thresholds = load_thresholds(dataset, run_key) or fit_thresholds(dataset, run_key, write_verdicts=False)
-    return write_verdicts(view, thresholds)
+    return write_image_labels(view, thresholds)
 
 
-def write_verdicts(view: SampleCollection, thresholds: Thresholds) -> PresenceReport:
+def write_image_labels(view: SampleCollection, thresholds: Thresholds) -> PresenceReport:
     """The same with these thresholds, which belong to the view's dataset."""
     dataset, name = dataset_of(view), thresholds.label_field
     table = table_of(dataset, name).refreshed()
     names = list(dict.fromkeys([*thresholds.classes, *table.classes]))
     pairs = Pairs.of(table, names)
+    # Sample id -> its row below; samples without labels share one row more, the last.
     row = {str(table.sample_ids[number]): i for i, number in enumerate(pairs.samples)}
-    least = np.array([thresholds.image.threshold(one) for one in names])
+    least = np.array([thresholds.image.threshold(class_name) for class_name in names])
+    # [samples with labels + 1, classes] probability, and whether the class counts as present
     likely = np.vstack([pairs.probability(thresholds.image.curve), _without_labels(thresholds, len(names))])
     there = np.vstack([pairs.present(least), np.zeros(len(names), bool)])
     judged = every_image(dataset) if isinstance(view, fo.Dataset) else view
     ids, states = _judged(judged, name, thresholds.run_key)
-    rows = np.array([row.get(one, len(row)) for one in ids], np.int64)
-    declare_verdicts(dataset, name, thresholds.run_key)
+    rows = np.array([row.get(sample_id, len(row)) for sample_id in ids], np.int64)
+    declare_presence_fields(dataset, name, thresholds.run_key)
     for start in range(0, len(ids), _AT_ONCE):
         some = rows[start : start + _AT_ONCE]
         _write(dataset, name, ids[start : start + _AT_ONCE], names, likely[some], there[some])
     patiently(note_counts, dataset, name)
     counts = there[rows].sum(axis=0) if len(ids) else np.zeros(len(names), int)
     present = dict(zip(names, map(int, counts), strict=True))
-    return PresenceReport(name, verdict_fields(name), len(ids), states - len(ids), present, thresholds.guessed)
+    return PresenceReport(name, presence_field_names(name), len(ids), states - len(ids), present, thresholds.guessed)
 
 
 def judged_without(view: SampleCollection, label_field: str, name: str) -> SampleCollection:
     """The images of a view that are judged to be without a class, the surest first."""
-    field = verdict_fields(label_field)[1]
+    field = presence_field_names(label_field)[1]
     chances = F(f"{field}.classifications").filter(F("label") == name).map(F("confidence"))
-    found = view.match(F(f"{field}.classifications.label").contains(name))
-    return found.sort_by(chances.max(), reverse=True)
+    images = view.match(F(f"{field}.classifications.label").contains(name))
+    return images.sort_by(chances.max(), reverse=True)
 
 
 def _without_labels(thresholds: Thresholds, classes: int) -> Floats:
@@ -148,11 +154,12 @@ def _write(
     pattern, empty = fo.Classification().to_dict(), fo.Classifications().to_dict()
     documents: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     for sample_id, chances, is_there in zip(ids, likely.tolist(), there.tolist(), strict=True):
-        found: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+        sides: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
         for name, chance, present in zip(names, chances, is_there, strict=True):
             sure = chance if present else 1 - chance
-            found[not present].append({**pattern, "_id": ObjectId(), "label": name, "confidence": sure})
+            # The confidence is that of the statement: "absent" is as sure as the class is unlikely.
+            sides[not present].append({**pattern, "_id": ObjectId(), "label": name, "confidence": sure})
         for side in (0, 1):
-            documents[side][sample_id] = {**empty, "classifications": found[side]}
-    for field, values in zip(verdict_fields(label_field), documents, strict=True):
+            documents[side][sample_id] = {**empty, "classifications": sides[side]}
+    for field, values in zip(presence_field_names(label_field), documents, strict=True):
         patiently(dataset.set_values, field, values, key_field="id", validate=False, dynamic=False)

@@ -59,9 +59,9 @@ class Pairs:
     @classmethod
     def of(cls, table: LabelTable, names: list[str]) -> Pairs:
         """Of all samples with labels; ``names`` are those of ``Labels.of``."""
-        rows, known = table.rows, {name: i for i, name in enumerate(names)}
+        rows, index_of = table.rows, {name: i for i, name in enumerate(names)}
         samples, image = np.unique(rows["sample"].astype(np.int64), return_inverse=True)
-        number = np.array([known[name] for name in table.classes], np.int64)
+        number = np.array([index_of[name] for name in table.classes], np.int64)
         place, decided = image * len(names) + number[rows["class"]], decisions(rows)
         scored = rows["confidence"] > 0  # what a person drew has no score
         similarity = np.where(np.isnan(rows["similarity"]), rows["confidence"], rows["similarity"])
@@ -93,9 +93,10 @@ def fit_presence(pairs: Pairs, names: list[str], guessed: Curve, precision: floa
         precision: of the images in which a class counts as being there, at least this share is to be right, as
             expected; where ``None``, F1 counts.
     """
-    known, scored = pairs.right | pairs.wrong, pairs.seen > 0
-    image, number = np.nonzero(known & scored)
-    others, their_class = np.nonzero(~known & scored)
+    decided, scored = pairs.right | pairs.wrong, pairs.seen > 0
+    image, number = np.nonzero(decided & scored)
+    # Pairs of image and class that nobody decided on count too, each a little, at the guess made before.
+    others, their_class = np.nonzero(~decided & scored)
     if not len(image):
         return thresholds_for(pairs, guessed, names, precision)
     seen, unknown = pairs.seen[image, number], pairs.seen[others, their_class]
@@ -112,6 +113,7 @@ def fit_presence(pairs: Pairs, names: list[str], guessed: Curve, precision: floa
 def thresholds_for(pairs: Pairs, curve: Curve, names: list[str], precision: float | None) -> PresenceFit:
     """The thresholds that follow from a curve."""
     image, number = np.nonzero(pairs.seen > 0)
+    # [pairs with labels] a class whose labels were rejected is not there, whatever the curve says
     likely = np.where(pairs.wrong, 0.0, pairs.probability(curve))[image, number]
     seen = pairs.seen[image, number]
 
@@ -122,9 +124,9 @@ def thresholds_for(pairs: Pairs, curve: Curve, names: list[str], precision: floa
     overall = 1.0 if overall is None else overall
     each = {}
     for k, name in enumerate(names):
-        mine = number == k
-        found = best(mine)
-        each[name] = overall if not mine.any() else 1.0 if found is None else found
+        of_class = number == k
+        threshold = best(of_class)
+        each[name] = overall if not of_class.any() else 1.0 if threshold is None else threshold
     return PresenceFit(curve, each, overall)
 
 

@@ -104,6 +104,10 @@ def doubtful(
     Raises:
         InputError: if there is no such field, or an argument cannot be used.
         WrongTypeError: if the field holds no detections, or the view no whole images.
+
+    Example:
+        >>> import fiftyone_ntt as ntt
+        >>> session.view = ntt.doubtful(dataset, "ntt", limit=50)  # doctest: +SKIP
     """
     params = DoubtParams(label_field, by, threshold, None if classes is None else tuple(classes), limit)
     samples = image_samples(view)
@@ -122,11 +126,12 @@ def most_doubtful(table: LabelTable, samples: SampleCollection, params: DoubtPar
     ids = table.sample_ids
     if stages_of(samples):
         inside = set(samples.values("_id"))
-        rows = rows[np.array([one in inside for one in ids], bool)[rows["sample"]]]
+        rows = rows[np.array([sample_id in inside for sample_id in ids], bool)[rows["sample"]]]
     threshold = params.threshold if params.threshold is not None else suggest_threshold(table)
     doubt = _DOUBT[params.by](rows, threshold)
     rows, doubt = rows[np.isfinite(doubt)], doubt[np.isfinite(doubt)]
     first = np.argsort(doubt, kind="stable")[: params.limit]
+    # A sample comes where its most uncertain label does.
     order = dict.fromkeys(str(ids[number]) for number in rows["sample"][first].tolist())
     labels = [str(ObjectId(label.tobytes())) for label in rows["label"][first]]
     return samples.select(list(order), ordered=True).select_labels(ids=labels, fields=params.label_field)

@@ -73,11 +73,11 @@ def labels_in_chunks(
     images, ids = every_image(dataset_of(samples)), patiently(samples.values, "id")
     for start in range(0, len(ids), _AT_ONCE):
         some = images.select(ids[start : start + _AT_ONCE])
-        found, paths, labels = patiently(raw_values, some, ["id", "filepath", label_field])
-        names = [str(one) for one in found]
+        sample_ids, paths, labels = patiently(raw_values, some, ["id", "filepath", label_field])
+        names = [str(sample_id) for sample_id in sample_ids]
         yield (
             dict(zip(names, paths, strict=True)),
-            {name: (one or {}).get("detections") or [] for name, one in zip(names, labels, strict=True)},
+            {name: (document or {}).get("detections") or [] for name, document in zip(names, labels, strict=True)},
         )
 
 
@@ -88,10 +88,10 @@ def is_persons_word(label: Document) -> bool:
 
 def decided_labels(samples: SampleCollection, label_field: str) -> dict[str, tuple[str, list[Document]]]:
     """Sample id -> file path and the labels that a person decided on or drew; only samples that have some."""
-    found = {}
+    by_sample = {}
     for paths, labels in labels_in_chunks(samples, label_field):
         for sample_id, path in paths.items():
-            mine = [label for label in labels[sample_id] if is_persons_word(label)]
-            if mine:
-                found[sample_id] = path, mine
-    return found
+            decided = [label for label in labels[sample_id] if is_persons_word(label)]
+            if decided:
+                by_sample[sample_id] = path, decided
+    return by_sample

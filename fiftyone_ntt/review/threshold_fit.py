@@ -82,10 +82,11 @@ def fit_curve(scores: Floats, classes: Ints, right: ArrayLike, weights: ArrayLik
 
     share = np.asarray(right, np.float64)
     weight = np.ones(len(scores)) if weights is None else np.asarray(weights, np.float64)
-    known = np.unique(classes)
-    features = np.zeros((len(scores) + 1, 1 + len(known)))
+    numbers = np.unique(classes)
+    # [labels + 1, 1 + classes] score, and which class; scaled, so that one penalty suits slope and offsets
+    features = np.zeros((len(scores) + 1, 1 + len(numbers)))
     features[:-1, 0] = scores * SLOPE_SPREAD
-    features[:-1, 1:] = (classes[:, None] == known) * OFFSET_SPREAD
+    features[:-1, 1:] = (classes[:, None] == numbers) * OFFSET_SPREAD
     # One wrong label at score 0 and one right label at score 1, of no class: where nothing else is known.
     features[-1, 0] = SLOPE_SPREAD
     rows = np.concatenate([features, np.zeros_like(features[:1]), features[:-1]])
@@ -94,7 +95,7 @@ def fit_curve(scores: Floats, classes: Ints, right: ArrayLike, weights: ArrayLik
     used = amount > 0
     model = LogisticRegression(solver="newton-cholesky").fit(rows[used], sides[used], amount[used])
     slope, offsets = float(model.coef_[0, 0]) * SLOPE_SPREAD, model.coef_[0, 1:] * OFFSET_SPREAD
-    named = dict(zip(known.tolist(), offsets.tolist(), strict=True))
+    named = dict(zip(numbers.tolist(), offsets.tolist(), strict=True))
     return Curve(slope, float(model.intercept_[0]), named) if slope > 0 else _flat(share, weight)
 
 
@@ -126,13 +127,14 @@ def best_threshold(scores: Floats, probability: Floats, precision: float | None 
     if not len(scores):
         return None
     order = np.argsort(-scores, kind="stable")
+    # Down the ranking: scores, and how many right labels are expected up to each.
     ranked, hits = scores[order], probability[order].cumsum()
-    shown = np.arange(1, len(ranked) + 1)
+    above = np.arange(1, len(ranked) + 1)
     possible = np.append(ranked[1:] < ranked[:-1], True)  # labels of one score are above it together or not at all
     if precision is None:
-        i = int(np.argmax(np.where(possible, 2 * hits / (shown + hits[-1]), -1)))
+        i = int(np.argmax(np.where(possible, 2 * hits / (above + hits[-1]), -1)))
     else:
-        good = np.flatnonzero(possible & (hits / shown >= precision))
+        good = np.flatnonzero(possible & (hits / above >= precision))
         if not len(good):
             return None
         i = int(good[-1])
@@ -245,11 +247,11 @@ class Labels:
     def of(cls, table: LabelTable, names: list[str]) -> Labels:
         rows = table.rows
         rows = rows[rows["confidence"] > 0]
-        known = {name: i for i, name in enumerate(names)}
+        index_of = {name: i for i, name in enumerate(names)}
         for name in table.classes:  # labelled or drawn since
-            known.setdefault(name, len(known))
-        number = np.array([known[name] for name in table.classes], np.int64)
-        return cls(list(known), rows, number[rows["class"]], decisions(rows))
+            index_of.setdefault(name, len(index_of))
+        number = np.array([index_of[name] for name in table.classes], np.int64)
+        return cls(list(index_of), rows, number[rows["class"]], decisions(rows))
 
     @property
     def scores(self) -> Floats:
@@ -304,32 +306,33 @@ def thresholds_of(labels: Labels, curve: Curve, precision: float | None, basis: 
     """That of all classes together, then that of each."""
     probability = curve.probability(labels.scores, labels.classes)
     everything = _threshold(_ALL, labels, np.ones(len(probability), bool), probability, precision, basis)
-    found = [everything]
+    fitted = [everything]
     for i, name in enumerate(labels.names):
-        mine = labels.classes == i
-        leans = basis == DECISIONS and not (labels.decided[mine] != UNDECIDED).any()
-        pooled = everything.threshold if leans or not mine.any() else None
-        found.append(_threshold(name, labels, mine, probability, precision, POOLED if leans else basis, pooled))
-    return found
+        of_class = labels.classes == i
+        # A class without a decision leans on the threshold of all classes: its own scores alone tell too little.
+        leans = basis == DECISIONS and not (labels.decided[of_class] != UNDECIDED).any()
+        pooled = everything.threshold if leans or not of_class.any() else None
+        fitted.append(_threshold(name, labels, of_class, probability, precision, POOLED if leans else basis, pooled))
+    return fitted
 
 
 def _threshold(
-    name: str, labels: Labels, mine: NDArray[np.bool_], probability: Floats, precision: float | None, basis: str,
+    name: str, labels: Labels, of_class: NDArray[np.bool_], probability: Floats, precision: float | None, basis: str,
     given: float | None = None,
 ) -> ClassThreshold:  # fmt: skip
-    scores, right, wrong = labels.scores[mine], labels.right & mine, labels.wrong & mine
+    scores, right, wrong = labels.scores[of_class], labels.right & of_class, labels.wrong & of_class
     threshold = given
     if threshold is None:
-        best = best_threshold(scores, probability[mine], precision)
+        best = best_threshold(scores, probability[of_class], precision)
         threshold = 1.0 if best is None else best
         if wrong.sum() >= _SURE and not right.any():  # nothing that looks like these is wanted
             threshold = max(threshold, float(labels.scores[wrong].max()))
         if right.sum() >= _SURE and not wrong.any() and precision is None:
             threshold = min(threshold, max(float(labels.scores[right].min()) - 0.001, 0.0))
-    expected = expected_above(scores, probability[mine], threshold)
-    known = basis in (DECISIONS, POOLED)
+    expected = expected_above(scores, probability[of_class], threshold)
+    measured = basis in (DECISIONS, POOLED)
     return ClassThreshold(
-        name, threshold, expected.precision if known else None, expected.recall if known else None,
+        name, threshold, expected.precision if measured else None, expected.recall if measured else None,
         len(scores), int(right.sum()), int(wrong.sum()), basis,
     )  # fmt: skip
 

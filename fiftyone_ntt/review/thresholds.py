@@ -80,8 +80,8 @@ class Thresholds:
 
     def probability(self, name: str, scores: Sequence[float] | Floats) -> Floats:
         """How likely labels of a class with these scores are right; an unknown class counts as an average one."""
-        known = list(self.classes)
-        return self.curve.probability(scores, None if name not in known else np.full(len(scores), known.index(name)))
+        names = list(self.classes)
+        return self.curve.probability(scores, None if name not in names else np.full(len(scores), names.index(name)))
 
     def least(self, name: str) -> float:
         """The threshold of a class; that of all together where the class is unknown."""
@@ -98,22 +98,22 @@ class Thresholds:
             Class -> whether the label most alike is above the class's threshold, and the probability that the class is
             there; only a guess where ``guessed``.
         """
-        verdicts, known = {}, list(self.classes)
-        for name in dict.fromkeys((*known, *similarities)):
+        presences, names = {}, list(self.classes)
+        for name in dict.fromkeys((*names, *similarities)):
             best = max(similarities.get(name, ()), default=0.0)
-            number = None if name not in known else [known.index(name)]
+            number = None if name not in names else [names.index(name)]
             likely = float(self.image.curve.probability([best], number)[0])
-            verdicts[name] = Presence(best > self.image.threshold(name), likely)
-        return verdicts
+            presences[name] = Presence(best > self.image.threshold(name), likely)
+        return presences
 
     def expected(self, table: LabelTable, threshold: float, name: str | None = None) -> Expected:
         """What to expect above any threshold, of the labels of one class or all."""
-        rows, known = table.rows, {one: i for i, one in enumerate(self.classes)}
+        rows, index_of = table.rows, {label: i for i, label in enumerate(self.classes)}
         scores, classes = rows["confidence"], rows["class"]
         chosen = scores > 0  # what a person drew has none
         if name is not None:
             chosen &= classes == table.class_index(name)
-        number = np.array([known.get(one, len(known)) for one in table.classes], np.int64)
+        number = np.array([index_of.get(label, len(index_of)) for label in table.classes], np.int64)
         scores, classes = scores[chosen], number[classes[chosen]]
         return expected_above(scores, self.curve.probability(scores, classes), threshold)
 
@@ -124,7 +124,7 @@ class Thresholds:
 
     def rows(self) -> list[dict[str, Any]]:
         """The thresholds as a table: all classes together, then a row a class."""
-        return [asdict(one) for one in (self.overall, *self.classes.values())]
+        return [asdict(threshold) for threshold in (self.overall, *self.classes.values())]
 
     def __str__(self) -> str:
         decided = self.overall.right + self.overall.wrong
@@ -162,8 +162,12 @@ def fit_thresholds(
 
     Raises:
         InputError: if there is no such run, or its field holds no labels of it.
+
+    Example:
+        >>> import fiftyone_ntt as ntt
+        >>> print(ntt.fit_thresholds(dataset, "ntt_ntt", precision=0.9))  # doctest: +SKIP
     """
-    from fiftyone_ntt.review.presence import write_verdicts as write
+    from fiftyone_ntt.review.presence import write_image_labels
 
     params = FitThresholdsParams(run_key, precision, write_verdicts)
     record = dict(config_of(dataset, run_key).record)
@@ -171,7 +175,7 @@ def fit_thresholds(
     thresholds = _fitted(dataset, record, params.precision)
     keep(dataset, run_key, _to_facts(thresholds))
     if params.write_verdicts:
-        write(dataset, thresholds)
+        write_image_labels(dataset, thresholds)
     logger.info("%s", thresholds)
     return thresholds
 
@@ -187,12 +191,13 @@ def _fitted(dataset: fo.Dataset, record: Mapping[str, Any], precision: float | N
     basis, curve, by_similarity = guess(labels, bank_of_run(dataset, run_key))
     if decided.any():
         basis, curve = DECISIONS, labels.curve(decided)
-    found = thresholds_of(labels, curve, precision, basis)
+    fitted = thresholds_of(labels, curve, precision, basis)
     image = fit_presence(Pairs.of(table, names), labels.names, by_similarity, precision)
     before, after = calibration_of(labels)
     return Thresholds(
-        run_key, record["label_field"], {one.name: one for one in found[1:]}, found[0], curve, image, precision,
-        before, after, _notes(labels, found, precision), meaning(record["bank_hash"], record["match"]),
+        run_key, record["label_field"], {threshold.name: threshold for threshold in fitted[1:]}, fitted[0], curve,
+        image, precision, before, after, _notes(labels, fitted, precision),
+        meaning(record["bank_hash"], record["match"]),
     )  # fmt: skip
 
 
@@ -209,6 +214,10 @@ def load_thresholds(dataset: fo.Dataset, run_key: str) -> Thresholds | None:
 
     Raises:
         InputError: if there is no such run.
+
+    Example:
+        >>> import fiftyone_ntt as ntt
+        >>> thresholds = ntt.load_thresholds(dataset, "ntt_ntt")  # doctest: +SKIP
     """
     kept = kept_of_run(dataset, config_of(dataset, run_key).record)
     return None if kept is None else _from_facts(kept)
@@ -231,7 +240,7 @@ def in_words(precision: float | None, recall: float | None) -> str:
     return f"expect {precision:.0%} of the labels above it to be right, and {recall:.0%} of all right ones to be above"
 
 
-def _notes(labels: Labels, found: list[ClassThreshold], precision: float | None) -> tuple[str, ...]:
+def _notes(labels: Labels, fitted: list[ClassThreshold], precision: float | None) -> tuple[str, ...]:
     right, wrong = int(labels.right.sum()), int(labels.wrong.sum())
     notes = []
     if not right + wrong:
@@ -244,7 +253,11 @@ def _notes(labels: Labels, found: list[ClassThreshold], precision: float | None)
         notes.append(f"You have {given} labels and {other} none: only both together tell where the line is.")
     elif right + wrong < _FEW:
         notes.append(f"{right + wrong} decisions are few: more make this surer, the most doubtful labels first.")
-    beyond = [one.name for one in found[1:] if precision is not None and one.labels and one.threshold >= 1]
+    beyond = [
+        threshold.name
+        for threshold in fitted[1:]
+        if precision is not None and threshold.labels and threshold.threshold >= 1
+    ]
     if beyond:
         notes.append(f"No threshold promises that precision for: {', '.join(beyond[:10])}.")
     return tuple(notes)
@@ -278,7 +291,7 @@ def _from_facts(kept: Mapping[str, Any]) -> Thresholds:
     curve, least, of_others = facts.pop("image")
     facts["image"] = PresenceFit(_curve_from_facts(curve), dict(least), of_others)
     facts["curve"] = _curve_from_facts(facts["curve"])
-    return Thresholds(classes={one.name: one for one in each}, overall=overall, **facts)
+    return Thresholds(classes={threshold.name: threshold for threshold in each}, overall=overall, **facts)
 
 
 def _curve_to_facts(curve: Curve) -> list[Any]:

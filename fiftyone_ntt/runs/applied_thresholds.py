@@ -23,7 +23,7 @@ Facts = dict[str, Any]
 
 
 @runtime_checkable
-class LeastScores(Protocol):
+class ScoreThresholds(Protocol):
     """What ``fit_thresholds`` returns: a threshold for each class, known or not."""
 
     def least(self, name: str) -> float:
@@ -74,8 +74,8 @@ def are_fitted(dataset: fo.Dataset, bank_hash: str) -> bool:
     return kept_of_bank(dataset, bank_hash, asdict(MatchConfig())) is not None
 
 
-def least_scores(
-    thresholds: str | Mapping[str, float] | LeastScores | None, dataset: fo.Dataset, bank: MemoryBank,
+def score_thresholds(
+    thresholds: str | Mapping[str, float] | ScoreThresholds | None, dataset: fo.Dataset, bank: MemoryBank,
     config: MatchConfig,
 ) -> list[float] | None:  # fmt: skip
     """The threshold of each class of a bank.
@@ -96,7 +96,7 @@ def least_scores(
     """
     if thresholds is None:
         return None
-    if isinstance(thresholds, LeastScores):
+    if isinstance(thresholds, ScoreThresholds):
         return [thresholds.least(name) for name in bank.classes]
     if isinstance(thresholds, str):
         return _fitted(thresholds, dataset, bank, config)
@@ -123,9 +123,9 @@ def _fitted(word: str, dataset: fo.Dataset, bank: MemoryBank, config: MatchConfi
             "no thresholds were fitted yet for this memory bank with these settings: label some images with it, "
             "accept and reject some of the labels, call fit_thresholds, then try again"
         )
-    known = {row["name"]: float(row["threshold"]) for row in facts["rows"][1:]}
+    by_class = {row["name"]: float(row["threshold"]) for row in facts["rows"][1:]}
     overall = float(facts["rows"][0]["threshold"])
-    return [known.get(name, overall) for name in bank.classes]
+    return [by_class.get(name, overall) for name in bank.classes]
 
 
 def _checked(name: str, value: Any) -> float:

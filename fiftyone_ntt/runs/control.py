@@ -50,6 +50,10 @@ def cancel_run(dataset: fo.Dataset, run_key: str) -> int:
 
     Raises:
         InputError: if there is no such run, or it is over.
+
+    Example:
+        >>> import fiftyone_ntt as ntt
+        >>> ntt.cancel_run(dataset, "ntt_ntt")  # doctest: +SKIP
     """
     config_of(dataset, run_key)
     state = state_of(dataset, run_key)
@@ -82,6 +86,10 @@ def resume_run(
 
     Raises:
         InputError: if there is no such run, or it cannot be resumed this way.
+
+    Example:
+        >>> import fiftyone_ntt as ntt
+        >>> ntt.resume_run(dataset, "ntt_ntt")  # doctest: +SKIP
     """
     config_of(dataset, run_key)
     state = state_of(dataset, run_key)
@@ -175,5 +183,5 @@ def config_of(dataset: fo.Dataset, run_key: str) -> Any:
             return config
     if run_key in queued_runs(dataset):
         raise InputError(f"run {run_key!r} waits for a worker to begin it; take it out of FiftyOne's queue instead")
-    known = ", ".join(repr(run["run_key"]) for run in list_runs(dataset)) or "none"
-    raise InputError(f"no labelling run {run_key!r} in {dataset.name!r}; there is: {known}")
+    keys = ", ".join(repr(run["run_key"]) for run in list_runs(dataset)) or "none"
+    raise InputError(f"no labelling run {run_key!r} in {dataset.name!r}; there is: {keys}")

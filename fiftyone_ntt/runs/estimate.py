@@ -129,13 +129,13 @@ def estimate(
     if not stores or not images:
         return Estimate(images, images, 0, speed)
     paths = _some_paths(flat, images)
-    looked_at, found, until = 0, 0, time.monotonic() + most_seconds
+    looked_at, indexed, until = 0, 0, time.monotonic() + most_seconds
     for path in paths:
         digest = _digest(path, time.monotonic() < until)
         if digest is not None:
             looked_at += 1
-            found += bool(digest) and any(store.path_of(digest).is_file() for store in stores)
-    return Estimate(images, looked_at, found, speed)
+            indexed += bool(digest) and any(store.path_of(digest).is_file() for store in stores)
+    return Estimate(images, looked_at, indexed, speed)
 
 
 def _stores(root: Path, stage_one: StageOne) -> list[IndexStore]:
@@ -200,8 +200,8 @@ def remember_speed(dataset: fo.Dataset, stage_one: StageOne, seconds: float, ima
 
 def seconds_per_image(dataset: fo.Dataset, stage_one: StageOne) -> float | None:
     """How long an image takes on this machine that is not in the index; ``None`` while that was never measured."""
-    known = store(dataset, _STORE).get(_key(stage_one))
-    return known["seconds"] / known["images"] if known else None
+    measured = store(dataset, _STORE).get(_key(stage_one))
+    return measured["seconds"] / measured["images"] if measured else None
 
 
 def _key(stage_one: StageOne) -> str:

@@ -22,7 +22,7 @@ from fiftyone_ntt.dataset.labels import ATTRIBUTES, is_from_run, is_kept
 from fiftyone_ntt.dataset.storage import masks_folder, patiently, raw_values, remove_masks, store
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.runs.listing import list_runs
-from fiftyone_ntt.runs.presence_fields import clear_verdicts, forget_verdicts
+from fiftyone_ntt.runs.presence_fields import clear_presence, forget_presence
 from fiftyone_ntt.runs.record import PROVENANCE, RunRecord, delete_state, status_field
 from fiftyone_ntt.runs.workers import forget_claims
 
@@ -59,11 +59,11 @@ class Pass:
         self.number = number
         facts = self._store.get(_FACTS)
         self.exists = facts is not None
-        known = json.loads(facts["json"]) if facts else {}
-        self.overwrites = bool(known.get("overwrites"))
-        self.made: list[str] = known.get("made", [])
-        self.previous: dict[str, Any] | None = known.get("previous")
-        self.config: dict[str, Any] | None = known.get("config")
+        noted = json.loads(facts["json"]) if facts else {}
+        self.overwrites = bool(noted.get("overwrites"))
+        self.made: list[str] = noted.get("made", [])
+        self.previous: dict[str, Any] | None = noted.get("previous")
+        self.config: dict[str, Any] | None = noted.get("config")
 
     def begin(self, **facts: Any) -> None:
         """Notes the facts of the pass; from now on it exists."""
@@ -91,11 +91,11 @@ class Pass:
 
     def statuses(self) -> dict[str, Document]:
         """What ``keep_statuses`` got: sample id -> status."""
-        found: dict[str, Document] = {}
+        statuses: dict[str, Document] = {}
         for key in self._store.list_keys():
             if key.startswith(_STATUSES):
-                found.update(bson.decode(self._store.get(key) or b""))
-        return found
+                statuses.update(bson.decode(self._store.get(key) or b""))
+        return statuses
 
     def keep_results(self, results: RunResults) -> None:
         """Keeps the results that lie with the run's record: its memory bank."""
@@ -130,8 +130,8 @@ class Pass:
 def passes(dataset: fo.Dataset, run_key: str) -> Iterator[Pass]:
     """The passes of a run, the first one first."""
     number = 0
-    while (one := Pass(dataset, run_key, number)).exists:
-        yield one
+    while (run_pass := Pass(dataset, run_key, number)).exists:
+        yield run_pass
         number += 1
 
 
@@ -153,10 +153,11 @@ def begin_pass(targets: SampleCollection, record: RunRecord, overwrite: bool) ->
     """
     dataset, name, status = dataset_of(targets), record.label_field, status_field(record.label_field)
     before = list(passes(dataset, record.run_key))
+    # A run that goes on stays in the pass that it has begun; only an overwriting one begins another.
     if before and not overwrite:
         return
     info = dataset.get_field(name).info if dataset.has_field(name) else None
-    known = dataset.has_run(record.run_key)
+    has_record = dataset.has_run(record.run_key)
     overwrite = (
         overwrite
         and dataset.has_field(name)
@@ -167,7 +168,7 @@ def begin_pass(targets: SampleCollection, record: RunRecord, overwrite: bool) ->
     if overwrite and dataset.has_field(status):
         ids, statuses = raw_values(targets, ["id", status])
         this.keep_statuses({key: value for key, value in zip(ids, statuses, strict=True) if value is not None})
-    results = dataset.load_run_results(record.run_key, cache=False) if known else None
+    results = dataset.load_run_results(record.run_key, cache=False) if has_record else None
     if results is not None:
         this.keep_results(results)
     this.begin(
@@ -175,10 +176,10 @@ def begin_pass(targets: SampleCollection, record: RunRecord, overwrite: bool) ->
         overwrites=overwrite,
         made=[path for path in paths if dataset.get_field(path) is None],
         previous=(info or {}).get(PROVENANCE),
-        config=dataset.get_run_info(record.run_key).config.serialize() if known else None,
+        config=dataset.get_run_info(record.run_key).config.serialize() if has_record else None,
     )
     if overwrite:
-        clear_verdicts(targets, name)
+        clear_presence(targets, name)
     if overwrite and dataset.has_field(status):
         targets.clear_sample_field(status)
 
@@ -191,18 +192,18 @@ def forget_replaced(dataset: fo.Dataset, run_key: str) -> None:
         run_key: key of the run.
     """
     before = list(passes(dataset, run_key))
-    made = [path for one in before for path in one.made]
-    for one in reversed(before):
-        one.delete()
+    paths = [path for run_pass in before for path in run_pass.made]
+    for run_pass in reversed(before):
+        run_pass.delete()
     if before:
-        Pass(dataset, run_key, 0).begin(overwrites=False, made=made, previous=None, config=None)
+        Pass(dataset, run_key, 0).begin(overwrites=False, made=paths, previous=None, config=None)
 
 
 _CHUNK = 25
 
 
 def undo_run(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> int:
-    """Takes a labelling run back: its labels, mask files and verdicts, its statuses, the fields it made, its record.
+    """Takes a labelling run back: its labels, mask files, image-level labels, statuses, new fields and record.
 
     Labels that a person has accepted or edited (tags ``ntt:accepted``, ``ntt:edited``, or another class, box or mask
     than the run wrote) stay unless told otherwise, and with them the field; labels that a person drew always stay.
@@ -220,13 +221,17 @@ def undo_run(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> 
     Raises:
         InputError: if there is no such run, if it is at work, or if another run has overwritten its labels since.
         DatabaseGoneError: if the database does not answer for minutes.
+
+    Example:
+        >>> import fiftyone_ntt as ntt
+        >>> removed = ntt.undo_run(dataset, "ntt_ntt")  # doctest: +SKIP
     """
     name = patiently(_check, dataset, run_key)
     this = patiently(last_pass, dataset, run_key)
     removed = 0
     if dataset.has_field(name):
         removed = _restore_samples(dataset, name, run_key, this, keep_edited)
-        forget_verdicts(dataset, name, run_key)
+        forget_presence(dataset, name, run_key)
         patiently(store(dataset, LEARNED_STORE).delete, name)  # what learning found was found in labels that are gone
         patiently(_restore_provenance, dataset, name, run_key, this)
         patiently(_remove_fields, dataset, name, this)
@@ -253,7 +258,7 @@ def _check(dataset: fo.Dataset, run_key: str) -> str:
         raise InputError(f"run {run_key!r} is at work; cancel it first, see cancel_run, and wait for it to stop")
     name = str(runs[run_key]["label_field"])
     for other in (key for key, run in runs.items() if key != run_key and run["label_field"] == name):
-        if any((one.previous or {}).get("run_key") == run_key for one in passes(dataset, other)):
+        if any((run_pass.previous or {}).get("run_key") == run_key for run_pass in passes(dataset, other)):
             raise InputError(f"run {other!r} has overwritten labels of run {run_key!r}; undo {other!r} first")
     return name
 
@@ -264,10 +269,10 @@ def _restore_samples(dataset: fo.Dataset, name: str, run_key: str, this: Pass, k
     removed = 0
     for start in range(0, len(ids), _CHUNK):
         chunk = every_image(dataset).select(ids[start : start + _CHUNK])
-        found, current = patiently(raw_values, chunk, ["id", name])
+        sample_ids, current = patiently(raw_values, chunk, ["id", name])
         labels: dict[str, Document | None] = {}
         statuses: dict[str, Document | None] = {}
-        for sample_id, now in zip(found, current, strict=True):
+        for sample_id, now in zip(sample_ids, current, strict=True):
             before = patiently(this.kept, sample_id)
             statuses[sample_id] = old_statuses.get(sample_id) or (before[1] if before else None)
             if before is None and this.overwrites:
@@ -290,8 +295,8 @@ def _samples(
     if not dataset.has_field(status):
         return list(every_image(dataset).match(has_labels).values("id"))
     # A run that was killed between labels and statuses leaves labels without a status.
-    mine = (F(f"{status}.run_key") == run_key) | (has_labels & ~F(f"{status}.run_key").exists())
-    return list(every_image(dataset).match(mine).values("id"))
+    of_this_run = (F(f"{status}.run_key") == run_key) | (has_labels & ~F(f"{status}.run_key").exists())
+    return list(every_image(dataset).match(of_this_run).values("id"))
 
 
 def _restored(now: Document | None, before: Document | None, keep_edited: bool) -> Document | None:
@@ -354,14 +359,14 @@ def _restore_provenance(dataset: fo.Dataset, name: str, run_key: str, this: Pass
 def _remove_fields(dataset: fo.Dataset, name: str, this: Pass) -> None:
     """Removes the fields that the run has made, unless something is in them."""
     status = status_field(name)
-    made = this.made if this.exists else [name, status]  # runs of earlier versions noted no pass
-    if name in made and not every_image(dataset).count(f"{name}.detections"):
+    created = this.made if this.exists else [name, status]  # runs of earlier versions noted no pass
+    if name in created and not every_image(dataset).count(f"{name}.detections"):
         dataset.delete_sample_field(name)
     else:
         for path in (f"{name}.detections.{attribute}" for attribute in ATTRIBUTES):
-            if path in made and dataset.get_field(path) is not None and not every_image(dataset).count(path):
+            if path in created and dataset.get_field(path) is not None and not every_image(dataset).count(path):
                 dataset.delete_sample_field(path)
-    if status in made and dataset.has_field(status) and not every_image(dataset).count(f"{status}.run_key"):
+    if status in created and dataset.has_field(status) and not every_image(dataset).count(f"{status}.run_key"):
         for index in set(dataset.list_indexes()) & {f"{status}.run_key_1_{status}.state_1"}:
             dataset.drop_index(index)
         dataset.delete_sample_field(status)

@@ -48,8 +48,8 @@ def status_counts(dataset: fo.Dataset, status: str) -> dict[str, dict[str, int]]
         {"$match": {f"{status}.run_key": {"$gt": ""}}},
         {"$group": {"_id": key, "samples": {"$sum": 1}}},
     ]
-    for found in database_collection(dataset).aggregate(pipeline):
-        counts.setdefault(found["_id"]["run"], {})[found["_id"].get("state")] = found["samples"]
+    for row in database_collection(dataset).aggregate(pipeline):
+        counts.setdefault(row["_id"]["run"], {})[row["_id"].get("state")] = row["samples"]
     return counts
 
 
@@ -132,7 +132,7 @@ def scheduled_work(dataset: fo.Dataset, limit: int = 5) -> list[dict[str, Any]]:
         Of each ``operator``, ``state`` (``queued``, ``running`` or ``failed``), ``progress`` in 0..1 or ``None``,
         ``message``, ``error`` in one line, and the date ``at``; what failed comes last.
     """
-    service, found = DelegatedOperationService(), []
+    service, descriptions = DelegatedOperationService(), []
     wanted = (
         (ExecutionRunState.RUNNING, "running"),
         (ExecutionRunState.SCHEDULED, QUEUED),
@@ -145,8 +145,8 @@ def scheduled_work(dataset: fo.Dataset, limit: int = 5) -> list[dict[str, Any]]:
             for operation in service.list_operations(dataset_id=dataset_id(dataset), run_state=run_state)
             if str(operation.operator).startswith(PLUGIN)
         ]
-        found += [_scheduled(operation, state) for operation in operations[-limit:]]
-    return found
+        descriptions += [_scheduled(operation, state) for operation in operations[-limit:]]
+    return descriptions
 
 
 def _scheduled(operation: Any, state: str) -> dict[str, Any]:
@@ -181,6 +181,10 @@ def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:
         * ``throughput`` in images a second, ``eta_seconds`` while it runs, ``workers`` that are at it now,
         * ``configuration``: all that decides the labels, ``options``: all that does not,
         * ``started_by``, ``door`` (``sdk``, ``app``, ``cli`` or ``delegated``), and the ``error`` of a run that failed.
+
+    Example:
+        >>> import fiftyone_ntt as ntt
+        >>> [(run["run_key"], run["state"]) for run in ntt.list_runs(dataset)]  # doctest: +SKIP
     """
     facts = {key: dict(dataset.get_run_info(key).config.record) for key in dataset.list_runs(method=METHOD)}
     fields = {status_field(record["label_field"]) for record in facts.values()}
@@ -190,8 +194,8 @@ def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:
     for run in runs:
         if run["run_key"] in waiting and run["state"] != RUNNING:
             run["state"] = QUEUED
-    known = {run["run_key"] for run in runs}
-    new = [run for key, run in waiting.items() if key not in known]
+    recorded = {run["run_key"] for run in runs}
+    new = [run for key, run in waiting.items() if key not in recorded]
     return [*sorted(runs, key=lambda run: str(run["started"])), *new]
 
 

@@ -11,27 +11,27 @@ from fiftyone_ntt.dataset.fields import dataset_of, every_image
 from fiftyone_ntt.dataset.storage import patiently
 from fiftyone_ntt.errors import InputError
 
-VERDICTS = "ntt_verdicts"
-"""Key of a verdict field's ``info`` under which lies what it was judged from."""
+JUDGED_FROM = "ntt_verdicts"
+"""Key of a presence field's ``info`` under which lies what it was judged from."""
 
 
-def verdict_fields(label_field: str) -> tuple[str, str]:
+def presence_field_names(label_field: str) -> tuple[str, str]:
     """Names of the fields for the classes that are there, and for those that are not."""
     return f"{label_field}_present", f"{label_field}_absent"
 
 
-def declare_verdicts(dataset: fo.Dataset, label_field: str, run_key: str) -> None:
+def declare_presence_fields(dataset: fo.Dataset, label_field: str, run_key: str) -> None:
     """Makes the fields, and notes the run that they are about.
 
     Raises:
-        InputError: if a field of that name is there which no verdict was ever written to.
+        InputError: if a field of that name is there which no image-level label was ever written to.
     """
     texts = ("classes that are judged to be in this image", "classes that are judged not to be in this image")
-    names = verdict_fields(label_field)
+    names = presence_field_names(label_field)
     for name in names:
         if dataset.has_field(name) and not _facts(dataset, name):
             raise InputError(
-                f"field {name!r} holds something else, so verdicts cannot be written to it; rename it with "
+                f"field {name!r} holds something else, so image-level labels cannot be written to it; rename it with "
                 "dataset.rename_sample_field, then try again"
             )
     for name, text in zip(names, texts, strict=True):
@@ -45,41 +45,41 @@ def declare_verdicts(dataset: fo.Dataset, label_field: str, run_key: str) -> Non
 
 def note_counts(dataset: fo.Dataset, label_field: str) -> None:
     """Counts images with and without each class, and keeps that with the fields: too slow for every look at it."""
-    names = verdict_fields(label_field)
+    names = presence_field_names(label_field)
     present, absent = (every_image(dataset).count_values(f"{name}.classifications.label") for name in names)
     # Names of classes need not do as keys in the database.
-    counts = [[one, present.get(one, 0), absent.get(one, 0)] for one in sorted({*present, *absent})]
+    counts = [[label, present.get(label, 0), absent.get(label, 0)] for label in sorted({*present, *absent})]
     _note(dataset, names[1], {"counts": counts})
 
 
-def verdict_counts(dataset: fo.Dataset, label_field: str) -> dict[str, tuple[int, int]]:
+def presence_counts(dataset: fo.Dataset, label_field: str) -> dict[str, tuple[int, int]]:
     """Class -> images with it and without it, as judged last; nothing where labels were replaced since."""
-    facts = _facts(dataset, verdict_fields(label_field)[1]) or {}
+    facts = _facts(dataset, presence_field_names(label_field)[1]) or {}
     return {name: (there, not_there) for name, there, not_there in facts.get("counts") or []}
 
 
-def clear_verdicts(samples: SampleCollection, label_field: str) -> None:
-    """Removes the verdicts on some samples, whose labels are about to be others."""
-    for name in verdict_fields(label_field):
+def clear_presence(samples: SampleCollection, label_field: str) -> None:
+    """Removes the image-level labels of some samples, whose labels are about to be others."""
+    for name in presence_field_names(label_field):
         if _facts(dataset_of(samples), name):
             samples.clear_sample_field(name)
             _note(dataset_of(samples), name, {"counts": None})
 
 
-def forget_verdicts(dataset: fo.Dataset, label_field: str, run_key: str) -> None:
-    """Removes the verdicts that are about a run, fields and all."""
-    for name in verdict_fields(label_field):
+def forget_presence(dataset: fo.Dataset, label_field: str, run_key: str) -> None:
+    """Removes the image-level labels that are about a run, fields and all."""
+    for name in presence_field_names(label_field):
         if (_facts(dataset, name) or {}).get("run_key") == run_key:
             patiently(dataset.delete_sample_field, name)
 
 
 def _note(dataset: fo.Dataset, name: str, facts: dict[str, Any]) -> None:
     field = dataset.get_field(name)
-    field.info = {**(field.info or {}), VERDICTS: {**(_facts(dataset, name) or {}), **facts}}
+    field.info = {**(field.info or {}), JUDGED_FROM: {**(_facts(dataset, name) or {}), **facts}}
     field.save()
 
 
 def _facts(dataset: fo.Dataset, name: str) -> dict[str, Any] | None:
     field = dataset.get_field(name)
-    facts: dict[str, Any] | None = ((field.info if field is not None else None) or {}).get(VERDICTS)
+    facts: dict[str, Any] | None = ((field.info if field is not None else None) or {}).get(JUDGED_FROM)
     return facts

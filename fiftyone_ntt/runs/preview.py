@@ -72,12 +72,12 @@ class PreviewImage:
     def __str__(self) -> str:
         if self.error is not None:
             return f"{self.name}: {self.error}"
-        found = ", ".join(f"{count} × {label}" for label, count in sorted(self.counts.items())) or (
+        objects = ", ".join(f"{count} × {label}" for label, count in sorted(self.counts.items())) or (
             "nothing clear" if self.weak else "nothing found"
         )
         weak = f" ({self.weak} weaker ones not drawn)" if self.weak else ""
         how = "indexed before" if self.from_index else f"{self.seconds:.1f} s"
-        return f"{self.name}: {found}{weak}, {how}"
+        return f"{self.name}: {objects}{weak}, {how}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,9 +179,10 @@ def _spread(view: SampleCollection, images: int) -> list[tuple[str, str]]:
     """Ids and paths of some samples, evenly spread over a view, the same ones each time."""
     total = len(view)
     count = min(images, total)
+    # The middle of each of `count` equal parts: the first images of a view are often alike.
     places = [int((i + 0.5) * total / count) for i in range(count)]
-    found = [view.skip(place).limit(1).values(["id", "filepath"]) for place in places]
-    return [(ids[0], paths[0]) for ids, paths in found]
+    columns = [view.skip(place).limit(1).values(["id", "filepath"]) for place in places]
+    return [(ids[0], paths[0]) for ids, paths in columns]
 
 
 @dataclass(frozen=True)
@@ -193,17 +194,20 @@ class _Drawer:
     paths: dict[str, str]
 
     def __call__(self, sample_id: str, content: CompactImage) -> PreviewImage:
-        found = self.matcher.match(content)
-        best = float(found.scores.max()) if len(found) else 0.0
+        instances = self.matcher.match(content)
+        best = float(instances.scores.max()) if len(instances) else 0.0
+        # A score threshold below the floor lowers it: what the user asked to see is drawn.
         least = max(_CLEAR * best, min(_FLOOR, self.matcher.config.score_threshold or 1.0))
-        clear = [i for i in range(len(found)) if found.scores[i] >= least]
-        counts = Counter(self.bank.classes[int(found.labels[i])] for i in clear)
+        clear = [i for i in range(len(instances)) if instances.scores[i] >= least]
+        counts = Counter(self.bank.classes[int(instances.labels[i])] for i in clear)
         path = self.paths[sample_id]
-        picture = _picture(read_image(path), found, clear, self.bank.classes)
-        return PreviewImage(sample_id, Path(path).name, dict(counts), len(found) - len(clear), best, picture=picture)
+        picture = _picture(read_image(path), instances, clear, self.bank.classes)
+        return PreviewImage(
+            sample_id, Path(path).name, dict(counts), len(instances) - len(clear), best, picture=picture
+        )
 
 
-def _picture(pixels: NDArray[np.uint8], found: Instances, clear: Sequence[int], classes: Sequence[str]) -> bytes:
+def _picture(pixels: NDArray[np.uint8], instances: Instances, clear: Sequence[int], classes: Sequence[str]) -> bytes:
     """Drawn small: masks at the size of a large photograph would take gigabytes."""
     height, width = pixels.shape[:2]
     scale = min(1.0, _WIDTH / max(height, width))
@@ -211,8 +215,8 @@ def _picture(pixels: NDArray[np.uint8], found: Instances, clear: Sequence[int], 
     small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX if scale < 1 else None))
     shapes = []
     for i in clear:
-        mask = Image.fromarray(found.mask(i).view(np.uint8) * 255).resize(size, Image.Resampling.BOX)
-        shapes.append(Shape(classes[int(found.labels[i])], np.asarray(mask) > 127, float(found.scores[i])))
+        mask = Image.fromarray(instances.mask(i).view(np.uint8) * 255).resize(size, Image.Resampling.BOX)
+        shapes.append(Shape(classes[int(instances.labels[i])], np.asarray(mask) > 127, float(instances.scores[i])))
     data = io.BytesIO()
     wide = _WIDTH if width >= height else max(1, round(_WIDTH * width / height))
     draw_shapes(small, shapes, classes, wide).save(data, "JPEG", quality=85)

@@ -121,12 +121,12 @@ class RunRecord:
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Names of the settings in which another record would give other labels."""
-        mine = asdict(self)
+        settings = asdict(self)
         # What records mean that were made before these settings were there.
         before = {"points": "grid", "precision": "fp32", "granularity": "best", "mode": GENERIC}
         with suppress(InputError):  # settings that this version does not have differ from all that it has
             other = {**other, "match": asdict(match_config(other))}
-        return [name for name in DECISIVE if mine[name] != other.get(name, before.get(name))]
+        return [name for name in DECISIVE if settings[name] != other.get(name, before.get(name))]
 
 
 def options_of(settings: StageOneSettings) -> dict[str, Any]:
@@ -294,8 +294,8 @@ def open_run(targets: SampleCollection, run_key: str, origin: Origin, options: d
         if len(state["views"]) == 1:
             state["total"] = size
         else:
-            known = targets_of(dataset, state)
-            state["total"] = None if known is None else len(known)
+            of_all_views = targets_of(dataset, state)
+            state["total"] = None if of_all_views is None else len(of_all_views)
         return {**state, "state": RUNNING, "error": None, "ended": None, "operation": origin.operation}
 
     return change_state(dataset, run_key, change) or {}

@@ -25,7 +25,7 @@ from fiftyone_ntt.method.options.referring import ReferringMatcher
 from fiftyone_ntt.method.options.second_look import WEIGHT
 from fiftyone_ntt.params.base import Progress, StageOneFields, StageOneSettings, stage_one_of
 from fiftyone_ntt.references.banks import load_bank, without_references
-from fiftyone_ntt.runs.applied_thresholds import LeastScores, least_scores
+from fiftyone_ntt.runs.applied_thresholds import ScoreThresholds, score_thresholds
 from fiftyone_ntt.runs.estimate import remember_speed
 from fiftyone_ntt.runs.record import GENERIC, MODES, REFERRING, RunRecord, options_of
 from fiftyone_ntt.runs.session import Call, LabelWriter, Written, part_in_run
@@ -125,7 +125,7 @@ class Task:
     stage_one: StageOneSettings
     resume: bool = True
     overwrite: bool = False
-    thresholds: str | Mapping[str, float] | LeastScores | None = None
+    thresholds: str | Mapping[str, float] | ScoreThresholds | None = None
     mode: str = GENERIC
     include_references: bool = False
     progress: Progress | None = None
@@ -141,7 +141,7 @@ def segment(
     resume: bool = True,
     overwrite: bool = False,
     score_threshold: float | None = None,
-    thresholds: str | Mapping[str, float] | LeastScores | None = None,
+    thresholds: str | Mapping[str, float] | ScoreThresholds | None = None,
     mode: str = "generic",
     include_references: bool = False,
     config: MatchConfig | None = None,
@@ -225,7 +225,7 @@ def label(task: Task) -> SegmentReport:
     check_name(task.run_key)
     stage_one = StageOne.of(task.stage_one, bank)
     dataset = dataset_of(task.view)
-    least = None if task.thresholds is None else least_scores(task.thresholds, dataset, bank, config)
+    least = None if task.thresholds is None else score_thresholds(task.thresholds, dataset, bank, config)
     record = RunRecord.of(task.run_key, task.label_field, bank, config, stage_one, task.mode, least)
     source = CandidateSource(stage_one, bank=bank)
     source.open()
@@ -273,7 +273,7 @@ def resolve_bank(view: SampleCollection, bank: MemoryBank | str) -> MemoryBank:
 def _check_mode(mode: str, thresholds: object) -> None:
     if mode not in MODES:
         raise InputError(f"expected mode to be one of {', '.join(MODES)}, got {mode!r}")
-    if mode == REFERRING and isinstance(thresholds, (str, LeastScores)):
+    if mode == REFERRING and isinstance(thresholds, (str, ScoreThresholds)):
         raise InputError(
             "fitted thresholds are for mode='generic', whose scores are others; pass a mapping class -> threshold, or "
             "score_threshold"

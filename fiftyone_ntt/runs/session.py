@@ -282,17 +282,21 @@ class LabelWriter:
         view = every_image(self.dataset).select(list(self._statuses))
         status = status_field(self._field)
         size = ViewExpression({"$bsonSize": "$$ROOT"})
-        found = raw_values(view, ["id", self._field, status, size])
+        columns = raw_values(view, ["id", self._field, status, size])
         return {
             sample_id: _Present(labels, state, total - (len(bson.encode(labels)) if labels else 0))
-            for sample_id, labels, state, total in zip(*found, strict=True)
+            for sample_id, labels, state, total in zip(*columns, strict=True)
         }
 
     def _merged(self, new: Document, old: _Present) -> Document:
         """The new labels that no decision of a person speaks against, and those of the old ones that stay."""
         before = (old.labels or {}).get("detections") or []
         decided = [label for label in before if is_decided(label)]
-        drawn = [] if self._pass.overwrites else [one for one in before if not (is_from_run(one) or is_decided(one))]
+        drawn = (
+            []
+            if self._pass.overwrites
+            else [label for label in before if not (is_from_run(label) or is_decided(label))]
+        )
         kept = [*decided, *drawn]
         return {**new, "detections": [*without_contradictions(new["detections"], decided), *kept]}
 
@@ -300,8 +304,8 @@ class LabelWriter:
         """Sees to it that the sample's document stays below MongoDB's limit, or that the sample is an error."""
         if size <= COMFORTABLE_DOCUMENT:
             return
-        mine = {label["_id"] for label in self._labels[sample_id]["detections"]}
-        new = [label for label in labels[sample_id]["detections"] if label["_id"] in mine]
+        new_ids = {label["_id"] for label in self._labels[sample_id]["detections"]}
+        new = [label for label in labels[sample_id]["detections"] if label["_id"] in new_ids]
         folder = masks_folder(self.dataset, self._run_key, self._pass.number)
         try:
             size -= move_masks(new, size - COMFORTABLE_DOCUMENT, folder)

@@ -138,15 +138,15 @@ class Worker:
     def claim(self, chunk: str) -> bool:
         """Tries to take a chunk. Returns whether this worker has it now."""
         self.check()
-        mine = {"worker": self.id}
-        if self._store.set_if_absent(chunk, mine, ttl=_DAY):
+        lease = {"worker": self.id}
+        if self._store.set_if_absent(chunk, lease, ttl=_DAY):
             return True
         held = self._store.get(chunk)
-        if held is None or held == mine:
+        if held is None or held == lease:
             return held is not None
         if held["worker"] is not None and not self._shut_out(held["worker"]):
             return False
-        return bool(self._store.compare_and_set(chunk, held, mine, ttl=_DAY))
+        return bool(self._store.compare_and_set(chunk, held, lease, ttl=_DAY))
 
     def release(self, chunk: str) -> None:
         """Gives a chunk back, for samples of it that another worker's view may hold."""
@@ -289,7 +289,7 @@ _current: ContextVar[Origin | None] = ContextVar("ntt_origin", default=None)
 
 
 def current_origin() -> Origin:
-    """The origin of the call at hand: Python, unless a door says otherwise."""
+    """The origin of the call at hand: Python, unless another entry point says otherwise."""
     return _current.get() or Origin()
 
 
@@ -328,9 +328,9 @@ class Work:
         self._run_key, self._chunks = run_key, chunks
         ids, paths, runs, states = targets.values(["id", "filepath", f"{status}.run_key", f"{status}.state"])
         self._paths = dict(zip(ids, paths, strict=True))
-        mine = {key: state for key, run, state in zip(ids, runs, states, strict=True) if run == run_key}
-        self._failed_before = {key for key, state in mine.items() if state not in DONE}
-        self._left = {key: None for key in ids if mine.get(key) not in DONE}
+        state_of = {key: state for key, run, state in zip(ids, runs, states, strict=True) if run == run_key}
+        self._failed_before = {key for key, state in state_of.items() if state not in DONE}
+        self._left = {key: None for key in ids if state_of.get(key) not in DONE}
         self._held: dict[str, set[str]] = {}
         self._lock = threading.RLock()
         self.resumed = len(ids) - len(self._left)
@@ -380,10 +380,10 @@ class Work:
     def _undone(self, ids: list[str]) -> list[str]:
         """The samples that still have to be done; one that failed for another worker meanwhile is not tried again."""
         fields = ["id", f"{self._status}.run_key", f"{self._status}.state"]
-        found = zip(*patiently(every_image(self.dataset).select(ids).values, fields), strict=True)
+        rows = zip(*patiently(every_image(self.dataset).select(ids).values, fields), strict=True)
         undone = {
             key
-            for key, run, state in found
+            for key, run, state in rows
             if run != self._run_key or (state not in DONE and key in self._failed_before)
         }
         with self._lock:

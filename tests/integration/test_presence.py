@@ -15,7 +15,7 @@ from fiftyone_ntt.references.banks import keep_with_run
 from fiftyone_ntt.review import presence
 from fiftyone_ntt.review.label_table import table_of
 from fiftyone_ntt.runs.history import begin_pass
-from fiftyone_ntt.runs.presence_fields import verdict_counts
+from fiftyone_ntt.runs.presence_fields import presence_counts
 from fiftyone_ntt.runs.record import RunRecord, register
 
 CLASSES = ["cat", "dog", "bird"]
@@ -127,7 +127,7 @@ def test_labels_that_are_replaced_take_their_verdicts_with_them(judged):
     judged.reload()
     assert judged.limit(10).count("ntt_absent.classifications") == 0
     assert judged.skip(10).count("ntt_absent.classifications") > 0
-    assert verdict_counts(judged, "ntt") == {}, "they are not counted any more"
+    assert presence_counts(judged, "ntt") == {}, "they are not counted any more"
 
 
 def test_refusals(judged):
