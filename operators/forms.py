@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
@@ -12,7 +12,9 @@ from fiftyone.operators import types
 from fiftyone_ntt.dataset.fields import check_detections_field, check_reference_field
 from fiftyone_ntt.errors import NttError
 from fiftyone_ntt.params.base import ParamInfo, Params
-from fiftyone_ntt.references.banks import BankSummary, bank_summaries
+
+if TYPE_CHECKING:
+    from fiftyone_ntt.references.banks import BankSummary
 
 CANNOT_SCHEDULE = (
     "This App cannot schedule runs. To let it: quit it, start it again with "
@@ -78,6 +80,8 @@ class Form:
             choices: see ``add``.
             suggestions: see ``add``.
         """
+        from fiftyone_ntt.references.banks import bank_summaries  # with torch, which registration does not need
+
         banks = bank_summaries(self.ctx.dataset)
         labels = {
             name: f"{name} ({counted(len(bank.shots), 'class', 'classes')}, preset {bank.preset})"

@@ -197,8 +197,8 @@ def default_root() -> Path:
 
 
 def index_root(index_dir: str | Path | None) -> Path:
-    """The index's folder: the one given, else the default one."""
-    return default_root() if index_dir is None else Path(index_dir).expanduser()
+    """The index's folder: the one given, else (also for an empty text, as of an empty form field) the default one."""
+    return default_root() if index_dir in (None, "") else Path(index_dir).expanduser()
 
 
 def limit_in_bytes(gigabytes: float | None = None) -> int:

@@ -11,7 +11,7 @@ import io
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fiftyone as fo
 import numpy as np
@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 from fiftyone_ntt.dataset.fields import DECIDED_TAGS, PROTECTED_TAGS, REJECTED_TAG
 from fiftyone_ntt.dataset.geometry import place_mask
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.method.results import Instances
 from fiftyone_ntt.pixels.packed_masks import PackedMask
+
+if TYPE_CHECKING:
+    from fiftyone_ntt.method.results import Instances
 
 Document = dict[str, Any]
 """A detection as the database holds it."""

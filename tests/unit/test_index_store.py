@@ -25,6 +25,7 @@ from fiftyone_ntt.candidates.file_format import (
     Signature,
     default_root,
     from_bytes,
+    index_root,
     limit_in_bytes,
     to_bytes,
 )
@@ -346,7 +347,7 @@ def test_some_of_the_disk_is_left_to_others(store, content, monkeypatch):
 
 def test_folder_and_limit_follow_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("FIFTYONE_NTT_INDEX", str(tmp_path / "mine"))
-    assert default_root() == tmp_path / "mine"
+    assert default_root() == index_root(None) == index_root("") == tmp_path / "mine"
     monkeypatch.delenv("FIFTYONE_NTT_INDEX")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_root() == tmp_path / "fiftyone-ntt" / "index"
