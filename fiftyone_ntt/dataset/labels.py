@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from fiftyone_ntt.dataset.fields import DECIDED_TAGS, PROTECTED_TAGS, REJECTED_TAG
 from fiftyone_ntt.dataset.geometry import place_mask
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.pixels.packed_masks import PackedMask
 
 if TYPE_CHECKING:
     from fiftyone_ntt.method.results import Instances
+    from fiftyone_ntt.pixels.packed_masks import PackedMask
 
 Document = dict[str, Any]
 """A detection as the database holds it."""
@@ -212,6 +212,8 @@ class _Place:
 
     @classmethod
     def of(cls, label: Document, size: tuple[int, int]) -> _Place:
+        from fiftyone_ntt.pixels.packed_masks import PackedMask  # late: it loads torch, which the App's server need not
+
         box = np.array(label.get("bounding_box") or [0, 0, 0, 0], np.float64)
         try:
             left, top, mask = place_mask(fo.Detection.from_dict(label), size)
