@@ -64,12 +64,12 @@ def test_the_advice_names_twins_and_flaws_of_each_reference(banked, labelled):
     assert [one.sample_id for one in advice.references] == [one for one in samples[:3] for _ in BOXES]
     for one in advice.references[2:]:  # the second and third image are the same
         assert any(twin.split("/")[0] in samples[1:3] for twin in one.twins) and one.change is not None
-    assert any("too small: 30 x 20" in flaw for flaw in advice.references[1].flaws)  # the disc
+    assert any("30 x 20" in flaw for flaw in advice.references[1].flaws)  # the disc
     assert not advice.references[0].flaws
     assert {row["class"] for row in advice.class_rows()} == {"square", "disc"}
     assert advice.suggestions == [] and "Label images" in advice.notes[0]
     assert "too small" in str(advice) and len(advice.references_view(labelled)) == 3
-    with pytest.raises(InputError, match="label some images first"):
+    with pytest.raises(InputError, match="label.*images"):
         advice.view(labelled)
 
 
@@ -90,7 +90,7 @@ def test_a_run_says_more_and_no_model_is_loaded(run, preset, tmp_path, monkeypat
     monkeypatch.undo()
     elsewhere = ntt.advise_references(run, "bank", "truth", reviewed="found", preset=preset, index_dir=tmp_path / "new")
     assert elsewhere.decided == 0 and elsewhere.suggestions == []  # it does not compute what is not in the index
-    assert any("not in the candidate index" in note for note in elsewhere.notes)
+    assert any("candidate index" in note for note in elsewhere.notes)
 
 
 def test_uncertainty_ranks_middling_scores_above_clear_cases():

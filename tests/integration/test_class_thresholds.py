@@ -47,14 +47,14 @@ def test_a_run_with_other_thresholds_is_another_run(pictures, two, preset):
     ntt.segment(pictures, two, "found", preset=preset, thresholds={"disc": 0.2})
     assert ntt.segment(pictures, two, "found", preset=preset, thresholds={"disc": 0.2}).resumed == 4
     assert ntt.resume_run(pictures, "ntt_found", preset=preset).resumed == 4
-    with pytest.raises(InputError, match="with other thresholds"):
+    with pytest.raises(InputError, match="other thresholds"):
         ntt.segment(pictures, two, "found", preset=preset, thresholds={"disc": 0.3})
-    with pytest.raises(InputError, match="with other thresholds"):
+    with pytest.raises(InputError, match="other thresholds"):
         ntt.segment(pictures, two, "found", preset=preset)
 
 
 def test_fitted_thresholds_are_found_for_the_same_settings(pictures, two, preset):
-    with pytest.raises(InputError, match="no thresholds were fitted yet for this memory bank"):
+    with pytest.raises(InputError, match="no thresholds.*memory bank"):
         ntt.segment(pictures, two, "found", preset=preset, thresholds="fitted")
     ntt.segment(pictures, two, "found", preset=preset)
     fit = ntt.fit_thresholds(pictures, "ntt_found", write_verdicts=False)
@@ -66,7 +66,7 @@ def test_fitted_thresholds_are_found_for_the_same_settings(pictures, two, preset
     ntt.undo_run(pictures, "ntt_found")
     kept = fo.load_dataset(pictures.name)
     ntt.segment(kept, two, "later", preset=preset, thresholds="fitted", score_threshold=0.01)
-    with pytest.raises(InputError, match="no thresholds were fitted"):
+    with pytest.raises(InputError, match="no thresholds"):
         ntt.segment(pictures, two, "other", preset=preset, thresholds="fitted", config=MatchConfig(nms_threshold=0.4))
 
 
@@ -87,7 +87,7 @@ def test_the_form_offers_them_where_there_are_some(pictures, two, preset):
     ("thresholds", "error", "text"),
     [
         ("learned", InputError, "'fitted'"),
-        ({"lamp": 0.5}, InputError, "got one of lamp; its classes are: square, disc"),
+        ({"lamp": 0.5}, InputError, "lamp.*square, disc"),
         ({"disc": 2}, InputError, "'disc'"),
         ({"disc": "high"}, WrongTypeError, "'disc'"),
         ([0.5, 0.5], WrongTypeError, "got list"),

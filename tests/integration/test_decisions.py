@@ -90,9 +90,9 @@ def test_labels_that_a_view_hides_are_left_alone(labelled):
 @pytest.mark.parametrize(
     ("field", "arguments", "error", "text"),
     [
-        ("nope", {}, InputError, "no field 'nope'"),
-        ("filepath", {}, WrongTypeError, "to hold Detections"),
-        ("ntt", {"label_ids": ["x"]}, InputError, "expected ids of labels"),
+        ("nope", {}, InputError, "field 'nope'"),
+        ("filepath", {}, WrongTypeError, "Detections"),
+        ("ntt", {"label_ids": ["x"]}, InputError, "ids of labels"),
     ],
 )
 def test_refusals(labelled, field, arguments, error, text):

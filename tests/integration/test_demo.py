@@ -59,14 +59,14 @@ def test_demo_dataset_and_pictures_hold_the_outlines(tmp_path):
 @pytest.mark.usefixtures("no_demo_dataset")
 def test_a_dataset_of_the_users_is_not_replaced(tmp_path):
     fo.Dataset(run.DATASET, persistent=True).add_sample(fo.Sample(filepath="mine.png"))
-    with pytest.raises(InputError, match="the demo has not made"):
+    with pytest.raises(InputError, match="demo.*not made"):
         run.build_dataset(tmp_path, load_images())
     assert len(fo.load_dataset(run.DATASET)) == 1
 
 
 def test_fiftyone_imported_too_early_is_refused(tmp_path, monkeypatch):
     monkeypatch.delenv("FIFTYONE_DATABASE_URI")
-    with pytest.raises(InputError, match="before FiftyOne is imported"):
+    with pytest.raises(InputError, match="FiftyOne.*imported"):
         run.use_own_fiftyone(tmp_path)
 
 

@@ -95,7 +95,7 @@ def test_matches_that_are_gone(judged):
     ntt.evaluate(judged, "found", "truth", eval_key="found_eval")
     judged.delete_evaluation("found_eval")
     panel = opened(judged).send("on_evaluate_show_tp")
-    assert not panel.asked("set_view") and "press Evaluate again" in panel.asked("notify")[0]["message"]
+    assert not panel.asked("set_view") and "Evaluate again" in panel.asked("notify")[0]["message"]
 
 
 def test_fiftyones_own_panel_is_a_click_away(judged):

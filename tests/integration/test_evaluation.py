@@ -230,7 +230,7 @@ def test_unlabelled_samples_and_labels_without_score(scene):
     scene.found = [p for p in found if p.image_id != scene.ids[0]]
     results = evaluate(dataset)
     assert_equal_scores(results, scene.scores())
-    assert any("1 of 6 samples were never labelled" in note for note in results.notes)
+    assert any("1 of 6 samples" in note for note in results.notes)
     assert any("no confidence" in note for note in results.notes)
 
 
@@ -262,15 +262,15 @@ def test_a_view_counts_as_what_it_is(scene):
 @pytest.mark.parametrize(
     ("arguments", "error", "says"),
     [
-        ({"label_field": "nope"}, InputError, "no field 'nope'.*'ground_truth'"),
-        ({"gt_field": "nope"}, InputError, "no field 'nope'"),
+        ({"label_field": "nope"}, InputError, "field 'nope'.*'ground_truth'"),
+        ({"gt_field": "nope"}, InputError, "field 'nope'"),
         ({"gt_field": "filepath"}, WrongTypeError, "'filepath'"),
         ({"label_field": "kind"}, WrongTypeError, "got Classification"),
-        ({"gt_field": "ntt"}, InputError, "two different fields"),
+        ({"gt_field": "ntt"}, InputError, "different fields"),
         ({"gt_field": "empty"}, InputError, "'empty'"),
-        ({"classes": ["cow"]}, InputError, r"no ground truth for any of the classes \['cow'\].*'bolt'"),
-        ({"classes": "nut"}, InputError, "list of distinct class names"),
-        ({"classes": []}, InputError, "list of distinct class names"),
+        ({"classes": ["cow"]}, InputError, r"ground truth.*\['cow'\].*'bolt'"),
+        ({"classes": "nut"}, InputError, "list.*class names"),
+        ({"classes": []}, InputError, "list.*class names"),
         ({"eval_key": "not a key"}, InputError, "expected a name"),
     ],
 )
@@ -292,7 +292,7 @@ def test_a_broken_label_is_named(scene):
     label = sample["ground_truth"].detections[0]
     label.bounding_box = [0.1, 0.1, float("nan"), 0.2]
     sample.save()
-    with pytest.raises(InputError, match=f"sample {sample.id}, label {label.id} .*'ground_truth'.*relative box"):
+    with pytest.raises(InputError, match=f"{sample.id}.*{label.id}.*'ground_truth'.*relative box"):
         evaluate(scene.dataset)
 
 
@@ -362,7 +362,7 @@ def test_rejected_labels_do_not_count_and_accepted_ones_do(scene):
     expected = evaluate(without)
     without.delete()
     assert (results.box, results.mask) == (expected.box, expected.mask)
-    assert f"{len(rejected)} rejected labels (tag ntt:rejected) left out" in results.notes
+    assert any(f"{len(rejected)} rejected labels" in note for note in results.notes)
     for sample in view:
         for label in sample.ntt.detections:
             assert (label.get_attribute_value("reviewed", None) is None) == ("ntt:rejected" in label.tags)

@@ -117,9 +117,9 @@ def test_a_folder_with_something_in_it_is_left_alone(reviewed, tmp_path):
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
     for overwrite in (False, True):
-        with pytest.raises(InputError, match="is not empty and holds no earlier export; choose another one"):
+        with pytest.raises(InputError, match="not empty.*earlier export"):
             export_labels(reviewed, mine, overwrite=overwrite)
-    with pytest.raises(InputError, match="is a file; choose another name"):
+    with pytest.raises(InputError, match="is a file"):
         export_labels(reviewed, mine / "thesis.txt")
     assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
 
@@ -127,10 +127,10 @@ def test_a_folder_with_something_in_it_is_left_alone(reviewed, tmp_path):
 def test_earlier_export_is_replaced_only_when_asked(reviewed, tmp_path, monkeypatch):
     out = tmp_path / "out"
     export_labels(reviewed, out, export_media=False)
-    with pytest.raises(InputError, match="holds an earlier export; choose another one, or set overwrite"):
+    with pytest.raises(InputError, match="earlier export.*overwrite"):
         export_labels(reviewed, out)
     monkeypatch.setattr("fiftyone_ntt.review.export._export", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(InputError, match="cannot write .*: disk full"):
+    with pytest.raises(InputError, match="write.*disk full"):
         export_labels(reviewed, out, overwrite=True)
     assert json.loads((out / NOTE).read_text())["labels"] == 4, "the old one is still there"
     monkeypatch.undo()
@@ -144,10 +144,10 @@ def test_earlier_export_is_replaced_only_when_asked(reviewed, tmp_path, monkeypa
     [
         ({"format": "voc"}, InputError, "'voc'"),
         ({"only": "some"}, InputError, "'some'"),
-        ({"export_dir": " "}, InputError, "expected the name of a folder"),
-        ({"classes": "a"}, InputError, "expected a list of distinct class names"),
-        ({"classes": ["c"]}, InputError, r"no label of \['c'\] among them; there is: \['a', 'b'\]"),
-        ({"label_field": "nope"}, InputError, "no field 'nope'"),
+        ({"export_dir": " "}, InputError, "name of a folder"),
+        ({"classes": "a"}, InputError, "list.*class names"),
+        ({"classes": ["c"]}, InputError, r"\['c'\].*\['a', 'b'\]"),
+        ({"label_field": "nope"}, InputError, "field 'nope'"),
         ({"label_field": "filepath"}, WrongTypeError, "'filepath'"),
     ],
 )
@@ -186,12 +186,12 @@ def test_the_form_counts_and_the_operator_tells_how_to_load(reviewed, tmp_path):
 
 
 def test_the_form_refuses_what_the_operator_would(reviewed):
-    assert "expected a full path such as" in form("export_labels", reviewed, {"export_dir": "out"})[1]["export_dir"]
+    assert "full path" in form("export_labels", reviewed, {"export_dir": "out"})[1]["export_dir"]
     assert "Required property" in form("export_labels", reviewed, {})[1]["export_dir"]
     with pytest.raises(InputError, match="'out'"):
         foo.get_operator(URI).execute(context("export_labels", reviewed, {"export_dir": "out"}))
     reviewed.untag_labels(["ntt:accepted", "ntt:edited"], "ntt")
-    assert "Nothing to write yet: accept labels first" in form("export_labels", reviewed, {})[0]["_chosen"].view.label
+    assert "accept labels" in form("export_labels", reviewed, {})[0]["_chosen"].view.label
 
 
 def test_the_service_takes_what_the_form_asks(database):
@@ -290,7 +290,7 @@ def test_masks_come_back_from_yolo(dataset, tmp_path, name):
     mask = drawn > 0
     assert (mask & MASKS[name]).sum() / (mask | MASKS[name]).sum() >= LEAST_IN_YOLO.get(name, 1.0)
     assert bool(report.notes) == (name in LEAST_IN_YOLO)
-    assert all("1 of 1 labels lost something as polygons" in note for note in report.notes)
+    assert all("1 of 1 labels" in note for note in report.notes)
 
 
 PATHS = {
@@ -395,7 +395,7 @@ def test_one_bad_item_costs_one_item(dataset, tmp_path, kind, format):
 
 
 @pytest.mark.parametrize(
-    ("code", "advice"), [(errno.ENOSPC, "the disk is full"), (errno.EACCES, "may write"), (errno.EIO, "that file")]
+    ("code", "advice"), [(errno.ENOSPC, "disk.*full"), (errno.EACCES, "may write"), (errno.EIO, "that file")]
 )
 @pytest.mark.parametrize("format", ["coco", "yolo"])
 def test_a_file_that_cannot_be_written_is_named(dataset, tmp_path, monkeypatch, format, code, advice):
@@ -421,7 +421,7 @@ def test_crowds_go_out_as_crowds(dataset, tmp_path):
     assert [type(item["segmentation"]) for item in annotations] == [dict, list]
     assert (coco.annToMask(annotations[0]) == MASKS["ring"]).all()
     report = export_labels(dataset, tmp_path / "yolo", format="yolo")
-    assert report.labels == 1 and "1 crowd regions left out: YOLO has no crowds" in report.notes
+    assert report.labels == 1 and any("1 crowd" in note for note in report.notes)
 
 
 @pytest.mark.parametrize("name", ["a\nb: c", "tab\t, comma", "#no", "yes", "- 'q\" {", "ü 图", "![x](http://host)"])

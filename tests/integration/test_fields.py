@@ -89,9 +89,7 @@ def test_groups_whose_active_slice_is_no_image_are_refused(grouped):
         image_samples(grouped)
 
 
-@pytest.mark.parametrize(
-    ("name", "what"), [("film.mp4", "got videos; make a dataset of their frames"), ("scene.fo3d", "got 3D scenes")]
-)
+@pytest.mark.parametrize(("name", "what"), [("film.mp4", "videos.*frames"), ("scene.fo3d", "3D scenes")])
 def test_what_is_no_image_is_refused_in_words(dataset, name, what):
     dataset.add_sample(fo.Sample(f"/data/{name}"))
     with pytest.raises(WrongTypeError, match=what):
@@ -99,13 +97,13 @@ def test_what_is_no_image_is_refused_in_words(dataset, name, what):
 
 
 def test_all_slices_at_once_are_refused(grouped):
-    with pytest.raises(WrongTypeError, match="samples of several kinds; choose one slice that holds images"):
+    with pytest.raises(WrongTypeError, match="several kinds.*slice"):
         image_samples(grouped.select_group_slices(_allow_mixed=True))
 
 
 def test_patches_are_nothing_to_label(plain):
     assert whole_images(plain) is plain
-    with pytest.raises(WrongTypeError, match="expected whole images, got a view of patches"):
+    with pytest.raises(WrongTypeError, match="whole images.*patches"):
         whole_images(plain.to_patches("ground_truth"))
 
 

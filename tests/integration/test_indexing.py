@@ -135,7 +135,7 @@ def test_guided_points_have_an_index_of_their_own_for_any_bank(pictures, bank, p
     request.getfixturevalue("no_models")
     settings = {"preset": preset, "index_dir": index_dir}
     assert ntt.segment(pictures, bank, **settings).from_index == 3
-    with pytest.raises(InputError, match="with other points"):
+    with pytest.raises(InputError, match="other points"):
         ntt.segment(pictures, bank, points="guided", **settings)
     for some in (bank, with_classes(bank)):
         assert ntt.segment(pictures, some, points="guided", overwrite=True, **settings).from_index == 3
@@ -145,9 +145,9 @@ def test_index_of_other_settings_is_not_used_and_report_says_why(pictures, bank,
     ntt.index(pictures, preset, index_dir=index_dir)
     report = ntt.segment(pictures, bank, preset=preset, index_dir=index_dir, points_per_side=3)
     assert (report.from_index, report.indexed) == (0, 3)
-    assert "points_per_side 4, wanted 3" in report.notes[0]
+    assert "points_per_side 4" in report.notes[0]
     renamed = ntt.index(pictures.limit(1), replace(preset, name="renamed"), index_dir=index_dir)
-    assert renamed.computed == 1 and "preset tiny-test, wanted renamed" in str(renamed)
+    assert renamed.computed == 1 and "preset tiny-test" in str(renamed)
     assert sorted(entry.images for entry in info(index_dir)) == [1, 3, 4]
 
 
@@ -160,7 +160,7 @@ def test_weights_that_were_replaced_are_noticed(pictures, bank, preset, index_di
         checkpoint.write_bytes(content + b"\0")
         clear_loaded()
         assert ntt.segment(pictures.limit(2), bank, "known", preset=preset, index_dir=index_dir).from_index == 1
-        with pytest.raises(PresetMismatchError, match="weights of"):
+        with pytest.raises(PresetMismatchError, match="weights"):
             ntt.segment(pictures, bank, "new", preset=preset, index_dir=index_dir)
     finally:
         checkpoint.write_bytes(content)
@@ -169,12 +169,12 @@ def test_weights_that_were_replaced_are_noticed(pictures, bank, preset, index_di
 
 def full(monkeypatch, index_dir):
     monkeypatch.setenv("FIFTYONE_NTT_INDEX_GB", "0")
-    return index_dir, "reached its limit of 0 GB"
+    return index_dir, "limit of 0 GB"
 
 
 def no_folder(monkeypatch, index_dir):
     index_dir.write_text("a file where a folder should be")
-    return index_dir / "inside", "cannot write to the candidate index"
+    return index_dir / "inside", "candidate index"
 
 
 @pytest.mark.parametrize("spoil", [full, no_folder])
@@ -204,7 +204,7 @@ def test_one_bad_image_costs_one_image(pictures, preset, index_dir, tmp_path):
     report = ntt.index(pictures, preset, index_dir=index_dir, progress=lambda *step: seen.append(step))
     assert (report.computed, report.failed) == (3, 2)
     assert set(report.errors) == {broken.id, gone.id}
-    assert "not a readable image" in report.errors[broken.id] and "not found" in report.errors[gone.id]
+    assert "readable image" in report.errors[broken.id] and "not found" in report.errors[gone.id]
     assert [step[:2] for step in seen] == [(done, 5) for done in range(6)]
     assert seen[-1][2] == "5 of 5 images, 2 failed"
 
@@ -229,7 +229,7 @@ def test_an_interrupted_run_goes_on_where_it_was(pictures, preset, index_dir):
         ({"preset": "huge"}, InputError, "preset.*'huge'"),
         ({"preset": 3}, WrongTypeError, "preset"),
         ({"device": "abacus"}, InputError, "device"),
-        ({"size_limit_gb": -1}, InputError, "0 GB or more"),
+        ({"size_limit_gb": -1}, InputError, "0 GB"),
         ({"points_per_side": 0}, InputError, "points_per_side"),
     ],
 )
@@ -286,7 +286,7 @@ def test_the_command_line_builds_and_looks_after_an_index(pictures, lite, index_
     assert "reached its limit" in capsys.readouterr().err
     pictures.add_sample(fo.Sample(str(tmp_path / "gone.png"), tags=["gone"]))
     assert cli.main([*build, "--tag", "gone"]) == 1
-    assert "image file not found" in capsys.readouterr().out
+    assert "image file" in capsys.readouterr().out
 
 
 def test_the_operator_and_the_sdk_share_an_index(pictures, lite, index_dir):
@@ -321,7 +321,7 @@ def test_images_without_contrast_are_noted_also_from_the_index(pictures, bank, p
     for from_index in (0, 3):
         report = ntt.segment(pictures, bank, "found", overwrite=True, **settings)
         assert report.from_index == from_index and not report.errors
-        assert any(f"1 images with hardly any contrast, e.g. that of sample {flat.id}" in note for note in report.notes)
+        assert any("1 images" in note and "contrast" in note and flat.id in note for note in report.notes)
         pictures.reload()
         notes = dict(zip(*pictures.values(["id", "found_status.note"]), strict=True))
-        assert "hardly any contrast" in notes.pop(flat.id) and set(notes.values()) == {None}
+        assert "contrast" in notes.pop(flat.id) and set(notes.values()) == {None}

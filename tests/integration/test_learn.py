@@ -109,16 +109,16 @@ def test_a_broken_image_costs_its_own_labels_only(reviewed, preset, tmp_path):
         file.write(b"no image")
     report = learn(reviewed, "found", preset=preset, threshold=0.0)
     assert list(report.errors) == [reviewed.skip(1).first().id]
-    assert "not a readable image" in next(iter(report.errors.values()))
+    assert "readable image" in next(iter(report.errors.values()))
 
 
 def test_without_a_decision_or_a_run_it_says_what_to_do(reviewed, preset):
-    with pytest.raises(InputError, match="accept what is right, reject what is wrong"):
+    with pytest.raises(InputError, match="accept.*reject"):
         learn(reviewed, "found", preset=preset)
     with pytest.raises(InputError, match="'truth'"):
         learn(reviewed, "truth", preset=preset)
     decide(reviewed)
-    with pytest.raises(InputError, match="key of another run"):
+    with pytest.raises(InputError, match="another run"):
         learn(reviewed, "found", preset=preset, bank_name="ntt_found", apply=True)
 
 
@@ -135,7 +135,7 @@ def test_learn_form_counts_decisions_or_says_what_to_do(reviewed):
              if name.startswith("_decided")]  # fmt: skip
     assert sum("1 accepted" in text for text in shown) == sum("1 rejected" in text for text in shown) == 1
     refused = form(reviewed, label_field="truth")["type"]["properties"]["label_field"]["error_message"]
-    assert "no run wrote the labels in 'truth'; runs wrote: found" in refused
+    assert "labels in 'truth'" in refused
 
 
 def test_learn_operator_writes_when_told_and_keeps_the_outcome(reviewed, preset, monkeypatch):

@@ -38,15 +38,15 @@ def test_second_look_changes_scores_and_has_an_index_of_its_own(pictures, preset
     assert record["match"]["second_look"] == WEIGHT
     again = ntt.resume_run(pictures, "ntt_looked", preset=preset)
     assert (again.resumed, again.done) == (2, 0)
-    with pytest.raises(InputError, match="with other match"):
+    with pytest.raises(InputError, match="other match"):
         ntt.segment(pictures, bank, "looked", **where)
 
 
 def test_a_bank_without_crops_is_refused(pictures, preset):
     old = built(pictures, preset).changed(crops=None)
-    with pytest.raises(InputError, match="build it again"):
+    with pytest.raises(InputError, match="build.*again"):
         ntt.segment(pictures, old, preset=preset, second_look=True)
-    with pytest.raises(InputError, match="build it again"):
+    with pytest.raises(InputError, match="build.*again"):
         ntt.preview(pictures, old, preset=preset, second_look=True)
 
 
@@ -56,7 +56,7 @@ def test_granularity_is_part_of_the_run_and_of_the_index(pictures, preset, tmp_p
     assert ntt.list_runs(pictures)[0]["granularity"] == "part"
     assert [one["facts"].get("outputs") for one in settings_in(tmp_path / "index")] == ["part"]
     assert ntt.resume_run(pictures, "ntt_parts", preset=preset).resumed == 2
-    with pytest.raises(InputError, match="with other granularity"):
+    with pytest.raises(InputError, match="other granularity"):
         ntt.segment(pictures, bank, "parts", granularity="whole", **where)
     with pytest.raises(InputError, match="best, whole, part, auto"):
         ntt.segment(pictures, bank, "other", granularity="parts", **where)

@@ -127,25 +127,25 @@ def test_defaults_are_valid_where_the_data_is_there(with_bank):
             "build_memory_bank",
             {"label_field": "nope"},
             "label_field",
-            "no field 'nope' in .* labels that can be: 'ground_truth'",
+            "field 'nope'.*'ground_truth'",
         ),
         (
             "build_memory_bank",
             {"label_field": "filepath"},
             "label_field",
-            "expected field 'filepath' to hold Detections",
+            "field 'filepath'.*Detections",
         ),
-        ("build_memory_bank", {"reference_tag": "x"}, "reference_tag", "none of the 5 samples is tagged 'x': tag your"),
+        ("build_memory_bank", {"reference_tag": "x"}, "reference_tag", "5 samples.*'x'"),
         ("build_memory_bank", {"classes": "disc"}, "classes", "Invalid list"),
         ("index_candidates", {"preset": "huge"}, "preset", "Invalid enum value"),
         ("index_candidates", {"size_limit_gb": -1}, "size_limit_gb", "must be greater than 0"),
         ("segment", {}, "bank", "Required property"),
-        ("segment", {"bank": "circles"}, "bank", "no memory bank 'circles' with this dataset; there is: shapes"),
+        ("segment", {"bank": "circles"}, "bank", "memory bank 'circles'.*shapes"),
         ("segment", {"bank": "shapes", "points_per_side": 0}, "points_per_side", "must be greater than 1"),
         ("segment", {"bank": "shapes", "score_threshold": 2}, "score_threshold", "must be less than 1"),
         ("segment", {"bank": "shapes", "overwrite": "yes"}, "overwrite", "Invalid value type"),
-        ("evaluate", {}, "label_field", "no field 'ntt' in"),
-        ("evaluate", {"label_field": "ground_truth", "gt_field": "tags"}, "gt_field", "to hold Detections"),
+        ("evaluate", {}, "label_field", "field 'ntt'"),
+        ("evaluate", {"label_field": "ground_truth", "gt_field": "tags"}, "gt_field", "Detections"),
     ],
 )
 def test_a_form_refuses_what_cannot_run(name, params, field, reason, with_bank):
@@ -156,7 +156,7 @@ def test_a_form_refuses_what_cannot_run(name, params, field, reason, with_bank):
 
 def test_without_a_bank_the_form_says_what_to_do_first(shapes):
     _, errors = form("segment", shapes, {"bank": "shapes"})
-    assert "run the operator 'NTT: Build memory bank' first" in errors["bank"]
+    assert "'NTT: Build memory bank'" in errors["bank"]
 
 
 def test_forms_say_what_is_in_the_target(with_bank):
@@ -203,7 +203,7 @@ def test_form_asks_to_overwrite_where_there_are_labels(with_bank):
 
 def test_without_references_the_form_says_what_to_do(shapes):
     shapes.untag_samples("ntt:reference")
-    assert "press 'NTT: Use as reference' above the grid" in form("build_memory_bank", shapes)[1]["label_field"]
+    assert "'NTT: Use as reference'" in form("build_memory_bank", shapes)[1]["label_field"]
 
 
 @pytest.mark.parametrize("name", PARAMS)
@@ -254,7 +254,7 @@ def test_from_tags_to_scores(shapes, lite):
     scored, _ = run("evaluate", shapes, {"eval_key": "ntt_eval"})
     assert [row["class"] for row in scored["table"]] == ["all", "disc", "square"]
     assert scored["images"] == 3 and scored["box"]["ap50"] > 0
-    assert "2 reference samples left out" in scored["summary"]
+    assert "2 reference samples" in scored["summary"]
     assert shapes.has_evaluation("ntt_eval")
 
 
@@ -287,7 +287,7 @@ def test_unknown_parameters_are_refused(with_bank):
 
 def test_errors_reach_the_user_as_our_short_text(with_bank):
     bad = {"bank": "shapes", "label_field": "ground_truth", "device": "cpu"}
-    expected = "field 'ground_truth' holds labels that no run of this plugin wrote; choose another label_field"
+    expected = "field 'ground_truth'.*another label_field"
     with pytest.raises(ExecutionError, match=expected):
         foo.execute_operator(f"{PLUGIN}/segment", dataset=with_bank, params=bad)
 

@@ -158,12 +158,12 @@ def test_the_operator_and_the_command_line(judged, capsys):
     ctx = context("judge_presence", judged, {"label_field": "ntt"})
     assert "thresholds are those that you fitted last" in str(operator.resolve_input(ctx).to_json())
     result = operator.execute(ctx)
-    assert [row["class"] for row in result["rows"]] == CLASSES and "Judged 80 images" in result["summary"]
+    assert [row["class"] for row in result["rows"]] == CLASSES and "80 images" in result["summary"]
     assert "images without it" in str(operator.resolve_output(ctx).to_json())
     assert main(["fit-thresholds", judged.name, "run", "--precision", "0.8", "--no-write-verdicts"]) == 0
     assert main(["judge-presence", judged.name]) == 0
     printed = capsys.readouterr().out
-    for words in ("expected", "references", "all classes", "without it", "Judged 80 images"):
+    for words in ("expected", "references", "all classes", "without it", "80 images"):
         assert words in printed
     assert main(["fit-thresholds", judged.name, "nothing"]) == 2
     assert main(["judge-presence", judged.name, "--field", "nothing"]) == 2

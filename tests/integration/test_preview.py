@@ -102,7 +102,7 @@ def test_a_kept_bank_may_be_named(photos, fakes, tmp_path):
 def test_a_broken_image_costs_one_image(photos, fakes, tmp_path):
     (tmp_path / "1.png").write_bytes(b"no image")
     shown = {one.name: one for one in ntt.preview(photos, index_dir=tmp_path / "index")}
-    assert "not a readable image" in shown["1.png"].error and not shown["1.png"].picture
+    assert "readable image" in shown["1.png"].error and not shown["1.png"].picture
     assert all(shown[name].error is None for name in ("4.png", "6.png", "8.png"))
 
 
@@ -114,10 +114,10 @@ def test_a_threshold_leaves_nothing(photos, fakes, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "change", "expected"),
     [
-        ({"images": 0}, None, "expected at least 1 image"),
+        ({"images": 0}, None, "at least 1 image"),
         ({"bank": "circles"}, None, "'circles'"),
-        ({}, "untag", "none of the 10 samples is tagged 'ntt:reference'"),
-        ({}, "only references", "no image to look at besides the references"),
+        ({}, "untag", "10 samples.*'ntt:reference'"),
+        ({}, "only references", "no image.*references"),
     ],
 )
 def test_what_cannot_be_shown_says_why(photos, fakes, arguments, change, expected):
@@ -162,7 +162,7 @@ def test_its_form_has_few_fields_until_more_are_wanted(photos):
 def test_its_form_says_what_comes_first(photos):
     photos.untag_samples(TAG)
     errors = form("preview", photos)[1]
-    assert "press 'NTT: Use as reference' above the grid" in errors["bank"]
+    assert "'NTT: Use as reference'" in errors["bank"]
 
 
 def test_weak_labels_are_counted_and_not_drawn(photos, fakes, tmp_path, monkeypatch):

@@ -113,15 +113,15 @@ def test_every_part_of_a_class_in_a_map_is_an_instance():
 @pytest.mark.parametrize(
     ("label", "text"),
     [
-        (point((0.5, 0.5), (0.1, 0.1), point_labels=[1]), "1 .on the object. or 0 .beside it. for each of the 2"),
+        (point((0.5, 0.5), (0.1, 0.1), point_labels=[1]), "1.*object.*0.*beside"),
         (point((0.5, 0.5), point_labels=["maybe"]), "maybe"),
-        (point((NAN, NAN)), "expected a point on the object, got 1 points, of which 1 are missing"),
-        (point((0.5, 0.5), point_labels=[0]), "1 marked as beside it"),
-        (point((50, 40)), "outside the image; points are relative"),
+        (point((NAN, NAN)), "1 points.*1.*missing"),
+        (point((0.5, 0.5), point_labels=[0]), "1 marked.*beside"),
+        (point((50, 40)), "outside the image.*relative"),
         (line((50, 40), (20, 20)), "outside the image"),
-        (fo.Polyline(label="fig", points=[]), "a line of points, got none"),
-        (fo.Segmentation(mask=np.ones((3, 4, 3), np.uint8)), "one number a pixel"),
-        (fo.Segmentation(mask=np.full((3, 4), 7, np.uint8)), "value 7 of the segmentation map has no name"),
+        (fo.Polyline(label="fig", points=[]), "line of points"),
+        (fo.Segmentation(mask=np.ones((3, 4, 3), np.uint8)), "number.*pixel"),
+        (fo.Segmentation(mask=np.full((3, 4), 7, np.uint8)), "value 7.*segmentation map.*name"),
         (fo.Segmentation(mask_path="/nowhere.png"), "cannot be read"),
     ],
 )
@@ -139,7 +139,7 @@ def test_one_bank_mixes_kinds(dataset, tmp_path):
     classes[10:30, 10:40] = 4
     add(dataset, tmp_path, maps=fo.Segmentation(mask=classes))
     fields = ["boxes", "clicks", "lines", "maps"]
-    with pytest.raises(BadReferenceError, match="value 4 .* has no name"):
+    with pytest.raises(BadReferenceError, match="value 4.*name"):
         ntt.build_memory_bank(dataset, fields)
     assert ntt.build_memory_bank(dataset, fields, classes=["fig"]).shots == {"fig": 3}, "what has no name is not wanted"
     dataset.mask_targets = {"maps": {4: "date"}}
@@ -208,7 +208,7 @@ def test_negatives_by_label_and_by_sample(dataset, tmp_path):
 
 def test_only_negatives_are_no_references(dataset, tmp_path):
     add(dataset, tmp_path, truth=fo.Detections(detections=[box("fig", tags=[NEGATIVE_TAG])]))
-    with pytest.raises(BadReferenceError, match="no labels with a class name"):
+    with pytest.raises(BadReferenceError, match="labels.*class name"):
         ntt.build_memory_bank(dataset, "truth")
 
 
@@ -235,7 +235,7 @@ def test_masks_can_be_seen_and_corrected_before_they_count(dataset, tmp_path):
     assert labels[made[1].source].mask.all() and None in labels
     anew = ntt.make_reference_masks(dataset, fields, overwrite=True)
     assert (anew.kinds, anew.kept) == ({"box": 1, "point": 1, "scribble": 1}, 1)
-    with pytest.raises(InputError, match="another field to write to"):
+    with pytest.raises(InputError, match="another field"):
         ntt.make_reference_masks(dataset, ["truth"], "truth")
 
 
@@ -270,5 +270,5 @@ def test_the_gallery_shows_the_mask_that_was_made(dataset, tmp_path):
 def test_no_mask_that_holds_the_point_is_an_error_that_names_it(dataset, tmp_path):
     beside = point((0.5, 0.5), (0.51, 0.5), point_labels=[1, 0])
     add(dataset, tmp_path, clicks=fo.Keypoints(keypoints=[beside]))
-    with pytest.raises(BadReferenceError, match=f"label {beside.id}.*no mask of the model holds all points"):
+    with pytest.raises(BadReferenceError, match=f"{beside.id}.*no mask.*points"):
         ntt.build_memory_bank(dataset, "clicks")

@@ -48,7 +48,7 @@ def test_the_run_knows_its_mode(pictures, bank, preset, tmp_path):
     ntt.segment(pictures, bank, "found", mode="referring", **where)
     again = ntt.resume_run(pictures, "ntt_found", preset=preset)
     assert (again.resumed, again.done) == (2, 0)
-    with pytest.raises(InputError, match="with other mode"):
+    with pytest.raises(InputError, match="other mode"):
         ntt.segment(pictures, bank, "found", **where)
     with pytest.raises(InputError, match="mode 'referring'"):
         ntt.learn(pictures, "found")

@@ -142,14 +142,14 @@ def test_cancelling_stops_within_a_chunk(pictures, bank, preset, small_chunks):
         if done == 2:
             assert ntt.cancel_run(fo.load_dataset(pictures.name), "ntt_found") == 1
 
-    with pytest.raises(RunCancelledError, match="'ntt_found' was cancelled.*resume_run"):
+    with pytest.raises(RunCancelledError, match="'ntt_found'.*cancelled.*resume_run"):
         ntt.segment(pictures, bank, "found", preset=preset, progress=cancel)
     run = the_run(pictures)
     assert run["state"] == "cancelled"
     assert run["counts"]["ok"] == 2, "nothing was written after that"
     assert ntt.resume_run(pictures, "ntt_found", preset=preset).done == IMAGES - 3
     assert the_run(pictures)["state"] == "completed"
-    with pytest.raises(InputError, match="'ntt_found' is completed"):
+    with pytest.raises(InputError, match="'ntt_found'.*completed"):
         ntt.cancel_run(pictures, "ntt_found")
     with pytest.raises(InputError, match="'other'.*'ntt_found'"):
         ntt.cancel_run(pictures, "other")
@@ -182,7 +182,7 @@ def test_a_worker_that_was_taken_for_dead_writes_nothing_more(pictures, small_ch
     first._thread.join()
     time.sleep(1.2)
     assert second.claim("1"), "its lease ran out"
-    with pytest.raises(LeaseLostError, match="another one took over"):
+    with pytest.raises(LeaseLostError, match="took over"):
         first.renew()
     with pytest.raises(LeaseLostError):
         first.claim("3")
@@ -244,7 +244,7 @@ def named(pictures, preset, monkeypatch):
 
 
 def test_the_apps_operators_cancel_resume_and_undo(named, preset):
-    assert "no labelling run that is at work" in refusal("cancel_run", named, {"run_key": "ntt_found"})
+    assert "labelling run" in refusal("cancel_run", named, {"run_key": "ntt_found"})
     with pytest.raises(KeyboardInterrupt):
         ntt.segment(named, "squares", "found", progress=stop_after(2))
     for name in ("cancel_run", "resume_run", "undo_run"):
@@ -310,7 +310,7 @@ def test_the_command_line_lists_shows_resumes_cancels_and_undoes(named, capsys):
     assert '"state": "cancelled"' in said("show", name, "ntt_found")
     assert "2 done before" in said("resume", name, "ntt_found")
     assert '"left": 0' in said("show", name, "ntt_found")
-    assert "is completed" in said("cancel", name, "ntt_found", code=2)
-    assert "there is: 'ntt_found'" in said("show", name, "other", code=2)
+    assert "completed" in said("cancel", name, "ntt_found", code=2)
+    assert "'ntt_found'" in said("show", name, "other", code=2)
     assert "undone" in said("undo", name, "ntt_found")
-    assert "expected the name of a FiftyOne dataset" in said("list", "no-such-dataset", code=2)
+    assert "FiftyOne dataset" in said("list", "no-such-dataset", code=2)

@@ -111,7 +111,7 @@ def test_images_of_a_run(samples):
 def test_a_run_without_failed_images_shows_none(samples):
     begin_run(samples, failed=0, state="completed")
     panel = opened(samples).send("on_runs_show_errors", row=0)
-    assert not panel.asked("set_view") and "has no failed images" in panel.asked("notify")[0]["message"]
+    assert not panel.asked("set_view") and "no failed images" in panel.asked("notify")[0]["message"]
 
 
 def test_a_form_that_is_through_leads_back_to_its_tab(samples):

@@ -56,7 +56,7 @@ def test_other_fields_and_refusals(dataset, run):
     dataset.add_sample_field("mine", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
     assert activate_schema(dataset, "mine", ["x"]) and not activate_schema(dataset, "mine", ["x"])
     assert dataset.active_label_schemas == ["found", "mine"]
-    with pytest.raises(InputError, match="no field 'nope'"):
+    with pytest.raises(InputError, match="field 'nope'"):
         activate_schema(dataset, "nope")
 
 

@@ -111,7 +111,7 @@ def test_a_threshold_is_suggested_between_two_groups(dataset, scores, between):
 
 
 def test_refusals(scored):
-    with pytest.raises(InputError, match="no field 'nope'"):
+    with pytest.raises(InputError, match="field 'nope'"):
         summarise_scores(scored, "nope")
     with pytest.raises(InputError, match="between 0 and 1"):
         summarise_scores(scored, threshold=2)

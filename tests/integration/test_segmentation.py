@@ -1,6 +1,5 @@
 """References -> bank -> labels in a real dataset, with small random models loaded like real ones."""
 
-import re
 from dataclasses import replace
 
 import fiftyone as fo
@@ -103,7 +102,7 @@ def test_others_labels_are_not_overwritten_unasked(pictures, bank, preset):
     with pytest.raises(InputError, match="label_field"):
         ntt.segment(pictures, bank, "truth", preset=preset)
     ntt.segment(pictures, bank, "found", preset=preset)
-    with pytest.raises(InputError, match="with other points_per_side"):
+    with pytest.raises(InputError, match="other points_per_side"):
         ntt.segment(pictures, bank, "found", preset=preset, points_per_side=3)
     with pytest.raises(InputError, match="already"):
         ntt.segment(pictures, bank, "found", preset=preset, resume=False)
@@ -113,7 +112,7 @@ def test_a_run_key_names_one_run_only(pictures, bank, preset):
     ntt.build_memory_bank(pictures.match_tags("ntt:reference"), "truth", preset=preset, name="squares")
     ntt.segment(pictures.limit(3), bank, "found", preset=preset, run_key="mine")
     for key in ("mine", "squares"):
-        with pytest.raises(InputError, match=f"run key '{key}' .* belongs to something else"):
+        with pytest.raises(InputError, match=f"run key '{key}'.*belongs"):
             ntt.segment(pictures, bank, "elsewhere", preset=preset, run_key=key)
     assert ntt.undo_run(pictures, "mine") > 0
 
@@ -136,7 +135,7 @@ def test_undo_takes_back_everything(pictures, bank, preset):
     assert ntt.undo_run(pictures, report.run_key) == report.instances
     assert set(pictures.get_field_schema()) == fields
     assert ntt.list_runs(pictures) == []
-    with pytest.raises(InputError, match="no labelling run"):
+    with pytest.raises(InputError, match="labelling run"):
         ntt.undo_run(pictures, report.run_key)
 
 
@@ -159,14 +158,14 @@ def test_score_threshold_and_references_on_request(pictures, bank, preset):
 
 
 def test_another_preset_or_other_weights_are_refused(pictures, bank, preset, tmp_path):
-    with pytest.raises(PresetMismatchError, match=re.escape("made with preset 'tiny-test', not 'lite'")):
+    with pytest.raises(PresetMismatchError, match="preset 'tiny-test'.*'lite'"):
         ntt.segment(pictures, bank, preset="lite")
-    with pytest.raises(PresetMismatchError, match="not 'renamed'"):
+    with pytest.raises(PresetMismatchError, match="'renamed'"):
         ntt.segment(pictures, bank, preset=replace(preset, name="renamed"))
     changed = MemoryBank(
         bank.classes, bank.vectors, bank.class_index, bank.reference_ids, None, bank.preset, {"other": "0" * 64}
     )
-    with pytest.raises(PresetMismatchError, match="weights of"):
+    with pytest.raises(PresetMismatchError, match="weights"):
         ntt.segment(pictures, changed, preset=preset)
 
 
@@ -204,11 +203,11 @@ def missing_image(dataset):
 @pytest.mark.parametrize(
     ("spoil", "text"),
     [
-        (empty_the_mask, "mask is empty"),
-        (box_in_pixels, "boxes are relative"),
-        (nan_box, "expected a relative box"),
-        (missing_mask_file, "mask file .*mask.png cannot be read"),
-        (missing_image, "image file not found"),
+        (empty_the_mask, "mask.*empty"),
+        (box_in_pixels, "boxes.*relative"),
+        (nan_box, "relative box"),
+        (missing_mask_file, "mask file.*mask.png"),
+        (missing_image, "image.*not found"),
     ],
 )
 def test_references_that_cannot_be_used_are_named(pictures, preset, spoil, text):
@@ -225,16 +224,16 @@ def add_number_field(dataset):
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ({"label_field": "nothing"}, InputError, "no field 'nothing'.*'truth'"),
+        ({"label_field": "nothing"}, InputError, "field 'nothing'.*'truth'"),
         (
             {"label_field": "number"},
             WrongTypeError,
-            "to hold Detections, Keypoints, Polylines or a Segmentation, got FloatField",
+            "Detections.*Segmentation.*FloatField",
         ),
         ({"classes": ["square", "circle"]}, BadReferenceError, "'circle'"),
-        ({"classes": []}, InputError, "list of distinct class names"),
-        ({"name": "my bank"}, InputError, "letters, digits and underscores"),
-        ({"name": "../bank"}, InputError, "letters, digits and underscores"),
+        ({"classes": []}, InputError, "list.*class names"),
+        ({"name": "my bank"}, InputError, "letters.*underscores"),
+        ({"name": "../bank"}, InputError, "letters.*underscores"),
     ],
 )
 def test_wrong_arguments_are_explained(pictures, preset, arguments, error, text):

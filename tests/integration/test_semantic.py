@@ -130,12 +130,12 @@ def test_a_map_that_a_person_changed_stays_unless_asked(labelled):
     ("options", "error", "text"),
     [
         ({"out_field": "drawn"}, InputError, "out_field"),
-        ({"out_field": "ntt"}, WrongTypeError, "does not hold Segmentation maps"),
-        ({"out_field": "a b"}, InputError, "letters, digits and underscores"),
-        ({"label_field": "none"}, InputError, "no field 'none'"),
-        ({"only": "good"}, InputError, "one of all, accepted"),
-        ({"classes": "bolt"}, InputError, "a list of distinct class names"),
-        ({"classes": ["wing"]}, InputError, "none of the classes"),
+        ({"out_field": "ntt"}, WrongTypeError, "Segmentation maps"),
+        ({"out_field": "a b"}, InputError, "letters.*underscores"),
+        ({"label_field": "none"}, InputError, "field 'none'"),
+        ({"only": "good"}, InputError, "all, accepted"),
+        ({"classes": "bolt"}, InputError, "list.*class names"),
+        ({"classes": ["wing"]}, InputError, "none.*classes"),
     ],
 )
 def test_what_cannot_be_done_is_refused_and_changes_nothing(labelled, options, error, text):
@@ -149,9 +149,9 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing(labelled, options, e
 
 def test_mask_values_keep_the_meaning_that_other_maps_rely_on(labelled):
     ntt.to_segmentation(labelled)
-    with pytest.raises(InputError, match=r"of the classes \['bolt', 'nut', 'washer'\], not \['nut'\]"):
+    with pytest.raises(InputError, match=r"\['bolt', 'nut', 'washer'\].*\['nut'\]"):
         ntt.to_segmentation(labelled, classes=["nut"])
-    with pytest.raises(InputError, match="1 more maps in samples outside of this view"):
+    with pytest.raises(InputError, match="1 more maps.*view"):
         ntt.to_segmentation(labelled.limit(1), classes=["nut"], overwrite=True)
     ntt.to_segmentation(labelled, classes=["nut"], overwrite=True)
     assert set(np.unique(map_of(labelled))) == {0, 1}
@@ -241,15 +241,15 @@ def test_missing_maps_void_pixels_sizes_and_references(labelled, tmp_path):
     labelled.save()
     results = ntt.evaluate(labelled, "ntt_semantic", "gt")
     notes = " | ".join(results.notes)
-    assert results.images == 2 and "1 samples without a map in 'gt' left out" in notes
-    assert "1 of 2 samples have nothing in 'ntt_semantic'" in notes and "without a mask target" in notes
+    assert results.images == 2 and "1 samples without a map in 'gt'" in notes
+    assert "1 of 2 samples" in notes and "mask target" in notes
     bolts = 200 / (200 + 400)  # all of the first image's, none of the second's 20 x 20
     assert results.semantic.per_class == {"bolt": pytest.approx(bolts), "nut": 1.0}
     sample = labelled.last()
     sample.tags.append("ntt:reference")
     sample.save()
     assert ntt.evaluate(labelled, "ntt_semantic", "gt").semantic.per_class["bolt"] == 1.0
-    with pytest.raises(InputError, match="have no scores"):
+    with pytest.raises(InputError, match="no scores"):
         ntt.evaluate(labelled, "ntt_semantic", "gt", score_threshold=0.5)
     assert ntt.evaluate(labelled, "ntt", "gt", score_threshold=0.5).semantic.per_class["bolt"] == 0
 

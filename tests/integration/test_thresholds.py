@@ -113,7 +113,7 @@ def test_decisions_of_one_kind(labelled, side, words):
 def test_one_class_reviewed_and_few_decisions(labelled):
     decide(labelled, slice(0, 15), classes=["cat"])
     fit = ntt.fit_thresholds(labelled, "run")
-    assert "15 decisions are few" in str(fit)
+    assert "15 decisions" in str(fit)
     assert fit.classes["dog"].basis == "all classes"
     assert fit.classes["dog"].threshold == fit.overall.threshold
     assert 0.05 < fit.classes["cat"].threshold < 0.6
@@ -158,14 +158,14 @@ def test_is_the_class_in_the_image(labelled):
 
 def test_refusals(labelled):
     for arguments, error, text in [
-        (("nothing",), InputError, "no labelling run 'nothing'.*there is: 'run'"),
-        (("run", 1.5), InputError, "'precision' between 0 and 1, got 1.5"),
-        (("run", "high"), WrongTypeError, "'precision' to be a number or empty"),
+        (("nothing",), InputError, "labelling run 'nothing'.*'run'"),
+        (("run", 1.5), InputError, "'precision'.*1.5"),
+        (("run", "high"), WrongTypeError, "'precision'.*number"),
     ]:
         with pytest.raises(error, match=text):
             ntt.fit_thresholds(labelled, arguments[0], precision=(*arguments, None)[1])
     labelled.set_values("ntt", [fo.Detections()] * IMAGES)
-    with pytest.raises(InputError, match="has found no labels"):
+    with pytest.raises(InputError, match="no labels"):
         ntt.fit_thresholds(labelled, "run")
 
 

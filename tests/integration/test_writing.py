@@ -96,7 +96,7 @@ def file_in_the_way(dataset, tmp_path):
 
 @pytest.mark.parametrize(
     ("spoil", "text"),
-    [(fill_up, "below MongoDB's limit of 16 MB"), (file_in_the_way, "cannot be put in files")],
+    [(fill_up, "limit of 16 MB"), (file_in_the_way, "cannot be put in files")],
 )
 def test_what_cannot_be_saved_costs_one_sample(four, masks, tmp_path, spoil, text):
     spoil(four, tmp_path)
@@ -125,7 +125,7 @@ def test_a_sample_deleted_meanwhile_costs_nothing(four):
 
 @pytest.mark.parametrize("key", ["../run", "a/b", "", "a.b", "x" * 101, "/etc"])
 def test_no_run_key_leads_out_of_the_masks_folder(four, key):
-    with pytest.raises(InputError, match="letters, digits and underscores"):
+    with pytest.raises(InputError, match="letters.*underscores"):
         masks_folder(four, key, 0)
 
 
@@ -224,7 +224,7 @@ def test_database_gone_for_good_leaves_the_chunk_to_be_saved(four, outage, monke
     for i in ids:
         writer.add(i, document(SMALL), None, 0.1)
     outage.lasts = True
-    with pytest.raises(DatabaseGoneError, match="did not for 0.1 seconds.*start the same run again to resume it"):
+    with pytest.raises(DatabaseGoneError, match="0.1 seconds.*same run"):
         writer.save()
     with pytest.raises(DatabaseGoneError):
         ntt.undo_run(four, "run")
@@ -268,7 +268,7 @@ def test_a_database_that_saves_nothing_stops_the_run(four, monkeypatch):
         raise ValueError("No space left on device")
 
     monkeypatch.setattr(fo.Dataset, "set_values", full)
-    with pytest.raises(NttError, match="No space left on device; see that the database's disk has room"):
+    with pytest.raises(NttError, match="No space left on device.*database"):
         writer.save()
 
 

@@ -146,13 +146,13 @@ def test_every_kind_of_segmentation(kind):
 
 def test_errors_say_what_is_missing(folder, capsys):
     assert accuracy.main(["--data", str(folder), "--classes", "voc20"]) == 1
-    assert "instances_val2017_voc20.json, got no such file" in capsys.readouterr().err
+    assert "instances_val2017_voc20.json" in capsys.readouterr().err
     with pytest.raises(InputError, match="all_7shot_seed1.json"):
         list(read_references(folder, "all", 7, 1, ["blue", "red", "green"]))
-    with pytest.raises(SystemExit, match="expected variants of paper, published, default"):
+    with pytest.raises(SystemExit, match="variants.*paper, published, default"):
         accuracy.main(["--data", str(folder), "--variants", "best"])
     Image.new("RGB", (5, 5)).save(folder / "images" / "a.png")
-    with pytest.raises(InputError, match=r"a.png is \(5, 5\), its json says \(120, 160\)"):
+    with pytest.raises(InputError, match=r"a.png.*\(5, 5\).*\(120, 160\)"):
         read_target_image(read_targets(folder, "all").images[0])
 
 

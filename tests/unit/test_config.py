@@ -89,7 +89,7 @@ def test_stage_one_is_declared_once():
 def test_settings_of_stage_one_name_those_there_are():
     with pytest.raises(WrongTypeError, match="'pts'"):
         stage_one_of(None, {"pts": 3})
-    with pytest.raises(WrongTypeError, match="StageOneSettings, got dict"):
+    with pytest.raises(WrongTypeError, match="StageOneSettings.*dict"):
         stage_one_of({"points": "grid"}, {})
     with pytest.raises(InputError, match="'preset'"):
         StageOneSettings(preset="huge")
@@ -159,16 +159,16 @@ def test_to_json_and_back(params: Params):
         (SegmentParams, {}, InputError, "'bank'"),
         (SegmentParams, {"bank": ""}, None, ""),  # the service says which banks there are
         (SegmentParams, {"bank": "b", "thresh": 1}, InputError, "'thresh'"),
-        (SegmentParams, {"bank": 3}, WrongTypeError, r"'bank' to be a text, got 3 \(int\)"),
+        (SegmentParams, {"bank": 3}, WrongTypeError, "'bank'.*text.*int"),
         (SegmentParams, {"bank": "b", "points_per_side": "8"}, WrongTypeError, "'8'"),
-        (SegmentParams, {"bank": "b", "points_per_side": 8.5}, WrongTypeError, "a whole number or empty, got 8.5"),
-        (SegmentParams, {"bank": "b", "points_per_side": True}, WrongTypeError, "a whole number or empty, got True"),
-        (SegmentParams, {"bank": "b", "points_per_side": 0}, InputError, "between 1 and 512, got 0"),
-        (SegmentParams, {"bank": "b", "score_threshold": 1.01}, InputError, "between 0 and 1, got 1.01"),
-        (SegmentParams, {"bank": "b", "score_threshold": math.nan}, WrongTypeError, "a number or empty, got nan"),
+        (SegmentParams, {"bank": "b", "points_per_side": 8.5}, WrongTypeError, "whole number.*8.5"),
+        (SegmentParams, {"bank": "b", "points_per_side": True}, WrongTypeError, "whole number.*True"),
+        (SegmentParams, {"bank": "b", "points_per_side": 0}, InputError, "1 and 512.*0"),
+        (SegmentParams, {"bank": "b", "score_threshold": 1.01}, InputError, "0 and 1.*1.01"),
+        (SegmentParams, {"bank": "b", "score_threshold": math.nan}, WrongTypeError, "number.*nan"),
         (SegmentParams, {"bank": "b", "overwrite": 1}, WrongTypeError, "'overwrite'"),
         (BuildBankParams, {"classes": "fig"}, WrongTypeError, "'classes'"),
-        (BuildBankParams, {"classes": ["fig", 3]}, WrongTypeError, "a list of texts"),
+        (BuildBankParams, {"classes": ["fig", 3]}, WrongTypeError, "list.*texts"),
         (BuildBankParams, {"preset": "huge"}, InputError, "'huge'"),
     ],
 )

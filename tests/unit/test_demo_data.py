@@ -64,5 +64,5 @@ def test_the_motorcycle_moved_by_its_disparity(images):
 
 def test_missing_photographs_say_what_to_install(monkeypatch):
     monkeypatch.setattr(data, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="pip install scikit-image"):
+    with pytest.raises(InputError, match="scikit-image"):
         data.load_images()

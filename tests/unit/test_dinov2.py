@@ -89,7 +89,7 @@ def test_half_precision_files_are_run_in_single(tmp_path: Path, images: torch.Te
 
 def test_other_input_sizes_change_the_grid(folder: Path) -> None:
     assert Dinov2(folder, input_size=112).encode(torch.rand(1, 3, 112, 112)).shape == (1, 8, 8, 32)
-    with pytest.raises(InputError, match="multiple of the patch size 14"):
+    with pytest.raises(InputError, match="patch size 14"):
         Dinov2(folder, input_size=512)
 
 
@@ -100,7 +100,7 @@ def test_crops_are_encoded_at_a_smaller_input(dinov2: Dinov2, folder: Path) -> N
     tokens = dinov2.encode_crops(crops)
     assert tokens.shape == (2, 18, 18, 32)
     torch.testing.assert_close(tokens, Dinov2(folder, input_size=252).encode(crops))
-    with pytest.raises(InputError, match=r"expected crops \[B, 3, 252, 252\]"):
+    with pytest.raises(InputError, match=r"crops.*\[B, 3, 252, 252\]"):
         dinov2.encode_crops(crops[..., :-1])
 
 

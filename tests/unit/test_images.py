@@ -280,11 +280,11 @@ def pages(*pictures, kind="TIFF", **settings):
 
 
 NOTES = {
-    "one value": (lambda: by_pillow(np.full((60, 80), 128, np.uint8), "PNG"), "hardly any contrast"),
-    "two values": (lambda: by_pillow(128 + GREY % 2, "PNG"), "hardly any contrast"),
-    "a hot pixel on nothing": (lambda: tiff(changed(DEEP * 0 + 500, r3c3=65535)), "hardly any contrast"),
-    "one value of 16 bits": (lambda: tiff(DEEP * 0 + 500), "hardly any contrast"),
-    "all NaN": (lambda: tiff(GREY * np.float32("nan")), "hardly any contrast"),
+    "one value": (lambda: by_pillow(np.full((60, 80), 128, np.uint8), "PNG"), "contrast"),
+    "two values": (lambda: by_pillow(128 + GREY % 2, "PNG"), "contrast"),
+    "a hot pixel on nothing": (lambda: tiff(changed(DEEP * 0 + 500, r3c3=65535)), "contrast"),
+    "one value of 16 bits": (lambda: tiff(DEEP * 0 + 500), "contrast"),
+    "all NaN": (lambda: tiff(GREY * np.float32("nan")), "contrast"),
     "TIFF with pages": (lambda: pages(RGB, RGB[::-1]), "first page"),
     "TIFF with pages of 16 bits": (lambda: tiff(np.stack([DEEP * 16, DEEP])), "first page"),
     "TIFF with a smaller copy": (lambda: with_copy(RGB), None),

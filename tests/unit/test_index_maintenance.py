@@ -88,14 +88,14 @@ def prune_reason(data):
 
 @pytest.mark.parametrize("name", ["", "0123456789", "zzz"])
 def test_prune_names_the_settings_there_are(aged, name):
-    with pytest.raises(InputError, match=f"there is: .*{settings_of().digest[:12]}"):
+    with pytest.raises(InputError, match=settings_of().digest[:12]):
         prune(aged, settings=name)
     assert left(aged) == [1, 2, 3, 40]
 
 
 @pytest.mark.parametrize("days", [-1, float("nan")])
 def test_prune_refuses_an_age_that_is_none(aged, days):
-    with pytest.raises(InputError, match="a number of days"):
+    with pytest.raises(InputError, match="number of days"):
         prune(aged, older_than=days)
     assert left(aged) == [1, 2, 3, 40]
 

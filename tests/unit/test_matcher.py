@@ -97,13 +97,13 @@ def test_images_are_uint8_rgb_everywhere(segmenter, bank, image):
         lambda: Matcher(bank, segmenter=segmenter).match(image),
     ]
     for call in calls:
-        with pytest.raises(NttError, match=r"expected .*uint8 \[H, W, 3\].*got .*read_image"):
+        with pytest.raises(NttError, match=r"uint8 \[H, W, 3\].*read_image"):
             call()
 
 
 @pytest.mark.parametrize("config", [{}, {"coverage": 0}, "paper", False, MatchConfig])
 def test_settings_of_another_kind_are_refused(bank, config):
-    with pytest.raises(WrongTypeError, match="MatchConfig, got"):
+    with pytest.raises(WrongTypeError, match="MatchConfig"):
         Matcher(bank, config)
 
 
@@ -114,14 +114,14 @@ def test_what_is_no_bank_is_refused(given):
 
 
 def test_candidates_alone_are_no_image(segmenter, bank):
-    with pytest.raises(WrongTypeError, match="segmenter.candidates.*got Candidates"):
+    with pytest.raises(WrongTypeError, match="segmenter.candidates.*Candidates"):
         Matcher(bank).match(segmenter.candidates(photo()).candidates)
 
 
 @pytest.mark.parametrize("center", [None, np.zeros(5, np.float32)])
 def test_a_bank_of_another_model_is_refused(segmenter, center):
     other = MemoryBank(("fig",), np.ones((1, 5), np.float32), [0], ("photo 0",), center)
-    with pytest.raises(InputError, match="5 channels.*same preset"):
+    with pytest.raises(InputError, match="5 channels.*preset"):
         Matcher(other, segmenter=segmenter).match(photo())
 
 
@@ -129,7 +129,7 @@ def test_ids_of_coco_results_fit_json_and_classes(segmenter, bank):
     instances = Matcher(bank, segmenter=segmenter).match(photo(2))
     given = json.loads(json.dumps(instances.to_coco(np.int64(7), np.array([30, 40]))))
     assert given == json.loads(json.dumps(instances.to_coco(7, [30, 40])))
-    with pytest.raises(InputError, match="an id for each class"):
+    with pytest.raises(InputError, match="id.*each class"):
         instances.to_coco(7, [30])
     for ids in ((7, ["fig", "date"]), (7, {"fig": 1, "date": 2}), ("7", None), (None, None)):
         with pytest.raises(WrongTypeError, match="whole numbers"):

@@ -45,7 +45,7 @@ def test_another_preset_or_other_weights_are_refused(bank):
     bank.check_preset("lite", {"sam": "1" * 64})
     with pytest.raises(PresetMismatchError, match="'lite'.*'base'"):
         bank.check_preset("base", {"sam": "1" * 64})
-    with pytest.raises(PresetMismatchError, match="weights of sam differ"):
+    with pytest.raises(PresetMismatchError, match="weights.*sam"):
         bank.check_preset("lite", {"sam": "2" * 64})
 
 
@@ -100,8 +100,8 @@ def no_vectors(folder):
         (damage_json, "not a memory bank"),
         (list_for_json, "not a memory bank"),
         (binary_json, "damaged"),
-        (remove_json, "expected bank.safetensors and bank.json"),
-        (another_format, "format 1 or 2, got 99"),
+        (remove_json, "bank.safetensors.*bank.json"),
+        (another_format, "format.*99"),
         (nan_vectors, "finite"),
         (class_out_of_range, "class indices"),
         (no_vectors, "not a memory bank"),

@@ -108,7 +108,7 @@ def test_without_a_compiler_it_runs_all_the_same(tiny, monkeypatch, caplog):
     assert all(torch.equal(one.tokens, plain.tokens) for one in same)
     assert all(torch.equal(one.embedding.image, plain.embedding.image) for one in same)
     assert len(caplog.messages) == 2, "once a model, not once an image"
-    assert all("is not compiled" in message and "no C++ compiler" in message for message in caplog.messages)
+    assert all("is not compiled" in message and "C++ compiler" in message for message in caplog.messages)
 
 
 def test_compiled_function_logs_and_passes_memory_errors_on(monkeypatch, caplog):
@@ -170,7 +170,7 @@ def test_a_compiled_encoder_gives_what_the_plain_one_gives(tiny, caplog):
     (told,) = [record.getMessage() for record in caplog.records if record.name.startswith("fiftyone_ntt")]
     if "is not compiled" in told:
         pytest.skip("no compiler here: " + told[:200])
-    assert "is compiled: the first 2 images took" in told
+    assert "first 2 images" in told
     assert relative(compiled, plain) < 1e-4
 
 

@@ -182,11 +182,11 @@ def test_the_device_is_chosen_in_one_place(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device() == choose_device("cpu") == torch.device("cpu")
     for device, message in (
-        ("cuda", "this machine offers: cpu"),
-        ("mps", "this machine offers: cpu"),
-        ("cpu:3", "this machine offers: cpu"),
-        ("meta", "this machine offers: cpu"),
-        ("gpu", "expected a device such as"),
+        ("cuda", "machine.*cpu"),
+        ("mps", "machine.*cpu"),
+        ("cpu:3", "machine.*cpu"),
+        ("meta", "machine.*cpu"),
+        ("gpu", "device such as"),
     ):
         with pytest.raises(InputError, match=message):
             choose_device(device)
@@ -206,7 +206,7 @@ def test_better_devices_are_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_preset_loads_on_a_device_that_is_not_there(tiny: Preset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match="this machine offers"):
+    with pytest.raises(InputError, match="machine offers"):
         load_preset(tiny, "cuda")
 
 

@@ -136,8 +136,8 @@ def test_centring_moves_references_and_candidates_alike(picture):
     [
         (lambda image, mask: bank_of([item(image, mask)], ["a", "b"]), "no reference for: b"),
         (lambda image, mask: bank_of([item(image, mask, "c")], ["a"]), "'c'"),
-        (lambda image, mask: item(image, np.zeros_like(mask)), "mask is empty"),
-        (lambda image, mask: item(image, mask[:50]), r"expected a mask of the image's size \(100, 140\)"),
+        (lambda image, mask: item(image, np.zeros_like(mask)), "mask.*empty"),
+        (lambda image, mask: item(image, mask[:50]), r"mask.*size.*\(100, 140\)"),
     ],
 )
 def test_references_that_cannot_be_used_are_named(picture, make, text):
@@ -146,7 +146,7 @@ def test_references_that_cannot_be_used_are_named(picture, make, text):
 
 
 def test_no_references_at_all_are_refused():
-    with pytest.raises(InputError, match="at least one reference"):
+    with pytest.raises(InputError, match="one reference"):
         bank_of([], ["a"])
 
 

@@ -192,9 +192,9 @@ def test_impossible_architectures_are_refused(
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(checkpoint: Path) -> None:
-    with pytest.raises(WeightsMismatchError, match="does not fit the architecture"):
+    with pytest.raises(WeightsMismatchError, match="architecture"):
         Sam2(checkpoint, SAM2_CONFIG, overrides=(*SAM2_OVERRIDES, "model.image_encoder.trunk.stages=[1,2,1,1]"))
-    with pytest.raises(WeightsMismatchError, match="does not fit the architecture"):  # 2.0 has fewer weights
+    with pytest.raises(WeightsMismatchError, match="architecture"):  # 2.0 has fewer weights
         Sam2(checkpoint, "configs/sam2/sam2_hiera_t.yaml", overrides=SAM2_OVERRIDES)
 
 
@@ -205,7 +205,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path, content: objec
         path.write_bytes(content)
     else:
         torch.save(content, path)
-    with pytest.raises(WeightsMismatchError, match="expected a SAM2 checkpoint"):
+    with pytest.raises(WeightsMismatchError, match="SAM2 checkpoint"):
         Sam2(path, SAM2_CONFIG, overrides=SAM2_OVERRIDES)
 
 

@@ -83,7 +83,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_no_image_is_named(kind):
-    with pytest.raises(InputError, match="^not a readable image: some.png ") as caught:
+    with pytest.raises(InputError, match="readable image.*some.png") as caught:
         decode_image(KINDS[kind], "some.png")
     assert kind in str(caught.value)
 
@@ -136,7 +136,7 @@ def test_bombs_take_no_memory(name):
     data = BOMBS[name]()
     tracemalloc.start()
     try:
-        with pytest.raises(InputError, match="not a readable image"):
+        with pytest.raises(InputError, match="readable image"):
             decode_image(data, "x.tif")
         assert tracemalloc.get_traced_memory()[1] < 100_000_000
     finally:
