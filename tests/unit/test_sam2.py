@@ -211,6 +211,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path, content: objec
 
 HYDRA_SCRIPT = """
 import sys
+sys.path.insert(0, "tests")
 from hydra import compose, initialize_config_dir
 initialize_config_dir(sys.argv[1], version_base="1.2")
 from fiftyone_ntt.models.sam2 import build_sam2
