@@ -184,21 +184,6 @@ def begin_pass(targets: SampleCollection, record: RunRecord, overwrite: bool) ->
         targets.clear_sample_field(status)
 
 
-def forget_replaced(dataset: fo.Dataset, run_key: str) -> None:
-    """Gives up what a run has replaced: its labels can then only be removed, and disk space is freed.
-
-    Args:
-        dataset: the dataset.
-        run_key: key of the run.
-    """
-    before = list(passes(dataset, run_key))
-    paths = [path for run_pass in before for path in run_pass.made]
-    for run_pass in reversed(before):
-        run_pass.delete()
-    if before:
-        Pass(dataset, run_key, 0).begin(overwrites=False, made=paths, previous=None, config=None)
-
-
 _CHUNK = 25
 
 

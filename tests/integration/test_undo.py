@@ -13,7 +13,7 @@ from fiftyone_ntt.dataset.labels import to_document
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.pixels.packed_masks import PackedMask
 from fiftyone_ntt.runs import history as undo
-from fiftyone_ntt.runs.history import begin_pass, forget_replaced, last_pass
+from fiftyone_ntt.runs.history import begin_pass, last_pass
 from fiftyone_ntt.runs.record import RunRecord, register
 from fiftyone_ntt.runs.session import LabelWriter
 
@@ -245,15 +245,6 @@ def test_the_last_run_on_a_field_goes_first(five):
     ntt.undo_run(five, "second")
     ntt.undo_run(five, "first")
     assert not five.has_field("found")
-
-
-def test_what_was_replaced_can_be_forgotten(five):
-    run(five, "first", "dog")
-    run(five, "second", overwrite=True)
-    forget_replaced(five, "second")
-    assert last_pass(five, "second").sample_ids() == []
-    assert ntt.undo_run(five, "second") == 4
-    assert five.count("found.detections") == 0
 
 
 def test_other_fields_and_runs_are_left_alone(five):
