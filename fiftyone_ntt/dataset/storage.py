@@ -6,11 +6,13 @@ are too large: MongoDB takes 16 MB a document, and a sample is one document with
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import logging
 import os
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,9 +89,67 @@ def dataset_id(dataset: fo.Dataset) -> ObjectId:
     return identity
 
 
-def store(dataset: fo.Dataset, name: str) -> ExecutionStore:
+class JsonStore(ExecutionStore):  # type: ignore[misc]  # FiftyOne has no types
+    """An execution store that writes only what JSON can hold.
+
+    FiftyOne's server reads all stores again and again to tell its clients what changed, as JSON: a date or bytes in one
+    of them ends each of these readings with a traceback, for every other store too. Dates, ids and bytes become small
+    documents here, and are themselves again when they are read. What earlier versions wrote is read as it is.
+    """
+
+    def get(self, key: str) -> Any:
+        return _from_json(super().get(key))
+
+    def set(self, key: str, value: Any, ttl: int | None = None, policy: str | None = None) -> None:
+        super().set(key, _to_json(value), ttl=ttl, policy=policy)
+
+    def set_if_absent(self, key: str, value: Any, ttl: int | None = None, policy: str | None = None) -> bool:
+        return bool(super().set_if_absent(key, _to_json(value), ttl=ttl, policy=policy))
+
+    def compare_and_set(
+        self, key: str, expected: Any, value: Any, ttl: int | None = None, policy: str | None = None
+    ) -> bool:
+        new, wanted = _to_json(value), _to_json(expected)
+        if super().compare_and_set(key, wanted, new, ttl=ttl, policy=policy):
+            return True
+        # An earlier version wrote it, with the dates themselves.
+        return wanted != expected and bool(super().compare_and_set(key, expected, new, ttl=ttl, policy=policy))
+
+
+_KIND, _VALUE = "ntt_kind", "ntt_value"
+_READ: dict[str, Callable[[str], Any]] = {
+    "date": datetime.fromisoformat,
+    "id": ObjectId,
+    "bytes": base64.b64decode,
+}
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_to_json(item) for item in value]
+    if isinstance(value, datetime):
+        return {_KIND: "date", _VALUE: value.isoformat()}
+    if isinstance(value, ObjectId):
+        return {_KIND: "id", _VALUE: str(value)}
+    if isinstance(value, bytes):
+        return {_KIND: "bytes", _VALUE: base64.b64encode(value).decode()}
+    return value
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {_KIND, _VALUE}:
+            return _READ[value[_KIND]](value[_VALUE])
+        return {key: _from_json(item) for key, item in value.items()}
+    return [_from_json(item) for item in value] if isinstance(value, list) else value
+
+
+def store(dataset: fo.Dataset, name: str) -> JsonStore:
     """A dataset's own store of small documents by key; FiftyOne deletes it with the dataset."""
-    return ExecutionStore.create(name, dataset_id=dataset_id(dataset))
+    plain = ExecutionStore.create(name, dataset_id=dataset_id(dataset))
+    return JsonStore(name, plain._store_service)
 
 
 def database_collection(dataset: fo.Dataset) -> Collection[dict[str, Any]]:

@@ -25,11 +25,10 @@ import fiftyone as fo
 import psutil
 from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
-from fiftyone.operators.store import ExecutionStore
 from fiftyone.operators.store.transient_jobs import TransientJobCoordinator
 
 from fiftyone_ntt.dataset.fields import dataset_of, every_image
-from fiftyone_ntt.dataset.storage import patiently, store
+from fiftyone_ntt.dataset.storage import JsonStore, patiently, store
 from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError
 
 logger = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ DONE = ("ok", "empty")
 _DAY = 24 * 60 * 60
 
 
-def run_store(dataset: fo.Dataset) -> ExecutionStore:
+def run_store(dataset: fo.Dataset) -> JsonStore:
     """Where the states of a dataset's runs and the leases of their workers lie; goes with the dataset."""
     return store(dataset, "ntt_runs")
 
@@ -220,18 +219,20 @@ def _coordinator(dataset: fo.Dataset) -> TransientJobCoordinator:
     return TransientJobCoordinator(run_store(dataset), ttl_seconds=_DAY, lease_seconds=_lease_seconds())
 
 
-def _claims(dataset: fo.Dataset, run_key: str) -> ExecutionStore:
+def _claims(dataset: fo.Dataset, run_key: str) -> JsonStore:
     return store(dataset, f"ntt_claims_{run_key}")
 
 
-def _keys(store: ExecutionStore, run_key: str) -> list[str]:
+def _keys(store: JsonStore, run_key: str) -> list[str]:
     return [key for key in store.list_keys() if key.startswith(f"{run_key}/")]
 
 
 def _is_live(job: dict[str, Any] | None) -> bool:
     if job is None or job["state"] != "running":
         return False
-    expires: datetime = job["lease_expires_at"].replace(tzinfo=timezone.utc)  # the database gives it back without
+    expires: datetime = job["lease_expires_at"]
+    if expires.tzinfo is None:  # an earlier version's, which the database gives back without
+        expires = expires.replace(tzinfo=timezone.utc)
     return expires > datetime.now(timezone.utc) and not _has_died(job["owner"])
 
 
