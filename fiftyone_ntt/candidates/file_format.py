@@ -11,7 +11,6 @@ import json
 import math
 import os
 import stat
-import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from safetensors.numpy import load, save
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.errors import InputError
 
-SUFFIX, PART_SUFFIX = ".ntt", ".part"
+SUFFIX = ".ntt"
 _TYPES = {np.dtype(kind).name: np.dtype(kind) for kind in ("u1", "<u2", "i1", "<i2", "<i8", "<f2", "<f4", "<f8")}
 _KEY = "fiftyone-ntt"
 _LARGEST = 1 << 28
@@ -104,30 +103,6 @@ def read_file(path: Path) -> bytes:
     if not stat.S_ISREG(facts.st_mode) or facts.st_size > _LARGEST:
         raise DamagedIndexError(f"expected a file of at most {_LARGEST} bytes, got one of {facts.st_size}, or no file")
     return path.read_bytes()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that others see all of it or none, even if this process is killed or the power fails.
-
-    Raises:
-        OSError: as the system does; nothing is left behind then.
-    """
-    for attempts_left in (1, 0):
-        part = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PART_SUFFIX}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())  # or the name could reach the disk before the content
-            part.replace(path)
-            return
-        except FileNotFoundError:  # pruned under our hands: the part, or the folder
-            if not attempts_left:
-                raise
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
 
 
 def _checksum(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:

@@ -14,7 +14,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from fiftyone_ntt.candidates.file_format import (
-    PART_SUFFIX,
     SUFFIX,
     DamagedIndexError,
     IndexSettings,
@@ -24,6 +23,7 @@ from fiftyone_ntt.candidates.file_format import (
 from fiftyone_ntt.candidates.store import RECIPES, SETTINGS_FILE, settings_in
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.params.base import Progress
+from fiftyone_ntt.pixels.files import PART_SUFFIX
 
 _DAY = 24 * 3600.0
 _HASH = "[0-9a-f]{64}"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fiftyone_ntt import __version__
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.file_format import IndexSettings, index_root
-from fiftyone_ntt.candidates.store import IndexStorageError, IndexStore, explain_missing, recalled
+from fiftyone_ntt.candidates.store import IndexFileError, IndexStorageError, IndexStore, explain_missing, recalled
 from fiftyone_ntt.candidates.stream import Outcome, stream
 from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.method.config import Granularity
@@ -107,6 +107,7 @@ class CandidateSource:
         indexed: images whose candidates were added to it.
         bytes: size of what was added.
         storage_error: why the index took no more; ``None`` while it does.
+        unstored: key -> why the index could not take this image, though it takes others.
         noted: key -> what a person should know of an image, e.g. that there is hardly any contrast in it.
 
     Raises:
@@ -127,6 +128,7 @@ class CandidateSource:
         self._explanation = ""
         self.from_index, self.indexed, self.bytes = 0, 0, 0
         self.storage_error: IndexStorageError | None = None
+        self.unstored: dict[str, str] = {}
         self.noted: dict[str, str] = {}
 
     def open(self) -> None:
@@ -202,6 +204,10 @@ class CandidateSource:
             return
         try:
             size = self._store.put(digest, content)
+        except IndexFileError as error:
+            with self._lock:
+                self.unstored[key] = str(error)
+            return
         except IndexStorageError as error:
             with self._lock:
                 first, self.storage_error = self.storage_error is None, error
@@ -222,6 +228,10 @@ class CandidateSource:
             notes.append(f"{len(damaged)} damaged files of the index were not used, e.g. {damaged[0]}")
         if self.storage_error is not None:
             notes.append(f"not all could be stored: {self.storage_error}")
+        with self._lock:
+            unstored = list(self.unstored.items())
+        if unstored:
+            notes.append(f"{len(unstored)} images could not be stored, e.g. sample {unstored[0][0]}: {unstored[0][1]}")
         return notes + self._image_notes()
 
     def look_at(self, key: str) -> None:

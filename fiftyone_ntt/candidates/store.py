@@ -9,6 +9,7 @@ same content. Nothing is ever deleted here either: what does not fit any more is
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -31,9 +32,9 @@ from fiftyone_ntt.candidates.file_format import (
     limit_in_bytes,
     read_file,
     to_bytes,
-    write_atomically,
 )
 from fiftyone_ntt.errors import InputError, NttError
+from fiftyone_ntt.pixels.files import write_file, write_problem
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +43,17 @@ RECIPES = "recipes"
 _HEX = re.compile(r"[0-9a-f]{64}")
 _RESERVE = 1_000_000_000
 """Bytes left free on the disk: a database or a system without room breaks, an index only stops growing."""
+_NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _SECONDS_BETWEEN_COUNTS = 600.0
 _DAY = 24 * 3600.0
 
 
 class IndexStorageError(NttError):
     """The index cannot take another image: full, read-only, or the disk has no room."""
+
+
+class IndexFileError(IndexStorageError):
+    """The index cannot take this very image, because of what lies in its place; it may take others."""
 
 
 class IndexStore:
@@ -104,19 +110,22 @@ class IndexStore:
 
         Raises:
             IndexStorageError: if it cannot be stored; says why and what to do.
+            IndexFileError: if that is so for this image only.
         """
         path = self.path_of(image)
         data = to_bytes(content, Signature(image, self.settings))
         try:
             self._room.take(len(data))
             self._describe()
-            write_atomically(path, data)
+            write_file(path, data)
         except OSError as error:
-            raise IndexStorageError(
-                f"cannot write to the candidate index in {self.root} ({error.strerror}): make room, get write "
-                "access, or choose another index_dir"
-            ) from error
+            raise self._storage_error(error, path) from error
         return len(data)
+
+    def _storage_error(self, error: OSError, path: Path) -> IndexStorageError:
+        problem = f"the candidate index in {self.root}: {write_problem(error)} (index_dir)"
+        of_this_file = error.errno not in _NO_MORE and os.path.lexists(path.parent)
+        return (IndexFileError if of_this_file else IndexStorageError)(problem)
 
     def remember(self, recipe: str) -> None:
         """Notes that ``recipe``, whatever its caller means by it, leads to these settings; see ``recalled``.
@@ -127,7 +136,7 @@ class IndexStore:
         try:
             if not path.is_file():
                 self._describe()
-                write_atomically(path, b"")
+                write_file(path, b"")
         except OSError as error:
             logger.debug("the recipe is not kept: %s", error)
 
@@ -144,7 +153,7 @@ class IndexStore:
     def _describe(self) -> None:
         path = self.folder / SETTINGS_FILE
         if not path.is_file():
-            write_atomically(path, self.settings.to_json().encode())
+            write_file(path, self.settings.to_json().encode())
 
 
 class _Room:

@@ -12,11 +12,13 @@ import logging
 import os
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import fiftyone as fo
+import numpy as np
 from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
 from fiftyone.core.stages import ViewStage
@@ -26,6 +28,8 @@ from pymongo.errors import ConnectionFailure
 
 from fiftyone_ntt.dataset.fields import check_name, is_generated
 from fiftyone_ntt.errors import DatabaseGoneError, InputError
+from fiftyone_ntt.pixels.drawing import encode_png
+from fiftyone_ntt.pixels.files import write_file
 
 logger = logging.getLogger(__name__)
 
@@ -232,7 +236,7 @@ def move_masks(labels: list[dict[str, Any]], excess: int, folder: Path) -> int:
     """Moves masks from labels to files, the largest first, until the labels are ``excess`` bytes smaller.
 
     Args:
-        labels: documents of detections; changed in place.
+        labels: documents of detections; changed in place, once all files are there.
         excess: bytes to get rid of.
         folder: where the files go; made if absent.
 
@@ -240,17 +244,25 @@ def move_masks(labels: list[dict[str, Any]], excess: int, folder: Path) -> int:
         The bytes that the labels are smaller now: fewer than ``excess`` if that was all there was.
 
     Raises:
-        OSError: if a file cannot be written.
+        OSError: if a file cannot be written, with its name; labels and folder are as before then.
     """
-    moved = 0
-    for label in sorted(labels, key=lambda label: len(label.get("mask") or b""), reverse=True):
-        if moved >= excess or not label.get("mask"):
-            break
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{label['_id']}.png"  # an ObjectId: 24 hexadecimal digits
-        fo.Detection.from_dict(label).export_mask(str(path))
-        moved += len(label["mask"]) - len(str(path))
-        label["mask"], label["mask_path"] = None, str(path)
+    moved, paths = 0, {}
+    try:
+        for i in sorted(range(len(labels)), key=lambda i: len(labels[i].get("mask") or b""), reverse=True):
+            if moved >= excess or not labels[i].get("mask"):
+                break
+            path = folder / f"{labels[i]['_id']}.png"  # an ObjectId: 24 hexadecimal digits
+            # Not FiftyOne's export_mask: on a full disk it leaves an empty file and says nothing.
+            write_file(path, encode_png(np.asarray(fo.Detection.from_dict(labels[i]).mask) > 0))
+            paths[i] = str(path)
+            moved += len(labels[i]["mask"]) - len(paths[i])
+    except BaseException:
+        for written in paths.values():
+            with suppress(OSError):
+                os.unlink(written)
+        raise
+    for i, written in paths.items():
+        labels[i]["mask"], labels[i]["mask_path"] = None, written
     return moved
 
 
@@ -265,8 +277,12 @@ def remove_masks(folder: Path, in_use: Container[str]) -> int:
         Number of files removed.
     """
     unused = [path for path in folder.glob("*.png") if str(path) not in in_use]
-    for path in unused:
-        path.unlink(missing_ok=True)
+    for path in list(unused):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("a mask file that nothing uses any more stays: %s", error)
+            unused.remove(path)
     for empty in (folder, *list(folder.parents)[:2]):  # the pass, the run, the dataset
         try:
             empty.rmdir()

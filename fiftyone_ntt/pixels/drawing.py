@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,13 @@ def fill_polygon(outline: NDArray[np.floating], image_size: tuple[int, int]) -> 
     if len(corners) > 2:
         ImageDraw.Draw(canvas).polygon(corners, fill=1, outline=1)
     return np.asarray(canvas, bool)
+
+
+def encode_png(values: NDArray[np.bool_] | NDArray[np.uint8]) -> bytes:
+    """A mask (``True`` becomes 255) or uint8 picture as a PNG file."""
+    data = io.BytesIO()
+    Image.fromarray(values.astype(np.uint8) * 255 if values.dtype == bool else values).save(data, "PNG")
+    return data.getvalue()
 
 
 @dataclass(frozen=True)

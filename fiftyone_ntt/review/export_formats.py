@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,19 +19,12 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.pixels.files import naming, write_file, write_problem
 from fiftyone_ntt.pixels.mask_codes import encode_crop
 from fiftyone_ntt.pixels.polygons import Points, one_polygon, polygons_of, rings_of
 
 IMAGES = {"coco": "data", "yolo": "images/train", "fiftyone": "data"}
 """Where each format keeps the images."""
-_ADVICE = {
-    errno.ENOSPC: "the disk is full: make room, or choose a folder on another one",
-    errno.EDQUOT: "your share of the disk is used up: make room, or choose a folder on another one",
-    errno.EACCES: "choose a folder that you may write to",
-    errno.EPERM: "choose a folder that you may write to",
-    errno.EROFS: "choose a folder that can be written to",
-    errno.ENAMETOOLONG: "choose a folder with a shorter path",
-}
 _LONGEST_PART, _LONGEST_NAME = 200, 800  # bytes; file systems allow 255 and about 4,000
 _INSET = 0.02  # pixels: corners lie in pixels of the mask, and boxes around the polygon stay those of the mask
 
@@ -102,22 +93,9 @@ class Loss:
         return lines
 
 
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """An OSError that comes out of this says which file it happened to: writing to an open file does not tell."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
-        raise
-
-
 def save(path: Path, content: str | bytes) -> None:
-    """Writes a file, and the folders above it."""
-    with naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    """Writes one of the files of an export, whose folder gets its name once all of them are there."""
+    write_file(path, content, durable=False)
 
 
 class Names:
@@ -356,6 +334,4 @@ def count_on_disk(folder: Path, format: str, label_field: str, classes: Sequence
 def write_error(error: OSError, hidden: Path, folder: Path) -> InputError:
     """The error for a file that could not be written; ``hidden`` is where ``folder`` is made."""
     path = str(error.filename or folder).replace(str(hidden), str(folder))
-    reason = error.strerror or str(error)
-    advice = _ADVICE.get(error.errno or 0, "see to that file and export again")
-    return InputError(f"cannot write {path}: {reason}; {advice}")
+    return InputError(write_problem(error, path))

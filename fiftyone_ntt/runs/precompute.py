@@ -123,9 +123,12 @@ def _run(view: SampleCollection, source: CandidateSource, report: IndexReport, p
         for done, outcome in enumerate(outcomes, start=1):
             if source.storage_error is not None:
                 raise source.storage_error
+            error = source.unstored.get(outcome.key)
             if outcome.error is not None:
+                error = describe_error(outcome.key, outcome.error)
+            if error is not None:
                 report.failed += 1
-                report.errors[outcome.key] = describe_error(outcome.key, outcome.error)
+                report.errors[outcome.key] = error
             if progress is not None:
                 progress(done, len(samples), f"{done} of {len(samples)} images, {report.failed} failed")
 

@@ -360,6 +360,7 @@ class _Part:
         for sample_id in set(refused) - set(report.errors):  # counted as labelled until the database said no
             report.errors[sample_id] = refused[sample_id]
             report.labelled, report.failed = report.labelled - 1, report.failed + 1
+        report.instances, self.writer.unwritten = report.instances - self.writer.unwritten, 0
 
     def _finish(self, sample_id: str, content: CompactImage) -> dict[str, Any]:
         labels = self.labeller(sample_id, content)

@@ -30,6 +30,7 @@ from fiftyone_ntt.dataset.storage import (
 )
 from fiftyone_ntt.errors import InputError, NttError, WrongTypeError
 from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.pixels.files import write_problem
 from fiftyone_ntt.references.banks import keep_with_run
 from fiftyone_ntt.runs.history import Document, begin_pass, last_pass
 from fiftyone_ntt.runs.record import (
@@ -202,6 +203,7 @@ class LabelWriter:
 
     Attributes:
         refused: sample id -> why its labels could not be saved; its status says the same.
+        unwritten: how many labels that makes.
     """
 
     def __init__(
@@ -219,6 +221,7 @@ class LabelWriter:
         self._bytes, self._saved_at = 0, time.monotonic()
         self._pass = patiently(last_pass, dataset, run_key)
         self.refused: dict[str, str] = {}
+        self.unwritten = 0
 
     def add(
         self, sample_id: str, labels: Document | None, error: str | None, seconds: float, note: str | None = None
@@ -310,9 +313,8 @@ class LabelWriter:
         try:
             size -= move_masks(new, size - COMFORTABLE_DOCUMENT, folder)
         except OSError as error:
-            self._refuse(
-                sample_id, labels, f"its masks are too large for the database and cannot be put in files: {error}"
-            )
+            reason = f"its masks are too large for the database and cannot be put in files: {write_problem(error)}"
+            self._refuse(sample_id, labels, reason)
             return
         if size > LARGEST_DOCUMENT:
             reason = (
@@ -324,6 +326,8 @@ class LabelWriter:
     def _refuse(self, sample_id: str, labels: dict[str, Document], reason: str) -> None:
         logger.warning("sample %s: labels not saved: %s", sample_id, reason)
         labels.pop(sample_id, None)
+        if sample_id not in self.refused and sample_id in self._labels:
+            self.unwritten += len(self._labels[sample_id]["detections"])
         self.refused[sample_id] = reason
         self._statuses[sample_id] |= {"state": "error", "error": reason}
 

@@ -1,0 +1,96 @@
+"""Files that are written whole or not at all, and errors that name the file they happened to.
+
+A full disk, a broken mount or a killed process must not leave half a file under the right name, nor pass for success.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PART_SUFFIX = ".part"
+"""Of files that are not whole yet; what a killed process left of them may be deleted."""
+_ADVICE = {
+    errno.ENOSPC: "the disk is full: make room, or choose a folder on another one",
+    errno.EDQUOT: "your share of the disk is used up: make room, or choose a folder on another one",
+    errno.EFBIG: "no file may be as large here: see `ulimit -f`, or choose a folder on another disk",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EROFS: "choose a folder that can be written to",
+    errno.ENAMETOOLONG: "choose a folder with a shorter path",
+    errno.ENOTDIR: "a file lies where a folder should: choose another folder",
+    errno.EEXIST: "a file lies where a folder should: choose another folder",
+}
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """An OSError that comes out of this says which file it happened to: writing to an open file does not tell."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def write_file(path: Path, content: str | bytes, *, durable: bool = True) -> None:
+    """Writes a file, and the folders above it, so that others see all of it or none.
+
+    It is made under another name, and gets its own once all of it is there, even if this process is killed or the power
+    fails meanwhile.
+
+    Args:
+        path: where to.
+        content: text is written as UTF-8.
+        durable: wait until the disk has it; not needed for one of many files that are checked or renamed together.
+
+    Raises:
+        OSError: as the system does, with the name of the file; nothing is left behind then.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    for attempts_left in (1, 0):
+        part = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PART_SUFFIX}")
+        try:
+            with naming(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _write(part, data, durable)
+                part.replace(path)
+            return
+        except FileNotFoundError:  # deleted under our hands: the part, or the folder
+            if not attempts_left:
+                raise
+        except BaseException as error:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.filename == str(part):
+                error.filename = str(path)
+            raise
+
+
+def _write(part: Path, data: bytes, durable: bool) -> None:
+    with part.open("xb") as file:
+        file.write(data)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())  # or the name could reach the disk before the content
+    size = part.stat().st_size
+    if size != len(data):  # some file systems take what they have no room for without a word
+        raise OSError(errno.ENOSPC, f"{size} of {len(data)} bytes were written")
+
+
+def write_problem(error: OSError, path: str | Path | None = None) -> str:
+    """What to tell a person: ``"cannot write FILE: No space left on device; the disk is full: make room, ..."``.
+
+    Args:
+        error: what came of writing.
+        path: what to call the file; the one that the error names where ``None``.
+    """
+    named = path or error.filename
+    reason = error.strerror or str(error) or type(error).__name__
+    advice = _ADVICE.get(error.errno or 0, "see to that file and try again")
+    return f"cannot write {named or 'a file'}: {reason}; {advice}"
