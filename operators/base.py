@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ import fiftyone.operators as foo
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.operators.forms import Form, can_schedule
 from fiftyone_ntt.params.base import Params, Progress
 from fiftyone_ntt.runs.listing import is_given_up
@@ -20,6 +20,8 @@ from fiftyone_ntt.runs.workers import Origin, through
 
 GRID, SAMPLE = types.Places.SAMPLES_GRID_SECONDARY_ACTIONS, types.Places.SAMPLES_VIEWER_ACTIONS
 """Where a button can be: above the grid, or in the open sample beside what acts on a selection there."""
+REFUSED = "refused"
+"""In a result: why the operator could not do what it was asked for."""
 _MOST_ERRORS = 20
 
 
@@ -134,17 +136,26 @@ class NttOperator(foo.Operator):
         if self.PARAMS is None:
             return None
         form = Form(ctx, self.PARAMS)
-        self.fill(form)
+        try:
+            self.fill(form)
+        except NttError as error:  # of what is in the grid, say: nothing that could be typed helps
+            form.refuse_all(str(error))
+            return form.finished(self.LABEL)
         if self.config.allow_delegated_execution:
             form.add_execution_notice()
         form.add_advanced()
         return form.finished(self.LABEL)
 
     def execute(self, ctx: Any) -> Any:
-        params = None if self.PARAMS is None else self.PARAMS.from_mapping(ctx.params)
-        # Whatever the service writes down about its caller: it was this user, in the App or through a scheduled run.
-        with through(origin_of(ctx)):
-            result = self.perform(ctx, params)
+        try:
+            params = None if self.PARAMS is None else self.PARAMS.from_mapping(ctx.params)
+            # Whatever the service writes down about its caller: it was this user, in the App or in a scheduled run.
+            with through(origin_of(ctx)):
+                result = self.perform(ctx, params)
+        except NttError as error:
+            return self._refused(ctx, error)
+        if isinstance(result, Iterator):  # of an operator that shows how far it is: it has not begun yet
+            return self._each(ctx, result)
         if self.changes(params) and not ctx.delegated:
             ctx.ops.reload_dataset()
         return result
@@ -152,11 +163,35 @@ class NttOperator(foo.Operator):
     def resolve_output(self, ctx: Any) -> types.Property | None:
         if self.OUTPUTS is None:
             return None
+        reason = (ctx.results or {}).get(REFUSED)
+        if reason is not None:
+            return _refusal(reason, self.LABEL)
         outputs = types.Object()
         outputs.str("summary", label=self.SUMMARY, view=types.MarkdownView())
         for table in self.OUTPUTS:
             table.add_to(outputs, (ctx.results or {}).get(table.key) or [])
         return types.Property(outputs, view=types.View(label=self.LABEL))
+
+    def _refused(self, ctx: Any, error: NttError) -> dict[str, str]:
+        """A user's error as a result: of whatever is raised, FiftyOne shows the traceback.
+
+        Raises:
+            NttError: the same error, where no person waits in the App: to a caller in Python, in a scheduled run.
+        """
+        if not in_app(ctx):
+            raise error
+        if self.OUTPUTS is None:
+            ctx.ops.notify(str(error), variant="error")
+        return {REFUSED: str(error)}
+
+    def _each(self, ctx: Any, messages: Iterator[Any]) -> Iterator[Any]:
+        """What a generator yields; a user's error is shown in place of its result."""
+        try:
+            yield from messages
+        except NttError as error:
+            if not in_app(ctx):
+                raise
+            yield ctx.ops.show_output(_refusal(str(error), self.LABEL).to_json(), {})
 
     def __call__(
         self,
@@ -213,6 +248,18 @@ def origin_of(ctx: Any) -> Origin:
     if operation is None:
         return Origin("app", **user)
     return Origin("delegated", **user, operation=str(operation), stopped=is_given_up(operation))
+
+
+def in_app(ctx: Any) -> bool:
+    """Whether the App waits for the answer: its requests name the operator, those of callers in Python do not."""
+    return not ctx.delegated and "operator_uri" in ctx.request_params
+
+
+def _refusal(reason: str, label: str) -> types.Property:
+    """A user's error as the App shows it: a sentence in place of a result."""
+    outputs = types.Object()
+    outputs.view(REFUSED, types.Error(label="This could not be done", description=reason))
+    return types.Property(outputs, view=types.View(label=label))
 
 
 def progress_of(ctx: Any, seconds: float = 1.0) -> Progress:

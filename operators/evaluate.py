@@ -34,17 +34,22 @@ class Evaluate(NttOperator):
     OUTPUTS = (Table("table", "Per class"),)
 
     def fill(self, form: Form) -> None:
-        target = form.ctx.target_view()
+        from fiftyone_ntt.evaluation.evaluate import to_score
+
+        target = image_samples(form.ctx.target_view())
         maps = map_fields(target)
         fields = [*detections_fields(target), *maps]
         form.add(suggestions={"label_field": fields, "gt_field": fields})
+        form.notice("target", f"{counted(len(target), 'image')} in the target")
         for name in ("label_field", "gt_field"):
-            if form.value(name) not in maps:
-                form.require_detections(name, target)
+            if form.value(name) not in maps and not form.require_detections(name, target):
+                return
+        options = {name: form.value(name) or None for name in ("eval_key", "classes")}
+        fields = [form.value("label_field"), form.value("gt_field")]
         try:
-            form.notice("target", f"{counted(len(image_samples(target)), 'image')} in the target")
+            to_score(target, *fields, **options, include_references=form.value("include_references"), notes=[])
         except NttError as error:
-            form.refuse("label_field", str(error))
+            form.refuse("gt_field", str(error))
 
     def perform(self, ctx: Any, params: EvaluateParams) -> dict[str, Any]:
         import fiftyone_ntt as ntt

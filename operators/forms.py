@@ -132,6 +132,11 @@ class Form:
         field.invalid = True
         field.error_message = message
 
+    def refuse_all(self, message: str) -> None:
+        """Marks the whole form as unusable."""
+        line = self.inputs.view("_refused", types.Error(label=message))
+        line.invalid, line.error_message = True, message
+
     def require_detections(self, name: str, view: SampleCollection) -> bool:
         """Refuses the form unless the field that a parameter names holds detections; returns whether it does."""
         try:

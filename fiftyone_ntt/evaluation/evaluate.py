@@ -98,18 +98,9 @@ def evaluate(
         >>> results.mask.ap50, results.presence.micro.f1  # doctest: +SKIP
         (0.61, 0.88)
     """
-    view = image_samples(view)
-    maps = [name for name in (label_field, gt_field) if is_map_field(view, name)]
-    for name in (label_field, gt_field):
-        if name not in maps:
-            check_detections_field(view, name)
-    if label_field == gt_field:
-        raise InputError(f"expected two different fields to compare, got {label_field!r} twice")
-    if eval_key is not None:
-        check_name(eval_key)
     notes: list[str] = []
-    samples = view if include_references else _without_references(view, label_field, gt_field, notes)
-    names = _class_names(samples, label_field, gt_field, classes)
+    samples, names = to_score(view, label_field, gt_field, eval_key, classes, include_references, notes)
+    maps = [name for name in (label_field, gt_field) if is_map_field(samples, name)]
     if maps:
         return _of_maps(samples, label_field, gt_field, names, score_threshold, notes, eval_key, progress)
     samples = with_sizes(samples, notes)
@@ -119,8 +110,28 @@ def evaluate(
         results = replace(results, eval_key=eval_key)
         matching = Matching(label_field, gt_field, names, score_threshold or 0.0, objects.all_masked)
         write_matches(samples, matching, eval_key, results)
-    keep_results(dataset_of(view), label_field, gt_field, results)
+    keep_results(dataset_of(samples), label_field, gt_field, results)
     return results
+
+
+def to_score(
+    view: SampleCollection, label_field: str, gt_field: str, eval_key: str | None, classes: Sequence[str] | None,
+    include_references: bool, notes: list[str],
+) -> tuple[SampleCollection, list[str]]:  # fmt: skip
+    """The samples and the classes that ``evaluate`` is about to score; raises what it raises before any work.
+
+    ``notes`` gets a line where samples are left out.
+    """
+    view = image_samples(view)
+    for name in (label_field, gt_field):
+        if not is_map_field(view, name):
+            check_detections_field(view, name)
+    if label_field == gt_field:
+        raise InputError(f"expected two different fields to compare, got {label_field!r} twice")
+    if eval_key is not None:
+        check_name(eval_key)
+    samples = view if include_references else _without_references(view, label_field, gt_field, notes)
+    return samples, _class_names(samples, label_field, gt_field, classes)
 
 
 def _of_maps(

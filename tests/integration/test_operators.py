@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from support.app import PLUGIN, context, form, operator, run
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.errors import InputError, NttError, WrongTypeError
 from fiftyone_ntt.params.labelling import EvaluateParams, IndexParams, SegmentParams
 from fiftyone_ntt.params.references import MakeMasksFormParams, TaggedBankParams
 from fiftyone_ntt.references.banks import save_bank
@@ -113,10 +113,11 @@ def test_a_form_is_its_parameters(name, with_bank):
 
 
 def test_defaults_are_valid_where_the_data_is_there(with_bank):
+    with_bank.clone_sample_field("ground_truth", "drafts")
     assert form("build_memory_bank", with_bank)[1] == {}
     assert form("index_candidates", with_bank)[1] == {}
     assert form("segment", with_bank, {"bank": "shapes"})[1] == {}
-    assert form("evaluate", with_bank, {"label_field": "ground_truth"})[1] == {}
+    assert form("evaluate", with_bank, {"label_field": "drafts"})[1] == {}
 
 
 @pytest.mark.parametrize(
@@ -146,9 +147,15 @@ def test_defaults_are_valid_where_the_data_is_there(with_bank):
         ("segment", {"bank": "shapes", "overwrite": "yes"}, "overwrite", "Invalid value type"),
         ("evaluate", {}, "label_field", "field 'ntt'"),
         ("evaluate", {"label_field": "ground_truth", "gt_field": "tags"}, "gt_field", "Detections"),
+        ("evaluate", {"label_field": "ground_truth"}, "gt_field", "two different fields"),
+        ("evaluate", {"label_field": "drafts", "gt_field": "only_references"}, "gt_field", "no ground truth"),
+        ("evaluate", {"label_field": "drafts", "eval_key": "1st"}, "gt_field", "expected a name.*'1st'"),
+        ("evaluate", {"label_field": "drafts", "classes": ["fig"]}, "gt_field", "no ground truth for any.*fig"),
     ],
 )
 def test_a_form_refuses_what_cannot_run(name, params, field, reason, with_bank):
+    with_bank.clone_sample_field("ground_truth", "drafts")
+    with_bank.match_tags("ntt:reference").clone_sample_field("ground_truth", "only_references")
     errors = form(name, with_bank, params)[1]
     assert list(errors) == [field]
     assert re.search(reason, errors[field]), errors
@@ -347,3 +354,50 @@ def test_outputs_show_a_summary_and_a_table(name, shapes):
     assert any(
         isinstance(item.view, types.TableView) and item.view.columns for item in outputs.type.properties.values()
     )
+
+
+FROM_THE_APP = {"operator_uri": "named by every request of the App"}
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "reason"),
+    [
+        ("segment", {"bank": "shapes", "label_field": "ground_truth", "device": "cpu"}, "field 'ground_truth'"),
+        ("segment", {"bank": "gone"}, "memory bank 'gone'"),
+        ("segment", {"bank": "shapes", "prompts": 3}, "'prompts'"),
+        ("build_memory_bank", {"label_field": "nope"}, "field 'nope'"),
+        ("evaluate", {"label_field": "nope"}, "field 'nope'"),
+        ("learn", {"label_field": "ground_truth"}, "'ground_truth'"),
+        ("undo_run", {"run_key": "gone"}, "run 'gone'"),
+        ("export_labels", {"export_dir": "here"}, "'here'"),
+    ],
+)
+def test_a_users_error_is_a_sentence_in_the_app(name, params, reason, with_bank):
+    result, asked = run(name, with_bank, params, **FROM_THE_APP)
+    assert re.search(reason, result["refused"]) and not asked, "nothing has changed, nothing is loaded again"
+    outputs = operator(name).resolve_type(context(name, with_bank, results=result), "outputs")
+    (shown,) = outputs.type.properties.values()
+    assert isinstance(shown.view, types.Error) and shown.view.description == result["refused"]
+    with pytest.raises(NttError, match=reason):
+        run(name, with_bank, params)
+    with pytest.raises(NttError, match=reason):
+        run(name, with_bank, params, **FROM_THE_APP, delegated=True)
+
+
+def test_a_users_error_at_once_is_a_message(with_bank):
+    params = {"label_field": "nope", "above": 0.5}
+    result, asked = run("accept_labels", with_bank, params, **FROM_THE_APP)
+    assert asked["notify"]["variant"] == "error" and "'nope'" in asked["notify"]["message"]
+    assert list(result) == ["refused"]
+    ctx = context("preview", with_bank, {"bank": "gone"}, **FROM_THE_APP)
+    *_, last = operator("preview").execute(ctx)
+    assert "memory bank 'gone'" in last.to_json_line()
+    with pytest.raises(NttError, match="'gone'"):
+        list(operator("preview").execute(context("preview", with_bank, {"bank": "gone"})))
+
+
+@pytest.mark.parametrize("name", [*PARAMS, "preview"])
+def test_a_form_that_cannot_be_made_says_why(name, dataset):
+    dataset.media_type = fo.core.media.VIDEO
+    _, errors = form(name, dataset)
+    assert list(errors) == ["_refused"] and "videos" in errors["_refused"]
