@@ -59,9 +59,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NttError as error:
         Console(stderr=True).print(f"[bold red]error:[/] [red]{escape(str(error))}[/]", soft_wrap=True)
         return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        Console(stderr=True).print(f"[bold red]error:[/] [red]{escape(_file_problem(error))}[/]", soft_wrap=True)
+        return 2
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped")
         return 130
+
+
+def _file_problem(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror or error}; see to that file or folder and try again"
 
 
 def doctor() -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.pixels.files import write_files, write_problem
 
 PLUGIN_NAME = "@fiftyone-ntt/ntt"
 MANIFEST = "fiftyone.yml"
@@ -62,20 +63,25 @@ def install(plugins_dir: Path | str | None = None, copy: bool = False) -> Path:
         The plugin's folder in there.
 
     Raises:
-        InputError: something that this command has not made is in the way.
+        InputError: something that this command has not made is in the way, or a file cannot be written.
     """
     path = _place(plugins_dir)
     root = source_root()
     if path.parent.exists() and root is not None and path.resolve() == root and not path.is_symlink():
         return path  # this checkout was put into the plugins folder itself
     _make_way(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if root is not None and not copy:
-        path.symlink_to(root, target_is_directory=True)
-    elif root is not None:
-        _copy_checkout(root, path)
-    else:
-        _write_shim(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if root is not None and not copy:
+            path.symlink_to(root, target_is_directory=True)
+        elif root is not None:
+            _copy_checkout(root, path)
+        else:
+            _write_shim(path)
+    except (OSError, shutil.Error) as error:  # the latter lists what of a folder could not be copied
+        if not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)  # half a plugin is worse than none
+        raise InputError(_copy_problem(error)) from error
     return path
 
 
@@ -171,6 +177,13 @@ def _make_way(path: Path) -> None:
         shutil.rmtree(path)
 
 
+def _copy_problem(error: OSError) -> str:
+    if not isinstance(error, shutil.Error):
+        return write_problem(error)
+    (_, target, reason), *others = error.args[0]
+    return f"cannot write {target}: {reason}" + (f" (and {len(others)} more)" if others else "")
+
+
 def _copy_checkout(root: Path, path: Path) -> None:
     path.mkdir()
     (path / _MARKER).touch()
@@ -188,5 +201,4 @@ def _write_shim(path: Path) -> None:
     kept = [f"py_entry: {_ENTRY}" if line.startswith("py_entry:") else line for line in lines]
     path.mkdir()
     (path / _MARKER).touch()
-    (path / MANIFEST).write_text("\n".join(kept) + "\n", encoding="utf-8")
-    (path / _ENTRY).write_text(_ENTRY_TEXT, encoding="utf-8")
+    write_files({path / MANIFEST: "\n".join(kept) + "\n", path / _ENTRY: _ENTRY_TEXT})

@@ -7,12 +7,14 @@ Everything it makes lies in one folder, its database included; the user's own Fi
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,9 @@ from fiftyone_ntt.demo import overlays
 from fiftyone_ntt.demo.data import DemoImage, load_images
 from fiftyone_ntt.demo.database import start_database
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.pixels.drawing import encode_png
+from fiftyone_ntt.pixels.files import write_file, write_problem
+from fiftyone_ntt.pixels.images import read_image
 
 if TYPE_CHECKING:
     import fiftyone as fo
@@ -32,6 +37,8 @@ if TYPE_CHECKING:
 
     from fiftyone_ntt.evaluation.summary import EvaluationResults
     from fiftyone_ntt.runs.segment import SegmentReport
+
+logger = logging.getLogger(__name__)
 
 DATASET = "ntt-demo"
 REFERENCE_TAG = "ntt:reference"
@@ -136,7 +143,6 @@ def build_dataset(output: Path, images: list[DemoImage]) -> fo.Dataset:
             )
         old.delete()
     folder = output / "images"
-    folder.mkdir(parents=True, exist_ok=True)
     dataset = fo.Dataset(DATASET, persistent=True)
     dataset.info = {_MARK: "started"}
     dataset.add_samples([_sample(folder, image) for image in images])
@@ -171,7 +177,7 @@ def _run(output: Path, console: Console) -> DemoReport:
         )
     with _step("pictures", seconds, console) as progress:
         pictures = draw_pictures(dataset, output, progress)
-    (output / "results.json").write_text(json.dumps(results.to_dict(), indent=1) + "\n", encoding="utf-8")
+    write_file(output / "results.json", json.dumps(results.to_dict(), indent=1) + "\n")
     dataset.info = {_MARK: "finished"}
     dataset.save()
     return DemoReport(results, report, seconds, pictures)
@@ -180,24 +186,43 @@ def _run(output: Path, console: Console) -> DemoReport:
 def draw_pictures(
     dataset: fo.Dataset, output: Path, progress: Callable[[int, int, str], None] | None = None
 ) -> list[Path]:
-    """Draws ground truth beside labels for every image that has any, and one sheet of all; returns the files."""
+    """Draws ground truth beside labels for every image that has any, and one sheet of all; returns the files.
+
+    A picture that cannot be drawn or written is left out, with a line in the log.
+    """
     folder = output / "overlays"
-    folder.mkdir(parents=True, exist_ok=True)
     samples = {Path(sample.filepath).stem: sample for sample in dataset}
     classes = sorted(dataset.distinct("ground_truth.detections.label"))
-    files = [output / "overview.png"]
+    files = []
+
+    def draw(path: Path, make: Callable[[], Image.Image]) -> bool:
+        try:
+            write_file(path, encode_png(np.asarray(make())))
+        except (OSError, InputError) as error:
+            problem = write_problem(error) if isinstance(error, OSError) else error
+            logger.warning("the picture %s is left out: %s", path.name, problem)
+            return False
+        return True
+
     for number, (name, sample) in enumerate(samples.items()):
         if progress:
             progress(number, len(samples) + 1, name)
         if REFERENCE_TAG not in sample.tags:
-            files.append(folder / f"{name}.png")
-            overlays.side_by_side([_truth(sample, name), _labelled(sample)], classes).save(files[-1])
+            path = folder / f"{name}.png"
+            panels = partial(_side_by_side, sample, name, classes)
+            files += [path] if draw(path, panels) else []
+    overview = output / "overview.png"
     if progress:
-        progress(len(samples), len(samples) + 1, files[0].name)
-    _contact_sheet(samples, classes).save(files[0])
+        progress(len(samples), len(samples) + 1, overview.name)
+    if draw(overview, partial(_contact_sheet, samples, classes)):
+        files.insert(0, overview)
     if progress:
         progress(len(samples) + 1, len(samples) + 1, "")
     return files
+
+
+def _side_by_side(sample: fo.Sample, name: str, classes: list[str]) -> Image.Image:
+    return overlays.side_by_side([_truth(sample, name), _labelled(sample)], classes)
 
 
 def _contact_sheet(samples: dict[str, Any], classes: list[str]) -> Image.Image:
@@ -208,7 +233,7 @@ def _contact_sheet(samples: dict[str, Any], classes: list[str]) -> Image.Image:
             _labelled(samples["motorcycle_right"]),
         ],
         [_labelled(samples["coins_2"]), _labelled(samples["coins_3"])],
-        [_labelled(samples[name]) for name in ("astronaut", "chelsea", "coffee", "rocket")],
+        [_labelled(samples[name]) for name in ("astronaut", "chelsea", "coffee", "rocket") if name in samples],
     ]
     remark = (
         f"six coins and one motorcycle as references, nothing trained; offline preset lite, "
@@ -235,8 +260,7 @@ def _labelled(sample: fo.Sample) -> overlays.Panel:
 def _shapes(sample: fo.Sample, field_name: str) -> tuple[Any, list[overlays.Shape]]:
     from fiftyone_ntt.dataset.geometry import full_mask
 
-    with Image.open(sample.filepath) as image:
-        pixels = np.asarray(image.convert("RGB"))
+    pixels = read_image(sample.filepath)
     labels = sample[field_name].detections if sample[field_name] is not None else []
     size = (pixels.shape[0], pixels.shape[1])
     return pixels, [overlays.Shape(label.label, full_mask(label, size), label.confidence) for label in labels]
@@ -251,7 +275,7 @@ def _sample(folder: Path, image: DemoImage) -> fo.Sample:
     import fiftyone as fo
 
     path = folder / f"{image.name}.png"
-    Image.fromarray(image.pixels).save(path)
+    write_file(path, encode_png(image.pixels))
     height, width = image.pixels.shape[:2]
     labels = []
     for item in image.objects:
@@ -287,7 +311,8 @@ def _tell(report: DemoReport, output: Path, console: Console, draw_results: Draw
     console.print(draw_results(report.results, title))
     steps = ", ".join(f"{name} {spent:.0f} s" for name, spent in report.seconds.items())
     console.print(f"Took {sum(report.seconds.values()):.0f} s: {steps}.", soft_wrap=True)
-    console.print(f"Pictures: {report.pictures[0]} and {report.pictures[1].parent}", soft_wrap=True)
+    if report.pictures:
+        console.print(f"Pictures: {report.pictures[0]} and {report.pictures[-1].parent}", soft_wrap=True)
     place = "" if output == Path("demo_output").resolve() else f" --output {output}"
     console.print(f"Open the App on it: [bold]fiftyone-ntt demo --app{place}[/]", soft_wrap=True)
     if "VIRTUAL_ENV" not in os.environ and Path(sys.prefix, "pyvenv.cfg").is_file():

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from fiftyone_ntt.errors import BadReferenceError, InputError, PresetMismatchError, WrongTypeError
+from fiftyone_ntt.pixels.files import write_files, write_problem
 
 FORMAT_VERSION = 1
 _WITH_NEGATIVES = 2
@@ -261,11 +262,16 @@ class MemoryBank:
             )
 
     def save(self, path: str | Path) -> Path:
-        """Writes ``bank.safetensors`` and ``bank.json`` into the folder ``path`` (made if absent); returns it."""
+        """Writes ``bank.safetensors`` and ``bank.json`` into the folder ``path`` (made if absent); returns it.
+
+        Raises:
+            InputError: if one cannot be written; says which and why. A bank that lay there before is whole then.
+        """
         folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(self._tensors(), folder / _TENSORS)
-        (folder / _DESCRIPTION).write_text(self._description(), encoding="utf-8")
+        try:
+            write_files({folder / _TENSORS: save(self._tensors()), folder / _DESCRIPTION: self._description()})
+        except OSError as error:
+            raise InputError(write_problem(error)) from error
         return folder
 
     @classmethod

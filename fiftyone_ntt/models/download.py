@@ -12,6 +12,7 @@ import tempfile
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -30,10 +31,9 @@ from fiftyone_ntt.models.specs import (
     sha256_of,
     verified,
 )
+from fiftyone_ntt.pixels.files import naming, write_problem
 
 logger = logging.getLogger(__name__)
-
-"""``(done, total, message)``."""
 
 _PULL_SECONDS = 900
 _CHUNK_BYTES = 1 << 20
@@ -99,7 +99,10 @@ def pull_lite(progress: Callable[[int, int, str], None] | None = None) -> list[P
         if progress:
             done = sum(_in_place(file) for file in LITE_FILES)
             progress(done, len(LITE_FILES), f"getting {', '.join(file.name for file in wanted.values())}")
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MissingWeightsError(write_problem(error)) from error
         _pull(archive, wanted, folder)
     if progress:
         progress(len(LITE_FILES), len(LITE_FILES), f"weights are in {folder}")
@@ -189,11 +192,17 @@ def _store(stream: IO[bytes], file: WeightsFile, folder: Path) -> Path:
     target = folder / file.name
     temporary = folder / f".{uuid.uuid4().hex}-{file.name}"
     try:
-        with open(temporary, "xb") as output:
-            shutil.copyfileobj(stream, output, _CHUNK_BYTES)
+        with naming(target, temporary):
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "xb") as output:
+                shutil.copyfileobj(stream, output, _CHUNK_BYTES)
         verified(temporary, file)
-        os.replace(temporary, target)
+        with naming(target, temporary):
+            os.replace(temporary, target)
+    except OSError as error:
+        raise MissingWeightsError(write_problem(error)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     logger.info("stored %s", target.name)
     return target

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -28,13 +28,18 @@ _ADVICE = {
 
 
 @contextmanager
-def naming(path: str | Path) -> Iterator[None]:
-    """An OSError that comes out of this says which file it happened to: writing to an open file does not tell."""
+def naming(path: str | Path, part: str | Path | None = None) -> Iterator[None]:
+    """An OSError that comes out of this says which file it happened to: writing to an open file does not tell.
+
+    Args:
+        path: the file.
+        part: another name that it has meanwhile, and that nobody knows.
+    """
     try:
         yield
     except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
+        if error.filename is None or str(error.filename) == str(part):
+            error.filename, error.filename2 = str(path), None
         raise
 
 
@@ -52,27 +57,37 @@ def write_file(path: Path, content: str | bytes, *, durable: bool = True) -> Non
     Raises:
         OSError: as the system does, with the name of the file; nothing is left behind then.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    write_files({path: content}, durable=durable)
+
+
+def write_files(contents: Mapping[Path, str | bytes], *, durable: bool = True) -> None:
+    """``write_file`` for files that belong together: none gets its name before all of them are there.
+
+    Raises:
+        OSError: as the system does, with the name of the file; nothing is left behind then.
+    """
     for attempts_left in (1, 0):
-        part = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PART_SUFFIX}")
+        parts = {path: path.with_name(f"{path.name}.{uuid.uuid4().hex}{PART_SUFFIX}") for path in contents}
         try:
-            with naming(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _write(part, data, durable)
-                part.replace(path)
+            for path, part in parts.items():
+                with naming(path, part):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    _write(part, contents[path], durable)
+            for path, part in parts.items():
+                with naming(path, part):
+                    part.replace(path)
             return
         except FileNotFoundError:  # deleted under our hands: the part, or the folder
             if not attempts_left:
                 raise
-        except BaseException as error:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.filename == str(part):
-                error.filename = str(path)
-            raise
+        finally:
+            for part in parts.values():
+                with suppress(OSError):
+                    part.unlink(missing_ok=True)
 
 
-def _write(part: Path, data: bytes, durable: bool) -> None:
+def _write(part: Path, content: str | bytes, durable: bool) -> None:
+    data = content.encode("utf-8") if isinstance(content, str) else content
     with part.open("xb") as file:
         file.write(data)
         file.flush()
