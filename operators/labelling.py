@@ -126,7 +126,7 @@ class Preview(NttOperator):
             images.append(image)
             label = f"{len(images)} of {preview.count}: {image}"
             yield ctx.ops.set_progress(label=label, progress=len(images) / preview.count)
-        summary = f"{NOTHING_WRITTEN} **All of them:** {preview.estimate()}"
+        summary = "\n\n".join([f"{NOTHING_WRITTEN} **All of them:** {preview.estimate()}", *preview.notes])
         yield ctx.ops.show_output(_pictures(images).to_json(), _results(summary, images))
 
 

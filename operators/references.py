@@ -79,7 +79,7 @@ def change_references(ctx: Any, *, add: bool, label_field: str | None = None) ->
     ctx.ops.clear_selected_samples()
     ctx.ops.clear_selected_labels()
     ctx.ops.reload_samples()
-    ctx.ops.notify(summary, variant="warning" if change.unlabelled else "success")
+    ctx.ops.notify(summary, variant="warning" if change.unlabelled or change.left_out else "success")
     return {**asdict(change), "summary": summary}
 
 
@@ -111,15 +111,17 @@ class BuildMemoryBank(NttOperator):
             _describe_references(form, target, fields)
 
     def perform(self, ctx: Any, params: TaggedBankParams) -> dict[str, Any]:
-        from fiftyone_ntt.references.banks import build_tagged_bank
+        from fiftyone_ntt.references.banks import build_tagged_bank, notes_of
 
         bank = build_tagged_bank(ctx.target_view(), params, progress_of(ctx))
         negative = f" Negatives: {len(bank.negative_ids)}." if bank.negative_ids else ""
+        summary = f"Memory bank {params.name!r}: {listed(bank.shots)}.{negative} Models: preset {bank.preset!r}."
         return {
             "bank": params.name,
             "preset": bank.preset,
             "shots": [{"class": name, "references": count} for name, count in bank.shots.items()],
-            "summary": f"Memory bank {params.name!r}: {listed(bank.shots)}.{negative} Models: preset {bank.preset!r}.",
+            "notes": notes_of(bank),
+            "summary": "\n\n".join([summary, *notes_of(bank)]),
         }
 
 

@@ -21,7 +21,7 @@ def add_commands(commands: Any) -> None:
 def bank_build(dataset: str, tag: str | None, saved_view: str | None, **options: Any) -> int:
     """Builds a memory bank from tagged samples of a dataset."""
     params = TaggedBankParams.from_mapping(options)
-    from fiftyone_ntt.references.banks import build_tagged_bank
+    from fiftyone_ntt.references.banks import build_tagged_bank, notes_of
 
     view = view_of(dataset, tag, saved_view)
     with progress_bar("references") as progress:
@@ -29,6 +29,8 @@ def bank_build(dataset: str, tag: str | None, saved_view: str | None, **options:
     shots = ", ".join(f"{count} x {name}" for name, count in bank.shots.items())
     shots += f"; {len(bank.negative_ids)} negatives" if bank.negative_ids else ""
     Console().print(f"memory bank [bold]{escape(params.name)}[/] ({bank.preset}): {escape(shots)}", soft_wrap=True)
+    for note in notes_of(bank):
+        say(f"note: {note}")
     return 0
 
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import fiftyone as fo
 import numpy as np
 from bson import Binary, ObjectId
+from fiftyone import ViewExpression
+from fiftyone import ViewField as F
 from numpy.typing import NDArray
 
 from fiftyone_ntt.dataset.fields import DECIDED_TAGS, PROTECTED_TAGS, REJECTED_TAG
@@ -233,13 +235,15 @@ class _Place:
         return self.mask.iou(other.mask)
 
 
-CROWD, IGNORED = "iscrowd", ("ignore", "difficult")
-"""Attributes of labels by which COCO marks regions of many objects, and others what is not to be counted."""
+CROWD, IGNORED = ("iscrowd", "is_crowd", "crowd", "IsGroupOf"), ("ignore", "difficult")
+"""Attributes by which COCO, BDD and Open Images mark regions of many objects, and others what is not to be counted."""
+_NOT_SET = ("", "0", "0.0", "false", "no", "none", "null")
+"""Texts that mean "not set": importers keep those of XML files as they are."""
 
 
 def is_crowd(label: fo.Label) -> bool:
     """Whether a label marks a region of many objects (COCO's ``iscrowd``), not one object."""
-    return _is_set(label, CROWD)
+    return any(_is_set(label, name) for name in CROWD)
 
 
 def is_ignored(label: fo.Label) -> bool:
@@ -247,8 +251,20 @@ def is_ignored(label: fo.Label) -> bool:
     return any(_is_set(label, name) for name in IGNORED)
 
 
+def left_out_mark(label: fo.Label) -> str | None:
+    """The attribute for which a label is no example of its class; ``None`` where it may be one."""
+    return next((name for name in (*CROWD, *IGNORED) if _is_set(label, name)), None)
+
+
+def is_example() -> ViewExpression:
+    """The same for the database: an expression on a label, whether it may be an example of its class."""
+    paths = [path for name in (*CROWD, *IGNORED) for path in (name, f"attributes.{name}.value")]
+    texts = [{"$convert": {"input": F(path), "to": "string", "onError": "set", "onNull": ""}} for path in paths]
+    is_set = [~ViewExpression(text).strip().lower().is_in(list(_NOT_SET)) for text in texts]
+    return ~ViewExpression.any(is_set)
+
+
 def _is_set(label: fo.Label, name: str) -> bool:
-    value = label.get_attribute_value(name, None)
-    if isinstance(value, str):  # importers keep text of XML files as it is
-        return value.strip().lower() not in ("", "0", "false", "no", "none")
-    return bool(value)
+    read = getattr(label, "get_attribute_value", None)  # semantic segmentation masks have no attributes
+    value = None if read is None else read(name, None)
+    return value is not None and str(value).strip().lower() not in _NOT_SET

@@ -88,6 +88,7 @@ class MemoryBank:
         crops: vectors of references for the second look (``options.second_look``), or ``None``. Their labels need not
             be those of ``references``: what was learned since has no crop.
         crop_center: float32 ``[C]`` to subtract from crop vectors, or ``None``.
+        origin: plain values that decide no match, e.g. which image files it has seen; no part of ``content_hash``.
 
     Example:
         >>> bank = MemoryBank(("coin",), np.ones((2, 3)), [0, 0], ("photo 1", "photo 2"))
@@ -104,6 +105,7 @@ class MemoryBank:
     negatives: VectorSet | None
     crops: VectorSet | None
     crop_center: NDArray[np.float32] | None
+    origin: Mapping[str, Any]
 
     def __init__(
         self,
@@ -119,6 +121,7 @@ class MemoryBank:
         negatives: VectorSet | None = None,
         crops: VectorSet | None = None,
         crop_center: NDArray[np.float32] | None = None,
+        origin: Mapping[str, Any] | None = None,
     ) -> None:
         for name, texts in (("classes", classes), ("reference ids", reference_ids)):
             if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
@@ -144,6 +147,7 @@ class MemoryBank:
         set_once("negatives", negatives if negatives is not None and len(negatives) else None)
         set_once("crops", crops)
         set_once("crop_center", None if crops is None else crop_center)
+        set_once("origin", dict(origin or {}))
         self._check()
 
     def changed(
@@ -156,7 +160,7 @@ class MemoryBank:
         """
         classes = self.classes if classes is None else classes
         references = self.references if references is None else references
-        names = ("center", "preset", "weights", "preprocessing", "negatives", "crops", "crop_center")
+        names = ("center", "preset", "weights", "preprocessing", "negatives", "crops", "crop_center", "origin")
         kept = {name: getattr(self, name) for name in names}
         index = references.index_in(classes)
         return MemoryBank(classes, references.vectors, index, references.ids, **{**kept, **others})
@@ -178,8 +182,8 @@ class MemoryBank:
         missing = [name for name, count in self.shots.items() if not count]
         if missing or not self.classes:
             raise BadReferenceError(
-                f"no reference for: {_some(missing) or 'any class'}; tag at least one labelled "
-                "sample of each class, or leave the class out"
+                f"no reference for: {', '.join(missing[:10]) or 'any class'}{' and more' * (len(missing) > 10)}; tag "
+                "at least one labelled sample of each class, or leave the class out"
             )
 
     @property
@@ -242,7 +246,7 @@ class MemoryBank:
     @cached_property
     def content_hash(self) -> str:
         """sha256 of everything that decides a match, hex."""
-        digest = hashlib.sha256(self._description().encode())
+        digest = hashlib.sha256(self._description({}).encode())
         for tensor in self._tensors().values():
             digest.update(np.ascontiguousarray(tensor).tobytes())
         return digest.hexdigest()
@@ -251,14 +255,12 @@ class MemoryBank:
         """Raises PresetMismatchError unless ``preset`` with these weights made the bank."""
         if preset != self.preset:
             raise PresetMismatchError(
-                f"this memory bank was made with preset {self.preset!r}, not {preset!r}; use "
-                f"preset={self.preset!r} or build the bank again"
+                f"this memory bank was made with preset {self.preset!r}, not {preset!r}; use that, or build it again"
             )
         if dict(weights) != dict(self.weights):
             changed = sorted(name for name in {*weights, *self.weights} if weights.get(name) != self.weights.get(name))
             raise PresetMismatchError(
-                f"the weights of {', '.join(changed)} differ from those that made this memory "
-                "bank; build the bank again"
+                f"the weights of {', '.join(changed)} differ from those that made this memory bank; build it again"
             )
 
     def save(self, path: str | Path) -> Path:
@@ -268,8 +270,9 @@ class MemoryBank:
             InputError: if one cannot be written; says which and why. A bank that lay there before is whole then.
         """
         folder = Path(path)
+        tensors, description = self.to_parts()
         try:
-            write_files({folder / _TENSORS: save(self._tensors()), folder / _DESCRIPTION: self._description()})
+            write_files({folder / _TENSORS: save(tensors), folder / _DESCRIPTION: description})
         except OSError as error:
             raise InputError(write_problem(error)) from error
         return folder
@@ -323,6 +326,7 @@ class MemoryBank:
                 negatives=_negatives(tensors, facts, classes) if facts["format"] == _WITH_NEGATIVES else None,
                 crops=_crops(tensors, facts) if "crop_vectors" in tensors else None,
                 crop_center=np.asarray(tensors["crop_center"], np.float32) if "crop_center" in tensors else None,
+                origin=dict(facts.get("origin") or {}),
             )
         except InputError:
             raise
@@ -345,15 +349,16 @@ class MemoryBank:
 
     def to_parts(self) -> tuple[dict[str, NDArray[Any]], str]:
         """Tensors and JSON description, as ``from_parts`` takes them."""
-        return self._tensors(), self._description()
+        return self._tensors(), self._description(self.origin)
 
-    def _description(self) -> str:
+    def _description(self, origin: Mapping[str, Any]) -> str:
         negatives = {} if self.negatives is None else {"negative_ids": list(self.negative_ids)}
         crops = {} if self.crops is None else {"crop_labels": list(self.crops.labels)}
         return json.dumps(
             {
                 **negatives,
                 **crops,
+                **({"origin": dict(origin)} if origin else {}),
                 "format": FORMAT_VERSION if self.negatives is None else _WITH_NEGATIVES,
                 "classes": list(self.classes),
                 "reference_ids": list(self.reference_ids),
@@ -385,11 +390,6 @@ def _without(center: NDArray[np.float32] | None, vectors: NDArray[np.float32]) -
 def _unit(means: NDArray[np.floating]) -> NDArray[np.float32]:
     norms = np.linalg.norm(means, axis=1, keepdims=True)
     return np.asarray(means / np.maximum(norms, 1e-12), np.float32)
-
-
-def _some(names: list[str], most: int = 10) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _names(names: Any) -> tuple[str, ...]:

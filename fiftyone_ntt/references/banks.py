@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ from fiftyone_ntt.method.options.negatives import image_centres, with_negatives
 from fiftyone_ntt.method.references import BankBuilder, ReferenceItem
 from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.models import Preset, load_preset
+from fiftyone_ntt.pixels.images import content_key, read_bytes
 from fiftyone_ntt.references.prompted_masks import Key, PromptedMask, box_mask, make_masks
 from fiftyone_ntt.references.reader import ReferenceReader, ReferenceSample
 from fiftyone_ntt.references.tagging import tagged_negatives, tagged_references
@@ -27,8 +30,14 @@ if TYPE_CHECKING:
     from fiftyone_ntt.params.base import Progress
     from fiftyone_ntt.params.references import TaggedBankParams
 
+logger = logging.getLogger(__name__)
+
 METHOD = "ntt/memory_bank"
 """What FiftyOne knows a bank's run by."""
+CONTENTS, _NOTES = "contents", "notes"
+"""Keys of a bank's ``origin``: sample id -> ``content_key`` of its image, and what a person should know of it."""
+LEARNED = "learned/"
+"""Ids of learned vectors begin like this. They do not begin with a sample's id: those name samples to leave out."""
 _TENSORS = ("vectors", "class_index", "center", "negatives", "negative_class", "crop_vectors", "crop_center")
 
 
@@ -48,8 +57,9 @@ def build_memory_bank(
 
     Every label of the wanted classes counts as one reference, several an image included: detections with a mask, a mask
     file or just a box, keypoints, polylines and segmentation maps (``docs/references.md`` says how each is read). What
-    has no mask gets one from the mask model. Labels tagged ``ntt:negative`` show what their class is not, samples
-    tagged so show none of the classes.
+    has no mask gets one from the mask model. Labels that are marked as a crowd, as difficult or as to be ignored are
+    left out, which a warning says. Labels tagged ``ntt:negative`` show what their class is not, samples tagged so show
+    none of the classes.
 
     Args:
         references: any sample collection: tagged samples, a saved view, selected samples, a patches view.
@@ -87,6 +97,8 @@ def build_memory_bank(
     segmenter = loaded.segmenter()
     builder = segmenter.bank_builder(reader.classes, preset=loaded.preset.name, ask_granularity=ask_granularity)
     bank = _filled(builder, reader, segmenter, progress)
+    for note in notes_of(bank):
+        logger.warning("%s", note)
     if name is not None:
         save_bank(dataset_of(references), name, bank)
     return bank
@@ -116,6 +128,7 @@ def _filled(
     tell = _part(progress, passes - 1, passes)
     unwanted: list[ReferenceItem] = []
     empty: dict[str, NDArray[np.float32]] = {}  # id -> vector of an image that shows none of the classes
+    contents: dict[str, str] = {}
     for done, sample in enumerate(reader.samples(), start=1):
         if sample is not None:
             items = _items(sample, segmenter, masks)
@@ -125,9 +138,11 @@ def _filled(
             if sample.empty:
                 centres = image_centres(segmenter.image_tokens(sample.image))  # [k, C]
                 empty |= {f"{sample.sample_id}/image.{k}": centre for k, centre in enumerate(centres)}
+            contents[sample.sample_id] = sample.content
         if tell is not None:
             tell(done, len(reader), f"encoding references ({done} of {len(reader)})")
-    return _with_unwanted(builder.bank(), segmenter, unwanted, empty)
+    bank = _with_unwanted(builder.bank(), segmenter, unwanted, empty)
+    return bank.changed(origin={CONTENTS: contents, **({_NOTES: reader.notes} if reader.notes else {})})
 
 
 def _part(progress: Progress | None, number: int, parts: int) -> Progress | None:
@@ -174,6 +189,36 @@ def _with_unwanted(
     vectors = np.array([*encoded, *empty.values()], np.float32)  # [n, C]
     labels = [item.label or None for item in items] + [None] * len(empty)
     return with_negatives(bank, vectors, labels, [*(item.reference_id for item in items), *empty])
+
+
+def notes_of(bank: MemoryBank) -> list[str]:
+    """What a person should know of how a bank came about, e.g. labels that were left out of the references."""
+    return list(bank.origin.get(_NOTES) or [])
+
+
+def seen_images(bank: MemoryBank) -> dict[str, str]:
+    """Id of each image that a bank has seen -> as what: ``"reference"``, ``"negative"`` or ``"learned"``."""
+    seen: dict[str, str] = {}
+    for kind, ids in (("reference", bank.reference_ids), ("negative", bank.negative_ids)):
+        for key in ids:
+            name = key.removeprefix(LEARNED).split("/")[0]
+            seen.setdefault(name, "learned" if key.startswith(LEARNED) else kind)
+    return seen
+
+
+def contents_of(bank: MemoryBank) -> dict[str, str]:
+    """Id of an image that a bank has seen -> ``content_key`` of its file; banks of before know of none."""
+    contents = bank.origin.get(CONTENTS)
+    return {str(name): str(key) for name, key in contents.items()} if isinstance(contents, Mapping) else {}
+
+
+def with_contents(bank: MemoryBank, paths: Mapping[str, str]) -> MemoryBank:
+    """The bank with the content of more images that it has seen: id -> file. One that cannot be read stays unknown."""
+    contents, seen = contents_of(bank), seen_images(bank)
+    for name, path in paths.items():
+        with suppress(InputError):
+            contents[name] = content_key(read_bytes(path))
+    return bank.changed(origin={**bank.origin, CONTENTS: {name: contents[name] for name in contents if name in seen}})
 
 
 def without_references(view: SampleCollection, bank: MemoryBank) -> SampleCollection:

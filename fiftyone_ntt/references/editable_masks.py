@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import fiftyone as fo
@@ -28,8 +28,9 @@ from fiftyone_ntt.models import Preset, load_preset
 from fiftyone_ntt.params.base import Progress
 from fiftyone_ntt.params.references import MADE_FIELD, MakeMasksFormParams
 from fiftyone_ntt.pixels.packed_masks import PackedMask
+from fiftyone_ntt.references.label_kinds import LabelledObject
 from fiftyone_ntt.references.prompted_masks import Key, PromptedMask, make_masks
-from fiftyone_ntt.references.reader import LabelledObject, ReferenceReader, ReferenceSample
+from fiftyone_ntt.references.reader import ReferenceReader, ReferenceSample
 from fiftyone_ntt.references.tagging import tagged_references
 
 MADE_ATTRIBUTES = {
@@ -49,17 +50,19 @@ class MadeMasks:
         kinds: ``"box"``, ``"point"``, ``"scribble"`` or ``"mask"`` -> how many were written.
         kept: masks that a person accepted, edited or drew, and that stayed as they are.
         samples: samples with a mask written.
+        notes: what was left out of the references.
     """
 
     out_field: str
     kinds: dict[str, int]
     kept: int = 0
     samples: int = 0
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         listed = ", ".join(f"{count} from a {kind}" for kind, count in sorted(self.kinds.items())) or "nothing new"
         kept = f"; {self.kept} that a person accepted, edited or drew stayed" if self.kept else ""
-        return f"masks in {self.out_field!r}: {listed}{kept}"
+        return "; ".join([f"masks in {self.out_field!r}: {listed}{kept}", *self.notes])
 
 
 def make_reference_masks(
@@ -117,6 +120,7 @@ def make_reference_masks(
         if sample is not None and sample.objects:
             _write(images[sample.sample_id], sample, masks, tags, overwrite, report)
     activate_schema(dataset, out_field, reader.classes)
+    report.notes = reader.notes
     return report
 
 

@@ -18,20 +18,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_reference_field, image_samples, is_map_field, label_path
+from fiftyone_ntt.dataset.labels import left_out_mark
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.references import mask_extent
 from fiftyone_ntt.params.references import MADE_FIELD
 from fiftyone_ntt.pixels.drawing import Shape, draw_shapes
 from fiftyone_ntt.pixels.images import read_image
-from fiftyone_ntt.references.reader import (
+from fiftyone_ntt.references.label_kinds import (
     POINT_LABELS,
     ClassValues,
     LabelledObject,
     class_values,
+    is_negative,
     objects_in,
     single_labels,
 )
-from fiftyone_ntt.references.tagging import tagged_references
+from fiftyone_ntt.references.tagging import examples_of, tagged_references
 
 _SMALLEST_SIDE = 32
 """Pixels: an object of less has hardly any features of its own."""
@@ -161,21 +163,22 @@ def describe_references(
     chosen = _fair_share(labels, most)
     until = float("inf") if seconds is None else time.monotonic() + seconds
     cards = list(_cards(references, label_field, chosen, until))
-    alone = {name for name, count in Counter(labels.values()).items() if count == 1}
+    used = _labels(examples_of(references, label_field), label_field)
+    alone = {name for name, count in Counter(used.values()).items() if count == 1}
     return sorted(_with_comparisons(cards, alone), key=lambda card: card.label)
 
 
 def count_references(
     view: SampleCollection, label_field: str = "ground_truth", *, tag: str = REFERENCE_TAG
 ) -> dict[str, int]:
-    """References of each class; counted by the database, no image or mask is read."""
+    """References of each class; counted by the database, no image or mask is read. Crowds and the like are none."""
     try:
         references = tagged_references(image_samples(view), tag, label_field)
     except InputError:
         return {}
     if is_map_field(references, label_field):
         return {MAPS: int(references.count(f"{label_field}.id"))}
-    counts = references.count_values(label_path(references, label_field, "label"))
+    counts = examples_of(references, label_field).count_values(label_path(references, label_field, "label"))
     return {name or _NO_CLASS: count for name, count in sorted(counts.items(), key=lambda item: str(item[0]))}
 
 
@@ -240,9 +243,14 @@ def _cards_of(
             if look is None:
                 image = read_image(sample.filepath) if image is None else image
                 look = _remember(key, _look_at(image, pictured, values))
-            yield replace(card, area=look.area, warnings=look.warnings + _naming(name), _look=look)
+            yield replace(card, area=look.area, warnings=_left_out(label) + look.warnings + _naming(name), _look=look)
         except InputError as error:
             yield replace(card, warnings=(f"cannot be used: {error}",))
+
+
+def _left_out(label: Any) -> tuple[str, ...]:
+    mark = None if is_negative(label) else left_out_mark(label)
+    return () if mark is None else (f"marked {mark!r}, so it is left out of the references",)
 
 
 def _kind(label: Any) -> str:

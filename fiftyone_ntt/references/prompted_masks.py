@@ -14,7 +14,8 @@ from fiftyone_ntt.method.options.prompts import MaskOptions, choose_masks, mask_
 from fiftyone_ntt.method.pooling import pool_mask
 from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.pixels.packed_masks import PackedMask
-from fiftyone_ntt.references.reader import LabelledObject, ReferenceReader, ReferenceSample
+from fiftyone_ntt.references.label_kinds import LabelledObject
+from fiftyone_ntt.references.reader import ReferenceReader, ReferenceSample
 
 if TYPE_CHECKING:
     from fiftyone_ntt.params.base import Progress

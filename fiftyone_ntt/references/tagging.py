@@ -23,6 +23,7 @@ from fiftyone_ntt.dataset.fields import (
     label_path,
     reference_fields,
 )
+from fiftyone_ntt.dataset.labels import is_example
 from fiftyone_ntt.errors import InputError
 
 NOTHING_SELECTED = (
@@ -40,12 +41,14 @@ class ReferenceChange:
         labels: single labels that were.
         unlabelled: samples among them without any label to learn from.
         added: whether they became references.
+        left_out: labels among them that are no examples: marked as a crowd, as difficult or as to be ignored.
     """
 
     samples: int = 0
     labels: int = 0
     unlabelled: int = 0
     added: bool = True
+    left_out: int = 0
 
     def __str__(self) -> str:
         parts = [(self.samples, "image"), (self.labels, "label")]
@@ -57,6 +60,9 @@ class ReferenceChange:
         if self.added and self.unlabelled:
             it = "it has" if self.unlabelled == 1 == self.samples else f"{self.unlabelled} of them have"
             text += f", but {it} no labels yet: draw a box or a mask around each object first"
+        if self.added and self.left_out:
+            count = "1 label is" if self.left_out == 1 else f"{self.left_out} labels are"
+            text += f"; {count} left out, as marked for a crowd, difficult or to be ignored"
         return text
 
 
@@ -150,7 +156,9 @@ def change_selected(
         for name, label_id in selected_labels:
             by_field.setdefault(name, []).append(label_id)
         done = [change(view, name, label_ids=ids) for name, ids in by_field.items()]
-        return ReferenceChange(labels=sum(part.labels for part in done), added=add)
+        return ReferenceChange(
+            labels=sum(part.labels for part in done), added=add, left_out=sum(part.left_out for part in done)
+        )
     if not selected_samples:
         return None
     return change(view, label_field or likely_field(view), sample_ids=selected_samples)
@@ -177,13 +185,27 @@ def likely_field(samples: SampleCollection) -> str:
 
 
 def count_labels(view: SampleCollection, fields: Sequence[str]) -> Counter[str]:
-    """Labels of each class in fields that can hold references; counted by the database, no mask or map is read."""
+    """Labels of each class in fields that can hold references, those that are no examples aside.
+
+    Counted by the database, no mask or map is read.
+    """
     counts: Counter[str] = Counter()
     for name in fields:
         if name in reference_fields(view) and not is_map_field(view, name):
-            labels = view.count_values(label_path(view, name, "label"))
+            labels = examples_of(view, name).count_values(label_path(view, name, "label"))
             counts.update({label: count for label, count in labels.items() if label is not None})
     return counts
+
+
+def examples_of(view: SampleCollection, field: str) -> SampleCollection:
+    """The view without the labels of a field that are no examples: crowds, difficult and ignored ones."""
+    if is_map_field(view, field):
+        return view
+    return view.filter_labels(field, is_example() | _has_tag(NEGATIVE_TAG), only_matches=False)
+
+
+def _has_tag(tag: str) -> Any:
+    return (F("tags") != None).if_else(F("tags").contains(tag), False)  # noqa: E711 - an expression
 
 
 def without_tagged(view: SampleCollection) -> tuple[SampleCollection, int]:
@@ -200,7 +222,8 @@ def _change(
         label_ids = _label_ids(samples if sample_ids is None else samples.select(list(sample_ids)), field)
     if label_ids is not None:
         labels = samples.select_labels(ids=list(label_ids), fields=field)
-        return ReferenceChange(labels=_tag_labels(labels, field, add), added=add)
+        left_out = _left_out(labels, field) if add else 0
+        return ReferenceChange(labels=_tag_labels(labels, field, add), added=add, left_out=left_out)
     chosen = samples if sample_ids is None else samples.select(list(sample_ids))
     if not add:
         labels_before = _tag_labels(chosen, field, False)
@@ -210,7 +233,13 @@ def _change(
     chosen.tag_samples(REFERENCE_TAG)
     count = len(chosen)
     labelled = len(chosen.match(_any_label(chosen, field))) if count else 0
-    return ReferenceChange(count, 0, count - labelled)
+    return ReferenceChange(count, 0, count - labelled, left_out=_left_out(chosen, field))
+
+
+def _left_out(samples: SampleCollection, field: str) -> int:
+    """Labels of a field that will be no references, whatever is tagged."""
+    path = label_path(samples, field, "id")
+    return int(samples.count(path)) - int(examples_of(samples, field).count(path))
 
 
 def _tag_labels(labels: SampleCollection, field: str, add: bool) -> int:
@@ -284,11 +313,10 @@ def _labels_or_samples(
     target: SampleCollection, tag: str, names: Sequence[str], fields: Sequence[str]
 ) -> SampleCollection:
     """Samples that are tagged, or have tagged labels in some of the fields; of the latter no other labels."""
-    label_is_tagged = (F("tags") != None).if_else(F("tags").contains(tag), False)  # noqa: E711 - an expression
     ids = {*target.match_tags(tag).values("id")}
     ids.update(target.match_labels(tags=tag, fields=list(fields)).values("id"))
     view = target.select(sorted(ids))
     for name in names:
         if is_reference_field(view, name):
-            view = view.filter_labels(name, F("$tags").contains(tag) | label_is_tagged, only_matches=False)
+            view = view.filter_labels(name, F("$tags").contains(tag) | _has_tag(tag), only_matches=False)
     return view

@@ -25,7 +25,7 @@ from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.params.base import Progress
-from fiftyone_ntt.references.banks import build_memory_bank, load_bank
+from fiftyone_ntt.references.banks import LEARNED, build_memory_bank, load_bank, notes_of
 from fiftyone_ntt.references.gallery import describe_references
 from fiftyone_ntt.references.tagging import tagged_references
 from fiftyone_ntt.review.advice_report import Advice, ReferenceAdvice, Suggestion
@@ -39,7 +39,7 @@ from fiftyone_ntt.review.influence import (
     outliers,
 )
 from fiftyone_ntt.review.label_table import UNDECIDED, Rows, decisions, table_of
-from fiftyone_ntt.review.lessons import LEARNED, Lesson, lessons_of
+from fiftyone_ntt.review.lessons import Lesson, lessons_of
 from fiftyone_ntt.review.reviewed_run import ReviewedRun, decided_labels, labels_in_chunks
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,7 @@ def advise_references(
     samples = image_samples(view)
     memory_bank = _bank(samples, bank, label_field, preset, device, progress)
     vectors, advice = memory_bank.project(memory_bank.vectors), Advice([], {}, reviewed_field=reviewed)
+    advice.notes += notes_of(memory_bank)
     influence = leave_one_out(vectors, memory_bank.class_index)
     run = _run(samples, memory_bank, reviewed, index_dir, preset, advice)
     lessons = _lessons(run, samples, memory_bank, advice) if run is not None else []

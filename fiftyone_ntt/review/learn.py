@@ -24,8 +24,8 @@ from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.params.base import Progress
 from fiftyone_ntt.references.banks import METHOD as BANK
-from fiftyone_ntt.references.banks import save_bank
-from fiftyone_ntt.review.lessons import ClassChange, Lesson, changes_of, lessons_of, taught
+from fiftyone_ntt.references.banks import save_bank, with_contents
+from fiftyone_ntt.review.lessons import ClassChange, Lesson, changes_of, is_no_example, lessons_of, taught
 from fiftyone_ntt.review.reviewed_run import ReviewedRun, decided_labels, is_persons_word, labels_in_chunks
 from fiftyone_ntt.runs.control import segment_again
 from fiftyone_ntt.runs.history import LEARNED_STORE
@@ -160,6 +160,7 @@ def learn(
     else:
         _compare(review, report, progress)
         report.from_index, report.notes = review.source.from_index, review.source.notes
+    report.notes += _left_out(decided)
     report.seconds = time.perf_counter() - started
     logger.info("%s", report)
     return report
@@ -194,7 +195,14 @@ def _learned(
     for lesson in lessons:
         of_class = counts.setdefault(lesson.label, {"accepted": 0, "edited": 0, "rejected": 0})
         of_class[lesson.kind] += 1
-    return taught(review.bank, sorted(lessons, key=lambda lesson: lesson.key), set(decided)), counts, errors
+    bank = taught(review.bank, sorted(lessons, key=lambda lesson: lesson.key), set(decided))
+    return with_contents(bank, {sample_id: path for sample_id, (path, _) in decided.items()}), counts, errors
+
+
+def _left_out(decided: dict[str, tuple[str, list[Document]]]) -> list[str]:
+    """A line where labels that a person wants taught nothing, as they are marked as no examples."""
+    count = sum(is_no_example(label) for _, labels in decided.values() for label in labels)
+    return [f"{count} labels taught nothing, as marked for a crowd, difficult or to be ignored"] if count else []
 
 
 def _compare(review: ReviewedRun, report: LearnReport, progress: Progress | None) -> None:

@@ -19,13 +19,11 @@ from numpy.typing import NDArray
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, REJECTED_TAG
 from fiftyone_ntt.dataset.geometry import full_mask
-from fiftyone_ntt.dataset.labels import is_kept
+from fiftyone_ntt.dataset.labels import is_kept, left_out_mark
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.memory_bank import MemoryBank, VectorSet
 from fiftyone_ntt.method.pooling import pool_mask
-
-LEARNED = "learned/"
-"""Ids of learned vectors begin like this. They do not begin with a sample's id: those name samples to leave out."""
+from fiftyone_ntt.references.banks import LEARNED
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +46,8 @@ class Lesson:
 def lessons_of(sample_id: str, labels: Sequence[dict[str, Any]], content: CompactImage) -> list[Lesson]:
     """What decided labels of one image teach; no model is needed.
 
-    A label without a class, or without a mask that can be read, teaches nothing.
+    A label without a class, or without a mask that can be read, teaches nothing. Nor does one that is kept though it is
+    marked as a crowd, as difficult or as to be ignored: it is no example of its class.
 
     Args:
         sample_id: the sample.
@@ -59,6 +58,8 @@ def lessons_of(sample_id: str, labels: Sequence[dict[str, Any]], content: Compac
     lessons = []
     for label in labels:
         name = label.get("label")
+        if is_no_example(label):
+            continue
         try:
             mask = full_mask(fo.Detection.from_dict(label), size)
         except InputError:
@@ -66,6 +67,11 @@ def lessons_of(sample_id: str, labels: Sequence[dict[str, Any]], content: Compac
         if name and mask.any():
             lessons.append(Lesson(f"{sample_id}/{label['_id']}", name, _kind(label), pool_mask(mask, tokens)))
     return lessons
+
+
+def is_no_example(label: dict[str, Any]) -> bool:
+    """Whether a person wants a label, and it is marked as something that cannot be an example of its class."""
+    return is_kept(label) and left_out_mark(fo.Detection.from_dict(label)) is not None
 
 
 def _kind(label: dict[str, Any]) -> str:

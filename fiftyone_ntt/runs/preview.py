@@ -26,7 +26,7 @@ from fiftyone_ntt.models import Preset
 from fiftyone_ntt.params.base import Progress, StageOneFields, StageOneSettings, stage_one_of
 from fiftyone_ntt.pixels.drawing import Shape, draw_shapes
 from fiftyone_ntt.pixels.images import read_image
-from fiftyone_ntt.references.banks import build_memory_bank, without_references
+from fiftyone_ntt.references.banks import build_memory_bank, notes_of, without_references
 from fiftyone_ntt.references.tagging import tagged_references
 from fiftyone_ntt.runs.estimate import Estimate, estimate, remember_speed
 from fiftyone_ntt.runs.segment import resolve_bank, settled
@@ -87,12 +87,14 @@ class Preview(Iterable[PreviewImage]):
     Attributes:
         targets: all that a run over the same view would label.
         count: how many images there will be.
+        notes: what to know of the references, e.g. labels that were left out.
     """
 
     targets: SampleCollection
     count: int
     _images: Iterator[PreviewImage]
     _stage_one: StageOneSettings
+    notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[PreviewImage]:
         return self._images
@@ -157,7 +159,8 @@ def preview(
     pictures = _previews(
         targets, chosen, source, _Drawer(bank, Matcher(bank, config), dict(chosen)), made_how, progress
     )
-    return Preview(targets, len(chosen), pictures, made_how.settings.changed(preset=made_how.preset))
+    settings = made_how.settings.changed(preset=made_how.preset)
+    return Preview(targets, len(chosen), pictures, settings, tuple(notes_of(bank)))
 
 
 def _new_bank(

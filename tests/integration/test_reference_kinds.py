@@ -19,7 +19,7 @@ from fiftyone_ntt.errors import BadReferenceError, InputError, WrongTypeError
 from fiftyone_ntt.models import PRESETS
 from fiftyone_ntt.references import banks as references
 from fiftyone_ntt.references import editable_masks as made_masks
-from fiftyone_ntt.references.reader import ClassValues, objects_in
+from fiftyone_ntt.references.label_kinds import ClassValues, objects_in
 from fiftyone_ntt.references.tagging import tagged_negatives, tagged_references
 
 SIZE = (60, 80)

@@ -1,0 +1,122 @@
+"""Labels that cannot be examples, masks of odd files: references of other people's datasets, read rightly or named."""
+
+import logging
+
+import fiftyone as fo
+import pytest
+from support.app import run
+
+import fiftyone_ntt as ntt
+from fiftyone_ntt.dataset.labels import is_example, left_out_mark
+from fiftyone_ntt.errors import BadReferenceError
+from fiftyone_ntt.references.banks import notes_of
+from fiftyone_ntt.references.gallery import count_references
+
+# Attribute and value of a label -> whether it may be an example. COCO (`iscrowd`), Pascal VOC (`difficult`, texts as in
+# its XML files), BDD100K (`crowd`), Open Images (`IsGroupOf`), CrowdHuman and MOT (`ignore`).
+MARKS = [
+    ({}, True),
+    ({"iscrowd": 0}, True),
+    ({"iscrowd": 1}, False),
+    ({"iscrowd": 1.0}, False),
+    ({"iscrowd": True}, False),
+    ({"attributes": {"iscrowd": fo.NumericAttribute(value=1)}}, False),
+    ({"difficult": "0"}, True),
+    ({"difficult": "1"}, False),
+    ({"difficult": " False "}, True),
+    ({"ignore": True}, False),
+    ({"ignore": False}, True),
+    ({"crowd": "yes"}, False),
+    ({"IsGroupOf": True}, False),
+    ({"ignore": None}, True),
+]
+
+
+def box(left=0.1, **attributes):
+    return fo.Detection(label="square", bounding_box=[left, 0.3, 0.3, 0.4], **attributes)
+
+
+def put(dataset, *labels, field="truth"):
+    """These labels on the first sample, which is a reference."""
+    sample = dataset.first()
+    sample[field] = fo.Detections(detections=list(labels))
+    sample.save()
+    return labels
+
+
+@pytest.mark.parametrize(("attributes", "example"), MARKS, ids=str)
+def test_marks_mean_the_same_in_python_and_in_the_database(pictures, attributes, example):
+    (label,) = put(pictures, box(**attributes))
+    assert (left_out_mark(label) is None) is example
+    view = pictures.match_tags("ntt:reference").filter_labels("truth", is_example(), only_matches=False)
+    assert view.count("truth.detections") == int(example)
+
+
+@pytest.mark.parametrize("mark", ["iscrowd", "difficult", "ignore"])
+def test_crowds_and_difficult_labels_are_no_references(pictures, preset, caplog, mark):
+    good, crowd = put(pictures, box(), box(0.5, **{mark: 1}))
+    references = pictures.match_tags("ntt:reference")
+    with caplog.at_level(logging.WARNING):
+        bank = ntt.build_memory_bank(references, "truth", preset=preset)
+    assert [key.split("/")[1] for key in bank.reference_ids] == [good.id]
+    assert f"{mark!r}" in caplog.text and crowd.id in caplog.text
+    assert len(notes_of(bank)) == 1 and crowd.id in notes_of(bank)[0]
+    cards = {card.label_id: card for card in ntt.describe_references(pictures, "truth")}
+    assert any(mark in warning for warning in cards[crowd.id].warnings)
+    assert any("only one of its class" in warning for warning in cards[good.id].warnings)
+    assert count_references(pictures, "truth") == {"square": 1}
+    change = ntt.use_as_references(pictures.limit(1), "truth")
+    assert change.left_out == 1 and "left out" in str(change)
+    assert ntt.use_as_references(pictures, "truth", label_ids=[good.id]).left_out == 0
+    assert list(ntt.preview(pictures, label_field="truth", preset=preset, points_per_side=2).notes) == notes_of(bank)
+    made = ntt.make_reference_masks(references, "truth", preset=preset)
+    assert made.kinds == {"box": 1} and mark in str(made)
+
+
+def test_nothing_but_crowds_is_refused_with_a_reason(pictures, preset):
+    put(pictures, box(iscrowd=1))
+    for classes in (None, ["square"]):
+        with pytest.raises(BadReferenceError, match="crowd"):
+            ntt.build_memory_bank(pictures.match_tags("ntt:reference"), "truth", classes=classes, preset=preset)
+
+
+def test_keypoints_and_polylines_can_be_crowds(pictures, preset):
+    sample = pictures.first()
+    corners = [(0.1, 0.2), (0.4, 0.2), (0.4, 0.6), (0.1, 0.6)]
+    sample["lines"] = fo.Polylines(
+        polylines=[fo.Polyline(label="square", points=[corners], closed=True, iscrowd=crowd) for crowd in (0, 1)]
+    )
+    sample.save()
+    bank = ntt.build_memory_bank(pictures.match_tags("ntt:reference"), "lines", preset=preset)
+    assert bank.shots == {"square": 1} and "iscrowd" in notes_of(bank)[0]
+
+
+def test_a_crowd_that_was_called_a_negative_is_one(pictures, preset):
+    put(pictures, box(), box(0.5, iscrowd=1, tags=["ntt:negative"]))
+    bank = ntt.build_memory_bank(pictures.match_tags("ntt:reference"), "truth", preset=preset)
+    assert len(bank.negative_ids) == 1 and notes_of(bank) == []
+
+
+def test_an_accepted_label_that_is_difficult_teaches_nothing(pictures, preset, bank, index_dir):
+    ntt.segment(pictures, bank, "found", preset=preset, index_dir=index_dir)
+    for sample, difficult in zip(pictures.skip(1).limit(2), (True, False), strict=True):
+        label = sample.found.detections[0]
+        label.tags, label["difficult"] = ["ntt:accepted"], difficult
+        sample.save()
+    report = ntt.learn(pictures, "found", preset=preset)
+    assert sum(counts["accepted"] for counts in report.decisions.values()) == 1
+    assert any("difficult" in note for note in report.notes)
+
+
+def test_the_operator_names_what_it_left_out(pictures, lite):
+    put(pictures, box(), box(0.5, iscrowd=1))
+    result, _ = run("build_memory_bank", pictures, {"label_field": "truth"})
+    assert "iscrowd" in result["summary"] and result["shots"] == [{"class": "square", "references": 1}]
+
+
+def test_what_a_bank_has_seen_outlives_saving_it(pictures, preset, tmp_path):
+    put(pictures, box())
+    bank = ntt.build_memory_bank(pictures.match_tags("ntt:reference"), "truth", preset=preset, name="kept")
+    again = [ntt.load_bank(pictures, "kept"), type(bank).load(bank.save(tmp_path / "bank"))]
+    assert all(one.origin == bank.origin and one.content_hash == bank.content_hash for one in again)
+    assert bank.changed(origin={}).content_hash == bank.content_hash, "what it has seen decides no match"
