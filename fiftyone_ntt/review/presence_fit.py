@@ -117,16 +117,17 @@ def thresholds_for(pairs: Pairs, curve: Curve, names: list[str], precision: floa
     likely = np.where(pairs.wrong, 0.0, pairs.probability(curve))[image, number]
     seen = pairs.seen[image, number]
 
-    def best(chosen: Bools) -> float | None:
-        return best_threshold(seen[chosen], likely[chosen], precision) if chosen.any() else None
+    def best(chosen: Ints) -> float | None:
+        return best_threshold(seen[chosen], likely[chosen], precision) if len(chosen) else None
 
-    overall = best(np.ones(len(seen), bool))
+    overall = best(np.arange(len(seen)))
     overall = 1.0 if overall is None else overall
     each = {}
-    for k, name in enumerate(names):
-        of_class = number == k
+    order = np.argsort(number, kind="stable")
+    ends = np.searchsorted(number[order], np.arange(len(names) + 1))
+    for name, of_class in zip(names, np.split(order, ends[1:-1]), strict=True):
         threshold = best(of_class)
-        each[name] = overall if not of_class.any() else 1.0 if threshold is None else threshold
+        each[name] = overall if not len(of_class) else 1.0 if threshold is None else threshold
     return PresenceFit(curve, each, overall)
 
 

@@ -24,6 +24,9 @@ little away from what all classes have in common."""
 BINS = 10
 """Of the calibration error."""
 _FOLDS = 5
+_MOST_FITTED, _LEAST_FITTED = 100_000, 100
+"""A curve is fitted to about so many decisions, and to all of a class and an answer that has no more than the second:
+more would not move it."""
 
 
 @dataclass(frozen=True)
@@ -78,25 +81,51 @@ def fit_curve(scores: Floats, classes: Ints, right: ArrayLike, weights: ArrayLik
         right: ``[n]``, whether each was right, or how likely.
         weights: ``[n]``, how many decisions each counts for; 1 where left out.
     """
-    from sklearn.linear_model import LogisticRegression
-
     share = np.asarray(right, np.float64)
     weight = np.ones(len(scores)) if weights is None else np.asarray(weights, np.float64)
-    numbers = np.unique(classes)
-    # [labels + 1, 1 + classes] score, and which class; scaled, so that one penalty suits slope and offsets
-    features = np.zeros((len(scores) + 1, 1 + len(numbers)))
-    features[:-1, 0] = scores * SLOPE_SPREAD
-    features[:-1, 1:] = (classes[:, None] == numbers) * OFFSET_SPREAD
-    # One wrong label at score 0 and one right label at score 1, of no class: where nothing else is known.
-    features[-1, 0] = SLOPE_SPREAD
-    rows = np.concatenate([features, np.zeros_like(features[:1]), features[:-1]])
-    sides = np.concatenate([np.ones(len(features)), np.zeros(len(features))])
-    amount = np.concatenate([weight * share, [1.0, 1.0], weight * (1 - share)])
-    used = amount > 0
-    model = LogisticRegression(solver="newton-cholesky").fit(rows[used], sides[used], amount[used])
+    some, times = _sample(classes, share)
+    scores, classes, share, weight = scores[some], classes[some], share[some], weight[some] * times
+    numbers, column = np.unique(classes, return_inverse=True)
+    model = _logistic(scores, column, len(numbers), share, weight)
     slope, offsets = float(model.coef_[0, 0]) * SLOPE_SPREAD, model.coef_[0, 1:] * OFFSET_SPREAD
     named = dict(zip(numbers.tolist(), offsets.tolist(), strict=True))
     return Curve(slope, float(model.intercept_[0]), named) if slope > 0 else _flat(share, weight)
+
+
+def _sample(classes: Ints, share: Floats) -> tuple[Ints, Floats]:
+    """Rows to fit to, and how many each stands for: all of them, or of large groups some, evenly spaced.
+
+    A group is what is right, or wrong, of one class, so what is rare stays whole.
+    """
+    if len(classes) <= _MOST_FITTED:
+        return np.arange(len(classes)), np.ones(len(classes))
+    _, group, count = np.unique(classes * 2 + (share > 0.5), return_inverse=True, return_counts=True)
+    most = max(_MOST_FITTED // len(count), _LEAST_FITTED)
+    order = np.argsort(group, kind="stable")
+    starts, kept = np.cumsum(count) - count, np.minimum(count, most)
+    rows = [order[start + np.arange(k) * n // k] for start, n, k in zip(starts, count, kept, strict=True)]
+    return np.concatenate(rows), np.repeat(count / kept, kept)
+
+
+def _logistic(scores: Floats, column: Ints, classes: int, share: Floats, weight: Floats) -> Any:
+    """scikit-learn's model of these rows; sparse, as of a row only its score and its class are not 0."""
+    from scipy.sparse import csr_array
+    from sklearn.linear_model import LogisticRegression
+
+    n = len(scores)
+    # [n, 1 + classes] score, and which class; scaled, so that one penalty suits slope and offsets
+    values = np.stack([scores * SLOPE_SPREAD, np.full(n, OFFSET_SPREAD)], axis=1)
+    columns = np.stack([np.zeros(n, np.int64), 1 + column], axis=1)
+    # Each row twice, as right and as wrong, for the share of each; then one wrong label at score 0 and one right label
+    # at score 1, of no class: where nothing else is known.
+    values = np.concatenate([values, values]).ravel()
+    columns = np.concatenate([columns, columns]).ravel()
+    ends = np.concatenate([np.arange(2 * n + 1) * 2, [4 * n, 4 * n + 1]])
+    features = csr_array((np.append(values, SLOPE_SPREAD), np.append(columns, 0), ends), shape=(2 * n + 2, 1 + classes))
+    sides = np.concatenate([np.ones(n), np.zeros(n), [0.0, 1.0]])
+    amount = np.concatenate([weight * share, weight * (1 - share), [1.0, 1.0]])
+    used = np.flatnonzero(amount)
+    return LogisticRegression(solver="newton-cg", tol=1e-6).fit(features[used], sides[used], amount[used])
 
 
 def _flat(share: Floats, weight: Floats) -> Curve:
@@ -305,30 +334,33 @@ def guess(labels: Labels, bank: MemoryBank) -> tuple[str, Curve, Curve]:
 def thresholds_of(labels: Labels, curve: Curve, precision: float | None, basis: str) -> list[ClassThreshold]:
     """That of all classes together, then that of each."""
     probability = curve.probability(labels.scores, labels.classes)
-    everything = _threshold(_ALL, labels, np.ones(len(probability), bool), probability, precision, basis)
+    everything = _threshold(_ALL, labels, np.arange(len(probability)), probability, precision, basis)
     fitted = [everything]
-    for i, name in enumerate(labels.names):
-        of_class = labels.classes == i
+    order = np.argsort(labels.classes, kind="stable")
+    ends = np.searchsorted(labels.classes[order], np.arange(len(labels.names) + 1))
+    for name, of_class in zip(labels.names, np.split(order, ends[1:-1]), strict=True):
         # A class without a decision leans on the threshold of all classes: its own scores alone tell too little.
         leans = basis == DECISIONS and not (labels.decided[of_class] != UNDECIDED).any()
-        pooled = everything.threshold if leans or not of_class.any() else None
+        pooled = everything.threshold if leans or not len(of_class) else None
         fitted.append(_threshold(name, labels, of_class, probability, precision, POOLED if leans else basis, pooled))
     return fitted
 
 
 def _threshold(
-    name: str, labels: Labels, of_class: NDArray[np.bool_], probability: Floats, precision: float | None, basis: str,
+    name: str, labels: Labels, of_class: Ints, probability: Floats, precision: float | None, basis: str,
     given: float | None = None,
 ) -> ClassThreshold:  # fmt: skip
-    scores, right, wrong = labels.scores[of_class], labels.right & of_class, labels.wrong & of_class
+    """That of the labels with these row numbers."""
+    scores, decided = labels.scores[of_class], labels.decided[of_class]
+    wrong, right = decided == REJECTED, (decided != UNDECIDED) & (decided != REJECTED)
     threshold = given
     if threshold is None:
         best = best_threshold(scores, probability[of_class], precision)
         threshold = 1.0 if best is None else best
         if wrong.sum() >= _SURE and not right.any():  # nothing that looks like these is wanted
-            threshold = max(threshold, float(labels.scores[wrong].max()))
+            threshold = max(threshold, float(scores[wrong].max()))
         if right.sum() >= _SURE and not wrong.any() and precision is None:
-            threshold = min(threshold, max(float(labels.scores[right].min()) - 0.001, 0.0))
+            threshold = min(threshold, max(float(scores[right].min()) - 0.001, 0.0))
     expected = expected_above(scores, probability[of_class], threshold)
     measured = basis in (DECISIONS, POOLED)
     return ClassThreshold(

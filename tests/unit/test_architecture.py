@@ -33,7 +33,7 @@ TABLE = {
     ),
     "review": (
         "params pixels method models candidates dataset references runs",
-        "numpy sklearn fiftyone bson PIL cv2 pycocotools yaml",
+        "numpy scipy sklearn fiftyone bson PIL cv2 pycocotools yaml",
     ),
     "evaluation": (
         "params pixels method models candidates dataset references runs",

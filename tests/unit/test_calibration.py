@@ -1,9 +1,13 @@
 """From decisions to probabilities and thresholds, on synthetic decisions whose truth is known."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from fiftyone_ntt.review.threshold_fit import (
+    OFFSET_SPREAD,
+    SLOPE_SPREAD,
     Curve,
     best_threshold,
     calibration_error,
@@ -130,3 +134,48 @@ def test_an_unknown_class_is_an_average_one():
     curve = Curve(10.0, -5.0, {0: 2.0})
     known, unknown = curve.probability([0.5, 0.5], [0, 7])
     assert unknown == curve.probability(0.5) == 0.5 < known
+
+
+def plainly(scores, classes, right):
+    """The same fit with a full matrix of features and every decision: slope, offset, offsets of the classes."""
+    from sklearn.linear_model import LogisticRegression
+
+    kinds = np.unique(classes)
+    features = np.concatenate([scores[:, None] * SLOPE_SPREAD, (classes[:, None] == kinds) * OFFSET_SPREAD], axis=1)
+    prior = np.zeros((2, features.shape[1]))
+    prior[1, 0] = SLOPE_SPREAD
+    model = LogisticRegression(solver="newton-cholesky").fit(
+        np.concatenate([features, prior]), np.concatenate([right, [False, True]])
+    )
+    return model.coef_[0, 0] * SLOPE_SPREAD, model.intercept_[0], model.coef_[0, 1:] * OFFSET_SPREAD
+
+
+@pytest.mark.parametrize("each", [5, 200, 60_000])
+def test_the_sparse_fit_to_some_decisions_is_the_full_fit_to_all(each):
+    scores, classes, right = decide(0, each)
+    curve, (slope, offset, offsets) = fit_curve(scores, classes, right), plainly(scores, classes, right)
+    sampled = each * len(MIDDLES) > 100_000
+    assert curve.slope == pytest.approx(slope, rel=0.03 if sampled else 1e-4)
+    middles = [-(curve.offset + curve.offsets[k]) / curve.slope for k in range(len(MIDDLES))]
+    assert middles == pytest.approx(-(offset + offsets) / slope, abs=0.01 if sampled else 1e-4)
+
+
+def test_what_is_rare_counts_in_a_sample_of_decisions():
+    scores, classes, right = decide(0, 60_000)
+    rare = np.full(20, 3)
+    curve = fit_curve(
+        np.append(scores, np.full(20, 0.9)), np.append(classes, rare), np.append(right, np.zeros(20, bool))
+    )
+    assert curve.probability([0.9], [3])[0] < 0.2 < 0.8 < curve.probability([0.9], [0])[0]
+
+
+def test_memory_does_not_grow_with_classes_times_classes():
+    kinds, shots = 300, 5
+    vectors = np.random.default_rng(0).normal(size=(kinds * shots, 8))
+    tracemalloc.start()
+    similarity, classes, own = reference_similarities(vectors, np.repeat(np.arange(kinds), shots))
+    fit_curve(similarity, classes, own)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(similarity) == kinds * kinds * shots
+    assert peak < 200 * 2**20, "a full matrix of features alone would be 1 GiB"
