@@ -33,10 +33,14 @@ _EVENTS: list[tuple[str, dict[str, Any]]] = [
     ("on_review_class", {"value": "cat"}),
     ("on_review_row", {"row": 2}),
     ("on_review_threshold", {"value": 0.62}),
+    ("on_change_view", {}),
     ("on_review_bar", {"x": 0.5}),
+    ("on_review_shown", {"value": "Rejected"}),
     ("on_review_suggest", {}),
     ("on_review_show_all", {}),
     *(("on_review_doubt", {"by": by}) for by in ("threshold", "classes", "mask", "merged")),
+    ("on_change_view", {}),
+    ("on_change_current_sample", {}),
     ("on_review_accept", {}),
     ("on_review_accept_above", {}),
     ("on_review_reject_below", {}),
@@ -94,7 +98,7 @@ class Session:
 
     def __init__(self, dataset: fo.Dataset) -> None:
         self.dataset, self.panel, self.state = dataset, NttReview(), dict[str, Any]()
-        self.view = dataset.view()
+        self.view, self.filters = dataset.view(), dict[str, Any]()
 
     def send(self, event: str, params: dict[str, Any]) -> float:
         """One event; returns milliseconds, with what the App would get turned to JSON."""
@@ -102,6 +106,7 @@ class Session:
         request = {
             "dataset_name": self.dataset.name,
             "view": self.view._serialize(),
+            "filters": self.filters,
             "params": {"panel_id": "p", "panel_state": self.state, "__method__": event, **params},
         }
         context = ExecutionContext(
@@ -114,6 +119,8 @@ class Session:
         for one in context.executor._requests:
             if one.operator_uri.endswith("set_view"):
                 self.view = fo.DatasetView._build(self.dataset, one.params["view"])
+            elif one.operator_uri.endswith("set_filters"):
+                self.filters = one.params
         return 1000 * elapsed if requests else 0.0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import fiftyone as fo
 import fiftyone.operators as foo
@@ -17,6 +17,9 @@ from fiftyone_ntt.operators.forms import Form, can_schedule
 from fiftyone_ntt.params.base import Params, Progress
 from fiftyone_ntt.runs.listing import is_given_up
 from fiftyone_ntt.runs.workers import Origin, through
+
+if TYPE_CHECKING:
+    from fiftyone_ntt.review.ranking import Grid
 
 GRID, SAMPLE = types.Places.SAMPLES_GRID_SECONDARY_ACTIONS, types.Places.SAMPLES_VIEWER_ACTIONS
 """Where a button can be: above the grid, or in the open sample beside what acts on a selection there."""
@@ -285,3 +288,18 @@ def progress_of(ctx: Any, seconds: float = 1.0) -> Progress:
 def error_rows(errors: Mapping[str, str]) -> list[dict[str, str]]:
     """The first failed samples, as rows of ``FAILED_SAMPLES``."""
     return [{"sample": sample_id, "error": error} for sample_id, error in list(errors.items())[:_MOST_ERRORS]]
+
+
+def show_in_grid(ctx: Any, grid: Grid) -> None:
+    """The App's grid becomes what ``grid`` says: by filters of its sidebar, which hide no label from the editor."""
+    if not grid.has_view_of(ctx.request_params):
+        ctx.ops.set_view(grid.view())
+    ctx.trigger("set_filters", grid.filters)
+
+
+def show_samples(ctx: Any, view: SampleCollection) -> None:
+    """The App's grid shows other samples; the review's filters, which were made for those before, are taken away."""
+    from fiftyone_ntt.review.ranking import plain_filters
+
+    ctx.ops.set_view(view.view())
+    ctx.trigger("set_filters", plain_filters(ctx.request_params.get("filters") or {}))

@@ -10,7 +10,7 @@ from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, detections_fields, image_samples, map_fields, reference_fields
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.operators.base import GRID, NttOperator, Table, progress_of
+from fiftyone_ntt.operators.base import GRID, NttOperator, Table, progress_of, show_in_grid, show_samples
 from fiftyone_ntt.operators.forms import Form, counted, listed
 from fiftyone_ntt.params.base import DEFAULT_BANK_NAME
 from fiftyone_ntt.params.references import MakeMasksFormParams, TaggedBankParams
@@ -181,15 +181,26 @@ class AdviseReferences(NttOperator):
         show = arguments.pop("show")
         advice = ntt.advise_references(ctx.target_view(), progress=progress_of(ctx), **arguments)
         if not ctx.delegated and show == "next" and advice.suggestions:
-            ctx.ops.set_view(advice.view(ctx.dataset))
+            _show_next(ctx, advice)
         elif not ctx.delegated and show == "look":
-            ctx.ops.set_view(advice.references_view(ctx.dataset))
+            show_samples(ctx, advice.references_view(ctx.dataset))
         return {
             "summary": _summary_of_advice(advice),
             "rows": advice.rows(),
             "classes": advice.class_rows(),
             "suggestions": [suggestion.label_id for suggestion in advice.suggestions],
         }
+
+
+def _show_next(ctx: Any, advice: Any) -> None:
+    """The grid shows the labels to decide on next, the most helpful image first."""
+    from fiftyone_ntt.review.ranking import Grid
+
+    grid = Grid(ctx.dataset, ctx.request_params, advice.reviewed_field)
+    images = list(dict.fromkeys(suggestion.sample_id for suggestion in advice.suggestions))
+    grid.show(grid.samples().select(images, ordered=True))
+    grid.filter(label_ids=[suggestion.label_id for suggestion in advice.suggestions], images=images)
+    show_in_grid(ctx, grid)
 
 
 def require_references(form: Form, target: SampleCollection, fields: list[str], tag: str, name: str = "bank") -> None:

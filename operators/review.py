@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.dataset.fields import detections_fields, is_patches
+from fiftyone_ntt.dataset.fields import detections_fields, is_patches, label_root
 from fiftyone_ntt.operators.base import FAILED_SAMPLES, SAMPLE, NttOperator, Table, error_rows, progress_of
 from fiftyone_ntt.operators.forms import Form, counted
 from fiftyone_ntt.operators.references import selected_labels
@@ -22,8 +23,12 @@ from fiftyone_ntt.params.review import (
 if TYPE_CHECKING:
     from fiftyone_ntt.review.label_table import ClassScores
 
-SHOWN_BY_PANEL = "_shown_by_panel"
-"""Given by the panel, which decides on all that is undecided: the part of the view that is the panel's own filter."""
+logger = logging.getLogger(__name__)
+
+IN_GRID = "_in_grid"
+"""Given by the panel, which decides on all undecided labels in the grid, on one side of the threshold."""
+ASK_ABOVE = 20
+"""More labels than this are not decided on without a question."""
 CHANGES_OF_LABELS = Table("rows", "Labels of each class", {
     "class": "class", "gained": "new", "lost": "gone", "relabelled": "other class before", "unchanged": "as before",
 })  # fmt: skip
@@ -62,7 +67,9 @@ class _Decide(NttOperator):
         Never nothing at all where a button in an open image asks for it: FiftyOne then waits in an empty dialog.
         """
         selected = _selected(ctx)
-        if SHOWN_BY_PANEL in ctx.params or ctx.params.get("label_ids") or (selected and not ctx.current_sample):
+        if IN_GRID in ctx.params:
+            return self._question(ctx)
+        if ctx.params.get("label_ids") or (selected and not ctx.current_sample):
             return None
         form = Form(ctx, DecisionFormParams)
         if selected:
@@ -81,6 +88,19 @@ class _Decide(NttOperator):
         form.add(suggestions={"label_field": detections_fields(samples), "classes": list(classes)})
         form.require_detections("label_field", samples)
 
+    def _question(self, ctx: Any) -> types.Property | None:
+        """What is about to be decided on for the whole grid; nothing to ask about where it is little."""
+        params = DecisionParams.from_mapping(ctx.params)
+        samples, labels = _undecided_in_grid(ctx, params)
+        if labels <= ASK_ABOVE:
+            return None
+        form = Form(ctx, DecisionFormParams)
+        side, bound = ("above", params.above) if params.above is not None else ("of at most", params.below)
+        of = f" of {', '.join(params.classes)}" if params.classes else ""
+        text = f"{counted(labels, 'label')}{of} {side} {bound:g} in {counted(samples, 'image')}: all in the grid that "
+        form.notice("how_many", f"{text}nobody has decided on. You can undo it in the panel.")
+        return form.finished(self.LABEL)
+
     def perform(self, ctx: Any, params: DecisionParams) -> dict[str, Any]:
         changed = self._decide(ctx, params)
         summary = f"{counted(changed, 'label')} {self.DONE}."
@@ -90,13 +110,11 @@ class _Decide(NttOperator):
 
     def _decide(self, ctx: Any, params: DecisionParams) -> int:
         import fiftyone_ntt as ntt
-        from fiftyone_ntt.review.ranking import undecided, without
 
         service = getattr(ntt, self.NAME)
         selected = _selected(ctx)
-        if SHOWN_BY_PANEL in ctx.params:
-            samples = undecided(without(ctx.view, ctx.params[SHOWN_BY_PANEL]), params.label_field)
-            return int(service(samples, **params.to_mapping()))
+        if IN_GRID in ctx.params:
+            return int(service(_grid(ctx, params), **params.to_mapping()))
         described = (params.classes, params.above, params.below) != (None, None, None)
         if params.label_ids or described or not selected:
             samples = ctx.view if params.label_ids else _scope(ctx)[0]
@@ -115,6 +133,15 @@ class AcceptLabels(_Decide):
     DESCRIPTION = (
         "Marks the selected labels (or else those that a form describes) as right: no later run replaces them."
     )
+
+    def resolve_placement(self, ctx: Any) -> types.Placement | None:
+        """Where its buttons are. FiftyOne asks whenever a sample is opened or closed, also where no panel is open."""
+        try:
+            if ctx.dataset is not None:
+                guard_labels(ctx, tell=False)
+        except Exception as error:  # of a view that is no longer valid, say: that must not cost the buttons
+            logger.warning("labels that the view hides are not looked after: %s", error)
+        return super().resolve_placement(ctx)
 
 
 class RejectLabels(_Decide):
@@ -268,6 +295,22 @@ def _selected(ctx: Any) -> dict[str, list[str]]:
     return by_field(ctx.view, ctx.selected, selected_labels(ctx))
 
 
+def _grid(ctx: Any, params: DecisionParams) -> SampleCollection:
+    """The undecided labels in the grid, also those that the panel's threshold hides."""
+    from fiftyone_ntt.review.ranking import Grid, undecided
+
+    shown = Grid(ctx.dataset, ctx.request_params, params.label_field).on_both_sides()
+    return undecided(shown, params.label_field)
+
+
+def _undecided_in_grid(ctx: Any, params: DecisionParams) -> tuple[int, int]:
+    """How many images and labels a decision on the grid is about."""
+    from fiftyone_ntt.review.decisions import described
+
+    labels = described(_grid(ctx, params), **params.to_mapping())
+    return len(labels), labels.count(label_root(labels, params.label_field)[0])
+
+
 def _scope(ctx: Any) -> tuple[SampleCollection, str]:
     """The samples that a form is about, and what they are called."""
     if ctx.current_sample:
@@ -295,3 +338,26 @@ def _readable(row: dict[str, Any]) -> dict[str, Any]:
         "decided": f"{row['right']} right, {row['wrong']} wrong",
         "basis": row["basis"],
     }
+
+
+def guard_labels(ctx: Any, *, tell: bool) -> bool:
+    """Keeps what FiftyOne's editor would drop of an opened sample, and puts back what it dropped of a closed one.
+
+    Args:
+        ctx: FiftyOne's context.
+        tell: whether the App shows messages of this event.
+
+    Returns:
+        Whether to look again in a moment: the editor may still be saving.
+    """
+    from fiftyone_ntt.dataset.storage import app_view
+    from fiftyone_ntt.review.guard import put_back, watch
+
+    back = put_back(ctx.dataset, ctx.current_sample, tell=tell)
+    if tell and back.labels:
+        text = f"FiftyOne's editor had dropped {counted(back.labels, 'label')} that the view hides: they are back."
+        ctx.ops.reload_samples()
+        ctx.ops.notify(text, variant="warning")
+    if ctx.current_sample and (ctx.request_params.get("view") or ctx.request_params.get("view_name")):
+        watch(ctx.dataset, app_view(ctx.dataset, ctx.request_params, {}), ctx.current_sample)
+    return back.pending

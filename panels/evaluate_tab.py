@@ -8,6 +8,7 @@ from typing import Any
 from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import detections_fields
+from fiftyone_ntt.operators.base import show_in_grid
 from fiftyone_ntt.operators.forms import counted
 from fiftyone_ntt.panels.tabs import Handle, Tab, add_plot, choice, table
 
@@ -51,7 +52,7 @@ class EvaluateTab(Tab):
             "run": self._evaluate,
             **{f"show_{outcome}": partial(_show, outcome=outcome) for outcome in OUTCOMES},
             "panel": lambda ctx: ctx.ops.open_panel(MODEL_EVALUATION, layout="horizontal", is_active=True),
-            "everything": lambda ctx: ctx.ops.clear_view(),
+            "everything": _show_everything,
         }
 
     def load(self, ctx: Any) -> None:
@@ -113,7 +114,7 @@ class EvaluateTab(Tab):
         self.add_buttons(panel.h_stack("evaluate_views", gap=1), buttons)
         more = [
             ("panel", "Open Model Evaluation", "analytics", None),
-            ("everything", "Show all images", "grid_view", None),
+            ("everything", "Show all", "filter_alt_off", None),
         ]
         self.add_buttons(panel.h_stack("evaluate_more", gap=1), more)
 
@@ -177,15 +178,31 @@ def _render_plot(panel: types.Object) -> None:
 
 def _show(ctx: Any, outcome: str) -> None:
     """Sets the grid to the labels of an outcome, of the class whose row was clicked if it was a row."""
-    from fiftyone_ntt.evaluation.fiftyone_matches import labels_of_outcome
+    from fiftyone_ntt.evaluation.fiftyone_matches import attribute_of_outcome
+    from fiftyone_ntt.review.ranking import Grid
 
-    row, text, name = ctx.params.get("row"), OUTCOMES[outcome], None
-    if row is not None and int(row) > 0:  # the first row stands for all classes
-        name = ctx.panel.state.evaluate_classes[int(row)]
-        text = f"{text} of {name}"
-    view = labels_of_outcome(ctx.dataset, ctx.panel.state.evaluate_last or {}, outcome, name)
-    if view is None:
+    row, text, values = ctx.params.get("row"), OUTCOMES[outcome], {}
+    place = attribute_of_outcome(ctx.dataset, ctx.panel.state.evaluate_last or {}, outcome)
+    if place is None or not ctx.dataset.has_field(place[0]):
         ctx.ops.notify("These matches are no longer there: press Evaluate again", variant="warning")
         return
-    ctx.ops.set_view(view)
+    field, attribute = place
+    if row is not None and int(row) > 0:  # the first row stands for all classes
+        name = ctx.panel.state.evaluate_classes[int(row)]
+        text, values = f"{text} of {name}", {"label": [name]}
+    grid = Grid(ctx.dataset, ctx.request_params, field)
+    grid.show()
+    grid.filter(values={**values, attribute: [outcome]})
+    show_in_grid(ctx, grid)
     ctx.ops.notify(f"The grid shows {text}", variant="info")
+
+
+def _show_everything(ctx: Any) -> None:
+    """Takes away what the panel has filtered the grid by, and leaves the person's own view and filters."""
+    from fiftyone_ntt.review.ranking import Grid
+
+    fields = detections_fields(ctx.dataset)
+    if fields:
+        grid = Grid(ctx.dataset, ctx.request_params, fields[0])
+        grid.show()
+        show_in_grid(ctx, grid)

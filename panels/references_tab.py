@@ -136,9 +136,10 @@ class ReferencesTab(Tab):
                 ctx.dataset, state.references_field, most=MOST_SHOWN, seconds=_READING_SECONDS
             )
         before = state.references_cards or []
+        classes = sorted({reference.label for reference in references})  # as a bank orders them
         cards: list[dict[str, Any]] = []
         for i, reference in enumerate(references):
-            picture = reference.thumbnail(THUMBNAIL, "JPEG")
+            picture = reference.thumbnail(THUMBNAIL, "JPEG", classes)
             cards.append({
                 "class": reference.label, "kind": reference.kind, "warnings": list(reference.warnings),
                 "seen": bool(picture),

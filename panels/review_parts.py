@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from fiftyone.operators import types
 
+from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, REJECTED_TAG
 from fiftyone_ntt.operators.review import CHANGES_OF_LABELS
 from fiftyone_ntt.panels.tabs import Button, Tab, add_plot, choice, table
 from fiftyone_ntt.params.review import DOUBTS
 
 if TYPE_CHECKING:
     from fiftyone_ntt.review.label_table import ClassScores, LabelTable
+    from fiftyone_ntt.review.ranking import Grid
     from fiftyone_ntt.review.thresholds import Thresholds
 
 ALL = "All classes"
@@ -33,11 +35,20 @@ LEARN = (
     "**Learn.** What you accepted becomes a reference, what you rejected an example of what you do not want; then all "
     "images are matched again. You see what would change before anything is written."
 )
+ABOVE = "Above the threshold"
+SHOWN: dict[str, tuple[str, ...]] = {ABOVE: (), "Accepted": (ACCEPTED_TAG,), "Rejected": (REJECTED_TAG,)}
+"""What the grid can show -> the tags of these labels; none where the threshold decides."""
 _COLUMNS = ("labels", "above", "accepted", "rejected", "undecided")
 _STACKED_CLASSES = 8
 _ROWS = 100
 _HEIGHT = 210
-_COLOURS = ("#FF6D04", "#2E8BC0", "#3FA34D", "#B565D9", "#E0B000", "#D1495B", "#00A6A6", "#8D6E63")
+_ORANGE = "#FF6D04"
+_AXIS_LEFT, _AXIS_RIGHT = 44, 8  # pixels beside the histogram's axis
+# FiftyOne puts 16 pixels beside a slider and 32 above and below it; these lay it along the axis, right below.
+_UNDER_AXIS = {"ml": f"{_AXIS_LEFT - 16}px", "width": f"calc(100% - {_AXIS_LEFT + _AXIS_RIGHT - 32}px)",
+               "position": "relative", "top": "-52px", "mb": "-60px"}  # fmt: skip
+# Buttons that do not fit beside each other go on below, and none is squeezed into two lines.
+_WRAPPED = {"grid": {"sx": {"display": "flex", "flexWrap": "wrap", "& button": {"whiteSpace": "nowrap"}}}}
 
 
 def label_table(ctx: Any) -> LabelTable:
@@ -45,6 +56,19 @@ def label_table(ctx: Any) -> LabelTable:
     from fiftyone_ntt.review.label_table import table_of
 
     return table_of(ctx.dataset, ctx.panel.state.review_field)
+
+
+def grid(ctx: Any) -> Grid:
+    """What the grid shows."""
+    from fiftyone_ntt.review.ranking import Grid
+
+    return Grid(ctx.dataset, ctx.request_params, ctx.panel.state.review_field)
+
+
+def undecided(ctx: Any, labels: LabelTable, shown: Grid) -> dict[str, int | None]:
+    """How many labels in the grid nobody has decided on, ``"above"`` and ``"below"`` the threshold, where known."""
+    counts = shown.undecided(labels, threshold(ctx), chosen(ctx))
+    return dict(zip(("above", "below"), counts or (None, None), strict=True))
 
 
 def chosen(ctx: Any) -> str | None:
@@ -97,8 +121,9 @@ def bar_start(x: float) -> float:
     return int(x * BINS) / BINS
 
 
-def show_counts(ctx: Any, labels: LabelTable) -> None:
+def show_counts(ctx: Any, labels: LabelTable, shown: Grid) -> None:
     """Fills the table and the histogram, and notes the numbers that are on buttons."""
+    from fiftyone_ntt.review.decisions import last_decision
     from fiftyone_ntt.review.label_table import scores_of
 
     state, name = ctx.panel.state, chosen(ctx)
@@ -107,17 +132,33 @@ def show_counts(ctx: Any, labels: LabelTable) -> None:
     rows = [{"class": scores.name, **{key: getattr(scores, key) for key in _COLUMNS}} for scores in classes]
     total = {"class": ALL, **{key: sum(row[key] for row in rows) for key in _COLUMNS}}
     visible = [scores for scores in classes if name in (None, scores.name)]
-    state.review_accept_above = sum(scores.undecided_above for scores in visible)
-    state.review_reject_below = sum(scores.undecided - scores.undecided_above for scores in visible)
+    state.review_undecided = undecided(ctx, labels, shown)
+    last = last_decision(ctx.dataset, state.review_field)
+    state.review_decided = None if last is None else str(last)
     state.review_expected = _expected(ctx, labels)
     ctx.panel.set_data("review_rows", [total, *rows[:_ROWS]])
-    ctx.panel.set_data("review_plot", _bars(visible))
+    ctx.panel.set_data("review_plot", _bars(visible, _colours(ctx, state.review_classes)))
     # The App keeps what is in a row of controls under the row's name.
-    state.review_choices = {"review_class": name or ALL, "review_field": state.review_field}
+    shown_labels = state.review_shown or ABOVE
+    state.review_choices = {
+        "review_class": name or ALL,
+        "review_field": state.review_field,
+        "review_shown": shown_labels,
+    }
     state.review_slider = threshold(ctx)
 
 
-def _bars(classes: list[ClassScores]) -> list[dict[str, Any]]:
+def _colours(ctx: Any, names: list[str]) -> dict[str, str]:
+    """The colour of each class, which is the same in the grid and in pictures."""
+    from fiftyone_ntt.pixels.drawing import hex_colour
+    from fiftyone_ntt.runs.record import provenance_of
+
+    of_run = provenance_of(ctx.dataset, ctx.panel.state.review_field).get("classes", ())
+    order = list(dict.fromkeys([*of_run, *sorted(names)]))
+    return {name: hex_colour(name, order) for name in names}
+
+
+def _bars(classes: list[ClassScores], colours: dict[str, str]) -> list[dict[str, Any]]:
     """The histogram: a colour a class, or one for all where there are many."""
     from fiftyone_ntt.review.label_table import BINS
 
@@ -134,10 +175,10 @@ def _bars(classes: list[ClassScores]) -> list[dict[str, Any]]:
             "x": middles,
             "y": counts,
             "width": 0.92 / BINS,
-            "marker": {"color": _COLOURS[i % len(_COLOURS)]},
-            "hovertemplate": "%{y} labels<br>score about %{x:.2f}<extra>" + name.replace("<", "&lt;") + "</extra>",
+            "marker": {"color": colours.get(name, _ORANGE)},
+            "hovertemplate": "labels: %{y}<br>score about %{x:.2f}<extra>" + name.replace("<", "&lt;") + "</extra>",
         }
-        for i, (name, counts) in enumerate(series)
+        for name, counts in series
     ]
 
 
@@ -161,11 +202,12 @@ def last_learned(ctx: Any) -> dict[str, Any] | None:
 
 def render_choices(tab: Tab, ctx: Any, panel: types.Object, fields: list[str]) -> None:
     """Which field, which class."""
-    row = panel.h_stack("review_choices", gap=2, align_y="center")
+    row = panel.h_stack("review_choices", componentsProps=_WRAPPED, gap=2, align_y="center")
     if len(fields) > 1:
         row.enum("review_field", fields, view=choice(fields), label="Labels", on_change=tab.on("field"))
     names = [ALL, *ctx.panel.state.review_classes]
     row.enum("review_class", names, view=choice(names), label="Class", on_change=tab.on("class"))
+    row.enum("review_shown", list(SHOWN), view=choice(SHOWN), label="Show", on_change=tab.on("shown"))
     tab.add_buttons(row, [("refresh", "Refresh", "refresh", None)])
 
 
@@ -178,22 +220,22 @@ def render_counts(tab: Tab, panel: types.Object) -> None:
 def render_threshold(tab: Tab, ctx: Any, panel: types.Object) -> None:
     """The histogram, and the score threshold in it."""
     state, value = ctx.panel.state, threshold(ctx)
-    if state.review_added:
+    if state.review_filtered:
         text = f"Click a bar, or move the slider: the grid shows labels above **{value:g}**."
     else:
         text = f"Click a bar, or move the slider, and the grid shows only labels above it. It stands at **{value:g}**."
     panel.md(f"**Score threshold.** {text}", name="review_t")
     _render_histogram(tab, ctx, panel)
-    slider = {"min": 0, "max": 1, "step": 0.01, "valueLabelDisplay": "off"}
+    slider = {"min": 0, "max": 1, "step": 0.01, "valueLabelDisplay": "off", "sx": _UNDER_AXIS}
     view = types.SliderView(componentsProps={"slider": slider})
     panel.float("review_slider", min=0, max=1, multipleOf=0.01, view=view, on_change=tab.on("threshold"))
     buttons: list[Button] = [
         ("suggest", "Suggest a threshold", "auto_fix_high", None),
         ("fit", "Fit score thresholds", "straighten", None),
     ]
-    if state.review_added:
+    if state.review_filtered:
         buttons.append(("show_all", "Show all", "filter_alt_off", None))
-    tab.add_buttons(panel.h_stack("review_views", gap=1), buttons)
+    tab.add_buttons(panel.h_stack("review_views", componentsProps=_WRAPPED, gap=1), buttons)
     if state.review_expected:
         panel.md(state.review_expected, name="review_expectation")
 
@@ -204,7 +246,7 @@ def _render_histogram(tab: Tab, ctx: Any, panel: types.Object) -> None:
     shape = {
         "barmode": "stack",
         "bargap": 0,
-        "margin": {"l": 44, "r": 8, "t": 28, "b": 32},
+        "margin": {"l": _AXIS_LEFT, "r": _AXIS_RIGHT, "t": 28, "b": 32},
         "xaxis": {"range": [0, 1], "fixedrange": True},
         "yaxis": {"fixedrange": True},
         "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
@@ -234,19 +276,25 @@ def render_decisions(tab: Tab, ctx: Any, panel: types.Object) -> None:
         ("reject", "Reject selected", "thumb_down", None),
         ("clear", "Clear decision", "restart_alt", None),
     ]
-    tab.add_buttons(panel.h_stack("review_selected", gap=1), buttons)
-    row = panel.h_stack("review_bulk", gap=1)
-    above, below = state.review_accept_above or 0, state.review_reject_below or 0
-    accept = ("accept_above", f"Accept all {above:,} undecided{of} above", "done_all", "outlined")
-    tab.add_buttons(row, [accept], disabled=not above)
-    reject = ("reject_below", f"Reject all {below:,} below", "remove_done", "outlined")
-    tab.add_buttons(row, [reject], disabled=not below)
+    tab.add_buttons(panel.h_stack("review_selected", componentsProps=_WRAPPED, gap=1), buttons)
+    row = panel.h_stack("review_bulk", componentsProps=_WRAPPED, gap=1)
+    counts = state.review_undecided or {}
+    for event, verb, side, icon in (
+        ("accept_above", "Accept", "above", "done_all"),
+        ("reject_below", "Reject", "below", "remove_done"),
+    ):
+        count = counts.get(side)
+        number = "" if count is None else f"{count:,} "
+        button = (event, f"{verb} all {number}undecided{of} {side}", icon, "outlined")
+        tab.add_buttons(row, [button], disabled=count == 0)
+    if state.review_decided:
+        tab.add_buttons(row, [("undo", f"Undo: {state.review_decided}", "undo", None)])
 
 
 def render_uncertain(tab: Tab, panel: types.Object) -> None:
     """Buttons that bring the most uncertain labels to the top of the grid."""
     panel.md("**Most uncertain first.** The 200 undecided labels that most need a look.", name="review_doubts")
-    row = panel.h_stack("review_doubt", gap=1)
+    row = panel.h_stack("review_doubt", componentsProps=_WRAPPED, gap=1)
     for kind, label in UNCERTAIN_SINCE.items():
         row.btn(f"review_doubt_{kind}", label=label, on_click=tab.on("doubt"), params={"by": kind})
 
@@ -261,7 +309,7 @@ def render_learn(tab: Tab, ctx: Any, panel: types.Object) -> None:
         buttons.append(("learn_show", "Show changed images", "visibility", "outlined"))
         if not outcome["applied"]:
             buttons.append(("learn_apply", "Apply", "check", "outlined"))
-    tab.add_buttons(panel.h_stack("learn_buttons", gap=2, align_x="left"), buttons)
+    tab.add_buttons(panel.h_stack("learn_buttons", componentsProps=_WRAPPED, gap=2, align_x="left"), buttons)
     if outcome is None:
         return
     panel.md(outcome["summary"], name="learn_summary")

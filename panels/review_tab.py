@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import is_generated, is_patches
-from fiftyone_ntt.operators.review import SHOWN_BY_PANEL
+from fiftyone_ntt.operators.base import show_in_grid
+from fiftyone_ntt.operators.forms import counted
+from fiftyone_ntt.operators.review import ASK_ABOVE, IN_GRID
 from fiftyone_ntt.panels import review_parts as parts
 from fiftyone_ntt.panels.tabs import Handle, Tab
 from fiftyone_ntt.params.review import DOUBTS, DoubtParams
+
+if TYPE_CHECKING:
+    from fiftyone_ntt.review.ranking import Grid
 
 # Seconds that an event waits for the database; what takes longer is fetched meanwhile. The first reading always does.
 _PATIENCE, _FIRST_PATIENCE = 0.1, 0.02
@@ -27,6 +32,7 @@ class ReviewTab(Tab):
         return {
             "refresh": self.load,
             "field": self._choose_field,
+            "shown": self._choose_shown,
             "class": lambda ctx: self._choose_class(ctx, ctx.params.get("value")),
             "row": self._click_class,
             "without": self._show_without,
@@ -42,6 +48,7 @@ class ReviewTab(Tab):
             "clear": partial(decide, operator="clear_decisions"),
             "accept_above": partial(all_of, operator="accept_labels", side="above"),
             "reject_below": partial(all_of, operator="reject_labels", side="below"),
+            "undo": self._undo,
             "learn_preview": partial(self._learn, apply=False),
             "learn_apply": partial(self._learn, apply=True),
             "learn_show": _show_changed,
@@ -58,7 +65,21 @@ class ReviewTab(Tab):
             state.review_threshold, state.review_class = None, parts.ALL
         if state.review_field:
             _count(ctx)
+            if state.review_new and not state.review_reading and state.review_classes:
+                state.review_new = False
+                _show_chosen(ctx)
+                parts.show_image_labels(ctx)
+                return
+            state.review_filtered = parts.grid(ctx).is_filtered
             parts.show_image_labels(ctx)
+
+    def open_on(self, ctx: Any, label_field: str) -> None:
+        """The panel goes on here after a run: only its labels above the suggested threshold are in sight."""
+        state = ctx.panel.state
+        state.tab, state.review_field, state.review_class = self.KEY, label_field, parts.ALL
+        state.review_threshold, state.review_shown, state.review_new = None, parts.ABOVE, True
+        ctx.ops.set_active_fields([label_field])
+        self.load(ctx)
 
     def render(self, ctx: Any, panel: types.Object) -> None:
         from fiftyone_ntt.runs.record import labelled_fields
@@ -95,7 +116,13 @@ class ReviewTab(Tab):
     def _choose_class(self, ctx: Any, name: Any) -> None:
         classes = ctx.panel.state.review_classes or []
         ctx.panel.state.review_class = name if name in classes else parts.ALL
-        _filter(ctx, parts.threshold(ctx))
+        _show_chosen(ctx)
+
+    def _choose_shown(self, ctx: Any) -> None:
+        """Labels above the threshold, or those with a decision."""
+        value = ctx.params.get("value")
+        ctx.panel.state.review_shown = value if value in parts.SHOWN else parts.ABOVE
+        _show_chosen(ctx)
 
     def _click_class(self, ctx: Any) -> None:
         """The row of a class is clicked: the grid shows that class."""
@@ -109,8 +136,9 @@ class ReviewTab(Tab):
         state = ctx.panel.state
         name = _clicked(ctx, state.review_judged or [])
         if name is not None and _shows_whole_images(ctx):
-            base = _unfiltered(ctx)
-            _show(ctx, base, judged_without(base, state.review_field, name))
+            grid = parts.grid(ctx)
+            grid.show(judged_without(grid.samples(), state.review_field, name))
+            _send(ctx, grid)
 
     def _move_slider(self, ctx: Any) -> None:
         value = ctx.params.get("value")
@@ -154,10 +182,16 @@ class ReviewTab(Tab):
         kind = ctx.params.get("by") or ctx.params.get("value")
         if kind not in DOUBTS or not _shows_whole_images(ctx):
             return
-        base, name = _unfiltered(ctx), parts.chosen(ctx)
+        grid, name = parts.grid(ctx), parts.chosen(ctx)
         classes = None if name is None else (name,)
         params = DoubtParams(ctx.panel.state.review_field, kind, parts.threshold(ctx), classes)
-        _show(ctx, base, most_doubtful(parts.label_table(ctx), base, params))
+        images, labels = most_doubtful(parts.label_table(ctx), grid.everything(), params)
+        if not labels:
+            ctx.ops.notify("Nothing is uncertain here: every label in the grid is decided on.", variant="info")
+            return
+        grid.show(grid.samples().select(images, ordered=True))
+        grid.filter(label_ids=labels, images=images)
+        _send(ctx, grid)
 
     def _decide_selected(self, ctx: Any, operator: str) -> None:
         if not (ctx.selected_labels or ctx.selected):
@@ -174,10 +208,20 @@ class ReviewTab(Tab):
         params = {
             "label_field": state.review_field,
             side: parts.threshold(ctx),
-            SHOWN_BY_PANEL: state.review_added or [],
+            IN_GRID: True,
             **({} if name is None else {"classes": [name]}),
         }
-        self.prompt(ctx, operator, params, then="refresh", at_once=True)
+        count = parts.undecided(ctx, parts.label_table(ctx), parts.grid(ctx))[side]
+        self.prompt(ctx, operator, params, then="refresh", at_once=count is not None and count <= ASK_ABOVE)
+
+    def _undo(self, ctx: Any) -> None:
+        """The last decision is taken back."""
+        from fiftyone_ntt.review.decisions import undo_last_decision
+
+        changed = undo_last_decision(ctx.dataset, ctx.panel.state.review_field)
+        ctx.ops.reload_samples()
+        ctx.ops.notify(f"{counted(changed, 'label')} as before", variant="success")
+        self.load(ctx)
 
     def _learn(self, ctx: Any, apply: bool) -> None:
         """Opens the form that shows what was decided; set to look what would change, or to write it."""
@@ -187,6 +231,18 @@ class ReviewTab(Tab):
             params["threshold"] = float(threshold)
         self.prompt(ctx, "learn", params, then="learn_done")
 
+    def follow(self, ctx: Any) -> None:
+        """The person has changed the view or the sidebar's filters: counts and slider follow."""
+        state = ctx.panel.state
+        if not state.review_field or not ctx.dataset.has_field(state.review_field):
+            return
+        grid = parts.grid(ctx)
+        # What this tab has sent comes back here, too; a slider that is being moved is then further along.
+        if grid.threshold is not None and grid.threshold != state.review_sent:
+            state.review_threshold = state.review_sent = min(max(grid.threshold, 0.0), 1.0)
+        state.review_filtered = grid.is_filtered
+        _count(ctx, grid)
+
     def _learned(self, ctx: Any) -> None:
         """The operator is through: the counts may be others, and there is an outcome to show."""
         if not ctx.panel.state.review_field:  # FiftyOne may call back without the panel's state
@@ -194,7 +250,7 @@ class ReviewTab(Tab):
         self.load(ctx)
 
 
-def _count(ctx: Any) -> None:
+def _count(ctx: Any, grid: Grid | None = None) -> None:
     """Table, histogram and numbers on buttons, as far as the labels have been read."""
     state, labels = ctx.panel.state, parts.label_table(ctx)
     state.review_reading = not labels.refresh(_PATIENCE if labels.loaded else _FIRST_PATIENCE)
@@ -203,48 +259,56 @@ def _count(ctx: Any) -> None:
         return
     if state.review_threshold is None:
         state.review_threshold = parts.suggested(ctx)
-    parts.show_counts(ctx, labels)
+    parts.show_counts(ctx, labels, grid or parts.grid(ctx))
 
 
 def _filter(ctx: Any, value: float) -> None:
     """Moves the threshold; the grid shows the labels above it, of the chosen class."""
-    from fiftyone_ntt.review.ranking import above_threshold
+    ctx.panel.state.review_threshold = round(min(max(value, 0.0), 1.0), 3)
+    ctx.panel.state.review_shown = parts.ABOVE
+    _show_chosen(ctx)
 
+
+def _show_chosen(ctx: Any) -> None:
+    """The grid shows the labels of the chosen class: those above the threshold, or those with the chosen decision."""
+    if not _shows_whole_images(ctx):
+        _count(ctx)
+        return
+    grid, state = parts.grid(ctx), ctx.panel.state
+    grid.show()
+    tags = parts.SHOWN[state.review_shown or parts.ABOVE]
+    values = {"label": [name]} if (name := parts.chosen(ctx)) is not None else {}
+    if tags:
+        grid.filter(values={**values, "tags": tags})
+    else:
+        grid.filter(above=parts.threshold(ctx), values=values)
+    _send(ctx, grid)
+
+
+def _send(ctx: Any, grid: Grid) -> None:
+    """The App's grid becomes what ``grid`` says."""
     state = ctx.panel.state
-    state.review_threshold = round(min(max(value, 0.0), 1.0), 3)
-    _count(ctx)
-    if _shows_whole_images(ctx):
-        base = _unfiltered(ctx)
-        _show(ctx, base, above_threshold(base, state.review_field, state.review_threshold, parts.chosen(ctx)))
-
-
-def _unfiltered(ctx: Any) -> Any:
-    """What the grid shows without what this tab has added to the view."""
-    from fiftyone_ntt.review.ranking import without
-
-    return without(ctx.view, ctx.panel.state.review_added or [])
-
-
-def _show(ctx: Any, base: Any, view: Any) -> None:
-    """The grid shows a view; what it has beyond ``base`` is noted, so that it can be taken away again."""
-    from fiftyone_ntt.review.ranking import added
-
-    ctx.panel.state.review_added = added(view, base)
-    ctx.ops.set_view(view)
+    show_in_grid(ctx, grid)
+    state.review_filtered, state.review_sent = grid.is_filtered, grid.threshold
+    _count(ctx, grid)
 
 
 def _show_all(ctx: Any) -> None:
     """Back to what the grid showed before."""
-    if ctx.panel.state.review_added:
-        ctx.ops.set_view(_unfiltered(ctx))
-        ctx.panel.state.review_added = []
+    if ctx.panel.state.review_field and ctx.dataset.has_field(ctx.panel.state.review_field):
+        grid = parts.grid(ctx)
+        grid.show()
+        ctx.panel.state.review_shown = parts.ABOVE
+        _send(ctx, grid)
 
 
 def _show_changed(ctx: Any) -> None:
     """The grid shows the images whose labels change, or changed."""
     outcome = parts.last_learned(ctx)
-    if outcome is not None and outcome["changed"]:
-        ctx.ops.set_view(ctx.dataset.select(outcome["changed"]))
+    if outcome is not None and outcome["changed"] and _shows_whole_images(ctx):
+        grid = parts.grid(ctx)
+        grid.show(grid.samples().select(outcome["changed"]))
+        _send(ctx, grid)
 
 
 def _shows_whole_images(ctx: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from fiftyone.operators import types
 
+from fiftyone_ntt.operators.base import show_samples
 from fiftyone_ntt.operators.runs import CANCELLABLE, RESUMABLE
 from fiftyone_ntt.panels.tabs import Handle, Tab, table
 
@@ -64,7 +65,7 @@ class RunsTab(Tab):
         return {
             "refresh": self.load,  # someone asks, an operator is through, or time has passed
             "label": lambda ctx: self.prompt(ctx, "segment", then="refresh"),
-            "everything": lambda ctx: ctx.ops.clear_view(),
+            "everything": lambda ctx: show_samples(ctx, ctx.dataset),
             "resume": partial(self._open, operator="resume_run", states=RESUMABLE, otherwise=waiting),
             "cancel": partial(self._open, operator="cancel_run", states=CANCELLABLE, otherwise="it is not at work"),
             "undo": partial(
@@ -148,7 +149,7 @@ def _show(ctx: Any, state: str, otherwise: str) -> None:
     if view is None:
         ctx.ops.notify(f"Run {key} {otherwise}", variant="info")
         return
-    ctx.ops.set_view(view)
+    show_samples(ctx, view)
     if state == "error":
         text = f"Why: field {status_field(field)}, 'error', in the sidebar or an opened image"
         ctx.ops.notify(text, variant="info")

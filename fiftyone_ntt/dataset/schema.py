@@ -1,4 +1,6 @@
-"""Makes a run's field editable in the App: the "Annotate" tab shows fields with an active label schema only."""
+"""How the App shows a run's field: editable (the tab "Annotate" shows fields with an active label schema only), and in
+the colours of its classes.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,17 @@ from typing import Any
 import fiftyone as fo
 
 from fiftyone_ntt.dataset.fields import check_detections_field
-from fiftyone_ntt.dataset.labels import ATTRIBUTES
+from fiftyone_ntt.dataset.labels import ATTRIBUTES, OF_REFERENCES
+from fiftyone_ntt.pixels.drawing import hex_colour
 
 logger = logging.getLogger(__name__)
 
-HIDDEN = frozenset({"mask_path", "index", "written", "source"})
-"""Attributes that nobody edits by hand."""
-_READ_ONLY = frozenset({*ATTRIBUTES, "confidence", "reference_kind"})
+HIDDEN = frozenset({"mask_path", "index", "source", *ATTRIBUTES, *OF_REFERENCES})
+"""Attributes that nobody edits by hand, or that mean something to review only: the App's sidebar still filters by them.
+
+An attribute that the editor does not show keeps its value when a label is edited.
+"""
+_READ_ONLY = frozenset({"confidence", "reference_kind"})
 _RADIO_BUTTONS = 5
 _SHOWN_CLASSES = 1000  # FiftyOne takes no longer list of choices
 
@@ -24,7 +30,8 @@ def activate_schema(dataset: fo.Dataset, label_field: str, classes: Sequence[str
     """Lets people edit a field's masks, boxes and classes in the App, in the tab "Annotate" of an open sample.
 
     FiftyOne's label schema is made from the classes and the declared attributes; nothing is scanned. A schema that is
-    there already stays as it is, also where a person switched it off; classes it does not offer yet are added.
+    there already stays as it is, also where a person switched it off; classes it does not offer yet are added, and
+    attributes that mean nothing to whoever annotates are taken off it.
 
     Args:
         dataset: the dataset.
@@ -43,12 +50,40 @@ def activate_schema(dataset: fo.Dataset, label_field: str, classes: Sequence[str
     schema = dataset.label_schemas.get(label_field)
     try:
         if schema is not None:
-            return _add_classes(dataset, label_field, schema, wanted)
+            return _renew(dataset, label_field, schema, wanted)
         dataset.update_label_schema(label_field, _schema(dataset, label_field, wanted))
         dataset.activate_label_schemas([label_field])
     except ValueError as error:  # media that the editor does not take, say
         logger.info("labels of %r cannot be edited in the App: %s", label_field, error)
         return False
+    return True
+
+
+def colour_by_class(dataset: fo.Dataset, label_field: str, classes: Sequence[str]) -> bool:
+    """Gives the classes of a field the colours in the App that they have in this plugin's pictures and plots.
+
+    Colours that a person chose stay.
+
+    Returns:
+        Whether anything was changed.
+    """
+    scheme = dataset.app_config.color_scheme or fo.ColorScheme()
+    fields = [dict(entry) for entry in scheme.fields or []]
+    own = next((entry for entry in fields if entry.get("path") == label_field), None)
+    if own is None:
+        own = {"path": label_field, "colorByAttribute": "label", "valueColors": []}
+        fields.append(own)
+    if own.get("colorByAttribute") != "label":
+        return False
+    there = list(own.get("valueColors") or [])
+    coloured = {entry.get("value") for entry in there}
+    new = [name for name in classes[:_SHOWN_CLASSES] if name not in coloured]
+    if not new:
+        return False
+    own["valueColors"] = [*there, *({"value": name, "color": hex_colour(name, classes)} for name in new)]
+    scheme.fields, scheme.color_by = fields, scheme.color_by or "value"
+    dataset.app_config.color_scheme = scheme
+    dataset.save()
     return True
 
 
@@ -76,11 +111,23 @@ def _offered(classes: list[str]) -> dict[str, Any]:
     return {"component": "radio" if len(classes) <= _RADIO_BUTTONS else "dropdown", "classes": classes}
 
 
-def _add_classes(dataset: fo.Dataset, label_field: str, schema: dict[str, Any], wanted: list[str]) -> bool:
+def _renew(dataset: fo.Dataset, label_field: str, schema: dict[str, Any], wanted: list[str]) -> bool:
+    shown = [attribute for attribute in schema.get("attributes") or [] if not _is_of_no_use(attribute)]
+    fewer = {} if len(shown) == len(schema.get("attributes") or []) else {"attributes": shown}
     offered = list(schema.get("classes") or [])
     new = [name for name in wanted if name not in offered]
     if not new or schema.get("component") == "text" or len(offered) + len(new) > _SHOWN_CLASSES:
+        component: dict[str, Any] = {}
+    elif schema.get("component") == "radio":
+        component = _offered(offered + new)
+    else:
+        component = {"classes": offered + new}
+    if not (component or fewer):
         return False
-    component = _offered(offered + new) if schema.get("component") == "radio" else {"classes": offered + new}
-    dataset.update_label_schema(label_field, {**schema, **component})
+    dataset.update_label_schema(label_field, {**schema, **fewer, **component})
     return True
+
+
+def _is_of_no_use(attribute: dict[str, Any]) -> bool:
+    """Whether an attribute is one that earlier versions showed, to be read only."""
+    return attribute.get("name") in ATTRIBUTES and bool(attribute.get("read_only"))

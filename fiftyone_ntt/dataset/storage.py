@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import fiftyone as fo
+import fiftyone.core.stages as stages
 import numpy as np
 from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
@@ -44,6 +45,12 @@ COMFORTABLE_DOCUMENT = 12 * 2**20
 """Masks go to files above this, so that a sample keeps room for what comes later (evaluations, tags, a second run)."""
 
 T = TypeVar("T")
+_WHOLE_LISTS = frozenset({
+    stages.Exclude, stages.ExcludeBy, stages.Exists, stages.Limit, stages.Match, stages.MatchFrames,
+    stages.MatchLabels, stages.MatchTags, stages.Select, stages.SelectBy, stages.SelectGroupSlices, stages.Shuffle,
+    stages.Skip, stages.SortBy, stages.SortBySimilarity, stages.Take, stages.GeoNear, stages.GeoWithin,
+})  # fmt: skip
+"""Stages of views that choose samples, or order them, and leave each as it is."""
 
 
 def patiently(call: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
@@ -209,6 +216,41 @@ def view_documents(view: fo.DatasetView) -> list[dict[str, Any]]:
 def view_from_documents(dataset: fo.Dataset, documents: list[dict[str, Any]]) -> fo.DatasetView:
     """The view that ``view_documents`` told of."""
     return fo.DatasetView._build(dataset, documents)
+
+
+def app_view(
+    dataset: fo.Dataset,
+    request: Mapping[str, Any],
+    filters: Mapping[str, Any],
+    base: Sequence[ViewStage] | None = None,
+) -> fo.DatasetView:
+    """The view that the App shows, with other filters in its sidebar.
+
+    Args:
+        dataset: the open dataset.
+        request: what the App tells an operator or a panel (``ctx.request_params``).
+        filters: path -> filter, as the App's sidebar holds them; these count instead of the request's own.
+        base: stages instead of those in the view bar.
+    """
+    from fiftyone.server.view import get_view  # late: it brings the App's server along
+
+    name = request.get("view_name")
+    if base is not None:
+        documents = [stage._serialize() for stage in base]
+    else:
+        documents = view_documents(dataset.load_saved_view(name)) if name else list(request.get("view") or [])
+    view: fo.DatasetView = get_view(
+        dataset, stages=documents, filters=dict(filters), extended_stages=dict(request.get("extended") or {})
+    )
+    return view
+
+
+def shows_whole_lists(view: SampleCollection, label_field: str) -> bool:
+    """Whether a view surely shows all labels that its samples have in a field."""
+    return all(
+        type(stage) in _WHOLE_LISTS or (isinstance(stage, stages.FilterLabels) and stage.field != label_field)
+        for stage in stages_of(view)
+    )
 
 
 def masks_folder(dataset: fo.Dataset, run_key: str, number: int) -> Path:

@@ -12,7 +12,7 @@ import fiftyone.operators as foo
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import REJECTED_TAG, dataset_of, every_image
+from fiftyone_ntt.dataset.fields import REJECTED_TAG, dataset_of
 from fiftyone_ntt.dataset.storage import store
 from fiftyone_ntt.evaluation.summary import EvaluationResults
 
@@ -108,24 +108,18 @@ def last_results(dataset: fo.Dataset) -> dict[str, Any] | None:
     return facts
 
 
-def labels_of_outcome(
-    dataset: fo.Dataset, results: Mapping[str, Any], outcome: str, name: str | None = None
-) -> SampleCollection | None:
-    """The labels that came to an outcome in an evaluation.
+def attribute_of_outcome(dataset: fo.Dataset, results: Mapping[str, Any], outcome: str) -> tuple[str, str] | None:
+    """Where an evaluation says which labels came to an outcome.
 
     Args:
         dataset: the dataset.
         results: those of the evaluation, see ``last_results``.
         outcome: ``"tp"``, ``"fp"`` (of the predictions) or ``"fn"`` (of the ground truth).
-        name: only labels of this class.
 
     Returns:
-        A view of them; ``None`` if its matches are no longer there.
+        Field of the labels, and their attribute that holds the outcome; ``None`` if the matches are no longer there.
     """
     key = results.get("eval_key")
     if not key or not dataset.has_evaluation(key):
         return None
-    wanted = F(key) == outcome
-    if name is not None:
-        wanted &= F("label") == name
-    return every_image(dataset).filter_labels(results["gt_field" if outcome == "fn" else "label_field"], wanted)
+    return str(results["gt_field" if outcome == "fn" else "label_field"]), str(key)

@@ -88,6 +88,11 @@ def class_colour(label: str, classes: Sequence[str], number: int = 0) -> Colour:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
+def hex_colour(label: str, classes: Sequence[str]) -> str:
+    """The colour of a class as the App and its plots take it, such as ``"#FF9C26"``."""
+    return "#{:02X}{:02X}{:02X}".format(*class_colour(label, classes))
+
+
 def _tint(picture: Image.Image, mask: NDArray[np.bool_], colour: Colour, strength: float) -> None:
     """Fills a mask and draws its outline, both with smooth edges; the weaker the label, the fainter both are."""
     if not mask.any():

@@ -22,7 +22,7 @@ from fiftyone_ntt.dataset.labels import left_out_mark
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.references import mask_extent
 from fiftyone_ntt.params.references import MADE_FIELD
-from fiftyone_ntt.pixels.drawing import Shape, draw_shapes
+from fiftyone_ntt.pixels.drawing import Shape, draw_shapes, hex_colour
 from fiftyone_ntt.pixels.images import read_image
 from fiftyone_ntt.references.label_kinds import (
     POINT_LABELS,
@@ -60,7 +60,7 @@ class _Look:
         grey: float32 ``[256]`` of zero mean and length one, the object itself.
         area: share of the image that it covers.
         warnings: what is wrong with it by itself.
-        thumbnails: those that were drawn, by side and format.
+        thumbnails: those that were drawn, by side, format and colour.
     """
 
     pixels: NDArray[np.uint8]
@@ -68,7 +68,7 @@ class _Look:
     grey: NDArray[np.float32]
     area: float
     warnings: tuple[str, ...]
-    thumbnails: dict[tuple[int, str], bytes] = field(default_factory=dict)
+    thumbnails: dict[tuple[int, str, str], bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,25 +99,29 @@ class ReferenceCard:
         """What is wrong with it by itself, the others aside."""
         return self.warnings if self._look is None else self._look.warnings
 
-    def thumbnail(self, side: int = 112, image_format: str = "PNG") -> bytes | None:
+    def thumbnail(
+        self, side: int = 112, image_format: str = "PNG", classes: Sequence[str] | None = None
+    ) -> bytes | None:
         """The cropped picture with the mask's outline and tint; ``None`` where the image cannot be read.
 
         Args:
             side: of the square picture, in pixels.
             image_format: ``"PNG"`` or ``"JPEG"``.
+            classes: all classes, so that each has a colour of its own.
         """
         if self._look is None:
             return None
-        drawn = self._look.thumbnails
-        if (side, image_format) not in drawn:
-            drawn[side, image_format] = self._drawn(self._look, side, image_format)
-        return drawn[side, image_format]
+        drawn, every = self._look.thumbnails, [self.label] if classes is None else classes
+        key = (side, image_format, hex_colour(self.label, every))
+        if key not in drawn:
+            drawn[key] = self._drawn(self._look, side, image_format, every)
+        return drawn[key]
 
-    def _drawn(self, look: _Look, side: int, image_format: str) -> bytes:
+    def _drawn(self, look: _Look, side: int, image_format: str, classes: Sequence[str]) -> bytes:
         height, width = look.pixels.shape[:2]
         wide = max(1, round(side * min(1.0, width / height)))
         shapes = [Shape(self.label, look.mask)]
-        picture = draw_shapes(look.pixels, shapes, [self.label], wide, chips=False)
+        picture = draw_shapes(look.pixels, shapes, classes, wide, chips=False)
         square = Image.new("RGB", (side, side), (32, 34, 40))
         square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
         data = io.BytesIO()

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import fiftyone as fo
 from bson import ObjectId
 from bson.errors import InvalidId
 from fiftyone import ViewField as F
@@ -15,17 +16,23 @@ from fiftyone_ntt.dataset.fields import (
     ACCEPTED_TAG,
     REJECTED_TAG,
     check_detections_field,
+    dataset_of,
+    every_image,
     image_samples,
+    is_generated,
     is_patches,
     label_fields,
     label_root,
 )
-from fiftyone_ntt.dataset.storage import edit_label_tags
+from fiftyone_ntt.dataset.storage import edit_label_tags, store
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.review.label_table import note_tags
+from fiftyone_ntt.review.label_table import catch_up, decision_of, note_tags, table_of
 
 Changes = dict[Any, list[ObjectId]]
 """Id of a sample -> ids of its labels."""
+Before = dict[str, list[ObjectId]]
+"""Tag of a decision, or ``_UNDECIDED`` -> ids of labels."""
+_STORE, _UNDECIDED, _MOST_TO_UNDO = "ntt_decided", "undecided", 500_000
 
 
 def accept_labels(
@@ -155,17 +162,34 @@ class _Choice:
         return whole
 
 
-def _decide(view: SampleCollection, label_field: str, choice: _Choice, tag: str | None) -> int:
-    samples = image_samples(view)
-    check_detections_field(samples, label_field)
-    chosen = samples
+def described(
+    view: SampleCollection,
+    label_field: str,
+    *,
+    label_ids: Iterable[str] | None = None,
+    classes: Collection[str] | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> SampleCollection:
+    """The labels that a decision with these arguments would be about; see ``accept_labels``."""
+    return _chosen(view, label_field, _Choice(label_ids, classes, above, below))
+
+
+def _chosen(view: SampleCollection, label_field: str, choice: _Choice) -> SampleCollection:
+    chosen = image_samples(view)
+    check_detections_field(chosen, label_field)
     if choice.label_ids is not None:
         chosen = chosen.select_labels(ids=_checked(choice.label_ids), fields=label_field)
     condition = choice.condition()
-    if condition is not None:
-        chosen = chosen.filter_labels(label_field, condition)
+    return chosen if condition is None else chosen.filter_labels(label_field, condition)
+
+
+def _decide(view: SampleCollection, label_field: str, choice: _Choice, tag: str | None) -> int:
+    samples, chosen = image_samples(view), _chosen(view, label_field, choice)
     others = {ACCEPTED_TAG, REJECTED_TAG} - {tag}
-    wrong, missing = _to_change(chosen, label_field, tag, others)
+    wrong, missing, before = _to_change(chosen, label_field, tag, others)
+    catch_up(samples, label_field)
+    _note_last(samples, label_field, tag, before)
     if wrong:
         edit_label_tags(chosen, label_field, wrong, sorted(others), add=False)
         note_tags(samples, label_field, wrong, tag)
@@ -173,6 +197,73 @@ def _decide(view: SampleCollection, label_field: str, choice: _Choice, tag: str 
         edit_label_tags(chosen, label_field, missing, tag, add=True)
         note_tags(samples, label_field, missing, tag)
     return len({label for part in (wrong, missing) for labels in part.values() for label in labels})
+
+
+@dataclass(frozen=True)
+class LastDecision:
+    """What was decided last in a dataset.
+
+    Attributes:
+        label_field: field of the labels.
+        tag: what they were tagged; ``None`` where a decision was taken back.
+        labels: how many there are.
+    """
+
+    label_field: str
+    tag: str | None
+    labels: int
+
+    def __str__(self) -> str:
+        done = {ACCEPTED_TAG: "accepted", REJECTED_TAG: "rejected"}.get(self.tag or "", "without a decision")
+        return f"{self.labels:,} label{'' if self.labels == 1 else 's'} {done}"
+
+
+def last_decision(dataset: fo.Dataset, label_field: str) -> LastDecision | None:
+    """What was decided last on the labels of a field, and can be undone."""
+    facts = store(dataset, _STORE).get(label_field)
+    if facts is None:
+        return None
+    return LastDecision(label_field, facts["tag"], sum(len(ids) // 12 for ids in facts["before"].values()))
+
+
+def undo_last_decision(dataset: fo.Dataset, label_field: str) -> int:
+    """Takes the last decision on a field back: its labels are again what they were, unless something came after.
+
+    Returns:
+        Number of labels whose decision changed.
+    """
+    facts = store(dataset, _STORE).get(label_field)
+    if facts is None:
+        return 0
+    table, changed = table_of(dataset, label_field).refreshed(), 0
+    rows, ids = table.rows, table.sample_ids
+    rows = rows[rows["tagged"] == decision_of({facts["tag"]})]
+    for name, data in facts["before"].items():
+        before = None if name == _UNDECIDED else name
+        wanted = {data[start : start + 12] for start in range(0, len(data), 12)}
+        labels: Changes = {}
+        for label, number in zip(rows["label"].tolist(), rows["sample"].tolist(), strict=True):
+            if label in wanted:
+                labels.setdefault(ids[number], []).append(ObjectId(label))
+        for tag, add in ((facts["tag"], False), (before, True)):
+            if tag and labels:
+                edit_label_tags(every_image(dataset), label_field, labels, tag, add=add)
+        note_tags(dataset, label_field, labels, before)
+        changed += sum(map(len, labels.values()))
+    store(dataset, _STORE).delete(label_field)
+    return changed
+
+
+def _note_last(samples: SampleCollection, label_field: str, tag: str | None, before: Before) -> None:
+    """Keeps what the labels were before, so that it can be undone."""
+    if is_generated(samples) or not before:
+        return
+    decided = store(dataset_of(samples), _STORE)
+    if sum(map(len, before.values())) > _MOST_TO_UNDO:
+        decided.delete(label_field)
+        return
+    ids = {name: b"".join(label.binary for label in labels) for name, labels in before.items()}
+    decided.set(label_field, {"tag": tag, "before": ids})
 
 
 def _checked(label_ids: Iterable[str]) -> list[str]:
@@ -183,17 +274,23 @@ def _checked(label_ids: Iterable[str]) -> list[str]:
         raise InputError(f"expected ids of labels, as Detection.id holds them: {error}") from None
 
 
-def _to_change(view: SampleCollection, label_field: str, tag: str | None, others: set[str]) -> tuple[Changes, Changes]:
-    """Labels with a tag of the ``others``, and labels without ``tag``; masks are not read."""
+def _to_change(
+    view: SampleCollection, label_field: str, tag: str | None, others: set[str]
+) -> tuple[Changes, Changes, Before]:
+    """Labels with a tag of the ``others``, labels without ``tag``, and what all of them are; masks are not read."""
     root, is_list = label_root(view, label_field)
     wrong: Changes = {}
     missing: Changes = {}
+    before: Before = {}
     for sample_id, ids, tags in zip(*view.values(["_id", f"{root}._id", f"{root}.tags"]), strict=True):
         for label_id, own in zip(ids or [], tags or [], strict=True) if is_list else [(ids, tags)]:
             if label_id is None:
                 continue
-            if others & set(own or []):
+            contrary, lacks = others & set(own or []), tag is not None and tag not in (own or [])
+            if contrary:
                 wrong.setdefault(sample_id, []).append(label_id)
-            if tag is not None and tag not in (own or []):
+            if lacks:
                 missing.setdefault(sample_id, []).append(label_id)
-    return wrong, missing
+            if contrary or lacks:
+                before.setdefault(min(contrary, default=_UNDECIDED), []).append(label_id)
+    return wrong, missing, before

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -140,7 +140,7 @@ class LabelTable:
         if not self.loaded or not labels:
             return
         document = self._samples.find_one({"_id": next(iter(labels))}, {"last_modified_at": 1})
-        code = _tagged({tag})
+        code = decision_of({tag})
         with self._lock:
             for sample_id, ids in labels.items():
                 block = self._blocks.get(sample_id)
@@ -199,7 +199,7 @@ class LabelTable:
             self._classes.setdefault(name, len(self._classes)),
             0.0 if confidence is None else confidence,
             *scores,
-            _tagged(tags),
+            decision_of(tags),
             EDITED_TAG in tags or is_edited(label),
         )
 
@@ -211,7 +211,8 @@ class LabelTable:
             self._joined = None
 
 
-def _tagged(tags: set[Any]) -> int:
+def decision_of(tags: Collection[Any]) -> int:
+    """What the tags of a label say was decided on it."""
     return REJECTED if REJECTED_TAG in tags else ACCEPTED if ACCEPTED_TAG in tags else UNDECIDED
 
 
@@ -340,6 +341,17 @@ def parting(scores: NDArray[np.float64]) -> float:
     apart = (sums[-1] * below - sums * len(scores)) ** 2 / np.maximum(weight, 1)
     best = np.flatnonzero(apart == apart.max())
     return round(float(edges[1:][best].mean()), 2)
+
+
+def catch_up(collection: SampleCollection, label_field: str) -> None:
+    """To be called before ``note_tags`` and what it tells of: what others have written so far is read, if it ever was.
+
+    Args:
+        collection: where the labels lie.
+        label_field: their field.
+    """
+    if not is_generated(collection) and (table := table_of(dataset_of(collection), label_field)).loaded:
+        table.refresh(None)
 
 
 def note_tags(collection: SampleCollection, label_field: str, labels: dict[Any, list[Any]], tag: str | None) -> None:

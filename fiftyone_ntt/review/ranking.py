@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import fiftyone as fo
@@ -24,18 +24,19 @@ from fiftyone_ntt.dataset.fields import (
     dataset_of,
     image_samples,
     is_generated,
-    root_dataset_of,
+    label_root,
 )
-from fiftyone_ntt.dataset.storage import stage_document, stages_of
+from fiftyone_ntt.dataset.storage import app_view, shows_whole_lists, stage_document, stages_of, store
 from fiftyone_ntt.errors import WrongTypeError
 from fiftyone_ntt.params.review import DOUBTS, DoubtParams
 from fiftyone_ntt.review.label_table import UNDECIDED, LabelTable, Rows, decisions, suggest_threshold, table_of
 
-
-def above_threshold(view: fo.DatasetView, label_field: str, threshold: float, name: str | None) -> fo.DatasetView:
-    """Only labels with a confidence above the threshold (of one class, if it is named), and images that have some."""
-    condition = F("confidence") > threshold
-    return view.filter_labels(label_field, condition if name is None else condition & (F("label") == name))
+Filters = dict[str, dict[str, Any]]
+"""Path -> what of it to show, as the App's sidebar holds it."""
+_OURS, _BEFORE = "ntt", "before"
+"""Marks a filter as review's own; with what the person had filtered by there."""
+_FINGERPRINT = "written"
+_STORE, _STAGES, _MOST_STAGES = "ntt_review", "stages", 50
 
 
 def undecided(view: fo.DatasetView, label_field: str) -> fo.DatasetView:
@@ -45,29 +46,155 @@ def undecided(view: fo.DatasetView, label_field: str) -> fo.DatasetView:
     ))  # fmt: skip
 
 
-def added(view: fo.DatasetView, base: fo.DatasetView) -> list[str]:
-    """Marks of the stages by which a view goes on from another."""
-    return [_mark(stage) for stage in stages_of(view)[len(stages_of(base)) :]]
+class Grid:
+    """What the App's grid shows, taken apart: what the person chose, and what review added to it.
 
-
-def without(view: Any, marks: Collection[str]) -> fo.DatasetView:
-    """A view without the stages of these marks, so that what review shows does not pile up.
+    Review never filters labels by a stage of the view. FiftyOne's editor takes the labels of a sample from the view,
+    and saves them as the sample's whole list: what the view hides is deleted. The filters of the App's sidebar hide
+    labels in the grid, and the editor sees all of them.
 
     Args:
-        view: what is in the grid now; a person may have changed it since.
-        marks: see ``added``.
+        dataset: the open dataset.
+        request: what the App tells an operator or a panel (``ctx.request_params``).
+        label_field: the field under review.
+
+    Attributes:
+        filters: those of the sidebar.
+        stages: those of the view bar.
     """
-    plain: fo.DatasetView = view.view()
-    stages = stages_of(plain)
-    kept = [stage for stage in stages if _mark(stage) not in marks]
-    return plain if len(kept) == len(stages) else _of_stages(view, kept)
+
+    def __init__(self, dataset: fo.Dataset, request: Mapping[str, Any], label_field: str) -> None:
+        self._dataset, self._request, self._field = dataset, request, label_field
+        self._root = label_root(dataset, label_field)[0]
+        self.filters: Filters = dict(request.get("filters") or {})
+        self.stages = stages_of(app_view(dataset, request, {}))
+        self._marks: list[str] = store(dataset, _STORE).get(_STAGES) or [] if self.stages else []
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether anything of review's is in the grid."""
+        return any(_OURS in entry for entry in self.filters.values()) or len(self._others()) < len(self.stages)
+
+    @property
+    def threshold(self) -> float | None:
+        """Where the grid's labels begin, if review, or the person in the sidebar, filters by score."""
+        low = (self.filters.get(f"{self._root}.confidence") or {}).get("range")
+        return None if not low or low[0] is None else round(float(low[0]), 6)
+
+    @property
+    def label_ids(self) -> list[str]:
+        """The labels to which review has narrowed the grid; none where it has not."""
+        entry = self.filters.get(f"{self._root}.{_FINGERPRINT}") or {}
+        return list((entry.get(_OURS) or {}).get("labels") or [])
+
+    def view(self) -> fo.DatasetView:
+        """The view without the sidebar's filters."""
+        return app_view(self._dataset, self._request, {}, self.stages)
+
+    def has_view_of(self, request: Mapping[str, Any]) -> bool:
+        """Whether the view bar holds the same stages as in a request."""
+        shown = stages_of(app_view(self._dataset, request, {}))
+        return [_mark(stage) for stage in self.stages] == [_mark(stage) for stage in shown]
+
+    def samples(self) -> fo.DatasetView:
+        """The images that the person looks at, with all their labels."""
+        return app_view(self._dataset, self._request, {}, self._others())
+
+    def everything(self) -> fo.DatasetView:
+        """What the grid would show without anything of review's."""
+        return app_view(self._dataset, self._request, plain_filters(self.filters), self._others())
+
+    def images(self) -> fo.DatasetView:
+        """The images in the grid, with the labels that the person does not hide herself."""
+        return app_view(self._dataset, self._request, plain_filters(self.filters), self.stages)
+
+    def on_both_sides(self) -> fo.DatasetView:
+        """What the grid shows, on both sides of review's threshold."""
+        path, filters = f"{self._root}.confidence", dict(self.filters)
+        if _OURS in filters.get(path, {}):
+            filters[path] = plain_filters(self.filters).get(path, {})
+        filters = {key: entry for key, entry in filters.items() if entry}
+        return app_view(self._dataset, self._request, filters, self.stages)
+
+    def show(self, view: fo.DatasetView | None = None) -> None:
+        """Takes all that is review's away, and may add the stages of a view that goes on from ``samples()``."""
+        others = self._others()
+        self.filters, self.stages = plain_filters(self.filters), others
+        if view is not None:
+            self.stages = stages_of(view)
+            new = [_mark(stage) for stage in self.stages[len(others) :]]
+            kept = [mark for mark in store(self._dataset, _STORE).get(_STAGES) or [] if mark not in new]
+            self._marks = [*kept, *new][-_MOST_STAGES:]
+            store(self._dataset, _STORE).set(_STAGES, self._marks)  # also for a panel that is closed and opened again
+
+    def filter(
+        self,
+        *,
+        above: float | None = None,
+        values: Mapping[str, Collection[str]] | None = None,
+        label_ids: Sequence[str] = (),
+        images: Sequence[str] = (),
+    ) -> None:
+        """Adds filters to the person's own; what she had at the same place comes back with ``show``.
+
+        Args:
+            above: only labels with a confidence above this, and those without any: a person drew them.
+            values: attribute (``"label"``, ``"tags"``, ...) -> only labels with one of these values.
+            label_ids: only these labels, as far as a run wrote them,
+            images: which are in these samples.
+        """
+        plain: dict[str, Any] = {"exclude": False, "isMatching": False}
+        own: Filters = {}
+        if above is not None:
+            own["confidence"] = {**plain, "range": [float(np.nextafter(above, 2)), 1.0], "none": True}
+        for attribute, wanted in (values or {}).items():
+            own[attribute] = {**plain, "values": list(wanted)}
+        if label_ids and (fingerprints := self._fingerprints(label_ids, images)):
+            own[_FINGERPRINT] = {**plain, "values": fingerprints}
+        for attribute, entry in own.items():
+            path = f"{self._root}.{attribute}"
+            self.filters[path] = {**entry, _OURS: {_BEFORE: self.filters.get(path)}}
+            if attribute == _FINGERPRINT:
+                self.filters[path][_OURS]["labels"] = list(label_ids)
+
+    def undecided(self, table: LabelTable, threshold: float, name: str | None) -> tuple[int, int] | None:
+        """How many labels in the grid nobody has decided on, above and below the threshold.
+
+        Args:
+            table: the field's labels.
+            threshold: where to divide.
+            name: only of this class.
+
+        Returns:
+            ``None`` where only the database could tell, which may take long: the person hides labels herself.
+        """
+        view, rows = self.images(), table.rows
+        if not shows_whole_lists(view, self._field):
+            return None
+        rows = rows[decisions(rows) == UNDECIDED]
+        if name is not None:
+            rows = rows[rows["class"] == table.class_index(name)]
+        if ids := {ObjectId(label_id).binary for label_id in self.label_ids}:
+            rows = rows[np.array([label.tobytes() in ids for label in rows["label"]], bool)]
+        if stages_of(view):
+            inside = set(view.values("_id"))
+            rows = rows[np.array([sample_id in inside for sample_id in table.sample_ids], bool)[rows["sample"]]]
+        above = int((rows["confidence"] > threshold).sum())
+        return above, len(rows) - above
+
+    def _fingerprints(self, label_ids: Sequence[str], images: Sequence[str]) -> list[str]:
+        """What tells the labels in the sidebar: FiftyOne's filter by id finds no label (it compares text with ids)."""
+        labels = self._dataset.select(list(images)).select_labels(ids=list(label_ids), fields=self._field)
+        return sorted({text for text in labels.values(f"{self._root}.{_FINGERPRINT}", unwind=True) if text})
+
+    def _others(self) -> list[ViewStage]:
+        return [stage for stage in self.stages if _mark(stage) not in self._marks] if self._marks else self.stages
 
 
-def _of_stages(view: Any, stages: Sequence[ViewStage]) -> fo.DatasetView:
-    result = root_dataset_of(view).view()
-    for stage in stages:
-        result = result.add_stage(stage)
-    return result
+def plain_filters(filters: Filters) -> Filters:
+    """The person's filters of the sidebar, without review's own."""
+    before = {path: entry[_OURS].get(_BEFORE) if _OURS in entry else entry for path, entry in filters.items()}
+    return {path: entry for path, entry in before.items() if entry}
 
 
 def _mark(stage: ViewStage) -> str:
@@ -114,11 +241,12 @@ def doubtful(
     if is_generated(samples):
         raise WrongTypeError("expected whole images, got a view of patches or frames; use the dataset it came from")
     check_detections_field(samples, label_field)
-    return most_doubtful(table_of(dataset_of(samples), label_field).refreshed(), samples, params)
+    order, labels = most_doubtful(table_of(dataset_of(samples), label_field).refreshed(), samples, params)
+    return samples.select(order, ordered=True).select_labels(ids=labels, fields=label_field)
 
 
-def most_doubtful(table: LabelTable, samples: SampleCollection, params: DoubtParams) -> SampleCollection:
-    """The same from a table."""
+def most_doubtful(table: LabelTable, samples: SampleCollection, params: DoubtParams) -> tuple[list[str], list[str]]:
+    """The same from a table: ids of the images, the most doubtful first, and of the labels."""
     rows = table.rows
     rows = rows[decisions(rows) == UNDECIDED]
     if params.classes is not None:
@@ -133,8 +261,7 @@ def most_doubtful(table: LabelTable, samples: SampleCollection, params: DoubtPar
     first = np.argsort(doubt, kind="stable")[: params.limit]
     # A sample comes where its most uncertain label does.
     order = dict.fromkeys(str(ids[number]) for number in rows["sample"][first].tolist())
-    labels = [str(ObjectId(label.tobytes())) for label in rows["label"][first]]
-    return samples.select(list(order), ordered=True).select_labels(ids=labels, fields=params.label_field)
+    return list(order), [str(ObjectId(label.tobytes())) for label in rows["label"][first]]
 
 
 def _from_threshold(rows: Rows, threshold: float) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.fields import dataset_of, detections_fields, every_image
 from fiftyone_ntt.dataset.labels import ATTRIBUTES, OF_REFERENCES
-from fiftyone_ntt.dataset.schema import activate_schema
+from fiftyone_ntt.dataset.schema import activate_schema, colour_by_class
 from fiftyone_ntt.dataset.storage import stages_of, view_documents, view_from_documents
 from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError
 from fiftyone_ntt.method.config import MatchConfig
@@ -233,6 +233,7 @@ def register(dataset: fo.Dataset, record: RunRecord) -> None:
     label_field.info = {**(label_field.info or {}), PROVENANCE: asdict(record)}
     label_field.save()
     activate_schema(dataset, name, record.classes)
+    colour_by_class(dataset, name, record.classes)
 
 
 def state_of(dataset: fo.Dataset, run_key: str) -> State | None:

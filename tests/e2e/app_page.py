@@ -132,8 +132,8 @@ class AppPage:
         expect(self.page.get_by_role("alert").filter(has_text=text).first).to_be_visible()
 
     def expect_samples(self, count: int) -> None:
-        """Waits until the grid shows so many samples."""
-        expect(self.page.locator("[data-cy='entry-counts']")).to_have_text(re.compile(rf"^{count} sample"))
+        """Waits until the grid shows so many samples; where a filter hides some, FiftyOne also says of how many."""
+        expect(self.page.locator("[data-cy='entry-counts']")).to_have_text(re.compile(rf"^{count}( of \d+)? sample"))
 
     def toggle_sidebar(self) -> None:
         """Hides the sidebar, which leaves more room for the panel."""
@@ -161,6 +161,12 @@ class AppPage:
         button.scroll_into_view_if_needed()
         button.click()
 
+    def choose(self, label: str, value: str) -> None:
+        """Chooses a value in a dropdown of the panel."""
+        field = self.panel.locator(f"xpath=.//*[normalize-space()='{label}']/following::*[@role='combobox'][1]").first
+        field.click()
+        self.page.get_by_role("option", name=value, exact=True).click()
+
     def set_slider(self, part: float) -> None:
         """Clicks the panel's slider at a part of its width."""
         slider = self.panel.locator(".MuiSlider-root").first
@@ -182,6 +188,16 @@ class AppPage:
                 break
             self.page.keyboard.press("Escape")
             self.page.wait_for_timeout(500)
+        expect(modal).to_have_count(0)
+
+    def leave_editor(self) -> None:
+        """Goes back to the grid from the editor, by a click beside the sample."""
+        modal = self.page.locator("[data-cy='modal']")
+        for _ in range(3):  # the first may only leave the label that is edited
+            if not modal.count():
+                break
+            self.page.mouse.click(12, 600)
+            self.page.wait_for_timeout(700)
         expect(modal).to_have_count(0)
 
     def click_in_sample(self, x: float, y: float) -> None:

@@ -15,6 +15,7 @@ from fiftyone import ViewField as F
 
 from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, REFERENCE_TAG, REJECTED_TAG
 from fiftyone_ntt.dataset.labels import is_edited
+from fiftyone_ntt.operators.review import ASK_ABOVE
 from fiftyone_ntt.references.banks import list_banks
 from fiftyone_ntt.runs.listing import list_runs
 
@@ -134,6 +135,9 @@ def test_all_above_the_threshold_are_accepted(app: AppPage, dataset: Any) -> Non
     button = app.panel.get_by_role("button", name=re.compile("Accept all .* undecided above"))
     count = int(re.search(r"Accept all (\d+)", button.inner_text()).group(1))
     button.click()
+    if count > ASK_ABOVE:
+        app.expect_form("NTT: Accept labels")
+        app.execute()
     app.expect_toast(f"{count} labels accepted")
     tagged = labels_of(dataset, tags=ACCEPTED_TAG)
     assert len(tagged) == count

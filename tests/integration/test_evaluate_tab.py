@@ -33,10 +33,6 @@ def opened(dataset):
     return PanelSession(dataset, "evaluate")
 
 
-def view_of(panel):
-    return fo.DatasetView._build(panel.dataset, panel.asked("set_view")[0]["view"])
-
-
 def test_without_ground_truth_it_says_so(dataset):
     dataset.add_sample(fo.Sample("/data/a.png"))
     assert "Nothing to compare with yet" in opened(dataset).texts
@@ -88,14 +84,17 @@ def test_results_are_there_after_a_reload(judged):
 def test_right_and_wrong_labels_in_the_grid(judged, event, field, row, labels):
     ntt.evaluate(judged, "found", "truth", eval_key="found_eval", classes=["fig", "nut"])
     panel = opened(judged).send(event, **({} if row is None else {"row": row}))
-    assert view_of(panel).values(f"{field}.detections.label", unwind=True) == labels
+    assert panel.grid.values(f"{field}.detections.label", unwind=True) == labels
+    assert panel.view.values(f"{field}.detections") == judged.values(f"{field}.detections"), "all are there to edit"
+    panel.send("on_evaluate_everything")
+    assert panel.filters == {}
 
 
 def test_matches_that_are_gone(judged):
     ntt.evaluate(judged, "found", "truth", eval_key="found_eval")
     judged.delete_evaluation("found_eval")
     panel = opened(judged).send("on_evaluate_show_tp")
-    assert not panel.asked("set_view") and "Evaluate again" in panel.asked("notify")[0]["message"]
+    assert not panel.asked("set_filters") and "Evaluate again" in panel.asked("notify")[0]["message"]
 
 
 def test_fiftyones_own_panel_is_a_click_away(judged):

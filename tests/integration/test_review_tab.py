@@ -3,8 +3,10 @@
 import fiftyone as fo
 import numpy as np
 import pytest
-from support.app import PanelSession
+from support.app import PanelSession, requests_of
 
+from fiftyone_ntt.dataset.labels import fingerprint
+from fiftyone_ntt.panels.ntt_review import NttReview
 from fiftyone_ntt.review.label_table import table_of
 from fiftyone_ntt.runs.record import RunRecord, register
 
@@ -27,7 +29,8 @@ def review(dataset):
 
 def label(name, score):
     return fo.Detection(label=name, confidence=score, similarity=score, alternative_similarity=score / 2,
-                        predicted_iou=0.9, bounding_box=[0, 0, 1, 1], mask=np.ones((2, 2), bool))  # fmt: skip
+                        predicted_iou=0.9, bounding_box=[0, 0, 1, 1], mask=np.ones((2, 2), bool),
+                        written=fingerprint(name, [0, 0, 1, 1], np.ones((2, 2), bool)))  # fmt: skip
 
 
 def rows(session):
@@ -39,7 +42,7 @@ def rows_of(session):
 
 
 def scores(session):
-    return sorted((one.label, one.confidence) for sample in session.view for one in sample.ntt.detections)
+    return sorted((one.label, one.confidence) for sample in session.grid for one in sample.ntt.detections)
 
 
 def test_without_a_run_it_says_what_to_do(dataset):
@@ -72,23 +75,132 @@ def test_a_threshold_filters_the_grid_and_does_not_pile_up(review):
     review.view = review.dataset.limit(2)
     for value, left in [(0.85, 3), (0.25, 7), (0.6, 5)]:
         review.send("on_review_threshold", value=value)
-        assert len(scores(review)) == left and len(review.view._stages) == 2
+        assert len(scores(review)) == left and len(review.filters) == 1
     review.send("on_review_bar", x=0.74)
     assert review.state["review_threshold"] == 0.72 and len(scores(review)) == 3
     review.view = review.view.skip(1)  # a person goes on from there
     review.send("on_review_row", row=1)
     assert review.state["review_class"] == "cat" and scores(review) == [("cat", 0.9)]
     review.send("on_review_show_all")
-    assert [type(stage).__name__ for stage in review.view._stages] == ["Limit", "Skip"]
+    assert stages(review) == ["Limit", "Skip"] and review.filters == {}
+
+
+def stages(session):
+    return [type(stage).__name__ for stage in session.view._stages]
+
+
+def press_threshold(review):
+    review.send("on_review_threshold", value=0.6)
+
+
+def press_class(review):
+    review.send("on_review_class", value="cat")
+
+
+def press_uncertain(review):
+    review.send("on_review_doubt", by="classes")
+
+
+def press_rejected(review):
+    review.send("on_review_shown", value="Rejected")
+
+
+BUTTONS = (press_threshold, press_class, press_uncertain, press_rejected)
+
+
+@pytest.mark.parametrize("press", BUTTONS)
+def test_no_button_hides_labels_from_the_editor(review, press):
+    """The editor reads a sample by the view alone, and saves what it read as the whole list."""
+    press(review)
+    review.send("on_change_view")
+    assert all(len(sample.ntt.detections) >= 5 for sample in review.view) and review.filters
+
+
+@pytest.mark.parametrize("press", BUTTONS)
+def test_a_panel_opened_again_knows_its_own_filters(review, press):
+    own = {"ntt.detections.confidence": {"range": [0.15, 1.0], "exclude": False, "isMatching": False}}
+    review.view, review.filters = review.dataset.limit(2), dict(own)
+    press(review)
+    again = PanelSession(review.dataset, "review", view=review.view, filters=review.filters)
+    assert again.state["review_filtered"]
+    press_threshold(again)
+    assert [type(stage).__name__ for stage in again.grid._stages].count("FilterLabels") == 1, "none piles up"
+    again.send("on_review_show_all")
+    assert stages(again) == ["Limit"] and again.filters == own
+    assert not again.state["review_filtered"]
+
+
+def test_the_slider_follows_the_sidebar(review):
+    press_threshold(review)
+    review.filters["ntt.detections.confidence"]["range"] = [0.8, 1.0]
+    review.send("on_change_view")
+    assert review.state["review_threshold"] == review.state["review_slider"] == 0.8
+    review.filters = {}
+    assert not review.send("on_change_view").state["review_filtered"]
+
+
+def test_a_grid_that_stays_as_it_is_asks_for_nothing(review):
+    """FiftyOne sends the event after every answer of the panel: an answer each time would never end."""
+    press_threshold(review)
+    assert review.send("on_change_view").requests
+    assert not review.send("on_change_view").requests
+
+
+def test_what_a_person_drew_is_above_every_threshold(review):
+    sample = review.dataset.first()
+    sample.ntt.detections.append(fo.Detection(label="cat", bounding_box=[0, 0, 1, 1]))
+    sample.save()
+    review.send("on_review_threshold", value=0.85)
+    assert len([score for _name, score in scores_with_none(review) if score is None]) == 1
+
+
+def scores_with_none(session):
+    return [(one.label, one.confidence) for sample in session.grid for one in sample.ntt.detections]
 
 
 def test_the_most_doubtful(review):
-    review.send("on_review_threshold", value=0.5)
+    press_threshold(review)
     for by in ("threshold", "classes", "mask", "merged"):
         review.send("on_review_doubt", by=by)
         assert len(scores(review)) == 16, "those below the threshold too"
     review.send("on_review_show_all")
-    assert not review.view._stages
+    assert not review.view._stages and not review.filters
+
+
+def numbers_on_buttons(review):
+    return review.state["review_undecided"]
+
+
+def test_buttons_count_what_the_grid_shows(review):
+    review.view = review.dataset.limit(2)
+    press_threshold(review)
+    assert numbers_on_buttons(review) == {"above": 5, "below": 6}
+    assert "Accept all 5 undecided above" in review.drawn
+    review.send("on_review_class", value="dog")
+    assert numbers_on_buttons(review) == {"above": 1, "below": 0}
+    review.filters["ntt.detections.similarity"] = {"range": [0.8, 1], "exclude": False, "isMatching": False}
+    review.send("on_change_view")
+    assert numbers_on_buttons(review) == {"above": None, "below": None}, "only the database could tell"
+    review.send("on_review_accept_above")
+    assert not review.prompts[-1]["skip_prompt"] and review.execute() == 1
+
+
+def test_much_is_asked_first_and_can_be_undone(review):
+    import fiftyone_ntt as ntt
+
+    for sample in review.dataset:
+        sample.ntt.detections.extend(label("cat", 0.8) for _ in range(6))
+        sample.save()
+    ntt.reject_labels(review.dataset, classes=["dog"])
+    table_of(review.dataset, "ntt").refreshed()
+    press_threshold(review)
+    review.send("on_review_accept_above")
+    assert not review.prompts[-1]["skip_prompt"] and "24 labels above 0.6 in 3 images" in review.question()
+    assert review.execute() == 24
+    assert "Undo: 24 labels accepted" in review.send("on_review_refresh").drawn
+    review.send("on_review_undo")
+    assert rows(review)["All classes"][2:] == (0, 1), "the rejected dog stays rejected"
+    assert "Undo: " not in review.send("on_review_refresh").drawn
 
 
 def test_bulk_decisions_reach_hidden_labels_not_decided_ones(review):
@@ -103,6 +215,15 @@ def test_bulk_decisions_reach_hidden_labels_not_decided_ones(review):
     assert review.execute() == 9
     review.send("on_review_refresh")
     assert rows(review) == {"All classes": (16, 7, 6, 10), "cat": (15, 6, 6, 9), "dog": (1, 1, 0, 1)}
+
+
+def test_after_a_run_the_panel_goes_on_to_its_labels(review):
+    ctx = review.context
+    NttReview().tabs["review"].open_on(ctx, "ntt")
+    asked = dict(requests_of(ctx))
+    assert ctx.panel.state.tab == "review" and asked["set_active_fields"] == {"fields": ["ntt"]}
+    low = asked["set_filters"]["ntt.detections.confidence"]["range"][0]
+    assert low == pytest.approx(ctx.panel.state.review_threshold) and 0.3 <= low <= 0.7
 
 
 def test_selected_labels(review):

@@ -5,6 +5,7 @@ import pytest
 
 from fiftyone_ntt.dataset.schema import activate_schema
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.pixels.drawing import hex_colour
 from fiftyone_ntt.runs.record import RunRecord, register
 
 
@@ -28,8 +29,8 @@ def test_a_run_makes_its_field_editable(dataset, run, count, component):
     assert (schema["type"], schema["component"]) == ("detections", component)
     assert schema.get("classes", []) == ([] if component == "text" else classes)
     attributes = {one["name"]: one.get("read_only", False) for one in schema["attributes"]}
-    assert attributes["predicted_iou"] and attributes["confidence"] and not attributes["tags"]
-    assert "written" not in attributes and "mask_path" not in attributes
+    assert attributes["confidence"] and not attributes["tags"]
+    assert not {"written", "mask_path", "predicted_iou", "similarity", "alternative"} & set(attributes)
 
 
 def test_what_a_person_changed_stays(dataset, run):
@@ -44,6 +45,32 @@ def test_what_a_person_changed_stays(dataset, run):
     assert changed["attributes"] == schema["attributes"]
     assert dataset.active_label_schemas == []
     assert run("cat", "dog") == changed
+
+
+def test_what_earlier_versions_showed_for_nothing_is_taken_off(dataset, run):
+    schema = run("cat", "dog")
+    own = {"name": "similarity", "type": "float", "component": "text"}  # a person made it one to type in
+    old = {"name": "predicted_iou", "type": "float", "component": "text", "read_only": True}
+    dataset.update_label_schema("found", {**schema, "attributes": [*schema["attributes"], own, old]})
+    names = [attribute["name"] for attribute in run("cat", "dog")["attributes"]]
+    assert names == [*(attribute["name"] for attribute in schema["attributes"]), "similarity"]
+
+
+def test_a_class_has_the_same_colour_in_the_app(dataset, run):
+    run("cat", "dog")
+    scheme = dataset.app_config.color_scheme
+    entry = scheme.fields[0]
+    assert (scheme.color_by, entry["path"], entry["colorByAttribute"]) == ("value", "found", "label")
+    assert [one["color"] for one in entry["valueColors"]] == [
+        hex_colour(name, ["cat", "dog"]) for name in ("cat", "dog")
+    ]
+    entry["valueColors"][0]["color"], scheme.color_by = "red", "field"
+    dataset.save()
+    run("cat", "dog", "bird")
+    scheme = dataset.app_config.color_scheme
+    assert scheme.color_by == "field" and len(scheme.fields) == 1, "what a person chose stays"
+    assert [one["value"] for one in scheme.fields[0]["valueColors"]] == ["cat", "dog", "bird"]
+    assert scheme.fields[0]["valueColors"][0]["color"] == "red"
 
 
 def test_more_classes_than_buttons(run):

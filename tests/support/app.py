@@ -67,26 +67,31 @@ class PanelSession:
         state: the panel's state.
         data: all data that was sent to the panel.
         sent: the data that the last event sent.
-        view: the view in the grid.
+        view: the view in the grid, without the sidebar's filters.
+        filters: those filters.
+        opened: id of the sample that is open, if one is.
+        context: FiftyOne's context of the last event.
         requests: (name, parameters) of what the last event asked of the App.
         prompts: parameters of every operator that the panel opened.
         messages: every message that it showed.
         drawn: the panel as it was drawn last, as text.
     """
 
-    def __init__(self, dataset, tab):
-        self.dataset, self.view, self.state, self.data = dataset, dataset.view(), {"tab": tab}, {}
+    def __init__(self, dataset, tab, view=None, filters=None):
+        self.dataset, self.view, self.state, self.data = dataset, view or dataset.view(), {"tab": tab}, {}
+        self.filters, self.opened = filters or {}, None
         self.prompts, self.messages, self.drawn = [], [], ""
         self.send("on_load")
 
     def send(self, event, selected=(), selected_labels=(), **params):
         """Fires an event; returns the session."""
         params = {"panel_id": "p", "panel_state": self.state, "__method__": event, **params}
-        grid = {"selected": list(selected), "selected_labels": list(selected_labels)}
-        self._context = context(PANEL, self.view, params, dataset_name=self.dataset.name, **grid)
-        registered_panel().execute(self._context)
-        self.state = json.loads(json.dumps(self._context.panel_state))
-        self.requests, self.sent, self._shown = requests_of(self._context), {}, None
+        grid = {"selected": list(selected), "selected_labels": list(selected_labels), "filters": self.filters}
+        grid["current_sample"] = self.opened
+        self.context = context(PANEL, self.view, params, dataset_name=self.dataset.name, **grid)
+        registered_panel().execute(self.context)
+        self.state = json.loads(json.dumps(self.context.panel_state))
+        self.requests, self.sent, self._shown = requests_of(self.context), {}, None
         for name, asked in self.requests:
             self._take(name, json.loads(json.dumps(asked, default=str)))
         self.data.update(self.sent)
@@ -95,6 +100,8 @@ class PanelSession:
     def _take(self, name, params):
         if name == "set_view":
             self.view = fo.DatasetView._build(self.dataset, params["view"])
+        elif name == "set_filters":
+            self.filters = params
         elif name == "patch_panel_data":
             self.sent.update(params["data"])
         elif name == "show_panel_output":
@@ -112,8 +119,13 @@ class PanelSession:
     def shown(self):
         """What the panel draws now: name -> property."""
         if self._shown is None:
-            self._shown = registered_panel().render(self._context).type.properties
+            self._shown = registered_panel().render(self.context).type.properties
         return self._shown
+
+    @property
+    def grid(self):
+        """What the grid shows: the view, with the sidebar's filters."""
+        return context(PANEL, self.view, dataset_name=self.dataset.name, filters=self.filters).view
 
     @property
     def texts(self):
@@ -121,9 +133,17 @@ class PanelSession:
         items = self.shown.values()
         return " ".join(str(item.view.to_json().get("default") or item.default or "") for item in items)
 
-    def execute(self):
-        """What the App does with the last prompt that needs no question; returns how many labels changed."""
+    def question(self):
+        """The form of the last prompt, as text."""
         prompt = self.prompts[-1]
-        ctx = context(prompt["operator_uri"], self.view, prompt["params"], dataset_name=self.dataset.name)
-        assert operator(prompt["operator_uri"]).resolve_input(ctx) is None, "no questions"
+        grid = {"dataset_name": self.dataset.name, "filters": self.filters}
+        ctx = context(prompt["operator_uri"], self.view, prompt["params"], **grid)
+        return json.dumps(operator(prompt["operator_uri"]).resolve_input(ctx).to_json())
+
+    def execute(self):
+        """What the App does with the last prompt, executed as it is; returns how many labels changed."""
+        prompt = self.prompts[-1]
+        grid = {"dataset_name": self.dataset.name, "filters": self.filters}
+        ctx = context(prompt["operator_uri"], self.view, prompt["params"], **grid)
+        assert not prompt["skip_prompt"] or operator(prompt["operator_uri"]).resolve_input(ctx) is None, "no questions"
         return operator(prompt["operator_uri"]).execute(ctx)["changed"]

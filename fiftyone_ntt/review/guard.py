@@ -1,0 +1,176 @@
+"""What FiftyOne's editor would delete without being told to: labels that a view hides.
+
+The editor gets a sample's labels from the view and saves them as the whole list, and it tells the server which label it
+changed by its place in that list. So where a stage of the view hides labels, hidden ones vanish, and a change may hit
+another label than the one in sight. A hidden label cannot be deleted or edited on purpose: each one is kept when its
+sample is opened, and is put back once that is closed. A label that was in sight and is gone was deleted by a person.
+
+Filters of the App's sidebar hide nothing from the editor.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import bson
+import fiftyone as fo
+import numpy as np
+from bson import ObjectId
+
+from fiftyone_ntt.dataset.fields import label_root
+from fiftyone_ntt.dataset.labels import Document, is_from_run
+from fiftyone_ntt.dataset.storage import database_collection, raw_values, shows_whole_lists, store
+from fiftyone_ntt.runs.record import status_field
+
+logger = logging.getLogger(__name__)
+
+_STORE = "ntt_guard"
+_GRACE = 1.0
+"""Seconds after a sample was closed in which the editor may still save."""
+_LARGEST = 8 * 2**20
+_UNTOLD = "untold"
+_OF_NO_WEIGHT = frozenset({"_id", "tags", "mask"})
+
+
+@dataclass(frozen=True)
+class PutBack:
+    """What came of looking after labels that the editor may have dropped.
+
+    Attributes:
+        labels: how many were put back since somebody was told last.
+        pending: whether to look again in a moment.
+    """
+
+    labels: int
+    pending: bool
+
+
+def watch(dataset: fo.Dataset, view: fo.DatasetView, sample_id: str) -> int:
+    """Keeps the labels of a sample that a view hides. To be called when the sample is opened in the App.
+
+    Args:
+        dataset: the open dataset.
+        view: what the view bar says, without the sidebar's filters.
+        sample_id: the sample.
+
+    Returns:
+        Number of labels kept.
+    """
+    kept, count = store(dataset, _STORE), 0
+    for field in dataset.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Label):
+        root, is_list = label_root(dataset, field)
+        if not is_list or shows_whole_lists(view, field) or not view.has_field(field):
+            continue
+        shown = view.select(sample_id)
+        in_view = {label_id for ids in raw_values(shown, f"{root}._id") for label_id in ids or []}
+        document = _document(dataset, sample_id, field)
+        labels = _labels(document, root)
+        hidden = [label for label in labels if label["_id"] not in in_view]
+        if not hidden or not in_view:
+            continue
+        count += len(hidden)
+        facts = {
+            "root": root,
+            "order": [label["_id"] for label in labels],
+            "hidden": bson.encode({"labels": hidden}),
+            "status": bson.encode({"status": document.get(status_field(field))}),
+        }
+        if len(facts["hidden"]) > _LARGEST:
+            logger.warning("sample %s: the labels in %r that the view hides are too large to be kept", sample_id, field)
+            continue
+        kept.set_if_absent(f"{sample_id}:{field}", facts)
+    return count
+
+
+def put_back(dataset: fo.Dataset, open_sample: str | None = None, *, tell: bool = True) -> PutBack:
+    """Puts labels back that ``watch`` kept and the editor dropped, or changed in place of others.
+
+    To be called now and then; it costs one small query where nothing is kept.
+
+    Args:
+        dataset: the open dataset.
+        open_sample: the sample that is open in the App; the editor would only drop its labels again.
+        tell: whether the caller can tell a person; otherwise the next caller who can gets the sum.
+
+    Returns:
+        What was put back.
+    """
+    kept = store(dataset, _STORE)
+    keys = kept.list_keys()
+    labels, pending = kept.get(_UNTOLD) or 0 if _UNTOLD in keys else 0, False
+    before = labels
+    for key in keys:
+        sample_id, _, field = key.partition(":")
+        facts = None if key == _UNTOLD or sample_id == open_sample else kept.get(key)
+        if facts is None:
+            continue
+        if dataset.has_field(field):
+            labels += _restore(dataset, sample_id, field, facts)
+        closed = facts.get("closed")
+        if closed is not None and time.time() - closed > _GRACE:
+            kept.delete(key)
+            continue
+        pending = True
+        if closed is None:
+            kept.set(key, {**facts, "closed": time.time()})
+    if tell and before:
+        kept.delete(_UNTOLD)
+    elif not tell and labels > before:
+        kept.set(_UNTOLD, labels)
+    return PutBack(labels, pending)
+
+
+def _restore(dataset: fo.Dataset, sample_id: str, field: str, facts: dict[str, Any]) -> int:
+    document = _document(dataset, sample_id, field)
+    now = {label["_id"]: label for label in _labels(document, facts["root"])}
+    if not document or _was_labelled_again(document, field, facts, now):
+        return 0
+    hidden = {label["_id"]: label for label in bson.decode(facts["hidden"])["labels"]}
+    lost = [key for key, label in hidden.items() if key not in now or not _same(label, now[key])]
+    if not lost:
+        return 0
+    logger.info("sample %s: the editor dropped %d labels in %r; they are put back", sample_id, len(lost), field)
+    for key in lost:
+        # Accepted or rejected meanwhile: that was on purpose.
+        now[key] = {**hidden[key], "tags": now[key].get("tags")} if key in now else hidden[key]
+    order = [key for key in facts["order"] if key in now]
+    labels = [now[key] for key in (*order, *(key for key in now if key not in set(order)))]
+    name = facts["root"].rpartition(".")[2]
+    value = {**(document.get(field) or {}), name: labels}
+    dataset.set_values(field, {sample_id: value}, key_field="id", validate=False, dynamic=False)
+    return len(lost)
+
+
+def _was_labelled_again(document: Document, field: str, facts: dict[str, Any], now: dict[Any, Document]) -> bool:
+    """Whether a run, or undoing one, has written the sample since: what it took away stays away."""
+    before = bson.decode(facts["status"])["status"]
+    new = [label for key, label in now.items() if key not in set(facts["order"])]
+    return document.get(status_field(field)) != before or any(is_from_run(label) for label in new)
+
+
+def _same(one: Document, other: Document) -> bool:
+    """Whether two documents of a label say the same, but for tags and for how the mask is packed."""
+    keys = (one.keys() | other.keys()) - _OF_NO_WEIGHT
+    if any(one.get(key) != other.get(key) for key in keys):
+        return False
+    masks = [label.get("mask") for label in (one, other)]
+    if masks[0] == masks[1] or None in masks:
+        return masks[0] == masks[1]
+    pixels = [fo.Detection.from_dict(label).mask for label in (one, other)]
+    return bool(np.array_equal(*pixels))
+
+
+def _document(dataset: fo.Dataset, sample_id: str, field: str) -> Document:
+    wanted = {field: 1, status_field(field): 1}
+    return database_collection(dataset).find_one({"_id": ObjectId(sample_id)}, wanted) or {}
+
+
+def _labels(document: Document, root: str) -> list[Document]:
+    """The labels at a path such as ``ntt.detections``."""
+    value: Any = document
+    for name in root.split("."):
+        value = (value or {}).get(name)
+    return list(value or [])

@@ -1,0 +1,169 @@
+"""No edit in the App loses a label, whatever the grid shows: FiftyOne's editor saves the list that its view holds."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fiftyone as fo
+import numpy as np
+import pytest
+from app_page import SIZE, AppPage, eventually, expect
+from fiftyone import ViewField as F
+
+import fiftyone_ntt as ntt
+from fiftyone_ntt.dataset.labels import fingerprint
+from fiftyone_ntt.dataset.schema import activate_schema
+from fiftyone_ntt.runs.record import RunRecord, register
+
+# Not in order: the editor tells the server the place of a label in the list that the view holds.
+SCORES = (0.35, 0.85, 0.15, 0.62, 0.28, 0.5, 0.05, 0.75)
+CLASSES = ["cat", "dog"]
+EDITED, OF_ALL = 1, len(SCORES)
+"""Number of the sample that is edited, and of labels in each."""
+Labels = dict[str, tuple[str, float, frozenset[str]]]
+
+
+def label(number: int, score: float) -> fo.Detection:
+    """A round label in a place of its own; every third one is a dog."""
+    y, x = np.mgrid[:24, :24]
+    mask = (y - 11.5) ** 2 + (x - 11.5) ** 2 < 130
+    name, box = CLASSES[number % 3 == 2], [0.04 + 0.24 * (number % 4), 0.1 + 0.45 * (number // 4), 0.2, 0.3]
+    look = {"similarity": score, "alternative": "dog", "alternative_similarity": score / 2, "predicted_iou": 0.9}
+    return fo.Detection(
+        label=name, confidence=score, bounding_box=box, mask=mask, written=fingerprint(name, box, mask), **look
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(database: str, tmp_path_factory: Any) -> Iterator[Any]:
+    """The demo's photographs as a run leaves them, with the same labels on each."""
+    pytest.importorskip("skimage", reason="the demo's photographs are part of scikit-image")
+    from fiftyone_ntt.demo.data import load_images
+    from fiftyone_ntt.demo.run import build_dataset
+
+    dataset = build_dataset(tmp_path_factory.mktemp("demo"), load_images())
+    dataset.delete_sample_field("ground_truth")
+    register(dataset, RunRecord("run", "ntt", CLASSES, "lite", "0" * 64, {}, {}, 4))
+    for sample in dataset:
+        sample["ntt"] = fo.Detections(detections=[label(number, score) for number, score in enumerate(SCORES)])
+        sample.save()
+    activate_schema(dataset, "ntt", CLASSES)
+    yield dataset
+    dataset.delete()
+
+
+@pytest.fixture(scope="module")
+def app(browser: Any, app_process: Any, dataset: Any) -> Iterator[Any]:
+    """The App on that dataset; no models are needed."""
+    page = browser.new_page(viewport=SIZE)
+    pictures = os.environ.get("FIFTYONE_NTT_SCREENSHOTS")
+    yield AppPage(page, app_process.url, Path(pictures).absolute() if pictures else None)
+    page.close()
+
+
+def stored(dataset: Any, number: int = EDITED) -> Labels:
+    """Id -> class, score and tags of a sample's labels, as the database has them now."""
+    sample = dataset.skip(number).first()
+    sample.reload()
+    return {one.id: (one.label, one.confidence, frozenset(one.tags)) for one in sample.ntt.detections}
+
+
+def to_review(app: AppPage, dataset: Any, address: str = "") -> None:
+    """Opens the App anew, and the review tab in it."""
+    app.open(dataset.name + address)
+    if not app.panel.is_visible():
+        app.open_panel()
+    app.tab("3 Review")
+    expect(app.panel).to_contain_text("Most uncertain first")
+
+
+def edit(app: AppPage, dataset: Any, score: float, in_editor: int, place: int = EDITED) -> None:
+    """Gives the label with a score the other class, as a person does, and goes back to the grid."""
+    before = stored(dataset)
+    chosen = next(key for key, (_name, own, _tags) in before.items() if own == score)
+    name = CLASSES[before[chosen][0] == CLASSES[0]]
+    app.open_sample(place)
+    app.page.get_by_text("Annotate", exact=True).first.click()
+    expect(app.page.locator("[data-cy^='annotate-label-']")).to_have_count(in_editor)
+    app.page.locator(f"[data-cy='annotate-label-{chosen}']").click()
+    app.page.get_by_role("radio", name=name).check()
+    eventually(lambda: stored(dataset).get(chosen, ("gone",))[0], lambda stored_name: stored_name == name)
+    app.page.wait_for_timeout(3000)  # what the editor saves next is what drops labels
+    app.leave_editor()
+
+
+def changes(before: Labels, after: Labels) -> tuple[set[str], set[float]]:
+    """Ids that are gone or new, and the scores of labels whose class is another."""
+    return set(before) ^ set(after), {before[key][1] for key in before if key in after and before[key] != after[key]}
+
+
+def by_class(app: AppPage) -> None:
+    app.panel.get_by_role("row").filter(has_text="cat").click()
+
+
+def most_uncertain(app: AppPage) -> None:
+    app.press("Two classes alike")
+
+
+def rejected_only(app: AppPage) -> None:
+    app.choose("Show", "Rejected")
+
+
+def accept_above(app: AppPage) -> None:
+    app.panel.get_by_role("button", name=re.compile("Accept all .* above")).click()
+    app.expect_form("NTT: Accept labels")
+    app.execute()
+
+
+VIEWS: list[tuple[str, Callable[[AppPage], None], float]] = [
+    ("threshold", lambda app: app.set_slider(0.3), 0.62),
+    ("class", by_class, 0.75),
+    ("most uncertain", most_uncertain, 0.85),
+    ("rejected only", rejected_only, 0.15),
+    ("accept all above", accept_above, 0.5),
+    ("show all", lambda app: app.press("Show all"), 0.28),
+]
+"""What is pressed in the panel, and the score of the label that is edited then."""
+
+
+@pytest.mark.parametrize(("name", "press", "score"), VIEWS, ids=[name for name, *_ in VIEWS])
+def test_an_edit_loses_no_label(app: AppPage, dataset: Any, name: str, press: Any, score: float) -> None:
+    if name == "threshold":
+        ntt.reject_labels(dataset, below=0.2)
+        to_review(app, dataset)
+    press(app)
+    app.page.wait_for_timeout(1500)
+    app.picture(f"review-{name.replace(' ', '-')}")
+    before = stored(dataset)
+    edit(app, dataset, score, OF_ALL)
+    assert changes(before, stored(dataset)) == (set(), {score})
+
+
+def test_labels_that_a_view_of_the_persons_own_hides_come_back(app: AppPage, dataset: Any) -> None:
+    dataset.save_view("dogs", dataset.filter_labels("ntt", F("label") == "dog"), overwrite=True)
+    to_review(app, dataset, "?view=dogs")
+    before = stored(dataset)
+    dogs = [own for own, _score, _tags in before.values() if own == "dog"]
+    edit(app, dataset, 0.15, len(dogs))
+    app.expect_toast("had dropped")
+    after = eventually(lambda: stored(dataset), lambda labels: set(labels) == set(before))
+    assert changes(before, after) == (set(), {0.15})
+
+
+def test_what_a_person_deletes_stays_deleted(app: AppPage, dataset: Any) -> None:
+    to_review(app, dataset)
+    before = stored(dataset)
+    chosen = next(key for key, (_name, score, _tags) in before.items() if score == 0.85)
+    app.open_sample(EDITED)
+    app.page.get_by_text("Annotate", exact=True).first.click()
+    app.page.locator(f"[data-cy='annotate-label-{chosen}']").click()
+    app.page.keyboard.press("Delete")
+    eventually(lambda: set(stored(dataset)), lambda ids: ids == set(before) - {chosen})
+    app.leave_editor()
+    app.press("Refresh")
+    app.page.wait_for_timeout(2000)
+    assert set(stored(dataset)) == set(before) - {chosen}
