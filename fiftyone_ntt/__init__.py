@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fiftyone_ntt.evaluation.semantic import to_segmentation as to_segmentation
     from fiftyone_ntt.method.config import MatchConfig as MatchConfig
     from fiftyone_ntt.method.memory_bank import MemoryBank as MemoryBank
+    from fiftyone_ntt.params.base import StageOneSettings as StageOneSettings
     from fiftyone_ntt.references.banks import build_memory_bank as build_memory_bank
     from fiftyone_ntt.references.banks import list_banks as list_banks
     from fiftyone_ntt.references.banks import load_bank as load_bank
@@ -51,6 +52,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "MatchConfig": "core",
     "MemoryBank": "core",
+    "StageOneSettings": "params.base",
     "accept_labels": "review.decisions",
     "advise_references": "review.advice",
     "build_memory_bank": "references.banks",

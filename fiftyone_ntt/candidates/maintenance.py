@@ -5,9 +5,10 @@ Only files that carry the index's own names are looked at; whatever else lies in
 
 from __future__ import annotations
 
+import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -24,6 +25,8 @@ from fiftyone_ntt.candidates.store import RECIPES, SETTINGS_FILE, settings_in
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.params.base import Progress
 from fiftyone_ntt.pixels.files import PART_SUFFIX
+
+logger = logging.getLogger(__name__)
 
 _DAY = 24 * 3600.0
 _HASH = "[0-9a-f]{64}"
@@ -87,6 +90,7 @@ class PruneReport:
         kept: images left.
         kept_bytes: size of what is left.
         dry_run: whether nothing was removed.
+        stuck: path -> why it could not be removed.
     """
 
     reasons: dict[Path, str] = field(default_factory=dict)
@@ -94,13 +98,16 @@ class PruneReport:
     kept: int = 0
     kept_bytes: int = 0
     dry_run: bool = False
+    stuck: dict[Path, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         verb = "would remove" if self.dry_run else "removed"
-        return (
+        text = (
             f"{verb} {len(self.reasons)} files, {self.bytes / 1e6:.1f} MB; {self.kept} images stay, "
             f"{self.kept_bytes / 1e6:.1f} MB"
         )
+        first = next(iter(self.stuck.items()), None)
+        return text if first is None else f"{text}; {len(self.stuck)} could not be removed, e.g. {first[0]}: {first[1]}"
 
 
 def files_in(root: Path) -> Iterator[IndexFile]:
@@ -112,7 +119,8 @@ def files_in(root: Path) -> Iterator[IndexFile]:
                 continue
             try:
                 stat = path.stat()
-            except FileNotFoundError:  # renamed or pruned meanwhile
+            except OSError as error:  # renamed or pruned meanwhile, or in a folder that may not be looked into
+                logger.debug("passing over %s: %s", path, error)
                 continue
             yield IndexFile(
                 path, own["digest"], own["image"], own["part"] is not None, stat.st_size, stat.st_mtime
@@ -148,8 +156,8 @@ def verify(root: Path, *, remove: bool = False, progress: Progress | None = None
     """
     damaged = _damaged([file for file in files_in(root) if not file.part], progress)
     if remove:
-        for path in damaged:
-            path.unlink(missing_ok=True)
+        for path, reason in _remove_files(damaged).items():
+            damaged[path] = f"{damaged[path]}; and it cannot be removed: {reason}"
     return damaged
 
 
@@ -192,8 +200,8 @@ def prune(
             if size > limit and file.path not in reasons:
                 reasons[file.path] = "not used for longest"
                 size -= file.bytes
-    if not dry_run:
-        _remove(root, reasons)
+    stuck = {} if dry_run else _remove(root, reasons)
+    reasons = {path: reason for path, reason in reasons.items() if path not in stuck}
     kept = [file for file in files if file.path not in reasons]
     return PruneReport(
         reasons,
@@ -201,6 +209,7 @@ def prune(
         sum(file.image is not None for file in kept),
         sum(file.bytes for file in kept),
         dry_run,
+        stuck,
     )
 
 
@@ -244,10 +253,21 @@ def _what_is_wrong(file: IndexFile) -> str | None:
     return None
 
 
-def _remove(root: Path, paths: dict[Path, str]) -> None:
+def _remove_files(paths: Iterable[Path]) -> dict[Path, str]:
+    """Removes files; returns those that stay, each with the reason."""
+    stuck = {}
     for path in paths:
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            stuck[path] = error.strerror or str(error)
+    return stuck
+
+
+def _remove(root: Path, paths: dict[Path, str]) -> dict[Path, str]:
+    stuck = _remove_files(paths)
     for folder in sorted({parent for path in paths for parent in path.relative_to(root).parents}, reverse=True):
         if folder.name:
             with suppress(OSError):  # not empty, or just gone
                 (root / folder).rmdir()
+    return stuck

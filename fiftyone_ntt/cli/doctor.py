@@ -74,10 +74,16 @@ def healthy(checks: list[Check]) -> bool:
 
 
 def preset_weights() -> list[PresetWeights]:
-    """Where the weights of each preset are; looks at folders only."""
+    """Where the weights of each preset are; looks at folders only. What cannot be looked at counts as missing."""
     from fiftyone_ntt.models import PRESETS
 
-    return [_weights_of(preset) for preset in PRESETS.values()]
+    weights = []
+    for preset in PRESETS.values():
+        try:
+            weights.append(_weights_of(preset))
+        except Exception as error:  # e.g. a folder that may not be read: it costs this preset
+            weights.append(PresetWeights(preset.name, {f"its files ({error})": None}, "see to that folder"))
+    return weights
 
 
 def _guarded(name: str, check: Callable[[], Check]) -> Check:
@@ -207,14 +213,20 @@ def _weights_of(preset: Any) -> PresetWeights:
     if preset.name == "lite":
         return PresetWeights(preset.name, {file.name: find_here(file) for file in LITE_FILES}, PULL_COMMAND)
     files: dict[str, Path | None] = {}
-    if isinstance(preset.proposal, Sam2Spec) and preset.proposal.checkpoint is not None:
-        files[preset.proposal.checkpoint.name] = find_here(preset.proposal.checkpoint)
-    if isinstance(preset.features, Dinov2Spec):
-        files[preset.features.repo] = find_local_folder(preset.features.repo)
     fix = (
         f"comes from the Hugging Face hub on first use; without it, put SAM2's file into {cache_folder()}, DINOv2 "
         "into the Hugging Face cache"
     )
+    for spec in (preset.proposal, preset.features):
+        if (path := getattr(spec, "path", None)) is not None:
+            files[Path(path).name] = Path(path) if Path(path).expanduser().exists() else None
+        elif isinstance(spec, Sam2Spec) and spec.checkpoint is not None:
+            files[spec.checkpoint.name] = find_here(spec.checkpoint)
+        elif isinstance(spec, Dinov2Spec):
+            files[spec.repo] = find_local_folder(spec.repo)
+        else:  # not that it is missing, but nobody should believe that it is there
+            files[f"the files of a {type(spec).__name__}"] = None
+            fix = "doctor does not know this kind of model; load the preset to see whether its files are there"
     return PresetWeights(preset.name, files, fix)
 
 

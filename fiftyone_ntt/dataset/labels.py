@@ -34,7 +34,10 @@ SAME_OBJECT = 0.5
 """Two masks with an IoU above this mark the same object."""
 ATTRIBUTES: dict[str, tuple[type[fo.Field], str]] = {
     "predicted_iou": (fo.FloatField, "the mask model's own estimate of this mask's quality"),
-    "similarity": (fo.FloatField, "how much this looks like its class; the confidence is that, less what was merged"),
+    "similarity": (
+        fo.FloatField,
+        "how much this looks like its class, before overlaps and a doubtful mask lower the confidence",
+    ),
     "alternative": (fo.StringField, "the class that this looks like next"),
     "alternative_similarity": (fo.FloatField, "how much this looks like that other class"),
     "written": (

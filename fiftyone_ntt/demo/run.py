@@ -193,7 +193,7 @@ def draw_pictures(
     folder = output / "overlays"
     samples = {Path(sample.filepath).stem: sample for sample in dataset}
     classes = sorted(dataset.distinct("ground_truth.detections.label"))
-    files = []
+    files, unread = [], set[str]()
 
     def draw(path: Path, make: Callable[[], Image.Image]) -> bool:
         try:
@@ -210,10 +210,15 @@ def draw_pictures(
         if REFERENCE_TAG not in sample.tags:
             path = folder / f"{name}.png"
             panels = partial(_side_by_side, sample, name, classes)
-            files += [path] if draw(path, panels) else []
+            if draw(path, panels):
+                files.append(path)
+            else:
+                unread.add(name)
     overview = output / "overview.png"
     if progress:
         progress(len(samples), len(samples) + 1, overview.name)
+    for name in unread:
+        del samples[name]
     if draw(overview, partial(_contact_sheet, samples, classes)):
         files.insert(0, overview)
     if progress:
@@ -226,14 +231,16 @@ def _side_by_side(sample: fo.Sample, name: str, classes: list[str]) -> Image.Ima
 
 
 def _contact_sheet(samples: dict[str, Any], classes: list[str]) -> Image.Image:
+    names = (
+        ("coins_1", "motorcycle_left", "motorcycle_right"),
+        ("coins_2", "coins_3"),
+        ("astronaut", "chelsea", "coffee", "rocket"),
+    )
+    there = ([samples[name] for name in row if name in samples] for row in names)
     rows = [
-        [
-            _truth(samples["coins_1"], "reference"),
-            _truth(samples["motorcycle_left"], "reference"),
-            _labelled(samples["motorcycle_right"]),
-        ],
-        [_labelled(samples["coins_2"]), _labelled(samples["coins_3"])],
-        [_labelled(samples[name]) for name in ("astronaut", "chelsea", "coffee", "rocket") if name in samples],
+        [_truth(item, "reference") if REFERENCE_TAG in item.tags else _labelled(item) for item in row]
+        for row in there
+        if row
     ]
     remark = (
         f"six coins and one motorcycle as references, nothing trained; offline preset lite, "

@@ -44,9 +44,10 @@ from fiftyone_ntt.evaluation.fiftyone_matches import Matching, keep_results, wri
 from fiftyone_ntt.evaluation.map_documents import targets_of
 from fiftyone_ntt.evaluation.semantic_scores import evaluate_maps, shared_targets, write_map_scores
 from fiftyone_ntt.evaluation.summary import ClassResult, EvaluationResults
-from fiftyone_ntt.params.base import Progress
+from fiftyone_ntt.params.base import Progress, check_arguments
+from fiftyone_ntt.params.labelling import EvaluateParams
 from fiftyone_ntt.pixels.mask_codes import Rle, encode_crop
-from fiftyone_ntt.references.banks import list_banks, load_bank, without_references
+from fiftyone_ntt.references.banks import bank_summaries, load_bank, without_references
 from fiftyone_ntt.runs.record import provenance_of
 
 _NO_SCORES = Scores(None, None, None, None)
@@ -98,6 +99,7 @@ def evaluate(
         >>> results.mask.ap50, results.presence.micro.f1  # doctest: +SKIP
         (0.61, 0.88)
     """
+    check_arguments(EvaluateParams, progress, score_threshold=score_threshold, include_references=include_references)
     notes: list[str] = []
     samples, names = to_score(view, label_field, gt_field, eval_key, classes, include_references, notes)
     maps = [name for name in (label_field, gt_field) if is_map_field(samples, name)]
@@ -163,8 +165,8 @@ def _without_references(view: SampleCollection, label_field: str, gt_field: str,
         with_label = view.match_labels(tags=REFERENCE_TAG, fields=gt_field).values("id")
         kept = kept.exclude(with_label)
     record = provenance_of(view, label_field)
-    for name in list_banks(dataset_of(view)):
-        if record and dataset_of(view).get_run_info(name).config.content_hash == record.get("bank_hash"):
+    for name, summary in bank_summaries(dataset_of(view)).items() if record else ():
+        if summary.content_hash == record.get("bank_hash"):
             kept = without_references(kept, load_bank(dataset_of(view), name))
     left_out = len(view) - len(kept)
     if left_out:

@@ -24,7 +24,8 @@ from fiftyone_ntt.dataset.labels import is_from_run, is_kept
 from fiftyone_ntt.dataset.storage import patiently, raw_values
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.evaluation.map_documents import Document, is_as_written, maps_info, piece_of, to_map_document
-from fiftyone_ntt.params.base import Progress
+from fiftyone_ntt.params.base import Progress, check_arguments
+from fiftyone_ntt.params.review import ToSegmentationParams
 from fiftyone_ntt.pixels.semantic_maps import Piece, paint
 from fiftyone_ntt.runs.record import MAPS, provenance_of
 
@@ -114,6 +115,7 @@ def to_segmentation(
     """
     if only not in ONLY:
         raise InputError(f"expected only to be one of {', '.join(ONLY)}; got {only!r}")
+    check_arguments(ToSegmentationParams, progress, score_threshold=score_threshold, overwrite=overwrite)
     view = whole_images(view)
     check_detections_field(view, label_field)
     names = _class_names(dataset_of(view), label_field, classes)

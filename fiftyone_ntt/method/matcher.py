@@ -57,6 +57,10 @@ class Matcher:
         *,
         segmenter: Segmenter | None = None,
     ) -> None:
+        if segmenter is not None and not all(hasattr(segmenter, name) for name in ("prepare", "encode", "decode")):
+            raise WrongTypeError(
+                f"expected segmenter to be a Segmenter, got {segmenter!r}; load_preset('lite').segmenter() makes one"
+            )
         self.config = checked_config(config)
         self.bank = bank if isinstance(bank, MemoryBank) else None
         self.prototypes = normalise(_checked(_as_float(bank.prototypes if isinstance(bank, MemoryBank) else bank)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -176,6 +176,13 @@ class BankBuilder:
         centre: bool = False,
         observers: Sequence[ReferenceObserver] = (),
     ) -> None:
+        listed = classes is None or (
+            isinstance(classes, Iterable)
+            and not isinstance(classes, str)
+            and all(isinstance(name, str) for name in classes)
+        )
+        if not listed:
+            raise WrongTypeError(f"expected classes as a list of texts, got {classes!r}; put a single one into a list")
         self._encoder, self._classes, self._centre = encoder, classes, centre
         self._facts, self._observers = dict(facts), observers
         self._vectors: list[NDArray[np.float32]] = []

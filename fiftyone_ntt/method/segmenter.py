@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.method.backends import BatchEncoder, BatchSize, CropEncoder, FeatureModel, ProposalModel, in_batches
 from fiftyone_ntt.method.config import MatchConfig, ProposalConfig
 from fiftyone_ntt.method.matcher import Matcher
@@ -299,7 +299,12 @@ class Segmenter:
 
         Raises:
             BadReferenceError: if a class has no reference, or an item a label that is not among ``classes``.
+            WrongTypeError: if the items are no references, or the classes no list of texts.
         """
+        if isinstance(items, ReferenceItem) or not isinstance(items, Iterable):
+            raise WrongTypeError(
+                f"expected a list of ReferenceItem, got {type(items).__name__}; put a single one into a list"
+            )
         builder = self.bank_builder(classes, preset=preset, ask_granularity=ask_granularity, crops=crops)
         for item in items:
             builder.add(item)

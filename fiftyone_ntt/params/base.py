@@ -176,6 +176,29 @@ class Params:
         }
 
 
+def check_arguments(params: type[Params], progress: object = None, /, **given: Any) -> None:
+    """Refuses arguments of a call from Python that a form or the command line would refuse, too.
+
+    Args:
+        params: declares them.
+        progress: the callback of the call.
+        **given: name -> what the caller gave.
+
+    Raises:
+        WrongTypeError: if one is of the wrong kind.
+        InputError: if one is none of the choices, or out of bounds.
+    """
+    if progress is not None and not callable(progress):
+        raise WrongTypeError(
+            f"expected progress to be a function that takes (done, total, message), got {progress!r}; leave it out, or "
+            "pass e.g. print"
+        )
+    infos = {item.name: item for item in dataclasses.fields(params)}
+    hints = get_type_hints(params)
+    for name, value in given.items():
+        _info(infos[name], hints[name]).checked(value)
+
+
 def _left_empty(value: Any, info: ParamInfo) -> bool:
     """A cleared form field arrives as ``None``, an empty text or an empty list."""
     return value is None or (info.optional and value in ("", [], ()))

@@ -21,6 +21,8 @@ from fiftyone_ntt.method.options.negatives import image_centres, with_negatives
 from fiftyone_ntt.method.references import BankBuilder, ReferenceItem
 from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.models import Preset, load_preset
+from fiftyone_ntt.params.base import check_arguments
+from fiftyone_ntt.params.references import BuildBankParams
 from fiftyone_ntt.pixels.images import content_key, read_bytes
 from fiftyone_ntt.references.prompted_masks import Key, PromptedMask, box_mask, make_masks
 from fiftyone_ntt.references.reader import ReferenceReader, ReferenceSample
@@ -89,6 +91,7 @@ def build_memory_bank(
         >>> bank.shots  # doctest: +SKIP
         {'coin': 3}
     """
+    check_arguments(BuildBankParams, progress, ask_granularity=ask_granularity)
     references = image_samples(references)
     if name is not None:
         check_name(name)
@@ -312,7 +315,10 @@ def bank_summaries(dataset: fo.Dataset) -> dict[str, BankSummary]:
     """Name of each bank kept with a dataset -> what it is."""
     summaries = {}
     for name in list_banks(dataset):
-        config = dataset.get_run_info(name).config
-        shots = dict(zip(config.classes, config.shots, strict=True))
-        summaries[name] = BankSummary(name, shots, config.preset, config.content_hash)
+        try:
+            config = dataset.get_run_info(name).config
+            shots = dict(zip(config.classes, config.shots, strict=True))
+            summaries[name] = BankSummary(name, shots, config.preset, config.content_hash)
+        except (AttributeError, TypeError, ValueError) as error:  # one damaged record costs one bank
+            logger.warning("passing over the memory bank %r, whose record is damaged: %s", name, error)
     return summaries

@@ -25,8 +25,8 @@ from fiftyone_ntt.dataset.labels import fingerprint, is_kept
 from fiftyone_ntt.dataset.schema import activate_schema
 from fiftyone_ntt.errors import BadReferenceError, InputError
 from fiftyone_ntt.models import Preset, load_preset
-from fiftyone_ntt.params.base import Progress
-from fiftyone_ntt.params.references import MADE_FIELD, MakeMasksFormParams
+from fiftyone_ntt.params.base import Progress, check_arguments
+from fiftyone_ntt.params.references import MADE_FIELD, MakeMasksFormParams, MakeMasksParams
 from fiftyone_ntt.pixels.packed_masks import PackedMask
 from fiftyone_ntt.references.label_kinds import LabelledObject
 from fiftyone_ntt.references.prompted_masks import Key, PromptedMask, make_masks
@@ -103,6 +103,7 @@ def make_reference_masks(
         masks in 'ntt_references': 3 from a point
         >>> bank = ntt.build_memory_bank(references, "ntt_references")  # doctest: +SKIP
     """
+    check_arguments(MakeMasksParams, progress, overwrite=overwrite)
     fields = field_names(label_field)
     if out_field in fields:
         raise InputError(f"expected another field to write to than {out_field!r}, which holds the labels")

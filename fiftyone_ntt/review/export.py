@@ -29,7 +29,8 @@ from fiftyone_ntt.dataset.geometry import box_in_pixels, place_mask
 from fiftyone_ntt.dataset.labels import is_crowd, is_ignored
 from fiftyone_ntt.dataset.storage import raw_values
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.params.base import Progress
+from fiftyone_ntt.params.base import Progress, check_arguments
+from fiftyone_ntt.params.review import ExportParams
 from fiftyone_ntt.pixels.images import decode_image, read_bytes
 from fiftyone_ntt.review.export_choice import chosen_labels, classes_of, why_nothing
 from fiftyone_ntt.review.export_formats import (
@@ -144,6 +145,9 @@ def export_labels(
     for name, value, allowed in (("format", format, FORMATS), ("only", only, ONLY), ("masks", masks, MASKS)):
         if value not in allowed:
             raise InputError(f"expected {name} to be one of {', '.join(allowed)}; got {value!r}")
+    check_arguments(
+        ExportParams, progress, score_threshold=score_threshold, export_media=export_media, overwrite=overwrite
+    )
     view = whole_images(view)
     check_detections_field(view, label_field)
     folder = _checked_folder(export_dir, overwrite)

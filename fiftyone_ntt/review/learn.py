@@ -22,7 +22,8 @@ from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.models import Preset
-from fiftyone_ntt.params.base import Progress
+from fiftyone_ntt.params.base import Progress, check_arguments
+from fiftyone_ntt.params.review import LearnParams
 from fiftyone_ntt.references.banks import METHOD as BANK
 from fiftyone_ntt.references.banks import save_bank, with_contents
 from fiftyone_ntt.review.lessons import ClassChange, Lesson, changes_of, is_no_example, lessons_of, taught
@@ -138,6 +139,7 @@ def learn(
         >>> report = ntt.learn(dataset, "ntt")  # doctest: +SKIP
         >>> report = ntt.learn(dataset, "ntt", apply=True, bank_name="learned")  # doctest: +SKIP
     """
+    check_arguments(LearnParams, progress, apply=apply, threshold=threshold)
     started = time.perf_counter()
     reviewed = image_samples(view)
     review = ReviewedRun.of(reviewed, label_field, index_dir, preset)

@@ -30,6 +30,7 @@ from fiftyone_ntt.runs.record import (
     stage_one_settings,
     state_of,
     status_field,
+    stored_record,
     targets_of,
 )
 from fiftyone_ntt.runs.segment import SegmentReport, Task, label
@@ -180,6 +181,7 @@ def config_of(dataset: fo.Dataset, run_key: str) -> Any:
     if dataset.has_run(run_key):
         config = dataset.get_run_info(run_key).config
         if config.method == METHOD:
+            stored_record(config)  # refuses a damaged one
             return config
     if run_key in queued_runs(dataset):
         raise InputError(f"run {run_key!r} waits for a worker to begin it; take it out of FiftyOne's queue instead")

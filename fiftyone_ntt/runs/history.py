@@ -16,11 +16,14 @@ from bson import json_util
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 from fiftyone.core.runs import RunConfig, RunResults
+from pymongo.errors import DocumentTooLarge
 
 from fiftyone_ntt.dataset.fields import dataset_of, every_image
 from fiftyone_ntt.dataset.labels import ATTRIBUTES, is_from_run, is_kept
 from fiftyone_ntt.dataset.storage import masks_folder, patiently, raw_values, remove_masks, store
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, NttError
+from fiftyone_ntt.params.base import check_arguments
+from fiftyone_ntt.params.labelling import UndoParams
 from fiftyone_ntt.runs.listing import list_runs
 from fiftyone_ntt.runs.presence_fields import clear_presence, forget_presence
 from fiftyone_ntt.runs.record import PROVENANCE, RunRecord, delete_state, status_field
@@ -206,16 +209,24 @@ def undo_run(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> 
     Raises:
         InputError: if there is no such run, if it is at work, or if another run has overwritten its labels since.
         DatabaseGoneError: if the database does not answer for minutes.
+        NttError: if the database refuses to take some samples back; all others are restored.
 
     Example:
         >>> import fiftyone_ntt as ntt
         >>> removed = ntt.undo_run(dataset, "ntt_ntt")  # doctest: +SKIP
     """
+    check_arguments(UndoParams, keep_edited=keep_edited)
     name = patiently(_check, dataset, run_key)
     this = patiently(last_pass, dataset, run_key)
     removed = 0
     if dataset.has_field(name):
-        removed = _restore_samples(dataset, name, run_key, this, keep_edited)
+        removed, refused = _restore_samples(dataset, name, run_key, this, keep_edited)
+        if refused:
+            sample_id, reason = next(iter(refused.items()))
+            raise NttError(
+                f"run {run_key!r} is undone but for {len(refused)} samples that the database does not take back, e.g. "
+                f"sample {sample_id}: {reason}; see to them, then call undo_run again"
+            )
         forget_presence(dataset, name, run_key)
         patiently(store(dataset, LEARNED_STORE).delete, name)  # what learning found was found in labels that are gone
         patiently(_restore_provenance, dataset, name, run_key, this)
@@ -242,16 +253,21 @@ def _check(dataset: fo.Dataset, run_key: str) -> str:
     if runs[run_key].get("workers"):  # one that was cancelled may take a second to stop
         raise InputError(f"run {run_key!r} is at work; cancel it first, see cancel_run, and wait for it to stop")
     name = str(runs[run_key]["label_field"])
+    if not name:
+        raise InputError(f"run {run_key!r} cannot be undone: {runs[run_key]['error']}")
     for other in (key for key, run in runs.items() if key != run_key and run["label_field"] == name):
         if any((run_pass.previous or {}).get("run_key") == run_key for run_pass in passes(dataset, other)):
             raise InputError(f"run {other!r} has overwritten labels of run {run_key!r}; undo {other!r} first")
     return name
 
 
-def _restore_samples(dataset: fo.Dataset, name: str, run_key: str, this: Pass, keep_edited: bool) -> int:
+def _restore_samples(
+    dataset: fo.Dataset, name: str, run_key: str, this: Pass, keep_edited: bool
+) -> tuple[int, dict[str, str]]:
+    """Labels removed, and the samples that could not be restored, each with the reason."""
     status, old_statuses = status_field(name), patiently(this.statuses)
     ids = patiently(_samples, dataset, name, run_key, this, old_statuses)
-    removed = 0
+    removed, refused = 0, dict[str, str]()
     for start in range(0, len(ids), _CHUNK):
         chunk = every_image(dataset).select(ids[start : start + _CHUNK])
         sample_ids, current = patiently(raw_values, chunk, ["id", name])
@@ -264,9 +280,10 @@ def _restore_samples(dataset: fo.Dataset, name: str, run_key: str, this: Pass, k
                 continue  # the run has not come to this sample
             labels[sample_id] = _restored(now, before[0] if before else None, keep_edited)
             removed += len(_ids(now) - _ids(labels[sample_id]))
-        _set(dataset, name, labels)
-        _set(dataset, status, statuses)
-    return removed
+        refused |= _set(dataset, name, labels)
+        # A status stays where the labels did: it is by the status that the next call finds the sample.
+        refused |= _set(dataset, status, {key: value for key, value in statuses.items() if key not in refused})
+    return removed, refused
 
 
 def _samples(
@@ -305,9 +322,17 @@ def _ids(labels: Document | None) -> set[Any]:
     return {label["_id"] for label in (labels or {}).get("detections") or []}
 
 
-def _set(dataset: fo.Dataset, field: str, documents: dict[str, Document | None]) -> None:
-    if documents and dataset.has_field(field):
+def _set(dataset: fo.Dataset, field: str, documents: dict[str, Document | None]) -> dict[str, str]:
+    """Writes documents; returns the samples that the database refuses, each with the reason."""
+    if not documents or not dataset.has_field(field):
+        return {}
+    try:
         patiently(dataset.set_values, field, documents, key_field="id", validate=False, dynamic=False)
+    except (ValueError, DocumentTooLarge) as error:  # FiftyOne turns what MongoDB refuses into a ValueError
+        if len(documents) == 1:
+            return dict.fromkeys(documents, str(error))
+        return {k: reason for key in documents for k, reason in _set(dataset, field, {key: documents[key]}).items()}
+    return {}
 
 
 def _mask_paths(dataset: fo.Dataset, name: str) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from fiftyone.operators.executor import ExecutionRunState
 
 from fiftyone_ntt.dataset.fields import every_image
 from fiftyone_ntt.dataset.storage import database_collection, dataset_id
+from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.runs.record import (
     COMPLETED,
     DECISIVE,
@@ -25,9 +27,13 @@ from fiftyone_ntt.runs.record import (
     count_left,
     state_of,
     status_field,
+    stored_record,
 )
 from fiftyone_ntt.runs.workers import live_workers
 
+logger = logging.getLogger(__name__)
+
+_DAMAGE = (InputError, LookupError, TypeError, ValueError, AttributeError)
 PLUGIN = "@fiftyone-ntt/ntt/"
 SEGMENT_OPERATOR = f"{PLUGIN}segment"
 
@@ -173,6 +179,8 @@ def _last_line(traceback: str | None) -> str:
 def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:
     """The labelling runs of a dataset, oldest first; runs that wait for a worker to begin come last.
 
+    A run whose record cannot be read is among them, as ``failed`` with an ``error`` that says so.
+
     Returns:
         Of each run its settings (``run_key``, ``label_field``, ``preset``, ``bank_hash``, ...), and
 
@@ -186,10 +194,22 @@ def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:
         >>> import fiftyone_ntt as ntt
         >>> [(run["run_key"], run["state"]) for run in ntt.list_runs(dataset)]  # doctest: +SKIP
     """
-    facts = {key: dict(dataset.get_run_info(key).config.record) for key in dataset.list_runs(method=METHOD)}
+    facts: dict[str, dict[str, Any]] = {}
+    damaged: dict[str, str] = {}  # one damaged record, or state, costs its run
+    for key in dataset.list_runs(method=METHOD):
+        try:
+            facts[key] = {**stored_record(dataset.get_run_info(key).config), "run_key": key}
+        except _DAMAGE as error:
+            damaged[key] = str(error)
     fields = {status_field(record["label_field"]) for record in facts.values()}
     counts = {status: status_counts(dataset, status) for status in fields if dataset.has_field(status)}
-    runs = [_described(dataset, record, counts) for record in facts.values()]
+    runs = []
+    for key, record in facts.items():
+        try:
+            runs.append(_described(dataset, record, counts))
+        except _DAMAGE as error:
+            damaged[key] = f"its state is damaged ({type(error).__name__}: {error}); undo the run, or delete its record"
+    runs += [_damaged(key, facts.get(key, {}), reason) for key, reason in damaged.items()]
     waiting = queued_runs(dataset)
     for run in runs:
         if run["run_key"] in waiting and run["state"] != RUNNING:
@@ -197,6 +217,16 @@ def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:
     recorded = {run["run_key"] for run in runs}
     new = [run for key, run in waiting.items() if key not in recorded]
     return [*sorted(runs, key=lambda run: str(run["started"])), *new]
+
+
+def _damaged(key: str, facts: dict[str, Any], reason: str) -> dict[str, Any]:
+    """What there is to say of a run whose record or state cannot be read: that, and nothing else."""
+    logger.warning("run %r cannot be read: %s", key, reason)
+    nothing = dict.fromkeys(("throughput", "eta_seconds", "started_by", "door", "ended"))
+    named = {"run_key": key, "label_field": "", "started": "", **facts}
+    counts = {"ok": 0, "empty": 0, "error": 0, "left": 0}
+    known = {"state": FAILED, "error": reason, "workers": 0, "options": {}, "configuration": {}, "counts": counts}
+    return {**named, **nothing, **known}
 
 
 def _described(

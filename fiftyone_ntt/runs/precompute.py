@@ -15,8 +15,16 @@ from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.file_format import limit_in_bytes
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne, describe_error
 from fiftyone_ntt.dataset.fields import root_dataset_of, whole_images
+from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models import Preset
-from fiftyone_ntt.params.base import Progress, StageOneFieldsButPreset, StageOneSettings, stage_one_of
+from fiftyone_ntt.params.base import (
+    Progress,
+    StageOneFieldsButPreset,
+    StageOneSettings,
+    check_arguments,
+    stage_one_of,
+)
+from fiftyone_ntt.params.labelling import IndexParams
 from fiftyone_ntt.runs.estimate import remember_speed
 
 if TYPE_CHECKING:
@@ -99,8 +107,14 @@ def index(
     """
     started = time.perf_counter()
     view = whole_images(view)
+    check_arguments(IndexParams, progress, size_limit_gb=size_limit_gb)
     asked = stage_one_of(stage_one, stage_one_fields)
-    made_how = StageOne.of(asked.changed(preset=preset or asked.preset, use_index=True))
+    if not asked.use_index:
+        raise InputError(
+            "expected no use_index=False, as filling the candidate cache is what this function does; leave it out, or "
+            "give it to segment"
+        )
+    made_how = StageOne.of(asked.changed(preset=preset or asked.preset))
     source = CandidateSource(made_how, size_limit=limit_in_bytes(size_limit_gb))
     source.open()
     report = IndexReport()

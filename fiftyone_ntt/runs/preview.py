@@ -23,7 +23,8 @@ from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.results import Instances
 from fiftyone_ntt.models import Preset
-from fiftyone_ntt.params.base import Progress, StageOneFields, StageOneSettings, stage_one_of
+from fiftyone_ntt.params.base import Progress, StageOneFields, StageOneSettings, check_arguments, stage_one_of
+from fiftyone_ntt.params.review import PreviewParams
 from fiftyone_ntt.pixels.drawing import Shape, draw_shapes
 from fiftyone_ntt.pixels.images import read_image
 from fiftyone_ntt.references.banks import build_memory_bank, notes_of, without_references
@@ -144,6 +145,9 @@ def preview(
         >>> for image in ntt.preview(dataset, "ntt_bank", images=2, device="cuda"):  # doctest: +SKIP
         ...     print(image)
     """
+    within = min(max(images, 1), 20) if isinstance(images, int) else images  # a form has its own bounds
+    check_arguments(PreviewParams, progress, images=within, score_threshold=score_threshold)
+    images = int(images)
     if images < 1:
         raise InputError(f"expected at least 1 image to look at, got {images}")
     flat = whole_images(view)

@@ -169,6 +169,21 @@ def match_config(record: Mapping[str, Any]) -> MatchConfig:
     return MatchConfig.from_stored(record.get("match", {}))
 
 
+def stored_record(config: Any) -> dict[str, Any]:
+    """The record in the configuration of a labelling run.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    record = getattr(config, "record", None)
+    if not isinstance(record, Mapping) or not all(isinstance(record.get(k), str) for k in ("run_key", "label_field")):
+        raise InputError(
+            "expected the record of a labelling run, got a damaged one; its labels are still there, and "
+            "dataset.delete_run removes the record"
+        )
+    return dict(record)
+
+
 def provenance_of(collection: SampleCollection, field_name: str) -> dict[str, Any]:
     """The record of the run that wrote a field of labels, or the labels that its segmentation masks were made from.
 

@@ -23,7 +23,8 @@ from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.referring import ReferringMatcher
 from fiftyone_ntt.method.options.second_look import WEIGHT
-from fiftyone_ntt.params.base import Progress, StageOneFields, StageOneSettings, stage_one_of
+from fiftyone_ntt.params.base import Progress, StageOneFields, StageOneSettings, check_arguments, stage_one_of
+from fiftyone_ntt.params.labelling import SegmentParams
 from fiftyone_ntt.references.banks import load_bank, without_references
 from fiftyone_ntt.runs.applied_thresholds import ScoreThresholds, score_thresholds
 from fiftyone_ntt.runs.estimate import remember_speed
@@ -197,6 +198,10 @@ def segment(
     flat = whole_images(view)
     if not isinstance(label_field, str):
         raise WrongTypeError(f"expected label_field to be the name of a field, got {label_field!r}")
+    check_arguments(
+        SegmentParams, progress, resume=resume, overwrite=overwrite, score_threshold=score_threshold,
+        include_references=include_references,
+    )  # fmt: skip
     _check_mode(mode, thresholds)
     asked = stage_one_of(stage_one, stage_one_fields)
     settings, asked = settled(config, score_threshold, asked)

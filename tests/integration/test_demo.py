@@ -30,7 +30,7 @@ def no_demo_dataset(database):
 
 
 @pytest.mark.usefixtures("no_demo_dataset")
-def test_demo_dataset_and_pictures_hold_the_outlines(tmp_path):
+def test_demo_dataset_and_pictures_hold_the_outlines(tmp_path, caplog):
     images = {image.name: image for image in load_images()}
     dataset = run.build_dataset(tmp_path, list(images.values()))
     assert len(dataset) == 9
@@ -52,6 +52,13 @@ def test_demo_dataset_and_pictures_hold_the_outlines(tmp_path):
     assert len(files) == 8
     with Image.open(tmp_path / "overview.png") as sheet:
         assert sheet.width > 1600
+    (tmp_path / "images" / "coins_2.png").unlink()
+    (tmp_path / "overlays" / "coffee.png").unlink()
+    (tmp_path / "overlays" / "coffee.png").mkdir()
+    names = [path.name for path in run.draw_pictures(dataset, tmp_path)]
+    assert len(names) == 6 and not {"coins_2.png", "coffee.png"} & {*names}, "one picture costs itself"
+    told = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert len(told) == 2 and "images/coins_2.png" in told[0] and "overlays/coffee.png" in told[1]
     rebuilt = run.build_dataset(tmp_path, list(images.values()))
     assert len(rebuilt) == 9, "the demo's own dataset is replaced"
 

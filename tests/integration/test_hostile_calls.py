@@ -216,3 +216,49 @@ def test_operators_declare_their_risk():
     assert {one.config.risk_level for one in ours if one.__class__.__module__.find("panels") < 0} <= {
         types.RiskLevel.LOW, types.RiskLevel.MEDIUM, types.RiskLevel.HIGH,
     }  # fmt: skip
+
+
+# Each was taken without a word, or ended in an error of Python's own.
+WRONG_KINDS = [
+    (ntt.segment, {"score_threshold": 2}, InputError, "score_threshold.*between 0 and 1"),
+    (ntt.segment, {"score_threshold": -0.1}, InputError, "score_threshold.*between 0 and 1"),
+    (ntt.segment, {"score_threshold": "0.5"}, WrongTypeError, "score_threshold.*number"),
+    (ntt.segment, {"score_threshold": float("nan")}, WrongTypeError, "score_threshold.*number"),
+    (ntt.segment, {"include_references": "no"}, WrongTypeError, "include_references.*true or false"),
+    (ntt.segment, {"overwrite": "yes"}, WrongTypeError, "overwrite.*true or false"),
+    (ntt.segment, {"resume": 1}, WrongTypeError, "resume.*true or false"),
+    (ntt.segment, {"progress": 3}, WrongTypeError, "progress.*function"),
+    (ntt.index, {"use_index": False}, InputError, "use_index"),
+    (ntt.index, {"stage_one": ntt.StageOneSettings(use_index=False)}, InputError, "use_index"),
+    (ntt.index, {"size_limit_gb": "1"}, WrongTypeError, "size_limit_gb.*number"),
+    (ntt.index, {"size_limit_gb": -1}, InputError, "size_limit_gb.*at least 0"),
+    (ntt.index, {"progress": "bar"}, WrongTypeError, "progress.*function"),
+    (ntt.preview, {"images": "4"}, WrongTypeError, "images.*whole number"),
+    (ntt.preview, {"images": 2.5}, WrongTypeError, "images.*whole number"),
+    (ntt.preview, {"images": True}, WrongTypeError, "images.*whole number"),
+    (ntt.preview, {"images": 0}, InputError, "at least 1 image"),
+    (ntt.preview, {"score_threshold": 2}, InputError, "score_threshold.*between 0 and 1"),
+    (ntt.build_memory_bank, {"ask_granularity": "no"}, WrongTypeError, "ask_granularity.*true or false"),
+    (ntt.build_memory_bank, {"progress": 3}, WrongTypeError, "progress.*function"),
+    (ntt.make_reference_masks, {"overwrite": "no"}, WrongTypeError, "overwrite.*true or false"),
+    (ntt.evaluate, {"score_threshold": 2}, InputError, "score_threshold.*between 0 and 1"),
+    (ntt.evaluate, {"include_references": "no"}, WrongTypeError, "include_references.*true or false"),
+    (ntt.evaluate, {"progress": 3}, WrongTypeError, "progress.*function"),
+    (ntt.export_labels, {"score_threshold": 2}, InputError, "score_threshold.*between 0 and 1"),
+    (ntt.export_labels, {"overwrite": "no"}, WrongTypeError, "overwrite.*true or false"),
+    (ntt.export_labels, {"export_media": "no"}, WrongTypeError, "export_media.*true or false"),
+    (ntt.to_segmentation, {"score_threshold": 2}, InputError, "score_threshold.*between 0 and 1"),
+    (ntt.to_segmentation, {"overwrite": "no"}, WrongTypeError, "overwrite.*true or false"),
+    (ntt.learn, {"apply": "no"}, WrongTypeError, "apply.*true or false"),
+    (ntt.learn, {"threshold": 2}, InputError, "threshold.*between 0 and 1"),
+    (ntt.undo_run, {"keep_edited": "no"}, WrongTypeError, "keep_edited.*true or false"),
+]
+
+
+@pytest.mark.parametrize(("call", "arguments", "error", "text"), WRONG_KINDS)
+def test_arguments_of_a_wrong_kind_are_refused(dataset, tmp_path, call, arguments, error, text):
+    """Forms and commands refuse these by the same declarations."""
+    needed = {ntt.segment: ["bank"], ntt.export_labels: [tmp_path / "out"], ntt.undo_run: ["run"]}.get(call, [])
+    with pytest.raises(error, match=text):
+        call(dataset, *needed, **arguments)
+    assert ntt.list_runs(dataset) == [] and not (tmp_path / "out").exists()

@@ -1,7 +1,7 @@
 """A disk that takes no more: nothing half-written passes for a file, and whoever reads the report knows which one.
 
-Public reports of the kind: FiftyOne's `export_mask` writes by OpenCV, whose `imwrite` leaves an empty file and returns
-False (opencv/opencv issue 5698); MMDetection and Ultralytics users who find empty label files after a full disk.
+Public reports of the kind: on a full disk OpenCV's `imwrite`, by which FiftyOne writes masks, leaves an empty file and
+returns True (opencv/opencv issue 25969); a tool writes to a full disk without a word (torognes/vsearch issue 243).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def test_a_mask_that_fits_no_disk_costs_its_sample(dataset, tmp_path):
 
 
 @pytest.mark.parametrize(("format", "media"), [("coco", True), ("yolo", True), ("fiftyone", True), ("coco", False)])
-def test_an_export_that_does_not_fit_leaves_nothing_and_names_the_file(dataset, tmp_path, format, media):
+def test_an_export_that_does_not_fit_leaves_nothing(dataset, tmp_path, format, media):
     path = tmp_path / "large.png"
     Image.fromarray(noise().view(np.uint8) * 255).save(path)
     # Half of the pixels in runs of one: the run lengths take more than the disk has, too.

@@ -1,6 +1,7 @@
 """The rules of the house that a reader cannot see in one file: who may import whom, names, lengths."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -250,3 +251,20 @@ def test_names_of_tests_stay_short():
     ]
     assert len(names) > 500
     assert not sorted(name for name in names if len(name) > 60)
+
+
+# What a module is imported as -> what is installed; everything else has one name for both.
+INSTALLED_AS = {
+    "PIL": "pillow", "bson": "pymongo", "cv2": "opencv-python-headless", "efficientnet_lite_pytorch":
+    "efficientnet-lite-pytorch", "hydra": "hydra-core", "huggingface_hub": "huggingface-hub", "sklearn": "scikit-learn",
+    "typing_extensions": "typing-extensions", "yaml": "pyyaml",
+}  # fmt: skip
+
+
+def test_what_is_imported_is_a_dependency_of_its_own():
+    """What only comes along with another package goes when that package no longer needs it."""
+    used = {package for room in FOLDERS for _, package in rooms_and_packages(room)[1]}
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    named = {re.split(r"[<>=!~ ]", line)[0] for line in lines if line}
+    assert len(named) > 10
+    assert {INSTALLED_AS.get(package, package) for package in used} - named == set()

@@ -129,3 +129,42 @@ def test_the_plugin(monkeypatch, tmp_path):
 
 def test_checks_are_plain_values():
     assert dataclasses.asdict(doctor.Check("a", None, "b")) == {"name": "a", "ok": None, "found": "b", "fix": ""}
+
+
+@dataclasses.dataclass(frozen=True)
+class UnknownSpec:
+    """A kind of model that doctor has never heard of."""
+
+    cpu_only = True
+
+
+def test_weights_of_an_unknown_kind_are_not_called_complete(monkeypatch, tmp_path):
+    from fiftyone_ntt.models import PRESETS
+    from fiftyone_ntt.models.specs import EfficientNetSpec
+
+    (tmp_path / "own.pth").touch()
+    lite = PRESETS["lite"]
+    unknown = dataclasses.replace(lite, name="unknown", proposal=UnknownSpec())
+    here, gone = (
+        dataclasses.replace(lite, name=name, proposal=EfficientNetSpec(path=tmp_path / "own.pth"),
+                            features=EfficientNetSpec(path=tmp_path / f"{name}.pth"))
+        for name in ("own", "gone")
+    )  # fmt: skip
+    assert (
+        not doctor._weights_of(unknown).complete
+        and "UnknownSpec" in doctor._weights_check(doctor._weights_of(unknown)).found
+    )
+    assert doctor._weights_of(here).complete and not doctor._weights_of(gone).complete
+
+
+def test_one_preset_that_cannot_be_looked_at_costs_one_line(monkeypatch):
+    weights_of = doctor._weights_of
+
+    def forbidden(preset):
+        if preset.name == "tiny":
+            raise PermissionError(13, "Permission denied", "/weights")
+        return weights_of(preset)
+
+    monkeypatch.setattr(doctor, "_weights_of", forbidden)
+    checks = {check.name: check for check in doctor._weights_checks()}
+    assert len(checks) == 5 and "/weights" in checks["weights tiny"].found and checks["weights tiny"].ok is None

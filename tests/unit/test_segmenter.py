@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from support.fake_models import FakeFeatures, FakeProposals, fake_segmenter
 
-from fiftyone_ntt.core import ImageFrame, compact
+from fiftyone_ntt.core import ImageFrame, Matcher, ReferenceItem, compact
+from fiftyone_ntt.errors import WrongTypeError
 from fiftyone_ntt.pixels.frames import feature_input
 
 
@@ -88,3 +89,24 @@ def test_facts_leave_out_speed_settings_and_survive_json():
     other = changed(images_per_batch=8, proposals=replace(PLAIN.proposals, points_per_batch=3))
     assert other.facts() == PLAIN.facts()
     assert json.loads(json.dumps(PLAIN.facts())) == PLAIN.facts()
+
+
+@pytest.mark.parametrize(
+    ("items", "classes", "text"),
+    [
+        ([], "ab", "classes as a list of texts"),  # not the classes "a" and "b"
+        ([], [1], "classes as a list of texts"),
+        ([], 3, "classes as a list of texts"),
+        (ReferenceItem(image(), np.ones((300, 280), bool), "a", "b"), None, "list of ReferenceItem"),
+        (3, None, "list of ReferenceItem"),
+    ],
+)
+def test_a_bank_is_made_of_lists(items, classes, text):
+    with pytest.raises(WrongTypeError, match=text):
+        fake_segmenter().build_bank(items, classes)
+
+
+@pytest.mark.parametrize("segmenter", ["lite", 3, object()])
+def test_a_matcher_takes_a_segmenter_and_no_name_of_one(segmenter):
+    with pytest.raises(WrongTypeError, match="segmenter.*load_preset"):
+        Matcher(np.ones((1, 4), np.float32), segmenter=segmenter)
