@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zlib
 from typing import Any
 
 import fiftyone.operators as foo
@@ -55,23 +53,9 @@ class NttReview(foo.Panel):
     def execute(self, ctx: Any) -> Any:
         """Answers an event, and draws the panel."""
         _keep_tab(ctx)
-        if ctx.params.get("__method__") == "on_change_view" and not self._follows(ctx):
-            return None
         if ctx.dataset is not None and guard_labels(ctx, tell=True):
             ctx.panel.state.settling = True  # the editor may still be saving: look once more a moment later
         return super().execute(ctx)
-
-    def _follows(self, ctx: Any) -> bool:
-        """Whether the grid is another than at the last such event.
-
-        FiftyOne sends this event three times after every answer of a panel; to answer it each time would never end.
-        """
-        grid = {key: ctx.request_params.get(key) for key in ("dataset_name", "view", "view_name", "filters")}
-        mark = zlib.crc32(json.dumps(grid, sort_keys=True, default=str).encode())
-        if ctx.dataset is None or _tab(ctx) != ReviewTab.KEY or mark == ctx.panel.state.grid:
-            return False
-        ctx.panel.state.grid = mark
-        return True
 
     def on_load(self, ctx: Any) -> None:
         ctx.panel.state.tab = _tab(ctx)
@@ -81,10 +65,6 @@ class NttReview(foo.Panel):
         ctx.panel.state.clear()
         ctx.panel.state.tab = next(iter(TABS))
         self._load(ctx)
-
-    def on_change_view(self, ctx: Any) -> None:
-        """The person has changed the view, or the filters in the sidebar."""
-        self.tabs[ReviewTab.KEY].follow(ctx)  # of all tabs it alone counts what is in the grid
 
     def on_change_current_sample(self, ctx: Any) -> None:
         """A sample was opened or closed; ``execute`` has seen to its labels."""

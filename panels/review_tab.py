@@ -64,13 +64,10 @@ class ReviewTab(Tab):
             state.review_field = fields[-1] if fields else None
             state.review_threshold, state.review_class = None, parts.ALL
         if state.review_field:
-            _count(ctx)
-            if state.review_new and not state.review_reading and state.review_classes:
+            _follow(ctx)
+            if state.review_new and state.review_classes and not state.review_reading:
                 state.review_new = False
                 _show_chosen(ctx)
-                parts.show_image_labels(ctx)
-                return
-            state.review_filtered = parts.grid(ctx).is_filtered
             parts.show_image_labels(ctx)
 
     def open_on(self, ctx: Any, label_field: str) -> None:
@@ -231,18 +228,6 @@ class ReviewTab(Tab):
             params["threshold"] = float(threshold)
         self.prompt(ctx, "learn", params, then="learn_done")
 
-    def follow(self, ctx: Any) -> None:
-        """The person has changed the view or the sidebar's filters: counts and slider follow."""
-        state = ctx.panel.state
-        if not state.review_field or not ctx.dataset.has_field(state.review_field):
-            return
-        grid = parts.grid(ctx)
-        # What this tab has sent comes back here, too; a slider that is being moved is then further along.
-        if grid.threshold is not None and grid.threshold != state.review_sent:
-            state.review_threshold = state.review_sent = min(max(grid.threshold, 0.0), 1.0)
-        state.review_filtered = grid.is_filtered
-        _count(ctx, grid)
-
     def _learned(self, ctx: Any) -> None:
         """The operator is through: the counts may be others, and there is an outcome to show."""
         if not ctx.panel.state.review_field:  # FiftyOne may call back without the panel's state
@@ -260,6 +245,18 @@ def _count(ctx: Any, grid: Grid | None = None) -> None:
     if state.review_threshold is None:
         state.review_threshold = parts.suggested(ctx)
     parts.show_counts(ctx, labels, grid or parts.grid(ctx))
+
+
+def _follow(ctx: Any) -> None:
+    """Takes over what the person changed in the sidebar meanwhile, and counts anew.
+
+    There is an event for such changes, but FiftyOne sends it three times after every answer of a panel as well.
+    """
+    grid, state = parts.grid(ctx), ctx.panel.state
+    if grid.threshold is not None:
+        state.review_threshold = min(max(grid.threshold, 0.0), 1.0)
+    state.review_filtered = grid.is_filtered
+    _count(ctx, grid)
 
 
 def _filter(ctx: Any, value: float) -> None:
@@ -289,7 +286,7 @@ def _send(ctx: Any, grid: Grid) -> None:
     """The App's grid becomes what ``grid`` says."""
     state = ctx.panel.state
     show_in_grid(ctx, grid)
-    state.review_filtered, state.review_sent = grid.is_filtered, grid.threshold
+    state.review_filtered = grid.is_filtered
     _count(ctx, grid)
 
 

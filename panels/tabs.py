@@ -67,9 +67,6 @@ class Tab:
         """Adds the tab's content to the panel, from its state alone."""
         raise NotImplementedError
 
-    def follow(self, ctx: Any) -> None:
-        """The person has changed the view in the grid, or its filters."""
-
     def events(self) -> dict[str, Handle]:
         """The events of the tab, and what answers each."""
         raise NotImplementedError
