@@ -35,11 +35,17 @@ class Evaluate(NttOperator):
 
     def fill(self, form: Form) -> None:
         from fiftyone_ntt.evaluation.evaluate import to_score
+        from fiftyone_ntt.references.tagging import truth_field
+        from fiftyone_ntt.runs.record import labelled_fields
 
         target = image_samples(form.ctx.target_view())
         maps = map_fields(target)
         fields = [*detections_fields(target), *maps]
-        form.add(suggestions={"label_field": fields, "gt_field": fields})
+        truth = [name for name in fields if name not in (form.value("label_field"), *labelled_fields(form.ctx.dataset))]
+        likely = truth_field(target, truth)
+        form.add(suggestions={"label_field": fields, "gt_field": sorted(fields, key=lambda name: name != likely)})
+        if likely is not None:
+            form.set_default("gt_field", likely)
         form.notice("target", f"{counted(len(target), 'image')} in the target")
         for name in ("label_field", "gt_field"):
             if form.value(name) not in maps and not form.require_detections(name, target):
@@ -135,7 +141,8 @@ def _headline(results: Any) -> str:
     if results.semantic is not None:
         return "; ".join(results.headlines())
     images, classes = counted(results.images, "image"), counted(len(results.classes), "class", "classes")
-    return f"{images}, {classes}: box AP {_rounded(results.box.ap)}, mask AP {_rounded(results.mask.ap)}"
+    head = f"{images}, {classes}: box AP {_rounded(results.box.ap)}, mask AP {_rounded(results.mask.ap)}"
+    return head if results.review is None else f"{head}; {results.review}"
 
 
 def _rounded(value: Any) -> Any:

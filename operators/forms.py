@@ -38,11 +38,12 @@ class Form:
     def __init__(self, ctx: Any, params: type[Params]) -> None:
         self.ctx, self.inputs = ctx, types.Object()
         self._infos = {info.name: info for info in params.infos()}
+        self._defaults: dict[str, Any] = {}
 
     def value(self, name: str) -> Any:
         """What the form holds for a parameter: the user's value, else the default; nothing is checked."""
         value = self.ctx.params.get(name)
-        return self._infos[name].default if value is None else value
+        return self._defaults.get(name, self._infos[name].default) if value is None else value
 
     def add(
         self,
@@ -116,7 +117,7 @@ class Form:
 
     def set_default(self, name: str, value: Any) -> None:
         """Sets a field to a value that only this dataset knows."""
-        self.inputs.get_property(name).default = value
+        self.inputs.get_property(name).default = self._defaults[name] = value
 
     def notice(self, name: str, text: str, *, warning: bool = False) -> None:
         """Adds a line of plain words."""

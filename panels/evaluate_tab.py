@@ -21,6 +21,8 @@ COLUMNS = {
     "mask_ap50": "mask AP50",
     "box_ap": "box AP",
     "box_ap50": "box AP50",
+    "label_precision": "labels right",
+    "label_recall": "objects found",
     "precision": "precision",
     "recall": "recall",
 }
@@ -30,8 +32,9 @@ is really there: *ground truth*, drawn by a person or imported. Without it, go o
 needed for that.
 """
 EXPLAINED = """
-*AP*: 1 is perfect. *Precision* and *recall* say how often a class is rightly claimed for an image, and how often it is
-found there.
+*AP*: 1 is perfect, labels of every score count. *Labels right* and *objects found*: the shares above the score
+threshold that is named above. *Precision* and *recall* say how often a class is rightly claimed for an image, and how
+often it is found there.
 """
 OUTCOMES = {"tp": "true positives", "fp": "false positives", "fn": "misses"}
 """What can become of a label or an object."""
@@ -57,12 +60,16 @@ class EvaluateTab(Tab):
 
     def load(self, ctx: Any) -> None:
         from fiftyone_ntt.evaluation.fiftyone_matches import last_results
+        from fiftyone_ntt.references.tagging import truth_field
 
         state = ctx.panel.state
         predicted, truth = _fields(ctx.dataset)
         last = last_results(ctx.dataset) or {}
-        state.evaluate_label_field = _kept(state.evaluate_label_field, predicted, last.get("label_field"))
-        state.evaluate_gt_field = _kept(state.evaluate_gt_field, truth, last.get("gt_field"), "ground_truth")
+        chosen = _kept(state.evaluate_label_field, predicted, last.get("label_field"), *predicted[:1])
+        state.evaluate_label_field = chosen
+        state.evaluate_gt_field = _kept(state.evaluate_gt_field, truth, last.get("gt_field"))
+        if state.evaluate_gt_field is None:
+            state.evaluate_gt_field = truth_field(ctx.dataset, truth)
         if state.evaluate_label_field == state.evaluate_gt_field:  # chosen when there was nothing else, before a run
             others = [name for name in predicted if name != state.evaluate_gt_field]
             state.evaluate_label_field = (others or predicted or [None])[0]
@@ -143,18 +150,16 @@ def _fields(dataset: Any) -> tuple[list[str], list[str]]:
 
 
 def _kept(chosen: str | None, fields: list[str], *before: str | None) -> str | None:
-    """The first of these that is still there, else any field."""
-    for name in (chosen, *before):
-        if name in fields:
-            return name
-    return fields[0] if fields else None
+    """The first of these that is still there; ``None`` without any."""
+    return next((name for name in (chosen, *before) if name in fields), None)
 
 
 def _summary(last: dict[str, Any]) -> str:
     when = str(last["at"])[:16].replace("T", " ")
     fields = f"**{last['label_field']}** against **{last['gt_field']}**"
     head = f"{fields}, {counted(last['images'], 'image')} ({when} UTC)"
-    return "\n\n".join([head, *(f"- {note}" for note in last.get("notes") or [])])
+    review = [f"A{last['review'][1:]}."] if last.get("review") else []
+    return "\n\n".join([head, *review, *(f"- {note}" for note in last.get("notes") or [])])
 
 
 def _readable(value: Any) -> Any:

@@ -109,6 +109,8 @@ def results_table(results: EvaluationResults, title: str | None = None) -> Table
     table.add_column("\nclass", overflow="fold", min_width=12)
     names = {"objects": "\nobjects", "predictions": "\nfound", "box_ap": "box\nAP", "box_ap50": "box\nAP50"}
     names |= {"mask_ap": "mask\nAP", "mask_ap50": "mask\nAP50"}
+    if results.review is not None:
+        names |= {"label_precision": "label\nP", "label_recall": "label\nR"}
     if results.semantic is not None:
         names = {"objects": "images\nwith it", "predictions": "found\nin", "iou": "\nIoU"}
     names |= {"precision": "image\nP", "recall": "image\nR", "f1": "image\nF1"}

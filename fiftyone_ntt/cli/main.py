@@ -255,8 +255,8 @@ def evaluate(dataset: str, tag: str | None, saved_view: str | None, **options: A
     with progress_bar("images") as progress:
         results = ntt.evaluate(view, progress=progress, **params)
     Console().print(results_table(results))
-    if results.semantic is not None:
-        say("; ".join(results.headlines()))
+    for line in results.headlines() if results.semantic is not None else [results.review]:
+        say(line)
     for note in results.notes:
         say(f"note: {note}")
     return 0

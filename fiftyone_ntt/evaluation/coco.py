@@ -10,7 +10,7 @@ import contextlib
 import io
 import threading
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.evaluation.review_point import Matches
 from fiftyone_ntt.pixels.mask_codes import Rle, encode_crop
 
 Box = tuple[float, float, float, float]
@@ -93,12 +94,14 @@ class CocoScores:
         mask: scores by mask overlap, or ``None`` where masks were not compared.
         box_per_class: class name -> scores by box overlap.
         mask_per_class: class name -> scores by mask overlap; empty where masks were not compared.
+        matches: class name -> what became of each prediction, by mask overlap where masks were compared.
     """
 
     box: Scores
     mask: Scores | None
     box_per_class: dict[str, Scores]
     mask_per_class: dict[str, Scores]
+    matches: dict[str, Matches] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -177,11 +180,11 @@ def coco_scores(
         {**_annotation(i, item, number, masks), "score": float(item.score)}
         for i, item in enumerate(predictions, start=1)
     ]
-    box, box_per_class = _evaluate(truth, predicted, classes, len(number), "bbox")
+    box, box_per_class, matches = _evaluate(truth, predicted, classes, len(number), "bbox")
     if not masks:
-        return CocoScores(box, None, box_per_class, {})
-    mask, mask_per_class = _evaluate(truth, predicted, classes, len(number), "segm")
-    return CocoScores(box, mask, box_per_class, mask_per_class)
+        return CocoScores(box, None, box_per_class, {}, matches)
+    mask, mask_per_class, matches = _evaluate(truth, predicted, classes, len(number), "segm")
+    return CocoScores(box, mask, box_per_class, mask_per_class, matches)
 
 
 def _check(
@@ -230,7 +233,7 @@ def _evaluate(
     classes: Sequence[str],
     images: int,
     kind: Literal["bbox", "segm"],
-) -> tuple[Scores, dict[str, Scores]]:
+) -> tuple[Scores, dict[str, Scores], dict[str, Matches]]:
     with _QUIET, contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(_coco(truth, classes, images), _coco(predicted, classes, images), kind)
         # Only the range "all" is reported, so an object's area, which would select a range, plays no part.
@@ -244,7 +247,25 @@ def _evaluate(
     per_class = {
         name: _scores(precision[:, :, k : k + 1], recall[:, k : k + 1], thresholds) for k, name in enumerate(classes)
     }
-    return _scores(precision, recall, thresholds), per_class
+    return _scores(precision, recall, thresholds), per_class, _matches(evaluation, classes)
+
+
+def _matches(evaluation: COCOeval, classes: Sequence[str]) -> dict[str, Matches]:
+    at50 = int(np.flatnonzero(np.isclose(evaluation.params.iouThrs, 0.5))[0])
+    scores: list[list[float]] = [[] for _ in classes]
+    right: list[list[bool]] = [[] for _ in classes]
+    objects = [0] * len(classes)
+    for image in evaluation.evalImgs:
+        if image is None:  # neither an object nor a prediction of the class
+            continue
+        k, counted = image["category_id"], ~np.asarray(image["dtIgnore"][at50], bool)
+        scores[k] += np.asarray(image["dtScores"])[counted].tolist()
+        right[k] += (np.asarray(image["dtMatches"][at50]) > 0)[counted].tolist()
+        objects[k] += int((np.asarray(image["gtIgnore"]) == 0).sum())
+    return {
+        name: Matches(np.array(scores[k], np.float64), np.array(right[k], bool), objects[k])
+        for k, name in enumerate(classes)
+    }
 
 
 def _coco(annotations: list[dict[str, Any]], classes: Sequence[str], images: int) -> COCO:

@@ -6,6 +6,7 @@ the per-object matches (``eval_key``) that its review tools rely on.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +16,6 @@ import numpy as np
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.fields import (
-    REFERENCE_TAG,
     REJECTED_TAG,
     check_detections_field,
     check_name,
@@ -30,6 +30,7 @@ from fiftyone_ntt.dataset.geometry import place_mask
 from fiftyone_ntt.dataset.labels import is_crowd, is_ignored
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.evaluation.coco import (
+    MAX_DETECTIONS,
     Box,
     CocoScores,
     GroundTruth,
@@ -41,13 +42,14 @@ from fiftyone_ntt.evaluation.coco import (
     presence_scores,
 )
 from fiftyone_ntt.evaluation.fiftyone_matches import Matching, keep_results, write_matches
+from fiftyone_ntt.evaluation.left_out import SeenImages, class_notes
 from fiftyone_ntt.evaluation.map_documents import targets_of
+from fiftyone_ntt.evaluation.review_point import ReviewPoint, review_thresholds
 from fiftyone_ntt.evaluation.semantic_scores import evaluate_maps, shared_targets, write_map_scores
 from fiftyone_ntt.evaluation.summary import ClassResult, EvaluationResults
 from fiftyone_ntt.params.base import Progress, check_arguments
 from fiftyone_ntt.params.labelling import EvaluateParams
 from fiftyone_ntt.pixels.mask_codes import Rle, encode_crop
-from fiftyone_ntt.references.banks import bank_summaries, load_bank, without_references
 from fiftyone_ntt.runs.record import provenance_of
 
 _NO_SCORES = Scores(None, None, None, None)
@@ -77,8 +79,9 @@ def evaluate(
     not kept.
 
     Args:
-        view: the samples to score; of grouped samples, those of the active slice. Samples that served as references
-            are left out.
+        view: the samples to score; of grouped samples, those of the active slice. Images that the references come from
+            are left out, those that were learned from and copies of them (files of the same content) included;
+            ``notes`` say how many.
         label_field: ``Detections`` or ``Segmentation`` field with the predictions.
         gt_field: ``Detections`` or ``Segmentation`` field with the ground truth.
         eval_key: also writes FiftyOne's per-object matches (true and false positives, misses at IoU 0.5) under this
@@ -102,12 +105,16 @@ def evaluate(
     check_arguments(EvaluateParams, progress, score_threshold=score_threshold, include_references=include_references)
     notes: list[str] = []
     samples, names = to_score(view, label_field, gt_field, eval_key, classes, include_references, notes)
+    if not include_references:
+        samples = SeenImages.of(samples, label_field, gt_field).without_copies(samples, notes)
     maps = [name for name in (label_field, gt_field) if is_map_field(samples, name)]
     if maps:
         return _of_maps(samples, label_field, gt_field, names, score_threshold, notes, eval_key, progress)
     samples = with_sizes(samples, notes)
+    notes += class_notes(samples, label_field, gt_field, names, classes)
     objects = _read(samples, label_field, gt_field, names, progress)
-    results = _score(objects, names, score_threshold or 0.0, label_field, notes)
+    review = review_thresholds(samples, label_field, names, [item.score for item in objects.predicted], score_threshold)
+    results = _score(objects, names, score_threshold or 0.0, label_field, notes, review)
     if eval_key is not None:
         results = replace(results, eval_key=eval_key)
         matching = Matching(label_field, gt_field, names, score_threshold or 0.0, objects.all_masked)
@@ -122,7 +129,8 @@ def to_score(
 ) -> tuple[SampleCollection, list[str]]:  # fmt: skip
     """The samples and the classes that ``evaluate`` is about to score; raises what it raises before any work.
 
-    ``notes`` gets a line where samples are left out.
+    ``notes`` gets a line where samples are left out. Copies of references are still among them: telling them takes a
+    look into the files.
     """
     view = image_samples(view)
     for name in (label_field, gt_field):
@@ -132,8 +140,9 @@ def to_score(
         raise InputError(f"expected two different fields to compare, got {label_field!r} twice")
     if eval_key is not None:
         check_name(eval_key)
-    samples = view if include_references else _without_references(view, label_field, gt_field, notes)
-    return samples, _class_names(samples, label_field, gt_field, classes)
+    if not include_references:
+        view = SeenImages.of(view, label_field, gt_field).without(view, notes)
+    return view, _class_names(view, label_field, gt_field, classes)
 
 
 def _of_maps(
@@ -155,28 +164,8 @@ def score_view(view: SampleCollection, label_field: str, gt_field: str) -> Evalu
     """The scores of a view as it is: references count, and nothing is kept."""
     notes: list[str] = []
     names = _class_names(view, label_field, gt_field, None)
-    return _score(_read(with_sizes(view, notes), label_field, gt_field, names, None), names, 0.0, label_field, notes)
-
-
-def _without_references(view: SampleCollection, label_field: str, gt_field: str, notes: list[str]) -> SampleCollection:
-    """Leaves out what the memory bank has seen: by tag, by label tag, and by the bank itself where it is kept."""
-    kept = view.match_tags(REFERENCE_TAG, bool=False)
-    if REFERENCE_TAG in view.count_label_tags(gt_field):
-        with_label = view.match_labels(tags=REFERENCE_TAG, fields=gt_field).values("id")
-        kept = kept.exclude(with_label)
-    record = provenance_of(view, label_field)
-    for name, summary in bank_summaries(dataset_of(view)).items() if record else ():
-        if summary.content_hash == record.get("bank_hash"):
-            kept = without_references(kept, load_bank(dataset_of(view), name))
-    left_out = len(view) - len(kept)
-    if left_out:
-        notes.append(f"{left_out} reference samples left out")
-        if not len(kept):
-            raise InputError(
-                f"all {left_out} samples of the view are references; evaluate on others, or pass "
-                "include_references=True"
-            )
-    return kept
+    objects = _read(with_sizes(view, notes), label_field, gt_field, names, None)
+    return _score(objects, names, 0.0, label_field, notes, None)
 
 
 def _class_names(view: SampleCollection, label_field: str, gt_field: str, classes: Sequence[str] | None) -> list[str]:
@@ -286,8 +275,9 @@ def _box(label: fo.Detection, size: tuple[int, int]) -> Box:
 
 
 def _score(
-    objects: _Objects, classes: Sequence[str], threshold: float, label_field: str, notes: list[str]
-) -> EvaluationResults:
+    objects: _Objects, classes: Sequence[str], threshold: float, label_field: str, notes: list[str],
+    review: tuple[str, dict[str, float]] | None,
+) -> EvaluationResults:  # fmt: skip
     notes.extend(_remarks(objects, label_field))
     compare_masks = any(item.rle is not None for item in objects.truth) and (
         not objects.predicted or any(item.rle is not None for item in objects.predicted)
@@ -300,13 +290,15 @@ def _score(
     image_ids = list(objects.sizes)
     coco = coco_scores(objects.truth, objects.predicted, classes, image_ids, masks=compare_masks)
     presence = presence_scores(objects.truth, objects.predicted, classes, image_ids, threshold)
+    point = None if review is None else ReviewPoint.of(coco.matches, *review)
     return EvaluationResults(
         box=coco.box,
         mask=coco.mask or _NO_SCORES,
         presence=presence,
-        per_class=tuple(_class_result(k, name, objects, coco, presence) for k, name in enumerate(classes)),
+        per_class=tuple(_class_result(k, name, objects, coco, presence, point) for k, name in enumerate(classes)),
         images=len(image_ids),
         notes=tuple(notes),
+        review=point,
     )
 
 
@@ -326,6 +318,13 @@ def _remarks(objects: _Objects, label_field: str) -> list[str]:
             f"{objects.ignored} ground-truth objects are marked ignore or difficult: labels on them count neither as "
             "right nor as wrong"
         )
+    crowded = Counter((item.image_id, item.label) for item in objects.predicted)
+    many = {image_id for (image_id, _), count in crowded.items() if count > MAX_DETECTIONS}
+    if many:
+        remarks.append(
+            f"{len(many)} samples have more than {MAX_DETECTIONS} labels of one class: only the {MAX_DETECTIONS} best "
+            "of each count, as COCO has it"
+        )
     for items, name in ((objects.truth, "ground truth"), (objects.predicted, "predicted")):
         bare = sum(item.rle is None for item in items)
         if 0 < bare < len(items):
@@ -342,8 +341,10 @@ def _fill_boxes(objects: _Objects) -> _Objects:
     return replace(objects, truth=list(map(filled, objects.truth)), predicted=list(map(filled, objects.predicted)))
 
 
-def _class_result(k: int, name: str, objects: _Objects, coco: CocoScores, presence: PresenceScores) -> ClassResult:
-    there = presence.per_class[name]
+def _class_result(
+    k: int, name: str, objects: _Objects, coco: CocoScores, presence: PresenceScores, point: ReviewPoint | None
+) -> ClassResult:
+    there, found = presence.per_class[name], None if point is None else point.per_class[name]
     return ClassResult(
         name=name,
         objects=sum(item.label == k for item in objects.truth),
@@ -353,4 +354,7 @@ def _class_result(k: int, name: str, objects: _Objects, coco: CocoScores, presen
         precision=there.precision,
         recall=there.recall,
         f1=there.f1,
+        threshold=None if point is None else point.thresholds[name],
+        label_precision=None if found is None else found.precision,
+        label_recall=None if found is None else found.recall,
     )

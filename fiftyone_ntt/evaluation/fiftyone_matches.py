@@ -97,6 +97,7 @@ def keep_results(dataset: fo.Dataset, label_field: str, gt_field: str, results: 
         "images": results.images,
         "notes": list(results.notes),
         "table": results.table(),
+        "review": None if results.review is None else str(results.review),
         **scores_shown(results),
     }
     store(dataset, _STORE).set(_LAST, facts)

@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fiftyone_ntt.evaluation.coco import PresenceScores, Scores
+from fiftyone_ntt.evaluation.review_point import ReviewPoint
 from fiftyone_ntt.pixels.semantic_maps import SemanticScores
 
 _COLUMNS = {
     "class": "class", "objects": "objects", "predictions": "labels", "box_ap": "box AP", "box_ap50": "box AP50",
-    "mask_ap": "mask AP", "mask_ap50": "mask AP50", "precision": "in image: P", "recall": "R", "f1": "F1",
+    "mask_ap": "mask AP", "mask_ap50": "mask AP50", "threshold": "above", "label_precision": "labels: P",
+    "label_recall": "R", "precision": "in image: P", "recall": "R", "f1": "F1",
 }  # fmt: skip
 _OF_MAPS = {"class": "class", "objects": "images with it", "predictions": "found in", "iou": "IoU",
             "precision": "in image: P", "recall": "R", "f1": "F1"}  # fmt: skip
@@ -30,6 +32,9 @@ class ClassResult:
         recall: of the same.
         f1: of the same.
         iou: intersection over union of the pixels, where maps were compared.
+        threshold: score threshold of the review, see ``ReviewPoint``; ``None`` where maps were compared.
+        label_precision: share of the labels above it that are right.
+        label_recall: share of the objects that these labels find.
     """
 
     name: str
@@ -41,6 +46,9 @@ class ClassResult:
     recall: float | None
     f1: float | None
     iou: float | None = None
+    threshold: float | None = None
+    label_precision: float | None = None
+    label_recall: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,7 @@ class EvaluationResults:
         eval_key: key of FiftyOne's per-object matches, if they were asked for.
         notes: what a reader of the scores should know.
         semantic: scores of class maps, where those were compared; ``box`` and ``mask`` are empty then.
+        review: precision and recall of the labels above the threshold of the review; ``None`` of maps.
     """
 
     box: Scores
@@ -66,6 +75,7 @@ class EvaluationResults:
     eval_key: str | None = None
     notes: tuple[str, ...] = ()
     semantic: SemanticScores | None = None
+    review: ReviewPoint | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -77,6 +87,14 @@ class EvaluationResults:
         micro = self.presence.micro
         counts = sum(row.objects for row in self.per_class), sum(row.predictions for row in self.per_class)
         total = ClassResult("all", *counts, self.box, self.mask, micro.precision, micro.recall, micro.f1)
+        if self.review is not None:
+            found, thresholds = self.review.all, set(self.review.thresholds.values())
+            total = replace(
+                total,
+                threshold=thresholds.pop() if len(thresholds) == 1 else None,
+                label_precision=found.precision,
+                label_recall=found.recall,
+            )
         if self.semantic is None:
             return [_table_row(row) for row in (total, *self.per_class)]
         total = replace(total, iou=self.semantic.miou)
@@ -95,6 +113,7 @@ class EvaluationResults:
                 "best_f1": self.presence.best_f1,
                 "best_threshold": self.presence.best_threshold,
             },
+            "review": None if self.review is None else self.review.to_dict(),
             "per_class": [asdict(row) for row in self.per_class],
             "semantic": None if self.semantic is None else asdict(self.semantic),
             "images": self.images,
@@ -120,6 +139,7 @@ class EvaluationResults:
             return [f"{self.images} images; mIoU {mean}, with background {wider} (background alone {background})"]
         best = self.presence
         return [
+            *([] if self.review is None else [str(self.review)]),
             f"{self.images} images; AP75: box {_shown(self.box.ap75)}, mask {_shown(self.mask.ap75)}; "
             f"AR100: box {_shown(self.box.ar100)}, mask {_shown(self.mask.ar100)}",
             f"in image: a label above {best.threshold:g} claims its class; the best threshold, "
@@ -130,7 +150,7 @@ class EvaluationResults:
 def _table_row(row: ClassResult) -> dict[str, Any]:
     values = (
         row.name, row.objects, row.predictions, row.box.ap, row.box.ap50, row.mask.ap, row.mask.ap50,
-        row.precision, row.recall, row.f1,
+        row.threshold, row.label_precision, row.label_recall, row.precision, row.recall, row.f1,
     )  # fmt: skip
     return dict(zip(_COLUMNS, values, strict=True))
 

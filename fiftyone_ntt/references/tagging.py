@@ -208,6 +208,22 @@ def _has_tag(tag: str) -> Any:
     return (F("tags") != None).if_else(F("tags").contains(tag), False)  # noqa: E711 - an expression
 
 
+def truth_field(view: SampleCollection, names: Sequence[str]) -> str | None:
+    """The field that is most likely ground truth: one with labels on images that are no references.
+
+    Args:
+        view: the samples to score.
+        names: fields that may be it.
+
+    Returns:
+        ``ground_truth`` before others; the first name where no field has such labels; ``None`` without any.
+    """
+    others = view.match_tags(REFERENCE_TAG, bool=False)
+    preferred = sorted(names, key=lambda name: name != "ground_truth")
+    labelled = (name for name in preferred if len(others.match(_any_label(others, name)).limit(1)))
+    return next(labelled, preferred[0] if preferred else None)
+
+
 def without_tagged(view: SampleCollection) -> tuple[SampleCollection, int]:
     """The samples that are no references, and how many are."""
     return view.match_tags(REFERENCE_TAG, bool=False), len(view.match_tags(REFERENCE_TAG))

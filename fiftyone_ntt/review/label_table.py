@@ -32,6 +32,7 @@ from fiftyone_ntt.dataset.fields import (
 from fiftyone_ntt.dataset.labels import is_edited
 from fiftyone_ntt.dataset.storage import database_collection, dataset_id, patiently
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.runs.applied_thresholds import parting
 
 logger = logging.getLogger(__name__)
 
@@ -328,19 +329,6 @@ def suggest_threshold(table: LabelTable, name: str | None = None) -> float:
     if name is not None:
         scores = scores[table.rows["class"] == table.class_index(name)]
     return parting(scores)
-
-
-def parting(scores: NDArray[np.float64]) -> float:
-    """Where scores fall apart into two groups best; 0.5 for fewer than two."""
-    if len(scores) < 2:
-        return 0.5
-    counts, edges = np.histogram(scores, bins=100, range=(0, 1))
-    centres = (edges[1:] + edges[:-1]) / 2
-    below, sums = counts.cumsum(), (counts * centres).cumsum()
-    weight = below * (len(scores) - below)
-    apart = (sums[-1] * below - sums * len(scores)) ** 2 / np.maximum(weight, 1)
-    best = np.flatnonzero(apart == apart.max())
-    return round(float(edges[1:][best].mean()), 2)
 
 
 def catch_up(collection: SampleCollection, label_field: str) -> None:

@@ -9,6 +9,8 @@ from dataclasses import asdict
 from typing import Any, Protocol, runtime_checkable
 
 import fiftyone as fo
+import numpy as np
+from numpy.typing import NDArray
 
 from fiftyone_ntt.dataset.storage import store
 from fiftyone_ntt.errors import InputError, WrongTypeError
@@ -144,3 +146,16 @@ def _bank_key(fitted_on: Mapping[str, Any]) -> str:
 def named(thresholds: Sequence[float] | None, classes: Sequence[str]) -> dict[str, float] | None:
     """Class -> threshold, from what a run record holds."""
     return None if thresholds is None else dict(zip(classes, thresholds, strict=True))
+
+
+def parting(scores: NDArray[np.float64]) -> float:
+    """Where scores fall apart into two groups best; 0.5 for fewer than two."""
+    if len(scores) < 2:
+        return 0.5
+    counts, edges = np.histogram(scores, bins=100, range=(0, 1))
+    centres = (edges[1:] + edges[:-1]) / 2
+    below, sums = counts.cumsum(), (counts * centres).cumsum()
+    weight = below * (len(scores) - below)
+    apart = (sums[-1] * below - sums * len(scores)) ** 2 / np.maximum(weight, 1)
+    best = np.flatnonzero(apart == apart.max())
+    return round(float(edges[1:][best].mean()), 2)
