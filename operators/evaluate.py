@@ -41,8 +41,8 @@ class Evaluate(NttOperator):
         target = image_samples(form.ctx.target_view())
         maps = map_fields(target)
         fields = [*detections_fields(target), *maps]
-        truth = [name for name in fields if name not in (form.value("label_field"), *labelled_fields(form.ctx.dataset))]
-        likely = truth_field(target, truth)
+        others = [name for name in fields if name not in labelled_fields(form.ctx.dataset)]
+        likely = truth_field(target, sorted(others, key=lambda name: name == form.value("label_field")))
         form.add(suggestions={"label_field": fields, "gt_field": sorted(fields, key=lambda name: name != likely)})
         if likely is not None:
             form.set_default("gt_field", likely)
