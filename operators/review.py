@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 IN_GRID = "_in_grid"
-"""Given by the panel, which decides on all undecided labels in the grid, on one side of the threshold."""
+"""Given by the panel for all undecided labels in the grid, on one side of the threshold: whether to ask first."""
 ASK_ABOVE = 20
-"""More labels than this are not decided on without a question."""
+"""The panel does not decide on more labels than this without a question."""
 CHANGES_OF_LABELS = Table("rows", "Labels of each class", {
     "class": "class", "gained": "new", "lost": "gone", "relabelled": "other class before", "unchanged": "as before",
 })  # fmt: skip
@@ -68,7 +68,7 @@ class _Decide(NttOperator):
         """
         selected = _selected(ctx)
         if IN_GRID in ctx.params:
-            return self._question(ctx)
+            return self._question(ctx) if ctx.params[IN_GRID] else None
         if ctx.params.get("label_ids") or (selected and not ctx.current_sample):
             return None
         form = Form(ctx, DecisionFormParams)
@@ -88,12 +88,10 @@ class _Decide(NttOperator):
         form.add(suggestions={"label_field": detections_fields(samples), "classes": list(classes)})
         form.require_detections("label_field", samples)
 
-    def _question(self, ctx: Any) -> types.Property | None:
-        """What is about to be decided on for the whole grid; nothing to ask about where it is little."""
+    def _question(self, ctx: Any) -> types.Property:
+        """What is about to be decided on for the whole grid."""
         params = DecisionParams.from_mapping(ctx.params)
         samples, labels = _undecided_in_grid(ctx, params)
-        if labels <= ASK_ABOVE:
-            return None
         form = Form(ctx, DecisionFormParams)
         side, bound = ("above", params.above) if params.above is not None else ("of at most", params.below)
         of = f" of {', '.join(params.classes)}" if params.classes else ""

@@ -205,11 +205,11 @@ class ReviewTab(Tab):
         params = {
             "label_field": state.review_field,
             side: parts.threshold(ctx),
-            IN_GRID: True,
             **({} if name is None else {"classes": [name]}),
         }
         count = parts.undecided(ctx, parts.label_table(ctx), parts.grid(ctx))[side]
-        self.prompt(ctx, operator, params, then="refresh", at_once=count is not None and count <= ASK_ABOVE)
+        ask = count is None or count > ASK_ABOVE
+        self.prompt(ctx, operator, {**params, IN_GRID: ask}, then="refresh", at_once=not ask)
 
     def _undo(self, ctx: Any) -> None:
         """The last decision is taken back."""

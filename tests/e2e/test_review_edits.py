@@ -114,9 +114,11 @@ def rejected_only(app: AppPage) -> None:
 
 
 def accept_above(app: AppPage) -> None:
-    app.panel.get_by_role("button", name=re.compile("Accept all .* above")).click()
+    app.choose("Show", "Above the threshold")
+    app.panel.get_by_role("button", name=re.compile("Accept all [1-9].* above")).click()
     app.expect_form("NTT: Accept labels")
     app.execute()
+    app.expect_toast("labels accepted")
 
 
 VIEWS: list[tuple[str, Callable[[AppPage], None], float]] = [
