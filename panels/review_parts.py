@@ -45,8 +45,10 @@ _HEIGHT = 210
 _ORANGE = "#FF6D04"
 _AXIS_LEFT, _AXIS_RIGHT = 44, 8  # pixels beside the histogram's axis
 # FiftyOne puts 16 pixels beside a slider and 32 above and below it; these lay it along the axis, right below.
-_UNDER_AXIS = {"ml": f"{_AXIS_LEFT - 16}px", "width": f"calc(100% - {_AXIS_LEFT + _AXIS_RIGHT - 32}px)",
-               "position": "relative", "top": "-52px", "mb": "-60px"}  # fmt: skip
+_UNDER_AXIS = {
+    "display": "block", "ml": f"{_AXIS_LEFT - 16}px", "width": f"calc(100% - {_AXIS_LEFT + _AXIS_RIGHT - 32}px)",
+    "mt": "-60px", "mb": "-30px",
+}  # fmt: skip
 # Buttons that do not fit beside each other go on below, and none is squeezed into two lines.
 _WRAPPED = {"grid": {"sx": {"display": "flex", "flexWrap": "wrap", "& button": {"whiteSpace": "nowrap"}}}}
 
@@ -202,7 +204,7 @@ def last_learned(ctx: Any) -> dict[str, Any] | None:
 
 def render_choices(tab: Tab, ctx: Any, panel: types.Object, fields: list[str]) -> None:
     """Which field, which class."""
-    row = panel.h_stack("review_choices", componentsProps=_WRAPPED, gap=2, align_y="center")
+    row = panel.h_stack("review_choices", gap=2, align_y="center")
     if len(fields) > 1:
         row.enum("review_field", fields, view=choice(fields), label="Labels", on_change=tab.on("field"))
     names = [ALL, *ctx.panel.state.review_classes]

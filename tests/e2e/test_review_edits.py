@@ -81,13 +81,19 @@ def to_review(app: AppPage, dataset: Any, address: str = "") -> None:
     expect(app.panel).to_contain_text("Most uncertain first")
 
 
+def open_editor(app: AppPage, number: int) -> None:
+    """Opens a sample of the grid in FiftyOne's editor, in which samples may be open already."""
+    place = app.samples.nth(number).bounding_box()
+    app.samples.nth(number).click(position={"x": place["width"] / 2, "y": 0.8 * place["height"]})
+    app.page.locator("[data-cy='modal']").get_by_text("Annotate", exact=True).first.click()
+
+
 def edit(app: AppPage, dataset: Any, score: float, in_editor: int, place: int = EDITED) -> None:
     """Gives the label with a score the other class, as a person does, and goes back to the grid."""
     before = stored(dataset)
     chosen = next(key for key, (_name, own, _tags) in before.items() if own == score)
     name = CLASSES[before[chosen][0] == CLASSES[0]]
-    app.open_sample(place)
-    app.page.get_by_text("Annotate", exact=True).first.click()
+    open_editor(app, place)
     expect(app.page.locator("[data-cy^='annotate-label-']")).to_have_count(in_editor)
     app.page.locator(f"[data-cy='annotate-label-{chosen}']").click()
     app.page.get_by_role("radio", name=name).check()
@@ -139,6 +145,7 @@ def test_an_edit_loses_no_label(app: AppPage, dataset: Any, name: str, press: An
         to_review(app, dataset)
     press(app)
     app.page.wait_for_timeout(1500)
+    app.samples.first.wait_for()
     app.picture(f"review-{name.replace(' ', '-')}")
     before = stored(dataset)
     edit(app, dataset, score, OF_ALL)
@@ -160,8 +167,7 @@ def test_what_a_person_deletes_stays_deleted(app: AppPage, dataset: Any) -> None
     to_review(app, dataset)
     before = stored(dataset)
     chosen = next(key for key, (_name, score, _tags) in before.items() if score == 0.85)
-    app.open_sample(EDITED)
-    app.page.get_by_text("Annotate", exact=True).first.click()
+    open_editor(app, EDITED)
     app.page.locator(f"[data-cy='annotate-label-{chosen}']").click()
     app.page.keyboard.press("Delete")
     eventually(lambda: set(stored(dataset)), lambda ids: ids == set(before) - {chosen})
