@@ -133,13 +133,12 @@ def show_counts(ctx: Any, labels: LabelTable, shown: Grid) -> None:
     state.review_classes = [scores.name for scores in classes]
     rows = [{"class": scores.name, **{key: getattr(scores, key) for key in _COLUMNS}} for scores in classes]
     total = {"class": ALL, **{key: sum(row[key] for row in rows) for key in _COLUMNS}}
-    visible = [scores for scores in classes if name in (None, scores.name)]
     state.review_undecided = undecided(ctx, labels, shown)
     last = last_decision(ctx.dataset, state.review_field)
     state.review_decided = None if last is None else str(last)
     state.review_expected = _expected(ctx, labels)
     ctx.panel.set_data("review_rows", [total, *rows[:_ROWS]])
-    ctx.panel.set_data("review_plot", _bars(visible, _colours(ctx, state.review_classes)))
+    ctx.panel.set_data("review_plot", _bars(classes, name, _colours(ctx, state.review_classes)))
     # The App keeps what is in a row of controls under the row's name.
     shown_labels = state.review_shown or ABOVE
     state.review_choices = {
@@ -160,27 +159,32 @@ def _colours(ctx: Any, names: list[str]) -> dict[str, str]:
     return {name: hex_colour(name, order) for name in names}
 
 
-def _bars(classes: list[ClassScores], colours: dict[str, str]) -> list[dict[str, Any]]:
-    """The histogram: a colour a class, or one for all where there are many."""
+def _bars(classes: list[ClassScores], name: str | None, colours: dict[str, str]) -> list[dict[str, Any]]:
+    """The histogram: a colour a class, or one for all where there are many.
+
+    Every class keeps its series, empty where another one is chosen: FiftyOne merges a shorter list with what was there.
+    """
     from fiftyone_ntt.review.label_table import BINS
 
+    def counts(scores: ClassScores) -> list[int]:
+        return list(scores.histogram) if name in (None, scores.name) else [0] * BINS
+
     if len(classes) > _STACKED_CLASSES:
-        columns = zip(*(scores.histogram for scores in classes), strict=True)
-        series = [("labels", [sum(column) for column in columns])]
+        series = [("labels", [sum(column) for column in zip(*map(counts, classes), strict=True)])]
     else:
-        series = [(scores.name, list(scores.histogram)) for scores in classes]
+        series = [(scores.name, counts(scores)) for scores in classes]
     middles = [round((i + 0.5) / BINS, 4) for i in range(BINS)]
     return [
         {
             "type": "bar",
-            "name": name,
+            "name": label,
             "x": middles,
-            "y": counts,
+            "y": values,
             "width": 0.92 / BINS,
-            "marker": {"color": colours.get(name, _ORANGE)},
-            "hovertemplate": "labels: %{y}<br>score about %{x:.2f}<extra>" + name.replace("<", "&lt;") + "</extra>",
+            "marker": {"color": colours.get(label, _ORANGE)},
+            "hovertemplate": "labels: %{y}<br>score about %{x:.2f}<extra>" + label.replace("<", "&lt;") + "</extra>",
         }
-        for name, counts in series
+        for label, values in series
     ]
 
 
