@@ -150,10 +150,12 @@ def show_counts(ctx: Any, labels: LabelTable, shown: Grid) -> None:
 
 
 def _colours(ctx: Any, names: list[str]) -> dict[str, str]:
-    """The colour of each class, which is the same in the grid and in pictures."""
+    """The colour of each class, which is the same in the grid and in pictures; none where there are many classes."""
     from fiftyone_ntt.pixels.drawing import hex_colour
     from fiftyone_ntt.runs.record import provenance_of
 
+    if len(names) > _STACKED_CLASSES:
+        return {}
     of_run = provenance_of(ctx.dataset, ctx.panel.state.review_field).get("classes", ())
     order = list(dict.fromkeys([*of_run, *sorted(names)]))
     return {name: hex_colour(name, order) for name in names}
