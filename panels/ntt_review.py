@@ -1,8 +1,16 @@
-"""The plugin's panel: its tabs, and which of them is open."""
+"""The plugin's panel: its tabs, and which of them is open.
+
+Answers of a busy server overtake each other, so an answer may be of a tab that is no longer open. Three rules keep the
+content with the tab. Which tab is open is only said by the tabs themselves: they write it into the panel's state before
+they tell of it, every event brings that state along, and no answer overwrites it. Whatever the event, what is drawn is
+the tab that the event says is open. And drawing another tab than before starts a timer under a name of its own, which
+asks whether that tab is the one that is open: so an answer that came too late is found out by the browser itself.
+"""
 
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import fiftyone.operators as foo
 from fiftyone.operators import types
@@ -25,7 +33,7 @@ Tag a few samples that show what you want, and find it in all the others. Nothin
 3. **Review**: choose a score threshold, accept and reject, learn from that.
 4. **Evaluate**: compare with ground truth where there is some.
 """
-_SETTLING = 1200  # milliseconds
+_CHECK_AFTER = 250  # milliseconds between drawing a tab and asking whether it is the one that is open
 
 
 class NttReview(foo.Panel):
@@ -51,71 +59,77 @@ class NttReview(foo.Panel):
         )
 
     def execute(self, ctx: Any) -> Any:
-        """Answers an event, and draws the panel."""
-        _keep_tab(ctx)
+        """Answers an event, and draws the panel; not where it only asked whether the right tab is drawn, and it is."""
+        method = str(ctx.params.get("__method__") or "")
+        if not ctx.panel_state:  # when a form is through, FiftyOne calls back without the panel's state
+            for key in TABS:
+                if method.startswith(f"on_{key}_"):
+                    go_to(ctx, key)
         if ctx.dataset is not None and guard_labels(ctx, tell=True):
             ctx.panel.state.settling = True  # the editor may still be saving: look once more a moment later
+        elif method == "on_drawn" and ctx.params.get("drawn") == _drawn(ctx):
+            return None
         return super().execute(ctx)
 
     def on_load(self, ctx: Any) -> None:
-        ctx.panel.state.tab = _tab(ctx)
         self._load(ctx)
 
     def on_change_dataset(self, ctx: Any) -> None:
         ctx.panel.state.clear()
-        ctx.panel.state.tab = next(iter(TABS))
+        go_to(ctx, next(iter(TABS)))
         self._load(ctx)
 
     def on_change_current_sample(self, ctx: Any) -> None:
         """A sample was opened or closed; ``execute`` has seen to its labels."""
 
     def on_tab(self, ctx: Any) -> None:
-        """The person opens another tab."""
-        chosen = ctx.params.get("value")
-        chosen = chosen if chosen in TABS else next(iter(TABS))
-        # The tabs tell theirs again whenever they are drawn, and know it before this is called. Setting it every time
-        # would let two clicks in quick succession undo each other for ever.
-        if chosen != ctx.panel.state.tab:
-            ctx.panel.state.tab = chosen
-        if chosen != ctx.panel.state.tab_loaded:
-            self._load(ctx)
+        """The person opens another tab, or the tabs are drawn for the first time."""
+        name, value = _tabs_name(ctx), ctx.params.get("value")
+        if value in TABS and ctx.params.get("path", name) == name:  # not of tabs that are no longer there
+            ctx.panel_state[name] = value  # for this answer alone: the browser knows it
+        self._load(ctx)
 
-    def on_settled(self, ctx: Any) -> None:
-        """A moment after a tab was drawn: answers may overtake each other, and the last one drawn be of another tab."""
-        ctx.panel.state.settling = False
-        if ctx.panel.state.tab_loaded != _tab(ctx):
-            self._load(ctx)
+    def on_drawn(self, ctx: Any) -> None:
+        """What was drawn is of another tab than the one that is open."""
+        self._load(ctx)
 
     def render(self, ctx: Any) -> types.Property:
         panel = types.Object()
-        view = types.TabsView(variant="fullWidth")
+        view, tab = types.TabsView(variant="fullWidth"), open_tab(ctx)
         for key, title in TABS.items():
             view.add_choice(key, label=title)
-        panel.enum("tab", list(TABS), view=view, default=_tab(ctx), on_change=self.on_tab)
+        panel.enum(_tabs_name(ctx), list(TABS), view=view, default=tab, on_change=self.on_tab)
         if ctx.dataset is None:
             panel.md("Open a dataset first.", name="no_dataset")
         else:
-            self.tabs[_tab(ctx)].render(ctx, panel)
-        if ctx.panel.state.settling:  # under a name for each tab, so that each starts anew
-            timer = types.TimerView(timeout=_SETTLING, on_timeout=self.on_settled)
-            panel.view(f"settling_{_tab(ctx)}", view=timer)
+            self.tabs[tab].render(ctx, panel)
+        drawn = _drawn(ctx)
+        check = types.TimerView(timeout=_CHECK_AFTER, on_timeout=self.on_drawn, params={"drawn": drawn})
+        panel.view(f"drawn_{drawn}", view=check)
         return types.Property(panel, view=types.GridView(orientation="vertical", gap=2, componentsProps=PANEL))
 
     def _load(self, ctx: Any) -> None:
-        ctx.panel.state.tab_loaded, ctx.panel.state.settling = _tab(ctx), True
         if ctx.dataset is not None:
-            self.tabs[_tab(ctx)].load(ctx)
+            self.tabs[open_tab(ctx)].load(ctx)
 
 
-def _tab(ctx: Any) -> str:
-    tab = ctx.panel.state.tab
+def open_tab(ctx: Any) -> str:
+    """Key of the tab that is open, as the panel's tabs report it."""
+    tab = ctx.panel.state.get(_tabs_name(ctx))
     return tab if tab in TABS else next(iter(TABS))
 
 
-def _keep_tab(ctx: Any) -> None:
-    """When a form is through, FiftyOne calls back without the panel's state: the handler's name tells its tab."""
-    method = str(ctx.params.get("__method__") or "")
-    if ctx.panel.state.tab is None:
-        for key in TABS:
-            if method.startswith(f"on_{key}_"):
-                ctx.panel.state.tab = key
+def go_to(ctx: Any, key: str) -> None:
+    """Opens a tab for the person: with tabs of a new name, since those that are there only listen to clicks."""
+    ctx.panel.state.tabs = uuid4().hex[:8]
+    ctx.panel.state.set(_tabs_name(ctx), key)
+
+
+def _tabs_name(ctx: Any) -> str:
+    """The name of the tabs in the panel, and of what they report in its state."""
+    return f"tab_{ctx.panel.state.tabs or 'first'}"
+
+
+def _drawn(ctx: Any) -> str:
+    """What is drawn: which tab, of which tabs."""
+    return f"{_tabs_name(ctx)}_{open_tab(ctx)}"

@@ -16,8 +16,16 @@ PLUGIN = "@fiftyone-ntt/ntt"
 PANEL = "No Time to Train"
 SIZE = {"width": 1400, "height": 900}
 # Popovers about the paid product lie over buttons.
+CONTENT = {
+    "1 References": "Use selection as references",
+    "2 Runs": "Show all images",
+    "3 Review": "Most uncertain first",
+    "4 Evaluate": "Ground truth: what is really there",
+}
+"""Words that only the content of each tab has, on a labelled dataset without an evaluation."""
 NO_POPOVERS = "localStorage.setItem('fiftyone-enterprise-tooltip-seen', 'true')"
-_PATIENCE, _PATIENCE_WITH_MODELS = 30_000, 240_000  # milliseconds
+# Milliseconds until a wait is given up: far more than a busy machine takes.
+_PATIENCE, _PATIENCE_WITH_MODELS = 300_000, 900_000
 
 
 class AppPage:
@@ -26,20 +34,21 @@ class AppPage:
     Args:
         page: the browser's page.
         url: the App's address.
+        dataset: the dataset.
         pictures: folder for pictures of the screen; none are made where it is None.
     """
 
-    def __init__(self, page: Page, url: str, pictures: Path | None) -> None:
-        self.page = page
+    def __init__(self, page: Page, url: str, dataset: Any, pictures: Path | None) -> None:
+        self.page, self.dataset = page, dataset
         self._url = url
         self._pictures = pictures
         page.set_default_timeout(_PATIENCE)
         expect.set_options(timeout=_PATIENCE)
         page.add_init_script(NO_POPOVERS)
 
-    def open(self, dataset: str) -> None:
-        """Opens the dataset and waits until its grid and its operators are there."""
-        self.page.goto(f"{self._url}/datasets/{dataset}")
+    def open(self) -> None:
+        """Opens the dataset, or loads the page again, and waits until its grid and its operators are there."""
+        self.page.goto(f"{self._url}/datasets/{self.dataset.name}")
         self.samples.first.wait_for()
         self.page.locator("[data-item-id^='@fiftyone-ntt/']").first.wait_for(state="attached")
 
@@ -150,10 +159,27 @@ class AppPage:
         self.panel.wait_for()
 
     def tab(self, label: str) -> None:
-        """Opens a tab of the panel."""
-        tab = self.panel.get_by_role("tab", name=label)
-        tab.click()
-        expect(tab).to_have_attribute("aria-selected", "true")
+        """Opens a tab of the panel, and waits for its content."""
+        self.panel.get_by_role("tab", name=label).click()
+        self.expect_tab(label)
+
+    def expect_tab(self, label: str) -> None:
+        """Waits until a tab is open and its content is there."""
+        expect(self.panel.get_by_role("tab", name=label)).to_have_attribute("aria-selected", "true")
+        expect(self.panel).to_contain_text(CONTENT[label])
+        for other in set(CONTENT) - {label}:
+            expect(self.panel).not_to_contain_text(CONTENT[other])
+
+    def expect_rest(self) -> None:
+        """Waits until the panel sends nothing any more."""
+        events: list[str] = []
+        self.page.on("request", lambda request: events.append(request.url))
+        for _ in range(20):
+            events.clear()
+            self.page.wait_for_timeout(3000)
+            if not any(url.endswith("/operators/execute") for url in events):
+                return
+        raise AssertionError("the panel does not come to rest")
 
     def press(self, label: str) -> None:
         """Presses a button of the panel."""
@@ -216,7 +242,7 @@ class AppPage:
         pixels.save(self._pictures / f"{name}.jpg", quality=82, optimize=True, progressive=True)
 
 
-def eventually(what: Callable[[], Any], wanted: Callable[[Any], bool], seconds: float = 30.0) -> Any:
+def eventually(what: Callable[[], Any], wanted: Callable[[Any], bool], seconds: float = 300.0) -> Any:
     """Returns what the database says as soon as it says what is wanted; fails with what it said last."""
     deadline = time.monotonic() + seconds
     while not wanted(found := what()):

@@ -11,13 +11,16 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # The shell ends the App when its standard input closes, which happens however pytest ends (also when killed).
 _GUARD = '"$0" "$@" & child=$!; cat >/dev/null; kill $child; wait $child'
-_START_SECONDS = 180.0
+_START_SECONDS = 600.0
+_SLOW_APP, _REPOSITORY = Path(__file__).with_name("slow_app.py"), Path(__file__).resolve().parents[2]
+_TROUBLE = ("Traceback (most recent call last)", "is not JSON serializable")
 
 
 def find_browser() -> str | None:
@@ -40,24 +43,54 @@ def free_port() -> int:
 
 
 class AppProcess:
-    """FiftyOne's server; ``stop`` ends it and everything it started."""
+    """FiftyOne's server; ``stop`` ends it and everything it started.
 
-    def __init__(self, log: Path, **variables: str) -> None:
-        self.log = log
+    Args:
+        folder: for its log, and for what makes it slow.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.log = folder / "app.log"
+        self._delay = folder / "delay"
         self.url = f"http://127.0.0.1:{(port := free_port())}"
         package = next(iter(find_spec("fiftyone").submodule_search_locations))
         main = Path(package, "server", "main.py")  # what fo.launch_app() starts
-        command = [sys.executable, str(main), "--port", str(port), "--address", "127.0.0.1"]
-        with log.open("wb") as sink:
+        command = [sys.executable, str(_SLOW_APP), str(main), "--port", str(port), "--address", "127.0.0.1"]
+        variables = {
+            "FIFTYONE_DISABLE_SERVICES": "1",
+            "FIFTYONE_EXECUTION_STORE_POLL_INTERVAL_SECONDS": "1",  # its troubles come up during a test, not after it
+            "NTT_TEST_DELAY": str(self._delay),
+            "PYTHONPATH": os.pathsep.join([str(_REPOSITORY), os.environ.get("PYTHONPATH", "")]),
+        }
+        with self.log.open("wb") as sink:
             self._process = subprocess.Popen(
                 ["sh", "-c", _GUARD, *command],
                 stdin=subprocess.PIPE,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 cwd=main.parent,
-                env={**os.environ, "FIFTYONE_DISABLE_SERVICES": "1", **variables},
+                env={**os.environ, **variables},
                 start_new_session=True,
             )
+
+    @contextlib.contextmanager
+    def slow(self, seconds: float) -> Iterator[None]:
+        """Inside, every answer of the panel is up to twice so many seconds late, by chance."""
+        self._delay.write_text(str(seconds))
+        try:
+            yield
+        finally:
+            self._delay.unlink()
+
+    def troubles(self, since: int = 0) -> list[str]:
+        """Tracebacks in the log, each with what comes after it.
+
+        Args:
+            since: what was in the log before this byte is passed over.
+        """
+        lines = self.log.read_bytes()[since:].decode(errors="replace").splitlines()
+        starts = [i for i, line in enumerate(lines) if any(trouble in line for trouble in _TROUBLE)]
+        return ["\n".join(lines[max(i - 2, 0) : i + 25]) for i in starts]
 
     def wait_until_it_answers(self) -> None:
         """Waits for the first answer; fails with the end of the log."""

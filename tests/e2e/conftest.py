@@ -1,9 +1,15 @@
-"""The real App, in a real browser, on the demo's dataset. Skipped, with the reason, where a piece is missing."""
+"""The real App, in a real browser, on the demo's photographs. Skipped, with the reason, where a piece is missing.
+
+Each test begins on a dataset and a page of its own: ``start("labelled")`` gives the App on a dataset that has come as
+far as that. What an earlier test computed is in the candidate cache, so getting there again takes seconds.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +19,19 @@ from app_process import BROWSERS, AppProcess, find_browser
 # Software rendering: no machine that runs this has to have a GPU. The sandbox needs rights a container lacks.
 _BROWSER_ARGUMENTS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 _PICTURES = "FIFTYONE_NTT_SCREENSHOTS"
-_failed = pytest.StashKey[str]()
+_numbers = itertools.count(1)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: Any, call: Any) -> Any:
-    """Remembers the first step that failed, and keeps a picture of the screen as it was."""
+    """Keeps a picture of the screen as it was when a test failed, and the end of the App's log."""
     report = yield
-    module = item.parent
-    if report.failed and _failed not in module.stash:
-        module.stash[_failed] = item.name
-        if app := item.funcargs.get("app"):
-            place = Path(os.environ["FIFTYONE_DATABASE_DIR"]).parent.with_suffix(".failed.png")
-            app.page.screenshot(path=place)
-            report.sections.append(("The screen when it failed", str(place)))
+    if report.failed and (app := getattr(item, "ntt_app", None)):
+        place = Path(os.environ["FIFTYONE_DATABASE_DIR"]).parent.with_suffix(f".{item.name}.failed.png")
+        app.page.screenshot(path=place)
+        report.sections.append(("The screen when it failed", str(place)))
+        report.sections.append(("The App's log ends", item.funcargs["app_process"].tail()))
     return report
-
-
-@pytest.fixture(autouse=True)
-def _after_the_step_before(request: Any) -> None:
-    """The steps of a walk build on each other."""
-    if before := request.node.parent.stash.get(_failed, None):
-        pytest.skip(f"{before} failed, which comes before")
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +47,21 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-@pytest.fixture(scope="module")
-def app_process(browser: Any, database: str, tmp_path_factory: Any) -> Iterator[AppProcess]:
+@pytest.fixture(scope="session")
+def weights() -> None:
+    """Only looks whether the offline models are there: it is mostly the App's process that loads them."""
+    from fiftyone_ntt.cli.doctor import preset_weights
+
+    if not next(preset.complete for preset in preset_weights() if preset.preset == "lite"):
+        pytest.skip("the lite weights are not on this machine: fiftyone-ntt weights pull lite")
+
+
+@pytest.fixture(scope="session")
+def app_process(weights: None, database: str, tmp_path_factory: Any) -> Iterator[AppProcess]:
     """FiftyOne's App on the test database, with the plugin of this checkout."""
-    process = AppProcess(tmp_path_factory.mktemp("app") / "app.log")
+    if find_browser() is None:
+        pytest.skip("no browser")
+    process = AppProcess(tmp_path_factory.mktemp("app"))
     try:
         process.wait_until_it_answers()
         yield process
@@ -61,36 +69,54 @@ def app_process(browser: Any, database: str, tmp_path_factory: Any) -> Iterator[
         process.stop()
 
 
-@pytest.fixture(scope="module")
-def dataset(database: str, tmp_path_factory: Any) -> Iterator[Any]:
-    """The demo's dataset, before anyone has tagged references."""
+@pytest.fixture
+def start(browser: Any, app_process: AppProcess, tmp_path_factory: Any, request: Any) -> Iterator[Callable[..., Any]]:
+    """``start(stage)`` opens the App on a new dataset of a stage; afterwards the App's log must hold no traceback.
+
+    Stages: ``"plain"`` (photographs with ground truth), ``"referenced"``, ``"banked"``, ``"labelled"``.
+    """
     pytest.importorskip("skimage", reason="the demo's photographs are part of scikit-image")
+    from app_page import SIZE, AppPage
+
+    datasets, pages, log_before = [], [], app_process.log.stat().st_size
+    pictures = os.environ.get(_PICTURES)
+
+    def begin(stage: str, **size: int) -> AppPage:
+        # Playwright keeps an event loop in this thread, where FiftyOne would take itself for a server.
+        with ThreadPoolExecutor(1) as thread:
+            dataset = thread.submit(_dataset, stage, tmp_path_factory.getbasetemp()).result()
+        datasets.append(dataset)
+        page = browser.new_page(viewport={**SIZE, **size})
+        pages.append(page)
+        app = AppPage(page, app_process.url, dataset, Path(pictures).absolute() if pictures else None)
+        request.node.ntt_app = app
+        app.open()
+        return app
+
+    yield begin
+    for page in pages:
+        page.close()
+    for dataset in datasets:
+        if not dataset.deleted:
+            dataset.delete()
+    troubles = app_process.troubles(log_before)
+    assert not troubles, f"the App's log holds {len(troubles)} tracebacks; the first one:\n{troubles[0]}"
+
+
+def _dataset(stage: str, folder: Path) -> Any:
+    """A new dataset of the demo's photographs that has come as far as ``stage``."""
+    import fiftyone_ntt as ntt
     from fiftyone_ntt.demo.data import load_images
     from fiftyone_ntt.demo.run import REFERENCE_TAG, build_dataset
 
-    dataset = build_dataset(tmp_path_factory.mktemp("demo"), load_images())
-    dataset.untag_samples(REFERENCE_TAG)
-    yield dataset
-    dataset.delete()
-
-
-@pytest.fixture(scope="session")
-def weights() -> None:
-    """Only looks whether the offline models are there: it is the App's process that loads them."""
-    from fiftyone_ntt.cli.doctor import preset_weights
-
-    if not next(preset.complete for preset in preset_weights() if preset.preset == "lite"):
-        pytest.skip("the lite weights are not on this machine: fiftyone-ntt weights pull lite")
-
-
-@pytest.fixture(scope="module")
-def app(weights: None, browser: Any, app_process: AppProcess, dataset: Any) -> Iterator[Any]:
-    """The App on the demo's dataset."""
-    from app_page import SIZE, AppPage
-
-    page = browser.new_page(viewport=SIZE)
-    pictures = os.environ.get(_PICTURES)
-    app = AppPage(page, app_process.url, Path(pictures).absolute() if pictures else None)
-    app.open(dataset.name)
-    yield app
-    page.close()
+    dataset = build_dataset(folder / "demo", load_images())
+    dataset.name = f"ntt-demo-{next(_numbers)}"
+    if stage == "plain":
+        dataset.untag_samples(REFERENCE_TAG)
+        return dataset
+    if stage == "referenced":
+        return dataset
+    ntt.build_memory_bank(dataset.match_tags(REFERENCE_TAG), "ground_truth", preset="lite", name="ntt_bank")
+    if stage == "labelled":
+        ntt.segment(dataset, "ntt_bank", "ntt")
+    return dataset

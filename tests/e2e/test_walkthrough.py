@@ -1,15 +1,17 @@
-"""From a tag to reviewed labels, in the App: each step is what a person does, and what the database says after it.
+"""From a tag to reviewed labels, in the App: each test is what a person does, and what the database says after it.
 
-The steps build on each other. ``FIFTYONE_NTT_SCREENSHOTS=FOLDER`` keeps the pictures of the documentation
-(``make screenshots``).
+Each begins on a dataset of its own that has come as far as it needs. ``FIFTYONE_NTT_SCREENSHOTS=FOLDER`` keeps the
+pictures of the documentation (``make screenshots``).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from app_page import AppPage, eventually, expect
 from fiftyone import ViewField as F
 
@@ -22,6 +24,23 @@ from fiftyone_ntt.runs.listing import list_runs
 COINS, COINS_TO_LABEL, MOTORCYCLE, COFFEE = 0, 1, 3, 7
 """Numbers of samples in the grid."""
 TARGETS = 7
+Start = Callable[..., AppPage]
+
+
+@pytest.fixture
+def review(start: Start) -> AppPage:
+    """The App with the review tab open, on labels nobody has decided on."""
+    app = start("labelled")
+    hide_truth(app)
+    app.open_panel()
+    app.tab("3 Review")
+    return app
+
+
+def hide_truth(app: AppPage) -> None:
+    """The grid shows the labels of the run alone."""
+    app.hide_field("ground_truth")
+    app.toggle_sidebar()
 
 
 def labels_of(dataset: Any, **wanted: Any) -> dict[str, str]:
@@ -36,7 +55,8 @@ def above(dataset: Any, threshold: float) -> Any:
     return dataset.filter_labels("ntt", F("confidence") > threshold)
 
 
-def test_selected_samples_become_references(app: AppPage, dataset: Any) -> None:
+def test_selected_samples_become_references(start: Start) -> None:
+    app = start("plain")
     app.toggle_sidebar()
     app.open_panel()
     expect(app.panel).to_contain_text("No references yet")
@@ -45,48 +65,58 @@ def test_selected_samples_become_references(app: AppPage, dataset: Any) -> None:
     app.select(COINS)
     app.press_grid_button("use_as_reference")
     app.expect_toast("1 image is a reference now")
-    eventually(lambda: dataset.match_tags(REFERENCE_TAG).count(), lambda count: count == 1)
+    eventually(lambda: app.dataset.match_tags(REFERENCE_TAG).count(), lambda count: count == 1)
     app.select(MOTORCYCLE)
     app.press("Use selection as references")
     app.expect_toast("1 image is a reference now")
-    tagged = eventually(lambda: dataset.match_tags(REFERENCE_TAG).values("filepath"), lambda paths: len(paths) == 2)
+    tagged = eventually(lambda: app.dataset.match_tags(REFERENCE_TAG).values("filepath"), lambda paths: len(paths) == 2)
     assert [Path(path).stem for path in tagged] == ["coins_1", "motorcycle_left"]
 
 
-def test_the_gallery_shows_what_they_teach(app: AppPage) -> None:
+def test_the_gallery_shows_what_they_teach(start: Start) -> None:
+    app = start("referenced")
     app.toggle_sidebar()
+    app.open_panel()
     expect(app.panel.get_by_role("img")).to_have_count(7)
     expect(app.panel).to_contain_text("the only one of its class")
     app.picture("2-references")
 
 
-def test_a_preview_shows_four_images_and_writes_nothing(app: AppPage, dataset: Any) -> None:
-    before = list(dataset.get_field_schema())
+def test_a_preview_shows_four_images_and_writes_nothing(start: Start) -> None:
+    app = start("referenced")
+    app.toggle_sidebar()
+    app.open_panel()
+    before = list(app.dataset.get_field_schema())
     app.press("Preview on 4 images")
     app.expect_done("Nothing has been written")
     expect(app.dialog.get_by_role("img")).to_have_count(4)
     app.picture("3-preview")
     app.close()
-    dataset.reload()
-    assert list(dataset.get_field_schema()) == before
+    app.dataset.reload()
+    assert list(app.dataset.get_field_schema()) == before
 
 
-def test_the_references_make_a_bank(app: AppPage, dataset: Any) -> None:
+def test_the_references_make_a_bank(start: Start) -> None:
+    app = start("referenced")
+    app.open_panel()
     app.press("Build memory bank")
     app.expect_form("NTT: Build memory bank")
     app.execute()
     assert "6 coin, 1 motorcycle" in app.expect_done()
     app.close()
     expect(app.panel).to_contain_text("as tagged now")
-    dataset.reload()
-    assert list_banks(dataset) == ["ntt_bank"]
+    app.dataset.reload()
+    assert list_banks(app.dataset) == ["ntt_bank"]
 
 
-def test_a_run_labels_the_rest_and_shows_in_its_tab(app: AppPage, dataset: Any) -> None:
+def test_a_run_labels_the_rest_and_shows_in_its_tab(start: Start) -> None:
+    app = start("banked")
+    app.toggle_sidebar()
+    app.open_panel()
     app.tab("2 Runs")
     app.press("Label images")
     app.expect_form("NTT: Segment images")
-    expect(app.dialog).to_contain_text("indexed already")
+    expect(app.dialog).to_contain_text("images")
     app.picture("4-form")
     app.execute()
     assert f"{TARGETS} samples labelled" in app.expect_done()
@@ -96,6 +126,7 @@ def test_a_run_labels_the_rest_and_shows_in_its_tab(app: AppPage, dataset: Any) 
     app.hide_field("ground_truth")
     app.toggle_sidebar()
     app.picture("5-runs")
+    dataset = app.dataset
     dataset.reload()
     assert [run["state"] for run in list_runs(dataset)] == ["completed"]
     assert dataset.count("ntt_status") == TARGETS
@@ -104,67 +135,54 @@ def test_a_run_labels_the_rest_and_shows_in_its_tab(app: AppPage, dataset: Any) 
     assert "ntt" in dataset.active_label_schemas
 
 
-def test_clicks_in_quick_succession_leave_the_last_tab_open(app: AppPage) -> None:
-    for label in ("3 Review", "1 References", "4 Evaluate", "3 Review"):
-        app.panel.get_by_role("tab", name=label).click()
-    expect(app.panel).to_contain_text("Most uncertain first")
-    events: list[str] = []
-    app.page.on("request", lambda request: events.append(request.url))
-    for _ in range(10):
-        events.clear()
-        app.page.wait_for_timeout(3000)
-        if not any(url.endswith("/operators/execute") for url in events):
-            break
-    else:
-        raise AssertionError("the panel does not come to rest")
-    expect(app.panel.get_by_role("tab", name="3 Review")).to_have_attribute("aria-selected", "true")
-
-
-def test_the_threshold_changes_what_the_grid_shows(app: AppPage, dataset: Any) -> None:
-    app.set_slider(0.5)
-    shown = expect(app.panel.get_by_text("the grid shows labels above"))
+def test_the_threshold_changes_what_the_grid_shows(review: AppPage) -> None:
+    review.set_slider(0.5)
+    shown = expect(review.panel.get_by_text("the grid shows labels above"))
     shown.to_contain_text(re.compile(r"above 0\.(49|5)"))
-    threshold = float(app.panel.get_by_text("the grid shows labels above").inner_text().rstrip(".").split()[-1])
-    wanted = above(dataset, threshold)
+    threshold = float(review.panel.get_by_text("the grid shows labels above").inner_text().rstrip(".").split()[-1])
+    wanted = above(review.dataset, threshold)
     assert 0 < len(wanted) < TARGETS
-    app.expect_samples(len(wanted))
-    app.picture("6-review")
+    review.expect_samples(len(wanted))
+    review.picture("6-review")
 
 
-def test_all_above_the_threshold_are_accepted(app: AppPage, dataset: Any) -> None:
-    button = app.panel.get_by_role("button", name=re.compile("Accept all .* undecided above"))
+def test_all_above_the_threshold_are_accepted(review: AppPage) -> None:
+    review.set_slider(0.5)
+    expect(review.panel.get_by_text("the grid shows labels above")).to_contain_text(re.compile(r"above 0\.(49|5)"))
+    button = review.panel.get_by_role("button", name=re.compile("Accept all .* undecided above"))
     count = int(re.search(r"Accept all (\d+)", button.inner_text()).group(1))
     button.click()
     if count > ASK_ABOVE:
-        app.expect_form("NTT: Accept labels")
-        app.execute()
-    app.expect_toast(f"{count} labels accepted")
-    tagged = labels_of(dataset, tags=ACCEPTED_TAG)
-    assert len(tagged) == count
-    lowest = min(
-        dataset.select_labels(tags=ACCEPTED_TAG, fields="ntt").values("ntt.detections.confidence", unwind=True)
-    )
-    assert lowest > 0.48
-    app.press("Show all")
-    app.expect_samples(9)
+        review.expect_form("NTT: Accept labels")
+        review.execute()
+    review.expect_toast(f"{count} labels accepted")
+    dataset = review.dataset
+    assert len(labels_of(dataset, tags=ACCEPTED_TAG)) == count
+    accepted = dataset.select_labels(tags=ACCEPTED_TAG, fields="ntt").values("ntt.detections.confidence", unwind=True)
+    assert min(accepted) > 0.48
+    review.press("Show all")
+    review.expect_samples(9)
 
 
-def test_a_label_selected_in_an_image_is_rejected(app: AppPage, dataset: Any) -> None:
-    app.open_sample(COFFEE)
-    app.click_in_sample(0.5, 0.55)
-    app.picture("7-sample")
-    app.page.get_by_text("thumb_down", exact=True).last.click()
-    expect(app.dialog).to_contain_text("the 1 label you have selected")
-    app.execute()
-    app.expect_toast("1 label rejected")
-    rejected = eventually(lambda: labels_of(dataset, tags=REJECTED_TAG), lambda found: len(found) == 1)
+def test_a_label_selected_in_an_image_is_rejected(review: AppPage) -> None:
+    dataset = review.dataset
+    review.open_sample(COFFEE)
+    review.click_in_sample(0.5, 0.55)
+    review.picture("7-sample")
+    review.page.get_by_text("thumb_down", exact=True).last.click()
+    expect(review.dialog).to_contain_text("the 1 label you have selected")
+    review.execute()
+    review.expect_toast("1 label rejected")
+    rejected = eventually(lambda: labels_of(dataset, tags=REJECTED_TAG), lambda labels: len(labels) == 1)
     assert set(rejected) <= {label.id for label in dataset.skip(COFFEE).first().ntt.detections}
-    app.close_sample()
+    review.close_sample()
 
 
-def test_the_apps_own_editor_changes_a_label(app: AppPage, dataset: Any) -> None:
+def test_the_apps_own_editor_changes_a_label(start: Start) -> None:
     """It opens on the field since the run has activated a label schema for it."""
-    sample = dataset.skip(COINS_TO_LABEL).first()
+    app = start("labelled")
+    hide_truth(app)
+    sample = app.dataset.skip(COINS_TO_LABEL).first()
     label = min(sample.ntt.detections, key=lambda label: label.confidence)
     app.open_sample(COINS_TO_LABEL)
     app.page.get_by_text("Annotate", exact=True).first.click()
@@ -175,16 +193,20 @@ def test_the_apps_own_editor_changes_a_label(app: AppPage, dataset: Any) -> None
 
     def now() -> Any:
         sample.reload()
-        return next(one for one in sample.ntt.detections if one.id == label.id)
+        return next(item for item in sample.ntt.detections if item.id == label.id)
 
-    edited = eventually(now, lambda one: one.label == "motorcycle")
+    edited = eventually(now, lambda label: label.label == "motorcycle")
     assert is_edited(edited.to_mongo())
 
 
-def test_learning_shows_first_and_writes_when_told(app: AppPage, dataset: Any) -> None:
-    app.open(dataset.name)  # a fresh page: the editor may be left this way too
-    if not app.panel.is_visible():
-        app.open_panel()
+def test_learning_shows_first_and_writes_when_told(start: Start) -> None:
+    app = start("labelled")
+    hide_truth(app)
+    dataset = app.dataset
+    above(dataset, 0.5).tag_labels(ACCEPTED_TAG, "ntt")
+    below = dataset.filter_labels("ntt", F("confidence") < 0.3).values("ntt.detections.id", unwind=True)
+    dataset.select_labels(ids=below[:2], fields="ntt").tag_labels(REJECTED_TAG, "ntt")
+    app.open_panel()
     app.tab("3 Review")
     before = labels_of(dataset)
     decided = labels_of(dataset, tags=[ACCEPTED_TAG, REJECTED_TAG])
@@ -207,7 +229,10 @@ def test_learning_shows_first_and_writes_when_told(app: AppPage, dataset: Any) -
     assert {label_id: after.get(label_id) for label_id in decided} == decided, "decisions stay"
 
 
-def test_evaluation_against_ground_truth(app: AppPage, dataset: Any) -> None:
+def test_evaluation_against_ground_truth(start: Start) -> None:
+    app = start("labelled")
+    hide_truth(app)
+    app.open_panel()
     app.tab("4 Evaluate")
     app.press("Evaluate")
     app.expect_form("NTT: Evaluate labels")
@@ -216,16 +241,15 @@ def test_evaluation_against_ground_truth(app: AppPage, dataset: Any) -> None:
     app.close()
     expect(app.panel.get_by_role("row").filter(has_text="coin")).to_be_visible()
     app.picture("10-evaluate")
-    dataset.reload()
-    assert dataset.list_evaluations() == ["ntt_eval"]
-    right = dataset.filter_labels("ntt", F("ntt_eval") == "tp")
+    app.dataset.reload()
+    assert app.dataset.list_evaluations() == ["ntt_eval"]
+    right = app.dataset.filter_labels("ntt", F("ntt_eval") == "tp")
     assert right.count("ntt.detections") > 5
     app.press("Show true positives")
     app.expect_samples(len(right))
 
 
-def test_a_light_theme_for_those_who_like_it(app: AppPage) -> None:
-    app.page.get_by_test_id("LightModeIcon").or_(app.page.locator("[title='Light mode']")).first.click()
-    app.tab("3 Review")
-    expect(app.panel).to_contain_text("Most uncertain first")
-    app.picture("11-light")
+def test_a_light_theme_for_those_who_like_it(review: AppPage) -> None:
+    review.page.get_by_test_id("LightModeIcon").or_(review.page.locator("[title='Light mode']")).first.click()
+    expect(review.panel).to_contain_text("Most uncertain first")
+    review.picture("11-light")

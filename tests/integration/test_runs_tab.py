@@ -119,15 +119,4 @@ def test_a_form_that_is_through_leads_back_to_its_tab(samples):
     panel = PanelSession(samples, "runs")
     panel.state = {}  # FiftyOne calls back without it
     panel.send("on_runs_refresh")
-    assert panel.state["tab"] == "runs" and "runs_table" in panel.shown
-
-
-def test_late_answer_does_not_leave_content_of_another_tab(samples):
-    begin_run(samples)
-    panel = PanelSession(samples, "evaluate")
-    assert "settling_evaluate" in panel.shown
-    panel.state["tab"] = "runs"  # the person has gone on; what was drawn last is of the tab before
-    panel.send("on_settled")
-    assert panel.state["tab_loaded"] == "runs" and "runs_table" in panel.shown and "settling_runs" in panel.shown
-    panel.send("on_settled")
-    assert "runs_table" in panel.shown and not any(name.startswith("settling") for name in panel.shown)
+    assert panel.open_tab == "runs" and "runs_table" in panel.shown

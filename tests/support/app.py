@@ -78,7 +78,7 @@ class PanelSession:
     """
 
     def __init__(self, dataset, tab, view=None, filters=None):
-        self.dataset, self.view, self.state, self.data = dataset, view or dataset.view(), {"tab": tab}, {}
+        self.dataset, self.view, self.state, self.data = dataset, view or dataset.view(), {"tab_first": tab}, {}
         self.filters, self.opened = filters or {}, None
         self.prompts, self.messages, self.drawn = [], [], ""
         self.send("on_load")
@@ -114,6 +114,11 @@ class PanelSession:
     def asked(self, name):
         """Parameters of each request of this name that the last event made."""
         return [params for asked, params in self.requests if asked == name]
+
+    @property
+    def open_tab(self):
+        """Key of the tab that is open."""
+        return self.state[f"tab_{self.state.get('tabs') or 'first'}"]
 
     @property
     def shown(self):
