@@ -115,8 +115,8 @@ class NttReview(foo.Panel):
 
 def open_tab(ctx: Any) -> str:
     """Key of the tab that is open, as the panel's tabs report it."""
-    tab = ctx.panel.state.get(_tabs_name(ctx))
-    return tab if tab in TABS else next(iter(TABS))
+    tab: str | None = ctx.panel.state.get(_tabs_name(ctx))
+    return tab if tab is not None and tab in TABS else next(iter(TABS))
 
 
 def go_to(ctx: Any, key: str) -> None:
