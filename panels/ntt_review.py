@@ -10,7 +10,6 @@ asks whether that tab is the one that is open: so an answer that came too late i
 from __future__ import annotations
 
 from typing import Any
-from uuid import uuid4
 
 import fiftyone.operators as foo
 from fiftyone.operators import types
@@ -20,7 +19,7 @@ from fiftyone_ntt.panels.evaluate_tab import EvaluateTab
 from fiftyone_ntt.panels.references_tab import ReferencesTab
 from fiftyone_ntt.panels.review_tab import ReviewTab
 from fiftyone_ntt.panels.runs_tab import RunsTab
-from fiftyone_ntt.panels.tabs import PANEL, Tab
+from fiftyone_ntt.panels.tabs import PANEL, Tab, go_to, tabs_name
 
 _TABS: tuple[type[Tab], ...] = (ReferencesTab, RunsTab, ReviewTab, EvaluateTab)
 TABS = {tab.KEY: tab.TITLE for tab in _TABS}
@@ -33,7 +32,8 @@ Tag a few samples that show what you want, and find it in all the others. Nothin
 3. **Review**: choose a score threshold, accept and reject, learn from that.
 4. **Evaluate**: compare with ground truth where there is some.
 """
-_CHECK_AFTER = 250  # milliseconds between drawing a tab and asking whether it is the one that is open
+# Milliseconds: until labels that came back are looked at again, and until a tab asks whether it is the open one.
+_SETTLING, _CHECK_AFTER = 1200, 250
 
 
 class NttReview(foo.Panel):
@@ -84,7 +84,7 @@ class NttReview(foo.Panel):
 
     def on_tab(self, ctx: Any) -> None:
         """The person opens another tab, or the tabs are drawn for the first time."""
-        name, value = _tabs_name(ctx), ctx.params.get("value")
+        name, value = tabs_name(ctx), ctx.params.get("value")
         if value in TABS and ctx.params.get("path", name) == name:  # not of tabs that are no longer there
             ctx.panel_state[name] = value  # for this answer alone: the browser knows it
         self._load(ctx)
@@ -93,16 +93,22 @@ class NttReview(foo.Panel):
         """What was drawn is of another tab than the one that is open."""
         self._load(ctx)
 
+    def on_settled(self, ctx: Any) -> None:
+        """A moment after labels came back; ``execute`` has looked at them again."""
+        ctx.panel.state.settling = False
+
     def render(self, ctx: Any) -> types.Property:
         panel = types.Object()
         view, tab = types.TabsView(variant="fullWidth"), open_tab(ctx)
         for key, title in TABS.items():
             view.add_choice(key, label=title)
-        panel.enum(_tabs_name(ctx), list(TABS), view=view, default=tab, on_change=self.on_tab)
+        panel.enum(tabs_name(ctx), list(TABS), view=view, default=tab, on_change=self.on_tab)
         if ctx.dataset is None:
             panel.md("Open a dataset first.", name="no_dataset")
         else:
             self.tabs[tab].render(ctx, panel)
+        if ctx.panel.state.settling:
+            panel.view("settling", view=types.TimerView(timeout=_SETTLING, on_timeout=self.on_settled))
         drawn = _drawn(ctx)
         check = types.TimerView(timeout=_CHECK_AFTER, on_timeout=self.on_drawn, params={"drawn": drawn})
         panel.view(f"drawn_{drawn}", view=check)
@@ -115,21 +121,10 @@ class NttReview(foo.Panel):
 
 def open_tab(ctx: Any) -> str:
     """Key of the tab that is open, as the panel's tabs report it."""
-    tab: str | None = ctx.panel.state.get(_tabs_name(ctx))
+    tab: str | None = ctx.panel.state.get(tabs_name(ctx))
     return tab if tab is not None and tab in TABS else next(iter(TABS))
-
-
-def go_to(ctx: Any, key: str) -> None:
-    """Opens a tab for the person: with tabs of a new name, since those that are there only listen to clicks."""
-    ctx.panel.state.tabs = uuid4().hex[:8]
-    ctx.panel.state.set(_tabs_name(ctx), key)
-
-
-def _tabs_name(ctx: Any) -> str:
-    """The name of the tabs in the panel, and of what they report in its state."""
-    return f"tab_{ctx.panel.state.tabs or 'first'}"
 
 
 def _drawn(ctx: Any) -> str:
     """What is drawn: which tab, of which tabs."""
-    return f"{_tabs_name(ctx)}_{open_tab(ctx)}"
+    return f"{tabs_name(ctx)}_{open_tab(ctx)}"

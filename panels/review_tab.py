@@ -12,7 +12,7 @@ from fiftyone_ntt.operators.base import show_in_grid
 from fiftyone_ntt.operators.forms import counted
 from fiftyone_ntt.operators.review import ASK_ABOVE, IN_GRID
 from fiftyone_ntt.panels import review_parts as parts
-from fiftyone_ntt.panels.tabs import Handle, Tab
+from fiftyone_ntt.panels.tabs import Handle, Tab, go_to
 from fiftyone_ntt.params.review import DOUBTS, DoubtParams
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ class ReviewTab(Tab):
     def open_on(self, ctx: Any, label_field: str) -> None:
         """The panel goes on here after a run: only its labels above the suggested threshold are in sight."""
         state = ctx.panel.state
-        state.tab, state.review_field, state.review_class = self.KEY, label_field, parts.ALL
+        go_to(ctx, self.KEY)
+        state.review_field, state.review_class = label_field, parts.ALL
         state.review_threshold, state.review_shown, state.review_new = None, parts.ABOVE, True
         ctx.ops.set_active_fields([label_field])
         self.load(ctx)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
+from uuid import uuid4
 
 import fiftyone.operators as foo
 from fiftyone.operators import types
@@ -20,6 +21,17 @@ PANEL = {
 """For the view that holds all of a panel."""
 # FiftyOne's tables are at least 650 pixels wide otherwise.
 _NARROW = {"table": {"sx": {"minWidth": 0, "& .MuiTableCell-root": {"px": 1}}}}
+
+
+def tabs_name(ctx: Any) -> str:
+    """The name of the tabs in the panel, and of what they report in its state."""
+    return f"tab_{ctx.panel.state.tabs or 'first'}"
+
+
+def go_to(ctx: Any, key: str) -> None:
+    """Opens a tab for the person: with tabs of a new name, since those that are there only listen to clicks."""
+    ctx.panel.state.tabs = uuid4().hex[:8]
+    ctx.panel.state.set(tabs_name(ctx), key)
 
 
 class Handler:

@@ -15,7 +15,6 @@ from playwright.sync_api import Locator, Page, expect
 PLUGIN = "@fiftyone-ntt/ntt"
 PANEL = "No Time to Train"
 SIZE = {"width": 1400, "height": 900}
-# Popovers about the paid product lie over buttons.
 CONTENT = {
     "1 References": "Use selection as references",
     "2 Runs": "Show all images",
@@ -23,6 +22,7 @@ CONTENT = {
     "4 Evaluate": "Ground truth: what is really there",
 }
 """Words that only the content of each tab has, on a labelled dataset without an evaluation."""
+# Popovers about the paid product lie over buttons.
 NO_POPOVERS = "localStorage.setItem('fiftyone-enterprise-tooltip-seen', 'true')"
 # Milliseconds until a wait is given up: far more than a busy machine takes.
 _PATIENCE, _PATIENCE_WITH_MODELS = 300_000, 900_000
@@ -34,21 +34,23 @@ class AppPage:
     Args:
         page: the browser's page.
         url: the App's address.
-        dataset: the dataset.
         pictures: folder for pictures of the screen; none are made where it is None.
+
+    Attributes:
+        dataset: the dataset, where ``start`` opened it.
     """
 
-    def __init__(self, page: Page, url: str, dataset: Any, pictures: Path | None) -> None:
-        self.page, self.dataset = page, dataset
+    def __init__(self, page: Page, url: str, pictures: Path | None) -> None:
+        self.page, self.dataset = page, None
         self._url = url
         self._pictures = pictures
         page.set_default_timeout(_PATIENCE)
         expect.set_options(timeout=_PATIENCE)
         page.add_init_script(NO_POPOVERS)
 
-    def open(self) -> None:
+    def open(self, dataset: str) -> None:
         """Opens the dataset, or loads the page again, and waits until its grid and its operators are there."""
-        self.page.goto(f"{self._url}/datasets/{self.dataset.name}")
+        self.page.goto(f"{self._url}/datasets/{dataset}")
         self.samples.first.wait_for()
         self.page.locator("[data-item-id^='@fiftyone-ntt/']").first.wait_for(state="attached")
 

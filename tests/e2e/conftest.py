@@ -26,7 +26,7 @@ _numbers = itertools.count(1)
 def pytest_runtest_makereport(item: Any, call: Any) -> Any:
     """Keeps a picture of the screen as it was when a test failed, and the end of the App's log."""
     report = yield
-    if report.failed and (app := getattr(item, "ntt_app", None)):
+    if report.failed and (app := getattr(item, "ntt_app", None) or item.funcargs.get("app")):
         place = Path(os.environ["FIFTYONE_DATABASE_DIR"]).parent.with_suffix(f".{item.name}.failed.png")
         app.page.screenshot(path=place)
         report.sections.append(("The screen when it failed", str(place)))
@@ -57,7 +57,7 @@ def weights() -> None:
 
 
 @pytest.fixture(scope="session")
-def app_process(weights: None, database: str, tmp_path_factory: Any) -> Iterator[AppProcess]:
+def app_process(database: str, tmp_path_factory: Any) -> Iterator[AppProcess]:
     """FiftyOne's App on the test database, with the plugin of this checkout."""
     if find_browser() is None:
         pytest.skip("no browser")
@@ -69,16 +69,27 @@ def app_process(weights: None, database: str, tmp_path_factory: Any) -> Iterator
         process.stop()
 
 
+@pytest.fixture(autouse=True)
+def _nothing_in_the_log(app_process: AppProcess) -> Iterator[None]:
+    """A traceback in the App's log fails the test that it came up in, whatever the screen says."""
+    before = app_process.log.stat().st_size
+    yield
+    troubles = app_process.troubles(before)
+    assert not troubles, f"the App's log holds {len(troubles)} tracebacks; the first one:\n{troubles[0]}"
+
+
 @pytest.fixture
-def start(browser: Any, app_process: AppProcess, tmp_path_factory: Any, request: Any) -> Iterator[Callable[..., Any]]:
-    """``start(stage)`` opens the App on a new dataset of a stage; afterwards the App's log must hold no traceback.
+def start(
+    weights: None, browser: Any, app_process: AppProcess, tmp_path_factory: Any, request: Any
+) -> Iterator[Callable[..., Any]]:
+    """``start(stage)`` opens the App on a new dataset of a stage.
 
     Stages: ``"plain"`` (photographs with ground truth), ``"referenced"``, ``"banked"``, ``"labelled"``.
     """
     pytest.importorskip("skimage", reason="the demo's photographs are part of scikit-image")
     from app_page import SIZE, AppPage
 
-    datasets, pages, log_before = [], [], app_process.log.stat().st_size
+    datasets, pages = [], []
     pictures = os.environ.get(_PICTURES)
 
     def begin(stage: str, **size: int) -> AppPage:
@@ -88,9 +99,9 @@ def start(browser: Any, app_process: AppProcess, tmp_path_factory: Any, request:
         datasets.append(dataset)
         page = browser.new_page(viewport={**SIZE, **size})
         pages.append(page)
-        app = AppPage(page, app_process.url, dataset, Path(pictures).absolute() if pictures else None)
-        request.node.ntt_app = app
-        app.open()
+        app = AppPage(page, app_process.url, Path(pictures).absolute() if pictures else None)
+        request.node.ntt_app, app.dataset = app, dataset
+        app.open(dataset.name)
         return app
 
     yield begin
@@ -99,8 +110,6 @@ def start(browser: Any, app_process: AppProcess, tmp_path_factory: Any, request:
     for dataset in datasets:
         if not dataset.deleted:
             dataset.delete()
-    troubles = app_process.troubles(log_before)
-    assert not troubles, f"the App's log holds {len(troubles)} tracebacks; the first one:\n{troubles[0]}"
 
 
 def _dataset(stage: str, folder: Path) -> Any:

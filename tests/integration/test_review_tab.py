@@ -6,7 +6,7 @@ import pytest
 from support.app import PanelSession, requests_of
 
 from fiftyone_ntt.dataset.labels import fingerprint
-from fiftyone_ntt.panels.ntt_review import NttReview
+from fiftyone_ntt.panels.ntt_review import NttReview, open_tab
 from fiftyone_ntt.review.label_table import table_of
 from fiftyone_ntt.runs.record import RunRecord, register
 
@@ -213,7 +213,7 @@ def test_after_a_run_the_panel_goes_on_to_its_labels(review):
     ctx = review.context
     NttReview().tabs["review"].open_on(ctx, "ntt")
     asked = dict(requests_of(ctx))
-    assert ctx.panel.state.tab == "review" and asked["set_active_fields"] == {"fields": ["ntt"]}
+    assert open_tab(ctx) == "review" and asked["set_active_fields"] == {"fields": ["ntt"]}
     low = asked["set_filters"]["ntt.detections.confidence"]["range"][0]
     assert low == pytest.approx(ctx.panel.state.review_threshold) and 0.3 <= low <= 0.7
 
