@@ -8,10 +8,25 @@ import fiftyone as fo
 import numpy as np
 from numpy.typing import NDArray
 
+from fiftyone_ntt.dataset.documents import mask_of
 from fiftyone_ntt.errors import InputError, WrongTypeError
 
-_FAR_OUTSIDE = 4.0
+FAR_OUTSIDE = 4.0
 """Relative coordinates beyond this were meant as pixels; annotation tools let boxes stick out a little."""
+
+
+def relative_box(box: Any) -> NDArray[np.float64]:
+    """The four numbers x, y, width, height of a box; raises InputError if there are no such, or not finite ones."""
+    is_box = isinstance(box, (list, tuple, np.ndarray)) and len(box) == 4
+    if not is_box or not all(isinstance(value, (int, float, np.number)) and np.isfinite(value) for value in box):
+        raise InputError(f"expected a relative box [x, y, width, height], got {_short(box)}")
+    return np.array([float(value) for value in box])
+
+
+def _short(value: Any) -> str:
+    """What stands where a box or points should, as it may stand in a message."""
+    text = repr(value)
+    return text if len(text) < 100 else f"{text[:100]}..."
 
 
 def box_in_pixels(detection: fo.Detection, image_size: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -24,13 +39,8 @@ def box_in_pixels(detection: fo.Detection, image_size: tuple[int, int]) -> tuple
     Raises:
         InputError: if the box is not four finite numbers, or has no area inside the image.
     """
-    try:
-        box = np.asarray(detection.bounding_box if detection.bounding_box is not None else [], np.float64)
-    except (TypeError, ValueError):
-        box = np.empty(0)
-    if box.shape != (4,) or not np.isfinite(box).all():
-        raise InputError(f"expected a relative box [x, y, width, height], got {detection.bounding_box!r}")
-    if np.abs(box).max() > _FAR_OUTSIDE:
+    box = relative_box(detection.bounding_box)
+    if np.abs(box).max() > FAR_OUTSIDE:
         raise InputError(
             f"the box {[float(value) for value in box]} reaches far outside the image; boxes are relative (0..1), not "
             "in pixels: divide x and width by the image's width, y and height by its height"
@@ -55,8 +65,8 @@ def points_in_pixels(points: Any, image_size: tuple[int, int]) -> NDArray[np.flo
     height, width = image_size
     try:
         relative = np.asarray(points if points is not None else [], np.float64).reshape(-1, 2)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"expected points [x, y], got {points!r}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"expected points [x, y], got {_short(points)}") from error
     pixels = relative * [width, height]
     placed = pixels[np.isfinite(pixels).all(axis=1)]
     if np.maximum(-placed, placed - [width, height]).max(initial=0.0) > 0.01 * max(image_size):
@@ -114,18 +124,14 @@ def full_mask(detection: fo.Detection, image_size: tuple[int, int]) -> NDArray[n
 
 
 def _read_mask(detection: fo.Detection) -> NDArray[np.bool_]:
-    try:
-        mask = detection.get_mask()
-    except Exception as error:  # whatever the reader of a damaged file raises
-        raise InputError(f"the mask file {detection.mask_path} cannot be read ({error})") from error
+    mask = mask_of(detection)
     if mask is None:
-        raise InputError(f"expected a mask at {detection.mask_path or 'mask'}, got none")
-    mask = np.asarray(mask)
-    if mask.ndim == 3:
+        raise InputError("expected a mask, got none")
+    if mask.ndim == 3 and 0 not in mask.shape:
         mask = mask[..., 0]
-    if mask.ndim != 2 or 0 in mask.shape:
-        raise InputError(f"expected a two-dimensional mask, got shape {mask.shape}")
-    return mask.astype(bool)
+    if mask.ndim != 2 or 0 in mask.shape or mask.dtype.kind not in "biuf":
+        raise InputError(f"expected a two-dimensional mask of numbers, got shape {mask.shape} of {mask.dtype}")
+    return mask.astype(bool, copy=False)
 
 
 def read_map(label: fo.Segmentation) -> NDArray[np.integer[Any]]:
@@ -135,16 +141,12 @@ def read_map(label: fo.Segmentation) -> NDArray[np.integer[Any]]:
         InputError: if there is none, or it cannot be read.
         WrongTypeError: if it is one of colours.
     """
-    try:
-        values = label.get_mask()
-    except Exception as error:  # whatever the reader of a damaged file raises
-        raise InputError(f"the segmentation mask {label.mask_path} cannot be read ({error})") from error
+    values = mask_of(label)
     if values is None:
-        raise InputError(f"expected a segmentation mask at {label.mask_path or 'mask'}, got none")
-    values = np.asarray(values)
+        raise InputError("expected a segmentation mask, got none")
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[..., 0]
-    if values.ndim != 2 or 0 in values.shape:
+    if values.ndim != 2 or 0 in values.shape or values.dtype.kind not in "biuf":
         raise WrongTypeError(
             f"expected a segmentation mask of one number a pixel, got shape {values.shape}; colours are not read"
         )

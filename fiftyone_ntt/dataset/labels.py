@@ -20,8 +20,9 @@ from fiftyone import ViewExpression
 from fiftyone import ViewField as F
 from numpy.typing import NDArray
 
+from fiftyone_ntt.dataset.documents import label_of, mask_of
 from fiftyone_ntt.dataset.fields import DECIDED_TAGS, PROTECTED_TAGS, REJECTED_TAG
-from fiftyone_ntt.dataset.geometry import place_mask
+from fiftyone_ntt.dataset.geometry import place_mask, relative_box
 from fiftyone_ntt.errors import InputError
 
 if TYPE_CHECKING:
@@ -101,18 +102,19 @@ def is_edited(document: Mapping[str, Any]) -> bool:
     Args:
         document: a detection as the database holds it. One that no run of this version wrote counts as not edited.
     """
-    of_bytes, _, of_pixels = (document.get("written") or "").partition("-")
+    written = document.get("written")
+    of_bytes, _, of_pixels = (written if isinstance(written, str) else "").partition("-")
     if not of_pixels:
         return False
-    label, box, mask = document.get("label"), document.get("bounding_box") or [], document.get("mask")
-    if mask is not None and of_bytes == _of_bytes(label, box, bytes(mask)):
-        return False
-    # Other bytes may still be the same pixels: packed again by FiftyOne, or moved to a file.
     try:
-        pixels = fo.Detection.from_dict(dict(document)).get_mask()
-    except Exception:  # a file that is gone was not edited away; damaged bytes can raise nearly anything
+        name, box, mask = document.get("label"), relative_box(document.get("bounding_box")), document.get("mask")
+        if isinstance(mask, bytes) and of_bytes == _of_bytes(name, box, mask):
+            return False
+        # Other bytes may still be the same pixels: packed again by FiftyOne, or moved to a file.
+        pixels = mask_of(label_of(document))
+        return of_pixels != _of_pixels(name, box, pixels)
+    except (InputError, ValueError, TypeError):  # a file that is gone was not edited away, nor were damaged bytes
         return False
-    return of_pixels != _of_pixels(label, box, pixels)
 
 
 def fingerprint(label: str | None, box: Sequence[float], mask: NDArray[np.bool_]) -> str:
@@ -120,11 +122,11 @@ def fingerprint(label: str | None, box: Sequence[float], mask: NDArray[np.bool_]
     return f"{_of_bytes(label, box, serialised(mask))}-{_of_pixels(label, box, mask)}"
 
 
-def _of_bytes(label: object, box: Sequence[float], mask: bytes) -> str:
+def _of_bytes(label: object, box: Sequence[float] | NDArray[np.float64], mask: bytes) -> str:
     return _digest(label, np.array(box, np.float64).tobytes(), mask)
 
 
-def _of_pixels(label: object, box: Sequence[float], mask: NDArray[Any] | None) -> str:
+def _of_pixels(label: object, box: Sequence[float] | NDArray[np.float64], mask: NDArray[Any] | None) -> str:
     """Fingerprint of the content: it stays through packing masks again, and through rounding of coordinates."""
     # Shifted: the fractions that boxes are made of would often lie right where rounding goes either way.
     steps = np.floor(np.array(box, np.float64) * 10_000 + 0.2137).astype(np.int64)
@@ -191,18 +193,18 @@ def without_contradictions(new: list[Document], decided: list[Document]) -> list
     if not decided or not new:
         return new
     size = _image_size(new[0])
-    places = [(_Place.of(label, size), label["label"], is_kept(label)) for label in decided]
+    places = [(_Place.of(label, size), label.get("label"), is_kept(label)) for label in decided]
     return [label for label in new if not _contradicted(label, size, places)]
 
 
-def _contradicted(label: Document, size: tuple[int, int], decided: list[tuple[_Place, str, bool]]) -> bool:
+def _contradicted(label: Document, size: tuple[int, int], decided: list[tuple[_Place, Any, bool]]) -> bool:
     place = _Place.of(label, size)
     return any((kept or name == label["label"]) and place.overlap(other) > SAME_OBJECT for other, name, kept in decided)
 
 
 def _image_size(label: Document) -> tuple[int, int]:
     """Height and width of the image, from a label whose mask has exactly the pixels of its box."""
-    mask = fo.Detection.from_dict(label).get_mask()
+    mask = mask_of(label_of(label))
     if mask is None:
         return 1000, 1000  # any grid does: boxes are compared then
     return round(mask.shape[0] / label["bounding_box"][3]), round(mask.shape[1] / label["bounding_box"][2])
@@ -219,9 +221,10 @@ class _Place:
     def of(cls, label: Document, size: tuple[int, int]) -> _Place:
         from fiftyone_ntt.pixels.packed_masks import PackedMask  # late: it loads torch, which the App's server need not
 
-        box = np.array(label.get("bounding_box") or [0, 0, 0, 0], np.float64)
+        box = np.zeros(4)
         try:
-            left, top, mask = place_mask(fo.Detection.from_dict(label), size)
+            box = relative_box(label.get("bounding_box"))
+            left, top, mask = place_mask(label_of(label), size)
             return cls(box, PackedMask.from_crop(mask, top, left))
         except InputError:  # no mask, or none that can be read
             return cls(box)
@@ -244,17 +247,17 @@ _NOT_SET = ("", "0", "0.0", "false", "no", "none", "null")
 """Texts that mean "not set": importers keep those of XML files as they are."""
 
 
-def is_crowd(label: fo.Label) -> bool:
+def is_crowd(label: fo.Label | Mapping[str, Any]) -> bool:
     """Whether a label marks a region of many objects (COCO's ``iscrowd``), not one object."""
     return any(_is_set(label, name) for name in CROWD)
 
 
-def is_ignored(label: fo.Label) -> bool:
+def is_ignored(label: fo.Label | Mapping[str, Any]) -> bool:
     """Whether a label is marked as to be ignored, or as too difficult to be counted (Pascal VOC)."""
     return any(_is_set(label, name) for name in IGNORED)
 
 
-def left_out_mark(label: fo.Label) -> str | None:
+def left_out_mark(label: fo.Label | Mapping[str, Any]) -> str | None:
     """The attribute for which a label is no example of its class; ``None`` where it may be one."""
     return next((name for name in (*CROWD, *IGNORED) if _is_set(label, name)), None)
 
@@ -267,7 +270,12 @@ def is_example() -> ViewExpression:
     return ~ViewExpression.any(is_set)
 
 
-def _is_set(label: fo.Label, name: str) -> bool:
-    read = getattr(label, "get_attribute_value", None)  # semantic segmentation masks have no attributes
-    value = None if read is None else read(name, None)
+def _is_set(label: fo.Label | Mapping[str, Any], name: str) -> bool:
+    if isinstance(label, Mapping):  # as the database holds it
+        old = label.get("attributes")
+        old = old.get(name) if isinstance(old, Mapping) else None
+        value = label.get(name, old.get("value") if isinstance(old, Mapping) else None)
+    else:
+        read = getattr(label, "get_attribute_value", None)  # semantic segmentation masks have no attributes
+        value = None if read is None else read(name, None)
     return value is not None and str(value).strip().lower() not in _NOT_SET

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -44,6 +44,7 @@ LARGEST_DOCUMENT = 16 * 2**20 - 2**17
 COMFORTABLE_DOCUMENT = 12 * 2**20
 """Masks go to files above this, so that a sample keeps room for what comes later (evaluations, tags, a second run)."""
 
+_AT_ONCE = 50
 T = TypeVar("T")
 _WHOLE_LISTS = frozenset({
     stages.Exclude, stages.ExcludeBy, stages.Exists, stages.Limit, stages.Match, stages.MatchFrames,
@@ -172,6 +173,17 @@ def database_collection(dataset: fo.Dataset) -> Collection[dict[str, Any]]:
 def raw_values(view: SampleCollection, fields: str | Sequence[str]) -> list[Any]:
     """``view.values`` without objects: labels come as the documents that the database holds, ids as they are there."""
     return list(view.values(fields, _raw=True))
+
+
+def raw_samples(view: SampleCollection, fields: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """``raw_values`` sample by sample, in the order of the view, with some samples in memory at a time.
+
+    What ``iter_samples`` is where labels are a stranger's: no mask is unpacked, see ``documents``.
+    """
+    ids = patiently(view.values, "id")
+    for start in range(0, len(ids), _AT_ONCE):
+        some = view.select(ids[start : start + _AT_ONCE], ordered=True)
+        yield from zip(*patiently(raw_values, some, fields), strict=True)
 
 
 def edit_label_tags(

@@ -7,7 +7,7 @@ the per-object matches (``eval_key``) that its review tools rely on.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,20 +15,21 @@ import fiftyone as fo
 import numpy as np
 from fiftyone.core.collections import SampleCollection
 
+from fiftyone_ntt.dataset.documents import Document, label_of, score_of, single_documents
 from fiftyone_ntt.dataset.fields import (
     REJECTED_TAG,
     check_detections_field,
     check_name,
     dataset_of,
-    detections_of,
     image_samples,
     is_map_field,
     label_path,
     with_sizes,
 )
-from fiftyone_ntt.dataset.geometry import place_mask
+from fiftyone_ntt.dataset.geometry import FAR_OUTSIDE, place_mask, relative_box
 from fiftyone_ntt.dataset.labels import is_crowd, is_ignored
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.dataset.storage import raw_samples
+from fiftyone_ntt.errors import InputError, as_text
 from fiftyone_ntt.evaluation.coco import (
     MAX_DETECTIONS,
     Box,
@@ -53,6 +54,7 @@ from fiftyone_ntt.pixels.mask_codes import Rle, encode_crop
 from fiftyone_ntt.runs.record import provenance_of
 
 _NO_SCORES = Scores(None, None, None, None)
+_MOST_LINES = 5
 
 
 def evaluate(
@@ -70,8 +72,9 @@ def evaluate(
 
     AP and AR rank all labels whatever their score. Objects with the attribute ``iscrowd``, ``ignore`` or
     ``difficult`` count neither as found nor as missed, nor does what lies on them.
-    A sample without labels counts: its objects are missed. Labels that a person has rejected are left out. Image sizes
-    are computed and kept where they are missing, and so are the results, for the App.
+    A sample without labels counts: its objects are missed. Labels that a person has rejected are left out, and so are
+    those whose box or mask cannot be read, which ``notes`` name. Image sizes are computed and kept where they are
+    missing, and so are the results, for the App.
 
     Where one of the fields holds semantic segmentation masks, pixels are compared: ``results.semantic`` has the IoU of
     each class and its mean, with and without background. Detections in the other field are painted into such masks
@@ -94,7 +97,7 @@ def evaluate(
         progress: called with (done, total, message).
 
     Raises:
-        InputError: if a field is missing, there is nothing to score, or a label is unusable (names sample and label).
+        InputError: if a field is missing or there is nothing to score.
         WrongTypeError: if a field holds something other than detections.
 
     Example:
@@ -117,7 +120,8 @@ def evaluate(
     results = _score(objects, names, score_threshold or 0.0, label_field, notes, review)
     if eval_key is not None:
         results = replace(results, eval_key=eval_key)
-        matching = Matching(label_field, gt_field, names, score_threshold or 0.0, objects.all_masked)
+        threshold, unusable = score_threshold or 0.0, list(objects.unusable)
+        matching = Matching(label_field, gt_field, names, threshold, objects.all_masked, unusable)
         write_matches(samples, matching, eval_key, results)
     keep_results(dataset_of(samples), label_field, gt_field, results)
     return results
@@ -204,8 +208,11 @@ class _Objects:
         without_score: predictions that carry no confidence.
         ignored: annotated objects that are marked as to be ignored, or as difficult.
         rejected: predictions that a person has rejected; they are not in ``predicted``.
+        label_field: field of the predictions.
+        unusable: id of a label that cannot be used -> why, with its sample and field.
     """
 
+    label_field: str
     truth: list[GroundTruth] = field(default_factory=list)
     predicted: list[Prediction] = field(default_factory=list)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -213,6 +220,7 @@ class _Objects:
     without_score: int = 0
     rejected: int = 0
     ignored: int = 0
+    unusable: dict[Any, str] = field(default_factory=dict)
 
     @property
     def all_masked(self) -> bool:
@@ -222,52 +230,60 @@ class _Objects:
 def _read(
     view: SampleCollection, label_field: str, gt_field: str, classes: Sequence[str], progress: Progress | None
 ) -> _Objects:
-    objects, total = _Objects(), len(view)
+    objects, total = _Objects(label_field), len(view)
     index = {name: k for k, name in enumerate(classes)}
-    for done, sample in enumerate(view.select_fields([label_field, gt_field]).iter_samples(), start=1):
-        size = int(sample.metadata.height), int(sample.metadata.width)
-        objects.sizes[sample.id] = size
-        objects.unlabelled += sample[label_field] is None
-        for label in detections_of(sample[gt_field]):
-            if label.label in index:
-                box, rle = _geometry(label, size, sample.id, gt_field)
-                ignored = is_ignored(label)
-                objects.ignored += ignored
-                crowd = ignored or is_crowd(label)
-                objects.truth.append(GroundTruth(sample.id, index[label.label], box, rle, crowd))
-        for label in detections_of(sample[label_field]):
-            if label.label in index:
-                if REJECTED_TAG in (label.tags or ()):
-                    objects.rejected += 1
-                    continue
-                box, rle = _geometry(label, size, sample.id, label_field)
-                score = 1.0 if label.confidence is None else float(label.confidence)
-                objects.without_score += label.confidence is None
-                objects.predicted.append(Prediction(sample.id, index[label.label], box, score, rle))
+    rows = raw_samples(view, ["id", "metadata.height", "metadata.width", gt_field, label_field])
+    for done, (sample_id, height, width, truth, predicted) in enumerate(rows, start=1):
+        key, size = str(sample_id), (int(height), int(width))
+        objects.sizes[key] = size
+        objects.unlabelled += predicted is None
+        for label, box, rle in _usable(objects, truth, index, size, key, gt_field):
+            ignored = is_ignored(label)
+            objects.ignored += ignored
+            objects.truth.append(GroundTruth(key, index[label.label], box, rle, ignored or is_crowd(label)))
+        for label, box, rle in _usable(objects, predicted, index, size, key, label_field):
+            score = 1.0 if label.confidence is None else float(label.confidence)
+            objects.without_score += label.confidence is None
+            objects.predicted.append(Prediction(key, index[label.label], box, score, rle))
         if progress is not None:
             progress(done, total, f"reading labels ({done} of {total})")
     return objects
 
 
-def _geometry(label: fo.Detection, size: tuple[int, int], sample_id: str, field_name: str) -> tuple[Box, Rle | None]:
+def _usable(
+    objects: _Objects, value: Document | None, index: dict[str, int], size: tuple[int, int], sample_id: str, field: str
+) -> Iterator[tuple[Any, Box, Rle | None]]:
+    """The labels of a sample's field that count, with box and mask. One that cannot be used is noted and left out."""
+    for document in single_documents(value):
+        if document.get("label") not in index:
+            continue
+        if field == objects.label_field and REJECTED_TAG in (document.get("tags") or ()):
+            objects.rejected += 1
+            continue
+        try:
+            score_of(document)
+            label = label_of(document)
+            yield label, *_geometry(label, size)
+        except InputError as error:
+            name = f"sample {sample_id}, label {document.get('_id')} ({as_text(document['label'])}) in {field!r}"
+            objects.unusable[document.get("_id")] = f"{name}: {error}"
+
+
+def _geometry(label: fo.Detection, size: tuple[int, int]) -> tuple[Box, Rle | None]:
     """Box (xyxy, image pixels, not clipped) and mask of a label; the mask is ``None`` where it has none."""
-    try:
-        box = _box(label, size)
-        if not label.has_mask:
-            return box, None
-        if min(box[2], size[1]) <= max(box[0], 0) or min(box[3], size[0]) <= max(box[1], 0):
-            return box, encode_box((0, 0, 0, 0), size)  # no part of it lies in the image: nothing can match it
-        left, top, crop = place_mask(label, size)
-        return box, encode_crop(crop, left, top, size)
-    except InputError as error:
-        raise InputError(f"sample {sample_id}, label {label.id} ({label.label}) in {field_name!r}: {error}") from error
+    box = _box(label, size)
+    if not label.has_mask:
+        return box, None
+    if min(box[2], size[1]) <= max(box[0], 0) or min(box[3], size[0]) <= max(box[1], 0):
+        return box, encode_box((0, 0, 0, 0), size)  # no part of it lies in the image: nothing can match it
+    left, top, crop = place_mask(label, size)
+    return box, encode_crop(crop, left, top, size)
 
 
 def _box(label: fo.Detection, size: tuple[int, int]) -> Box:
-    relative = np.asarray(label.bounding_box if label.bounding_box is not None else [], np.float64)
-    if relative.shape != (4,) or not np.isfinite(relative).all():
-        raise InputError(f"expected a relative box [x, y, width, height], got {label.bounding_box!r}")
-    x, y, w, h = relative
+    x, y, w, h = relative_box(label.bounding_box)
+    if max(map(abs, (x, y, w, h))) > FAR_OUTSIDE or min(w, h) < 0:
+        raise InputError(f"the box {[float(value) for value in (x, y, w, h)]} is no part of an image")
     height, width = size
     # A pixel coordinate divided and multiplied by the width is off by a rounding error; matches at IoU 0.5 see that.
     x1, y1, x2, y2 = np.round([x * width, y * height, (x + w) * width, (y + h) * height], 6).tolist()
@@ -313,6 +329,9 @@ def _remarks(objects: _Objects, label_field: str) -> list[str]:
         remarks.append(f"{objects.rejected} rejected labels (tag {REJECTED_TAG}) left out")
     if objects.without_score:
         remarks.append(f"{objects.without_score} labels carry no confidence and are taken as certain (1.0)")
+    if objects.unusable:
+        lines = [*list(objects.unusable.values())[:_MOST_LINES], *["..."] * (len(objects.unusable) > _MOST_LINES)]
+        remarks.append(f"{len(objects.unusable)} labels cannot be used and are left out: {'; '.join(lines)}")
     if objects.ignored:
         remarks.append(
             f"{objects.ignored} ground-truth objects are marked ignore or difficult: labels on them count neither as "

@@ -33,6 +33,7 @@ class Matching:
         classes: labels of other classes are left alone.
         threshold: predictions at or below this score are left alone.
         use_masks: whether masks are compared, or boxes.
+        unusable: ids of labels that must not be read.
     """
 
     label_field: str
@@ -40,6 +41,7 @@ class Matching:
     classes: Sequence[str]
     threshold: float
     use_masks: bool
+    unusable: Sequence[Any] = ()
 
 
 def write_matches(view: SampleCollection, matching: Matching, eval_key: str, results: EvaluationResults) -> None:
@@ -54,6 +56,8 @@ def write_matches(view: SampleCollection, matching: Matching, eval_key: str, res
     if dataset_of(view).has_evaluation(eval_key):
         dataset_of(view).delete_evaluation(eval_key)
     wanted = F("label").is_in(list(matching.classes))
+    if matching.unusable:  # FiftyOne would unpack their masks, and fail
+        wanted &= ~F("_id").is_in(list(matching.unusable))
     matched = view.filter_labels(matching.gt_field, wanted, only_matches=False)
     counted = wanted & ~F("tags").contains(REJECTED_TAG)
     if matching.threshold > 0:

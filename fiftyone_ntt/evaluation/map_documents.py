@@ -15,6 +15,7 @@ from bson import Binary, ObjectId
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
+from fiftyone_ntt.dataset.documents import label_of
 from fiftyone_ntt.dataset.fields import dataset_of
 from fiftyone_ntt.dataset.geometry import box_in_pixels, place_mask, read_map
 from fiftyone_ntt.dataset.labels import serialised
@@ -100,14 +101,14 @@ def to_map_document(values: NDArray[np.unsignedinteger[Any]]) -> Document:
 
 def is_as_written(document: Document) -> bool:
     """Whether a map is still the one that ``to_map_document`` made."""
-    of_bytes, _, of_pixels = (document.get("written") or "").partition("-")
+    of_bytes, _, of_pixels = str(document.get("written") or "").partition("-")
     if not of_pixels:
         return False
     mask = document.get("mask")
-    if mask is not None and of_bytes == _digest(bytes(mask)):
+    if isinstance(mask, bytes) and of_bytes == _digest(bytes(mask)):
         return True
     try:  # other bytes may be the same pixels: packed again by FiftyOne, or moved to a file
-        return of_pixels == _of_pixels(read_map(fo.Segmentation.from_dict(document)))
+        return of_pixels == _of_pixels(read_map(label_of(document)))
     except (InputError, WrongTypeError):
         return False
 

@@ -11,6 +11,7 @@ from typing import Any
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
+from fiftyone_ntt.dataset.documents import label_of, score_of
 from fiftyone_ntt.dataset.fields import (
     REJECTED_TAG,
     check_detections_field,
@@ -22,7 +23,7 @@ from fiftyone_ntt.dataset.fields import (
 )
 from fiftyone_ntt.dataset.labels import is_from_run, is_kept
 from fiftyone_ntt.dataset.storage import patiently, raw_values
-from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.errors import InputError, WrongTypeError, as_text
 from fiftyone_ntt.evaluation.map_documents import Document, is_as_written, maps_info, piece_of, to_map_document
 from fiftyone_ntt.params.base import Progress, check_arguments
 from fiftyone_ntt.params.review import ToSegmentationParams
@@ -48,7 +49,7 @@ class MapsReport:
         unlabelled: samples without a map, since they have no labels (or none that was accepted).
         kept: maps left as they were, since a person changed or drew them.
         boxes: labels without a mask, whose filled box stands in for it.
-        errors: sample id -> why it has no map.
+        errors: sample id -> why it has no map, or which of its labels are not in it.
         notes: what else is worth knowing.
     """
 
@@ -68,7 +69,7 @@ class MapsReport:
             f"{self.unlabelled} samples have no labels in {self.label_field!r} to make a mask from": self.unlabelled,
             f"{self.kept} masks that a person changed were kept (overwrite=True replaces them)": self.kept,
             f"{self.boxes} labels have no mask; their filled box stands in for it": self.boxes,
-            f"{len(self.errors)} samples failed": len(self.errors),
+            f"{len(self.errors)} samples have labels that cannot be used, or failed": len(self.errors),
         }
         return "; ".join([text, *(part for part, count in more.items() if count), *self.notes])
 
@@ -241,10 +242,15 @@ class _Painter:
         if chosen is None or (self.only == "accepted" and not chosen):
             self.report.unlabelled += 1
             return old is not None, None
-        try:
-            pieces = [self._piece(label, rank, size) for label, rank in chosen]
-        except InputError as error:
-            self.report.errors[sample_id] = str(error)
+        pieces, unusable = [], []
+        for label, rank in chosen:
+            try:
+                pieces.append(self._piece(label, rank, size))
+            except InputError as error:
+                unusable.append(f"label {label.get('_id')} ({as_text(label.get('label'))}): {error}")
+        if unusable:  # the others are painted
+            self.report.errors[sample_id] = "; ".join(unusable)
+        if unusable and not pieces:
             return old is not None, None
         self.report.maps += 1
         return True, to_map_document(paint(pieces, size, len(self.report.classes)))
@@ -257,15 +263,23 @@ class _Painter:
             if label.get("label") not in self.report.classes or REJECTED_TAG in (label.get("tags") or ()):
                 continue
             by_person = is_kept(label) or (self.of_run and not is_from_run(label))
-            score = 1.0 if label.get("confidence") is None else float(label["confidence"])
+            score = _score(label)
             if by_person or (self.only == "all" and (self.least is None or score > self.least)):
                 chosen.append((label, (float(by_person), score)))
         return chosen
 
     def _piece(self, document: Document, rank: tuple[float, ...], size: tuple[int, int]) -> Piece:
-        label = fo.Detection.from_dict(document)
+        score_of(document)
+        label = label_of(document)
         self.report.boxes += not label.has_mask
         return piece_of(label, 1 + self.report.classes.index(document["label"]), rank, size)
+
+
+def _score(label: Document) -> float:
+    try:
+        return score_of(label)
+    except InputError:  # said when the label is painted
+        return 1.0
 
 
 def _write(dataset: fo.Dataset, report: MapsReport, maps: dict[str, Document | None]) -> None:

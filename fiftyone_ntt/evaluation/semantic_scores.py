@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-import fiftyone as fo
 import numpy as np
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
-from fiftyone_ntt.dataset.fields import REJECTED_TAG, dataset_of, detections_of, is_map_field, with_sizes
+from fiftyone_ntt.dataset.documents import Document, has_mask, label_of, score_of, single_documents
+from fiftyone_ntt.dataset.fields import REJECTED_TAG, dataset_of, is_map_field, with_sizes
 from fiftyone_ntt.dataset.geometry import read_map, stretched
-from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.dataset.storage import raw_samples
+from fiftyone_ntt.errors import InputError, NttError, WrongTypeError, as_text
 from fiftyone_ntt.evaluation.coco import GroundTruth, Prediction, Scores, presence_scores
 from fiftyone_ntt.evaluation.map_documents import in_classes, piece_of, targets_of
 from fiftyone_ntt.evaluation.summary import ClassResult, EvaluationResults
@@ -25,12 +27,13 @@ from fiftyone_ntt.pixels.semantic_maps import VOID, SemanticScores, confusion, p
 
 _NO_SCORES = Scores(None, None, None, None)
 _NOWHERE = (0.0, 0.0, 0.0, 0.0)
+_MOST_LINES = 5
 _Map = NDArray[np.int64]
 
 
 @dataclass
 class _Counts:
-    """What has been read so far."""
+    """What has been read so far; of samples and labels that cannot be used, why."""
 
     matrix: NDArray[np.int64]
     images: list[str] = field(default_factory=list)
@@ -40,6 +43,8 @@ class _Counts:
     unlabelled: int = 0
     resized: int = 0
     void: int = 0
+    unusable: dict[Any, str] = field(default_factory=dict)
+    error: NttError | None = None
 
     def add(self, sample_id: str, truth: _Map, predicted: _Map) -> None:
         """Counts an image; a class is in it where it has a pixel."""
@@ -76,8 +81,8 @@ def evaluate_maps(
         progress: called with (done, total, message).
 
     Raises:
-        InputError: if there is nothing to compare, or a map or label is unusable (names the sample).
-        WrongTypeError: if maps are colours.
+        InputError: if there is nothing to compare.
+        WrongTypeError: if all maps are colours.
     """
     if score_threshold is not None and is_map_field(samples, label_field):
         raise InputError(
@@ -90,62 +95,74 @@ def evaluate_maps(
     predicted = _reader(samples, label_field, classes, 0, score_threshold)
     counts = _Counts(np.zeros((len(classes) + 1,) * 2, np.int64))
     total = len(samples)
-    for done, sample in enumerate(samples.select_fields([label_field, gt_field]).iter_samples(), start=1):
-        _compare(sample, (label_field, predicted), (gt_field, truth), counts)
+    rows = raw_samples(samples, ["id", "metadata.height", "metadata.width", gt_field, label_field])
+    for done, (sample_id, height, width, *documents) in enumerate(rows, start=1):
+        size = (int(height), int(width)) if height and width else None
+        _compare(str(sample_id), size, documents, (truth, predicted), counts)
         if progress is not None:
             progress(done, total, f"comparing maps ({done} of {total})")
     if not counts.images:
+        if counts.error is not None:  # what is wrong with the first one may be wrong with all of them
+            raise counts.error
         raise InputError(f"no ground truth: none of the {total} samples has a map in {gt_field!r}")
     return _results(counts, classes, label_field, gt_field, notes)
 
 
-_Reader = Callable[[fo.Label | None, tuple[int, int] | None], _Map | None]
+_Reader = Callable[["Document | None", "tuple[int, int] | None", dict[Any, str]], "_Map | None"]
+"""From a sample's label and its image's size to a map; notes the labels that cannot be used: id -> why."""
 
 
 def _reader(samples: SampleCollection, name: str, classes: Sequence[str], unknown: int, least: float | None) -> _Reader:
     """What turns a sample's label into a map of the classes; ``None`` where there is none."""
     if is_map_field(samples, name):
         targets = targets_of(samples, name)
-        return lambda label, size: None if label is None or not label.has_mask else in_classes(
-            read_map(label), targets, classes, unknown
+        return lambda label, size, unusable: None if label is None or not has_mask(label) else in_classes(
+            read_map(label_of(label)), targets, classes, unknown
         )  # fmt: skip
     index = {name: k for k, name in enumerate(classes, start=1)}
-    return lambda label, size: _painted(label, index, least, size)
+    return lambda label, size, unusable: _painted(label, index, least, size, unusable)
 
 
 def _painted(
-    label: fo.Label | None, index: Mapping[str, int], least: float | None, size: tuple[int, int] | None
-) -> _Map:
+    value: Document | None, index: Mapping[str, int], least: float | None, size: tuple[int, int] | None,
+    unusable: dict[Any, str],
+) -> _Map:  # fmt: skip
     if size is None:
         raise InputError("expected the image's size in the sample's metadata; run dataset.compute_metadata()")
     pieces = []
-    for detection in detections_of(label):
-        score = 1.0 if detection.confidence is None else float(detection.confidence)
-        counts = detection.label in index and REJECTED_TAG not in (detection.tags or ())
-        if counts and (least is None or score > least):
-            pieces.append(piece_of(detection, index[detection.label], (score,), size))
+    for document in single_documents(value):
+        if document.get("label") not in index or REJECTED_TAG in (document.get("tags") or ()):
+            continue
+        try:
+            score = score_of(document)
+            if least is None or score > least:
+                pieces.append(piece_of(label_of(document), index[document["label"]], (score,), size))
+        except InputError as error:
+            unusable[document.get("_id")] = f"label {document.get('_id')} ({as_text(document['label'])}): {error}"
     return paint(pieces, size, len(index)).astype(np.int64)
 
 
-def _compare(sample: fo.Sample, predicted: tuple[str, _Reader], truth: tuple[str, _Reader], counts: _Counts) -> None:
-    size = None
-    if sample.metadata is not None and sample.metadata.width is not None:
-        size = int(sample.metadata.height), int(sample.metadata.width)
-    maps = []
-    for name, read in (truth, predicted):
-        try:
-            maps.append(read(sample[name], size))
-        except (InputError, WrongTypeError) as error:
-            raise type(error)(f"sample {sample.id}, {name!r}: {error}") from error
-    true, claimed = maps
+def _compare(
+    sample_id: str, size: tuple[int, int] | None, documents: Sequence[Document | None],
+    readers: tuple[_Reader, _Reader], counts: _Counts,
+) -> None:  # fmt: skip
+    """Counts the pixels of a sample; ``documents`` and ``readers`` are of the truth, then of the predictions."""
+    try:
+        true, claimed = (
+            read(document, size, counts.unusable) for read, document in zip(readers, documents, strict=True)
+        )
+    except (InputError, WrongTypeError) as error:
+        counts.error = counts.error or type(error)(f"sample {sample_id}: {error}")
+        counts.unusable[sample_id] = f"sample {sample_id}: {error}"
+        return
     if true is None:
         counts.without_truth += 1
         return
-    if sample[predicted[0]] is None or claimed is None:
+    if documents[1] is None or claimed is None:
         counts.unlabelled += 1
         claimed = np.zeros_like(true)
     counts.resized += claimed.shape != true.shape
-    counts.add(sample.id, true, stretched(claimed, true.shape))
+    counts.add(sample_id, true, stretched(claimed, true.shape))
 
 
 def _results(
@@ -167,9 +184,13 @@ def _results(
 
 def _remarks(counts: _Counts, scores: SemanticScores, label_field: str, gt_field: str) -> list[str]:
     remarks = []
+    if counts.unusable:
+        lines = [*list(counts.unusable.values())[:_MOST_LINES], *["..."] * (len(counts.unusable) > _MOST_LINES)]
+        remarks.append(f"{len(counts.unusable)} maps or labels cannot be used and are left out: {'; '.join(lines)}")
     if scores.nowhere:
         remarks.append(
-            f"{', '.join(scores.nowhere)}: no pixel in ground truth or predictions; in no mean, neither as 0 nor as 1"
+            f"{', '.join(map(as_text, scores.nowhere))}: no pixel in ground truth or predictions; in no mean, neither "
+            "as 0 nor as 1"
         )
     if counts.unlabelled:
         remarks.append(

@@ -331,3 +331,33 @@ def deep_colours(data: bytes, image: Image.Image) -> NDArray[np.uint8]:
     if values is None or values.dtype != np.uint16 or values.ndim != 3 or values.shape[:2] != high_bytes.shape[:2]:
         return high_bytes
     return windowed(values[..., 2::-1].astype(np.uint16, copy=False))
+
+
+def stored_values(data: bytes, most: int) -> NDArray[Any]:
+    """The values of a picture as they are stored, which is what masks are read by: ``[H, W]`` or ``[H, W, RGB(A)]``.
+
+    Args:
+        data: content of the file.
+        most: bytes that the values may take; what the file says of itself is checked before it is decoded.
+
+    Raises:
+        InputError: if it is no picture, or a larger one.
+    """
+    import cv2  # late: few images need it
+
+    try:
+        with Image.open(BytesIO(data)) as image:
+            size = image.width * image.height * len(image.getbands()) * (1 if image.mode in ("1", "L", "P") else 2)
+    except Exception as error:  # whatever a stranger's bytes make a decoder raise
+        raise InputError(f"expected a picture, got {' '.join(str(error).split()) or type(error).__name__}") from error
+    if size > most:
+        raise InputError(f"expected a picture of at most {most} bytes, got one of {size}")
+    try:
+        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # colours are BGR or BGRA
+    except cv2.error as error:
+        raise InputError(f"expected a picture, got a damaged one ({error.err})") from error
+    if values is None:
+        raise InputError("expected a picture, got a damaged one")
+    if values.ndim == 2:
+        return np.asarray(values)
+    return np.asarray(values[..., [2, 1, 0, *range(3, values.shape[2])]])

@@ -62,8 +62,12 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     return decode_image(read_bytes(path), path)
 
 
-def read_bytes(path: str | Path) -> bytes:
+def read_bytes(path: str | Path, most: int = _MOST_BYTES) -> bytes:
     """The content of an image file.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
 
     Raises:
         InputError: if the file is missing, unreadable, or nothing that could be an image.
@@ -72,17 +76,15 @@ def read_bytes(path: str | Path) -> bytes:
         facts = Path(path).stat()
         if not stat.S_ISREG(facts.st_mode):  # a pipe would wait for ever, a device never end
             raise InputError(f"not a readable image: {path} (it is no plain file, but {_node(facts.st_mode)})")
-        if not 0 < facts.st_size <= _MOST_BYTES:
+        if not 0 < facts.st_size <= most:
             content = "an empty file" if not facts.st_size else f"{facts.st_size}"
-            raise InputError(
-                f"not a readable image: {path} (expected 1 to {_MOST_BYTES} bytes, got {content}); get it again"
-            )
+            raise InputError(f"not a readable image: {path} (expected 1 to {most} bytes, got {content}); get it again")
         return Path(path).read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"image file not found: {path}") from error
     except InputError:
         raise
-    except (OSError, ValueError, MemoryError) as error:
+    except (OSError, TypeError, ValueError, MemoryError) as error:
         raise InputError(f"not a readable image: {path} ({_reason(error)})") from error
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
+from fiftyone_ntt.dataset.documents import Document, single_documents
 from fiftyone_ntt.dataset.fields import (
     NEGATIVE_TAG,
     REFERENCE_TAG,
@@ -23,6 +24,7 @@ from fiftyone_ntt.dataset.fields import (
 )
 from fiftyone_ntt.dataset.labels import fingerprint, is_kept
 from fiftyone_ntt.dataset.schema import activate_schema
+from fiftyone_ntt.dataset.storage import raw_values
 from fiftyone_ntt.errors import BadReferenceError, InputError
 from fiftyone_ntt.models import Preset, load_preset
 from fiftyone_ntt.params.base import Progress, check_arguments
@@ -115,11 +117,11 @@ def make_reference_masks(
     segmenter = load_preset(preset, device).segmenter()
     masks = make_masks(reader, segmenter, progress)
     _declare(dataset, out_field)
-    report, images = MadeMasks(out_field, {}), every_image(dataset)
+    report = MadeMasks(out_field, {})
     tags = _tags(references, fields)
     for sample in reader.samples():
         if sample is not None and sample.objects:
-            _write(images[sample.sample_id], sample, masks, tags, overwrite, report)
+            _write(dataset, sample, masks, tags, overwrite, report)
     activate_schema(dataset, out_field, reader.classes)
     report.notes = reader.notes
     return report
@@ -166,12 +168,13 @@ def _flat(references: SampleCollection, name: str, part: str) -> list[Any]:
 
 
 def _write(
-    sample: fo.Sample, read: ReferenceSample, masks: dict[Key, PromptedMask], tags: dict[str, list[str]],
+    dataset: fo.Dataset, read: ReferenceSample, masks: dict[Key, PromptedMask], tags: dict[str, list[str]],
     overwrite: bool, report: MadeMasks,
 ) -> None:  # fmt: skip
-    before = sample[report.out_field].detections if sample[report.out_field] is not None else []
-    kept = [label for label in before if _stays(label, overwrite)]
-    sources = {label["source"] for label in kept if _source_of(label)}
+    # As documents: what a person drew stays as it is, also where its mask cannot be read.
+    (value,) = raw_values(every_image(dataset).select(read.sample_id), report.out_field)
+    kept = [label for label in single_documents(value) if _stays(label, overwrite)]
+    sources = {label["source"] for label in kept if label.get("source")}
     new = []
     for item in read.objects:
         if item.label_id in sources:
@@ -179,8 +182,8 @@ def _write(
         new.append(_label(item, _mask_of(item, read.sample_id, masks), read.size))
         new[-1].tags = list(tags.get(item.label_id.split(".")[0], []))  # of a part of a map, those of the map
         report.kinds[item.kind] = report.kinds.get(item.kind, 0) + 1
-    sample[report.out_field] = fo.Detections(detections=[*kept, *new])
-    sample.save()
+    document = {**fo.Detections().to_dict(), "detections": [*kept, *(label.to_dict() for label in new)]}
+    dataset.set_values(report.out_field, {read.sample_id: document}, key_field="id", validate=False, dynamic=False)
     report.kept += len(kept)
     report.samples += bool(new)
 
@@ -197,13 +200,8 @@ def _mask_of(item: LabelledObject, sample_id: str, masks: dict[Key, PromptedMask
     return packed
 
 
-def _stays(label: fo.Detection, overwrite: bool) -> bool:
-    return not _source_of(label) or (not overwrite and is_kept(label.to_dict()))
-
-
-def _source_of(label: fo.Detection) -> str | None:
-    source: str | None = label.get_attribute_value("source", None)
-    return source
+def _stays(label: Document, overwrite: bool) -> bool:
+    return not label.get("source") or (not overwrite and is_kept(dict(label)))
 
 
 def _label(item: LabelledObject, mask: PackedMask, size: tuple[int, int]) -> fo.Detection:

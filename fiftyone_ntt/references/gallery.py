@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import fiftyone as fo
 import numpy as np
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 from PIL import Image
 
+from fiftyone_ntt.dataset.documents import Document, SampleDocument, sample_documents, single_documents
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_reference_field, image_samples, is_map_field, label_path
 from fiftyone_ntt.dataset.labels import left_out_mark
 from fiftyone_ntt.errors import InputError
@@ -31,7 +31,6 @@ from fiftyone_ntt.references.label_kinds import (
     class_values,
     is_negative,
     objects_in,
-    single_labels,
 )
 from fiftyone_ntt.references.tagging import examples_of, tagged_references
 
@@ -217,29 +216,30 @@ def _cards(
     ids = list(dict.fromkeys(sample_id for sample_id, _ in chosen))
     fields = [name for name in dict.fromkeys((label_field, MADE_FIELD)) if references.has_field(name)]
     values = class_values(references, label_field, strict=False) if is_map_field(references, label_field) else None
-    for sample in references.select(ids).select_fields(["filepath", *fields]).iter_samples():
-        wanted = [label for label in single_labels(sample[label_field]) if (sample.id, label.id) in chosen]
-        masks = {} if fields == [label_field] else _by_source(sample[MADE_FIELD])
+    for sample in sample_documents(references.select(ids), fields):
+        labels = single_documents(sample.fields[label_field])
+        wanted = [label for label in labels if (sample.id, str(label.get("_id"))) in chosen]
+        masks = {} if fields == [label_field] else _by_source(sample.fields[MADE_FIELD])
         yield from _cards_of(sample, wanted, masks, values, until)
 
 
-def _by_source(labels: fo.Detections | None) -> dict[str, fo.Detection]:
+def _by_source(labels: Document | None) -> dict[str, Document]:
     """Source -> the label whose mask was made from it."""
-    by_source = {label.get_attribute_value("source", None): label for label in single_labels(labels)}
-    return {source: label for source, label in by_source.items() if source}
+    return {str(label["source"]): label for label in single_documents(labels) if label.get("source")}
 
 
 def _cards_of(
-    sample: fo.Sample, labels: Sequence[Any], masks: dict[str, fo.Detection], values: ClassValues | None, until: float
-) -> Iterator[ReferenceCard]:
+    sample: SampleDocument, labels: Sequence[Document], masks: dict[str, Document], values: ClassValues | None,
+    until: float,
+) -> Iterator[ReferenceCard]:  # fmt: skip
     image: NDArray[np.uint8] | None = None
-    source = str(getattr(sample, "sample_id", None) or sample.id)
     for label in labels:
-        name = MAPS if isinstance(label, fo.Segmentation) else label.label or _NO_CLASS
-        card = ReferenceCard(source, label.id, name, _kind(label))
-        pictured = masks.get(label.id, label)  # the mask that was made from it tells more
+        label_id = str(label.get("_id"))
+        name = MAPS if label.get("_cls") == "Segmentation" else str(label.get("label") or _NO_CLASS)
+        card = ReferenceCard(sample.source_id, label_id, name, _kind(label))
+        pictured = masks.get(label_id, label)  # the mask that was made from it tells more
         try:
-            key = _key(sample.filepath, pictured)
+            key = _key(sample, pictured)
             look = _looks.get(key)
             if look is None and image is None and time.monotonic() > until:
                 yield replace(card, pending=True)
@@ -252,26 +252,27 @@ def _cards_of(
             yield replace(card, warnings=(f"cannot be used: {error}",))
 
 
-def _left_out(label: Any) -> tuple[str, ...]:
+def _left_out(label: Document) -> tuple[str, ...]:
     mark = None if is_negative(label) else left_out_mark(label)
     return () if mark is None else (f"marked {mark!r}, so it is left out of the references",)
 
 
-def _kind(label: Any) -> str:
-    if isinstance(label, fo.Segmentation):
+def _kind(label: Document) -> str:
+    if label.get("_cls") == "Segmentation":
         return "map"
-    if isinstance(label, fo.Keypoint):
+    if label.get("_cls") == "Keypoint":
         return "point"
-    if isinstance(label, fo.Polyline):
-        return "mask" if label.closed or label.filled else "scribble"
-    return "mask" if label.has_mask else label.get_attribute_value("reference_kind", "box")
+    if label.get("_cls") == "Polyline":
+        return "mask" if label.get("closed") or label.get("filled") else "scribble"
+    has_mask = label.get("mask") is not None or label.get("mask_path") is not None
+    return "mask" if has_mask else str(label.get("reference_kind") or "box")
 
 
 def _naming(name: str) -> tuple[str, ...]:
     return ("has no class: give it one",) if name == _NO_CLASS or not name.strip() else ()
 
 
-def _look_at(image: NDArray[np.uint8], label: fo.Label, values: ClassValues | None) -> _Look:
+def _look_at(image: NDArray[np.uint8], label: Document, values: ClassValues | None) -> _Look:
     height, width = image.shape[:2]
     objects = list(objects_in(label, (height, width), values))
     if not objects:
@@ -360,17 +361,21 @@ _Key = tuple[str, int, str, int, int]
 _looks: OrderedDict[_Key, _Look] = OrderedDict()
 
 
-def _key(filepath: str, label: Any) -> _Key:
+def _key(sample: SampleDocument, label: Document) -> _Key:
     """Changes whenever the picture or the label does."""
+    kept = [label.get(name) for name in ("bounding_box", "points", "closed", "filled", POINT_LABELS)]
+    mask = label.get("mask")
+    packed = mask if isinstance(mask, bytes) else repr(mask).encode("utf-8", "backslashreplace")
+    content = zlib.crc32(repr(kept).encode("utf-8", "backslashreplace") + packed)
+    return sample.filepath, _changed(sample.filepath), str(label.get("_id")), content, _changed(label.get("mask_path"))
+
+
+def _changed(path: Any) -> int:
+    """When a file was changed; 0 where there is none."""
     try:
-        changed = Path(filepath).stat().st_mtime_ns
-    except (OSError, ValueError):
-        changed = 0
-    content = label.to_dict()
-    path = content.get("mask_path")
-    on_disk = Path(path).stat().st_mtime_ns if path and Path(path).is_file() else 0
-    kept = [content.get(name) for name in ("bounding_box", "points", "closed", "filled", POINT_LABELS)]
-    return filepath, changed, label.id, zlib.crc32(repr(kept).encode() + bytes(content.get("mask") or b"")), on_disk
+        return Path(path).stat().st_mtime_ns if path else 0
+    except (OSError, TypeError, ValueError):
+        return 0
 
 
 def _remember(key: _Key, look: _Look) -> _Look:

@@ -17,9 +17,10 @@ from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from fiftyone_ntt.dataset.documents import Document, SampleDocument, label_of, single_documents
 from fiftyone_ntt.dataset.fields import NEGATIVE_TAG
 from fiftyone_ntt.dataset.geometry import box_in_pixels, full_mask, points_in_pixels, read_map, stretched
-from fiftyone_ntt.errors import BadReferenceError, InputError, WrongTypeError
+from fiftyone_ntt.errors import BadReferenceError, InputError, WrongTypeError, as_text
 from fiftyone_ntt.method.options.prompts import Prompt
 from fiftyone_ntt.pixels.drawing import fill_polygon
 
@@ -61,47 +62,46 @@ class LabelledObject:
         return Prompt.box(self.box) if self.kind == "box" and self.box is not None else self.points
 
 
-def single_labels(label: fo.Label | None) -> list[Any]:
-    """The single labels in a field's value: its detections, keypoints or polylines, or the value itself."""
-    if label is None:
-        return []
-    for holder, name in ((fo.Detections, "detections"), (fo.Keypoints, "keypoints"), (fo.Polylines, "polylines")):
-        if isinstance(label, holder):
-            return list(getattr(label, name) or [])
-    return [label]
-
-
-def is_negative(label: Any) -> bool:
+def is_negative(label: Document) -> bool:
     """Whether a label shows what its class is not."""
-    return NEGATIVE_TAG in (label.tags or [])
+    return NEGATIVE_TAG in (label.get("tags") or [])
 
 
-def objects_in(label: fo.Label | None, size: Size, values: ClassValues | None = None) -> Iterator[LabelledObject]:
+def objects_in(
+    label: Document | fo.Label | None, size: Size, values: ClassValues | None = None
+) -> Iterator[LabelledObject]:
     """The objects in one field of one sample.
 
     Args:
-        label: what the field holds.
+        label: what the field holds; best as the database holds it.
         size: ``(height, width)`` of the image in pixels.
         values: names of a segmentation's values.
 
     Raises:
         BadReferenceError: if one cannot be used; names the label.
     """
-    for single in single_labels(label):
+    for document in single_documents(label.to_dict() if isinstance(label, fo.Label) else label):
         try:
+            single = label_of(document)
             if isinstance(single, fo.Segmentation):
                 yield from _of_segmentation(single, size, values or ClassValues({}))
-            else:
+            elif type(single) in _READERS:
                 yield _READERS[type(single)](single, size)
+            else:
+                raise InputError(f"expected a box, a mask, points or a line, got {document.get('_cls')!r}")
         except (InputError, WrongTypeError) as error:
-            name = f" ({single.label})" if getattr(single, "label", None) else ""
-            raise BadReferenceError(f"label {single.id}{name}: {error}") from error
+            name = f" ({as_text(document['label'])})" if document.get("label") else ""
+            raise BadReferenceError(f"label {document.get('_id')}{name}: {error}") from error
+
+
+def _marked(label: Any) -> bool:
+    return NEGATIVE_TAG in (label.tags or [])
 
 
 def _of_detection(label: fo.Detection, size: Size) -> LabelledObject:
     box, mask = box_in_pixels(label, size), full_mask(label, size) if label.has_mask else None
     kind = "box" if mask is None else "mask"
-    return LabelledObject(label.label, label.id, kind, mask, box=box, negative=is_negative(label))
+    return LabelledObject(label.label, label.id, kind, mask, box=box, negative=_marked(label))
 
 
 def _of_keypoint(label: fo.Keypoint, size: Size) -> LabelledObject:
@@ -114,7 +114,7 @@ def _of_keypoint(label: fo.Keypoint, size: Size) -> LabelledObject:
             f"(NaN) and {int((placed & ~on_object).sum())} marked as beside it"
         )
     prompt = Prompt(points[placed], on_object[placed])
-    return LabelledObject(label.label, label.id, "point", points=prompt, negative=is_negative(label))
+    return LabelledObject(label.label, label.id, "point", points=prompt, negative=_marked(label))
 
 
 def _marks(label: fo.Keypoint, count: int) -> NDArray[np.bool_]:
@@ -139,9 +139,9 @@ def _of_polyline(label: fo.Polyline, size: Size) -> LabelledObject:
         raise InputError("expected a line of points, got none")
     if label.closed or label.filled:
         mask = np.logical_or.reduce([fill_polygon(line, size) for line in lines])
-        return LabelledObject(label.label, label.id, "mask", mask, negative=is_negative(label))
+        return LabelledObject(label.label, label.id, "mask", mask, negative=_marked(label))
     prompt = Prompt.scribble(*lines)
-    return LabelledObject(label.label, label.id, "scribble", points=prompt, negative=is_negative(label))
+    return LabelledObject(label.label, label.id, "scribble", points=prompt, negative=_marked(label))
 
 
 _READERS: dict[type, Callable[[Any, Size], LabelledObject]] = {
@@ -187,13 +187,13 @@ def class_values(collection: SampleCollection, field_name: str, *, strict: bool 
     return ClassValues({int(value): str(name) for value, name in targets.items()}, strict)
 
 
-def classes_in_maps(sample: fo.Sample, field_name: str, values: ClassValues) -> set[str]:
+def classes_in_maps(sample: SampleDocument, values: ClassValues) -> set[str]:
     names: set[str] = set()
-    for label in single_labels(sample[field_name]):
+    for label in sample.labels:
         try:
-            names.update(name for _, name in values.named(read_map(label)))
+            names.update(name for _, name in values.named(read_map(label_of(label))))
         except (InputError, WrongTypeError) as error:
-            raise BadReferenceError(f"reference sample {sample.id}, label {label.id}: {error}") from error
+            raise BadReferenceError(f"reference sample {sample.id}, label {label.get('_id')}: {error}") from error
     return names
 
 
@@ -202,7 +202,7 @@ def _of_segmentation(label: fo.Segmentation, size: Size, values: ClassValues) ->
     for value, name in values.named(classes):
         for number, part in enumerate(_parts(classes == value)):
             label_id = f"{label.id}.{value}.{number}"
-            yield LabelledObject(name, label_id, "mask", part, negative=is_negative(label))
+            yield LabelledObject(name, label_id, "mask", part, negative=_marked(label))
 
 
 def _parts(mask: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:

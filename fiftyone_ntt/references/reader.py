@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import fiftyone as fo
 import numpy as np
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
+from fiftyone_ntt.dataset.documents import Document, SampleDocument, sample_documents, single_documents
 from fiftyone_ntt.dataset.fields import NEGATIVE_TAG, check_reference_field, image_samples, is_map_field, label_path
 from fiftyone_ntt.dataset.labels import is_example, left_out_mark
-from fiftyone_ntt.errors import BadReferenceError, InputError
+from fiftyone_ntt.errors import BadReferenceError, InputError, as_text
 from fiftyone_ntt.pixels.images import content_key, decode_image, read_bytes
 from fiftyone_ntt.references.label_kinds import (
     LabelledObject,
@@ -26,7 +26,6 @@ from fiftyone_ntt.references.label_kinds import (
     classes_in_maps,
     is_negative,
     objects_in,
-    single_labels,
 )
 
 
@@ -123,21 +122,20 @@ class ReferenceReader:
     def samples(self) -> Iterator[ReferenceSample | None]:
         """Every sample; ``None`` for one that shows nothing wanted and nothing that is not."""
         seen: set[str] = set()
-        for sample in self.references.select_fields(["filepath", "tags", *self.fields]).iter_samples():
-            seen.add(_source_id(sample))
+        for sample in sample_documents(self.references, self.fields):
+            seen.add(sample.source_id)
             yield self._read(sample, empty=NEGATIVE_TAG in sample.tags, positives=True)
         if self.negatives is None:
             return
-        fields = [name for name in self.fields if self.negatives.has_field(name)]
-        for sample in self.negatives.select_fields(["filepath", "tags", *fields]).iter_samples():
-            if _source_id(sample) in seen:  # as a reference it has told already
+        for sample in sample_documents(self.negatives, self.fields):
+            if sample.source_id in seen:  # as a reference it has told already
                 yield None
                 continue
-            labelled = any(map(is_negative, _labels(sample, fields)))
+            labelled = any(map(is_negative, sample.labels))
             yield self._read(sample, empty=NEGATIVE_TAG in sample.tags or not labelled, positives=False)
 
-    def _read(self, sample: fo.Sample, *, empty: bool, positives: bool) -> ReferenceSample | None:
-        labels = _labels(sample, self.fields)
+    def _read(self, sample: SampleDocument, *, empty: bool, positives: bool) -> ReferenceSample | None:
+        labels = sample.labels
         wanted = not empty and positives and not all(map(is_negative, labels))
         if wanted:
             self._note_left_out(sample, labels)
@@ -153,7 +151,7 @@ class ReferenceReader:
             raise BadReferenceError(f"reference sample {sample.id}: {error}") from error
         objects = list(self._objects(sample, (int(image.shape[0]), int(image.shape[1]))))
         return ReferenceSample(
-            _source_id(sample),
+            sample.source_id,
             image,
             [item for item in objects if wanted and not item.negative and item.label in self.classes],
             [item for item in objects if item.negative],
@@ -161,23 +159,23 @@ class ReferenceReader:
             content_key(data),
         )
 
-    def _counts(self, label: fo.Label) -> bool:
+    def _counts(self, label: Document) -> bool:
         """Whether a label may be of a class wanted (a map has to be read for that), or is a negative."""
-        if isinstance(label, fo.Segmentation) or is_negative(label):
+        if label.get("_cls") == "Segmentation" or is_negative(label):
             return True
-        return label.label in self.classes and left_out_mark(label) is None
+        return label.get("label") in self.classes and left_out_mark(label) is None
 
-    def _note_left_out(self, sample: fo.Sample, labels: Sequence[Any]) -> None:
+    def _note_left_out(self, sample: SampleDocument, labels: Sequence[Document]) -> None:
         for label in labels:
             mark = None if is_negative(label) else left_out_mark(label)
-            if mark is not None and (self._all_classes or label.label in self.classes):
-                self.left_out[label.id] = _source_id(sample), label.label, mark
+            if mark is not None and (self._all_classes or label.get("label") in self.classes):
+                self.left_out[str(label.get("_id"))] = sample.source_id, label.get("label"), mark
 
-    def _objects(self, sample: fo.Sample, size: Size) -> Iterator[LabelledObject]:
+    def _objects(self, sample: SampleDocument, size: Size) -> Iterator[LabelledObject]:
         """What the labels of a sample show. Labels of other classes are not looked at: they may be anything."""
         try:
             for name in self.fields:
-                for label in filter(self._counts, _labels(sample, [name])):
+                for label in filter(self._counts, single_documents(sample.fields.get(name))):
                     yield from objects_in(label, size, self._values.get(name))
         except BadReferenceError as error:
             raise BadReferenceError(f"reference sample {sample.id}, {error}") from error
@@ -215,8 +213,8 @@ class ReferenceReader:
         positive = self.references.match_tags(NEGATIVE_TAG, bool=False)
         for field_name in self.fields:
             if field_name in self._values:
-                for sample in positive.select_fields(field_name).iter_samples():
-                    names |= classes_in_maps(sample, field_name, self._values[field_name])
+                for sample in sample_documents(positive, [field_name]):
+                    names |= classes_in_maps(sample, self._values[field_name])
                 continue
             paths = [label_path(positive, field_name, part) for part in ("label", "tags")]
             examples = positive.filter_labels(field_name, is_example(), only_matches=False)
@@ -227,17 +225,8 @@ class ReferenceReader:
         return names
 
 
-def _labels(sample: fo.Sample, fields: Sequence[str]) -> list[Any]:
-    return [label for name in fields if sample.has_field(name) for label in single_labels(sample[name])]
-
-
 def _counted(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} x {name}" for name, count in counts.most_common())
-
-
-def _source_id(sample: fo.Sample) -> str:
-    """The sample itself, also of a patch of it."""
-    return str(getattr(sample, "sample_id", None) or sample.id)
+    return ", ".join(f"{count} x {as_text(name)}" for name, count in counts.most_common())
 
 
 def _is_class_name(name: object) -> bool:

@@ -12,11 +12,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import fiftyone as fo
 import numpy as np
 from numpy.typing import NDArray
 
 from fiftyone_ntt.candidates.compact import CompactImage
+from fiftyone_ntt.dataset.documents import label_of
 from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, REJECTED_TAG
 from fiftyone_ntt.dataset.geometry import full_mask
 from fiftyone_ntt.dataset.labels import is_kept, left_out_mark
@@ -61,7 +61,7 @@ def lessons_of(sample_id: str, labels: Sequence[dict[str, Any]], content: Compac
         if is_no_example(label):
             continue
         try:
-            mask = full_mask(fo.Detection.from_dict(label), size)
+            mask = full_mask(label_of(label), size)
         except InputError:
             continue
         if name and mask.any():
@@ -71,7 +71,7 @@ def lessons_of(sample_id: str, labels: Sequence[dict[str, Any]], content: Compac
 
 def is_no_example(label: dict[str, Any]) -> bool:
     """Whether a person wants a label, and it is marked as something that cannot be an example of its class."""
-    return is_kept(label) and left_out_mark(fo.Detection.from_dict(label)) is not None
+    return is_kept(label) and left_out_mark(label) is not None
 
 
 def _kind(label: dict[str, Any]) -> str:

@@ -199,13 +199,15 @@ def test_an_empty_view_is_an_error(scene):
         evaluate(scene.dataset.match_tags("nobody"))
 
 
-def test_a_broken_label_is_named(scene):
+def test_a_broken_label_is_named_and_costs_one_label(scene):
     sample = scene.dataset[scene.ids[1]]
     label = sample["ground_truth"].detections[0]
     label.bounding_box = [0.1, 0.1, float("nan"), 0.2]
     sample.save()
-    with pytest.raises(InputError, match=f"{sample.id}.*{label.id}.*'ground_truth'.*relative box"):
-        evaluate(scene.dataset)
+    results = evaluate(scene.dataset, eval_key="ev")
+    (note,) = [note for note in results.notes if "cannot be used" in note]
+    assert note.startswith("1 labels") and sample.id in note and label.id in note and "relative box" in note
+    assert scene.dataset[sample.id]["ground_truth"].detections[0]["ev"] is None
 
 
 @pytest.mark.parametrize(

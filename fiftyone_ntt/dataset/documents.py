@@ -1,0 +1,202 @@
+"""Labels that may come from strangers: made of the documents that the database holds, one at a time, within bounds.
+
+FiftyOne unpacks all masks of a sample when it loads the sample: one that is damaged costs the sample, and a megabyte
+may become gigabytes. It also opens whatever a ``mask_path`` names, and waits for ever where that is a pipe. So labels
+are fetched as documents (``raw_samples``) and become labels here, where what a mask says of itself is looked at before
+it is unpacked.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import fiftyone as fo
+import numpy as np
+from fiftyone.core.collections import SampleCollection
+from numpy.lib import format as numpy_format
+from numpy.typing import NDArray
+
+from fiftyone_ntt.dataset.storage import raw_samples
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.pixels.deep_images import stored_values
+from fiftyone_ntt.pixels.images import read_bytes
+
+Document = Mapping[str, Any]
+"""A label as the database holds it."""
+MOST_BYTES = 1 << 28
+"""What a mask may take when it is unpacked: more pixels than an image that Pillow opens."""
+_MOST_OF_MAP = 1 << 29
+"""The same of a semantic segmentation mask, whose numbers often have eight bytes."""
+_BEGINNING, _PIECE = 1 << 16, 1 << 20  # bytes; a header of NumPy's is shorter
+_KINDS = {
+    kind.__name__: kind
+    for kind in (fo.Detection, fo.Keypoint, fo.Polyline, fo.Segmentation, fo.Classification)
+}  # fmt: skip
+_HOLDERS = {"Detections": "detections", "Keypoints": "keypoints", "Polylines": "polylines"}
+
+
+def single_documents(value: Document | None) -> list[Document]:
+    """The single labels in a field's value: those of its list, or the value itself."""
+    if not isinstance(value, Mapping):
+        return []
+    listed = value.get(_HOLDERS.get(str(value.get("_cls")), ""), value)
+    if listed is value:
+        return [value]
+    return [label for label in listed or [] if isinstance(label, Mapping)] if isinstance(listed, list) else []
+
+
+def has_mask(document: Document) -> bool:
+    """Whether a label has a mask, in the database or in a file, readable or not."""
+    return document.get("mask") is not None or document.get("mask_path") is not None
+
+
+def score_of(document: Document) -> float:
+    """A label's confidence; one without is certain.
+
+    Raises:
+        InputError: if it is no number.
+    """
+    score = document.get("confidence")
+    if score is None:
+        return 1.0
+    if isinstance(score, (str, bytes)) or not isinstance(score, (int, float)) or not math.isfinite(score):
+        raise InputError(f"expected a confidence between 0 and 1, got {_words(ValueError(repr(score)))}")
+    return float(score)
+
+
+def label_of(document: Document) -> Any:
+    """The label that a document describes, its mask included; a ``mask_path`` is left for ``mask_of`` to read.
+
+    Raises:
+        InputError: if it is no label, or its mask cannot be unpacked.
+    """
+    kind = _KINDS.get(str(document.get("_cls")))
+    if kind is None:
+        raise InputError(f"expected a label, got {document.get('_cls')!r}; draw it again or remove it")
+    try:
+        label = kind.from_dict(_without_bytes(document))
+    except Exception as error:  # anything may stand where FiftyOne expects a box or points
+        raise InputError(f"it cannot be read ({_words(error)}); draw it again or remove the label") from error
+    if document.get("mask") is not None:
+        label.mask = unpacked(document["mask"], _MOST_OF_MAP if kind is fo.Segmentation else MOST_BYTES)
+    return label
+
+
+@dataclass(frozen=True)
+class SampleDocument:
+    """A sample as the database holds it.
+
+    Attributes:
+        id: its id.
+        source_id: of the sample itself, also of a patch of it.
+        filepath: its image.
+        tags: its tags.
+        fields: those asked for, as far as it has them.
+    """
+
+    id: str
+    source_id: str
+    filepath: str
+    tags: list[str]
+    fields: dict[str, Document | None]
+
+    @property
+    def labels(self) -> list[Document]:
+        """The single labels in all of its fields."""
+        return [label for value in self.fields.values() for label in single_documents(value)]
+
+
+def sample_documents(collection: SampleCollection, fields: Sequence[str]) -> Iterator[SampleDocument]:
+    """The samples of a collection in its order, some in memory at a time; fields that it does not have are left out."""
+    source = "sample_id" if collection.has_field("sample_id") else "id"
+    names = [name for name in fields if collection.has_field(name)]
+    for own, whole, path, tags, *values in raw_samples(collection, ["id", source, "filepath", "tags", *names]):
+        yield SampleDocument(str(own), str(whole), path, tags or [], dict(zip(names, values, strict=True)))
+
+
+def mask_of(label: Any) -> NDArray[Any] | None:
+    """The values of a label's mask as they are stored, from its file where they lie in one; ``None`` without a mask.
+
+    Raises:
+        InputError: if they cannot be read; names the file.
+    """
+    if label.mask is not None:
+        return np.asarray(label.mask)
+    if label.mask_path is None:
+        return None
+    try:
+        return stored_values(read_bytes(label.mask_path, MOST_BYTES), MOST_BYTES)
+    except InputError as error:
+        raise InputError(f"the mask file {label.mask_path!r} cannot be read ({_words(error)})") from error
+
+
+def unpacked(data: Any, most: int = MOST_BYTES) -> NDArray[Any]:
+    """The array that FiftyOne has packed into bytes: ``numpy.save``, then zlib.
+
+    The size that it declares is checked before more than its header is unpacked.
+
+    Args:
+        data: what the database holds.
+        most: bytes that the array may take.
+
+    Raises:
+        InputError: if it is damaged, holds something other than numbers, or would take too much memory.
+    """
+    if not isinstance(data, bytes):
+        raise InputError(f"expected a mask of bytes, got {type(data).__name__}; draw it again or remove the label")
+    try:
+        unpacker = zlib.decompressobj()
+        beginning = io.BytesIO(unpacker.decompress(data, _BEGINNING))
+        shape, by_columns, kind = _header(beginning)
+        count = math.prod(shape)
+        size = count * kind.itemsize
+        if kind.kind not in "biuf" or size > most:
+            raise InputError(f"expected at most {most} bytes of numbers, got {size} of {kind}")
+        values: NDArray[Any] = np.empty(count, kind)
+        _fill(values.view(np.uint8).data, beginning.read(), unpacker)
+        return values.reshape(shape, order="F" if by_columns else "C")
+    except Exception as error:  # whatever a stranger's bytes make these parsers raise
+        raise InputError(f"its mask cannot be read ({_words(error)}); draw it again or remove the label") from error
+
+
+def _fill(room: memoryview, content: bytes, unpacker: Any) -> None:
+    """Fills a part of memory with what has been unpacked and what comes next, a piece at a time."""
+    filled = 0
+    while filled < len(room):
+        content = content[: len(room) - filled]
+        if not content:
+            raise InputError(f"it ends after {filled} of {len(room)} bytes")
+        room[filled : filled + len(content)] = content
+        filled += len(content)
+        content = unpacker.decompress(unpacker.unconsumed_tail, _PIECE)
+
+
+def _header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether columns come first, and type, of what ``numpy.save`` wrote."""
+    version = numpy_format.read_magic(stream)
+    read = {(1, 0): numpy_format.read_array_header_1_0, (2, 0): numpy_format.read_array_header_2_0}.get(version)
+    if read is None:
+        raise InputError(f"expected an array of NumPy's format 1 or 2, got {version}")
+    shape, by_columns, kind = read(stream)
+    if len(shape) > 4 or any(not 0 <= length <= _MOST_OF_MAP for length in shape):
+        raise InputError(f"expected the shape of a mask, got one of {len(shape)} lengths, too long for any")
+    return shape, bool(by_columns), kind
+
+
+def _without_bytes(value: Any) -> Any:
+    """A copy of a document without anything packed: FiftyOne would unpack that, whatever it is called."""
+    if isinstance(value, Mapping):
+        return {key: _without_bytes(item) for key, item in value.items() if not isinstance(item, bytes)}
+    if isinstance(value, list) and value and isinstance(value[0], (Mapping, bytes, list)):
+        return [_without_bytes(item) for item in value if not isinstance(item, bytes)]
+    return value
+
+
+def _words(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return (text if len(text) < 300 else f"{text[:300]}...") or type(error).__name__
