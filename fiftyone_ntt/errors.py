@@ -6,15 +6,15 @@ _LONGEST_NAME = 200
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
 
 
-def as_text(name: object) -> str:
+def as_text(name: object, most: int = _LONGEST_NAME) -> str:
     """A name as it may stand in a message or a report: one line, whatever a stranger called something.
 
     Line breaks and tabs become spaces. Other control characters, and those that turn the direction of what follows, are
-    spelt out; a terminal obeys them otherwise. What is longer than a line or two is cut.
+    spelt out; a terminal obeys them otherwise. What has more than ``most`` letters is cut.
     """
-    text = " ".join(str(name)[: 4 * _LONGEST_NAME].split())
+    text = " ".join(str(name)[: 4 * most].split())
     text = "".join(letter if _is_plain(letter) else ascii(letter)[1:-1] for letter in text)
-    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..."
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _is_plain(letter: str) -> bool:

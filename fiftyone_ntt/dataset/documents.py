@@ -79,7 +79,7 @@ def label_of(document: Document) -> Any:
     if kind is None:
         raise InputError(f"expected a label, got {document.get('_cls')!r}; draw it again or remove it")
     try:
-        label = kind.from_dict(_without_bytes(document))
+        label = kind.from_dict(_checked(document))
     except Exception as error:  # anything may stand where FiftyOne expects a box or points
         raise InputError(f"it cannot be read ({_words(error)}); draw it again or remove the label") from error
     if document.get("mask") is not None:
@@ -188,12 +188,14 @@ def _header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return shape, bool(by_columns), kind
 
 
-def _without_bytes(value: Any) -> Any:
-    """A copy of a document without anything packed: FiftyOne would unpack that, whatever it is called."""
+def _checked(value: Any) -> Any:
+    """A copy of a document without its mask; raises InputError where FiftyOne could not unpack other bytes in it."""
     if isinstance(value, Mapping):
-        return {key: _without_bytes(item) for key, item in value.items() if not isinstance(item, bytes)}
+        return {key: _checked(item) for key, item in value.items() if key != "mask"}
     if isinstance(value, list) and value and isinstance(value[0], (Mapping, bytes, list)):
-        return [_without_bytes(item) for item in value if not isinstance(item, bytes)]
+        return [_checked(item) for item in value]
+    if isinstance(value, bytes):
+        unpacked(value)
     return value
 
 

@@ -8,6 +8,7 @@ import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.pixels.images import is_plain_file
 
 REFERENCE_TAG = "ntt:reference"
 """Marks samples (or labels) that serve as references."""
@@ -207,13 +208,6 @@ def check_reference_field(collection: SampleCollection, label_field: str | Seque
     return names
 
 
-def detections_of(label: fo.Detections | fo.Detection | None) -> list[fo.Detection]:
-    """The detections of one sample's field."""
-    if label is None:
-        return []
-    return [label] if isinstance(label, fo.Detection) else list(label.detections or [])
-
-
 def _type_name(field: fo.Field) -> str:
     document = getattr(field, "document_type", None)
     return document.__name__ if isinstance(document, type) else type(field).__name__
@@ -235,7 +229,12 @@ def with_sizes(view: SampleCollection, notes: list[str]) -> SampleCollection:
     """
     unsized = view.exists("metadata.width", False)
     if len(unsized):
-        unsized.compute_metadata(overwrite=True, progress=False)
+        files = zip(*unsized.values(["id", "filepath"]), strict=True)
+        # FiftyOne would wait for ever where one of them is a pipe.
+        unreadable = [sample_id for sample_id, path in files if not is_plain_file(path)]
+        readable = unsized.exclude(unreadable) if unreadable else unsized
+        if len(readable):
+            readable.compute_metadata(overwrite=True, progress=False)
     sized = view.exists("metadata.width")
     if not len(sized):
         raise InputError("no image of the view could be read; check the samples' filepath")

@@ -155,11 +155,15 @@ def _of_maps(
 ) -> EvaluationResults:  # fmt: skip
     if eval_key is not None:
         shared_targets(samples, label_field, gt_field, names)  # refused before the work, not after it
+    unusable: dict[Any, str] = {}
     results = evaluate_maps(
-        samples, label_field, gt_field, names, score_threshold=threshold, notes=notes, progress=progress
-    )
+        samples, label_field, gt_field, names, score_threshold=threshold, notes=notes, unusable=unusable,
+        progress=progress,
+    )  # fmt: skip
     if eval_key is not None:
-        write_map_scores(samples, label_field, gt_field, names, eval_key)
+        write_map_scores(
+            samples.exclude(list(unusable)) if unusable else samples, label_field, gt_field, names, eval_key
+        )
         results = replace(results, eval_key=eval_key)
     return results
 

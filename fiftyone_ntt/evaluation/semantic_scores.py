@@ -66,6 +66,7 @@ def evaluate_maps(
     *,
     score_threshold: float | None,
     notes: list[str],
+    unusable: dict[Any, str] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> EvaluationResults:
     """Scores fields of which at least one holds maps; detections in the other are painted as ``to_segmentation`` does.
@@ -78,6 +79,7 @@ def evaluate_maps(
         classes: the classes to score.
         score_threshold: of predicted detections, those at or below this do not count.
         notes: what there is to know already; extended.
+        unusable: gets the ids of samples (with a map) and labels that cannot be used, and why.
         progress: called with (done, total, message).
 
     Raises:
@@ -93,7 +95,7 @@ def evaluate_maps(
         samples = with_sizes(samples, notes)
     truth = _reader(samples, gt_field, classes, VOID, None)
     predicted = _reader(samples, label_field, classes, 0, score_threshold)
-    counts = _Counts(np.zeros((len(classes) + 1,) * 2, np.int64))
+    counts = _Counts(np.zeros((len(classes) + 1,) * 2, np.int64), unusable={} if unusable is None else unusable)
     total = len(samples)
     rows = raw_samples(samples, ["id", "metadata.height", "metadata.width", gt_field, label_field])
     for done, (sample_id, height, width, *documents) in enumerate(rows, start=1):

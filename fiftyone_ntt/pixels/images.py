@@ -88,6 +88,14 @@ def read_bytes(path: str | Path, most: int = _MOST_BYTES) -> bytes:
         raise InputError(f"not a readable image: {path} ({_reason(error)})") from error
 
 
+def is_plain_file(path: str | Path) -> bool:
+    """Whether a file is there that reading comes to an end of: no pipe, no device, no folder."""
+    try:
+        return stat.S_ISREG(Path(path).stat().st_mode)
+    except (OSError, TypeError, ValueError):
+        return False
+
+
 def decode_image(data: bytes, path: str | Path) -> NDArray[np.uint8]:
     """The image in the content of a file, as ``read_image`` gives it; ``path`` is for the error."""
     return decode_with_notes(data, path).pixels

@@ -19,6 +19,7 @@ from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 from PIL import Image
 
+from fiftyone_ntt.dataset.documents import Document, label_of, single_documents
 from fiftyone_ntt.dataset.fields import (
     DECIDED_TAGS,
     check_detections_field,
@@ -28,7 +29,7 @@ from fiftyone_ntt.dataset.fields import (
 from fiftyone_ntt.dataset.geometry import box_in_pixels, place_mask
 from fiftyone_ntt.dataset.labels import is_crowd, is_ignored
 from fiftyone_ntt.dataset.storage import raw_values
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, as_text
 from fiftyone_ntt.params.base import Progress, check_arguments
 from fiftyone_ntt.params.review import ExportParams
 from fiftyone_ntt.pixels.images import decode_image, read_bytes
@@ -40,6 +41,8 @@ from fiftyone_ntt.review.export_formats import (
     PlacedLabel,
     YoloWriter,
     count_on_disk,
+    files_in,
+    give_name,
     save,
     write_error,
 )
@@ -51,7 +54,7 @@ MASKS = ("rle", "polygons")
 NOTE = "ntt_export.json"
 """File that tells what lies in the folder; only a folder with it is ever replaced."""
 _CHUNK = 100
-_MOST_LINES = 20
+_MOST_LINES, _LONGEST_PATH = 20, 1000
 _ANY_SIZE = (1024, 1024)  # to look at labels of an image whose size nobody needs
 
 
@@ -84,9 +87,9 @@ class ExportReport:
     renamed: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        classes = ", ".join(f"{count} {' '.join(name.split())}" for name, count in self.per_class.items())
+        classes = ", ".join(f"{count} {as_text(name)}" for name, count in self.per_class.items())
         first = f"{self.labels} labels ({classes}) on {self.images} images written to {self.folder}"
-        lines = ["; ".join([first, *self.notes]), *self.left_out[:_MOST_LINES]]
+        lines = ["; ".join([first, *self.notes]), *(as_text(line, 2000) for line in self.left_out[:_MOST_LINES])]
         if len(self.left_out) > _MOST_LINES:
             lines.append(f"and {len(self.left_out) - _MOST_LINES} more left out: see left_out in {NOTE}")
         return "\n- ".join(lines)
@@ -150,7 +153,7 @@ def export_labels(
     )
     view = whole_images(view)
     check_detections_field(view, label_field)
-    folder = _checked_folder(export_dir, overwrite)
+    folder, before = _checked_folder(export_dir, overwrite)
     if progress is not None:
         progress(0, 1, "looking for labels to export")
     chosen = chosen_labels(view, label_field, only=only, score_threshold=score_threshold, exact=True)
@@ -165,24 +168,24 @@ def export_labels(
     if nameless := labels_there[None] + labels_there[""]:
         report.notes.append(f"{nameless} labels without a class left out")
     job = _Job(chosen, label_field, names, format, masks, export_media, report, keep_empty=only == "all")
-    _write(job, folder, progress)
+    _write(job, folder, before, progress)
     return report
 
 
-def _checked_folder(export_dir: str | Path, overwrite: bool) -> Path:
-    """The folder as a full path; an earlier export in it is removed. Refuses to touch anything else that is there."""
+def _checked_folder(export_dir: str | Path, overwrite: bool) -> tuple[Path, set[str]]:
+    """The folder as a full path, and the files of an earlier export in it. Refuses a folder with anything else."""
     if not str(export_dir).strip() or "\0" in str(export_dir):
         raise InputError("expected the name of a folder to write to, got an empty one")
     folder = Path(export_dir).expanduser().resolve()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"expected a folder to write to, and {folder} is a file; choose another name")
     if not folder.exists() or not any(folder.iterdir()):
-        return folder
+        return folder, set()
     if not (folder / NOTE).is_file():
         raise InputError(f"the folder {folder} is not empty and holds no earlier export; choose another one")
     if not overwrite:
         raise InputError(f"the folder {folder} holds an earlier export; choose another one, or set overwrite")
-    return folder
+    return folder, files_in(folder)
 
 
 @dataclass
@@ -210,11 +213,11 @@ class _Job:
     export_media: bool
     report: ExportReport
     keep_empty: bool
-    unusable: list[ObjectId] = field(default_factory=list)
+    unusable: list[ObjectId | None] = field(default_factory=list)
     boxes: int = 0
 
 
-def _write(job: _Job, folder: Path, progress: Progress | None) -> None:
+def _write(job: _Job, folder: Path, before: set[str], progress: Progress | None) -> None:
     """Writes beside the folder first: what goes wrong half-way leaves nothing, and an earlier export as it was."""
     hidden = folder.with_name(f".ntt-export-{ObjectId()}")
     try:
@@ -226,9 +229,7 @@ def _write(job: _Job, folder: Path, progress: Progress | None) -> None:
         }
         facts |= {"label_field": job.label_field, "classes": job.names, **asdict(job.report)}
         save(hidden / NOTE, json.dumps(facts, indent=2, ensure_ascii=False))
-        if folder.exists():
-            shutil.rmtree(folder)
-        hidden.rename(folder)
+        give_name(hidden, folder, before)
     except OSError as error:
         raise write_error(error, hidden, folder) from error
     finally:
@@ -301,12 +302,13 @@ def _image(
     elif size is None:
         size = _ANY_SIZE if job.format == "fiftyone" else _checked_size(read_bytes(path), path)
     labels = []
-    for label in (document or {}).get("detections") or []:
+    for label in single_documents(document):
         try:
             labels.append(_placed(job, label, size, path))
         except InputError as error:
-            job.unusable.append(label["_id"])
-            job.report.left_out.append(f"left out: label {label['_id']} ({label.get('label')}) of {path}: {error}")
+            job.unusable.append(label.get("_id"))
+            name = f"label {label.get('_id')} ({as_text(label.get('label'))}) of {as_text(path, _LONGEST_PATH)}"
+            job.report.left_out.append(f"left out: {name}: {error}")
     return (data, size, labels) if labels or job.keep_empty else None
 
 
@@ -325,18 +327,11 @@ def _checked_size(data: bytes, path: str) -> tuple[int, int]:
         return height, width
 
 
-def _placed(job: _Job, document: dict[str, Any], size: tuple[int, int], path: str) -> PlacedLabel:
+def _placed(job: _Job, document: Document, size: tuple[int, int], path: str) -> PlacedLabel:
     """A label in pixels; raises InputError where it cannot be written."""
-    mask_path = document.get("mask_path")
-    if mask_path and document.get("mask") is None and not Path(mask_path).is_file():  # a pipe would wait for ever
-        raise InputError(f"the mask file {mask_path} is missing, or no plain file")
-    try:
-        label = fo.Detection.from_dict(document)
-        has_mask = label.has_mask
-    except Exception as error:  # bytes that are no mask can raise nearly anything
-        raise InputError(f"its mask cannot be read ({' '.join(str(error).split()) or type(error).__name__})") from error
+    label = label_of(document)
     x1, y1, x2, y2 = box_in_pixels(label, size)
-    if has_mask:
+    if label.has_mask:
         left, top, mask = place_mask(label, size)
         if not mask.any():
             raise InputError("its mask is empty")
@@ -345,7 +340,7 @@ def _placed(job: _Job, document: dict[str, Any], size: tuple[int, int], path: st
         mask = np.ones((max(round(y2) - top, 1), max(round(x2) - left, 1)), bool)
         job.boxes += 1
     box = round(x1, 6), round(y1, 6), round(x2 - x1, 6), round(y2 - y1, 6)
-    name = f"label {label.id} ({label.label}) of {path}"
+    name = f"label {label.id} ({as_text(label.label)}) of {as_text(path, _LONGEST_PATH)}"
     return PlacedLabel(name, job.names.index(label.label), box, left, top, mask, is_crowd(label), is_ignored(label))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -329,6 +331,33 @@ def count_on_disk(folder: Path, format: str, label_field: str, classes: Sequence
             counts.update(label["label"] for label in (sample.get(label_field) or {}).get("detections") or [])
         images = len(samples)
     return OnDisk(images, {name: counts[name] for name in classes if counts[name]}, len(files))
+
+
+def files_in(folder: Path) -> set[str]:
+    """Every file below a folder, as the end of its path."""
+    return {os.path.join(parent, name)[len(str(folder)) :] for parent, _, names in os.walk(folder) for name in names}
+
+
+def give_name(hidden: Path, folder: Path, before: set[str]) -> None:
+    """Puts what was written in the place of the earlier export; what came to lie there meanwhile is not touched."""
+    aside = hidden.with_name(f"{hidden.name}-replaced")
+    meanwhile = f"expected {folder} as it was when the export began, and other files are in it now; choose another one"
+    try:
+        if before:
+            folder.rename(aside)  # so that nothing can come to lie in it while it is looked at
+            if files_in(aside) - before:
+                aside.rename(folder)
+                raise InputError(meanwhile)
+        elif folder.exists():
+            folder.rmdir()
+        hidden.rename(folder)  # fails where something is there
+    except OSError as error:
+        if aside.exists() and not folder.exists():
+            aside.rename(folder)
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise InputError(meanwhile) from error
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_error(error: OSError, hidden: Path, folder: Path) -> InputError:

@@ -21,6 +21,7 @@ from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
+from fiftyone_ntt.dataset.documents import Document, single_documents
 from fiftyone_ntt.dataset.fields import (
     ACCEPTED_TAG,
     EDITED_TAG,
@@ -179,27 +180,26 @@ class LabelTable:
     def _read_documents(self, query: dict[str, Any]) -> None:
         wanted = {f"{self._field}.detections": 1, "last_modified_at": 1}
         for document in self._samples.find(query, wanted, batch_size=_BATCH):
-            self._put(document["_id"], (document.get(self._field) or {}).get("detections") or [])
+            labels = single_documents(document.get(self._field))
+            self._put(document["_id"], [label for label in labels if isinstance(label.get("_id"), ObjectId)])
             self._stamps[document["_id"]] = document.get("last_modified_at")
 
-    def _put(self, sample_id: ObjectId, labels: list[dict[str, Any]]) -> None:
+    def _put(self, sample_id: ObjectId, labels: list[Document]) -> None:
         number = self._order.setdefault(sample_id, len(self._order))
         rows = np.array([self._row(number, label) for label in labels], _ROW)
         with self._lock:
             self._blocks[sample_id] = rows
             self._joined = None
 
-    def _row(self, number: int, label: dict[str, Any]) -> tuple[Any, ...]:
-        name = str(label.get("label"))
-        tags = set(label.get("tags") or ())
-        scores = (np.nan if (value := label.get(key)) is None else value for key in _SCORES)
-        confidence = label.get("confidence")
+    def _row(self, number: int, label: Document) -> tuple[Any, ...]:
+        name, tags = str(label.get("label")), label.get("tags")
+        tags = {tag for tag in tags if isinstance(tag, str)} if isinstance(tags, list) else set()
         return (
             label["_id"].binary,
             number,
             self._classes.setdefault(name, len(self._classes)),
-            0.0 if confidence is None else confidence,
-            *scores,
+            _number(label.get("confidence"), 0.0),
+            *(_number(label.get(key), np.nan) for key in _SCORES),
             decision_of(tags),
             EDITED_TAG in tags or is_edited(label),
         )
@@ -210,6 +210,11 @@ class LabelTable:
             self._blocks = {key: block for key, block in self._blocks.items() if key in there}
             self._stamps = {key: stamp for key, stamp in self._stamps.items() if key in there}
             self._joined = None
+
+
+def _number(value: Any, otherwise: float) -> float:
+    """A score as it should be; something else may stand there in labels of strangers."""
+    return float(value) if isinstance(value, (int, float)) and np.isfinite(value) else otherwise
 
 
 def decision_of(tags: Collection[Any]) -> int:
