@@ -259,6 +259,8 @@ RANK = 64
 _EXTRA, _ROUNDS = 8, 2
 _MOST_TOKENS = 1 << 20
 """Of an image; a file of rank 0 could name any number."""
+_MOST_NUMBERS = 1 << 28
+"""Of all tokens of an image together, for the same reason."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -307,6 +309,8 @@ class CompactTokens:
         rank, channels = basis.shape
         if not (rows >= 1 and columns >= 1 and rows * columns <= _MOST_TOKENS):
             raise InputError(f"expected a grid of 1 to {_MOST_TOKENS} tokens, got {rows} x {columns}")
+        if rows * columns * channels > _MOST_NUMBERS:
+            raise InputError(f"expected tokens of at most {_MOST_NUMBERS} numbers in all, got more")
         expected: dict[str, tuple[NDArray[Any], Any, tuple[int, ...]]] = {
             "mean": (mean, np.float16, (channels,)),
             "basis": (basis, np.float16, (rank, channels)),

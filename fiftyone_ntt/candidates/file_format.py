@@ -31,6 +31,8 @@ _TYPES = {np.dtype(kind).name: np.dtype(kind) for kind in ("u1", "<u2", "i1", "<
 _KEY = "fiftyone-ntt"
 _LARGEST = 1 << 28
 """Bytes of a file, and of all its arrays unpacked: a hundred times what a thousand masks take."""
+_LARGEST_HEADER = 1 << 20
+_MOST_AXES = 8
 _PAYS = 0.8
 
 
@@ -75,12 +77,15 @@ def from_bytes(data: bytes) -> tuple[CompactImage, Signature]:
         DamagedIndexError: if anything in it has changed, or it is another kind of file.
     """
     try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        length = int.from_bytes(data[:8], "little")
+        if length > _LARGEST_HEADER:
+            raise DamagedIndexError(f"expected a header of at most {_LARGEST_HEADER} bytes, got one of {length}")
+        header = json.loads(data[8 : 8 + length])
         facts = json.loads(header["__metadata__"][_KEY])
+        _check_size(facts["layout"])
         tensors = load(data)
         if facts.pop("sha256") != _checksum(facts, tensors):
             raise DamagedIndexError("its content does not fit its checksum")
-        _check_size(facts["layout"])
         arrays = {name: _unpacked(tensor, *facts["layout"][name]) for name, tensor in tensors.items()}
         signature = Signature(facts["image"], IndexSettings.from_json(facts["settings"]))
         return CompactImage.from_arrays(arrays), signature
@@ -123,8 +128,10 @@ def _check_size(layout: Mapping[str, Sequence[Any]]) -> None:
     """Refuses a few bytes that would be unpacked to many."""
     size = 0
     for type_name, shape, _ in layout.values():
-        if not all(isinstance(length, int) and length >= 0 for length in shape):
-            raise DamagedIndexError(f"expected the lengths of an array, got {shape}")
+        # Each of them first: numbers of thousands of digits take long to multiply, and to print.
+        is_shape = isinstance(shape, list) and len(shape) <= _MOST_AXES
+        if not is_shape or not all(isinstance(length, int) and 0 <= length <= _LARGEST for length in shape):
+            raise DamagedIndexError("expected the lengths of an array, got something else, or too long ones")
         size += math.prod(shape) * _TYPES[type_name].itemsize
     if size > _LARGEST:
         raise DamagedIndexError(f"expected arrays of at most {_LARGEST} bytes, got {size}")
