@@ -169,7 +169,7 @@ class ReferenceReader:
         for label in labels:
             mark = None if is_negative(label) else left_out_mark(label)
             if mark is not None and (self._all_classes or label.get("label") in self.classes):
-                self.left_out[str(label.get("_id"))] = sample.source_id, label.get("label"), mark
+                self.left_out[str(label.get("_id"))] = sample.source_id, str(label.get("label")), mark
 
     def _objects(self, sample: SampleDocument, size: Size) -> Iterator[LabelledObject]:
         """What the labels of a sample show. Labels of other classes are not looked at: they may be anything."""
