@@ -12,9 +12,13 @@ def as_text(name: object, most: int = _LONGEST_NAME) -> str:
     Line breaks and tabs become spaces. Other control characters, and those that turn the direction of what follows, are
     spelt out; a terminal obeys them otherwise. What has more than ``most`` letters is cut.
     """
-    text = " ".join(str(name)[: 4 * most].split())
-    text = "".join(letter if _is_plain(letter) else ascii(letter)[1:-1] for letter in text)
+    text = spelt_out(" ".join(str(name)[: 4 * most].split()))
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def spelt_out(text: str) -> str:
+    """A text without characters that a terminal obeys instead of showing them; line breaks stay."""
+    return "".join(letter if letter == "\n" or _is_plain(letter) else ascii(letter)[1:-1] for letter in text)
 
 
 def _is_plain(letter: str) -> bool:

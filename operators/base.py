@@ -13,7 +13,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
 from fiftyone_ntt.errors import InputError, NttError
-from fiftyone_ntt.operators.forms import Form, can_schedule
+from fiftyone_ntt.operators.forms import Form, as_markdown, can_schedule
 from fiftyone_ntt.params.base import Params, Progress
 from fiftyone_ntt.runs.listing import is_given_up
 from fiftyone_ntt.runs.workers import Origin, through
@@ -261,7 +261,7 @@ def in_app(ctx: Any) -> bool:
 def _refusal(reason: str, label: str) -> types.Property:
     """A user's error as the App shows it: a sentence in place of a result."""
     outputs = types.Object()
-    outputs.view(REFUSED, types.Error(label="This could not be done", description=reason))
+    outputs.view(REFUSED, types.Error(label="This could not be done", description=as_markdown(reason)))
     return types.Property(outputs, view=types.View(label=label))
 
 

@@ -15,7 +15,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone_ntt.dataset.fields import detections_fields, image_samples, map_fields
 from fiftyone_ntt.errors import NttError
 from fiftyone_ntt.operators.base import NttOperator, Table, progress_of
-from fiftyone_ntt.operators.forms import Form, counted
+from fiftyone_ntt.operators.forms import Form, as_markdown, counted
 from fiftyone_ntt.params.labelling import EvaluateParams
 
 _computed: WeakKeyDictionary[Any, dict[str, float | None]] = WeakKeyDictionary()
@@ -62,7 +62,11 @@ class Evaluate(NttOperator):
 
         results = ntt.evaluate(ctx.target_view(), progress=progress_of(ctx), **params.to_mapping())
         rows = [{key: _rounded(value) for key, value in row.items()} for row in results.table()]
-        return {**results.to_dict(), "table": rows, "summary": "\n\n".join([_headline(results), *results.notes])}
+        return {
+            **results.to_dict(),
+            "table": rows,
+            "summary": "\n\n".join(map(as_markdown, [_headline(results), *results.notes])),
+        }
 
 
 class _CocoMetric(foo.EvaluationMetric):

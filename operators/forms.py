@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import check_detections_field, check_reference_field
-from fiftyone_ntt.errors import NttError
+from fiftyone_ntt.errors import NttError, as_text
 from fiftyone_ntt.params.base import ParamInfo, Params
 
 if TYPE_CHECKING:
@@ -18,9 +20,35 @@ if TYPE_CHECKING:
 
 CANNOT_SCHEDULE = (
     "This App cannot schedule runs. To let it: quit it, start it again with "
-    "FIFTYONE_ALLOW_LEGACY_ORCHESTRATORS=true in its environment, and run `fiftyone delegated launch` beside it."
+    "FIFTYONE_ALLOW_LEGACY_ORCHESTRATORS=true in its environment, and run 'fiftyone delegated launch' beside it."
 )
 _SWITCH = "_advanced"
+_LONGEST_TEXT = 10_000
+# What Markdown means something by, as GitHub's dialect has it: anywhere, between words, and where a line begins.
+_MEANINGFUL = re.compile(r"[\\`*\[\]<~|]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])|^[#>+=-]")
+_NUMBERED = re.compile(r"^(\d{1,9})([.)])(?=\s|$)")
+# It makes links of these after backslashes are gone: an invisible character, at which no line breaks, keeps it from it.
+_LINKS = re.compile(r"(?:https?|ftp)(?=://)|www(?=\.)|(?<=[\w.+-])@(?=[\w-])", re.IGNORECASE)
+_JOINER = "\u2060"
+
+
+def as_markdown(text: object, most: int = _LONGEST_TEXT) -> str:
+    """Text as it is, in one line, where the App takes Markdown: no name becomes a picture, a link or a heading.
+
+    Whatever comes from outside (names of classes, files, runs, fields; reports and errors that carry such names) goes
+    through this on its way into Markdown.
+
+    Args:
+        text: the text, or what tells it.
+        most: letters; what comes after them is cut.
+    """
+    escaped = _MEANINGFUL.sub(lambda match: f"\\{match[0]}", as_text(text, most))
+    return _LINKS.sub(lambda match: f"{match[0]}{_JOINER}", _NUMBERED.sub(r"\1\\\2", escaped))
+
+
+def as_plot_text(name: object) -> str:
+    """A name as it is, where Plotly takes a little HTML and, in what it shows under the mouse, ``%{...}``."""
+    return html.escape(as_text(name), quote=False).replace("{", "&#123;")
 
 
 class Form:
@@ -122,7 +150,7 @@ class Form:
     def notice(self, name: str, text: str, *, warning: bool = False) -> None:
         """Adds a line of plain words."""
         kind = types.Warning if warning else types.Notice
-        self.inputs.view(f"_{name}", kind(label=text))
+        self.inputs.view(f"_{name}", kind(label=as_markdown(text)))
 
     def refuse(self, name: str, message: str) -> None:
         """Marks a field as unusable: the App shows the message and disables Execute, a call from Python raises it."""
@@ -230,7 +258,7 @@ def counted(number: int, singular: str, plural: str | None = None) -> str:
 
 def listed(counts: Mapping[str, int], most: int = 12) -> str:
     """``"2 cat, 1 dog"``, in the order of the alphabet, as far as it can be read at a glance."""
-    parts = [f"{count} {name}" for name, count in sorted(counts.items())]
+    parts = [f"{count} {as_text(name)}" for name, count in sorted(counts.items())]
     more = f" and {len(parts) - most} more classes" if len(parts) > most else ""
     return ", ".join(parts[:most]) + more
 

@@ -10,9 +10,9 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import detections_fields, image_samples, reference_fields
-from fiftyone_ntt.errors import NttError
+from fiftyone_ntt.errors import NttError, as_text
 from fiftyone_ntt.operators.base import GRID, NttOperator, error_rows, progress_of
-from fiftyone_ntt.operators.forms import Form, counted
+from fiftyone_ntt.operators.forms import Form, as_markdown, counted
 from fiftyone_ntt.operators.references import TAGGED, require_bank_or_references
 from fiftyone_ntt.params.base import DEFAULT_BANK_NAME, StageOneSettings
 from fiftyone_ntt.params.labelling import IndexParams, SegmentParams
@@ -60,7 +60,7 @@ class IndexCandidates(NttOperator):
             "seconds": round(report.seconds, 1),
             "errors": error_rows(report.errors),
             "notes": report.notes,
-            "summary": str(report),
+            "summary": as_markdown(report),
         }
 
 
@@ -124,9 +124,10 @@ class Preview(NttOperator):
         images: list[PreviewImage] = []
         for image in preview:
             images.append(image)
-            label = f"{len(images)} of {preview.count}: {image}"
+            label = as_text(f"{len(images)} of {preview.count}: {image}", 500)
             yield ctx.ops.set_progress(label=label, progress=len(images) / preview.count)
-        summary = "\n\n".join([f"{NOTHING_WRITTEN} **All of them:** {preview.estimate()}", *preview.notes])
+        estimate = f"{NOTHING_WRITTEN} **All of them:** {as_markdown(preview.estimate())}"
+        summary = "\n\n".join([estimate, *map(as_markdown, preview.notes)])
         yield ctx.ops.show_output(_pictures(images).to_json(), _results(summary, images))
 
 
@@ -161,7 +162,7 @@ def report_of(report: SegmentReport) -> dict[str, Any]:
         "seconds": round(report.seconds, 1),
         "errors": error_rows(report.errors),
         "notes": report.notes,
-        "summary": str(report),
+        "summary": as_markdown(report),
     }
 
 
@@ -197,14 +198,14 @@ def _pictures(images: list[PreviewImage]) -> types.Property:
     for i, image in enumerate(images):
         outputs.str(f"line_{i}", view=types.MarkdownView())
         if image.picture:
-            outputs.str(f"image_{i}", view=types.ImageView(alt=image.name))
+            outputs.str(f"image_{i}", view=types.ImageView(alt=as_text(image.name)))
     return types.Property(outputs, view=types.View(label="What your references find"))
 
 
 def _results(summary: str, images: list[PreviewImage]) -> dict[str, str]:
     results = {"summary": summary}
     for i, image in enumerate(images):
-        results[f"line_{i}"] = str(image)
+        results[f"line_{i}"] = as_markdown(image)
         if image.picture:
             results[f"image_{i}"] = f"data:image/jpeg;base64,{base64.b64encode(image.picture).decode()}"
     return results

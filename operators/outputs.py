@@ -12,7 +12,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone_ntt.dataset.fields import detections_fields
 from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.operators.base import NttOperator, error_rows, progress_of
-from fiftyone_ntt.operators.forms import Form, counted
+from fiftyone_ntt.operators.forms import Form, as_markdown, counted
 from fiftyone_ntt.params.review import ExportParams, ToSegmentationParams
 
 _FORMATS = {"coco": "COCO (masks)", "yolo": "YOLO (polygons)", "fiftyone": "FiftyOne dataset (masks)"}
@@ -46,12 +46,15 @@ class ExportLabels(NttOperator):
         if not Path(params.export_dir).expanduser().is_absolute():
             raise InputError(f"expected the full path of a folder, got {params.export_dir!r}")
         report = ntt.export_labels(ctx.target_view(), **params.to_mapping(), progress=progress_of(ctx))
+        # A list, as the report has it.
+        first, *others = (as_markdown(line.removeprefix("- ")) for line in str(report).split("\n"))
+        lines = "\n".join([first, *(f"- {line}" for line in others)])
         return {
             "folder": report.folder,
             "images": report.images,
             "labels": report.labels,
             "per_class": [{"class": name, "labels": count} for name, count in report.per_class.items()],
-            "summary": f"{report}\n\nTo load it in Python:\n\n```python\n{report.how_to_load}\n```",
+            "summary": f"{lines}\n\nTo load it in Python:\n\n```python\n{report.how_to_load}\n```",
         }
 
 
@@ -72,11 +75,11 @@ class ToSegmentation(NttOperator):
         import fiftyone_ntt as ntt
 
         report = ntt.to_segmentation(ctx.target_view(), progress=progress_of(ctx), **params.to_mapping())
-        values = ", ".join(f"{value} = {name}" for value, name in enumerate(report.classes, start=1))
+        values = ", ".join(f"{value} = {as_markdown(name, 200)}" for value, name in enumerate(report.classes, start=1))
         return {
             "maps": report.maps,
             "classes": list(report.classes),
-            "summary": f"{report}\n\nValues: 0 = background, {values}",
+            "summary": f"{as_markdown(report)}\n\nValues: 0 = background, {values}",
             "errors": error_rows(report.errors),
         }
 

@@ -11,7 +11,7 @@ from fiftyone.operators import types
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, detections_fields, image_samples, map_fields, reference_fields
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.operators.base import GRID, NttOperator, Table, progress_of, show_in_grid, show_samples
-from fiftyone_ntt.operators.forms import Form, counted, listed
+from fiftyone_ntt.operators.forms import Form, as_markdown, counted, listed
 from fiftyone_ntt.params.base import DEFAULT_BANK_NAME
 from fiftyone_ntt.params.references import MakeMasksFormParams, TaggedBankParams
 from fiftyone_ntt.params.review import AdviceFormParams
@@ -121,7 +121,7 @@ class BuildMemoryBank(NttOperator):
             "preset": bank.preset,
             "shots": [{"class": name, "references": count} for name, count in bank.shots.items()],
             "notes": notes_of(bank),
-            "summary": "\n\n".join([summary, *notes_of(bank)]),
+            "summary": "\n\n".join(map(as_markdown, [summary, *notes_of(bank)])),
         }
 
 
@@ -146,7 +146,8 @@ class MakeReferenceMasks(NttOperator):
 
         report = make_tagged_masks(ctx.target_view(), params, progress_of(ctx))
         advice = "Open an image and press *Annotate* to correct one, then build the bank with"
-        return {**asdict(report), "summary": f"{_sentence(report)} {advice} {report.out_field!r} as reference labels."}
+        done, field = as_markdown(_sentence(report)), as_markdown(repr(report.out_field))
+        return {**asdict(report), "summary": f"{done} {advice} {field} as reference labels."}
 
 
 class AdviseReferences(NttOperator):
@@ -256,7 +257,7 @@ def _summary_of_advice(advice: Any) -> str:
     worth_a_look = sum(bool(reference.words) for reference in advice.references)
     references = counted(len(advice.references), "reference")
     classes = counted(len(advice.classes), "class", "classes")
-    summary = [f"{references} of {classes}; {worth_a_look} to look at.", _MEANING, *advice.notes]
+    summary = [f"{references} of {classes}; {worth_a_look} to look at.", _MEANING, *map(as_markdown, advice.notes)]
     if advice.suggestions:
         summary.append(f"{counted(len(advice.suggestions), 'label')} would help if you decided on them.")
     return "\n\n".join(summary)

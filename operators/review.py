@@ -9,8 +9,9 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import detections_fields, is_patches, label_root
+from fiftyone_ntt.errors import as_text
 from fiftyone_ntt.operators.base import FAILED_SAMPLES, SAMPLE, NttOperator, Table, error_rows, progress_of
-from fiftyone_ntt.operators.forms import Form, counted
+from fiftyone_ntt.operators.forms import Form, as_markdown, counted
 from fiftyone_ntt.operators.references import selected_labels
 from fiftyone_ntt.params.review import (
     DecisionFormParams,
@@ -190,7 +191,7 @@ class Learn(NttOperator):
         report = ntt.learn(ctx.dataset, progress=progress_of(ctx), **params.to_mapping())
         outcome = keep_outcome(ctx.dataset, report)  # the panel shows it
         return {
-            "summary": f"{report}\n\n{APPLIED if params.apply else DRY_RUN}",
+            "summary": f"{as_markdown(report)}\n\n{APPLIED if params.apply else DRY_RUN}",
             "rows": outcome["rows"],
             "changed": len(report.changed),
             "errors": error_rows(report.errors),
@@ -203,7 +204,7 @@ class Learn(NttOperator):
         decided, _others = _by_decisions(form, field)
         for i, scores in enumerate(decided):
             counts = f"{scores.accepted} accepted, {scores.rejected} rejected, {scores.edited} edited"
-            form.notice(f"decided_{i}", f"{scores.name}: {counts}")
+            form.notice(f"decided_{i}", f"{as_text(scores.name)}: {counts}")
         if not decided:
             form.refuse("label_field", NOTHING_LEARNED)
 
@@ -235,7 +236,7 @@ class FitThresholds(NttOperator):
 
         thresholds = ntt.fit_thresholds(ctx.dataset, **params.to_mapping())
         rows = [_readable(row) for row in thresholds.rows()]
-        return {"summary": str(thresholds), "run_key": params.run_key, "rows": rows}
+        return {"summary": as_markdown(thresholds), "run_key": params.run_key, "rows": rows}
 
     def changes(self, params: FitThresholdsParams) -> bool:
         return params.write_verdicts
@@ -244,7 +245,7 @@ class FitThresholds(NttOperator):
         decided, others = _by_decisions(form, field)
         for i, scores in enumerate(decided[:_MOST_CLASSES]):
             right = scores.accepted + scores.edited
-            text = f"{scores.name}: {right} right, {scores.rejected} wrong, of {scores.labels} labels"
+            text = f"{as_text(scores.name)}: {right} right, {scores.rejected} wrong, of {scores.labels} labels"
             form.notice(f"decided_{i}", text)
         if not decided:
             form.notice("nothing_decided", NOTHING_DECIDED, warning=True)
@@ -253,7 +254,9 @@ class FitThresholds(NttOperator):
         if rest > 0:
             form.notice("decided_more", f"and decisions on {counted(rest, 'more class', 'more classes')}")
         if others:
-            names = ", ".join(scores.name for scores in others[:10]) + (" and others" if len(others) > 10 else "")
+            names = ", ".join(as_text(scores.name) for scores in others[:10]) + (
+                " and others" if len(others) > 10 else ""
+            )
             form.notice("undecided", f"No decision yet on {names}: the other classes stand in.")
 
 
@@ -284,7 +287,7 @@ class JudgePresence(NttOperator):
         import fiftyone_ntt as ntt
 
         report = ntt.judge_presence(ctx.target_view(), **params.to_mapping())
-        return {"summary": str(report), "rows": report.rows()}
+        return {"summary": as_markdown(report), "rows": report.rows()}
 
 
 def _selected(ctx: Any) -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ from typing import Any
 from fiftyone.operators import types
 
 from fiftyone_ntt.operators.base import NttOperator, progress_of
-from fiftyone_ntt.operators.forms import Form, counted
+from fiftyone_ntt.operators.forms import Form, as_markdown, counted
 from fiftyone_ntt.operators.labelling import report_of
 from fiftyone_ntt.params.labelling import CancelParams, ResumeParams, UndoParams
 
@@ -34,7 +34,8 @@ class CancelRun(NttOperator):
 
         workers = ntt.cancel_run(ctx.dataset, params.run_key)
         told = f"{counted(workers, 'worker')} told to stop"
-        return {"run_key": params.run_key, "workers": workers, "summary": f"Run {params.run_key!r} cancelled, {told}."}
+        summary = as_markdown(f"Run {params.run_key!r} cancelled, {told}.")
+        return {"run_key": params.run_key, "workers": workers, "summary": summary}
 
 
 class ResumeRun(NttOperator):
@@ -74,7 +75,7 @@ class UndoRun(NttOperator):
         import fiftyone_ntt as ntt
 
         removed = ntt.undo_run(ctx.dataset, **params.to_mapping())
-        summary = f"Undid run {params.run_key!r}: {counted(removed, 'label')} removed."
+        summary = as_markdown(f"Undid run {params.run_key!r}: {counted(removed, 'label')} removed.")
         return {"run_key": params.run_key, "removed": removed, "summary": summary}
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import detections_fields
+from fiftyone_ntt.errors import as_text
 from fiftyone_ntt.operators.base import show_in_grid
-from fiftyone_ntt.operators.forms import counted
+from fiftyone_ntt.operators.forms import as_markdown, as_plot_text, counted
 from fiftyone_ntt.panels.tabs import Handle, Tab, add_plot, choice, table
 
 MODEL_EVALUATION = "model_evaluation_panel_builtin"
@@ -156,10 +157,10 @@ def _kept(chosen: str | None, fields: list[str], *before: str | None) -> str | N
 
 def _summary(last: dict[str, Any]) -> str:
     when = str(last["at"])[:16].replace("T", " ")
-    fields = f"**{last['label_field']}** against **{last['gt_field']}**"
+    fields = f"**{as_markdown(last['label_field'])}** against **{as_markdown(last['gt_field'])}**"
     head = f"{fields}, {counted(last['images'], 'image')} ({when} UTC)"
-    review = [f"A{last['review'][1:]}."] if last.get("review") else []
-    return "\n\n".join([head, *review, *(f"- {note}" for note in last.get("notes") or [])])
+    review = [as_markdown(f"A{last['review'][1:]}.")] if last.get("review") else []
+    return "\n\n".join([head, *review, *(f"- {as_markdown(note)}" for note in last.get("notes") or [])])
 
 
 def _readable(value: Any) -> Any:
@@ -168,7 +169,7 @@ def _readable(value: Any) -> Any:
 
 def _bars(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mask AP and box AP of each class, as far as there are any."""
-    names = [row["class"] for row in rows[:_MOST_BARS]]
+    names = [as_plot_text(row["class"]) for row in rows[:_MOST_BARS]]
     kinds = (("mask_ap", "mask AP"), ("box_ap", "box AP"))
     bars = [(label, [row.get(key) for row in rows[:_MOST_BARS]]) for key, label in kinds]
     return [{"type": "bar", "name": label, "x": names, "y": values} for label, values in bars if any(values)]
@@ -178,6 +179,7 @@ def _render_plot(panel: types.Object) -> None:
     shape: dict[str, Any] = {"margin": {"t": 30, "b": 60, "l": 40, "r": 10}, "showlegend": True}
     shape["legend"] = {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.2}
     shape |= {"title": {"text": "AP of each class"}, "yaxis": {"range": [0, 1]}, "barmode": "group"}
+    shape["xaxis"] = {"type": "category"}  # Plotly takes classes called 1, 2 or 2026-01-01 for numbers and dates
     add_plot(panel, "evaluate_plot", _HEIGHT, shape)
 
 
@@ -194,7 +196,7 @@ def _show(ctx: Any, outcome: str) -> None:
     field, attribute = place
     if row is not None and int(row) > 0:  # the first row stands for all classes
         name = ctx.panel.state.evaluate_classes[int(row)]
-        text, values = f"{text} of {name}", {"label": [name]}
+        text, values = f"{text} of {as_text(name)}", {"label": [name]}
     grid = Grid(ctx.dataset, ctx.request_params, field)
     grid.show()
     grid.filter(values={**values, attribute: [outcome]})

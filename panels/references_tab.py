@@ -9,7 +9,8 @@ from typing import Any
 from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import reference_fields
-from fiftyone_ntt.errors import NttError
+from fiftyone_ntt.errors import NttError, as_text
+from fiftyone_ntt.operators.forms import as_markdown
 from fiftyone_ntt.operators.references import change_references, selected_labels
 from fiftyone_ntt.panels.tabs import Handle, Tab, choice, table
 
@@ -157,7 +158,7 @@ def _bank_rows(dataset: Any, counts: dict[str, int]) -> list[dict[str, str]]:
 
     rows = []
     for name, bank in bank_summaries(dataset).items():
-        listed = ", ".join(f"{count} {label}" for label, count in bank.shots.items())
+        listed = ", ".join(f"{count} {as_text(label)}" for label, count in bank.shots.items())
         fresh = "as tagged now" if bank.shots == counts else "the references have changed since: build it again"
         rows.append({"name": name, "classes": listed, "preset": bank.preset, "fresh": fresh})
     return rows
@@ -172,7 +173,7 @@ def _render_gallery(panel: types.Object, cards: list[dict[str, Any]], total: int
     group = None
     for i, card in enumerate(cards):
         if group is None or card["class"] != cards[i - 1]["class"]:
-            panel.md(f"**{card['class']}**", name=f"references_heading_{i}")
+            panel.md(f"**{as_markdown(card['class'], 200)}**", name=f"references_heading_{i}")
             group = panel.grid(_group(cards[: i + 1]), orientation="2d", gap=2)
         _render_card(group, i, card)
     if total > len(cards) > 0:
@@ -182,6 +183,8 @@ def _render_gallery(panel: types.Object, cards: list[dict[str, Any]], total: int
 def _render_card(group: types.Object, i: int, card: dict[str, Any]) -> None:
     box = group.v_stack(f"card_{i}", gap=0, width=f"{THUMBNAIL + 24}px")
     if card["seen"]:
-        box.str("picture", view=types.ImageView(width=f"{THUMBNAIL}px", height=f"{THUMBNAIL}px", alt=card["class"]))
-    text = card["kind"] + "".join(f"\n\n⚠ {warning}" for warning in card["warnings"])
+        box.str(
+            "picture", view=types.ImageView(width=f"{THUMBNAIL}px", height=f"{THUMBNAIL}px", alt=as_text(card["class"]))
+        )
+    text = as_markdown(card["kind"]) + "".join(f"\n\n⚠ {as_markdown(warning)}" for warning in card["warnings"])
     box.md(text, name="text")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, REJECTED_TAG
+from fiftyone_ntt.errors import as_text
+from fiftyone_ntt.operators.forms import as_markdown, as_plot_text
 from fiftyone_ntt.operators.review import CHANGES_OF_LABELS
 from fiftyone_ntt.panels.tabs import Button, Tab, add_plot, choice, table
 from fiftyone_ntt.params.review import DOUBTS
@@ -179,12 +181,12 @@ def _bars(classes: list[ClassScores], name: str | None, colours: dict[str, str])
     return [
         {
             "type": "bar",
-            "name": label,
+            "name": as_plot_text(label),
             "x": middles,
             "y": values,
             "width": 0.92 / BINS,
             "marker": {"color": colours.get(label, _ORANGE)},
-            "hovertemplate": "labels: %{y}<br>score about %{x:.2f}<extra>" + label.replace("<", "&lt;") + "</extra>",
+            "hovertemplate": "labels: %{y}<br>score about %{x:.2f}<extra>" + as_plot_text(label) + "</extra>",
         }
         for label, values in series
     ]
@@ -277,7 +279,7 @@ def render_image_labels(tab: Tab, ctx: Any, panel: types.Object) -> None:
 def render_decisions(tab: Tab, ctx: Any, panel: types.Object) -> None:
     """Buttons that decide on the selected labels, and on all that nobody has decided on."""
     state = ctx.panel.state
-    of = "" if chosen(ctx) is None else f" of {chosen(ctx)!r}"
+    of = "" if chosen(ctx) is None else f" of {as_text(chosen(ctx))!r}"
     panel.md("**Decide.** Select labels and say what they are; the rest by the threshold.", name="review_decide")
     buttons: list[Button] = [
         ("accept", "Accept selected", "thumb_up", None),
@@ -320,7 +322,7 @@ def render_learn(tab: Tab, ctx: Any, panel: types.Object) -> None:
     tab.add_buttons(panel.h_stack("learn_buttons", componentsProps=_WRAPPED, gap=2, align_x="left"), buttons)
     if outcome is None:
         return
-    panel.md(outcome["summary"], name="learn_summary")
+    panel.md(as_markdown(outcome["summary"]), name="learn_summary")
     ctx.panel.set_data("learn_rows", outcome["rows"])
     view = table(CHANGES_OF_LABELS.columns or {})
     panel.list("learn_rows", types.Object(), view=view, label=CHANGES_OF_LABELS.label)

@@ -9,6 +9,7 @@ from typing import Any
 from fiftyone.operators import types
 
 from fiftyone_ntt.operators.base import show_samples
+from fiftyone_ntt.operators.forms import as_markdown
 from fiftyone_ntt.operators.runs import CANCELLABLE, RESUMABLE
 from fiftyone_ntt.panels.tabs import Handle, Tab, table
 
@@ -88,7 +89,9 @@ class RunsTab(Tab):
         state.runs_listed = [[run["run_key"], run["label_field"], run["state"], _failed(run)] for run in runs]
         state.runs_bars = [[run["run_key"], _bar_label(run)] for run in running]
         state.runs_work = [_sentence(operation) for operation in work]
-        state.runs_messages = [f"**{run['run_key']}** failed: {run['error']}" for run in runs if run.get("error")]
+        state.runs_messages = [
+            f"**{as_markdown(run['run_key'])}** failed: {as_markdown(run['error'])}" for run in runs if run.get("error")
+        ]
         state.runs_waiting = bool(waiting)
         state.runs_active = bool(waiting or any(item["state"] == "running" for item in (*runs, *work)))
         ctx.panel.set_data("runs_table", [_row(run) for run in runs])
@@ -215,11 +218,11 @@ def _is_news(work: dict[str, Any]) -> bool:
 
 
 def _sentence(work: dict[str, Any]) -> str:
-    title = TITLES.get(work["operator"], work["operator"])
+    title = as_markdown(TITLES.get(work["operator"], work["operator"]))
     if work["state"] == "failed":
         when = f" ({work['at']:%Y-%m-%d %H:%M})" if work["at"] else ""
-        return f"**{title}**, scheduled, failed{when}: {work['error']}"
+        return f"**{title}**, scheduled, failed{when}: {as_markdown(work['error'])}"
     if work["state"] == "queued":
         return f"**{title}** waits for a worker"
     share = "" if work["progress"] is None else f": {work['progress']:.0%}"
-    return f"**{title}** is running{share}" + (f" ({work['message']})" if work["message"] else "")
+    return f"**{title}** is running{share}" + (f" ({as_markdown(work['message'])})" if work["message"] else "")

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, as_text, spelt_out
 from fiftyone_ntt.params.base import ParamInfo, Params, Progress
 
 if TYPE_CHECKING:
@@ -86,15 +86,25 @@ def view_of(dataset: str, tag: str | None, saved_view: str | None) -> SampleColl
     return view if tag is None else view.match_tags(tag)
 
 
+def console(**options: Any) -> Console:
+    """A console that takes no ``:name:`` for a picture."""
+    return Console(emoji=False, **options)
+
+
+def plain(text: object) -> str:
+    """Text as it is, for a console: names of strangers are no markup, and nothing that a terminal would obey."""
+    return escape(spelt_out(str(text)))
+
+
 def say(text: object) -> None:
     """Prints a line as it is, however long it is."""
-    Console().print(escape(str(text)), soft_wrap=True)
+    console().print(plain(text), soft_wrap=True)
 
 
 def say_failed(errors: Mapping[str, str]) -> None:
     """Prints what failed: id of a sample -> why."""
     for sample_id, error in errors.items():
-        Console().print(f"[yellow]failed[/] {sample_id}: {escape(error)}", soft_wrap=True)
+        console().print(f"[yellow]failed[/] {sample_id}: {plain(error)}", soft_wrap=True)
 
 
 def narrow_table(**options: Any) -> Table:
@@ -118,7 +128,7 @@ def results_table(results: EvaluationResults, title: str | None = None) -> Table
         table.add_column(header, justify="right", no_wrap=True)
     for number, row in enumerate(results.table()):
         cells = [_cell(row[key]) for key in names]
-        table.add_row(escape(str(row["class"])), *cells, style="bold" if number == 0 else None)
+        table.add_row(plain(as_text(row["class"])), *cells, style="bold" if number == 0 else None)
         if number == 0:
             table.add_section()
     return table
@@ -128,7 +138,7 @@ def results_table(results: EvaluationResults, title: str | None = None) -> Table
 def progress_bar(title: str) -> Iterator[Progress]:
     """A bar in the terminal, fed by the ``(done, total, message)`` callback that every service takes."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bar(*columns, TextColumn("[dim]{task.fields[message]}"), console=Console(stderr=True)) as bar:
+    with Bar(*columns, TextColumn("[dim]{task.fields[message]}"), console=console(stderr=True)) as bar:
         task = bar.add_task(title, total=None, message="")
         last = 0.0
 
@@ -136,7 +146,7 @@ def progress_bar(title: str) -> Iterator[Progress]:
             nonlocal last
             if done >= total or time.monotonic() - last > 0.1:
                 last = time.monotonic()
-                bar.update(task, completed=done, total=total, message=escape(message))
+                bar.update(task, completed=done, total=total, message=plain(as_text(message)))
 
         yield report
 

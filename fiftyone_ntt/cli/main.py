@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from fiftyone_ntt import __version__
@@ -20,6 +18,8 @@ from fiftyone_ntt.cli.common import (
     add_command,
     add_group,
     add_service,
+    console,
+    plain,
     progress_bar,
     results_table,
     say,
@@ -57,15 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return command(**arguments)
     except NttError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] [red]{escape(str(error))}[/]", soft_wrap=True)
+        console(stderr=True).print(f"[bold red]error:[/] [red]{plain(str(error))}[/]", soft_wrap=True)
         return 2
     except OSError as error:
         if error.filename is None:
             raise
-        Console(stderr=True).print(f"[bold red]error:[/] [red]{escape(_file_problem(error))}[/]", soft_wrap=True)
+        console(stderr=True).print(f"[bold red]error:[/] [red]{plain(_file_problem(error))}[/]", soft_wrap=True)
         return 2
     except KeyboardInterrupt:
-        Console(stderr=True).print("stopped")
+        console(stderr=True).print("stopped")
         return 130
 
 
@@ -83,13 +83,13 @@ def doctor() -> int:
         table.add_column(column, overflow="fold")
     for check in results:
         todo = check.fix if check.ok is not True or check.name == "plugin" else ""
-        table.add_row(_MARKS[check.ok], escape(check.name), escape(check.found), escape(todo))
-    console = Console()
-    console.print(table)
+        table.add_row(_MARKS[check.ok], plain(check.name), plain(check.found), plain(todo))
+    terminal = console()
+    terminal.print(table)
     if checks.healthy(results):
-        console.print("Everything the preset [bold]lite[/] needs is here.")
+        terminal.print("Everything the preset [bold]lite[/] needs is here.")
         return 0
-    console.print("[bold red]Something is missing; see the lines marked so.[/]")
+    terminal.print("[bold red]Something is missing; see the lines marked so.[/]")
     return 1
 
 
@@ -112,13 +112,13 @@ def weights_list() -> int:
     presets = preset_weights()
     for weights in presets:
         for number, (name, path) in enumerate(weights.files.items()):
-            where = escape(str(path.parent if path.is_file() else path)) if path else "[yellow]missing[/]"
-            table.add_row(weights.preset if number == 0 else "", escape(name), where)
+            where = plain(str(path.parent if path.is_file() else path)) if path else "[yellow]missing[/]"
+            table.add_row(weights.preset if number == 0 else "", plain(name), where)
         table.add_section()
-    console = Console()
-    console.print(table)
+    terminal = console()
+    terminal.print(table)
     for fix in dict.fromkeys(weights.fix for weights in presets if not weights.complete):
-        console.print(f"missing: {escape(fix)}", soft_wrap=True)
+        terminal.print(f"missing: {plain(fix)}", soft_wrap=True)
     return 0
 
 
@@ -127,7 +127,7 @@ def plugin_install(plugins_dir: Path | None, copy: bool) -> int:
     from fiftyone_ntt.cli import plugin_install as plugin
 
     path = plugin.install(plugins_dir, copy)
-    Console().print(f"installed the plugin: {escape(str(path))}\nRestart the App if it is running.", soft_wrap=True)
+    console().print(f"installed the plugin: {plain(str(path))}\nRestart the App if it is running.", soft_wrap=True)
     return 0
 
 
@@ -146,9 +146,9 @@ def plugin_status(plugins_dir: Path | None) -> int:
     from fiftyone_ntt.cli import plugin_install as plugin
 
     status = plugin.status(plugins_dir)
-    Console().print(escape(f"{status.path}: {_STATES[status.state].format(target=status.target)}"), soft_wrap=True)
+    console().print(plain(f"{status.path}: {_STATES[status.state].format(target=status.target)}"), soft_wrap=True)
     for path in status.elsewhere:
-        Console().print(f"[yellow]also at[/] {escape(str(path))}", soft_wrap=True)
+        console().print(f"[yellow]also at[/] {plain(str(path))}", soft_wrap=True)
     return 0 if status.usable else 1
 
 
@@ -187,18 +187,18 @@ def index_info(index_dir: Path | None) -> int:
         used = (f"{moment:%Y-%m-%d %H:%M}" if moment else "-" for moment in (entry.first, entry.last))
         table.add_row(
             entry.digest[:12],
-            escape(entry.settings.preset) if entry.settings else "[yellow]unknown[/]",
-            escape(str(facts.get("points_per_side", "-"))),
+            plain(entry.settings.preset) if entry.settings else "[yellow]unknown[/]",
+            plain(str(facts.get("points_per_side", "-"))),
             str(entry.images),
             f"{entry.bytes / 1e6:.1f}",
             f"{entry.bytes / 1e3 / entry.images:.0f}" if entry.images else "-",
             *used,
             str(entry.leftovers),
         )
-    console = Console()
-    console.print(table)
+    terminal = console()
+    terminal.print(table)
     total = sum(entry.bytes for entry in entries)
-    console.print(f"{total / 1e9:.2f} of {limit_in_bytes() / 1e9:g} GB in {escape(str(root))}", soft_wrap=True)
+    terminal.print(f"{total / 1e9:.2f} of {limit_in_bytes() / 1e9:g} GB in {plain(str(root))}", soft_wrap=True)
     return 0
 
 
@@ -210,10 +210,10 @@ def index_verify(index_dir: Path | None, remove: bool) -> int:
     root = index_root(index_dir)
     with progress_bar("files") as progress:
         damaged = verify(root, remove=remove, progress=progress)
-    console = Console()
+    terminal = console()
     for path, reason in damaged.items():
-        console.print(f"[red]{'removed' if remove else 'damaged'}[/] {escape(f'{path}: {reason}')}", soft_wrap=True)
-    console.print(f"{len(damaged)} damaged files in {escape(str(root))}", soft_wrap=True)
+        terminal.print(f"[red]{'removed' if remove else 'damaged'}[/] {plain(f'{path}: {reason}')}", soft_wrap=True)
+    terminal.print(f"{len(damaged)} damaged files in {plain(str(root))}", soft_wrap=True)
     return 1 if damaged else 0
 
 
@@ -226,10 +226,10 @@ def index_prune(index_dir: Path | None, limit: float | None, **options: Any) -> 
     size_limit = None if limit is None else limit_in_bytes(limit)
     with progress_bar("files") as progress:
         report = prune(root, limit=size_limit, progress=progress, **options)
-    console = Console()
+    terminal = console()
     for path, reason in report.reasons.items():
-        console.print(escape(f"{path.relative_to(root)}: {reason}"), soft_wrap=True)
-    console.print(escape(str(report)), soft_wrap=True)
+        terminal.print(plain(f"{path.relative_to(root)}: {reason}"), soft_wrap=True)
+    terminal.print(plain(str(report)), soft_wrap=True)
     return 0
 
 
@@ -254,7 +254,7 @@ def evaluate(dataset: str, tag: str | None, saved_view: str | None, **options: A
     view = view_of(dataset, tag, saved_view)
     with progress_bar("images") as progress:
         results = ntt.evaluate(view, progress=progress, **params)
-    Console().print(results_table(results))
+    console().print(results_table(results))
     for line in results.headlines() if results.semantic is not None else [results.review]:
         say(line)
     for note in results.notes:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-
-from fiftyone_ntt.cli.common import add_service, progress_bar, say, view_of
+from fiftyone_ntt.cli.common import add_service, console, plain, progress_bar, say, view_of
 from fiftyone_ntt.params.references import MakeMasksFormParams, TaggedBankParams
 
 
@@ -28,7 +25,7 @@ def bank_build(dataset: str, tag: str | None, saved_view: str | None, **options:
         bank = build_tagged_bank(view, params, progress)
     shots = ", ".join(f"{count} x {name}" for name, count in bank.shots.items())
     shots += f"; {len(bank.negative_ids)} negatives" if bank.negative_ids else ""
-    Console().print(f"memory bank [bold]{escape(params.name)}[/] ({bank.preset}): {escape(shots)}", soft_wrap=True)
+    console().print(f"memory bank [bold]{plain(params.name)}[/] ({bank.preset}): {plain(shots)}", soft_wrap=True)
     for note in notes_of(bank):
         say(f"note: {note}")
     return 0

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from fiftyone_ntt.cli.common import (
     add_command,
     add_option,
     add_service,
+    console,
     dataset_of,
     narrow_table,
+    plain,
     progress_bar,
     say,
     say_failed,
@@ -47,8 +47,8 @@ def fit_thresholds(dataset: str, run_key: str, **options: Any) -> int:
     for number, row in enumerate(fit.rows()):
         shares = ("-" if row[key] is None else f"{row[key]:.0%}" for key in ("precision", "recall"))
         cells = (f"{row['threshold']:.3f}", *shares, str(row["right"]), str(row["wrong"]), row["basis"])
-        table.add_row(escape(row["name"]), *cells, style="bold" if number == 0 else None)
-    Console().print(table)
+        table.add_row(plain(row["name"]), *cells, style="bold" if number == 0 else None)
+    console().print(table)
     say(fit)
     return 0
 
@@ -61,8 +61,8 @@ def judge_presence(dataset: str, tag: str | None, saved_view: str | None, **opti
     report = ntt.judge_presence(view_of(dataset, tag, saved_view), **params)
     table = _table("class", "images with it", "without it")
     for row in report.rows():
-        table.add_row(escape(row["class"]), str(row["present"]), str(row["absent"]))
-    Console().print(table)
+        table.add_row(plain(row["class"]), str(row["present"]), str(row["absent"]))
+    console().print(table)
     say(report)
     return 0
 

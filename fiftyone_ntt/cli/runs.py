@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-
-from fiftyone_ntt.cli.common import add_command, dataset_of, narrow_table, progress_bar, say
+from fiftyone_ntt.cli.common import add_command, console, dataset_of, narrow_table, plain, progress_bar, say
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.params.labelling import UndoParams
 
@@ -48,14 +45,14 @@ def runs_list(dataset: str) -> int:
         speed, seconds = run.get("throughput"), run.get("eta_seconds")
         colour = _COLOURS.get(run["state"], "default")
         table.add_row(
-            escape(run["run_key"]),
+            plain(run["run_key"]),
             f"[{colour}]{run['state']}[/]",
             *counts,
             f"{speed:.2f}" if speed else "-",
             duration(seconds) if seconds is not None else "-",
             run["started"][5:16].replace("T", " "),
         )
-    Console().print(table if runs else f"no labelling runs in {escape(dataset)}")
+    console().print(table if runs else f"no labelling runs in {plain(dataset)}")
     return 0
 
 
@@ -67,7 +64,7 @@ def runs_show(dataset: str, run_key: str) -> int:
     if run_key not in runs:
         there = ", ".join(map(repr, runs)) or "none"
         raise InputError(f"expected the key of a labelling run of {dataset!r}, got {run_key!r}; there is: {there}")
-    Console().print_json(json.dumps(runs[run_key], default=str))
+    console().print_json(json.dumps(runs[run_key], default=str))
     return 0
 
 
