@@ -165,15 +165,15 @@ def unpacked(data: Any, most: int = MOST_BYTES) -> NDArray[Any]:
 
 
 def _fill(room: memoryview, content: bytes, unpacker: Any) -> None:
-    """Fills a part of memory with what has been unpacked and what comes next, a piece at a time."""
+    """Fills a part of memory with what has been unpacked and what comes next, a piece at a time; it must fit."""
     filled = 0
-    while filled < len(room):
-        content = content[: len(room) - filled]
-        if not content:
-            raise InputError(f"it ends after {filled} of {len(room)} bytes")
+    while content := content or unpacker.decompress(unpacker.unconsumed_tail, _PIECE):
+        if filled + len(content) > len(room):
+            raise InputError(f"it holds more than the {len(room)} bytes that it speaks of")
         room[filled : filled + len(content)] = content
-        filled += len(content)
-        content = unpacker.decompress(unpacker.unconsumed_tail, _PIECE)
+        filled, content = filled + len(content), b""
+    if filled < len(room):
+        raise InputError(f"it ends after {filled} of {len(room)} bytes")
 
 
 def _header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

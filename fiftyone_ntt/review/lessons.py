@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fiftyone_ntt.candidates.compact import CompactImage
-from fiftyone_ntt.dataset.documents import label_of
+from fiftyone_ntt.dataset.documents import label_of, score_of
 from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, REJECTED_TAG
-from fiftyone_ntt.dataset.geometry import full_mask
+from fiftyone_ntt.dataset.geometry import full_mask, relative_box
 from fiftyone_ntt.dataset.labels import is_kept, left_out_mark
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.memory_bank import MemoryBank, VectorSet
@@ -176,7 +176,11 @@ def changes_of(
 def _by_place(labels: Sequence[Document], threshold: float) -> dict[tuple[int, ...], Counter[str]]:
     by_place: dict[tuple[int, ...], Counter[str]] = {}
     for label in labels:
-        if (label.get("confidence") or 0.0) > threshold:
-            place = tuple(round(value * 100_000) for value in label["bounding_box"])
-            by_place.setdefault(place, Counter())[label["label"]] += 1
+        try:
+            counts = label.get("confidence") is not None and score_of(label) > threshold
+            place = tuple(round(value * 100_000) for value in relative_box(label.get("bounding_box")).tolist())
+        except InputError:  # of a stranger: it is at no place
+            continue
+        if counts:
+            by_place.setdefault(place, Counter())[label.get("label") or ""] += 1
     return by_place

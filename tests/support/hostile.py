@@ -1,5 +1,11 @@
 """Models without weights that fail on demand, and what to feed them."""
 
+import io
+import math
+import os
+import socket
+import struct
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +14,7 @@ import fiftyone as fo
 import numpy as np
 import pytest
 import torch
+from bson import Binary
 from PIL import Image
 
 from fiftyone_ntt.candidates import source as candidates
@@ -77,3 +84,132 @@ def detection(label="fig", box=(0.25, 0.25, 0.5, 0.5), **changes):
 
 
 # What may lie where an image should
+
+
+# What strangers call things
+
+NAMES = {
+    # Reference gallery and summaries showed it as a picture: the browser asked that host.
+    "picture": "![x](http://host.invalid/x.png)",
+    "html": '<img src="http://host.invalid/x.png" onerror="alert(1)">',
+    "link": "[x](javascript:alert(1))",
+    "definition": "[a]: http://host.invalid/",
+    "addresses": "http://host.invalid/a www.host.invalid a.b@host.invalid <http://host.invalid>",
+    "heading": "# heading",
+    "quote": "> quote",
+    "list": "1. one",
+    "rule": "---",
+    "table": "| a | b |",
+    "emphasis": "**bold** *it* _it_ __b__ ~~gone~~ a_b_c",
+    "code": "```\ncode\n``` `x`",
+    "entities": "&lt;b&gt; &copy; &#33;",
+    "backslash": "a\\*b\\",
+    "line break": "a\nb",
+    "carriage return": "a\r\nb",
+    "other line breaks": "a\u2028b\x85c\x0bd",
+    "tab": "a\tb",
+    "nul": "a\0b",
+    "terminal": "\x1b[31mred\x1b[0m\x07",
+    "turned": "abc\u202egnp.exe",
+    "right to left": "\u05ea\u05e4\u05d5\u05d7 \u200f!",
+    "template": "%{x} {0} %s {{}}",
+    "markup": "[bold]x[/] [/red] :heart:",
+    "formula": '=HYPERLINK("http://host.invalid","x")',
+    "number": "1",
+    "date": "2026-01-01",
+    "yaml": "yes: [no, null]",
+    "path": "../../x",
+    "long": "x" * 3000,
+    "blanks": "  a  ",
+}
+
+
+# What strangers put where a mask, a box or a file should be
+
+
+def packed(array):
+    """An array as FiftyOne's fields keep it."""
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return Binary(zlib.compress(stream.getvalue()))
+
+
+def bomb_of_bytes(shape, kind="|b1", content=None):
+    """A mask that says it has this shape; zlib shrinks its zeros a thousand times."""
+    header = io.BytesIO()
+    facts = {"descr": kind, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, facts)
+    packer = zlib.compressobj(9)
+    parts = [packer.compress(header.getvalue())]
+    left = math.prod(shape) if content is None else content
+    while left > 0:
+        parts.append(packer.compress(bytes(min(left, 1 << 24))))
+        left -= 1 << 24
+    return Binary(b"".join([*parts, packer.flush()]))
+
+
+def png_bomb(path, side=60_000, bits=8):
+    """A few bytes that say they are a grey picture of 3.6 gigapixels."""
+    header = struct.pack(">IIBBBBB", side, side, bits, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(100_000))), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+             for kind, data in chunks]  # fmt: skip
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def unix_socket(path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+FILES = {
+    "pipe": os.mkfifo,
+    "folder": Path.mkdir,
+    "socket": unix_socket,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "missing": lambda path: None,
+    "loop": lambda path: path.symlink_to(path),
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("no picture"),
+    "bomb": png_bomb,
+}
+"""What may lie where a file is named: name -> what makes it at a path."""
+MASKS = {
+    "bomb": lambda: bomb_of_bytes((40_000, 40_000)),
+    "bomb that lies": lambda: bomb_of_bytes((30, 40), content=1 << 30),
+    "endless": lambda: bomb_of_bytes((10**9, 10**9, 10**9), content=10),
+    "negative": lambda: bomb_of_bytes((-1, 40), content=40),
+    "too many digits": lambda: bomb_of_bytes((10**4000, 2), content=10),
+    "short": lambda: bomb_of_bytes((30, 40), content=100),
+    "cut": lambda: Binary(bytes(packed(np.ones((30, 40), bool)))[:20]),
+    "noise": lambda: Binary(bytes(range(256))),
+    "no header": lambda: Binary(zlib.compress(b"nothing")),
+    "empty": lambda: Binary(b""),
+    "objects": lambda: bomb_of_bytes((2, 2), "|O", 100),
+    "words": lambda: packed(np.array([["a", "b"]])),
+    "numbers in a row": lambda: packed(np.ones(5)),
+    "nothing": lambda: packed(np.ones((0, 0), bool)),
+    "four axes": lambda: packed(np.ones((2, 2, 2, 2))),
+    "text": lambda: "a mask",
+    "list": lambda: [[True]],
+    "number": lambda: 1,
+}
+"""What may stand in place of a mask: name -> what makes it."""
+NAN, INF = float("nan"), float("inf")
+BOXES = {
+    "none": None,
+    "text": "0 0 1 1",
+    "texts": ["0", "0", "1", "1"],
+    "nothing": [],
+    "two": [0.1, 0.1],
+    "five": [0.1] * 5,
+    "not a number": [0.1, 0.1, NAN, 0.2],
+    "infinite": [0.1, 0.1, INF, 0.2],
+    "far": [0.1, 0.1, 1e300, 0.2],
+    "farther": [-1e308, 0.1, 1e308, 1e308],
+    "negative": [0.5, 0.5, -0.2, -0.2],
+    "nested": [[0.1, 0.1, 0.2, 0.2]],
+    "holes": [0.1, None, 0.2, 0.2],
+    "mapping": {"x": 0.1},
+}
+"""What may stand in place of a box."""
