@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import os
-import stat
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from safetensors.numpy import load, save
 
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.pixels import files
 
 SUFFIX = ".ntt"
 _TYPES = {np.dtype(kind).name: np.dtype(kind) for kind in ("u1", "<u2", "i1", "<i2", "<i8", "<f2", "<f4", "<f8")}
@@ -104,10 +104,10 @@ def read_file(path: Path) -> bytes:
         DamagedIndexError: if it is something else.
         OSError: if it cannot be read.
     """
-    facts = path.stat()
-    if not stat.S_ISREG(facts.st_mode) or facts.st_size > _LARGEST:
-        raise DamagedIndexError(f"expected a file of at most {_LARGEST} bytes, got one of {facts.st_size}, or no file")
-    return path.read_bytes()
+    try:
+        return files.read_file(path, _LARGEST)
+    except InputError as error:
+        raise DamagedIndexError(str(error)) from error
 
 
 def _checksum(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:

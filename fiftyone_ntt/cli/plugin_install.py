@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.pixels.files import write_files, write_problem
+from fiftyone_ntt.pixels.files import read_file, write_files, write_problem
 
 PLUGIN_NAME = "@fiftyone-ntt/ntt"
 MANIFEST = "fiftyone.yml"
@@ -26,6 +26,7 @@ _ENTRY_TEXT = '''"""Entry of the plugin: the code is in the installed package fi
 from fiftyone_ntt.plugin import register  # noqa: F401
 '''
 _COPIED = (MANIFEST, "requirements.txt", "LICENSE", "NOTICE", "README.md", "fiftyone_ntt", "operators", "panels")
+_MOST_TEXT = 1 << 20
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -122,8 +123,8 @@ def source_root() -> Path | None:
 def is_plugin(path: Path) -> bool:
     """Whether a folder holds this plugin, whoever put it there."""
     try:
-        lines = (path / MANIFEST).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = read_file(path / MANIFEST, _MOST_TEXT).decode("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError, InputError):
         return False
     names = [line.split(":", 1)[1].strip().strip("\"'") for line in lines if line.startswith("name:")]
     return names == [PLUGIN_NAME]
@@ -144,7 +145,7 @@ def fiftyone_setting(name: str) -> str | None:
         return value
     path = Path(os.environ.get("FIFTYONE_CONFIG_PATH") or Path.home() / ".fiftyone" / "config.json")
     try:
-        value = json.loads(path.read_text(encoding="utf-8")).get(name)
+        value = json.loads(read_file(path, _MOST_TEXT)).get(name)
     except (OSError, ValueError, AttributeError):  # no such file, or none that FiftyOne could read
         return None
     return value if isinstance(value, str) and value else None

@@ -22,6 +22,7 @@ import fiftyone.core.stages as stages
 import numpy as np
 from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
+from fiftyone.core.runs import Run
 from fiftyone.core.stages import ViewStage
 from fiftyone.operators import ExecutionStore
 from pymongo.collection import Collection
@@ -162,6 +163,14 @@ def store(dataset: fo.Dataset, name: str) -> JsonStore:
     """A dataset's own store of small documents by key; FiftyOne deletes it with the dataset."""
     plain = ExecutionStore.create(name, dataset_id=dataset_id(dataset))
     return JsonStore(name, plain._store_service)
+
+
+def check_results_size(dataset: fo.Dataset, run_key: str, most: int) -> None:
+    """Raises InputError if what is kept with a run has more than ``most`` bytes: FiftyOne reads all of it at once."""
+    results = Run._get_run_doc(dataset, run_key).results
+    size = results.length if results else 0
+    if size > most:
+        raise InputError(f"expected at most {most} bytes with run {run_key!r}, got {size}; build the memory bank again")
 
 
 def database_collection(dataset: fo.Dataset) -> Collection[dict[str, Any]]:

@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from fiftyone_ntt.errors import BadReferenceError, InputError, PresetMismatchError, WrongTypeError
-from fiftyone_ntt.pixels.files import write_files, write_problem
+from fiftyone_ntt.pixels.files import read_file, write_files, write_problem
 
 FORMAT_VERSION = 1
 _WITH_NEGATIVES = 2
+_MOST_TENSOR_BYTES, _MOST_TEXT_BYTES = 1 << 31, 1 << 27
+"""Of the files of a bank: hundreds of times what a thousand classes take."""
 """Format of banks with negatives: a version that knows none must not take such a bank for what it is not."""
 _TENSORS, _DESCRIPTION = "bank.safetensors", "bank.json"
 
@@ -286,18 +288,15 @@ class MemoryBank:
         """
         folder = Path(path)
         try:
-            tensors = load_file(folder / _TENSORS)
-            return cls.from_parts(tensors, (folder / _DESCRIPTION).read_text(encoding="utf-8"))
+            tensors = load(read_file(folder / _TENSORS, _MOST_TENSOR_BYTES))
+            description = read_file(folder / _DESCRIPTION, _MOST_TEXT_BYTES).decode("utf-8")
         except FileNotFoundError as error:
-            raise InputError(
-                f"expected {_TENSORS} and {_DESCRIPTION} in {folder}, got no such file: "
-                f"{Path(str(error.filename or folder)).name}"
-            ) from error
-        except InputError:
-            raise
+            name = Path(str(error.filename or folder)).name
+            raise InputError(f"expected {_TENSORS} and {_DESCRIPTION} in {folder}, got no such file: {name}") from error
         # Whatever a stranger's bytes make the parser raise, the file is no good.
         except (SafetensorError, OSError, ValueError, TypeError, LookupError, AttributeError, ImportError) as error:
             raise InputError(f"the memory bank in {folder} is damaged ({error}); build it again") from error
+        return cls.from_parts(tensors, description)
 
     @classmethod
     def from_parts(cls, tensors: Mapping[str, NDArray[Any]], description: str) -> MemoryBank:
@@ -330,7 +329,7 @@ class MemoryBank:
             )
         except InputError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise InputError(f"not a memory bank: {type(error).__name__} {error}; build it again") from error
 
     def _tensors(self) -> dict[str, NDArray[Any]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from fiftyone_ntt.errors import InputError, MissingWeightsError, WeightsMismatchError
 from fiftyone_ntt.models.devices import Compiled, Precision, autocast
 from fiftyone_ntt.models.specs import hub_reachable, sha256_of
+from fiftyone_ntt.pixels.files import read_file
 from fiftyone_ntt.pixels.frames import imagenet_normalize
 
 logger = logging.getLogger(__name__)
@@ -155,7 +156,7 @@ def load_model(folder: Path) -> Any:
     import transformers
 
     try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        kind = json.loads(read_file(folder / "config.json", 1 << 20)).get("model_type")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise MissingWeightsError(_missing_text(str(folder), "its config.json cannot be read")) from error
     if not isinstance(kind, str) or kind not in CLASSES:

@@ -1,16 +1,20 @@
-"""Files that are written whole or not at all, and errors that name the file they happened to.
+"""Files that are written whole or not at all, read within bounds, and errors that name the file they happened to.
 
 A full disk, a broken mount or a killed process must not leave half a file under the right name, nor pass for success.
+What is read may be a stranger's: a pipe waits for ever, a device never ends.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from fiftyone_ntt.errors import InputError
 
 PART_SUFFIX = ".part"
 """Of files that are not whole yet; what a killed process left of them may be deleted."""
@@ -25,6 +29,30 @@ _ADVICE = {
     errno.ENOTDIR: "a file lies where a folder should: choose another folder",
     errno.EEXIST: "a file lies where a folder should: choose another folder",
 }
+
+
+_NODES = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+
+
+def read_file(path: str | Path, most: int) -> bytes:
+    """The content of a file that may be a stranger's.
+
+    Args:
+        path: the file.
+        most: bytes that it may have; checked before it is read.
+
+    Raises:
+        InputError: if it is no plain file, or a larger one; the message does not name it.
+        OSError: if it cannot be read.
+    """
+    facts = Path(path).stat()
+    if not stat.S_ISREG(facts.st_mode):
+        kind = next((name for test, name in _NODES if test(facts.st_mode)), "a device")
+        raise InputError(f"it is no plain file, but {kind}")
+    if facts.st_size > most:
+        raise InputError(f"expected a file of at most {most} bytes, got one of {facts.st_size}")
+    # Those that the system makes up (/proc) have no size, and some have no end.
+    return Path(path).read_bytes() if facts.st_size else b""
 
 
 @contextmanager

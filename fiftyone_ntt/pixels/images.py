@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.pixels.deep_images import deep_colours, is_plain_tiff, is_tiff, read_tiff, turned, windowed
+from fiftyone_ntt.pixels.files import read_file
 
 _MOST_BYTES = 1 << 31
 NO_CONTRAST = "hardly any contrast"
@@ -73,19 +74,16 @@ def read_bytes(path: str | Path, most: int = _MOST_BYTES) -> bytes:
         InputError: if the file is missing, unreadable, or nothing that could be an image.
     """
     try:
-        facts = Path(path).stat()
-        if not stat.S_ISREG(facts.st_mode):  # a pipe would wait for ever, a device never end
-            raise InputError(f"not a readable image: {path} (it is no plain file, but {_node(facts.st_mode)})")
-        if not 0 < facts.st_size <= most:
-            content = "an empty file" if not facts.st_size else f"{facts.st_size}"
-            raise InputError(f"not a readable image: {path} (expected 1 to {most} bytes, got {content}); get it again")
-        return Path(path).read_bytes()
+        data = read_file(path, most)
     except FileNotFoundError as error:
         raise InputError(f"image file not found: {path}") from error
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"not a readable image: {path} ({error}); get it again") from error
     except (OSError, TypeError, ValueError, MemoryError) as error:
         raise InputError(f"not a readable image: {path} ({_reason(error)})") from error
+    if not data:
+        raise InputError(f"not a readable image: {path} (expected 1 to {most} bytes, got an empty file); get it again")
+    return data
 
 
 def is_plain_file(path: str | Path) -> bool:
@@ -329,11 +327,6 @@ _TEXTS: tuple[tuple[str, str], ...] = (
 )
 _FORMATS = ((rb"\xff\xd8\xff", "JPEG"), (rb"\x89PNG", "PNG"), (rb"GIF8", "GIF"), (rb"RIFF....WEBP", "WebP"),
             (rb"II[*+]\0|MM\0[*+]", "TIFF"))  # fmt: skip
-_NODES = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
-
-
-def _node(mode: int) -> str:
-    return next((name for test, name in _NODES if test(mode)), "a device")
 
 
 def _kind(data: bytes) -> str | None:

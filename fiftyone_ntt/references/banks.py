@@ -15,6 +15,7 @@ from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
 from fiftyone_ntt.dataset.fields import check_name, dataset_of, field_names, image_samples
+from fiftyone_ntt.dataset.storage import check_results_size
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.negatives import image_centres, with_negatives
@@ -40,6 +41,8 @@ CONTENTS, _NOTES = "contents", "notes"
 """Keys of a bank's ``origin``: sample id -> ``content_key`` of its image, and what a person should know of it."""
 LEARNED = "learned/"
 """Ids of learned vectors begin like this. They do not begin with a sample's id: those name samples to leave out."""
+_MOST_BYTES = 1 << 30
+"""Of a bank kept with a dataset: ten times what a thousand classes of ten references take."""
 _TENSORS = ("vectors", "class_index", "center", "negatives", "negative_class", "crop_vectors", "crop_center")
 
 
@@ -278,9 +281,13 @@ def keep_with_run(dataset: fo.Dataset, run_key: str, bank: MemoryBank) -> None:
 
 def bank_of_run(dataset: fo.Dataset, run_key: str) -> MemoryBank:
     """The bank that ``keep_with_run`` kept."""
+    check_results_size(dataset, run_key, _MOST_BYTES)
     results = dataset.load_run_results(run_key)
     kept = {key: getattr(results, key, None) for key in _TENSORS}
-    tensors = {key: np.asarray(value) for key, value in kept.items() if value is not None}
+    try:
+        tensors = {key: np.asarray(value) for key, value in kept.items() if value is not None}
+    except ValueError as error:  # rows of different lengths
+        raise InputError(f"the memory bank of {run_key!r} is damaged ({error}); build it again") from error
     return MemoryBank.from_parts(tensors, getattr(results, "description", None) or "")
 
 

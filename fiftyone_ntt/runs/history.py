@@ -30,7 +30,7 @@ from fiftyone_ntt.runs.record import PROVENANCE, RunRecord, delete_state, status
 from fiftyone_ntt.runs.workers import forget_claims
 
 _FACTS, _SAMPLE, _PART, _STATUSES, _RESULTS = "facts", "sample:", "part:", "statuses:", "results"
-_PART_SIZE = 8 * 2**20
+_PART_SIZE, _MOST_PARTS = 8 * 2**20, 1024
 _STATUSES_AT_ONCE = 1000
 
 LEARNED_STORE = "ntt_learn"
@@ -127,6 +127,8 @@ class Pass:
 
     def _get_large(self, key: str) -> bytes | None:
         parts = self._store.get(key)
+        if parts is not None and not (isinstance(parts, int) and parts <= _MOST_PARTS):
+            raise InputError(f"expected at most {_MOST_PARTS} parts of what run pass {self.number} has replaced")
         return None if parts is None else b"".join(self._store.get(f"{_PART}{key}:{i}") or b"" for i in range(parts))
 
 

@@ -5,16 +5,26 @@ ended: a pipe makes readers wait for ever, and a megabyte of zeros becomes gigab
 """
 
 import json
+import math
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import fiftyone as fo
 import numpy as np
 import pytest
-from support.hostile import BOXES, FILES, MASKS, bomb_of_bytes, packed, png_bomb
+from safetensors.numpy import save
+from support.hostile import BOXES, FILES, MASKS, bomb_of_bytes, detection, packed, picture, png_bomb
 
-from fiftyone_ntt.dataset.documents import label_of, unpacked
+import fiftyone_ntt as ntt
+from fiftyone_ntt.candidates import file_format
+from fiftyone_ntt.core import MemoryBank
+from fiftyone_ntt.dataset.documents import label_of, mask_of, unpacked
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.references import banks
+from fiftyone_ntt.references.banks import save_bank
 
 SCRIPT = Path(__file__).resolve().parents[1] / "support" / "strangers.py"
 SECONDS = 360
@@ -127,10 +137,111 @@ def test_a_bomb_is_refused_before_it_is_unpacked(shape):
 
 
 def test_a_bomb_in_a_mask_file_is_refused(tmp_path):
-    from fiftyone import Detection
-
-    from fiftyone_ntt.dataset.documents import mask_of
-
     png_bomb(tmp_path / "mask.png", side=17_000, bits=16)
     with pytest.raises(InputError, match=r"mask\.png.*cannot be read"):
-        mask_of(Detection(mask_path=str(tmp_path / "mask.png")))
+        mask_of(fo.Detection(mask_path=str(tmp_path / "mask.png")))
+
+
+# Files beside the images: banks, the candidate cache, exports
+
+
+@pytest.fixture
+def patience():
+    """Ends a test that waits for ever."""
+
+    def give_up(*_):
+        raise TimeoutError("it waits for ever")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def small_bank():
+    return MemoryBank(
+        classes=("fig",), vectors=np.ones((1, 4), np.float32), class_index=np.zeros(1, int), reference_ids=("a",),
+        center=None, preset="lite", weights={}, preprocessing={},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("file", ["bank.safetensors", "bank.json"])
+@pytest.mark.parametrize("kind", FILES)
+def test_a_bank_may_be_anything(tmp_path, patience, file, kind):
+    folder = small_bank().save(tmp_path / "bank")
+    (folder / file).unlink()
+    FILES[kind](folder / file)
+    with pytest.raises(InputError, match="bank"):
+        MemoryBank.load(folder)
+
+
+def test_a_bank_larger_than_any_is_not_read(dataset, tmp_path, monkeypatch):
+    folder = small_bank().save(tmp_path / "bank")
+    with (folder / "bank.json").open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InputError, match="at most"):
+        MemoryBank.load(folder)
+    save_bank(dataset, "bank", small_bank())
+    monkeypatch.setattr(banks, "_MOST_BYTES", 10)
+    with pytest.raises(InputError, match=r"at most 10 bytes.*'bank'"):
+        ntt.load_bank(dataset, "bank")
+
+
+def index_file(layout, **facts):
+    facts = {"image": "0" * 64, "settings": "{}", "layout": layout, "sha256": "0" * 64, **facts}
+    return save({"a": np.zeros(1, np.uint8)}, {"fiftyone-ntt": json.dumps(facts)})
+
+
+SHAPES = {
+    "digits": [10**4000] * 200, "axes": [1] * 1000, "large": [1 << 29], "negative": [-1], "texts": ["1"], "text": "12",
+    "number": 3, "real": [1.5], "bombs": [1 << 20, 1 << 20], "none": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_an_index_file_is_refused_before_lengths_are_multiplied(monkeypatch, name):
+    def prod(lengths):
+        assert len(lengths) <= 8 and max(lengths, default=0) <= 1 << 28
+        return math.prod(lengths)
+
+    monkeypatch.setattr(file_format, "math", SimpleNamespace(prod=prod))
+    with pytest.raises(file_format.DamagedIndexError):
+        file_format.from_bytes(index_file({"a": ["uint8", SHAPES[name], "zlib"]}))
+
+
+def test_an_index_file_that_is_all_header_is_not_parsed():
+    with pytest.raises(file_format.DamagedIndexError, match="header"):
+        file_format.from_bytes(index_file({"a": ["uint8", [1], "plain"]}, more="x" * (1 << 21)))
+
+
+@pytest.fixture
+def reviewed(dataset, tmp_path):
+    """Two images with an accepted label each."""
+    for i in range(2):
+        picture().save(tmp_path / f"{i}.png")
+        label = detection(tags=["ntt:accepted"])
+        dataset.add_sample(fo.Sample(str(tmp_path / f"{i}.png"), ntt=fo.Detections(detections=[label])))
+    return dataset
+
+
+@pytest.mark.parametrize("before", ["absent", "empty", "an earlier export"])
+def test_an_export_leaves_what_came_into_its_folder_meanwhile(reviewed, tmp_path, before):
+    folder = tmp_path / "export"
+    if before == "empty":
+        folder.mkdir()
+    if before == "an earlier export":
+        ntt.export_labels(reviewed, folder)
+
+    def come(done, total, message):
+        if done == total:
+            folder.mkdir(exist_ok=True)
+            (folder / "thesis.txt").write_text("years of work")
+
+    with pytest.raises(InputError, match="other files are in it"):
+        ntt.export_labels(reviewed, folder, overwrite=True, progress=come)
+    assert (folder / "thesis.txt").read_text() == "years of work"
+    assert (folder / "labels.json").is_file() == (before == "an earlier export")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".ntt")]
+    (folder / "thesis.txt").unlink()
+    assert ntt.export_labels(reviewed, folder, overwrite=True).labels == 2
