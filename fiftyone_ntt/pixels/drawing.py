@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
+from fiftyone_ntt.errors import as_text
+
 Colour = tuple[int, int, int]
 
 BACKGROUND: Colour = (18, 20, 26)
@@ -19,6 +21,7 @@ FADED: Colour = (150, 156, 168)
 _HUES = (0.115, 0.52, 0.92, 0.33, 0.75, 0.02)
 _OVERSAMPLING = 2
 _FILL_OPACITY = 0.38
+_LONGEST_NAME = 40
 
 
 def fill_polygon(outline: NDArray[np.floating], image_size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -117,7 +120,8 @@ def _chip(picture: Image.Image, shape: Shape, colour: Colour, taken: list[tuple[
         return
     rows, columns = np.flatnonzero(shape.mask.any(1)), np.flatnonzero(shape.mask.any(0))
     scale = picture.width / shape.mask.shape[1]
-    text = shape.label if shape.score is None else f"{shape.label} {shape.score:.2f}"
+    name = as_text(shape.label, _LONGEST_NAME)  # of a name with a line break Pillow cannot measure the length
+    text = name if shape.score is None else f"{name} {shape.score:.2f}"
     draw, face = ImageDraw.Draw(picture), font(15)
     wide, high = draw.textlength(text, face) + 14, 22
     middle = scale * (columns[0] + columns[-1] + 1) / 2

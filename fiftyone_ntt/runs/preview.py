@@ -18,7 +18,7 @@ from PIL import Image
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne, describe_error
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, image_samples, root_dataset_of, whole_images
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, as_text
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.results import Instances
@@ -73,7 +73,7 @@ class PreviewImage:
     def __str__(self) -> str:
         if self.error is not None:
             return f"{self.name}: {self.error}"
-        objects = ", ".join(f"{count} × {label}" for label, count in sorted(self.counts.items())) or (
+        objects = ", ".join(f"{count} × {as_text(label)}" for label, count in sorted(self.counts.items())) or (
             "nothing clear" if self.weak else "nothing found"
         )
         weak = f" ({self.weak} weaker ones not drawn)" if self.weak else ""
