@@ -98,7 +98,7 @@ def plain(text: object) -> str:
 
 def say(text: object) -> None:
     """Prints a line as it is, however long it is."""
-    console().print(plain(text), soft_wrap=True)
+    console().print(spelt_out(str(text)), soft_wrap=True, markup=False)
 
 
 def say_failed(errors: Mapping[str, str]) -> None:

@@ -90,7 +90,7 @@ class SegmentParams(StageOneSettings):
         help="replace what another run or a person wrote to this field (not labels that a person accepted or edited)",
     )
     run_key: str | None = param(
-        None, label="Run key", help="name under which the run can be found and undone; ntt_<field> where left empty"
+        None, label="Run key", help="name under which the run can be found and undone; ntt_FIELD where left empty"
     )
 
 

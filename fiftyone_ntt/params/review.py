@@ -75,7 +75,7 @@ class FitThresholdsParams(Params):
     write_verdicts: bool = param(
         True,
         label="Write image-level labels",
-        help="which classes are in each image and which are not, in the fields <labels>_present and <labels>_absent",
+        help="which classes are in each image and which are not, in the fields LABELS_present and LABELS_absent",
     )
 
 
@@ -198,7 +198,7 @@ class LearnParams(Params):
         maximum=1,
     )
     bank_name: str | None = param(
-        None, label="Keep as", help="name for the references and what was learned; '<labels>_learned' where left empty"
+        None, label="Keep as", help="name for the references and what was learned; LABELS_learned where left empty"
     )
     index_dir: str | Path | None = param_of(StageOneSettings, "index_dir", advanced=False)
 

@@ -53,9 +53,12 @@ class Stranger:
             picture().save(folder / f"{i}.png")
             self.dataset.add_sample(fo.Sample(str(folder / f"{i}.png"), row=name))
         for name, make in FILES.items():
-            path = folder / f"image of {name}"
+            path = folder / f"image of {name}.png"
             make(path)
-            self.dataset.add_sample(fo.Sample(str(path), row=f"file: {name}"))
+            sample = fo.Sample(str(folder / "0.png"), row=f"file: {name}")
+            self.dataset.add_sample(sample)
+            sample.filepath = str(path)  # FiftyOne goes by the ending, so it is an image to it
+            sample.save()
         self.labelled = ntt.segment(self.dataset, self.bank, index_dir=folder / "index")
         self._poison()
 
