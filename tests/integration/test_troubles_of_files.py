@@ -6,6 +6,7 @@ ended: a pipe makes readers wait for ever, and a megabyte of zeros becomes gigab
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -16,12 +17,13 @@ import fiftyone as fo
 import numpy as np
 import pytest
 from safetensors.numpy import save
-from support.hostile import BOXES, FILES, MASKS, bomb_of_bytes, detection, packed, picture, png_bomb
+from support.hostile import BOXES, FILES, MASKS, bomb_of_bytes, detection, packed, picture, png_bomb, small_models
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.candidates import file_format
 from fiftyone_ntt.core import MemoryBank
 from fiftyone_ntt.dataset.documents import label_of, mask_of, unpacked
+from fiftyone_ntt.dataset.storage import database_collection
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.references import banks
 from fiftyone_ntt.references.banks import save_bank
@@ -145,6 +147,12 @@ def test_a_bomb_in_a_mask_file_is_refused(tmp_path):
 # Files beside the images: banks, the candidate cache, exports
 
 
+@pytest.fixture(autouse=True, scope="module")
+def models():
+    with small_models():
+        yield
+
+
 @pytest.fixture
 def patience():
     """Ends a test that waits for ever."""
@@ -245,3 +253,32 @@ def test_an_export_leaves_what_came_into_its_folder_meanwhile(reviewed, tmp_path
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".ntt")]
     (folder / "thesis.txt").unlink()
     assert ntt.export_labels(reviewed, folder, overwrite=True).labels == 2
+
+
+@pytest.mark.parametrize("side", ["gt", "pred"])
+def test_a_map_that_is_none_costs_one_image(dataset, tmp_path, patience, side):
+    """Semantic segmentation masks, in evaluations (FiftyOne's own scores included) and as references."""
+    picture().save(tmp_path / "image.png")
+    os.mkfifo(tmp_path / "pipe")
+    changes = {"good": {}, "pipe": {"mask": None, "mask_path": str(tmp_path / "pipe")}}
+    changes |= {f"mask: {name}": {"mask": MASKS[name]()} for name in ("bomb", "noise", "objects", "four axes", "text")}
+    for name in changes:
+        maps = {field: fo.Segmentation(mask=np.full((60, 80), 1, np.uint8)) for field in ("gt", "pred")}
+        dataset.add_sample(fo.Sample(str(tmp_path / "image.png"), row=name, tags=["ntt:reference"], **maps))
+    for name, change in changes.items():
+        fields = {f"{side}.{key}": value for key, value in change.items()}
+        if fields:
+            database_collection(dataset).update_one({"row": name}, {"$set": fields})
+    dataset.mask_targets = {"gt": {1: "fig"}, "pred": {1: "fig"}}
+    dataset.save()
+    results = ntt.evaluate(dataset, "pred", "gt", include_references=True, eval_key="ev")
+    assert (results.images, results.semantic.miou) == (1, 1.0)
+    (note,) = [note for note in results.notes if "cannot be used" in note]
+    assert note.startswith(f"{len(changes) - 1} maps")
+    assert sorted(map(str, database_collection(dataset).distinct("ev_accuracy", {"row": "good"}))) == ["1.0"]
+    for sample_id, name in zip(*dataset.values(["id", "row"]), strict=True):
+        if name == "good":
+            assert ntt.build_memory_bank(dataset.select(sample_id), side).classes == ("fig",)
+        else:
+            with pytest.raises(InputError, match=f"reference sample {sample_id}, label"):
+                ntt.build_memory_bank(dataset.select(sample_id), side)
