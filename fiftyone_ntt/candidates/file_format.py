@@ -79,13 +79,13 @@ def from_bytes(data: bytes) -> tuple[CompactImage, Signature]:
     try:
         length = int.from_bytes(data[:8], "little")
         if length > _LARGEST_HEADER:
-            raise DamagedIndexError(f"expected a header of at most {_LARGEST_HEADER} bytes, got one of {length}")
+            raise DamagedIndexError(f"it is no file of the index: its header would have {length} bytes")
         header = json.loads(data[8 : 8 + length])
         facts = json.loads(header["__metadata__"][_KEY])
-        _check_size(facts["layout"])
         tensors = load(data)
         if facts.pop("sha256") != _checksum(facts, tensors):
             raise DamagedIndexError("its content does not fit its checksum")
+        _check_size(facts["layout"])
         arrays = {name: _unpacked(tensor, *facts["layout"][name]) for name, tensor in tensors.items()}
         signature = Signature(facts["image"], IndexSettings.from_json(facts["settings"]))
         return CompactImage.from_arrays(arrays), signature
@@ -131,7 +131,7 @@ def _check_size(layout: Mapping[str, Sequence[Any]]) -> None:
         # Each of them first: numbers of thousands of digits take long to multiply, and to print.
         is_shape = isinstance(shape, list) and len(shape) <= _MOST_AXES
         if not is_shape or not all(isinstance(length, int) and 0 <= length <= _LARGEST for length in shape):
-            raise DamagedIndexError("expected the lengths of an array, got something else, or too long ones")
+            raise DamagedIndexError(f"expected at most {_MOST_AXES} lengths of at most {_LARGEST}, got others")
         size += math.prod(shape) * _TYPES[type_name].itemsize
     if size > _LARGEST:
         raise DamagedIndexError(f"expected arrays of at most {_LARGEST} bytes, got {size}")

@@ -44,10 +44,12 @@ def single_documents(value: Document | None) -> list[Document]:
     """The single labels in a field's value: those of its list, or the value itself."""
     if not isinstance(value, Mapping):
         return []
-    listed = value.get(_HOLDERS.get(str(value.get("_cls")), ""), value)
-    if listed is value:
-        return [value]
-    return [label for label in listed or [] if isinstance(label, Mapping)] if isinstance(listed, list) else []
+    # A part of a document that was asked for may lack its class.
+    name = _HOLDERS.get(str(value["_cls"])) if "_cls" in value else next(filter(value.get, _HOLDERS.values()), None)
+    if name is None:
+        return [value] if "_cls" in value else []
+    listed = value.get(name)
+    return [label for label in listed if isinstance(label, Mapping)] if isinstance(listed, list) else []
 
 
 def has_mask(document: Document) -> bool:
@@ -78,6 +80,8 @@ def label_of(document: Document) -> Any:
     kind = _KINDS.get(str(document.get("_cls")))
     if kind is None:
         raise InputError(f"expected a label, got {document.get('_cls')!r}; draw it again or remove it")
+    if kind is fo.Detection:
+        relative_box(document.get("bounding_box"))  # FiftyOne makes numbers of texts
     try:
         label = kind.from_dict(_checked(document))
     except Exception as error:  # anything may stand where FiftyOne expects a box or points
@@ -117,6 +121,20 @@ def sample_documents(collection: SampleCollection, fields: Sequence[str]) -> Ite
     names = [name for name in fields if collection.has_field(name)]
     for own, whole, path, tags, *values in raw_samples(collection, ["id", source, "filepath", "tags", *names]):
         yield SampleDocument(str(own), str(whole), path, tags or [], dict(zip(names, values, strict=True)))
+
+
+def relative_box(box: Any) -> NDArray[np.float64]:
+    """The four numbers x, y, width, height of a box; raises InputError if there are no such, or not finite ones."""
+    is_box = isinstance(box, (list, tuple, np.ndarray)) and len(box) == 4
+    if not is_box or not all(isinstance(value, (int, float, np.number)) and np.isfinite(value) for value in box):
+        raise InputError(f"expected a relative box [x, y, width, height], got {shortened(box)}")
+    return np.array([float(value) for value in box])
+
+
+def shortened(value: Any) -> str:
+    """What stands where a box or points should, as it may stand in a message."""
+    text = repr(value)
+    return text if len(text) < 100 else f"{text[:100]}..."
 
 
 def mask_of(label: Any) -> NDArray[Any] | None:

@@ -8,25 +8,11 @@ import fiftyone as fo
 import numpy as np
 from numpy.typing import NDArray
 
-from fiftyone_ntt.dataset.documents import mask_of
+from fiftyone_ntt.dataset.documents import mask_of, relative_box, shortened
 from fiftyone_ntt.errors import InputError, WrongTypeError
 
 FAR_OUTSIDE = 4.0
 """Relative coordinates beyond this were meant as pixels; annotation tools let boxes stick out a little."""
-
-
-def relative_box(box: Any) -> NDArray[np.float64]:
-    """The four numbers x, y, width, height of a box; raises InputError if there are no such, or not finite ones."""
-    is_box = isinstance(box, (list, tuple, np.ndarray)) and len(box) == 4
-    if not is_box or not all(isinstance(value, (int, float, np.number)) and np.isfinite(value) for value in box):
-        raise InputError(f"expected a relative box [x, y, width, height], got {_short(box)}")
-    return np.array([float(value) for value in box])
-
-
-def _short(value: Any) -> str:
-    """What stands where a box or points should, as it may stand in a message."""
-    text = repr(value)
-    return text if len(text) < 100 else f"{text[:100]}..."
 
 
 def box_in_pixels(detection: fo.Detection, image_size: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -66,7 +52,7 @@ def points_in_pixels(points: Any, image_size: tuple[int, int]) -> NDArray[np.flo
     try:
         relative = np.asarray(points if points is not None else [], np.float64).reshape(-1, 2)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"expected points [x, y], got {_short(points)}") from error
+        raise InputError(f"expected points [x, y], got {shortened(points)}") from error
     pixels = relative * [width, height]
     placed = pixels[np.isfinite(pixels).all(axis=1)]
     if np.maximum(-placed, placed - [width, height]).max(initial=0.0) > 0.01 * max(image_size):

@@ -20,9 +20,9 @@ from fiftyone import ViewExpression
 from fiftyone import ViewField as F
 from numpy.typing import NDArray
 
-from fiftyone_ntt.dataset.documents import label_of, mask_of
+from fiftyone_ntt.dataset.documents import label_of, mask_of, relative_box
 from fiftyone_ntt.dataset.fields import DECIDED_TAGS, PROTECTED_TAGS, REJECTED_TAG
-from fiftyone_ntt.dataset.geometry import place_mask, relative_box
+from fiftyone_ntt.dataset.geometry import place_mask
 from fiftyone_ntt.errors import InputError
 
 if TYPE_CHECKING:

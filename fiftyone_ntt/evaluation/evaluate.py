@@ -15,7 +15,7 @@ import fiftyone as fo
 import numpy as np
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.documents import Document, label_of, score_of, single_documents
+from fiftyone_ntt.dataset.documents import Document, label_of, relative_box, score_of, single_documents
 from fiftyone_ntt.dataset.fields import (
     REJECTED_TAG,
     check_detections_field,
@@ -26,7 +26,7 @@ from fiftyone_ntt.dataset.fields import (
     label_path,
     with_sizes,
 )
-from fiftyone_ntt.dataset.geometry import FAR_OUTSIDE, place_mask, relative_box
+from fiftyone_ntt.dataset.geometry import FAR_OUTSIDE, place_mask
 from fiftyone_ntt.dataset.labels import is_crowd, is_ignored
 from fiftyone_ntt.dataset.storage import raw_samples
 from fiftyone_ntt.errors import InputError, as_text

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fiftyone_ntt.candidates.compact import CompactImage
-from fiftyone_ntt.dataset.documents import label_of, score_of
+from fiftyone_ntt.dataset.documents import label_of, relative_box, score_of
 from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, REJECTED_TAG
-from fiftyone_ntt.dataset.geometry import full_mask, relative_box
+from fiftyone_ntt.dataset.geometry import full_mask
 from fiftyone_ntt.dataset.labels import is_kept, left_out_mark
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.memory_bank import MemoryBank, VectorSet

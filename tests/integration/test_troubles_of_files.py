@@ -197,8 +197,11 @@ def test_a_bank_larger_than_any_is_not_read(dataset, tmp_path, monkeypatch):
 
 
 def index_file(layout, **facts):
-    facts = {"image": "0" * 64, "settings": "{}", "layout": layout, "sha256": "0" * 64, **facts}
-    return save({"a": np.zeros(1, np.uint8)}, {"fiftyone-ntt": json.dumps(facts)})
+    """A file of the candidate cache whose checksum is right."""
+    tensors = {"a": np.zeros(1, np.uint8)}
+    facts = {"image": "0" * 64, "settings": "{}", "layout": layout, **facts}
+    facts["sha256"] = file_format._checksum(facts, tensors)
+    return save(tensors, {"fiftyone-ntt": json.dumps(facts)})
 
 
 SHAPES = {
@@ -214,7 +217,7 @@ def test_an_index_file_is_refused_before_lengths_are_multiplied(monkeypatch, nam
         return math.prod(lengths)
 
     monkeypatch.setattr(file_format, "math", SimpleNamespace(prod=prod))
-    with pytest.raises(file_format.DamagedIndexError):
+    with pytest.raises(file_format.DamagedIndexError, match="at most"):
         file_format.from_bytes(index_file({"a": ["uint8", SHAPES[name], "zlib"]}))
 
 
