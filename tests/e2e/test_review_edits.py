@@ -175,3 +175,18 @@ def test_what_a_person_deletes_stays_deleted(app: AppPage, dataset: Any) -> None
     app.press("Refresh")
     app.page.wait_for_timeout(2000)
     assert set(stored(dataset)) == set(before) - {chosen}
+
+
+def test_nothing_is_cut_off_in_a_narrow_window(app: AppPage, dataset: Any) -> None:
+    app.page.set_viewport_size({"width": 1000, "height": 900})
+    to_review(app, dataset)
+    app.set_slider(0.3)
+    app.samples.first.wait_for()
+    app.picture("review-narrow")
+    panel = app.panel.bounding_box()
+    parts = [*app.panel.get_by_role("button").all(), *app.panel.get_by_role("cell").all()]
+    places = [(part.inner_text(), part.bounding_box()) for part in parts]
+    right = panel["x"] + panel["width"] + 1
+    assert not [text for text, place in places if place and place["x"] + place["width"] > right]
+    heights = {text: place["height"] for text, place in places if place and "threshold" in text.lower()}
+    assert heights and max(heights.values()) < 50, "no button is squeezed into two lines"
