@@ -66,12 +66,12 @@ def watch(dataset: fo.Dataset, view: fo.DatasetView, sample_id: str) -> int:
         root, is_list = label_root(dataset, field)
         if not is_list or shows_whole_lists(view, field) or not view.has_field(field):
             continue
-        shown = view.select(sample_id)
-        in_view = {label_id for ids in raw_values(shown, f"{root}._id") for label_id in ids or []}
+        lists = raw_values(view.select(sample_id), f"{root}._id")
+        in_view = {label_id for ids in lists for label_id in ids or []}
         document = _document(dataset, sample_id, field)
         labels = _labels(document, root)
         hidden = [label for label in labels if label["_id"] not in in_view]
-        if not hidden or not in_view:
+        if not (lists and hidden):  # the sample may be no part of the view
             continue
         count += len(hidden)
         facts = {

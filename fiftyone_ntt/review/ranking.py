@@ -22,6 +22,7 @@ from fiftyone_ntt.dataset.fields import (
     DECIDED_TAGS,
     check_detections_field,
     dataset_of,
+    every_image,
     image_samples,
     is_generated,
     label_root,
@@ -187,7 +188,7 @@ class Grid:
 
     def _fingerprints(self, label_ids: Sequence[str], images: Sequence[str]) -> list[str]:
         """What tells the labels in the sidebar: FiftyOne's filter by id finds no label (it compares text with ids)."""
-        labels = self._dataset.select(list(images)).select_labels(ids=list(label_ids), fields=self._field)
+        labels = every_image(self._dataset).select(list(images)).select_labels(ids=list(label_ids), fields=self._field)
         return sorted({text for text in labels.values(f"{self._root}.{_FINGERPRINT}", unwind=True) if text})
 
     def _others(self) -> list[ViewStage]:

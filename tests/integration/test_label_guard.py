@@ -87,6 +87,13 @@ def test_hidden_labels_come_back_in_their_order(panel):
     assert len(panel.messages) == 1, "it says so once"
 
 
+def test_labels_come_back_also_where_the_view_hides_all_of_them(panel):
+    panel.view = panel.dataset.filter_labels("ntt", F("label") == "dog", only_matches=False)
+    before = labels(panel.dataset)
+    open_and_edit(panel, *remove(0, 1, 2, 3))
+    assert labels(panel.dataset) == before
+
+
 def test_a_change_that_hit_a_hidden_label_instead_is_taken_back(panel):
     before = labels(panel.dataset)
     open_and_edit(panel, rename(0))
