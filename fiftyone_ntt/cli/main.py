@@ -212,7 +212,8 @@ def index_verify(index_dir: Path | None, remove: bool) -> int:
         damaged = verify(root, remove=remove, progress=progress)
     terminal = console()
     for path, reason in damaged.items():
-        terminal.print(f"[red]{'removed' if remove else 'damaged'}[/] {plain(f'{path}: {reason}')}", soft_wrap=True)
+        word = "removed" if remove and not path.exists() else "damaged"
+        terminal.print(f"[red]{word}[/] {plain(f'{path}: {reason}')}", soft_wrap=True)
     terminal.print(f"{len(damaged)} damaged files in {plain(str(root))}", soft_wrap=True)
     return 1 if damaged else 0
 

@@ -24,6 +24,7 @@ REFERENCE_TYPES = (
     fo.Detections, fo.Detection, fo.Keypoints, fo.Keypoint, fo.Polylines, fo.Polyline, fo.Segmentation,
 )  # fmt: skip
 """What a field of references may hold."""
+_MOST_NAMED = 5
 _SCENES = {fo.core.media.THREE_D: "3D scenes", fo.core.media.POINT_CLOUD: "point clouds"}
 
 
@@ -239,7 +240,10 @@ def with_sizes(view: SampleCollection, notes: list[str]) -> SampleCollection:
     if not len(sized):
         raise InputError("no image of the view could be read; check the samples' filepath")
     if len(sized) < len(view):
-        notes.append(f"{len(view) - len(sized)} samples left out: their images cannot be read")
+        ids, paths = view.exists("metadata.width", False).values(["id", "filepath"])
+        named = ", ".join(f"{key} ({path})" for key, path in zip(ids[:_MOST_NAMED], paths, strict=False))
+        more = ", ..." if len(ids) > _MOST_NAMED else ""
+        notes.append(f"{len(ids)} samples left out: their images cannot be read: {named}{more}")
     return sized
 
 

@@ -85,7 +85,8 @@ def build_memory_bank(
 
     Raises:
         InputError: if a field is missing, there are no samples, or a name is unusable.
-        BadReferenceError: if a label cannot serve as a reference (names sample and label), or a class has none.
+        BadReferenceError: if a class has no reference, or none that can be used (names samples and labels). One that
+            cannot be used costs itself otherwise, with a warning and a line in ``notes_of(bank)``.
         MissingWeightsError: if the preset's weights are not on this machine.
 
     Example:
@@ -135,11 +136,13 @@ def _filled(
     unwanted: list[ReferenceItem] = []
     empty: dict[str, NDArray[np.float32]] = {}  # id -> vector of an image that shows none of the classes
     contents: dict[str, str] = {}
+    labels: set[str] = set()
     for done, sample in enumerate(reader.samples(), start=1):
         if sample is not None:
             items = _items(sample, segmenter, masks)
             for item in items[: len(sample.positives)]:
                 builder.add(item)
+                labels.add(item.label)
             unwanted += items[len(sample.positives) :]
             if sample.empty:
                 centres = image_centres(segmenter.image_tokens(sample.image))  # [k, C]
@@ -147,6 +150,7 @@ def _filled(
             contents[sample.sample_id] = sample.content
         if tell is not None:
             tell(done, len(reader), f"encoding references ({done} of {len(reader)})")
+    reader.check_left(labels)
     bank = _with_unwanted(builder.bank(), segmenter, unwanted, empty)
     return bank.changed(origin={CONTENTS: contents, **({_NOTES: reader.notes} if reader.notes else {})})
 

@@ -25,7 +25,7 @@ from fiftyone_ntt.dataset.fields import (
 from fiftyone_ntt.dataset.labels import fingerprint, is_kept
 from fiftyone_ntt.dataset.schema import activate_schema
 from fiftyone_ntt.dataset.storage import raw_values
-from fiftyone_ntt.errors import BadReferenceError, InputError
+from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models import Preset, load_preset
 from fiftyone_ntt.params.base import Progress, check_arguments
 from fiftyone_ntt.params.references import MADE_FIELD, MakeMasksFormParams, MakeMasksParams
@@ -97,7 +97,8 @@ def make_reference_masks(
 
     Raises:
         InputError: if a field is missing, there are no samples, or the masks would go where the labels are.
-        BadReferenceError: if a label cannot serve as a reference (names sample and label).
+        BadReferenceError: if a class has no label that can be used (names samples and labels); others that cannot are
+            left out, with a line in ``notes``.
 
     Example:
         >>> references = dataset.match_tags("ntt:reference")  # doctest: +SKIP
@@ -118,12 +119,14 @@ def make_reference_masks(
     masks = make_masks(reader, segmenter, progress)
     _declare(dataset, out_field)
     report = MadeMasks(out_field, {})
-    tags = _tags(references, fields)
+    tags, labels = _tags(references, fields), set[str]()
     for sample in reader.samples():
         if sample is not None and sample.objects:
             _write(dataset, sample, masks, tags, overwrite, report)
+            labels |= {item.label for item in sample.positives if item.label}
+    reader.check_left(labels)
     activate_schema(dataset, out_field, reader.classes)
-    report.notes = reader.notes
+    report.notes += reader.notes
     return report
 
 
@@ -179,25 +182,19 @@ def _write(
     for item in read.objects:
         if item.label_id in sources:
             continue
-        new.append(_label(item, _mask_of(item, read.sample_id, masks), read.size))
+        mask = masks[read.sample_id, item.label_id].mask if item.mask is None else PackedMask.from_crop(item.mask, 0, 0)
+        new.append(_label(item, mask, read.size))
         new[-1].tags = list(tags.get(item.label_id.split(".")[0], []))  # of a part of a map, those of the map
-        report.kinds[item.kind] = report.kinds.get(item.kind, 0) + 1
     document = {**fo.Detections().to_dict(), "detections": [*kept, *(label.to_dict() for label in new)]}
-    dataset.set_values(report.out_field, {read.sample_id: document}, key_field="id", validate=False, dynamic=False)
+    try:
+        dataset.set_values(report.out_field, {read.sample_id: document}, key_field="id", validate=False, dynamic=False)
+    except ValueError as error:  # FiftyOne turns what MongoDB refuses into this
+        report.notes.append(f"sample {read.sample_id}: the database refuses to save its masks: {error}")
+        return
+    for label in new:
+        report.kinds[label["reference_kind"]] = report.kinds.get(label["reference_kind"], 0) + 1
     report.kept += len(kept)
     report.samples += bool(new)
-
-
-def _mask_of(item: LabelledObject, sample_id: str, masks: dict[Key, PromptedMask]) -> PackedMask:
-    if item.mask is None:
-        return masks[sample_id, item.label_id].mask
-    packed = PackedMask.from_crop(item.mask, 0, 0)
-    if not packed.area:
-        raise BadReferenceError(
-            f"reference sample {sample_id}, label {item.label_id} ({item.label}): the mask is empty; draw it again "
-            "or remove the label"
-        )
-    return packed
 
 
 def _stays(label: Document, overwrite: bool) -> bool:

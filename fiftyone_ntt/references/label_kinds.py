@@ -191,7 +191,11 @@ def classes_in_maps(sample: SampleDocument, values: ClassValues) -> set[str]:
     names: set[str] = set()
     for label in sample.labels:
         try:
-            names.update(name for _, name in values.named(read_map(label_of(label))))
+            classes = read_map(label_of(label))
+        except (InputError, WrongTypeError):  # said when the samples are read
+            continue
+        try:
+            names.update(name for _, name in values.named(classes))
         except (InputError, WrongTypeError) as error:
             raise BadReferenceError(f"reference sample {sample.id}, label {label.get('_id')}: {error}") from error
     return names

@@ -57,8 +57,8 @@ def make_masks(
         segmenter: its mask model is prompted.
         progress: called with (done, total, message) after each sample.
 
-    Raises:
-        BadReferenceError: if no mask of a prompt holds its points.
+    Returns:
+        Those whose points a mask holds; the reader notes the others among the ``unusable``.
     """
     prompted: list[_Prompted] = []
     with_mask: dict[str, list[NDArray[np.float32]]] = {}  # class -> vectors [C] of its references that have a mask
@@ -72,7 +72,13 @@ def make_masks(
     vectors = {name: np.stack(own) for name, own in with_mask.items()}
     labels = [_name(asked.item) for asked in prompted]
     chosen = choose_masks([asked.options for asked in prompted], labels, vectors, center)
-    return {asked.key: _mask_of(asked, index) for asked, index in zip(prompted, chosen, strict=True)}
+    masks = {}
+    for asked, index in zip(prompted, chosen, strict=True):
+        try:
+            masks[asked.key] = _mask_of(asked, index)
+        except BadReferenceError as error:
+            reader.unusable["/".join(asked.key)] = str(error)
+    return masks
 
 
 def _ask(

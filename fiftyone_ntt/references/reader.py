@@ -6,7 +6,7 @@ Labels that are marked as a crowd, as difficult or as to be ignored are no examp
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import fiftyone as fo
@@ -27,6 +27,8 @@ from fiftyone_ntt.references.label_kinds import (
     is_negative,
     objects_in,
 )
+
+_MOST_REASONS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +74,12 @@ class ReferenceReader:
 
     Attributes:
         left_out: id of a label that is no example -> its sample, its class, and the attribute that says so.
+        unusable: id of a sample or label that cannot be used -> why, with its name. It costs itself, as long as its
+            class has another; see ``check_left``.
 
     Raises:
         InputError: if a field or the samples are missing.
-        BadReferenceError: if there is no label of a class, or one cannot be used.
+        BadReferenceError: if there is no label of a class.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class ReferenceReader:
             if is_map_field(references, name)
         }
         self.left_out: dict[str, tuple[str, str, str]] = {}
+        self.unusable: dict[str, str] = {}
         self._all_classes = classes is None
         self.classes = self._wanted(classes)
 
@@ -113,11 +118,26 @@ class ReferenceReader:
         by_mark: dict[str, dict[str, str]] = {}
         for label_id, (sample_id, name, mark) in self.left_out.items():
             by_mark.setdefault(mark, {})[f"{name!r} of sample {sample_id}, label {label_id}"] = name
-        return [
+        marked = [
             f"left out of the references, as marked {mark!r}: {_counted(Counter(labels.values()))} "
             f"(e.g. {next(iter(labels))})"
             for mark, labels in by_mark.items()
         ]
+        return [*marked, *(f"left out, as it cannot be used: {reason}" for reason in self.unusable.values())]
+
+    def check_left(self, classes: Collection[str]) -> None:
+        """Raises unless references of every class are left; names those that cannot be used.
+
+        Args:
+            classes: those of which there are some.
+        """
+        bare = [name for name in self.classes if name not in classes]
+        if bare and self.unusable:
+            reasons = list(self.unusable.values())
+            more = f"; and {len(reasons) - _MOST_REASONS} more" if len(reasons) > _MOST_REASONS else ""
+            raise BadReferenceError(
+                f"no reference of {', '.join(map(repr, bare))} is left: {'; '.join(reasons[:_MOST_REASONS])}{more}"
+            )
 
     def samples(self) -> Iterator[ReferenceSample | None]:
         """Every sample; ``None`` for one that shows nothing wanted and nothing that is not."""
@@ -148,7 +168,8 @@ class ReferenceReader:
             data = read_bytes(sample.filepath)
             image = decode_image(data, sample.filepath)
         except InputError as error:
-            raise BadReferenceError(f"reference sample {sample.id}: {error}") from error
+            self.unusable[sample.id] = f"reference sample {sample.id}: {error}"
+            return None
         objects = list(self._objects(sample, (int(image.shape[0]), int(image.shape[1]))))
         return ReferenceSample(
             sample.source_id,
@@ -172,13 +193,26 @@ class ReferenceReader:
                 self.left_out[str(label.get("_id"))] = sample.source_id, str(label.get("label")), mark
 
     def _objects(self, sample: SampleDocument, size: Size) -> Iterator[LabelledObject]:
-        """What the labels of a sample show. Labels of other classes are not looked at: they may be anything."""
-        try:
-            for name in self.fields:
-                for label in filter(self._counts, single_documents(sample.fields.get(name))):
-                    yield from objects_in(label, size, self._values.get(name))
-        except BadReferenceError as error:
-            raise BadReferenceError(f"reference sample {sample.id}, {error}") from error
+        """What the labels of a sample show. Labels of other classes are not looked at: they may be anything.
+
+        One that cannot be used, now or as a prompt before, is left out.
+        """
+        for name in self.fields:
+            for label in filter(self._counts, single_documents(sample.fields.get(name))):
+                try:
+                    objects = list(objects_in(label, size, self._values.get(name)))
+                except BadReferenceError as error:
+                    self.unusable[f"{sample.source_id}/{label.get('_id')}"] = f"reference sample {sample.id}, {error}"
+                    continue
+                for item in objects:
+                    key = f"{sample.source_id}/{item.label_id}"
+                    if item.mask is not None and not item.mask.any():
+                        self.unusable[key] = (
+                            f"reference sample {sample.id}, label {item.label_id} ({as_text(item.label)}): the mask is "
+                            "empty; draw it again or remove the label"
+                        )
+                    if key not in self.unusable:
+                        yield item
 
     def _wanted(self, classes: Sequence[str] | None) -> list[str]:
         """The classes in the order of their indices."""

@@ -32,6 +32,7 @@ from fiftyone_ntt.dataset.storage import raw_values
 from fiftyone_ntt.errors import InputError, as_text
 from fiftyone_ntt.params.base import Progress, check_arguments
 from fiftyone_ntt.params.review import ExportParams
+from fiftyone_ntt.pixels.files import naming
 from fiftyone_ntt.pixels.images import decode_image, read_bytes
 from fiftyone_ntt.review.export_choice import chosen_labels, classes_of, why_nothing
 from fiftyone_ntt.review.export_formats import (
@@ -349,9 +350,10 @@ def _write_fiftyone(job: _Job, folder: Path, written: dict[str, str]) -> None:
     kept = job.chosen.select(list(written), ordered=True)
     if job.unusable:
         kept = kept.filter_labels(job.label_field, ~F("_id").is_in(job.unusable), only_matches=False)
-    kept.select_fields(job.label_field).export(
-        export_dir=str(folder), dataset_type=fo.types.FiftyOneDataset, export_media=False, progress=False
-    )
+    with naming(folder / "samples.json"):
+        kept.select_fields(job.label_field).export(
+            export_dir=str(folder), dataset_type=fo.types.FiftyOneDataset, export_media=False, progress=False
+        )
     content = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
     for sample in content["samples"]:
         if job.export_media:

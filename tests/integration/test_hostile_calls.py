@@ -16,6 +16,7 @@ import fiftyone_ntt as ntt
 from fiftyone_ntt.candidates import file_format as files
 from fiftyone_ntt.candidates.store import IndexStorageError
 from fiftyone_ntt.errors import BadReferenceError, InputError, NttError, WrongTypeError
+from fiftyone_ntt.references.banks import notes_of
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -60,8 +61,10 @@ def damaged_mask(folder):
 def test_references_that_cannot_be_used_are_named(dataset, build, tmp_path, changes, text):
     label = detection(**(changes(tmp_path) if callable(changes) else changes))
     with pytest.raises(BadReferenceError, match=text) as caught:
-        build(detection(), label)
+        build(detection("date"), label)
     assert label.id in str(caught.value)
+    bank = build(detection(), label)
+    assert bank.shots["fig"] == 1 and label.id in " ".join(notes_of(bank)), "it costs itself where there is another"
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def missing_image(dataset):
 def test_references_that_cannot_be_used_are_named(pictures, preset, spoil, text):
     spoil(pictures)
     with pytest.raises(BadReferenceError, match=text) as caught:
-        ntt.build_memory_bank(pictures.match_tags("ntt:reference"), "truth", preset=preset)
+        ntt.build_memory_bank(pictures.match_tags("ntt:reference").limit(1), "truth", preset=preset)
     assert pictures.first().id in str(caught.value)
 
 
