@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fiftyone_ntt.dataset.documents import mask_of, relative_box, shortened
 from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.pixels.mask_values import flags_of, numbers_of
 
 FAR_OUTSIDE = 4.0
 """Relative coordinates beyond this were meant as pixels; annotation tools let boxes stick out a little."""
@@ -113,11 +114,7 @@ def _read_mask(detection: fo.Detection) -> NDArray[np.bool_]:
     mask = mask_of(detection)
     if mask is None:
         raise InputError("expected a mask, got none")
-    if mask.ndim == 3 and 0 not in mask.shape:
-        mask = mask[..., 0]
-    if mask.ndim != 2 or 0 in mask.shape or mask.dtype.kind not in "biuf":
-        raise InputError(f"expected a two-dimensional mask of numbers, got shape {mask.shape} of {mask.dtype}")
-    return mask.astype(bool, copy=False)
+    return flags_of(mask)
 
 
 def read_map(label: fo.Segmentation) -> NDArray[np.integer[Any]]:
@@ -130,13 +127,12 @@ def read_map(label: fo.Segmentation) -> NDArray[np.integer[Any]]:
     values = mask_of(label)
     if values is None:
         raise InputError("expected a segmentation mask, got none")
-    if values.ndim == 3 and values.shape[2] == 1:
-        values = values[..., 0]
-    if values.ndim != 2 or 0 in values.shape or values.dtype.kind not in "biuf":
+    numbers = numbers_of(values, is_file=label.mask is None)
+    if numbers is None:
         raise WrongTypeError(
             f"expected a segmentation mask of one number a pixel, got shape {values.shape}; colours are not read"
         )
-    return values if values.dtype.kind in "ui" else values.astype(np.int64)
+    return numbers
 
 
 def stretched(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

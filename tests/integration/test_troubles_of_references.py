@@ -3,12 +3,16 @@
 import logging
 
 import fiftyone as fo
+import numpy as np
 import pytest
+from PIL import Image
 from support.app import run
 
 import fiftyone_ntt as ntt
+from fiftyone_ntt.dataset.geometry import full_mask, read_map
 from fiftyone_ntt.dataset.labels import is_example, left_out_mark
-from fiftyone_ntt.errors import BadReferenceError
+from fiftyone_ntt.errors import BadReferenceError, InputError, WrongTypeError
+from fiftyone_ntt.pixels.mask_values import flags_of
 from fiftyone_ntt.references.banks import notes_of
 from fiftyone_ntt.references.gallery import count_references
 
@@ -120,3 +124,95 @@ def test_what_a_bank_has_seen_outlives_saving_it(pictures, preset, tmp_path):
     again = [ntt.load_bank(pictures, "kept"), type(bank).load(bank.save(tmp_path / "bank"))]
     assert all(one.origin == bank.origin and one.content_hash == bank.content_hash for one in again)
     assert bank.changed(origin={}).content_hash == bank.content_hash, "what it has seen decides no match"
+
+
+DISC = np.hypot(*np.mgrid[-15:15, -15:15]) < 10
+SOFT = np.clip(1 - (np.hypot(*np.mgrid[-15:15, -15:15]) - 9) / 4, 0, 1)  # 0.5 at a radius of 11
+WIDE = SOFT >= 0.5
+CLEAR = np.full(DISC.shape, 255, np.uint8)
+
+
+def grey(mask=DISC, value=255):
+    return (mask * value).astype(np.uint8)
+
+
+def layers(*channels):
+    return np.stack(channels, axis=2).astype(np.uint8)
+
+
+NOTHING = np.zeros(DISC.shape, np.uint8)
+# Array or content of a PNG -> the pixels on the object. A green mask was read as empty (its red is), a white one with
+# transparency and a probability mask as the whole box.
+MASKS = {
+    "bool": (DISC, DISC),
+    "0 and 1": (DISC.astype(np.uint8), DISC),
+    "0 and 255": (grey(), DISC),
+    "0 and 3": (grey(value=3), DISC),
+    "floats of 0 and 1": (DISC.astype(float), DISC),
+    "shares of 0 to 1": (SOFT, WIDE),
+    "shares, and nothing known elsewhere": (np.where(SOFT > 0, SOFT, np.nan), WIDE),
+    "greys of 8 bits": (np.round(SOFT * 255).astype(np.uint8), WIDE),
+    "greys of 16 bits": (np.round(SOFT * 65535).astype(np.uint16), WIDE),
+    "floats of 0 to 255": (SOFT * 255, WIDE),
+    "grey in colour": (layers(grey(), grey(), grey()), DISC),
+    "green": (layers(NOTHING, grey(), NOTHING), DISC),
+    "dark red of a palette": (layers(grey(value=128), NOTHING, NOTHING), DISC),
+    "smooth green": (layers(NOTHING, np.round(SOFT * 255), NOTHING), WIDE),
+    "white with transparency": (layers(CLEAR, CLEAR, CLEAR, grey()), DISC),
+    "black with transparency": (layers(NOTHING, NOTHING, NOTHING, grey()), DISC),
+    "green and transparent": (layers(NOTHING, grey(), NOTHING, grey()), DISC),
+    "opaque": (layers(grey(), grey(), grey(), CLEAR), DISC),
+    "grey with transparency": (layers(CLEAR, grey()), DISC),
+    "numbers of objects": (grey(value=1) + grey(np.roll(DISC, 8, 1)) // 255, "3 values"),
+    "with a border to ignore": (np.where(WIDE & ~DISC, 255, DISC).astype(np.uint8), "3 values"),
+    "logits": (SOFT * 8 - 4, "values"),
+    "two colours": (layers(grey(), grey(~DISC), NOTHING), "colours"),
+    "wholly transparent": (layers(CLEAR, CLEAR, CLEAR, NOTHING), "transparent"),
+    "five channels": (np.zeros((4, 4, 5), np.uint8), "channels"),
+}
+
+
+@pytest.mark.parametrize(("mask", "meant"), MASKS.values(), ids=MASKS)
+def test_masks_are_read_as_they_are_meant(mask, meant):
+    if isinstance(meant, str):
+        with pytest.raises(InputError, match=meant):
+            flags_of(mask)
+    else:
+        assert (flags_of(mask) == meant).all()
+
+
+@pytest.mark.parametrize("kind", ["green", "white with transparency", "greys of 8 bits", "opaque"])
+def test_mask_files_are_read_as_they_are_meant(tmp_path, kind):
+    mask, meant = MASKS[kind]
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    label = fo.Detection(label="square", bounding_box=[0, 0, 0.3, 0.3], mask_path=str(tmp_path / "mask.png"))
+    assert (full_mask(label, (100, 100))[:30, :30] == meant).all()
+
+
+def test_a_mask_that_nobody_can_read_is_named(pictures, preset):
+    (label,) = put(pictures, box(mask=MASKS["numbers of objects"][0]))
+    with pytest.raises(BadReferenceError, match=f"{label.id}.*3 values"):
+        ntt.build_memory_bank(pictures.match_tags("ntt:reference"), "truth", preset=preset)
+
+
+MAPS = {
+    "numbers": (grey(value=2), True),
+    "floats that are whole": (DISC * 2.0, True),
+    "grey in colour": (layers(grey(value=2), grey(value=2), grey(value=2)), True),
+    "opaque": (layers(grey(value=2), grey(value=2), grey(value=2), CLEAR), True),
+    "shares": (SOFT, "whole numbers"),
+    "colours": (layers(NOTHING, grey(), NOTHING), "colours"),
+}
+
+
+@pytest.mark.parametrize(("values", "meant"), MAPS.values(), ids=MAPS)
+def test_semantic_masks_are_read_as_they_are_meant(values, meant, tmp_path):
+    label = fo.Segmentation(mask=values)
+    if values.ndim == 3:
+        Image.fromarray(values).save(tmp_path / "map.png")
+        label = fo.Segmentation(mask_path=str(tmp_path / "map.png"))
+    if isinstance(meant, str):
+        with pytest.raises((InputError, WrongTypeError), match=meant):
+            read_map(label)
+    else:
+        assert (read_map(label) == 2 * DISC).all()
