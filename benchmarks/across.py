@@ -141,6 +141,10 @@ class Contents:
         self._store = IndexStore(folder, IndexSettings(preset, segmenter.facts()))
         self.computed = 0
 
+    def has(self, digest: str) -> bool:
+        """Whether the candidates of an image with these bytes are in the index."""
+        return self._store.get(digest) is not None
+
     def __getitem__(self, image: TargetImage) -> CompactImage:
         digest = hashlib.sha256(image.path.read_bytes()).hexdigest()
         content = self._store.get(digest)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fiftyone_ntt.review.thresholds import fit_thresholds as fit_thresholds
     from fiftyone_ntt.review.thresholds import load_thresholds as load_thresholds
     from fiftyone_ntt.runs.control import cancel_run as cancel_run
+    from fiftyone_ntt.runs.control import lower_threshold as lower_threshold
     from fiftyone_ntt.runs.control import resume_run as resume_run
     from fiftyone_ntt.runs.history import undo_run as undo_run
     from fiftyone_ntt.runs.listing import list_runs as list_runs
@@ -70,6 +71,7 @@ _LAZY = {
     "list_runs": "runs.listing",
     "load_bank": "references.banks",
     "load_thresholds": "review.thresholds",
+    "lower_threshold": "runs.control",
     "make_reference_masks": "references.editable_masks",
     "preview": "runs.preview",
     "reject_labels": "review.decisions",

@@ -20,7 +20,7 @@ from fiftyone_ntt.operators.review import (
     Learn,
     RejectLabels,
 )
-from fiftyone_ntt.operators.runs import CancelRun, ResumeRun, UndoRun
+from fiftyone_ntt.operators.runs import CancelRun, LowerThreshold, ResumeRun, UndoRun
 
 OPERATORS = (
     BuildMemoryBank,
@@ -30,6 +30,7 @@ OPERATORS = (
     Evaluate,
     CancelRun,
     ResumeRun,
+    LowerThreshold,
     UndoRun,
     UseAsReference,
     RemoveReference,

@@ -159,6 +159,7 @@ def report_of(report: SegmentReport) -> dict[str, Any]:
         "instances": report.instances,
         "from_index": report.from_index,
         "indexed": report.indexed,
+        "left_out": report.left_out,
         "seconds": round(report.seconds, 1),
         "errors": error_rows(report.errors),
         "notes": report.notes,

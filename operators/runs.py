@@ -10,7 +10,7 @@ from fiftyone.operators import types
 from fiftyone_ntt.operators.base import NttOperator, progress_of
 from fiftyone_ntt.operators.forms import Form, as_markdown, counted
 from fiftyone_ntt.operators.labelling import report_of
-from fiftyone_ntt.params.labelling import CancelParams, ResumeParams, UndoParams
+from fiftyone_ntt.params.labelling import CancelParams, LowerThresholdParams, ResumeParams, UndoParams
 
 RESUMABLE = ("running", "interrupted", "cancelled", "failed", "completed")
 CANCELLABLE = ("running", "interrupted")
@@ -54,6 +54,24 @@ class ResumeRun(NttOperator):
         import fiftyone_ntt as ntt
 
         return report_of(ntt.resume_run(ctx.dataset, params.run_key, progress=progress_of(ctx)))
+
+
+class LowerThreshold(NttOperator):
+    """Writes what a run has left out since it looked too little like the references."""
+
+    NAME, LABEL, ICON = "lower_threshold", "NTT: Lower the score threshold of a run", "vertical_align_bottom"
+    DESCRIPTION = "Brings the weak labels that a run left out back from the candidate cache; decisions stay."
+    PARAMS = LowerThresholdParams
+    LONG = True
+
+    def fill(self, form: Form) -> None:
+        _choose_run(form, ("completed",), "that is done")
+        form.notice("scope", "Labels that are there stay as they are; **Undo run** takes the new ones back.")
+
+    def perform(self, ctx: Any, params: LowerThresholdParams) -> dict[str, Any]:
+        import fiftyone_ntt as ntt
+
+        return report_of(ntt.lower_threshold(ctx.dataset, **params.to_mapping(), progress=progress_of(ctx)))
 
 
 class UndoRun(NttOperator):

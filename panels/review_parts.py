@@ -89,12 +89,9 @@ def threshold(ctx: Any) -> float:
 
 def suggested(ctx: Any) -> float:
     """A threshold to begin with, for the chosen class: the fitted one where there is one."""
-    from fiftyone_ntt.review.label_table import suggest_threshold
+    from fiftyone_ntt.review.thresholds import first_threshold
 
-    fit, name = fitted(ctx), chosen(ctx)
-    if fit is None:
-        return suggest_threshold(label_table(ctx), name)
-    return round((fit.overall if name is None else fit.classes.get(name, fit.overall)).threshold, 3)
+    return first_threshold(ctx.dataset, ctx.panel.state.review_field, label_table(ctx), chosen(ctx))
 
 
 def fitted(ctx: Any) -> Thresholds | None:

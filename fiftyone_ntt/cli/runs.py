@@ -7,7 +7,7 @@ from typing import Any
 
 from fiftyone_ntt.cli.common import add_command, console, dataset_of, narrow_table, plain, progress_bar, say
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.params.labelling import UndoParams
+from fiftyone_ntt.params.labelling import LowerThresholdParams, UndoParams
 
 _COLOURS = {"running": "cyan", "completed": "green", "failed": "bold red", "interrupted": "yellow"}
 
@@ -18,6 +18,7 @@ def add_commands(commands: Any) -> None:
         ("list", runs_list, "the labelling runs of a dataset: state, counts, speed"),
         ("show", runs_show, "all that is known of a run, as JSON"),
         ("resume", runs_resume, "go on with a run where it stopped, or help one that is at work"),
+        ("lower", runs_lower, "write the weak labels that a run left out, from the candidate cache"),
         ("cancel", runs_cancel, "stop a run; what it has written stays"),
         ("undo", runs_undo, "take a run back"),
     ):
@@ -25,6 +26,9 @@ def add_commands(commands: Any) -> None:
         parser.add_argument("dataset", help="name of a FiftyOne dataset")
         if name != "list":
             parser.add_argument("run_key", help="key of the run, see `list`")
+        if name == "lower":
+            info = next(info for info in LowerThresholdParams.infos() if info.name == "score_threshold")
+            parser.add_argument("--score-threshold", type=float, default=info.default, help=info.help)
         if name == "undo":
             info = next(info for info in UndoParams.infos() if info.name == "keep_edited")
             parser.add_argument("--no-keep-edited", dest="keep_edited", action="store_false", default=info.default,
@@ -75,6 +79,17 @@ def runs_resume(dataset: str, run_key: str) -> int:
 
     with progress_bar("images") as progress, through(Origin("cli")):
         report = ntt.resume_run(dataset_of(dataset), run_key, progress=progress)
+    say(report)
+    return 0
+
+
+def runs_lower(dataset: str, run_key: str, score_threshold: float) -> int:
+    """Writes labels down to another score threshold."""
+    import fiftyone_ntt as ntt
+    from fiftyone_ntt.runs.workers import Origin, through
+
+    with progress_bar("images") as progress, through(Origin("cli")):
+        report = ntt.lower_threshold(dataset_of(dataset), run_key, score_threshold, progress=progress)
     say(report)
     return 0
 

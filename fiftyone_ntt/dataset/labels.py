@@ -197,6 +197,25 @@ def without_contradictions(new: list[Document], decided: list[Document]) -> list
     return [label for label in new if not _contradicted(label, size, places)]
 
 
+def keep_identity(new: Document, old: Document | None) -> None:
+    """Gives the new labels of an image that are there already their ids, their tags, and what was noted on them.
+
+    Views, selections and notes of a person's own name labels that nobody has decided on by these.
+
+    Args:
+        new: detections that a run is about to write; changed in place.
+        old: what is there, with the same scores.
+    """
+    before = (old or {}).get("detections") or []
+    there = {label["written"]: label for label in before if isinstance(label.get("written"), str)}
+    for label in new["detections"]:
+        same = there.pop(label.get("written"), None)
+        if same is None or is_decided(same):  # what a person decided on is kept anyway, beside what is written
+            continue
+        label |= {key: value for key, value in same.items() if key not in label and key != "mask_path"}
+        label |= {"_id": same["_id"], "tags": same.get("tags") or []}
+
+
 def _contradicted(label: Document, size: tuple[int, int], decided: list[tuple[_Place, Any, bool]]) -> bool:
     place = _Place.of(label, size)
     return any((kept or name == label["label"]) and place.overlap(other) > SAME_OBJECT for other, name, kept in decided)

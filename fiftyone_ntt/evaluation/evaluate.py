@@ -70,8 +70,9 @@ def evaluate(
 ) -> EvaluationResults:
     """Scores predicted detections, or semantic segmentation masks, against ground truth.
 
-    AP and AR rank all labels whatever their score. Objects with the attribute ``iscrowd``, ``ignore`` or
-    ``difficult`` count neither as found nor as missed, nor does what lies on them.
+    AP and AR rank all labels of the field whatever their score; ``notes`` say where the run left weak ones out.
+    Objects with the attribute ``iscrowd``, ``ignore`` or ``difficult`` count neither as found nor as missed, nor does
+    what lies on them.
     A sample without labels counts: its objects are missed. Labels that a person has rejected are left out, and so are
     those whose box or mask cannot be read, which ``notes`` name. Image sizes are computed and kept where they are
     missing, and so are the results, for the App.
@@ -146,6 +147,11 @@ def to_score(
         check_name(eval_key)
     if not include_references:
         view = SeenImages.of(view, label_field, gt_field).without(view, notes)
+    if any(provenance_of(view, label_field).get("thresholds") or ()):
+        notes.append(
+            "weak labels that the run left out are not scored; AP ranks all there are after lower_threshold, or of a "
+            "run with score_threshold=0"
+        )
     return view, _class_names(view, label_field, gt_field, classes)
 
 

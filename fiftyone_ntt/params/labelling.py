@@ -58,8 +58,8 @@ class SegmentParams(StageOneSettings):
     score_threshold: float | None = param(
         None,
         label="Score threshold",
-        help="labels at or below this score are not written. Left empty, every label is: expect weak ones of every "
-        "class in nearly every image, and filter by confidence",
+        help="labels at or below this score are not written; 0 writes all. Left empty, the references tell: what looks "
+        "too little like them is left out, and comes back from the candidate cache when the threshold is lowered",
         minimum=0,
         maximum=1,
     )
@@ -68,7 +68,7 @@ class SegmentParams(StageOneSettings):
         label="Score thresholds of the classes",
         help="'fitted': labels at or below the score threshold fitted to their class (see 'NTT: Fit "
         "score thresholds') are not written; thresholds are found again for the same memory bank and settings. Left "
-        "empty, there are none",
+        "empty, the score threshold above says what is written",
         choices=("fitted",),
     )
     mode: str = param(
@@ -139,6 +139,21 @@ class ResumeParams(Params):
     """Arguments of ``fiftyone_ntt.resume_run``."""
 
     run_key: str = param(label="Run", help="key of the labelling run to go on with")
+
+
+@dataclass(frozen=True)
+class LowerThresholdParams(Params):
+    """Arguments of ``fiftyone_ntt.lower_threshold``."""
+
+    run_key: str = param(label="Run", help="key of the labelling run whose weak labels are wanted")
+    score_threshold: float = param(
+        0.0,
+        label="Score threshold",
+        help="labels above this score are written; 0 writes all that was found, weak ones of every class in nearly "
+        "every image",
+        minimum=0,
+        maximum=1,
+    )
 
 
 @dataclass(frozen=True)

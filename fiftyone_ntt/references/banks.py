@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fiftyone_ntt.dataset.fields import check_name, dataset_of, field_names, image_samples
 from fiftyone_ntt.dataset.storage import check_results_size
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.negatives import image_centres, with_negatives
 from fiftyone_ntt.method.references import BankBuilder, ReferenceItem
@@ -274,6 +274,15 @@ def load_bank(dataset: fo.Dataset, name: str) -> MemoryBank:
             f"{', '.join(map(repr, names)) or 'none yet, build one from tagged references first'}"
         )
     return bank_of_run(dataset, name)
+
+
+def resolve_bank(view: SampleCollection, bank: MemoryBank | str) -> MemoryBank:
+    """A memory bank, or the one of that name that is kept with the dataset."""
+    if isinstance(bank, str):
+        return load_bank(dataset_of(view), bank)
+    if not isinstance(bank, MemoryBank):
+        raise WrongTypeError(f"expected a MemoryBank or the name of one, got {type(bank).__name__}")
+    return bank
 
 
 def keep_with_run(dataset: fo.Dataset, run_key: str, bank: MemoryBank) -> None:

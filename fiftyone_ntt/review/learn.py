@@ -122,7 +122,8 @@ def learn(
         apply: write the new labels.
         bank_name: name under which to keep the memory bank when it is applied; ``<label_field>_learned`` where
             ``None``.
-        threshold: only labels with a score above this count in the report; all are written.
+        threshold: only labels with a score above this count in the report; all above those of the run are
+            written.
         index_dir: folder of the index; where the run had it, or else the default one, where ``None``.
         preset: the preset of the run; only needed where that was a ``Preset`` object of your own.
         progress: called with (done, total, message).
@@ -210,12 +211,12 @@ def _left_out(decided: dict[str, tuple[str, list[Document]]]) -> list[str]:
 def _compare(review: ReviewedRun, report: LearnReport, progress: Progress | None) -> None:
     """Matches all samples again and counts what would be different; writes nothing."""
     total, done = len(review.targets), 0
-    matcher, thresholds = Matcher(report.bank, review.config), _thresholds(review, report.bank)
+    matcher, (thresholds, _) = Matcher(report.bank, review.config), review.thresholds_for(report.bank)
 
     def match(sample_id: str, content: CompactImage) -> list[Document]:
         instances = matcher.match(content)
         if thresholds is not None:
-            instances = instances.above([thresholds.get(name, 0.0) for name in report.bank.classes])
+            instances = instances.above(list(thresholds.values()))
         labels: list[Document] = to_document(instances, report.bank.classes)["detections"]
         return labels
 
@@ -239,11 +240,13 @@ def _write(review: ReviewedRun, report: LearnReport, progress: Progress | None) 
         counted.add(sample_id)
         _count(report, sample_id, before, new)
 
+    thresholds, suggested = review.thresholds_for(report.bank)
     applied = segment_again(
         review,
         bank=report.bank,
         overwrite=True,
-        thresholds=_thresholds(review, report.bank),
+        thresholds=thresholds,
+        suggested=suggested,
         progress=progress,
         written=written,
     )
@@ -255,13 +258,6 @@ def _write(review: ReviewedRun, report: LearnReport, progress: Progress | None) 
                 _count(report, sample_id, labels[sample_id], new)
     report.applied, report.from_index = applied, review.source.from_index + applied.from_index
     report.notes = list(dict.fromkeys([*review.source.notes, *applied.notes]))
-
-
-def _thresholds(review: ReviewedRun, bank: MemoryBank) -> dict[str, float] | None:
-    """The score thresholds of the run; classes that the bank has forgotten have none."""
-    if review.thresholds is None:
-        return None
-    return {name: threshold for name, threshold in review.thresholds.items() if name in bank.classes}
 
 
 def _count(report: LearnReport, sample_id: str, before: list[Document], new: list[Document]) -> None:

@@ -14,7 +14,7 @@ from fiftyone_ntt.dataset.fields import check_detections_field
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.params.review import FitThresholdsParams
 from fiftyone_ntt.references.banks import bank_of_run
-from fiftyone_ntt.review.label_table import LabelTable, table_of
+from fiftyone_ntt.review.label_table import LabelTable, suggest_threshold, table_of
 from fiftyone_ntt.review.presence_fit import Pairs, PresenceFit, fit_presence
 from fiftyone_ntt.review.threshold_fit import (
     DECISIONS,
@@ -30,9 +30,9 @@ from fiftyone_ntt.review.threshold_fit import (
     guess,
     thresholds_of,
 )
-from fiftyone_ntt.runs.applied_thresholds import Facts, keep, kept_of_run, meaning
+from fiftyone_ntt.runs.applied_thresholds import Facts, keep, kept_of_run, meaning, named
 from fiftyone_ntt.runs.control import config_of
-from fiftyone_ntt.runs.record import PROVENANCE
+from fiftyone_ntt.runs.record import PROVENANCE, provenance_of
 
 logger = logging.getLogger(__name__)
 
@@ -231,6 +231,54 @@ def thresholds_of_field(dataset: fo.Dataset, label_field: str) -> Thresholds | N
         return load_thresholds(dataset, run_key) if run_key else None
     except InputError:
         return None
+
+
+@dataclass(frozen=True)
+class WrittenAbove:
+    """Which labels of a run are in its field, and where their review begins.
+
+    Attributes:
+        run_key: the run that wrote the field.
+        written: class -> labels with a score above this are in the field; empty where all are.
+        suggested: class -> labels above this are probably right, guessed from the references; empty where somebody
+            chose what is written.
+    """
+
+    run_key: str
+    written: dict[str, float]
+    suggested: dict[str, float]
+
+    def lowest(self, name: str | None = None) -> float:
+        """Above this score all labels of a class, or of all classes, are in the field; ``lower_threshold`` goes on."""
+        return self.written.get(name, 0.0) if name is not None else max(self.written.values(), default=0.0)
+
+
+def written_above(dataset: fo.Dataset, label_field: str) -> WrittenAbove | None:
+    """Which labels of the run that wrote a field are there; ``None`` where no run wrote it."""
+    record = provenance_of(dataset, label_field)
+    if not record:
+        return None
+    written, suggested = (named(record.get(key), record["classes"]) or {} for key in ("thresholds", "suggested"))
+    return WrittenAbove(record["run_key"], written, suggested)
+
+
+def first_threshold(dataset: fo.Dataset, label_field: str, table: LabelTable, name: str | None = None) -> float:
+    """The threshold to begin with: the fitted one, or what the references suggested, or where scores fall apart.
+
+    Args:
+        dataset: the dataset.
+        label_field: a field that a run wrote.
+        table: its labels.
+        name: of this class; of all together where ``None``.
+    """
+    fit, run = thresholds_of_field(dataset, label_field), written_above(dataset, label_field)
+    if fit is not None:
+        return round((fit.overall if name is None else fit.classes.get(name, fit.overall)).threshold, 3)
+    # Of weak labels, most of which are not there, scores no longer tell where they fall apart.
+    guessed = {} if run is None else run.suggested
+    if name in guessed:
+        return guessed[name]
+    return round(float(np.median(list(guessed.values()))), 3) if guessed else suggest_threshold(table, name)
 
 
 def in_words(precision: float | None, recall: float | None) -> str:

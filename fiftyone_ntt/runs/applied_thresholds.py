@@ -16,11 +16,15 @@ from fiftyone_ntt.dataset.storage import store
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.method.config import REMOVED_OPTIONS, MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.method.starting_threshold import starting_thresholds
+from fiftyone_ntt.runs.record import MODES, REFERRING
 
 _STORE = "ntt_thresholds"
 
 FITTED = "fitted"
 """Stands for the thresholds that were fitted last to labels of the same memory bank and settings."""
+STARTING = "starting"
+"""Stands for those that are guessed from the references, where nobody said which labels to write."""
 Facts = dict[str, Any]
 
 
@@ -74,6 +78,57 @@ def kept_of_bank(dataset: fo.Dataset, bank_hash: str, match: Mapping[str, Any]) 
 def are_fitted(dataset: fo.Dataset, bank_hash: str) -> bool:
     """Whether thresholds were fitted to labels of a memory bank under the default settings."""
     return kept_of_bank(dataset, bank_hash, asdict(MatchConfig())) is not None
+
+
+def applied(
+    asked: str | Mapping[str, float] | ScoreThresholds | None, suggested: Mapping[str, float] | None,
+    dataset: fo.Dataset, bank: MemoryBank, config: MatchConfig, run_key: str | None,
+) -> tuple[list[float] | None, list[float] | None]:  # fmt: skip
+    """Which labels a run writes, and where their review begins.
+
+    Args:
+        asked: ``STARTING``, or as ``score_thresholds`` takes it.
+        suggested: class -> where review begins, as it was noted when the run's thresholds were guessed.
+        dataset: where fitted thresholds are kept.
+        bank: its classes are those meant.
+        config: how the bank is compared.
+        run_key: key of the run that goes on if it is there; ``None`` for a run that begins anew.
+
+    Returns:
+        Of each class the score to exceed, and the one above which labels are probably right; ``None`` where all labels
+        are written, and where nothing was guessed.
+    """
+    if asked != STARTING:
+        start = None if suggested is None else [suggested[name] for name in bank.classes]
+        return score_thresholds(asked, dataset, bank, config), start
+    before = _record(dataset, run_key)
+    if list(before.get("classes") or ()) == list(bank.classes):
+        # Plain lists: FiftyOne's own cannot be copied.
+        least, start = (
+            None if (kept := before.get(key)) is None else list(kept) for key in ("thresholds", "suggested")
+        )
+        if start is not None or least is None:  # guessed when it began, or begun when all labels were written
+            return least, start
+    guess = starting_thresholds(bank)
+    return guess.written, guess.suggested
+
+
+def _record(dataset: fo.Dataset, run_key: str | None) -> Mapping[str, Any]:
+    """What is noted of a run, whatever version wrote it; nothing where it is not there, or the record is damaged."""
+    config = dataset.get_run_info(run_key).config if run_key is not None and dataset.has_run(run_key) else None
+    record = getattr(config, "record", None)
+    return record if isinstance(record, Mapping) else {}
+
+
+def check_mode(mode: str, thresholds: object) -> None:
+    """Raises InputError if there is no such mode, or these thresholds cannot be those of a run in it."""
+    if mode not in MODES:
+        raise InputError(f"expected mode to be one of {', '.join(MODES)}, got {mode!r}")
+    if mode == REFERRING and isinstance(thresholds, (str, ScoreThresholds)):
+        raise InputError(
+            "fitted thresholds are for mode='generic', whose scores are others; pass a mapping class -> threshold, or "
+            "score_threshold"
+        )
 
 
 def score_thresholds(

@@ -13,8 +13,10 @@ from fiftyone_ntt.dataset.fields import every_image
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.method.starting_threshold import starting_thresholds
 from fiftyone_ntt.models import Preset
-from fiftyone_ntt.params.base import Progress, StageOneSettings
+from fiftyone_ntt.params.base import Progress, StageOneSettings, check_arguments
+from fiftyone_ntt.params.labelling import LowerThresholdParams
 from fiftyone_ntt.references.banks import bank_of_run
 from fiftyone_ntt.runs.applied_thresholds import named
 from fiftyone_ntt.runs.listing import list_runs, queued_runs
@@ -27,6 +29,7 @@ from fiftyone_ntt.runs.record import (
     State,
     change_state,
     match_config,
+    run_of_field,
     stage_one_settings,
     state_of,
     status_field,
@@ -101,6 +104,61 @@ def resume_run(
     return segment_again(run, stage_one=run.stage_one.changed(preset=preset), progress=progress)
 
 
+def lower_threshold(
+    dataset: fo.Dataset,
+    run_key: str,
+    score_threshold: float = 0.0,
+    *,
+    preset: str | Preset | None = None,
+    progress: Progress | None = None,
+) -> SegmentReport:
+    """Writes the weak labels that a run has left out, down to another score threshold.
+
+    Their images are matched again, from the candidate cache where they are in it: seconds for hundreds of images. What
+    a person decided, edited or drew stays, and so do the labels that are there, with their ids and tags. It is a new
+    pass of the run, which ``undo_run`` takes back.
+
+    Args:
+        dataset: the dataset.
+        run_key: key of the run, see ``list_runs``.
+        score_threshold: labels of all classes above this score are written; 0 writes all.
+        preset: the preset of the run; only needed where that was a ``Preset`` object of your own.
+        progress: called with (done, total, message).
+
+    Returns:
+        What ``segment`` returns.
+
+    Raises:
+        InputError: if there is no such run, it is at work or not through, or its labels above that score are written.
+        WrongTypeError: if the threshold is no number.
+
+    Example:
+        >>> import fiftyone_ntt as ntt
+        >>> ntt.lower_threshold(dataset, "ntt_ntt", 0.1)  # doctest: +SKIP
+    """
+    check_arguments(LowerThresholdParams, progress)
+    params = LowerThresholdParams(run_key, score_threshold)
+    run = StoredRun.load(dataset, run_key)
+    state, writer = state_of(dataset, run_key), run_of_field(dataset, run.label_field)
+    if writer != run_key:
+        raise InputError(f"the labels in {run.label_field!r} are of run {writer!r} by now, not of {run_key!r}")
+    if state is not None and state["state"] != COMPLETED:
+        raise InputError(
+            f"expected a run that is through, got {run_key!r}, which is {state['state']}; resume it or wait, then "
+            "lower its threshold"
+        )
+    before = run.thresholds
+    if before is None or params.score_threshold >= max(before.values()):
+        bound = "every score" if before is None else f"{max(before.values()):g}"
+        raise InputError(
+            f"expected a score threshold below what run {run_key!r} has written already, got "
+            f"{params.score_threshold:g}: its labels above {bound} are there; filter them instead"
+        )
+    lowered = {name: min(threshold, params.score_threshold) for name, threshold in before.items()}
+    stage_one = run.stage_one.changed(preset=preset)
+    return segment_again(run, stage_one=stage_one, thresholds=lowered, overwrite=True, progress=progress)
+
+
 @dataclass(frozen=True, eq=False)
 class StoredRun:
     """A run as the dataset keeps it: what it takes to go on with it, or to make its labels again.
@@ -150,6 +208,24 @@ class StoredRun:
         """Class -> the score that its labels had to exceed; ``None`` without any."""
         return named(self.record.get("thresholds"), self.record["classes"])
 
+    @property
+    def suggested(self) -> dict[str, float] | None:
+        """Class -> where review begins, as the references suggest it; ``None`` where nothing was guessed."""
+        return named(self.record.get("suggested"), self.record["classes"])
+
+    def thresholds_for(self, bank: MemoryBank) -> tuple[dict[str, float] | None, dict[str, float] | None]:
+        """``thresholds`` and ``suggested`` for a bank that has gained or lost classes since.
+
+        A new class begins at its starting thresholds where those of the run were guessed, and without any elsewhere.
+        """
+        if self.thresholds is None or self.suggested is None:
+            known = self.thresholds
+            return None if known is None else {name: known.get(name, 0.0) for name in bank.classes}, None
+        guess = starting_thresholds(bank)
+        written, suggested = ({**(named(new, bank.classes) or {}), **old} for new, old in (
+            (guess.written, self.thresholds), (guess.suggested, self.suggested)))  # fmt: skip
+        return {name: written[name] for name in bank.classes}, {name: suggested[name] for name in bank.classes}
+
 
 def segment_again(run: StoredRun, **changes: Any) -> SegmentReport:
     """Labels the samples of a run with the settings of that run.
@@ -170,6 +246,7 @@ def segment_again(run: StoredRun, **changes: Any) -> SegmentReport:
                 thresholds=run.thresholds,
                 mode=run.record.get("mode", GENERIC),
                 include_references=True,  # the samples are those that were left when references had been taken out
+                suggested=run.suggested,
             ),
             **changes,
         )

@@ -51,6 +51,7 @@ class Pass:
         number: see above.
         exists: whether the pass has begun.
         overwrites: whether it may replace what is there.
+        same_scores: whether what it replaces has the scores that it gives: only which labels are written is different.
         made: fields that were not there before it.
         previous: what the label field's ``info`` said of its labels before.
         config: the run's own record before; ``None`` unless it has run before.
@@ -64,6 +65,7 @@ class Pass:
         self.exists = facts is not None
         noted = json.loads(facts["json"]) if facts else {}
         self.overwrites = bool(noted.get("overwrites"))
+        self.same_scores = bool(noted.get("same_scores"))
         self.made: list[str] = noted.get("made", [])
         self.previous: dict[str, Any] | None = noted.get("previous")
         self.config: dict[str, Any] | None = noted.get("config")
@@ -168,6 +170,7 @@ def begin_pass(targets: SampleCollection, record: RunRecord, overwrite: bool) ->
         and dataset.has_field(name)
         and bool(PROVENANCE in (info or {}) or every_image(dataset).count(f"{name}.detections"))
     )
+    same_scores = overwrite and _means_the_same(record, info)
     paths = [name, *(f"{name}.detections.{attribute}" for attribute in ATTRIBUTES), status]
     this = Pass(dataset, record.run_key, len(before))
     if overwrite and dataset.has_field(status):
@@ -179,14 +182,21 @@ def begin_pass(targets: SampleCollection, record: RunRecord, overwrite: bool) ->
     this.begin(
         label_field=name,
         overwrites=overwrite,
+        same_scores=same_scores,
         made=[path for path in paths if dataset.get_field(path) is None],
         previous=(info or {}).get(PROVENANCE),
         config=dataset.get_run_info(record.run_key).config.serialize() if has_record else None,
     )
-    if overwrite:
+    if overwrite and not same_scores:
         clear_presence(targets, name)
     if overwrite and dataset.has_field(status):
         targets.clear_sample_field(status)
+
+
+def _means_the_same(record: RunRecord, info: dict[str, Any] | None) -> bool:
+    """Whether the labels that are there have the scores that the run is about to give, as where it is lowered."""
+    previous = (info or {}).get(PROVENANCE)
+    return previous is not None and not set(record.differences(previous)) - {"thresholds"}
 
 
 _CHUNK = 25
@@ -310,7 +320,7 @@ def _restored(now: Document | None, before: Document | None, keep_edited: bool) 
         for label in (now or {}).get("detections") or []
         if not is_from_run(label) or (keep_edited and is_kept(label))
     }
-    # What was there before and outlived the run was a person's: with what was done to it since, it stays as it is now.
+    # What was there before and outlived the run: what a person did to it since, stays.
     current = {label["_id"]: label for label in (now or {}).get("detections") or []} if keep_edited else stay
     old = [current.get(label["_id"], label) for label in (before or {}).get("detections") or []]
     for label in old:

@@ -27,10 +27,10 @@ from fiftyone_ntt.params.base import Progress, StageOneFields, StageOneSettings,
 from fiftyone_ntt.params.review import PreviewParams
 from fiftyone_ntt.pixels.drawing import Shape, draw_shapes
 from fiftyone_ntt.pixels.images import read_image
-from fiftyone_ntt.references.banks import build_memory_bank, notes_of, without_references
+from fiftyone_ntt.references.banks import build_memory_bank, notes_of, resolve_bank, without_references
 from fiftyone_ntt.references.tagging import tagged_references
 from fiftyone_ntt.runs.estimate import Estimate, estimate, remember_speed
-from fiftyone_ntt.runs.segment import resolve_bank, settled
+from fiftyone_ntt.runs.segment import settled
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -51,8 +51,8 @@ class PreviewImage:
         sample_id: the sample.
         name: its file's name.
         counts: labels of each class that are drawn.
-        weak: labels that are too weak to be drawn, by themselves or beside the best of the image; a run would
-            write them too.
+        weak: labels that are too weak to be drawn, by themselves or beside the best of the image; a run writes
+            those of them that are above the starting threshold of their class.
         best: the highest score; 0 where nothing was found.
         seconds: time spent on this image.
         from_index: whether its candidates were in the index.

@@ -86,6 +86,8 @@ class RunRecord:
         points: which of them were prompted.
         precision: of the image encoders.
         thresholds: of each class, the score that its labels must exceed to be written; ``None`` without any.
+        suggested: of each class, the score above which its labels are probably right, where that and ``thresholds``
+            were guessed from the references; ``None`` where somebody chose what is written, and in records of before.
         granularity: which of a point's masks became candidates; never ``"auto"``, but what that came to.
         mode: of ``MODES``.
         started: ISO time, UTC.
@@ -104,19 +106,20 @@ class RunRecord:
     thresholds: list[float] | None = None
     granularity: str = "best"
     mode: str = GENERIC
+    suggested: list[float] | None = None
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
     @classmethod
     def of(
         cls, run_key: str, label_field: str, bank: MemoryBank, config: MatchConfig, stage_one: StageOne,
-        mode: str = GENERIC, thresholds: list[float] | None = None,
+        mode: str = GENERIC, thresholds: list[float] | None = None, suggested: list[float] | None = None,
     ) -> RunRecord:  # fmt: skip
         """The record of a run about to start."""
         asked = stage_one.settings
         return cls(
             run_key, label_field, list(bank.classes), bank.preset, bank.content_hash, dict(bank.weights),
             asdict(config), stage_one.points_per_side, asked.points, asked.precision, thresholds, asked.granularity,
-            mode,
+            mode, suggested,
         )  # fmt: skip
 
     def differences(self, other: dict[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -17,7 +18,7 @@ from fiftyone_ntt.candidates.source import CandidateSource, StageOne, describe_e
 from fiftyone_ntt.candidates.stream import Outcome
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_name, dataset_of, root_dataset_of, whole_images
 from fiftyone_ntt.dataset.labels import to_document
-from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError, WrongTypeError
+from fiftyone_ntt.errors import LeaseLostError, RunCancelledError, WrongTypeError
 from fiftyone_ntt.method.config import MatchConfig, checked_config
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
@@ -25,10 +26,10 @@ from fiftyone_ntt.method.options.referring import ReferringMatcher
 from fiftyone_ntt.method.options.second_look import WEIGHT
 from fiftyone_ntt.params.base import Progress, StageOneFields, StageOneSettings, check_arguments, stage_one_of
 from fiftyone_ntt.params.labelling import SegmentParams
-from fiftyone_ntt.references.banks import load_bank, without_references
-from fiftyone_ntt.runs.applied_thresholds import ScoreThresholds, score_thresholds
+from fiftyone_ntt.references.banks import resolve_bank, without_references
+from fiftyone_ntt.runs.applied_thresholds import STARTING, ScoreThresholds, applied, check_mode, named
 from fiftyone_ntt.runs.estimate import remember_speed
-from fiftyone_ntt.runs.record import GENERIC, MODES, REFERRING, RunRecord, options_of
+from fiftyone_ntt.runs.record import GENERIC, REFERRING, RunRecord, options_of
 from fiftyone_ntt.runs.session import Call, LabelWriter, Written, part_in_run
 from fiftyone_ntt.runs.workers import Work, Worker
 
@@ -57,6 +58,9 @@ class SegmentReport:
         instances: labels written.
         from_index: samples whose candidates were in the index; no model ran for them.
         indexed: samples whose candidates were computed and added to the index.
+        thresholds: class -> the score that its labels had to exceed to be written; ``None`` where all were.
+        suggested: class -> the score above which its labels are probably right; ``None`` where nothing was guessed.
+        left_out: labels that were found and are not written, as they are below these thresholds.
         seconds: wall time.
         errors: sample id -> what went wrong.
         notes: what else is worth knowing, e.g. that the index is full.
@@ -73,6 +77,9 @@ class SegmentReport:
     instances: int = 0
     from_index: int = 0
     indexed: int = 0
+    thresholds: dict[str, float] | None = None
+    suggested: dict[str, float] | None = None
+    left_out: int = 0
     seconds: float = 0.0
     errors: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -90,8 +97,11 @@ class SegmentReport:
             f"labelled, {self.empty} empty, {self.failed} failed, {self.resumed} done before, "
             f"{self.references_skipped} references skipped, {self.from_index} from the index, in {self.seconds:.1f} s"
         )
-        shared = [f"{self.by_others} samples were done by other workers"] if self.by_others else []
-        return "; ".join([text, *shared])
+        further = [f"{self.by_others} samples were done by other workers"] if self.by_others else []
+        if self.left_out and self.suggested:
+            weak = f"{self.left_out} weak label{'s' * (self.left_out != 1)} left out"
+            further.append(f"{weak} (lower_threshold brings what is left out back from the candidate cache)")
+        return "; ".join([text, *further])
 
     def __str__(self) -> str:
         return "; ".join([self.counts, *self.notes])
@@ -110,12 +120,13 @@ class Task:
         stage_one: how candidates are made.
         resume: go on with a run of the same settings.
         overwrite: replace what another run or a person wrote.
-        thresholds: as ``segment`` takes them.
+        thresholds: as ``segment`` takes them; ``STARTING`` where nothing was said on which labels to write.
         mode: of ``MODES``.
         include_references: label the reference samples too.
         progress: called with (done, total, message).
         written: called with a sample's id, the labels that it had and those that were found, as documents, once they
             are written.
+        suggested: class -> where review begins, of a run whose thresholds were once guessed.
     """
 
     view: SampleCollection
@@ -131,6 +142,7 @@ class Task:
     include_references: bool = False
     progress: Progress | None = None
     written: Written | None = None
+    suggested: Mapping[str, float] | None = None
 
 
 def segment(
@@ -164,14 +176,16 @@ def segment(
         resume: go on with a run of the same settings, leaving alone what it has done.
         overwrite: replace what another run or a person wrote in this view. Labels tagged ``ntt:accepted`` or
             ``ntt:edited`` stay even then.
-        score_threshold: labels with a score at or below this are not written.
+        score_threshold: labels with a score at or below this are not written; 0 writes all. Where this, ``thresholds``
+            and ``config`` are ``None``, labels up to the *starting threshold* of their class are left out, a low guess
+            from the references (a run that goes on keeps to its own); ``lower_threshold`` brings them back.
         thresholds: labels with a score at or below the score threshold of their class are not written either:
             class -> score threshold, what ``fit_thresholds`` returned, or ``"fitted"`` for what was fitted last to
             labels of this memory bank and these settings.
         mode: ``"generic"`` finds all instances of each class; ``"referring"`` the one best match of each reference,
             which ``reference_id`` names. Nearly every image has one: its ``confidence`` tells whether it is there.
         include_references: label the reference samples too.
-        config: settings of the match; ``MatchConfig()`` where ``None``.
+        config: settings of the match, which labels are written among them; ``MatchConfig()`` where ``None``.
         stage_one: how candidates are made: models, prompts, device, candidate cache.
         progress: called with (done, total, message).
         **stage_one_fields: fields of ``StageOneSettings``, in place of those of ``stage_one``: ``points_per_side``,
@@ -202,9 +216,11 @@ def segment(
         SegmentParams, progress, resume=resume, overwrite=overwrite, score_threshold=score_threshold,
         include_references=include_references,
     )  # fmt: skip
-    _check_mode(mode, thresholds)
+    check_mode(mode, thresholds)
     asked = stage_one_of(stage_one, stage_one_fields)
     settings, asked = settled(config, score_threshold, asked)
+    if score_threshold is None and thresholds is None and config is None and mode == GENERIC:
+        thresholds = STARTING
     return label(
         Task(
             flat,
@@ -230,23 +246,27 @@ def label(task: Task) -> SegmentReport:
     check_name(task.run_key)
     stage_one = StageOne.of(task.stage_one, bank)
     dataset = dataset_of(task.view)
-    least = None if task.thresholds is None else score_thresholds(task.thresholds, dataset, bank, config)
-    record = RunRecord.of(task.run_key, task.label_field, bank, config, stage_one, task.mode, least)
+    goes_on = None if task.overwrite else task.run_key
+    least, suggested = applied(task.thresholds, task.suggested, dataset, bank, config, goes_on)
+    record = RunRecord.of(task.run_key, task.label_field, bank, config, stage_one, task.mode, least, suggested)
     source = CandidateSource(stage_one, bank=bank)
     source.open()
     targets = task.view
     if not task.include_references:
         targets = without_references(targets.match_tags(REFERENCE_TAG, bool=False), bank)
     report = SegmentReport(task.run_key, task.label_field, references_skipped=len(task.view) - len(targets))
+    report.thresholds, report.suggested = (named(values, bank.classes) for values in (least, suggested))
     call = Call(targets, record, bank, task.resume, task.overwrite, options_of(stage_one.settings))
     with part_in_run(call) as (worker, work):
         report.resumed = work.resumed
         writer = LabelWriter(dataset, task.label_field, task.run_key, guard=worker.renew, written=task.written)
-        part = _Part(work, worker, source, _labeller(bank, config, least, task.mode), writer, report, task.progress)
+        labeller = _labeller(bank, config, least, task.mode)
+        part = _Part(work, worker, source, labeller, writer, report, task.progress)
         try:
             part.run()
         finally:
             report.from_index, report.indexed, report.notes = source.from_index, source.indexed, source.notes
+            report.left_out = labeller.left_out
     report.seconds = time.perf_counter() - started
     if report.indexed > report.from_index and not report.by_others:
         remember_speed(root_dataset_of(task.view), stage_one, report.seconds, report.indexed)
@@ -266,26 +286,7 @@ def settled(
     return config, asked.changed(second_look=config.second_look > 0)
 
 
-def resolve_bank(view: SampleCollection, bank: MemoryBank | str) -> MemoryBank:
-    """A memory bank, or the one of that name that is kept with the dataset."""
-    if isinstance(bank, str):
-        return load_bank(dataset_of(view), bank)
-    if not isinstance(bank, MemoryBank):
-        raise WrongTypeError(f"expected a MemoryBank or the name of one, got {type(bank).__name__}")
-    return bank
-
-
-def _check_mode(mode: str, thresholds: object) -> None:
-    if mode not in MODES:
-        raise InputError(f"expected mode to be one of {', '.join(MODES)}, got {mode!r}")
-    if mode == REFERRING and isinstance(thresholds, (str, ScoreThresholds)):
-        raise InputError(
-            "fitted thresholds are for mode='generic', whose scores are others; pass a mapping class -> threshold, or "
-            "score_threshold"
-        )
-
-
-@dataclass(frozen=True)
+@dataclass
 class _Labeller:
     """Stage two, as ``stream`` calls it: candidates in, a document for the label field out.
 
@@ -294,17 +295,23 @@ class _Labeller:
         names: what a label of each class, or reference, is called.
         least: of each of them, the score that a label must exceed; ``None`` without any.
         reference_ids: of each of them, in the referring task.
+        left_out: labels that were not above that score so far.
     """
 
     matcher: Matcher | ReferringMatcher
     names: Sequence[str]
     least: list[float] | None
     reference_ids: Sequence[str] | None = None
+    left_out: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, sample_id: str, content: CompactImage) -> dict[str, Any]:
         instances = self.matcher.match(content)
         if self.least is not None:
+            every = len(instances)
             instances = instances.above(self.least)
+            with self._lock:
+                self.left_out += every - len(instances)
         return to_document(instances, self.names, self.reference_ids)
 
 

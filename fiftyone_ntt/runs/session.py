@@ -19,7 +19,7 @@ from fiftyone.core.collections import SampleCollection
 from pymongo.errors import DocumentTooLarge
 
 from fiftyone_ntt.dataset.fields import check_name, dataset_of, every_image, is_detections_field
-from fiftyone_ntt.dataset.labels import is_decided, is_from_run, without_contradictions
+from fiftyone_ntt.dataset.labels import is_decided, is_from_run, keep_identity, without_contradictions
 from fiftyone_ntt.dataset.storage import (
     COMFORTABLE_DOCUMENT,
     LARGEST_DOCUMENT,
@@ -270,6 +270,9 @@ class LabelWriter:
             if self._pass.overwrites:
                 for sample_id, old in present.items():
                     self._write(self._pass.keep, sample_id, old.labels, old.status)
+            if self._pass.same_scores:
+                for sample_id in self._labels.keys() & present.keys():
+                    keep_identity(self._labels[sample_id], present[sample_id].labels)
             labels = {key: self._merged(self._labels[key], old) for key, old in present.items() if key in self._labels}
             for sample_id, document in list(labels.items()):
                 self._fit(sample_id, labels, present[sample_id].others + len(bson.encode(document)))

@@ -19,6 +19,15 @@ def preset(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return tiny_preset(tmp_path_factory.mktemp("weights"))
 
 
+@pytest.fixture(autouse=True)
+def starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs write all labels here unless a test says otherwise: what random models find looks like no reference.
+
+    A module that is about starting thresholds has a fixture of its own of this name.
+    """
+    monkeypatch.setattr("fiftyone_ntt.runs.segment.STARTING", None)
+
+
 @pytest.fixture
 def pictures(request: pytest.FixtureRequest, dataset: Any, tmp_path: Any) -> Any:
     """A dataset of pictures of a square, the first of which is a reference with a mask."""
