@@ -32,7 +32,7 @@ Changes = dict[Any, list[ObjectId]]
 """Id of a sample -> ids of its labels."""
 Before = dict[str, list[ObjectId]]
 """Tag of a decision, or ``_UNDECIDED`` -> ids of labels."""
-_STORE, _UNDECIDED, _MOST_TO_UNDO = "ntt_decided", "undecided", 500_000
+_STORE, _LABELS, _UNDECIDED, _MOST_TO_UNDO = "ntt_decided", ":labels", "undecided", 500_000
 
 
 def accept_labels(
@@ -223,7 +223,7 @@ def last_decision(dataset: fo.Dataset, label_field: str) -> LastDecision | None:
     facts = store(dataset, _STORE).get(label_field)
     if facts is None:
         return None
-    return LastDecision(label_field, facts["tag"], sum(len(ids) // 12 for ids in facts["before"].values()))
+    return LastDecision(label_field, facts["tag"], facts["labels"])
 
 
 def undo_last_decision(dataset: fo.Dataset, label_field: str) -> int:
@@ -232,13 +232,14 @@ def undo_last_decision(dataset: fo.Dataset, label_field: str) -> int:
     Returns:
         Number of labels whose decision changed.
     """
-    facts = store(dataset, _STORE).get(label_field)
-    if facts is None:
+    decided = store(dataset, _STORE)
+    facts, before_all = decided.get(label_field), decided.get(label_field + _LABELS)
+    if facts is None or before_all is None:
         return 0
     table, changed = table_of(dataset, label_field).refreshed(), 0
     rows, ids = table.rows, table.sample_ids
     rows = rows[rows["tagged"] == decision_of({facts["tag"]})]
-    for name, data in facts["before"].items():
+    for name, data in before_all.items():
         before = None if name == _UNDECIDED else name
         wanted = {data[start : start + 12] for start in range(0, len(data), 12)}
         labels: Changes = {}
@@ -250,7 +251,8 @@ def undo_last_decision(dataset: fo.Dataset, label_field: str) -> int:
                 edit_label_tags(every_image(dataset), label_field, labels, tag, add=add)
         note_tags(dataset, label_field, labels, before)
         changed += sum(map(len, labels.values()))
-    store(dataset, _STORE).delete(label_field)
+    for key in (label_field, label_field + _LABELS):
+        decided.delete(key)
     return changed
 
 
@@ -259,11 +261,13 @@ def _note_last(samples: SampleCollection, label_field: str, tag: str | None, bef
     if is_generated(samples) or not before:
         return
     decided = store(dataset_of(samples), _STORE)
-    if sum(map(len, before.values())) > _MOST_TO_UNDO:
-        decided.delete(label_field)
+    count = sum(map(len, before.values()))
+    decided.delete(label_field)
+    if count > _MOST_TO_UNDO:
         return
     ids = {name: b"".join(label.binary for label in labels) for name, labels in before.items()}
-    decided.set(label_field, {"tag": tag, "before": ids})
+    decided.set(label_field + _LABELS, ids)  # by itself: the panel reads at every event what there is to undo
+    decided.set(label_field, {"tag": tag, "labels": count})
 
 
 def _checked(label_ids: Iterable[str]) -> list[str]:

@@ -169,22 +169,23 @@ class Grid:
         Returns:
             ``None`` where only the database could tell, which may take long: labels are hidden by something else.
         """
-        view, rows = self.images(), table.rows
         ours = {path.removeprefix(f"{self._root}.") for path, entry in self.filters.items() if _OURS in entry}
         if "tags" in ours:  # of a decision
             return 0, 0
+        view, rows = self.images(), table.rows
         if not shows_whole_lists(view, self._field) or ours - {"confidence", "label", _FINGERPRINT}:
             return None
-        rows = rows[decisions(rows) == UNDECIDED]
+        counted = decisions(rows) == UNDECIDED
         if name is not None:
-            rows = rows[rows["class"] == table.class_index(name)]
-        if ids := {ObjectId(label_id).binary for label_id in self.label_ids}:
-            rows = rows[np.array([label.tobytes() in ids for label in rows["label"]], bool)]
+            counted &= rows["class"] == table.class_index(name)
         if stages_of(view):
             inside = set(view.values("_id"))
-            rows = rows[np.array([sample_id in inside for sample_id in table.sample_ids], bool)[rows["sample"]]]
-        above = int((rows["confidence"] > threshold).sum())
-        return above, len(rows) - above
+            counted &= np.array([sample_id in inside for sample_id in table.sample_ids], bool)[rows["sample"]]
+        if label_ids := {ObjectId(label_id).binary for label_id in self.label_ids}:
+            candidates = np.flatnonzero(counted)
+            counted[candidates] = [label.tobytes() in label_ids for label in rows["label"][candidates]]
+        above = int((rows["confidence"][counted] > threshold).sum())
+        return above, int(counted.sum()) - above
 
     def _fingerprints(self, label_ids: Sequence[str], images: Sequence[str]) -> list[str]:
         """What tells the labels in the sidebar: FiftyOne's filter by id finds no label (it compares text with ids)."""
