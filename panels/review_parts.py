@@ -52,7 +52,14 @@ _UNDER_AXIS = {
     "mt": "-60px", "mb": "-30px",
 }  # fmt: skip
 # Buttons that do not fit beside each other go on below, and none is squeezed into two lines.
-_WRAPPED = {"grid": {"sx": {"display": "flex", "flexWrap": "wrap", "& button": {"whiteSpace": "nowrap"}}}}
+_WRAPPED = {
+    "grid": {
+        "sx": {
+            "display": "flex", "flexWrap": "wrap",
+            "& > div": {"width": "auto"}, "& button": {"whiteSpace": "nowrap"},
+        }
+    }
+}  # fmt: skip
 
 
 def label_table(ctx: Any) -> LabelTable:
@@ -209,7 +216,7 @@ def last_learned(ctx: Any) -> dict[str, Any] | None:
 
 def render_choices(tab: Tab, ctx: Any, panel: types.Object, fields: list[str]) -> None:
     """Which field, which class."""
-    row = panel.h_stack("review_choices", gap=2, align_y="center")
+    row = panel.h_stack("review_choices", componentsProps=_WRAPPED, gap=2, align_y="center")
     if len(fields) > 1:
         row.enum("review_field", fields, view=choice(fields), label="Labels", on_change=tab.on("field"))
     names = [ALL, *ctx.panel.state.review_classes]
