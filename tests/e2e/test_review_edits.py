@@ -107,6 +107,13 @@ def changes(before: Labels, after: Labels) -> tuple[set[str], set[float]]:
     return set(before) ^ set(after), {before[key][1] for key in before if key in after and before[key] != after[key]}
 
 
+def filters_of(app: AppPage) -> set[str]:
+    """What of the labels the App's sidebar filters by, as it tells the panel."""
+    with app.page.expect_request(lambda request: "on_review_refresh" in (request.post_data or "")) as event:
+        app.press("Refresh")
+    return {path.rpartition(".")[2] for path in event.value.post_data_json["filters"]}
+
+
 def by_class(app: AppPage) -> None:
     app.panel.get_by_role("row").filter(has_text="cat").click()
 
@@ -127,24 +134,26 @@ def accept_above(app: AppPage) -> None:
     app.expect_toast("labels accepted")
 
 
-VIEWS: list[tuple[str, Callable[[AppPage], None], float]] = [
-    ("threshold", lambda app: app.set_slider(0.3), 0.62),
-    ("class", by_class, 0.75),
-    ("most uncertain", most_uncertain, 0.85),
-    ("rejected only", rejected_only, 0.15),
-    ("accept all above", accept_above, 0.5),
-    ("show all", lambda app: app.press("Show all"), 0.28),
+VIEWS: list[tuple[str, Callable[[AppPage], None], set[str], float]] = [
+    ("threshold", lambda app: app.set_slider(0.3), {"confidence"}, 0.62),
+    ("class", by_class, {"confidence", "label"}, 0.75),
+    ("most uncertain", most_uncertain, {"written"}, 0.85),
+    ("rejected only", rejected_only, {"label", "tags"}, 0.15),
+    ("accept all above", accept_above, {"confidence", "label"}, 0.5),
+    ("show all", lambda app: app.press("Show all"), set(), 0.28),
 ]
-"""What is pressed in the panel, and the score of the label that is edited then."""
+"""What is pressed in the panel, what the sidebar filters by then, and the score of the label that is edited."""
 
 
-@pytest.mark.parametrize(("name", "press", "score"), VIEWS, ids=[name for name, *_ in VIEWS])
-def test_an_edit_loses_no_label(app: AppPage, dataset: Any, name: str, press: Any, score: float) -> None:
+@pytest.mark.parametrize(("name", "press", "filters", "score"), VIEWS, ids=[name for name, *_ in VIEWS])
+def test_an_edit_loses_no_label(
+    app: AppPage, dataset: Any, name: str, press: Any, filters: set[str], score: float
+) -> None:
     if name == "threshold":
         ntt.reject_labels(dataset, below=0.2)
         to_review(app, dataset)
     press(app)
-    app.page.wait_for_timeout(1500)
+    eventually(lambda: filters_of(app), lambda there: there == filters)
     app.samples.first.wait_for()
     app.picture(f"review-{name.replace(' ', '-')}")
     before = stored(dataset)

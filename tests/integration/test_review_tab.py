@@ -6,8 +6,10 @@ import pytest
 from support.app import PanelSession, requests_of
 
 from fiftyone_ntt.dataset.labels import fingerprint
+from fiftyone_ntt.dataset.storage import store
 from fiftyone_ntt.panels.ntt_review import NttReview, open_tab
 from fiftyone_ntt.review.label_table import table_of
+from fiftyone_ntt.runs.history import LEARNED_STORE
 from fiftyone_ntt.runs.record import RunRecord, register
 
 SCORES = (0.1, 0.2, 0.3, 0.7, 0.9)
@@ -105,14 +107,23 @@ def press_rejected(review):
     review.send("on_review_shown", value="Rejected")
 
 
-BUTTONS = (press_threshold, press_class, press_uncertain, press_rejected)
+def press_changed(review):
+    changed = review.dataset.limit(1).values("id")
+    outcome = {"changed": changed, "rows": [], "summary": "1 image changes", "applied": True}
+    store(review.dataset, LEARNED_STORE).set("ntt", outcome)
+    review.send("on_review_learn_show")
+    assert len(review.view) == 1
+
+
+BUTTONS = (press_threshold, press_class, press_uncertain, press_rejected, press_changed)
 
 
 @pytest.mark.parametrize("press", BUTTONS)
 def test_no_button_hides_labels_from_the_editor(review, press):
     """The editor reads a sample by the view alone, and saves what it read as the whole list."""
     press(review)
-    assert all(len(sample.ntt.detections) >= 5 for sample in review.view) and review.filters
+    assert all(len(sample.ntt.detections) >= 5 for sample in review.view)
+    assert review.filters or stages(review)
 
 
 @pytest.mark.parametrize("press", BUTTONS)
