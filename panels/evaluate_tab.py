@@ -9,9 +9,8 @@ from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import detections_fields
 from fiftyone_ntt.errors import as_text
-from fiftyone_ntt.operators.base import show_in_grid
 from fiftyone_ntt.operators.forms import as_markdown, as_plot_text, counted
-from fiftyone_ntt.panels.tabs import Handle, Tab, add_plot, choice, table
+from fiftyone_ntt.panels.tabs import Handle, Tab, add_plot, choice, show_grid, table
 
 MODEL_EVALUATION = "model_evaluation_panel_builtin"
 COLUMNS = {
@@ -200,7 +199,7 @@ def _show(ctx: Any, outcome: str) -> None:
     grid = Grid(ctx.dataset, ctx.request_params, field)
     grid.show()
     grid.filter(values={**values, attribute: [outcome]})
-    show_in_grid(ctx, grid)
+    show_grid(ctx, grid)
     ctx.ops.notify(f"The grid shows {text}", variant="info")
 
 
@@ -212,4 +211,4 @@ def _show_everything(ctx: Any) -> None:
     if fields:
         grid = Grid(ctx.dataset, ctx.request_params, fields[0])
         grid.show()
-        show_in_grid(ctx, grid)
+        show_grid(ctx, grid)

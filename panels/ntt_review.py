@@ -19,7 +19,7 @@ from fiftyone_ntt.panels.evaluate_tab import EvaluateTab
 from fiftyone_ntt.panels.references_tab import ReferencesTab
 from fiftyone_ntt.panels.review_tab import ReviewTab
 from fiftyone_ntt.panels.runs_tab import RunsTab
-from fiftyone_ntt.panels.tabs import PANEL, Tab, go_to, tabs_name
+from fiftyone_ntt.panels.tabs import PANEL, Tab, are_released, go_to, tabs_name
 
 _TABS: tuple[type[Tab], ...] = (ReferencesTab, RunsTab, ReviewTab, EvaluateTab)
 TABS = {tab.KEY: tab.TITLE for tab in _TABS}
@@ -33,7 +33,7 @@ Tag a few samples that show what you want, and find it in all the others. Nothin
 4. **Evaluate**: compare with ground truth where there is some.
 """
 # Milliseconds: until labels that came back are looked at again, and until a tab asks whether it is the open one.
-_SETTLING, _CHECK_AFTER = 1200, 250
+_LOOK_EVERY, _SETTLING, _CHECK_AFTER = 1000, 1200, 250
 
 
 class NttReview(foo.Panel):
@@ -65,6 +65,8 @@ class NttReview(foo.Panel):
             for key in TABS:
                 if method.startswith(f"on_{key}_"):
                     go_to(ctx, key)
+        if method == "on_held" and not are_released(ctx):
+            return None
         if ctx.dataset is not None and guard_labels(ctx, tell=True):
             ctx.panel.state.settling = True  # the editor may still be saving: look once more a moment later
         elif method == "on_drawn" and ctx.params.get("drawn") == _drawn(ctx):
@@ -89,6 +91,9 @@ class NttReview(foo.Panel):
             ctx.panel_state[name] = value  # for this answer alone: the browser knows it
         self._load(ctx)
 
+    def on_held(self, ctx: Any) -> None:
+        """The filters of the grid need no more looking after; ``execute`` has told so."""
+
     def on_drawn(self, ctx: Any) -> None:
         """What was drawn is of another tab than the one that is open."""
         self._load(ctx)
@@ -107,6 +112,8 @@ class NttReview(foo.Panel):
             panel.md("Open a dataset first.", name="no_dataset")
         else:
             self.tabs[tab].render(ctx, panel)
+        if ctx.panel.state.held:
+            panel.view("held", view=types.TimerView(interval=_LOOK_EVERY, on_interval=self.on_held))
         if ctx.panel.state.settling:
             panel.view("settling", view=types.TimerView(timeout=_SETTLING, on_timeout=self.on_settled))
         drawn = _drawn(ctx)

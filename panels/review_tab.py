@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import is_generated, is_patches
-from fiftyone_ntt.operators.base import show_in_grid
 from fiftyone_ntt.operators.forms import counted
 from fiftyone_ntt.operators.review import ASK_ABOVE, IN_GRID
 from fiftyone_ntt.panels import review_parts as parts
-from fiftyone_ntt.panels.tabs import Handle, Tab, go_to
+from fiftyone_ntt.panels.tabs import Handle, Tab, go_to, show_grid
 from fiftyone_ntt.params.review import DOUBTS, DoubtParams
 
 if TYPE_CHECKING:
@@ -286,7 +285,7 @@ def _show_chosen(ctx: Any) -> None:
 def _send(ctx: Any, grid: Grid) -> None:
     """The App's grid becomes what ``grid`` says."""
     state = ctx.panel.state
-    show_in_grid(ctx, grid)
+    show_grid(ctx, grid)
     state.review_filtered = grid.is_filtered
     _count(ctx, grid)
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
 import fiftyone.operators as foo
 from fiftyone.operators import types
 
+from fiftyone_ntt.operators.base import show_in_grid
+
+if TYPE_CHECKING:
+    from fiftyone_ntt.review.ranking import Grid
+
+_HELD = 15.0
+"""Seconds for which filters are held."""
 PLUGIN = "@fiftyone-ntt/ntt"
 Handle = Callable[[Any], object]
 """Answers an event; gets FiftyOne's context."""
@@ -119,6 +128,33 @@ class Tab:
         for event, label, icon, variant in buttons:
             style = {} if variant is None else {"variant": variant}
             row.btn(f"{self.KEY}_{event}", label, icon=icon, on_click=self.on(event), **style, **options)
+
+
+def show_grid(ctx: Any, grid: Grid) -> None:
+    """``show_in_grid`` from a tab, which holds the filters for a while.
+
+    Where the App is busy with the panel's state while it gets filters, it goes back to those before some moments later.
+    """
+    show_in_grid(ctx, grid)
+    before = ctx.request_params.get("filters") or {}
+    # As text: FiftyOne would merge what a dictionary in the state holds with what it held before.
+    ctx.panel.state.held = json.dumps([grid.filters, before, time.time() + _HELD])
+
+
+def are_released(ctx: Any) -> bool:
+    """Sends the filters again where the App has gone back; says whether it is time to stop looking."""
+    wanted, before, until = json.loads(ctx.panel.state.held or "[{}, {}, 0]")
+    now = _gist(ctx.request_params.get("filters") or {})
+    if time.time() < until and now in (_gist(wanted), _gist(before)):
+        if now != _gist(wanted):
+            ctx.trigger("set_filters", wanted)
+        return False
+    ctx.panel.state.held = None  # the person has chosen others, or enough time has passed
+    return True
+
+
+def _gist(filters: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: (entry.get("range"), entry.get("values")) for path, entry in filters.items()}
 
 
 def choice(values: Iterable[str], **options: Any) -> types.DropdownView:

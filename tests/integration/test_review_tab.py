@@ -149,6 +149,16 @@ def test_the_slider_follows_the_sidebar(review):
     assert not review.send("on_review_refresh").state["review_filtered"]
 
 
+def test_filters_that_the_app_forgets_are_sent_again(review):
+    """While it is busy with the panel's state the App goes back to the filters of before."""
+    press_threshold(review)
+    wanted, review.filters = review.filters, {}
+    assert review.send("on_held").asked("set_filters") == [wanted] == [review.filters]
+    assert not review.send("on_held").requests, "nothing is drawn meanwhile"
+    review.filters = {"ntt.detections.label": {"values": ["dog"], "exclude": False, "isMatching": False}}
+    assert not review.send("on_held").asked("set_filters") and not review.state["held"], "the person chose others"
+
+
 def test_what_a_person_drew_is_above_every_threshold(review):
     sample = review.dataset.first()
     sample.ntt.detections.append(fo.Detection(label="cat", bounding_box=[0, 0, 1, 1]))
