@@ -178,12 +178,11 @@ class Grid:
         counted = decisions(rows) == UNDECIDED
         if name is not None:
             counted &= rows["class"] == table.class_index(name)
-        if stages_of(view):
+        if label_ids := {ObjectId(label_id).binary for label_id in self.label_ids}:  # they are in the grid's images
+            counted &= np.array([label in label_ids for label in rows["label"].tolist()], bool)
+        elif stages_of(view):
             inside = set(view.values("_id"))
             counted &= np.array([sample_id in inside for sample_id in table.sample_ids], bool)[rows["sample"]]
-        if label_ids := {ObjectId(label_id).binary for label_id in self.label_ids}:
-            candidates = np.flatnonzero(counted)
-            counted[candidates] = [label.tobytes() in label_ids for label in rows["label"][candidates]]
         above = int((rows["confidence"][counted] > threshold).sum())
         return above, int(counted.sum()) - above
 
