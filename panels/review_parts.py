@@ -25,6 +25,10 @@ SELECT_FIRST = "Select labels first: open an image and click them there, or show
 GUESSED = (
     "The suggested score thresholds are a guess: no label was decided on yet. Accept some, reject some, then fit again."
 )
+LEFT_OUT = (
+    "The run left out labels below {lowest:g}: they look too little like the references. **Bring weaker labels back** "
+    "writes those above {value:g}, within seconds."
+)
 NOT_JUDGED = (
     "There are none yet: **Fit score thresholds** writes them, also before any decision (then as a guess from the "
     "references)."
@@ -133,6 +137,7 @@ def show_counts(ctx: Any, labels: LabelTable, shown: Grid) -> None:
     """Fills the table and the histogram, and notes the numbers that are on buttons."""
     from fiftyone_ntt.review.decisions import last_decision
     from fiftyone_ntt.review.label_table import scores_of
+    from fiftyone_ntt.review.thresholds import written_above
 
     state, name = ctx.panel.state, chosen(ctx)
     classes = scores_of(labels, threshold(ctx))
@@ -140,6 +145,8 @@ def show_counts(ctx: Any, labels: LabelTable, shown: Grid) -> None:
     rows = [{"class": scores.name, **{key: getattr(scores, key) for key in _COLUMNS}} for scores in classes]
     total = {"class": ALL, **{key: sum(row[key] for row in rows) for key in _COLUMNS}}
     state.review_undecided = undecided(ctx, labels, shown)
+    run = written_above(ctx.dataset, state.review_field)
+    state.review_lowest = 0.0 if run is None else run.lowest(name)
     last = last_decision(ctx.dataset, state.review_field)
     state.review_decided = None if last is None else str(last)
     state.review_expected = _expected(ctx, labels)
@@ -247,6 +254,9 @@ def render_threshold(tab: Tab, ctx: Any, panel: types.Object) -> None:
         ("suggest", "Suggest a threshold", "auto_fix_high", None),
         ("fit", "Fit score thresholds", "straighten", None),
     ]
+    if value < (state.review_lowest or 0.0):
+        panel.md(LEFT_OUT.format(lowest=state.review_lowest, value=value), name="review_left_out")
+        buttons.append(("lower", "Bring weaker labels back", "vertical_align_bottom", "outlined"))
     if state.review_filtered:
         buttons.append(("show_all", "Show all", "filter_alt_off", None))
     tab.add_buttons(panel.h_stack("review_views", componentsProps=_WRAPPED, gap=1), buttons)

@@ -40,6 +40,7 @@ class ReviewTab(Tab):
             "suggest": self._suggest,
             "fit": self._fit,
             "fitted": self._fitted,
+            "lower": self._lower,
             "show_all": _show_all,
             "doubt": self._show_uncertain,
             "accept": partial(decide, operator="accept_labels"),
@@ -152,6 +153,15 @@ class ReviewTab(Tab):
     def _suggest(self, ctx: Any) -> None:
         """The fitted threshold, or the one that parts the scores best."""
         _filter(ctx, parts.suggested(ctx))
+
+    def _lower(self, ctx: Any) -> None:
+        """Opens the form that brings the labels back that the run left out, down to the threshold."""
+        from fiftyone_ntt.runs.record import run_of_field
+
+        run_key = run_of_field(ctx.dataset, ctx.panel.state.review_field)
+        self.prompt(
+            ctx, "lower_threshold", {"run_key": run_key, "score_threshold": parts.threshold(ctx)}, then="refresh"
+        )
 
     def _fit(self, ctx: Any) -> None:
         from fiftyone_ntt.runs.record import run_of_field

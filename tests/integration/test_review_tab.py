@@ -239,6 +239,19 @@ def test_after_a_run_the_panel_goes_on_to_its_labels(review):
     assert low == pytest.approx(ctx.panel.state.review_threshold) and 0.3 <= low <= 0.7
 
 
+def test_labels_that_the_run_left_out_can_be_brought_back(review):
+    assert "Bring weaker labels back" not in review.send("on_review_threshold", value=0.15).drawn
+    register(
+        review.dataset, RunRecord("run", "ntt", ["cat", "dog"], "lite", "0" * 64, {}, {}, 4, thresholds=[0.2, 0.3])
+    )
+    drawn = review.send("on_review_threshold", value=0.25).drawn
+    assert "left out labels below 0.3" in drawn and "those above 0.25" in drawn
+    assert "left out" not in review.send("on_review_class", value="cat").drawn, "of cats all above 0.2 are there"
+    review.send("on_review_lower")
+    assert review.prompts[-1]["operator_uri"].endswith("/lower_threshold")
+    assert review.prompts[-1]["params"] == {"run_key": "run", "score_threshold": 0.25}
+
+
 def test_selected_labels(review):
     review.send("on_review_accept")
     assert review.prompts == [] and "Select labels first" in review.messages[0]
