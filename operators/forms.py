@@ -163,7 +163,7 @@ class Form:
 
     def refuse_all(self, message: str) -> None:
         """Marks the whole form as unusable."""
-        line = self.inputs.view("_refused", types.Error(label=message))
+        line = self.inputs.view("_refused", types.Error(label=as_markdown(message)))
         line.invalid, line.error_message = True, message
 
     def require_detections(self, name: str, view: SampleCollection) -> bool:

@@ -3,10 +3,12 @@
 Everything goes through the operators, the panel and the services; only the models are small ones without weights.
 """
 
+import ast
 import io
 import json
 import re
 from collections import Counter
+from pathlib import Path
 
 import fiftyone as fo
 import numpy as np
@@ -18,6 +20,7 @@ from rich.console import Console
 from support.app import PanelSession, context, form, operator, run
 from support.hostile import NAMES, detection, noise, small_models
 
+import fiftyone_ntt
 import fiftyone_ntt as ntt
 from fiftyone_ntt.cli import common
 from fiftyone_ntt.errors import as_text, spelt_out
@@ -159,6 +162,31 @@ def test_no_form_draws_a_name(named, name):
     properties, _ = form(name, named, FORMS[name])
     texts = list(markdown_in([item.to_json() for item in properties.values()]))
     assert foreign(texts) == []
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_no_refusal_of_a_form_draws_what_was_typed(named, name):
+    typed = dict.fromkeys(
+        ("label_field", "gt_field", "bank", "run_key", "reference_tag", "out_field"), NAMES["picture"]
+    )
+    properties, _ = form(name, named, typed)
+    assert foreign(list(markdown_in([item.to_json() for item in properties.values()]))) == []
+
+
+def test_what_a_view_says_is_escaped_where_it_is_made():
+    """A new notice with a name in it would not be seen above unless a test brings it about."""
+    root = Path(fiftyone_ntt.__file__).resolve().parents[1]
+    views = [
+        (path.name, node.lineno, ast.unparse(word.value))
+        for path in [*(root / "operators").glob("*.py"), *(root / "panels").glob("*.py")]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("types.Notice", "types.Warning", "types.Error", "kind")
+        for word in node.keywords
+        if word.arg in ("label", "description", "caption") and not isinstance(word.value, ast.Constant)
+    ]
+    assert len(views) > 2
+    assert [view for view in views if not view[2].startswith("as_markdown(")] == []
 
 
 RESULTS = {
