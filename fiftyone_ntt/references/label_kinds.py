@@ -89,7 +89,8 @@ def objects_in(
                 yield _READERS[type(single)](single, size)
             else:
                 raise InputError(f"expected a box, a mask, points or a line, got {document.get('_cls')!r}")
-        except (InputError, WrongTypeError) as error:
+        # Anything may stand where points should, and go wrong in any way.
+        except (InputError, WrongTypeError, TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
             name = f" ({as_text(document['label'])})" if document.get("label") else ""
             raise BadReferenceError(f"label {document.get('_id')}{name}: {error}") from error
 

@@ -24,9 +24,10 @@ from fiftyone_ntt.candidates import file_format
 from fiftyone_ntt.core import MemoryBank
 from fiftyone_ntt.dataset.documents import label_of, mask_of, unpacked
 from fiftyone_ntt.dataset.storage import database_collection
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import BadReferenceError, InputError
 from fiftyone_ntt.references import banks
 from fiftyone_ntt.references.banks import save_bank
+from fiftyone_ntt.references.label_kinds import objects_in
 
 SCRIPT = Path(__file__).resolve().parents[1] / "support" / "strangers.py"
 SECONDS = 360
@@ -100,6 +101,22 @@ def test_the_rest_is_done(stranger):
     assert said["learn"]["decisions"]["fig"]["accepted"] >= 1
     assert said["table"]["labels"] > labelled
     assert said["undo"]["left"] == bad + 1 + len(IMAGES) + len(EDITED), "what a person accepted or edited stays"
+
+
+POINTS = {
+    "none": None, "number": 5, "text": "0 0", "letters": [["a", "b"]], "mapping": {"x": 1},
+    "three": [[[0.1, 0.2, 0.3]]],
+    "far": [[[1e300, 0.0], [0.0, 0.0], [1.0, 1.0]]], "no numbers": [[[float("nan"), 0.0]]], "holes": [[None, None]],
+    "nothing": [], "empty line": [[]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["Polyline", "Keypoint"])
+@pytest.mark.parametrize("points", POINTS.values(), ids=POINTS)
+def test_points_that_are_none_are_refused(points, kind):
+    for extra in ({}, {"closed": True}, {"point_labels": 3}):
+        with pytest.raises(BadReferenceError, match="label x"):
+            list(objects_in({"_cls": kind, "_id": "x", "points": points, **extra}, (60, 80)))
 
 
 # The reader itself
