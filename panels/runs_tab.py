@@ -92,6 +92,9 @@ class RunsTab(Tab):
         state.runs_messages = [
             f"**{as_markdown(run['run_key'])}** failed: {as_markdown(run['error'])}" for run in runs if run.get("error")
         ]
+        state.runs_messages += [
+            f"**{as_markdown(run['run_key'])}**: {as_markdown(run['note'])}" for run in runs if run.get("note")
+        ]
         state.runs_waiting = bool(waiting)
         state.runs_active = bool(waiting or any(item["state"] == "running" for item in (*runs, *work)))
         ctx.panel.set_data("runs_table", [_row(run) for run in runs])

@@ -57,6 +57,9 @@ def runs_list(dataset: str) -> int:
             run["started"][5:16].replace("T", " "),
         )
     console().print(table if runs else f"no labelling runs in {plain(dataset)}")
+    for run in runs:
+        if run.get("note"):
+            say(f"run {run['run_key']!r}: {run['note']}")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
@@ -50,6 +51,16 @@ def is_patches(collection: SampleCollection) -> bool:
     return bool(collection._is_patches)
 
 
+def with_all_fields(collection: SampleCollection) -> SampleCollection:
+    """The same samples and labels with every field of their dataset: what a view does not show is not gone."""
+    hiding = (fo.SelectFields, fo.ExcludeFields)
+    if isinstance(collection, fo.Dataset) or not any(isinstance(stage, hiding) for stage in collection._stages):
+        return collection
+    whole = copy(collection)
+    whole._stages[:] = [stage for stage in collection._stages if not isinstance(stage, hiding)]
+    return whole
+
+
 def label_fields(collection: SampleCollection) -> list[str]:
     """Names of all fields with labels, those of a view's samples included that the view does not show."""
     return list(collection._label_fields)
@@ -74,12 +85,13 @@ def image_samples(collection: SampleCollection) -> SampleCollection:
         collection: what someone is looking at; patches may pass, see ``whole_images``.
 
     Returns:
-        The collection itself where it holds nothing but images.
+        The collection, with all fields of its dataset; itself where it holds nothing but images and hides no field.
 
     Raises:
         WrongTypeError: if it holds videos, 3D scenes or something else.
     """
-    flat = collection.flatten() if collection._is_dynamic_groups else collection
+    whole = with_all_fields(collection)
+    flat = whole.flatten() if whole._is_dynamic_groups else whole
     if flat.media_type == fo.core.media.GROUP:
         flat = _active_slice(flat)
     kind = flat.media_type
@@ -128,8 +140,8 @@ def check_detections_field(collection: SampleCollection, field_name: str) -> Non
         InputError: if there is no such field; names the fields that would do.
         WrongTypeError: if the field holds something else.
     """
-    usable = [name for name in collection.get_field_schema() if is_detections_field(collection, name)]
-    field = collection.get_field(field_name) if field_name else None
+    usable = detections_fields(collection)
+    field = _field(collection, field_name)
     if field is None:
         raise InputError(
             f"no field {field_name!r} in {dataset_of(collection).name!r}; fields with detections: {_listed(usable)}"
@@ -143,36 +155,40 @@ def check_detections_field(collection: SampleCollection, field_name: str) -> Non
 
 def is_detections_field(collection: SampleCollection, field_name: str) -> bool:
     """Whether the field holds ``Detections`` (or single ``Detection`` labels, as patches views do)."""
-    field = collection.get_field(field_name)
-    document = getattr(field, "document_type", None)
+    document = getattr(_field(collection, field_name), "document_type", None)
     return isinstance(document, type) and issubclass(document, (fo.Detections, fo.Detection))
 
 
 def is_reference_field(collection: SampleCollection, field_name: str) -> bool:
     """Whether the labels of a field can be references; see ``reference_kinds``."""
-    document = getattr(collection.get_field(field_name), "document_type", None)
+    document = getattr(_field(collection, field_name), "document_type", None)
     return isinstance(document, type) and issubclass(document, REFERENCE_TYPES)
 
 
 def is_map_field(collection: SampleCollection, field_name: str) -> bool:
     """Whether the field holds segmentation maps, whose classes only a look at the maps tells."""
-    document = getattr(collection.get_field(field_name), "document_type", None)
+    document = getattr(_field(collection, field_name), "document_type", None)
     return isinstance(document, type) and issubclass(document, fo.Segmentation)
+
+
+def _field(collection: SampleCollection, name: str) -> fo.Field | None:
+    """A field of the dataset, whether or not a view shows it."""
+    return dataset_of(collection).get_field(name) if name else None
 
 
 def reference_fields(collection: SampleCollection) -> list[str]:
     """Names of the fields whose labels can be references."""
-    return [name for name in collection.get_field_schema() if is_reference_field(collection, name)]
+    return [name for name in dataset_of(collection).get_field_schema() if is_reference_field(collection, name)]
 
 
 def detections_fields(collection: SampleCollection) -> list[str]:
     """Names of the fields that hold detections."""
-    return [name for name in collection.get_field_schema() if is_detections_field(collection, name)]
+    return [name for name in dataset_of(collection).get_field_schema() if is_detections_field(collection, name)]
 
 
 def map_fields(collection: SampleCollection) -> list[str]:
     """Names of the fields that hold segmentation maps."""
-    return [name for name in collection.get_field_schema() if is_map_field(collection, name)]
+    return [name for name in dataset_of(collection).get_field_schema() if is_map_field(collection, name)]
 
 
 def field_names(label_field: str | Sequence[str]) -> list[str]:
@@ -199,7 +215,7 @@ def check_reference_field(collection: SampleCollection, label_field: str | Seque
         if is_reference_field(collection, name):
             continue
         usable = f"fields with labels that can be: {_listed(reference_fields(collection))}"
-        field = collection.get_field(name) if name else None
+        field = _field(collection, name)
         if field is None:
             raise InputError(f"no field {name!r} in {dataset_of(collection).name!r}; {usable}")
         raise WrongTypeError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,7 @@ ATTRIBUTES: dict[str, tuple[type[fo.Field], str]] = {
     "alternative_similarity": (fo.FloatField, "how much this looks like that other class"),
     "written": (
         fo.StringField,
-        "fingerprint of class, box and mask as the run wrote them; tells what was edited since",
+        "fingerprints of box and mask, and of the class, as the run wrote them; tell what was changed since",
     ),
 }
 """What a run writes on each label beside FiftyOne's own attributes: kind and description."""
@@ -92,34 +92,52 @@ def _changes(instances: Instances, i: int, classes: Sequence[str]) -> dict[str, 
         "confidence": float(instances.scores[i]),
         "predicted_iou": float(instances.predicted_iou[i]),
         **_look(instances, i, classes),
-        "written": f"{_of_bytes(label, box, packed)}-{_of_pixels(label, box, mask)}",
+        "written": f"{_of_bytes('', box, packed)}-{_of_pixels('', box, mask)}-{_of_class(label)}",
     }
 
 
-def is_edited(document: Mapping[str, Any]) -> bool:
-    """Whether class, box or mask of a label are no longer those that a run wrote.
+def is_edited(document: Mapping[str, Any], classes: Iterable[str] = ()) -> bool:
+    """Whether box or mask of a label are no longer those that a run wrote: a person's decision on its shape.
 
     Args:
-        document: a detection as the database holds it. One that no run of this version wrote counts as not edited.
+        document: a detection as the database holds it. One without fingerprints counts as not edited.
+        classes: of the run, where that is known. Version 0.1.0 wrote one fingerprint of class and shape together: these
+            tell a label that was only renamed.
     """
-    written = document.get("written")
-    of_bytes, _, of_pixels = (written if isinstance(written, str) else "").partition("-")
+    of_bytes, of_pixels, of_class = _written(document)
     if not of_pixels:
         return False
     try:
-        name, box, mask = document.get("label"), relative_box(document.get("bounding_box")), document.get("mask")
-        if isinstance(mask, bytes) and of_bytes == _of_bytes(name, box, mask):
+        names = {""} if of_class else {str(name) for name in (document.get("label"), *classes)}
+        box, mask = relative_box(document.get("bounding_box")), document.get("mask")
+        if isinstance(mask, bytes) and of_bytes in {_of_bytes(name, box, mask) for name in names}:
             return False
         # Other bytes may still be the same pixels: packed again by FiftyOne, or moved to a file.
         pixels = mask_of(label_of(document))
-        return of_pixels != _of_pixels(name, box, pixels)
+        return of_pixels not in {_of_pixels(name, box, pixels) for name in names}
     except (InputError, ValueError, TypeError):  # a file that is gone was not edited away, nor were damaged bytes
         return False
 
 
+def is_changed(document: Mapping[str, Any]) -> bool:
+    """Whether class, box or mask of a label are no longer those that a run wrote: nothing may replace it unasked.
+
+    Another class alone is no decision on the label: whoever renames a class has not looked at the masks.
+    """
+    of_class = _written(document)[2]
+    return bool(of_class and of_class != _of_class(document.get("label"))) or is_edited(document)
+
+
+def _written(document: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Fingerprints of a label as the database packs it, of its pixels, and of its class; empty where there is none."""
+    written = document.get("written")
+    parts = [*(written if isinstance(written, str) else "").split("-"), "", ""]
+    return parts[0], parts[1], parts[2]
+
+
 def fingerprint(label: str | None, box: Sequence[float], mask: NDArray[np.bool_]) -> str:
-    """What ``is_edited`` compares a label with; see ``ATTRIBUTES``."""
-    return f"{_of_bytes(label, box, serialised(mask))}-{_of_pixels(label, box, mask)}"
+    """What ``is_edited`` and ``is_changed`` compare a label with; see ``ATTRIBUTES``."""
+    return f"{_of_bytes('', box, serialised(mask))}-{_of_pixels('', box, mask)}-{_of_class(label)}"
 
 
 def _of_bytes(label: object, box: Sequence[float] | NDArray[np.float64], mask: bytes) -> str:
@@ -133,6 +151,10 @@ def _of_pixels(label: object, box: Sequence[float] | NDArray[np.float64], mask: 
     plain = np.zeros((0, 0), bool) if mask is None else np.asarray(mask) > 0
     shape = np.array(plain.shape, np.int64)
     return _digest(label, steps.tobytes(), shape.tobytes() + np.packbits(plain).tobytes())
+
+
+def _of_class(label: object) -> str:
+    return _digest(label, b"", b"")
 
 
 def _digest(label: object, box: bytes, mask: bytes) -> str:
@@ -171,15 +193,26 @@ def is_from_run(label: Document) -> bool:
     return label.get("predicted_iou") is not None
 
 
-def is_decided(label: Document) -> bool:
-    """Whether a person has accepted, rejected or edited this label."""
-    return bool(DECIDED_TAGS & set(label.get("tags") or [])) or is_edited(label)
+def is_decided(label: Document, classes: Iterable[str] = ()) -> bool:
+    """Whether a person has accepted or rejected this label, or edited its shape; ``classes`` as for ``is_edited``."""
+    return bool(DECIDED_TAGS & set(label.get("tags") or [])) or is_edited(label, classes)
+
+
+def is_right(label: Document, classes: Iterable[str] = ()) -> bool:
+    """Whether a person said that this label is right: accepted it, or edited its shape and did not reject it."""
+    tags = set(label.get("tags") or [])
+    return bool(PROTECTED_TAGS & tags) or (REJECTED_TAG not in tags and is_edited(label, classes))
 
 
 def is_kept(label: Document) -> bool:
-    """Whether a person wants this label: accepted it, or edited it and did not reject it after all."""
+    """Whether a person wants this label as it is: right, or given another class and not rejected after all."""
     tags = set(label.get("tags") or [])
-    return bool(PROTECTED_TAGS & tags) or (REJECTED_TAG not in tags and is_edited(label))
+    return bool(PROTECTED_TAGS & tags) or (REJECTED_TAG not in tags and is_changed(label))
+
+
+def is_touched(label: Document) -> bool:
+    """Whether a person did anything to this label: no run replaces it."""
+    return bool(DECIDED_TAGS & set(label.get("tags") or [])) or is_changed(label)
 
 
 def without_contradictions(new: list[Document], decided: list[Document]) -> list[Document]:
@@ -187,7 +220,7 @@ def without_contradictions(new: list[Document], decided: list[Document]) -> list
 
     Args:
         new: labels that a run is about to write; each has a mask.
-        decided: the labels that a person decided on. One that is kept stands for its object, whatever a run calls it; a
+        decided: the labels that a person touched. One that is kept stands for its object, whatever a run calls it; a
             rejected one only keeps its own class from coming back.
     """
     if not decided or not new:
@@ -210,7 +243,7 @@ def keep_identity(new: Document, old: Document | None) -> None:
     there = {label["written"]: label for label in before if isinstance(label.get("written"), str)}
     for label in new["detections"]:
         same = there.pop(label.get("written"), None)
-        if same is None or is_decided(same):  # what a person decided on is kept anyway, beside what is written
+        if same is None or is_touched(same):  # what a person touched is kept anyway, beside what is written
             continue
         label |= {key: value for key, value in same.items() if key not in label and key != "mask_path"}
         label |= {"_id": same["_id"], "tags": same.get("tags") or []}

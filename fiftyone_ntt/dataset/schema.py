@@ -26,6 +26,30 @@ _RADIO_BUTTONS = 5
 _SHOWN_CLASSES = 1000  # FiftyOne takes no longer list of choices
 
 
+def declare_labels(dataset: fo.Dataset, name: str, *, of_references: bool = False) -> None:
+    """Makes a label field, where it is not there, and declares what runs write on labels."""
+    if not dataset.has_field(name):
+        dataset.add_sample_field(name, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    for attribute, (kind, description) in {**ATTRIBUTES, **(OF_REFERENCES if of_references else {})}.items():
+        dataset.add_sample_field(f"{name}.detections.{attribute}", kind, description=description)
+
+
+def declare_status(dataset: fo.Dataset, label_field: str, status: str) -> None:
+    """Makes the status field of a label field, where it is not there, and the index for whoever follows runs."""
+    if not dataset.has_field(status):
+        dataset.add_sample_field(
+            status,
+            fo.EmbeddedDocumentField,
+            embedded_doc_type=fo.DynamicEmbeddedDocument,
+            description=f"what the last labelling run of {label_field!r} did with this sample",
+        )
+    for part in ("run_key", "state", "error", "note"):
+        dataset.add_sample_field(f"{status}.{part}", fo.StringField)
+    dataset.add_sample_field(f"{status}.seconds", fo.FloatField)
+    # Counted often: how many samples are done, and whether their labels are there, without reading a document.
+    dataset.create_index([(f"{status}.run_key", 1), (f"{status}.state", 1), (f"{label_field}._cls", 1)])
+
+
 def activate_schema(dataset: fo.Dataset, label_field: str, classes: Sequence[str] | None = None) -> bool:
     """Lets people edit a field's masks, boxes and classes in the App, in the tab "Annotate" of an open sample.
 

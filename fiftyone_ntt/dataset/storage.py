@@ -22,6 +22,7 @@ import fiftyone.core.stages as stages
 import numpy as np
 from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
+from fiftyone.core.odm import get_db_conn
 from fiftyone.core.runs import Run
 from fiftyone.core.stages import ViewStage
 from fiftyone.operators import ExecutionStore
@@ -171,6 +172,38 @@ def check_results_size(dataset: fo.Dataset, run_key: str, most: int) -> None:
     size = results.length if results else 0
     if size > most:
         raise InputError(f"expected at most {most} bytes with run {run_key!r}, got {size}; build the memory bank again")
+
+
+def refresh(dataset: fo.Dataset) -> bool:
+    """Takes over what other processes did to a dataset's fields and runs since this one loaded it.
+
+    Samples in memory stay as they are, with what somebody may have changed on them and not saved yet.
+
+    Returns:
+        Whether there was anything.
+    """
+    wanted = {"name": 1, "runs": 1, "sample_fields.name": 1, "sample_fields.info": 1}
+    there = get_db_conn().datasets.find_one({"_id": dataset_id(dataset)}, wanted)
+    if there is None:
+        raise InputError(f"dataset {dataset.name!r} has been deleted; load another one")
+    before, schema = dataset._doc.to_dict(), dataset.get_field_schema(include_private=True)
+    fields = {field["name"]: getattr(schema.get(field["name"]), "info", None) for field in before["sample_fields"]}
+    fields = {name: info or None for name, info in fields.items()}
+    # Renamed by this process: FiftyOne's object of the field goes by the old name until it is loaded again.
+    renamed = any(field.path not in (None, name) for name, field in schema.items())
+    in_database = {field["name"]: field.get("info") or None for field in there["sample_fields"]}
+    now = there["name"], there.get("runs") or {}, in_database
+    if not renamed and (before["name"], before["runs"], fields) == now:
+        return False
+    dataset._reload()  # first what it is called now: that is how the rest is found
+    dataset._reload(hard=True)
+    return True
+
+
+def is_field_in_database(dataset: fo.Dataset, name: str) -> bool:
+    """Whether the dataset has a field now, whatever this process remembers of it."""
+    query = {"_id": dataset_id(dataset), "sample_fields.name": name}
+    return get_db_conn().datasets.find_one(query, {"_id": 1}) is not None
 
 
 def database_collection(dataset: fo.Dataset) -> Collection[dict[str, Any]]:

@@ -21,7 +21,7 @@ from fiftyone_ntt.dataset.fields import (
     whole_images,
     with_sizes,
 )
-from fiftyone_ntt.dataset.labels import is_from_run, is_kept
+from fiftyone_ntt.dataset.labels import is_from_run, is_right
 from fiftyone_ntt.dataset.storage import patiently, raw_values
 from fiftyone_ntt.errors import InputError, WrongTypeError, as_text
 from fiftyone_ntt.evaluation.map_documents import Document, is_as_written, maps_info, piece_of, to_map_document
@@ -125,7 +125,8 @@ def to_segmentation(
     samples = with_sizes(view, report.notes)
     choice = {"only": only, "score_threshold": score_threshold}
     _declare(dataset_of(view), report, choice)
-    painter = _Painter(report, only, score_threshold, bool(provenance_of(view, label_field)), overwrite)
+    run = provenance_of(view, label_field)
+    painter = _Painter(report, only, score_threshold, bool(run), tuple(run.get("classes") or ()), overwrite)
     total, done = len(samples), 0
     for ids, documents in _chunks(samples, label_field, out_field):
         painted = {sample_id: painter(sample_id, *each) for sample_id, each in zip(ids, documents, strict=True)}
@@ -222,6 +223,7 @@ class _Painter:
         only: of ``ONLY``.
         least: undecided labels at or below this score are left out.
         of_run: whether a run wrote the labels, so that others were drawn by a person.
+        classes: of that run.
         overwrite: replace what a person changed.
     """
 
@@ -229,6 +231,7 @@ class _Painter:
     only: str
     least: float | None
     of_run: bool
+    classes: tuple[str, ...]
     overwrite: bool
 
     def __call__(
@@ -262,7 +265,7 @@ class _Painter:
         for label in detections if detections is not None else [labels]:  # a field of single Detection labels
             if label.get("label") not in self.report.classes or REJECTED_TAG in (label.get("tags") or ()):
                 continue
-            by_person = is_kept(label) or (self.of_run and not is_from_run(label))
+            by_person = is_right(label, self.classes) or (self.of_run and not is_from_run(label))
             score = _score(label)
             if by_person or (self.only == "all" and (self.least is None or score > self.least)):
                 chosen.append((label, (float(by_person), score)))

@@ -22,6 +22,7 @@ from fiftyone_ntt.dataset.fields import (
     is_reference_field,
     label_path,
     reference_fields,
+    with_all_fields,
 )
 from fiftyone_ntt.dataset.labels import is_example
 from fiftyone_ntt.errors import InputError
@@ -180,7 +181,8 @@ def likely_field(samples: SampleCollection) -> str:
         return names[0]
     # Detections first: what else there is may be no more than landmarks.
     preferred = sorted(names, key=lambda name: (name != "ground_truth", not is_detections_field(samples, name)))
-    tagged = [name for name in preferred if samples.count_label_tags(name).get(REFERENCE_TAG)]
+    whole = with_all_fields(samples)
+    tagged = [name for name in preferred if whole.count_label_tags(name).get(REFERENCE_TAG)]
     return [*tagged, *preferred][0]
 
 
@@ -190,6 +192,7 @@ def count_labels(view: SampleCollection, fields: Sequence[str]) -> Counter[str]:
     Counted by the database, no mask or map is read.
     """
     counts: Counter[str] = Counter()
+    view = with_all_fields(view)
     for name in fields:
         if name in reference_fields(view) and not is_map_field(view, name):
             labels = examples_of(view, name).count_values(label_path(view, name, "label"))
@@ -292,6 +295,7 @@ def tagged_references(target: SampleCollection, tag: str, label_field: str | Seq
     Raises:
         InputError: if nothing carries the tag.
     """
+    target = with_all_fields(target)
     if not tag:
         return target
     references = _with_tag(target, tag, label_field)
@@ -307,7 +311,7 @@ def tagged_negatives(
     target: SampleCollection, label_field: str | Sequence[str], tag: str = NEGATIVE_TAG
 ) -> SampleCollection | None:
     """What in a target is tagged as not wanted, for ``build_memory_bank(negatives=...)``; ``None`` if nothing is."""
-    return _with_tag(target, tag, label_field) if tag else None
+    return _with_tag(with_all_fields(target), tag, label_field) if tag else None
 
 
 def _with_tag(target: SampleCollection, tag: str, label_field: str | Sequence[str]) -> SampleCollection | None:

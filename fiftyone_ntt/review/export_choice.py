@@ -13,7 +13,7 @@ from fiftyone_ntt.dataset.fields import DECIDED_TAGS, PROTECTED_TAGS, REJECTED_T
 from fiftyone_ntt.dataset.labels import is_edited
 from fiftyone_ntt.dataset.storage import raw_values
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.runs.record import PROVENANCE
+from fiftyone_ntt.runs.record import provenance_of, run_of_field
 
 _CHUNK = 100
 
@@ -31,7 +31,7 @@ def chosen_labels(
         exact: also finds labels that a person edited without saying so, which takes reading every mask.
     """
     kept = F("tags").contains(list(PROTECTED_TAGS))
-    if PROVENANCE in (dataset_of(view).get_field(label_field).info or {}):
+    if run_of_field(dataset_of(view), label_field):
         kept |= ~F("predicted_iou").exists()  # drawn by a person: no run leaves this out
     edited = _edited(view, label_field) if exact else []
     if edited:
@@ -54,12 +54,12 @@ def _true() -> ViewExpression:
 
 
 def _edited(view: SampleCollection, label_field: str) -> list[ObjectId]:
-    """Labels without a decision's tag that are no longer as a run wrote them."""
-    ids, edited = view.values("id"), []
+    """Labels without a decision's tag whose shape is no longer as a run wrote it."""
+    ids, edited, classes = view.values("id"), [], provenance_of(view, label_field).get("classes") or ()
     for start in range(0, len(ids), _CHUNK):
         for document in raw_values(view.select(ids[start : start + _CHUNK]), label_field):
             for label in (document or {}).get("detections") or []:
-                if not DECIDED_TAGS & set(label.get("tags") or ()) and is_edited(label):
+                if not DECIDED_TAGS & set(label.get("tags") or ()) and is_edited(label, classes):
                     edited.append(label["_id"])
     return edited
 
@@ -76,8 +76,7 @@ def classes_of(view: SampleCollection, label_field: str, classes: Sequence[str] 
                 f"nothing to export: no label of {missing} among them; there is: {sorted(there) or 'none'}"
             )
         return list(classes)
-    info = dataset_of(view).get_field(label_field).info or {}
-    of_run = list((info.get(PROVENANCE) or {}).get("classes") or [])
+    of_run = list(provenance_of(view, label_field).get("classes") or [])
     return [*of_run, *sorted(set(there) - set(of_run))]
 
 

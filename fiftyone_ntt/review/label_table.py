@@ -34,6 +34,7 @@ from fiftyone_ntt.dataset.labels import is_edited
 from fiftyone_ntt.dataset.storage import database_collection, dataset_id, patiently
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.runs.applied_thresholds import parting
+from fiftyone_ntt.runs.record import provenance_of
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class LabelTable:
 
     def __init__(self, dataset: fo.Dataset, label_field: str) -> None:
         self._samples, self._field = database_collection(dataset), label_field
+        self._classes_of_run = tuple(provenance_of(dataset, label_field).get("classes") or ())
         self._blocks: dict[ObjectId, Rows] = {}
         self._order: dict[ObjectId, int] = {}
         self._classes: dict[str, int] = {}
@@ -201,7 +203,7 @@ class LabelTable:
             _number(label.get("confidence"), 0.0),
             *(_number(label.get(key), np.nan) for key in _SCORES),
             decision_of(tags),
-            EDITED_TAG in tags or is_edited(label),
+            EDITED_TAG in tags or is_edited(label, self._classes_of_run),
         )
 
     def _forget_deleted(self) -> None:

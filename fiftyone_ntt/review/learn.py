@@ -27,9 +27,9 @@ from fiftyone_ntt.params.review import LearnParams
 from fiftyone_ntt.references.banks import METHOD as BANK
 from fiftyone_ntt.references.banks import save_bank, with_contents
 from fiftyone_ntt.review.lessons import ClassChange, Lesson, changes_of, is_no_example, lessons_of, taught
-from fiftyone_ntt.review.reviewed_run import ReviewedRun, decided_labels, is_persons_word, labels_in_chunks
+from fiftyone_ntt.review.reviewed_run import ReviewedRun, decided_labels, labels_in_chunks, stays
 from fiftyone_ntt.runs.control import segment_again
-from fiftyone_ntt.runs.history import LEARNED_STORE
+from fiftyone_ntt.runs.mending import LEARNED_STORE
 from fiftyone_ntt.runs.segment import SegmentReport
 
 logger = logging.getLogger(__name__)
@@ -254,7 +254,7 @@ def _write(review: ReviewedRun, report: LearnReport, progress: Progress | None) 
     if applied.resumed or applied.by_others:  # an earlier call was stopped, or another worker shared the work
         for _, labels in labels_in_chunks(review.targets, review.label_field):
             for sample_id in labels.keys() - counted - applied.errors.keys():
-                new = [label for label in labels[sample_id] if not is_persons_word(label)]
+                new = [label for label in labels[sample_id] if not stays(label)]
                 _count(report, sample_id, labels[sample_id], new)
     report.applied, report.from_index = applied, review.source.from_index + applied.from_index
     report.notes = list(dict.fromkeys([*review.source.notes, *applied.notes]))
@@ -262,8 +262,8 @@ def _write(review: ReviewedRun, report: LearnReport, progress: Progress | None) 
 
 def _count(report: LearnReport, sample_id: str, before: list[Document], new: list[Document]) -> None:
     """Counts what becomes of the labels of one image."""
-    stay = [label for label in before if is_persons_word(label)]
-    old = [label for label in before if not is_persons_word(label)]
+    stay = [label for label in before if stays(label)]
+    old = [label for label in before if not stays(label)]
     report.kept += len(stay)
     if changes_of(old, without_contradictions(new, stay), report.threshold, report.changes):
         report.changed.append(sample_id)

@@ -19,7 +19,7 @@ from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.dataset.documents import label_of, relative_box, score_of
 from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, REJECTED_TAG
 from fiftyone_ntt.dataset.geometry import full_mask
-from fiftyone_ntt.dataset.labels import is_kept, left_out_mark
+from fiftyone_ntt.dataset.labels import is_right, left_out_mark
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.memory_bank import MemoryBank, VectorSet
 from fiftyone_ntt.method.pooling import pool_mask
@@ -71,12 +71,12 @@ def lessons_of(sample_id: str, labels: Sequence[dict[str, Any]], content: Compac
 
 def is_no_example(label: dict[str, Any]) -> bool:
     """Whether a person wants a label, and it is marked as something that cannot be an example of its class."""
-    return is_kept(label) and left_out_mark(label) is not None
+    return is_right(label) and left_out_mark(label) is not None
 
 
 def _kind(label: dict[str, Any]) -> str:
     tags = set(label.get("tags") or [])
-    if REJECTED_TAG in tags and not is_kept(label):
+    if REJECTED_TAG in tags and not is_right(label):
         return "rejected"
     return "accepted" if ACCEPTED_TAG in tags else "edited"
 

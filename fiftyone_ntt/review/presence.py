@@ -13,16 +13,22 @@ from bson import ObjectId
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import check_detections_field, dataset_of, every_image, image_samples
+from fiftyone_ntt.dataset.fields import (
+    check_detections_field,
+    dataset_of,
+    every_image,
+    image_samples,
+    with_all_fields,
+)
 from fiftyone_ntt.dataset.storage import patiently
-from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.params.review import JudgePresenceParams
 from fiftyone_ntt.review.label_table import table_of
 from fiftyone_ntt.review.presence_fit import Bools, Pairs
 from fiftyone_ntt.review.threshold_fit import Floats
 from fiftyone_ntt.review.thresholds import Thresholds, fit_thresholds, load_thresholds
+from fiftyone_ntt.runs.control import written_by
 from fiftyone_ntt.runs.presence_fields import declare_presence_fields, note_counts, presence_field_names
-from fiftyone_ntt.runs.record import PROVENANCE, status_field
+from fiftyone_ntt.runs.record import status_field
 
 logger = logging.getLogger(__name__)
 
@@ -92,12 +98,7 @@ def judge_presence(view: SampleCollection, label_field: str = "ntt") -> Presence
     params = JudgePresenceParams(label_field)
     view, dataset = image_samples(view), dataset_of(view)
     check_detections_field(dataset, params.label_field)
-    run_key = ((dataset.get_field(label_field).info or {}).get(PROVENANCE) or {}).get("run_key")
-    if run_key is None or not dataset.has_run(run_key):
-        raise InputError(
-            f"no run of this plugin wrote the labels in {label_field!r}, so what their scores mean is not known; "
-            "choose a field that 'NTT: Segment images' filled"
-        )
+    run_key = written_by(dataset, label_field, "what their scores mean is not known")
     thresholds = load_thresholds(dataset, run_key) or fit_thresholds(dataset, run_key, write_verdicts=False)
     return write_image_labels(view, thresholds)
 
@@ -131,7 +132,7 @@ def judged_without(view: SampleCollection, label_field: str, name: str) -> Sampl
     """The images of a view that are judged to be without a class, the surest first."""
     field = presence_field_names(label_field)[1]
     chances = F(f"{field}.classifications").filter(F("label") == name).map(F("confidence"))
-    images = view.match(F(f"{field}.classifications.label").contains(name))
+    images = with_all_fields(view).match(F(f"{field}.classifications.label").contains(name))
     return images.sort_by(chances.max(), reverse=True)
 
 

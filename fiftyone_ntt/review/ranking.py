@@ -26,6 +26,7 @@ from fiftyone_ntt.dataset.fields import (
     image_samples,
     is_generated,
     label_root,
+    with_all_fields,
 )
 from fiftyone_ntt.dataset.storage import app_view, shows_whole_lists, stage_document, stages_of, store
 from fiftyone_ntt.errors import WrongTypeError
@@ -42,7 +43,7 @@ _STORE, _STAGES, _MOST_STAGES = "ntt_review", "stages", 50
 
 def undecided(view: fo.DatasetView, label_field: str) -> fo.DatasetView:
     """Only labels without a tag of a decision, and images that have some."""
-    return view.filter_labels(label_field, ~(F("tags") != None).if_else(  # noqa: E711
+    return with_all_fields(view).filter_labels(label_field, ~(F("tags") != None).if_else(  # noqa: E711
         F("tags").contains(sorted(DECIDED_TAGS)), False
     ))  # fmt: skip
 

@@ -11,12 +11,12 @@ from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne
 from fiftyone_ntt.dataset.fields import check_detections_field, dataset_of, every_image
-from fiftyone_ntt.dataset.labels import is_decided, is_from_run
+from fiftyone_ntt.dataset.labels import is_decided, is_from_run, is_touched
 from fiftyone_ntt.dataset.storage import patiently, raw_values
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models import Preset
-from fiftyone_ntt.runs.control import StoredRun
-from fiftyone_ntt.runs.record import PROVENANCE, REFERRING
+from fiftyone_ntt.runs.control import StoredRun, written_by
+from fiftyone_ntt.runs.record import REFERRING, provenance_of
 
 _AT_ONCE = 100
 """Samples whose labels are in memory at once."""
@@ -46,16 +46,10 @@ class ReviewedRun(StoredRun):
         """
         dataset = dataset_of(view)
         check_detections_field(dataset, label_field)
-        run_key = ((dataset.get_field(label_field).info or {}).get(PROVENANCE) or {}).get("run_key")
-        if run_key is None or not dataset.has_run(run_key):
-            raise InputError(
-                f"no run of this plugin wrote the labels in {label_field!r}, so there is nothing to match again; "
-                "choose a field that 'NTT: Segment images' filled"
-            )
-        run = StoredRun.load(dataset, run_key)
+        run = StoredRun.load(dataset, written_by(dataset, label_field, "there is nothing to match again"))
         if run.record.get("mode") == REFERRING:
             raise InputError(
-                f"run {run_key!r} looked for single references (mode 'referring'); choose the labels of a run that "
+                f"run {run.run_key!r} looked for single references (mode 'referring'); choose the labels of a run that "
                 "looked for classes (mode 'generic')"
             )
         stage_one = run.stage_one.changed(preset=preset)
@@ -63,7 +57,7 @@ class ReviewedRun(StoredRun):
             stage_one = stage_one.changed(index_dir=index_dir)
         source = CandidateSource(StageOne.of(stage_one, run.bank), bank=run.bank)
         source.open()
-        return cls(dataset, run_key, run.record, run.bank, run.targets, stage_one, source)
+        return cls(dataset, run.run_key, run.record, run.bank, run.targets, stage_one, source)
 
 
 def labels_in_chunks(
@@ -81,17 +75,21 @@ def labels_in_chunks(
         )
 
 
-def is_persons_word(label: Document) -> bool:
-    """Whether a label is a person's word: decided on, or drawn."""
-    return is_decided(label) or not is_from_run(label)
+def stays(label: Document) -> bool:
+    """Whether no run replaces a label: a person touched it, or drew it."""
+    return is_touched(label) or not is_from_run(label)
 
 
 def decided_labels(samples: SampleCollection, label_field: str) -> dict[str, tuple[str, list[Document]]]:
-    """Sample id -> file path and the labels that a person decided on or drew; only samples that have some."""
+    """Sample id -> file path and the labels that a person decided on or drew; only samples that have some.
+
+    A label that was only given another class is none of them: nobody has said that its mask is right.
+    """
     by_sample = {}
+    classes = provenance_of(samples, label_field).get("classes") or ()
     for paths, labels in labels_in_chunks(samples, label_field):
         for sample_id, path in paths.items():
-            decided = [label for label in labels[sample_id] if is_persons_word(label)]
+            decided = [label for label in labels[sample_id] if is_decided(label, classes) or not is_from_run(label)]
             if decided:
                 by_sample[sample_id] = path, decided
     return by_sample

@@ -32,7 +32,7 @@ from fiftyone_ntt.review.threshold_fit import (
 )
 from fiftyone_ntt.runs.applied_thresholds import Facts, keep, kept_of_run, meaning, named
 from fiftyone_ntt.runs.control import config_of
-from fiftyone_ntt.runs.record import PROVENANCE, provenance_of
+from fiftyone_ntt.runs.record import provenance_of, run_of_field
 
 logger = logging.getLogger(__name__)
 
@@ -219,14 +219,14 @@ def load_thresholds(dataset: fo.Dataset, run_key: str) -> Thresholds | None:
         >>> import fiftyone_ntt as ntt
         >>> thresholds = ntt.load_thresholds(dataset, "ntt_ntt")  # doctest: +SKIP
     """
-    kept = kept_of_run(dataset, config_of(dataset, run_key).record)
-    return None if kept is None else _from_facts(kept)
+    record = config_of(dataset, run_key).record
+    kept = kept_of_run(dataset, record)
+    return None if kept is None else _from_facts({**kept, "label_field": record["label_field"]})
 
 
 def thresholds_of_field(dataset: fo.Dataset, label_field: str) -> Thresholds | None:
     """The same for the run that wrote a field; ``None`` also where there is no such run any more."""
-    field = dataset.get_field(label_field)
-    run_key = (((field.info if field else None) or {}).get(PROVENANCE) or {}).get("run_key")
+    run_key = run_of_field(dataset, label_field)
     try:
         return load_thresholds(dataset, run_key) if run_key else None
     except InputError:
@@ -314,7 +314,7 @@ def _notes(labels: Labels, fitted: list[ClassThreshold], precision: float | None
 def _check_field(dataset: fo.Dataset, record: Mapping[str, Any]) -> None:
     name, run_key = record["label_field"], record["run_key"]
     check_detections_field(dataset, name)
-    writer = ((dataset.get_field(name).info or {}).get(PROVENANCE) or {}).get("run_key")
+    writer = run_of_field(dataset, name)
     if writer != run_key:
         raise InputError(f"the labels in {name!r} are of run {writer!r} by now, not of {run_key!r}; choose that one")
 

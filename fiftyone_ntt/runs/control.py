@@ -20,6 +20,7 @@ from fiftyone_ntt.params.labelling import LowerThresholdParams
 from fiftyone_ntt.references.banks import bank_of_run
 from fiftyone_ntt.runs.applied_thresholds import named
 from fiftyone_ntt.runs.listing import list_runs, queued_runs
+from fiftyone_ntt.runs.mending import mend_runs
 from fiftyone_ntt.runs.record import (
     CANCELLED,
     COMPLETED,
@@ -253,8 +254,36 @@ def segment_again(run: StoredRun, **changes: Any) -> SegmentReport:
     )
 
 
+def written_by(dataset: fo.Dataset, label_field: str, otherwise: str) -> str:
+    """Key of the run whose labels a field holds.
+
+    Args:
+        dataset: the dataset.
+        label_field: the field.
+        otherwise: what cannot be done with labels of no run.
+
+    Raises:
+        InputError: if no run wrote the field, or it is a copy of the field that one wrote.
+    """
+    records = mend_runs(dataset)
+    run_key = run_of_field(dataset, label_field)
+    if run_key is None or run_key not in records:
+        raise InputError(
+            f"no run of this plugin wrote the labels in {label_field!r}, so {otherwise}; choose a field that "
+            "'NTT: Segment images' filled"
+        )
+    name = records[run_key]["label_field"]
+    if name != label_field:
+        raise InputError(f"the labels in {label_field!r} are a copy of those of run {run_key!r}; choose {name!r}")
+    return run_key
+
+
 def config_of(dataset: fo.Dataset, run_key: str) -> Any:
-    """The configuration of a labelling run; raises InputError unless there is such a run, and names those there are."""
+    """The configuration of a labelling run; raises InputError unless there is such a run, and names those there are.
+
+    What became of its field since is taken over first, see ``mend_runs``.
+    """
+    mend_runs(dataset)
     if dataset.has_run(run_key):
         config = dataset.get_run_info(run_key).config
         if config.method == METHOD:

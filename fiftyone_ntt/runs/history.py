@@ -20,21 +20,28 @@ from pymongo.errors import DocumentTooLarge
 
 from fiftyone_ntt.dataset.fields import dataset_of, every_image
 from fiftyone_ntt.dataset.labels import ATTRIBUTES, is_from_run, is_kept
+from fiftyone_ntt.dataset.schema import declare_labels, declare_status
 from fiftyone_ntt.dataset.storage import masks_folder, patiently, raw_values, remove_masks, store
 from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.params.base import check_arguments
 from fiftyone_ntt.params.labelling import UndoParams
 from fiftyone_ntt.runs.listing import list_runs
+from fiftyone_ntt.runs.mending import LEARNED_STORE, forget_lost_labels, forget_statuses, has_same_scores, mask_paths
 from fiftyone_ntt.runs.presence_fields import clear_presence, forget_presence
-from fiftyone_ntt.runs.record import PROVENANCE, RunRecord, delete_state, status_field
+from fiftyone_ntt.runs.record import (
+    PROVENANCE,
+    RunRecord,
+    delete_state,
+    note_provenance,
+    run_of_field,
+    status_field,
+)
 from fiftyone_ntt.runs.workers import forget_claims
 
 _FACTS, _SAMPLE, _PART, _STATUSES, _RESULTS = "facts", "sample:", "part:", "statuses:", "results"
 _PART_SIZE, _MOST_PARTS = 8 * 2**20, 1024
 _STATUSES_AT_ONCE = 1000
 
-LEARNED_STORE = "ntt_learn"
-"""Where the outcome of the last learning on each label field is kept, see ``keep_outcome``."""
 Document = dict[str, Any]
 """Labels or a status as the database holds them."""
 
@@ -52,6 +59,7 @@ class Pass:
         exists: whether the pass has begun.
         overwrites: whether it may replace what is there.
         same_scores: whether what it replaces has the scores that it gives: only which labels are written is different.
+        label_field: the field that it wrote, as it was called then.
         made: fields that were not there before it.
         previous: what the label field's ``info`` said of its labels before.
         config: the run's own record before; ``None`` unless it has run before.
@@ -66,6 +74,7 @@ class Pass:
         noted = json.loads(facts["json"]) if facts else {}
         self.overwrites = bool(noted.get("overwrites"))
         self.same_scores = bool(noted.get("same_scores"))
+        self.label_field: str | None = noted.get("label_field")
         self.made: list[str] = noted.get("made", [])
         self.previous: dict[str, Any] | None = noted.get("previous")
         self.config: dict[str, Any] | None = noted.get("config")
@@ -160,17 +169,18 @@ def begin_pass(targets: SampleCollection, record: RunRecord, overwrite: bool) ->
     """
     dataset, name, status = dataset_of(targets), record.label_field, status_field(record.label_field)
     before = list(passes(dataset, record.run_key))
-    # A run that goes on stays in the pass that it has begun; only an overwriting one begins another.
-    if before and not overwrite:
+    # A run that goes on stays in the pass that it has begun, also where that is not known, as in a copy of its dataset;
+    # only an overwriting one begins another.
+    if not overwrite and (before or run_of_field(dataset, name) == record.run_key):
         return
     info = dataset.get_field(name).info if dataset.has_field(name) else None
-    has_record = dataset.has_run(record.run_key)
+    has_record = dataset.has_field(name) and dataset.has_run(record.run_key)
     overwrite = (
         overwrite
         and dataset.has_field(name)
         and bool(PROVENANCE in (info or {}) or every_image(dataset).count(f"{name}.detections"))
     )
-    same_scores = overwrite and _means_the_same(record, info)
+    same_scores = overwrite and has_same_scores(record, info)
     paths = [name, *(f"{name}.detections.{attribute}" for attribute in ATTRIBUTES), status]
     this = Pass(dataset, record.run_key, len(before))
     if overwrite and dataset.has_field(status):
@@ -191,12 +201,6 @@ def begin_pass(targets: SampleCollection, record: RunRecord, overwrite: bool) ->
         clear_presence(targets, name)
     if overwrite and dataset.has_field(status):
         targets.clear_sample_field(status)
-
-
-def _means_the_same(record: RunRecord, info: dict[str, Any] | None) -> bool:
-    """Whether the labels that are there have the scores that the run is about to give, as where it is lowered."""
-    previous = (info or {}).get(PROVENANCE)
-    return previous is not None and not set(record.differences(previous)) - {"thresholds"}
 
 
 _CHUNK = 25
@@ -231,7 +235,14 @@ def undo_run(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> 
     name = patiently(_check, dataset, run_key)
     this = patiently(last_pass, dataset, run_key)
     removed = 0
-    if dataset.has_field(name):
+    if not dataset.has_field(name):
+        patiently(forget_lost_labels, dataset, name)
+        if this.overwrites:  # the labels of the run are gone, those that it replaced come back
+            patiently(declare_labels, dataset, name)
+            patiently(declare_status, dataset, name, status_field(name))
+    # Where this was interrupted, the field already says what it said before.
+    owners = (None, run_key, (this.previous or {}).get("run_key"))
+    if dataset.has_field(name) and run_of_field(dataset, name) in owners:
         removed, refused = _restore_samples(dataset, name, run_key, this, keep_edited)
         if refused:
             sample_id, reason = next(iter(refused.items()))
@@ -243,10 +254,12 @@ def undo_run(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> 
         patiently(store(dataset, LEARNED_STORE).delete, name)  # what learning found was found in labels that are gone
         patiently(_restore_provenance, dataset, name, run_key, this)
         patiently(_remove_fields, dataset, name, this)
-    remove_masks(masks_folder(dataset, run_key, this.number), patiently(_mask_paths, dataset, name))
+    elif dataset.has_field(name):
+        patiently(forget_statuses, dataset, name, run_key)  # labels of another run, in a field that was made anew since
+    remove_masks(masks_folder(dataset, run_key, this.number), patiently(mask_paths, dataset, name))
     # Last of all, and in this order: as long as they are there, this can be called again.
     if this.config is not None:
-        patiently(_restore_record, dataset, run_key, this, this.config)
+        patiently(_restore_record, dataset, run_key, name, this, this.config)
         patiently(this.delete)
     else:
         patiently(this.delete)
@@ -347,15 +360,9 @@ def _set(dataset: fo.Dataset, field: str, documents: dict[str, Document | None])
     return {}
 
 
-def _mask_paths(dataset: fo.Dataset, name: str) -> set[str]:
-    """Mask files of the labels that are there now."""
-    if not dataset.has_field(name):
-        return set()
-    return set(every_image(dataset).values(f"{name}.detections.mask_path", unwind=True))
-
-
-def _restore_record(dataset: fo.Dataset, run_key: str, this: Pass, facts: dict[str, Any]) -> None:
-    config = dataset.init_run(**{key: value for key, value in facts.items() if key not in ("cls", "type")})
+def _restore_record(dataset: fo.Dataset, run_key: str, name: str, this: Pass, facts: dict[str, Any]) -> None:
+    plain = {key: value for key, value in facts.items() if key not in ("cls", "type")}
+    config = dataset.init_run(**{**plain, "record": {**plain["record"], "label_field": name}})
     dataset.register_run(run_key, config, overwrite=True)
     results = this.results(config, run_key)
     if results is not None:
@@ -369,19 +376,16 @@ def _delete_record(dataset: fo.Dataset, run_key: str) -> None:
 
 def _restore_provenance(dataset: fo.Dataset, name: str, run_key: str, this: Pass) -> None:
     """The field names the run before; where there was none, the labels that stay are a person's now."""
-    field = dataset.get_field(name)
-    info = dict(field.info or {})
-    if info.get(PROVENANCE, {}).get("run_key") != run_key:
-        return
-    del info[PROVENANCE]
-    field.info = {**info, **({PROVENANCE: this.previous} if this.previous else {})} or None
-    field.save()
+    if this.previous or run_of_field(dataset, name) == run_key:
+        note_provenance(dataset, name, {**this.previous, "label_field": name} if this.previous else None)
 
 
 def _remove_fields(dataset: fo.Dataset, name: str, this: Pass) -> None:
     """Removes the fields that the run has made, unless something is in them."""
     status = status_field(name)
-    created = this.made if this.exists else [name, status]  # runs of earlier versions noted no pass
+    created = [name, status]  # of runs of earlier versions, and in copies of a dataset, no pass is known
+    if this.exists:  # its field may be called otherwise now
+        created = [name + path.removeprefix(this.label_field or name) for path in this.made]
     if name in created and not every_image(dataset).count(f"{name}.detections"):
         dataset.delete_sample_field(name)
     else:
@@ -389,6 +393,4 @@ def _remove_fields(dataset: fo.Dataset, name: str, this: Pass) -> None:
             if path in created and dataset.get_field(path) is not None and not every_image(dataset).count(path):
                 dataset.delete_sample_field(path)
     if status in created and dataset.has_field(status) and not every_image(dataset).count(f"{status}.run_key"):
-        for index in set(dataset.list_indexes()) & {f"{status}.run_key_1_{status}.state_1"}:
-            dataset.drop_index(index)
-        dataset.delete_sample_field(status)
+        dataset.delete_sample_field(status)  # and its index

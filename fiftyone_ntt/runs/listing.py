@@ -15,6 +15,7 @@ from fiftyone.operators.executor import ExecutionRunState
 from fiftyone_ntt.dataset.fields import every_image
 from fiftyone_ntt.dataset.storage import database_collection, dataset_id
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.runs.mending import mend_runs
 from fiftyone_ntt.runs.record import (
     COMPLETED,
     DECISIVE,
@@ -29,7 +30,7 @@ from fiftyone_ntt.runs.record import (
     status_field,
     stored_record,
 )
-from fiftyone_ntt.runs.workers import live_workers
+from fiftyone_ntt.runs.workers import DONE, live_workers
 
 logger = logging.getLogger(__name__)
 
@@ -38,42 +39,55 @@ PLUGIN = "@fiftyone-ntt/ntt/"
 SEGMENT_OPERATOR = f"{PLUGIN}segment"
 
 
-def status_counts(dataset: fo.Dataset, status: str) -> dict[str, dict[str, int]]:
-    """How many samples each run has brought to each state: run key -> state -> samples.
+LOST = "lost"
+"""Samples that a run has labelled, and whose labels are gone: they are to be labelled again."""
+
+
+def status_counts(dataset: fo.Dataset, label_field: str) -> dict[str, dict[str, int]]:
+    """How many samples each run has brought to each state: run key -> state, or ``LOST`` -> samples.
 
     Asks the database itself: FiftyOne's own queries pass by the index that makes this take milliseconds, and read
     documents with all their masks.
 
     Args:
         dataset: the dataset.
-        status: name of the status field of the runs.
+        label_field: the field that the runs wrote.
     """
     counts: dict[str, dict[str, int]] = {}
-    key = {"run": f"${status}.run_key", "state": f"${status}.state"}
+    status = status_field(label_field)
+    if not dataset.has_field(status):
+        return counts
+    there = {"$gt": [f"${label_field}._cls", None]} if dataset.has_field(label_field) else {"$literal": False}
+    key = {"run": f"${status}.run_key", "state": f"${status}.state", "there": there}
     pipeline: list[dict[str, Any]] = [
         {"$match": {f"{status}.run_key": {"$gt": ""}}},
         {"$group": {"_id": key, "samples": {"$sum": 1}}},
     ]
     for row in database_collection(dataset).aggregate(pipeline):
-        counts.setdefault(row["_id"]["run"], {})[row["_id"].get("state")] = row["samples"]
+        state, of_run = row["_id"].get("state"), counts.setdefault(row["_id"]["run"], {})
+        state = LOST if state in DONE and not row["_id"]["there"] else state
+        of_run[state] = of_run.get(state, 0) + row["samples"]
     return counts
 
 
-def figures_of(dataset: fo.Dataset, run_key: str, status: str, done: int) -> dict[str, Any]:
+def figures_of(dataset: fo.Dataset, run_key: str, label_field: str, counted: dict[str, int]) -> dict[str, Any]:
     """State, speed and origin of a run that has begun, as ``list_runs`` tells them.
 
     Args:
         dataset: the dataset.
         run_key: key of the run.
-        status: name of its status field.
-        done: samples that it has been at.
+        label_field: the field that it writes.
+        counted: samples that it has been at, see ``status_counts``.
     """
-    state = state_of(dataset, run_key)
+    state, note = state_of(dataset, run_key), _note(dataset, label_field, counted)
     if state is None:  # of an earlier version, or of a dataset that was copied without it
         unknown = dict.fromkeys(("throughput", "eta_seconds", "started_by", "door", "error", "ended"))
-        return {"state": COMPLETED, "left": 0, "workers": 0, "options": {}, **unknown}
+        figures = {"state": INTERRUPTED if note else COMPLETED, "left": counted.get(LOST, 0), "note": note}
+        return {**figures, "workers": 0, "options": {}, **unknown}
+    if note and state["state"] == COMPLETED:  # something is left to do after all
+        state = {**state, "state": RUNNING}
     workers = live_workers(dataset, run_key)
-    left = _left(dataset, state, status, run_key, done)
+    left = _left(dataset, state, label_field, run_key, sum(counted.values()) - counted.get(LOST, 0))
     running = state["state"] == RUNNING and bool(workers)
     parts = [job["progress"] for job in workers if job["progress"]] if running else []
     throughput = sum(map(_speed, parts)) or _speed(state["worked"])
@@ -88,7 +102,17 @@ def figures_of(dataset: fo.Dataset, run_key: str, status: str, done: int) -> dic
         "door": state["door"],
         "error": state["error"],
         "ended": state["ended"],
+        "note": note,
     }
+
+
+def _note(dataset: fo.Dataset, label_field: str, counted: dict[str, int]) -> str | None:
+    """What a person should know who believes that the labels of a run are there."""
+    advice = "resume_run labels again, undo_run forgets the run"
+    if not dataset.has_field(label_field):
+        return f"field {label_field!r} was deleted: {advice}"
+    lost = counted.get(LOST, 0)
+    return f"{lost} images have lost their labels in field {label_field!r}: {advice}" if lost else None
 
 
 def queued_runs(dataset: fo.Dataset) -> dict[str, dict[str, Any]]:
@@ -116,11 +140,11 @@ def queued_runs(dataset: fo.Dataset) -> dict[str, dict[str, Any]]:
     return queued
 
 
-def _left(dataset: fo.Dataset, state: State, status: str, run_key: str, done: int) -> int:
+def _left(dataset: fo.Dataset, state: State, label_field: str, run_key: str, done: int) -> int:
     if state["state"] == COMPLETED:
         return 0
     total = state.get("total")
-    return count_left(dataset, state, status, run_key) if total is None else max(int(total) - done, 0)
+    return count_left(dataset, state, label_field, run_key) if total is None else max(int(total) - done, 0)
 
 
 def _speed(figures: dict[str, float] | None) -> float:
@@ -188,12 +212,14 @@ def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:
         * ``counts``: samples that are ``ok``, ``empty``, ``error`` and ``left``,
         * ``throughput`` in images a second, ``eta_seconds`` while it runs, ``workers`` that are at it now,
         * ``configuration``: all that decides the labels, ``options``: all that does not,
+        * ``note``: what became of its labels since, where they are gone: then it counts as ``interrupted``,
         * ``started_by``, ``door`` (``sdk``, ``app``, ``cli`` or ``delegated``), and the ``error`` of a run that failed.
 
     Example:
         >>> import fiftyone_ntt as ntt
         >>> [(run["run_key"], run["state"]) for run in ntt.list_runs(dataset)]  # doctest: +SKIP
     """
+    mend_runs(dataset)
     facts: dict[str, dict[str, Any]] = {}
     damaged: dict[str, str] = {}  # one damaged record, or state, costs its run
     for key in dataset.list_runs(method=METHOD):
@@ -201,8 +227,7 @@ def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:
             facts[key] = {**stored_record(dataset.get_run_info(key).config), "run_key": key}
         except _DAMAGE as error:
             damaged[key] = str(error)
-    fields = {status_field(record["label_field"]) for record in facts.values()}
-    counts = {status: status_counts(dataset, status) for status in fields if dataset.has_field(status)}
+    counts = {name: status_counts(dataset, name) for name in {record["label_field"] for record in facts.values()}}
     runs = []
     for key, record in facts.items():
         try:
@@ -222,7 +247,7 @@ def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:
 def _damaged(key: str, facts: dict[str, Any], reason: str) -> dict[str, Any]:
     """What there is to say of a run whose record or state cannot be read: that, and nothing else."""
     logger.warning("run %r cannot be read: %s", key, reason)
-    nothing = dict.fromkeys(("throughput", "eta_seconds", "started_by", "door", "ended"))
+    nothing = dict.fromkeys(("throughput", "eta_seconds", "started_by", "door", "ended", "note"))
     named = {"run_key": key, "label_field": "", "started": "", **facts}
     counts = {"ok": 0, "empty": 0, "error": 0, "left": 0}
     known = {"state": FAILED, "error": reason, "workers": 0, "options": {}, "configuration": {}, "counts": counts}
@@ -232,9 +257,9 @@ def _damaged(key: str, facts: dict[str, Any], reason: str) -> dict[str, Any]:
 def _described(
     dataset: fo.Dataset, facts: dict[str, Any], counts: dict[str, dict[str, dict[str, int]]]
 ) -> dict[str, Any]:
-    key, status = facts["run_key"], status_field(facts["label_field"])
-    counted = counts.get(status, {}).get(key, {})
-    figures = figures_of(dataset, key, status, sum(counted.values()))
+    key, name = facts["run_key"], facts["label_field"]
+    counted = counts[name].get(key, {})
+    figures = figures_of(dataset, key, name, counted)
     return {
         **facts,
         "configuration": {name: facts[name] for name in DECISIVE if name in facts},
@@ -253,9 +278,10 @@ def images_of_run(dataset: fo.Dataset, run_key: str, label_field: str, state: st
         state: ``"ok"``, ``"empty"`` or ``"error"``.
     """
     status = status_field(label_field)
-    if not dataset.has_field(status) or not status_counts(dataset, status).get(run_key, {}).get(state):
+    if not status_counts(dataset, label_field).get(run_key, {}).get(state):
         return None
-    return every_image(dataset).match((F(f"{status}.run_key") == run_key) & (F(f"{status}.state") == state))
+    of_run = (F(f"{status}.run_key") == run_key) & (F(f"{status}.state") == state)
+    return every_image(dataset).match(of_run & F(label_field).exists() if state in DONE else of_run)
 
 
 def is_given_up(operation: Any) -> Callable[[], bool]:

@@ -66,10 +66,11 @@ def clear_presence(samples: SampleCollection, label_field: str) -> None:
             _note(dataset_of(samples), name, {"counts": None})
 
 
-def forget_presence(dataset: fo.Dataset, label_field: str, run_key: str) -> None:
-    """Removes the image-level labels that are about a run, fields and all."""
+def forget_presence(dataset: fo.Dataset, label_field: str, run_key: str | None = None) -> None:
+    """Removes the image-level labels that are about a run (any run where ``None``), fields and all."""
     for name in presence_field_names(label_field):
-        if (_facts(dataset, name) or {}).get("run_key") == run_key:
+        facts = _facts(dataset, name)
+        if facts and run_key in (None, facts.get("run_key")):
             patiently(dataset.delete_sample_field, name)
 
 

@@ -19,14 +19,13 @@ from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.fields import dataset_of, detections_fields, every_image
-from fiftyone_ntt.dataset.labels import ATTRIBUTES, OF_REFERENCES
-from fiftyone_ntt.dataset.schema import activate_schema, colour_by_class
+from fiftyone_ntt.dataset.schema import activate_schema, colour_by_class, declare_labels, declare_status
 from fiftyone_ntt.dataset.storage import stages_of, view_documents, view_from_documents
 from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.params.base import StageOneSettings
-from fiftyone_ntt.runs.workers import Origin, live_workers, run_store
+from fiftyone_ntt.runs.workers import DONE, Origin, live_workers, run_store
 
 if TYPE_CHECKING:  # it brings the models' library along, which those that only read records can do without
     from fiftyone_ntt.candidates.source import StageOne
@@ -198,6 +197,15 @@ def provenance_of(collection: SampleCollection, field_name: str) -> dict[str, An
     return dict(info.get(PROVENANCE) or (info.get(MAPS) or {}).get("run") or {})
 
 
+def run_records(dataset: fo.Dataset) -> dict[str, dict[str, Any]]:
+    """Key of each labelling run -> its record; without those that are damaged."""
+    records = {}
+    for key in dataset.list_runs(method=METHOD):
+        with suppress(InputError, LookupError, TypeError, ValueError, AttributeError):
+            records[key] = {**stored_record(dataset.get_run_info(key).config), "run_key": key}
+    return records
+
+
 def labelled_fields(dataset: fo.Dataset) -> list[str]:
     """The fields that labelling runs wrote, the newest last."""
     return [name for name in detections_fields(dataset) if PROVENANCE in (dataset.get_field(name).info or {})]
@@ -215,43 +223,24 @@ def fields_of_runs(dataset: fo.Dataset) -> dict[str, str]:
     return {run_key: name for run_key, name in written.items() if run_key is not None and dataset.has_run(run_key)}
 
 
-def goes_on(dataset: fo.Dataset, record: RunRecord) -> bool:
-    """Whether a run of this key and these settings is there and not through."""
-    if not dataset.has_run(record.run_key):
-        return False
-    taken = dataset.get_run_info(record.run_key).config
-    state = state_of(dataset, record.run_key)
-    if taken.method != METHOD or state is None or state["state"] == COMPLETED:
-        return False
-    return taken.record["label_field"] == record.label_field and not record.differences(taken.record)
-
-
 def register(dataset: fo.Dataset, record: RunRecord) -> None:
     """Writes the run record, declares its fields for queries and for the editor, and notes where labels came from."""
     config = dataset.init_run(method=METHOD, record=asdict(record))
     dataset.register_run(record.run_key, config, overwrite=True)
-    name, status = record.label_field, status_field(record.label_field)
-    if not dataset.has_field(name):
-        dataset.add_sample_field(name, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
-    attributes = {**ATTRIBUTES, **OF_REFERENCES} if record.mode == REFERRING else ATTRIBUTES
-    for attribute, (kind, description) in attributes.items():
-        dataset.add_sample_field(f"{name}.detections.{attribute}", kind, description=description)
-    if not dataset.has_field(status):
-        dataset.add_sample_field(
-            status,
-            fo.EmbeddedDocumentField,
-            embedded_doc_type=fo.DynamicEmbeddedDocument,
-            description=f"what the last labelling run of {name!r} did with this sample",
-        )
-    for part in ("run_key", "state", "error", "note"):
-        dataset.add_sample_field(f"{status}.{part}", fo.StringField)
-    dataset.add_sample_field(f"{status}.seconds", fo.FloatField)
-    dataset.create_index([(f"{status}.run_key", 1), (f"{status}.state", 1)])  # whoever follows runs counts these often
-    label_field = dataset.get_field(name)
-    label_field.info = {**(label_field.info or {}), PROVENANCE: asdict(record)}
-    label_field.save()
+    name = record.label_field
+    declare_labels(dataset, name, of_references=record.mode == REFERRING)
+    declare_status(dataset, name, status_field(name))
+    note_provenance(dataset, name, asdict(record))
     activate_schema(dataset, name, record.classes)
     colour_by_class(dataset, name, record.classes)
+
+
+def note_provenance(dataset: fo.Dataset, name: str, record: Mapping[str, Any] | None) -> None:
+    """Notes which run wrote the labels of a field; ``None`` takes the note away."""
+    label_field = dataset.get_field(name)
+    others = {key: value for key, value in (label_field.info or {}).items() if key != PROVENANCE}
+    label_field.info = {**others, **({PROVENANCE: dict(record)} if record else {})} or None
+    label_field.save()
 
 
 def state_of(dataset: fo.Dataset, run_key: str) -> State | None:
@@ -288,7 +277,10 @@ def delete_state(dataset: fo.Dataset, run_key: str) -> None:
     run_store(dataset).delete(run_key)
 
 
-def open_run(targets: SampleCollection, run_key: str, origin: Origin, options: dict[str, Any], fresh: bool) -> State:
+def open_run(
+    targets: SampleCollection, run_key: str, origin: Origin, options: dict[str, Any], fresh: bool,
+    overwrites: bool = False,
+) -> State:  # fmt: skip
     """Notes that a run goes on, or starts.
 
     Args:
@@ -297,6 +289,7 @@ def open_run(targets: SampleCollection, run_key: str, origin: Origin, options: d
         origin: who asks for it.
         options: arguments of ``segment`` that a later worker needs and that do not decide the labels.
         fresh: whether what is known of an earlier run of this key no longer holds.
+        overwrites: whether it replaces labels: then those that are there need not be its own.
     """
     dataset = dataset_of(targets)
     view, size = _stages_of(targets), len(targets)
@@ -305,7 +298,7 @@ def open_run(targets: SampleCollection, run_key: str, origin: Origin, options: d
     def change(state: State) -> State:
         if fresh or not state:
             state = {"views": [], "chunks": None, "started": _now(), "worked": None, "door": origin.door}
-            state |= {"user": origin.user, "options": options}
+            state |= {"user": origin.user, "options": options, "overwrites": overwrites}
         if view not in state["views"]:
             state["views"] = [[]] if not view else [*state["views"], view]
         if not shared or state["chunks"] is None:  # others that are at it have these chunks in mind
@@ -320,7 +313,7 @@ def open_run(targets: SampleCollection, run_key: str, origin: Origin, options: d
     return change_state(dataset, run_key, change) or {}
 
 
-def close_run(dataset: fo.Dataset, run_key: str, status: str, worked: State, error: BaseException | None) -> None:
+def close_run(dataset: fo.Dataset, run_key: str, label_field: str, worked: State, error: BaseException | None) -> None:
     """Notes how a worker's part ended; the last worker of a run decides what becomes of the run.
 
     An interrupted run stays as it is: running without a worker is what being interrupted means.
@@ -335,7 +328,7 @@ def close_run(dataset: fo.Dataset, run_key: str, status: str, worked: State, err
         new = FAILED
     else:
         state = state_of(dataset, run_key)
-        new = COMPLETED if state is not None and not count_left(dataset, state, status, run_key) else None
+        new = COMPLETED if state is not None and not count_left(dataset, state, label_field, run_key) else None
 
     def change(state: State) -> State | None:
         if not state:
@@ -349,10 +342,10 @@ def close_run(dataset: fo.Dataset, run_key: str, status: str, worked: State, err
     change_state(dataset, run_key, change)
 
 
-def close_quietly(dataset: fo.Dataset, run_key: str, status: str, worked: State, error: BaseException | None) -> None:
+def close_quietly(dataset: fo.Dataset, run_key: str, label_field: str, worked: State, error: BaseException) -> None:
     """``close_run`` after an error, which nothing may hide: the database itself may be gone."""
     try:
-        close_run(dataset, run_key, status, worked, error)
+        close_run(dataset, run_key, label_field, worked, error)
     except Exception:
         logger.warning("could not note how run %r ended", run_key)
         logger.debug("why", exc_info=True)
@@ -370,12 +363,15 @@ def targets_of(dataset: fo.Dataset, state: State) -> SampleCollection | None:
     return every_image(dataset).select(list(ids))
 
 
-def count_left(dataset: fo.Dataset, state: State, status: str, run_key: str) -> int:
-    """Samples that a run has not been at yet."""
-    targets = targets_of(dataset, state)
+def count_left(dataset: fo.Dataset, state: State, label_field: str, run_key: str) -> int:
+    """Samples that a run has not been at yet, or whose labels are gone."""
+    targets, status = targets_of(dataset, state), status_field(label_field)
     if targets is None:
         return 0
-    return len(targets.match(F(f"{status}.run_key") != run_key) if dataset.has_field(status) else targets)
+    if not dataset.has_field(status) or not dataset.has_field(label_field):
+        return len(targets)
+    lost = F(f"{status}.state").is_in(DONE) & ~F(label_field).exists()
+    return len(targets.match((F(f"{status}.run_key") != run_key) | lost))
 
 
 def _stages_of(view: SampleCollection) -> list[str] | None:

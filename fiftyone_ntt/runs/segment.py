@@ -29,6 +29,7 @@ from fiftyone_ntt.params.labelling import SegmentParams
 from fiftyone_ntt.references.banks import resolve_bank, without_references
 from fiftyone_ntt.runs.applied_thresholds import STARTING, ScoreThresholds, applied, check_mode, named
 from fiftyone_ntt.runs.estimate import remember_speed
+from fiftyone_ntt.runs.mending import default_run_key, said_of_lost
 from fiftyone_ntt.runs.record import GENERIC, REFERRING, RunRecord, options_of
 from fiftyone_ntt.runs.session import Call, LabelWriter, Written, part_in_run
 from fiftyone_ntt.runs.workers import Work, Worker
@@ -172,7 +173,7 @@ def segment(
         view: the samples to label: whole images; of grouped samples, those of the active slice.
         bank: a memory bank, or the name of one kept with the dataset.
         label_field: field to write; made if absent.
-        run_key: key of the run; ``ntt_<label_field>`` where ``None``.
+        run_key: key of the run; ``ntt_<label_field>`` where ``None``, numbered where a renamed field's run has that.
         resume: go on with a run of the same settings, leaving alone what it has done.
         overwrite: replace what another run or a person wrote in this view. Labels tagged ``ntt:accepted`` or
             ``ntt:edited`` stay even then.
@@ -226,7 +227,7 @@ def segment(
             flat,
             resolve_bank(flat, bank),
             label_field,
-            run_key or f"ntt_{label_field}",
+            run_key or default_run_key(dataset_of(flat), label_field),
             settings,
             asked,
             resume,
@@ -241,8 +242,7 @@ def segment(
 
 def label(task: Task) -> SegmentReport:
     """Does what ``segment`` was asked for."""
-    started = time.perf_counter()
-    bank, config = task.bank, task.config
+    started, bank, config = time.perf_counter(), task.bank, task.config
     check_name(task.run_key)
     stage_one = StageOne.of(task.stage_one, bank)
     dataset = dataset_of(task.view)
@@ -265,8 +265,8 @@ def label(task: Task) -> SegmentReport:
         try:
             part.run()
         finally:
-            report.from_index, report.indexed, report.notes = source.from_index, source.indexed, source.notes
-            report.left_out = labeller.left_out
+            report.from_index, report.indexed, report.left_out = source.from_index, source.indexed, labeller.left_out
+            report.notes = [*said_of_lost(work.lost, task.label_field), *source.notes]
     report.seconds = time.perf_counter() - started
     if report.indexed > report.from_index and not report.by_others:
         remember_speed(root_dataset_of(task.view), stage_one, report.seconds, report.indexed)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -19,10 +19,11 @@ from fiftyone.core.collections import SampleCollection
 from pymongo.errors import DocumentTooLarge
 
 from fiftyone_ntt.dataset.fields import check_name, dataset_of, every_image, is_detections_field
-from fiftyone_ntt.dataset.labels import is_decided, is_from_run, keep_identity, without_contradictions
+from fiftyone_ntt.dataset.labels import is_from_run, is_touched, keep_identity, without_contradictions
 from fiftyone_ntt.dataset.storage import (
     COMFORTABLE_DOCUMENT,
     LARGEST_DOCUMENT,
+    is_field_in_database,
     masks_folder,
     move_masks,
     patiently,
@@ -33,16 +34,18 @@ from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.pixels.files import write_problem
 from fiftyone_ntt.references.banks import keep_with_run
 from fiftyone_ntt.runs.history import Document, begin_pass, last_pass
+from fiftyone_ntt.runs.mending import forget_lost_labels, mend_runs
 from fiftyone_ntt.runs.record import (
+    COMPLETED,
     METHOD,
-    PROVENANCE,
     RUNNING,
     RunRecord,
     close_quietly,
     close_run,
-    goes_on,
     open_run,
+    provenance_of,
     register,
+    run_of_field,
     state_of,
     status_field,
 )
@@ -87,61 +90,77 @@ def part_in_run(call: Call) -> Iterator[tuple[Worker, Work]]:
     Raises:
         InputError: if the field or the run key is another's, or others are at what would be replaced.
     """
-    dataset, run_key = dataset_of(call.targets), call.record.run_key
-    status, origin = status_field(call.record.label_field), current_origin()
+    dataset, run_key, name = dataset_of(call.targets), call.record.run_key, call.record.label_field
+    origin = current_origin()
     worker = patiently(Worker, dataset, run_key, origin)
     begun, error = False, None
     try:
-        with worker.alone():
-            chunks = _begin(call, worker, origin)
+        with worker.alone(name):
+            chunks, lost = _begin(call, worker, origin)
             begun = True
-        yield worker, Work(call.targets, status, worker, run_key, chunks)
+        work = Work(call.targets, name, status_field(name), worker, run_key, chunks)
+        work.lost += lost
+        yield worker, work
     except BaseException as caught:
         error = caught
         raise
     finally:
         worker.end()
         if begun:
-            (close_run if error is None else close_quietly)(dataset, run_key, status, worker.figures, error)
+            if error is None:
+                close_run(dataset, run_key, name, worker.figures, None)
+            else:
+                close_quietly(dataset, run_key, name, worker.figures, error)
 
 
-def _begin(call: Call, worker: Worker, origin: Origin) -> int:
-    """Registers the run unless it is there. Returns into how many chunks its samples are divided."""
+def _begin(call: Call, worker: Worker, origin: Origin) -> tuple[int, int]:
+    """Registers the run unless it is there. Only one worker on the field does this at a time.
+
+    Returns:
+        Into how many chunks its samples are divided, and how many had been labelled in a field that is gone.
+    """
     record, dataset = call.record, dataset_of(call.targets)
-    state = state_of(dataset, record.run_key)
-    if state is not None and not _is_known(dataset, record):
-        dataset.reload()  # another process has begun the run since this one loaded the dataset, or while it did
+    # Others may have begun a run, or deleted fields, since this process loaded the dataset.
+    records, name = mend_runs(dataset), record.label_field
+    is_there = dataset.has_field(name)
     # The run that was to overwrite and did not get through does not overwrite itself.
-    overwrite = call.overwrite and not (call.resume and goes_on(dataset, record))
+    overwrite = call.overwrite and is_there and not (call.resume and _goes_on(dataset, record, records))
+    _check_nobody_is_at(dataset, record, records, worker, overwrite)
     check_free(dataset, record, call.resume, overwrite)
-    if overwrite:
-        _check_nobody_is_at(call, worker)
-    fresh = overwrite or state is None or not dataset.has_run(record.run_key)
-    if fresh or not dataset.has_field(status_field(record.label_field)):
+    lost = 0 if is_there else forget_lost_labels(dataset, name)
+    known = is_there and dataset.has_field(status_field(name)) and run_of_field(dataset, name) == record.run_key
+    fresh = overwrite or not is_there or record.run_key not in records or state_of(dataset, record.run_key) is None
+    if fresh or not known:
         begin_pass(call.targets, record, overwrite)
         register(dataset, record)
         keep_with_run(dataset, record.run_key, call.bank)
-    opened = open_run(call.targets, record.run_key, origin, call.options, fresh)
-    return int(opened["chunks"])
+    opened = open_run(call.targets, record.run_key, origin, call.options, fresh, overwrite)
+    return int(opened["chunks"]), lost
 
 
-def _is_known(dataset: fo.Dataset, record: RunRecord) -> bool:
-    """Whether this process knows all that ``register`` writes: it may have loaded the dataset between two steps."""
-    name = record.label_field
-    if not all(dataset.has_field(field) for field in (name, status_field(name))):
+def _goes_on(dataset: fo.Dataset, record: RunRecord, records: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a run of this key and these settings is there and not through."""
+    state, taken = state_of(dataset, record.run_key), records.get(record.run_key)
+    if taken is None or state is None or state["state"] == COMPLETED:
         return False
-    return dataset.has_run(record.run_key) and PROVENANCE in (dataset.get_field(name).info or {})
+    return taken["label_field"] == record.label_field and not record.differences(dict(taken))
 
 
-def _check_nobody_is_at(call: Call, worker: Worker) -> None:
-    """Raises InputError if a run is at work whose labels are about to be replaced."""
-    dataset, name = dataset_of(call.targets), call.record.label_field
-    info = dataset.get_field(name).info if dataset.has_field(name) else None
-    for run_key in {call.record.run_key, (info or {}).get(PROVENANCE, {}).get("run_key", call.record.run_key)}:
+def _check_nobody_is_at(
+    dataset: fo.Dataset, record: RunRecord, records: Mapping[str, Mapping[str, Any]], worker: Worker, overwrite: bool
+) -> None:
+    """Raises InputError if another run is writing to the field, or this one, and its labels are to be replaced."""
+    for run_key, taken in records.items():
+        joins = run_key == record.run_key and not overwrite and not record.differences(dict(taken))
+        if joins or taken["label_field"] != record.label_field:
+            continue
         state = state_of(dataset, run_key)
         others = [job for job in live_workers(dataset, run_key) if job["id"] != worker.id]
         if others and state is not None and state["state"] == RUNNING:
-            raise InputError(f"run {run_key!r} is writing to field {name!r} right now; cancel it first, see cancel_run")
+            raise InputError(
+                f"run {run_key!r} of {state['user']} is writing to field {record.label_field!r} right now; wait until "
+                "it is through, cancel it first (see cancel_run), or choose another label_field"
+            )
 
 
 def check_free(dataset: fo.Dataset, record: RunRecord, resume: bool, overwrite: bool) -> None:
@@ -165,11 +184,11 @@ def check_free(dataset: fo.Dataset, record: RunRecord, resume: bool, overwrite: 
         return
     if not is_detections_field(dataset, name):
         raise WrongTypeError(f"field {name!r} exists and does not hold Detections; choose another label_field")
-    previous = (dataset.get_field(name).info or {}).get(PROVENANCE)
+    previous = provenance_of(dataset, name)
     choices = "choose another label_field, pass overwrite=True, or take the old labels back with undo_run"
     if overwrite:
         return
-    if previous is None:
+    if not previous:
         if every_image(dataset).count(f"{name}.detections"):
             raise InputError(f"field {name!r} holds labels that no run of this plugin wrote; {choices}")
         return
@@ -264,6 +283,7 @@ class LabelWriter:
             DatabaseGoneError: if the database does not answer for minutes.
         """
         if self._statuses:
+            patiently(self._check_field)
             present = patiently(self._read)
             for sample_id in set(self._statuses) - set(present):  # someone has deleted the sample
                 self._labels.pop(sample_id, None), self._statuses.pop(sample_id)
@@ -284,6 +304,13 @@ class LabelWriter:
                     self._written(sample_id, before, self._labels[sample_id]["detections"])
         self._labels, self._statuses, self._bytes, self._saved_at = {}, {}, 0, time.monotonic()
 
+    def _check_field(self) -> None:
+        if not is_field_in_database(self.dataset, self._field):
+            raise InputError(
+                f"field {self._field!r} was deleted or renamed while run {self._run_key!r} was writing to it; nothing "
+                "more is written: start the run again to go on"
+            )
+
     def _read(self) -> dict[str, _Present]:
         view = every_image(self.dataset).select(list(self._statuses))
         status = status_field(self._field)
@@ -295,16 +322,16 @@ class LabelWriter:
         }
 
     def _merged(self, new: Document, old: _Present) -> Document:
-        """The new labels that no decision of a person speaks against, and those of the old ones that stay."""
+        """The new labels that nothing a person did speaks against, and those of the old ones that stay."""
         before = (old.labels or {}).get("detections") or []
-        decided = [label for label in before if is_decided(label)]
+        touched = [label for label in before if is_touched(label)]
         drawn = (
             []
             if self._pass.overwrites
-            else [label for label in before if not (is_from_run(label) or is_decided(label))]
+            else [label for label in before if not (is_from_run(label) or is_touched(label))]
         )
-        kept = [*decided, *drawn]
-        return {**new, "detections": [*without_contradictions(new["detections"], decided), *kept]}
+        kept = [*touched, *drawn]
+        return {**new, "detections": [*without_contradictions(new["detections"], touched), *kept]}
 
     def _fit(self, sample_id: str, labels: dict[str, Document], size: int) -> None:
         """Sees to it that the sample's document stays below MongoDB's limit, or that the sample is an error."""

@@ -2,7 +2,6 @@
 
 A worker is alive while it renews its lease. It may write a sample only while it is alive and holds the chunk the sample
 is in. What a worker that is not alive has claimed, others may take: by then its lease cannot be renewed any more.
-``Work`` hands out the samples that are left as this worker claims them, chunk by chunk.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from typing import Any
 import fiftyone as fo
 import psutil
 from bson import ObjectId
+from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators.store.transient_jobs import TransientJobCoordinator
 
@@ -86,10 +86,9 @@ class Worker:
     def __init__(self, dataset: fo.Dataset, run_key: str, origin: Origin) -> None:
         self._run_key, self._origin = run_key, origin
         self._coordinator = _coordinator(dataset)
-        self._store = _claims(dataset, run_key)
-        job = self._coordinator.create(
-            owner=_this_process(), scope=run_key, payload=None, job_id=f"{run_key}/{ObjectId()}"
-        )
+        self._claims, self._fields = _claims(dataset, run_key), store(dataset, "ntt_fields")
+        owner, job_id = _this_process(), f"{run_key}/{ObjectId()}"
+        job = self._coordinator.create(owner=owner, scope=run_key, payload=None, job_id=job_id)
         self.id: str = job["id"]
         claimed = self._coordinator.claim(self.id)
         if claimed is None:  # nobody else knows the id, so only if all leases of the run were removed just now
@@ -134,22 +133,23 @@ class Worker:
             )
         self.check()
 
-    def claim(self, chunk: str) -> bool:
-        """Tries to take a chunk. Returns whether this worker has it now."""
+    def claim(self, chunk: str, among: JsonStore | None = None) -> bool:
+        """Tries to take a chunk, or a key among other claims. Returns whether this worker has it now."""
         self.check()
-        lease = {"worker": self.id}
-        if self._store.set_if_absent(chunk, lease, ttl=_DAY):
+        claims, lease = self._claims if among is None else among, {"worker": self.id}
+        if claims.set_if_absent(chunk, lease, ttl=_DAY):
             return True
-        held = self._store.get(chunk)
+        held = claims.get(chunk)
         if held is None or held == lease:
             return held is not None
         if held["worker"] is not None and not self._shut_out(held["worker"]):
             return False
-        return bool(self._store.compare_and_set(chunk, held, lease, ttl=_DAY))
+        return bool(claims.compare_and_set(chunk, held, lease, ttl=_DAY))
 
-    def release(self, chunk: str) -> None:
+    def release(self, chunk: str, among: JsonStore | None = None) -> None:
         """Gives a chunk back, for samples of it that another worker's view may hold."""
-        self._store.compare_and_set(chunk, {"worker": self.id}, {"worker": None}, ttl=_DAY)
+        claims = self._claims if among is None else among
+        claims.compare_and_set(chunk, {"worker": self.id}, {"worker": None}, ttl=_DAY)
 
     def wait(self, seconds: float = _POLL) -> None:
         """Waits for other workers."""
@@ -157,14 +157,14 @@ class Worker:
         self.check()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """What is done inside, only one worker of the run does at a time."""
-        while not self.claim("opening"):
+    def alone(self, label_field: str) -> Iterator[None]:
+        """What is done inside, only one worker on the field does at a time, whatever its run."""
+        while not self.claim(label_field, self._fields):
             self.wait()
         try:
             yield
         finally:
-            self.release("opening")
+            self.release(label_field, self._fields)
 
     def end(self) -> None:
         """Ends the part: its claims are free, it can write no more."""
@@ -312,6 +312,7 @@ class Work:
 
     Args:
         targets: the samples to label.
+        label_field: the field of the labels. A sample without labels there is not done, whatever its status says.
         status: name of the status field.
         worker: the lease of this worker.
         run_key: key of the run.
@@ -320,23 +321,28 @@ class Work:
     Attributes:
         dataset: the dataset.
         resumed: samples that were done before.
+        lost: samples that were done before, and whose labels are gone.
         total: samples that were left at the start.
         by_others: how many of these another worker did.
     """
 
-    def __init__(self, targets: SampleCollection, status: str, worker: Worker, run_key: str, chunks: int) -> None:
-        self.dataset, self._status, self._worker = dataset_of(targets), status, worker
-        self._run_key, self._chunks = run_key, chunks
-        ids, paths, runs, states = targets.values(["id", "filepath", f"{status}.run_key", f"{status}.state"])
+    def __init__(
+        self, targets: SampleCollection, label_field: str, status: str, worker: Worker, run_key: str, chunks: int
+    ) -> None:
+        self.dataset, self._worker, self._run_key, self._chunks = dataset_of(targets), worker, run_key, chunks
+        self._state = [f"{status}.run_key", f"{status}.state", F(label_field).exists()]
+        ids, paths, *states = targets.values(["id", "filepath", *self._state])
         self._paths = dict(zip(ids, paths, strict=True))
-        state_of = {key: state for key, run, state in zip(ids, runs, states, strict=True) if run == run_key}
-        self._failed_before = {key for key, state in state_of.items() if state not in DONE}
-        self._left = {key: None for key in ids if state_of.get(key) not in DONE}
+        # Of each sample that the run was at: whether its status says done, and whether its labels are there.
+        rows = zip(ids, *states, strict=True)
+        of_run = {key: (state in DONE, labels) for key, run, state, labels in rows if run == run_key}
+        self._failed_before = {key for key, (done, _) in of_run.items() if not done}
+        self._left = {key: None for key in ids if of_run.get(key) != (True, True)}
+        self.lost = sum(figures == (True, False) for figures in of_run.values())
         self._held: dict[str, set[str]] = {}
         self._lock = threading.RLock()
         self.resumed = len(ids) - len(self._left)
-        self.total = len(self._left)
-        self.by_others = 0
+        self.total, self.by_others = len(self._left), 0
 
     @property
     def left(self) -> bool:
@@ -380,12 +386,11 @@ class Work:
 
     def _undone(self, ids: list[str]) -> list[str]:
         """The samples that still have to be done; one that failed for another worker meanwhile is not tried again."""
-        fields = ["id", f"{self._status}.run_key", f"{self._status}.state"]
-        rows = zip(*patiently(every_image(self.dataset).select(ids).values, fields), strict=True)
+        rows = zip(*patiently(every_image(self.dataset).select(ids).values, ["id", *self._state]), strict=True)
         undone = {
             key
-            for key, run, state in rows
-            if run != self._run_key or (state not in DONE and key in self._failed_before)
+            for key, run, state, has_labels in rows
+            if run != self._run_key or (not has_labels if state in DONE else key in self._failed_before)
         }
         with self._lock:
             for sample_id in ids:

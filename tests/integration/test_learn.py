@@ -34,12 +34,12 @@ def reviewed(pictures, preset, tmp_path):
 
 
 def decide(dataset):
-    """The first label of each image: accepted, rejected, renamed in the App."""
+    """The first label of each image: accepted, rejected, renamed and its mask edited in the App."""
     ids = []
     for sample, tag in zip(dataset.skip(1), ("ntt:accepted", "ntt:rejected", None), strict=True):
         label = sample.found.detections[0]
         if tag is None:
-            label.label = "lamp"
+            label.label, label.mask = "lamp", np.eye(*label.mask.shape, dtype=bool)
         else:
             label.tags = [tag]
         sample.save()

@@ -89,12 +89,16 @@ def test_an_edit_shows_by_its_fingerprint(scored):
     stored = scored._sample_collection.find_one({"_id": sample._id})["ntt"]["detections"][0]
     pixels = np.ones((2, 2), bool)
     prints = (
-        labels._of_bytes(label.label, label.bounding_box, stored["mask"]),
-        labels._of_pixels(label.label, label.bounding_box, pixels),
+        labels._of_bytes("", label.bounding_box, stored["mask"]),
+        labels._of_pixels("", label.bounding_box, pixels),
+        labels._of_class(label.label),
     )
     label["written"] = "-".join(prints)
     sample.save()
     assert sum(one.edited for one in summarise_scores(scored)) == 0
+    label.label = "another"
+    sample.save()
+    assert sum(one.edited for one in summarise_scores(scored)) == 0, "nobody has looked at its mask"
     label.mask = np.array([[True, False], [True, True]])
     sample.save()
     assert sum(one.edited for one in summarise_scores(scored)) == 1

@@ -10,7 +10,13 @@ import pytest
 fo = pytest.importorskip("fiftyone")
 
 from fiftyone_ntt.core import Instances  # noqa: E402
-from fiftyone_ntt.dataset.labels import is_edited, to_document  # noqa: E402
+from fiftyone_ntt.dataset.labels import (  # noqa: E402
+    _of_bytes,
+    _of_pixels,
+    is_changed,
+    is_edited,
+    to_document,
+)
 from fiftyone_ntt.pixels.packed_masks import PackedMask  # noqa: E402
 
 SIZE = (70, 130)
@@ -98,27 +104,40 @@ def one_pixel(mask):
 
 
 @pytest.mark.parametrize(
-    ("change", "edited"),
+    ("change", "edited", "changed"),
     [
-        (lambda label, _: label, False),
-        (lambda label, _: {**label, "tags": ["ntt:accepted"], "confidence": 0.1, "index": 3}, False),
-        (lambda label, _: packed_again(label), False),
-        (lambda label, _: through_json(label), False),
-        (lambda label, _: with_mask(label, lambda mask: mask.astype(np.uint8) * 255), False),
-        (in_a_file, False),
-        (lambda label, _: {**label, "mask": None, "mask_path": "/gone.png"}, False),
-        (lambda label, _: {**label, "label": "c"}, True),
-        (lambda label, _: {**label, "bounding_box": [x + 1 / 130 for x in label["bounding_box"]]}, True),
-        (lambda label, _: with_mask(label, one_pixel), True),
-        (lambda label, folder: in_a_file(with_mask(label, one_pixel), folder), True),
-        (lambda label, _: {**label, "mask": None}, True),
-        (lambda label, _: {key: value for key, value in label.items() if key != "written"}, False),
-        (lambda label, _: {**label, "written": "as it likes"}, False),
+        (lambda label, _: label, False, False),
+        (lambda label, _: {**label, "tags": ["ntt:accepted"], "confidence": 0.1, "index": 3}, False, False),
+        (lambda label, _: packed_again(label), False, False),
+        (lambda label, _: through_json(label), False, False),
+        (lambda label, _: with_mask(label, lambda mask: mask.astype(np.uint8) * 255), False, False),
+        (in_a_file, False, False),
+        (lambda label, _: {**label, "mask": None, "mask_path": "/gone.png"}, False, False),
+        (lambda label, _: {**label, "label": "c"}, False, True),
+        (lambda label, _: {**label, "label": None}, False, True),
+        (lambda label, _: with_mask({**label, "label": "c"}, one_pixel), True, True),
+        (lambda label, _: {**label, "bounding_box": [x + 1 / 130 for x in label["bounding_box"]]}, True, True),
+        (lambda label, _: with_mask(label, one_pixel), True, True),
+        (lambda label, folder: in_a_file(with_mask(label, one_pixel), folder), True, True),
+        (lambda label, _: {**label, "mask": None}, True, True),
+        (lambda label, _: {key: value for key, value in label.items() if key != "written"}, False, False),
+        (lambda label, _: {**label, "written": "as it likes"}, False, False),
     ],
 )
-def test_edited_is_a_change_of_class_box_or_mask(instances, tmp_path, change, edited):
+def test_edited_is_another_shape_changed_also_another_class(instances, tmp_path, change, edited, changed):
     for label in to_document(instances, ["a", "b"])["detections"]:
-        assert is_edited(change(label, tmp_path)) == edited
+        now = change(label, tmp_path)
+        assert (is_edited(now), is_changed(now)) == (edited, changed)
+
+
+def test_a_renamed_label_of_an_old_run_is_told_by_its_classes(instances):
+    """It wrote one fingerprint of class, box and mask together."""
+    for label in to_document(instances, ["a", "b"])["detections"]:
+        name, box, mask = label["label"], label["bounding_box"], fo.Detection.from_dict(label).get_mask()
+        old = {**label, "written": f"{_of_bytes(name, box, bytes(label['mask']))}-{_of_pixels(name, box, mask)}"}
+        renamed = {**old, "label": "c"}
+        assert (is_edited(old), is_edited(renamed, ["a", "b"]), is_changed(renamed)) == (False, False, True)
+        assert is_edited(with_mask(renamed, one_pixel), ["a", "b"])
 
 
 def test_nothing_found_is_an_empty_list():

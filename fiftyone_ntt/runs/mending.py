@@ -1,0 +1,180 @@
+"""Records and statuses follow the labels: what became of a run's field since, and what follows from that.
+
+People rename, clear and delete fields with FiftyOne's own tools, which know of no run. So before anything is said or
+done about runs, ``mend_runs`` brings what is noted about them in line with the labels that are there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime, timezone
+from itertools import count
+from typing import Any
+
+import fiftyone as fo
+
+from fiftyone_ntt.dataset.fields import every_image
+from fiftyone_ntt.dataset.schema import declare_status
+from fiftyone_ntt.dataset.storage import database_collection, refresh, store
+from fiftyone_ntt.runs.presence_fields import forget_presence, presence_field_names
+from fiftyone_ntt.runs.record import (
+    COMPLETED,
+    PROVENANCE,
+    RunRecord,
+    labelled_fields,
+    note_provenance,
+    provenance_of,
+    run_of_field,
+    run_records,
+    state_of,
+    status_field,
+)
+from fiftyone_ntt.runs.workers import DONE
+
+logger = logging.getLogger(__name__)
+
+LEARNED_STORE = "ntt_learn"
+"""Where the outcome of the last learning on each label field is kept, see ``keep_outcome``."""
+
+
+def mend_runs(dataset: fo.Dataset) -> dict[str, dict[str, Any]]:
+    """Brings what is noted about runs in line with the dataset as it is in the database now.
+
+    A run whose field was renamed goes by the new name; where statuses were deleted and labels were not, they are made
+    anew from the labels. What people deleted stays deleted: a field that is gone is only made again by a run.
+
+    Args:
+        dataset: the dataset; what other processes did to it since it was loaded is taken over.
+
+    Returns:
+        Key of each labelling run -> its record.
+    """
+    refresh(dataset)
+    records = run_records(dataset)
+    changed = [_follow(dataset, *item) or _restore_statuses(dataset, *item) for item in records.items()]
+    return run_records(dataset) if any(changed) else records
+
+
+def default_run_key(dataset: fo.Dataset, label_field: str) -> str:
+    """``ntt_<label_field>``; with a number behind it where that is a run on another field by now, which was renamed."""
+    fields = {key: record["label_field"] for key, record in mend_runs(dataset).items()}
+    keys = (f"ntt_{label_field}{'' if number == 1 else f'_{number}'}" for number in count(1))
+    return next(key for key in keys if fields.get(key, label_field) == label_field)
+
+
+def forget_lost_labels(dataset: fo.Dataset, label_field: str) -> int:
+    """Forgets what is noted about the labels of a field that is gone: statuses, image-level labels, what was learned.
+
+    What the run replaced before stays kept: ``undo_run`` can still put it back.
+
+    Returns:
+        How many samples had been labelled.
+    """
+    status, lost = status_field(label_field), 0
+    if dataset.has_field(status):
+        lost = database_collection(dataset).count_documents({f"{status}.state": {"$in": DONE}})
+        dataset.delete_sample_field(status)
+    forget_presence(dataset, label_field)
+    store(dataset, LEARNED_STORE).delete(label_field)
+    return lost
+
+
+def forget_statuses(dataset: fo.Dataset, label_field: str, run_key: str) -> None:
+    """Forgets what a run did with samples whose labels are another run's by now."""
+    status = status_field(label_field)
+    if dataset.has_field(status):
+        change = {"$set": {status: None, "last_modified_at": datetime.now(timezone.utc)}}
+        database_collection(dataset).update_many({f"{status}.run_key": run_key}, change)
+
+
+def has_same_scores(record: RunRecord, info: Mapping[str, Any] | None) -> bool:
+    """Whether the labels that are there have the scores that a run is about to give, as where it is lowered.
+
+    Args:
+        record: the run.
+        info: of the label field.
+    """
+    previous = (info or {}).get(PROVENANCE)
+    return previous is not None and not set(record.differences(previous)) - {"thresholds"}
+
+
+def mask_paths(dataset: fo.Dataset, label_field: str) -> set[str]:
+    """Mask files of the labels that are there now."""
+    if not dataset.has_field(label_field):
+        return set()
+    return set(every_image(dataset).values(f"{label_field}.detections.mask_path", unwind=True))
+
+
+def said_of_lost(lost: int, label_field: str) -> list[str]:
+    """What a report says of samples that had to be labelled again."""
+    text = f"{lost} samples had been labelled before, and their labels were gone from {label_field!r}"
+    return [text] if lost else []
+
+
+def _follow(dataset: fo.Dataset, run_key: str, record: Mapping[str, Any]) -> bool:
+    """Lets a run go by the new name of its field, if that was renamed. Can be called again where it was interrupted."""
+    old = record["label_field"]
+    if run_of_field(dataset, old) == run_key:
+        return False
+    moved = [name for name in labelled_fields(dataset) if _says(dataset, name, run_key, old)]
+    if not moved:
+        return False
+    new = moved[0]
+    with suppress(AttributeError, ValueError):  # another process is quicker
+        _rename_fields(dataset, old, new)
+    refresh(dataset)
+    learned = store(dataset, LEARNED_STORE)
+    if (outcome := learned.get(old)) is not None:
+        learned.set(new, outcome)
+        learned.delete(old)
+    config = dataset.get_run_info(run_key).config
+    config.record = {**config.record, "label_field": new}
+    dataset.update_run_config(run_key, config)
+    note_provenance(dataset, new, config.record)  # last of all: as long as it says the old name, this goes on
+    logger.info("field %r of run %r is called %r now; the run follows", old, run_key, new)
+    return True
+
+
+def _says(dataset: fo.Dataset, name: str, run_key: str, old: str) -> bool:
+    """Whether a field says that a run wrote it when it had another name."""
+    noted = provenance_of(dataset, name)
+    return noted.get("run_key") == run_key and noted.get("label_field") == old
+
+
+def _rename_fields(dataset: fo.Dataset, old: str, new: str) -> None:
+    """Renames the fields beside a label field as that was renamed, unless there is another field of the old name."""
+    before, after = ((status_field(name), *presence_field_names(name)) for name in (old, new))
+    for name, new_name in zip(before, after, strict=True):
+        if dataset.has_field(name) and not dataset.has_field(new_name) and not dataset.has_field(old):
+            dataset.rename_sample_field(name, new_name)
+
+
+def _restore_statuses(dataset: fo.Dataset, run_key: str, record: Mapping[str, Any]) -> bool:
+    """Makes statuses from the labels, where the field of the statuses is gone and all labels are of the run.
+
+    A sample of which a person deleted every label still has its list of labels, an empty one: it is done.
+    """
+    name = record["label_field"]
+    if dataset.has_field(status_field(name)) or not _all_are_of_run(dataset, run_key, name):
+        return False
+    declare_status(dataset, name, status_field(name))
+    labels = f"{name}.detections"
+    of_run = [{labels: {"$size": 0}}, {labels: {"$elemMatch": {"predicted_iou": {"$type": "number"}}}}]
+    status = fo.DynamicEmbeddedDocument(run_key=run_key, error=None).to_dict()
+    state = {"$cond": [{"$eq": [{"$size": f"${labels}"}, 0]}, "empty", "ok"]}
+    now = datetime.now(timezone.utc)
+    update = {"$set": {status_field(name): {**status, "state": state}, "last_modified_at": now}}
+    changed = database_collection(dataset).update_many({"$or": of_run}, [update])
+    logger.info("statuses of run %r were gone; %d were made from its labels", run_key, changed.modified_count)
+    return True
+
+
+def _all_are_of_run(dataset: fo.Dataset, run_key: str, name: str) -> bool:
+    """Whether the labels in a field are those of a run, as far as a run wrote them."""
+    if not dataset.has_field(name) or run_of_field(dataset, name) != run_key:
+        return False
+    state = state_of(dataset, run_key)
+    # A run that replaces labels, and is not through, leaves those that it has not come to.
+    return state is None or state["state"] == COMPLETED or not state.get("overwrites", True)
