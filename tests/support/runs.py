@@ -19,5 +19,9 @@ def begin_run(dataset, name="found", done=4, failed=1, state=states.RUNNING, err
         sample_id: fo.DynamicEmbeddedDocument(run_key=f"ntt_{name}", state="ok" if i < done - failed else "error")
         for i, sample_id in enumerate(dataset.limit(done).values("id"))
     }
+    done_ids = list(documents)[
+        : done - failed
+    ]  # a sample without a list of labels is not done, whatever its status says
+    dataset.set_values(name, {sample_id: fo.Detections() for sample_id in done_ids}, key_field="id")
     dataset.set_values(f"{name}_status", documents, key_field="id")
     states.change_state(dataset, f"ntt_{name}", lambda old: {**old, "state": state, "error": error})
