@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,15 @@ from fiftyone_ntt.pixels.images import NO_CONTRAST, content_digest, decode_with_
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_COARSE, _VERY_COARSE = 64, 200
+"""Pixels between prompt points: below the first nobody misses objects that small, from the second on in any image."""
+_FINEST = 128
+"""Points along a side from which on the masks, of 256 pixels a side, are what limits how small an object can be."""
+_TOO_SMALL = (
+    "in {} images objects smaller than up to {} pixels can lie unseen between the prompt points: raise "
+    "points_per_side, or cut the images into parts"
+)
+_TOO_MANY = "in {} images the most labels that one may have are reached, there may be more: raise max_instances"
 
 
 @dataclass(frozen=True)
@@ -130,6 +140,8 @@ class CandidateSource:
         self.storage_error: IndexStorageError | None = None
         self.unstored: dict[str, str] = {}
         self.noted: dict[str, str] = {}
+        self._limited: dict[str, list[str]] = {}  # a line of the report -> the images that it is about
+        self._smallest = 0
 
     def open(self) -> None:
         """Finds the part of the index to use.
@@ -241,6 +253,33 @@ class CandidateSource:
         if filepath is not None:
             self._note(key, notes_at_a_glance(filepath))
 
+    def note_limits(self, key: str, size: tuple[int, int], labels: int, most: int | None) -> None:
+        """Notes what the settings keep from being found in an image: small objects, and more labels than are allowed.
+
+        Args:
+            key: the image.
+            size: its ``(height, width)`` in pixels.
+            labels: how many labels it gets.
+            most: how many it may get; ``None`` where there is no limit.
+        """
+        smallest = smallest_object(size, self._stage_one.points_per_side)
+        if smallest >= _COARSE and (smallest >= min(size) / 8 or smallest >= _VERY_COARSE):
+            note = (
+                f"objects smaller than {smallest} pixels can lie unseen between the prompt points in an image so large"
+            )
+            self._limit(key, note, _TOO_SMALL)
+            with self._lock:
+                self._smallest = max(self._smallest, smallest)
+        if most is not None and labels >= most:
+            self._limit(
+                key, f"the most labels that an image may have ({most}) are reached: there may be more", _TOO_MANY
+            )
+
+    def _limit(self, key: str, note: str, line: str) -> None:
+        with self._lock:
+            self.noted[key] = f"{self.noted[key]}; {note}" if key in self.noted else note
+            self._limited.setdefault(line, []).append(key)
+
     def _note(self, key: str, notes: Sequence[str]) -> None:
         if notes:
             with self._lock:
@@ -249,13 +288,17 @@ class CandidateSource:
     def _image_notes(self) -> list[str]:
         """A line for each kind of note on images."""
         with self._lock:
-            noted = dict(self.noted)
+            limited = {line: list(keys) for line, keys in self._limited.items()}
+            about = {key for keys in limited.values() for key in keys}
+            noted = {key: note for key, note in self.noted.items() if key not in about or NO_CONTRAST in note}
         flat = [key for key, note in noted.items() if NO_CONTRAST in note]
         others = [key for key in noted if key not in set(flat)]
         lines = [f"{len(flat)} images with {NO_CONTRAST}, e.g. that of sample {flat[0]}"] if flat else []
         if others:
             lines.append(f"{len(others)} images used in part, e.g. that of sample {others[0]}: {noted[others[0]]}")
-        return lines
+        return lines + [
+            line.format(len(keys), self._smallest) + f", e.g. sample {keys[0]}" for line, keys in limited.items()
+        ]
 
     def _read(self, key: str, filepath: str) -> NDArray[np.uint8] | CompactImage:
         data = read_bytes(filepath)
@@ -296,6 +339,11 @@ class CandidateSource:
             f"the candidate index in {self._root} was made with other settings than they looked like before the "
             f"models were loaded ({differences}); call again, and the right ones are used"
         )
+
+
+def smallest_object(size: tuple[int, int], points_per_side: int) -> int:
+    """Side in pixels of the objects that a grid of points surely meets, in an image of ``(height, width)``."""
+    return math.ceil(max(size) / min(points_per_side, _FINEST))
 
 
 def outputs_for(granularity: str, bank: MemoryBank | None = None) -> str:

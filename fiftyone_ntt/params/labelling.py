@@ -78,6 +78,14 @@ class SegmentParams(StageOneSettings):
         "image, whose score tells whether it is there at all",
         choices=("generic", "referring"),
     )
+    max_instances: int | None = param(
+        None,
+        label="Labels an image",
+        help="at most so many labels in one image, the best of them; 100 where left empty",
+        minimum=1,
+        maximum=10_000,
+        advanced=True,
+    )
     include_references: bool = param(
         False, label="Label the references too", help="references are left out otherwise: their labels are known"
     )

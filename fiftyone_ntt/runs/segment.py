@@ -157,6 +157,7 @@ def segment(
     score_threshold: float | None = None,
     thresholds: str | Mapping[str, float] | ScoreThresholds | None = None,
     mode: str = "generic",
+    max_instances: int | None = None,
     include_references: bool = False,
     config: MatchConfig | None = None,
     stage_one: StageOneSettings | None = None,
@@ -185,6 +186,7 @@ def segment(
             labels of this memory bank and these settings.
         mode: ``"generic"`` finds all instances of each class; ``"referring"`` the one best match of each reference,
             which ``reference_id`` names. Nearly every image has one: its ``confidence`` tells whether it is there.
+        max_instances: at most so many labels in an image, the best; 100 where ``None``. Notes say where it is reached.
         include_references: label the reference samples too.
         config: settings of the match, which labels are written among them; ``MatchConfig()`` where ``None``.
         stage_one: how candidates are made: models, prompts, device, candidate cache.
@@ -222,22 +224,13 @@ def segment(
     settings, asked = settled(config, score_threshold, asked)
     if score_threshold is None and thresholds is None and config is None and mode == GENERIC:
         thresholds = STARTING
-    return label(
-        Task(
-            flat,
-            resolve_bank(flat, bank),
-            label_field,
-            run_key or default_run_key(dataset_of(flat), label_field),
-            settings,
-            asked,
-            resume,
-            overwrite,
-            thresholds,
-            mode,
-            include_references,
-            progress,
-        )
-    )
+    settings = settings if max_instances is None else replace(settings, max_instances=max_instances)
+    key = run_key or default_run_key(dataset_of(flat), label_field)
+    task = Task(
+        flat, resolve_bank(flat, bank), label_field, key, settings, asked, resume, overwrite, thresholds, mode,
+        include_references, progress,
+    )  # fmt: skip
+    return label(task)
 
 
 def label(task: Task) -> SegmentReport:
@@ -378,6 +371,8 @@ class _Part:
         labels = self.labeller(sample_id, content)
         if not labels["detections"]:
             self.source.look_at(sample_id)
+        most = self.labeller.matcher.config.max_instances if isinstance(self.labeller.matcher, Matcher) else None
+        self.source.note_limits(sample_id, content.candidates.frame.image_size, len(labels["detections"]), most)
         return labels
 
     def _count(self, outcome: Outcome[dict[str, Any]]) -> None:
