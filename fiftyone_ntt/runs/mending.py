@@ -90,14 +90,16 @@ def forget_statuses(dataset: fo.Dataset, label_field: str, run_key: str) -> None
 
 
 def has_same_scores(record: RunRecord, info: Mapping[str, Any] | None) -> bool:
-    """Whether the labels that are there have the scores that a run is about to give, as where it is lowered.
+    """Whether the labels that are there are this run's, with the scores that it is about to give: it is lowered.
 
     Args:
         record: the run.
         info: of the label field.
     """
     previous = (info or {}).get(PROVENANCE)
-    return previous is not None and not set(record.differences(previous)) - {"thresholds"}
+    if previous is None or previous.get("run_key") != record.run_key:
+        return False
+    return not set(record.differences(previous)) - {"thresholds"}
 
 
 def mask_paths(dataset: fo.Dataset, label_field: str) -> set[str]:

@@ -325,11 +325,9 @@ class LabelWriter:
         """The new labels that nothing a person did speaks against, and those of the old ones that stay."""
         before = (old.labels or {}).get("detections") or []
         touched = [label for label in before if is_touched(label)]
-        drawn = (
-            []
-            if self._pass.overwrites
-            else [label for label in before if not (is_from_run(label) or is_touched(label))]
-        )
+        # A pass that is to replace what is there replaces drawings, too, unless only a threshold is another one.
+        replaced = self._pass.overwrites and not self._pass.same_scores
+        drawn = [] if replaced else [label for label in before if not (is_from_run(label) or is_touched(label))]
         kept = [*touched, *drawn]
         return {**new, "detections": [*without_contradictions(new["detections"], touched), *kept]}
 
