@@ -291,15 +291,19 @@ def error_rows(errors: Mapping[str, str]) -> list[dict[str, str]]:
 
 
 def show_in_grid(ctx: Any, grid: Grid) -> None:
-    """The App's grid becomes what ``grid`` says: by filters of its sidebar, which hide no label from the editor."""
+    """The App's grid becomes what ``grid`` says: by filters of its sidebar, which hide no label from the editor.
+
+    To be called before anything else that the App is asked for: while it is busy with something else that changes its
+    page, it takes the filters, and goes back to those of before once it is through.
+    """
+    ctx.trigger("set_filters", grid.filters)
     if not grid.has_view_of(ctx.request_params):
         ctx.ops.set_view(grid.view())
-    ctx.trigger("set_filters", grid.filters)
 
 
 def show_samples(ctx: Any, view: SampleCollection) -> None:
     """The App's grid shows other samples; the review's filters, which were made for those before, are taken away."""
     from fiftyone_ntt.review.ranking import plain_filters
 
-    ctx.ops.set_view(view.view())
     ctx.trigger("set_filters", plain_filters(ctx.request_params.get("filters") or {}))
+    ctx.ops.set_view(view.view())

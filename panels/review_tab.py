@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -113,14 +114,12 @@ class ReviewTab(Tab):
 
     def _choose_class(self, ctx: Any, name: Any) -> None:
         classes = ctx.panel.state.review_classes or []
-        ctx.panel.state.review_class = name if name in classes else parts.ALL
-        _show_chosen(ctx)
+        _show_chosen(ctx, review_class=name if name in classes else parts.ALL)
 
     def _choose_shown(self, ctx: Any) -> None:
         """Labels above the threshold, or those with a decision."""
         value = ctx.params.get("value")
-        ctx.panel.state.review_shown = value if value in parts.SHOWN else parts.ABOVE
-        _show_chosen(ctx)
+        _show_chosen(ctx, review_shown=value if value in parts.SHOWN else parts.ABOVE)
 
     def _click_class(self, ctx: Any) -> None:
         """The row of a class is clicked: the grid shows that class."""
@@ -271,32 +270,36 @@ def _follow(ctx: Any) -> None:
 
 def _filter(ctx: Any, value: float) -> None:
     """Moves the threshold; the grid shows the labels above it, of the chosen class."""
-    ctx.panel.state.review_threshold = round(min(max(value, 0.0), 1.0), 3)
-    ctx.panel.state.review_shown = parts.ABOVE
-    _show_chosen(ctx)
+    _show_chosen(ctx, review_threshold=round(min(max(value, 0.0), 1.0), 3), review_shown=parts.ABOVE)
 
 
-def _show_chosen(ctx: Any) -> None:
+def _show_chosen(ctx: Any, **changes: Any) -> None:
     """The grid shows the labels of the chosen class: those above the threshold, or those with the chosen decision."""
     if not _shows_whole_images(ctx):
+        _note(ctx, changes)
         _count(ctx)
         return
-    grid, state = parts.grid(ctx), ctx.panel.state
+    state, grid = ctx.panel.state, parts.grid(ctx)
     grid.show()
-    tags = parts.SHOWN[state.review_shown or parts.ABOVE]
-    values = {"label": [name]} if (name := parts.chosen(ctx)) is not None else {}
+    name = changes.get("review_class", state.review_class)
+    tags = parts.SHOWN[changes.get("review_shown", state.review_shown) or parts.ABOVE]
+    values = {} if name in (None, parts.ALL) else {"label": [name]}
     if tags:
         grid.filter(values={**values, "tags": tags})
     else:
-        grid.filter(above=parts.threshold(ctx), values=values)
-    _send(ctx, grid)
+        grid.filter(above=changes.get("review_threshold", parts.threshold(ctx)), values=values)
+    _send(ctx, grid, **changes)
 
 
-def _send(ctx: Any, grid: Grid) -> None:
-    """The App's grid becomes what ``grid`` says."""
-    state = ctx.panel.state
+def _note(ctx: Any, changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
+        ctx.panel.state.set(key, value)
+
+
+def _send(ctx: Any, grid: Grid, **changes: Any) -> None:
+    """The App's grid becomes what ``grid`` says; the state, which would disturb that, is changed afterwards."""
     show_grid(ctx, grid)
-    state.review_filtered = grid.is_filtered
+    _note(ctx, {**changes, "review_filtered": grid.is_filtered})
     _count(ctx, grid)
 
 
@@ -305,8 +308,7 @@ def _show_all(ctx: Any) -> None:
     if ctx.panel.state.review_field and ctx.dataset.has_field(ctx.panel.state.review_field):
         grid = parts.grid(ctx)
         grid.show()
-        ctx.panel.state.review_shown = parts.ABOVE
-        _send(ctx, grid)
+        _send(ctx, grid, review_shown=parts.ABOVE)
 
 
 def _show_changed(ctx: Any) -> None:

@@ -134,7 +134,7 @@ def test_the_operator_shows_tables_and_opens_what_to_label_next(run, preset, mon
     results = operator.execute(ctx)
     assert len(results["rows"]) == 6 and len(results["classes"]) == 2 and results["suggestions"]
     asked = [name for name, _ in requests_of(ctx)]
-    assert asked == ["set_view", "set_filters"]
+    assert asked == ["set_filters", "set_view"]
     empty = context("advise_references", run, {"label_field": "found"})
     run.untag_samples("ntt:reference")
     assert operator.resolve_input(empty).type.properties["bank"].invalid
