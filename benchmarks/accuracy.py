@@ -311,7 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure_across(options: argparse.Namespace, cache_folder: Path) -> None:
-    """Several sets: candidates come from a candidate index in the cache folder."""
+    """Several sets: candidates come from a candidate cache in the cache folder."""
     from benchmarks import across, charts
 
     variants, segmenter = {across.BASE: VARIANTS[across.BASE], **_variants(options.variants)}, _segmenter(options)

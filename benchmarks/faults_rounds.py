@@ -148,7 +148,7 @@ class Faults:
     """A dataset, what an undisturbed run makes of it, and workers to disturb.
 
     Args:
-        folder: for images, candidate indexes and logs.
+        folder: for images, candidate caches and logs.
         images: how many images are to be labelled, one of them damaged; two more are references.
         seed: of the moments.
     """
@@ -177,7 +177,7 @@ class Faults:
 
     @contextmanager
     def _dataset(self) -> Iterator[tuple[fo.Dataset, dict[str, Any]]]:
-        """A fresh copy of the dataset with an empty candidate index, and the job of labelling it."""
+        """A fresh copy of the dataset with an empty candidate cache, and the job of labelling it."""
         self._rounds += 1
         dataset = self._template.clone(f"{self._template.name}-{self._rounds}", persistent=True)
         try:

@@ -126,7 +126,7 @@ def encode_pool(segmenter: Segmenter, items: dict[str, list[ReferenceItem]], nam
 
 
 def read_contents(targets: Targets, segmenter: Segmenter, preset: str, folder: Path) -> list[CompactImage]:
-    """What stage one finds in every target image, from a candidate index, to which it adds what is not there."""
+    """What stage one finds in every target image, from a candidate cache, to which it adds what is not there."""
     store = IndexStore(folder, IndexSettings(preset, segmenter.facts()))
     contents = []
     for image in targets.images:
@@ -228,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=10, help="how many random draws")
     parser.add_argument("--images", type=int, help="how many target images; all by default")
     parser.add_argument("--points", type=int, help="prompt points along each side; the preset's by default")
-    parser.add_argument("--index", type=Path, required=True, help="folder of the candidate index")
+    parser.add_argument("--index", type=Path, required=True, help="folder of the candidate cache")
     parser.add_argument("--pool", type=Path, help="file that keeps the pool's vectors (.npz): encoding takes longest")
     parser.add_argument("--whole", action="store_true", help="leave out the comparison on random halves")
     parser.add_argument("--json", type=Path, help="writes every score")

@@ -1,4 +1,7 @@
-"""Errors a user can act on: each message says what was expected, what came, and what to do."""
+"""Errors a user can act on: each message says what was expected, what came, and what to do.
+
+And how many of something, for these and all other messages.
+"""
 
 import unicodedata
 
@@ -63,3 +66,8 @@ class RunCancelledError(NttError):
 
 class DatabaseGoneError(NttError):
     """The database has not answered for minutes; what a run has saved is there, and it can be resumed."""
+
+
+def counted(number: int, singular: str, plural: str | None = None) -> str:
+    """``"1 image"``, ``"2 images"``: for forms, commands and reports alike."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"

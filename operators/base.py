@@ -144,8 +144,6 @@ class NttOperator(foo.Operator):
         except NttError as error:  # of what is in the grid, say: nothing that could be typed helps
             form.refuse_all(str(error))
             return form.finished(self.LABEL)
-        if self.config.allow_delegated_execution:
-            form.add_execution_notice()
         form.add_advanced()
         return form.finished(self.LABEL)
 

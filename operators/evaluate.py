@@ -43,7 +43,8 @@ class Evaluate(NttOperator):
         fields = [*detections_fields(target), *maps]
         others = [name for name in fields if name not in labelled_fields(form.ctx.dataset)]
         likely = truth_field(target, sorted(others, key=lambda name: name == form.value("label_field")))
-        form.add(suggestions={"label_field": fields, "gt_field": sorted(fields, key=lambda name: name != likely)})
+        suggestions = {"label_field": fields, "gt_field": sorted(fields, key=lambda name: name != likely)}
+        form.add("label_field", "gt_field", "eval_key", suggestions=suggestions)
         if likely is not None:
             form.set_default("gt_field", likely)
         form.notice("target", f"{counted(len(target), 'image')} in the target")

@@ -12,7 +12,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import check_detections_field, check_reference_field
-from fiftyone_ntt.errors import NttError, as_text
+from fiftyone_ntt.errors import NttError, as_text, counted
 from fiftyone_ntt.params.base import ParamInfo, Params
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ CANNOT_SCHEDULE = (
     "FIFTYONE_ALLOW_LEGACY_ORCHESTRATORS=true in its environment, and run 'fiftyone delegated launch' beside it."
 )
 _SWITCH = "_advanced"
+_IN_SIGHT = 3
+"""Rarely needed settings that are shown at once."""
+_NEARLY = 0.8
+"""An estimate above this share of the limit may well go beyond it."""
 _LONGEST_TEXT = 10_000
 # What Markdown means something by, as GitHub's dialect has it: anywhere, between words, and where a line begins.
 _MEANINGFUL = re.compile(r"[\\`*\[\]<~|]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])|^[#>+=-]")
@@ -67,6 +71,8 @@ class Form:
         self.ctx, self.inputs = ctx, types.Object()
         self._infos = {info.name: info for info in params.infos()}
         self._defaults: dict[str, Any] = {}
+        self._choices: dict[str, Mapping[str, str]] = {}
+        self._suggestions: dict[str, Iterable[str]] = {}
 
     def value(self, name: str) -> Any:
         """What the form holds for a parameter: the user's value, else the default; nothing is checked."""
@@ -83,31 +89,25 @@ class Form:
 
         Args:
             *names: the parameters, in the order of the dataclass whatever theirs; all of them where there are none.
-            choices: parameter -> the values there are, each with its label; no other can be given.
-            suggestions: parameter -> values to offer; others can still be typed.
+            choices: parameter -> the values there are, each with its label; no other can be given. They hold for
+                fields that are added later, too.
+            suggestions: parameter -> values to offer; others can still be typed. Likewise.
         """
+        self._choices |= choices or {}
+        self._suggestions |= suggestions or {}
         for info in self._infos.values():
             if names and info.name not in names:
                 continue
-            fixed = (choices or {}).get(info.name)
+            fixed = self._choices.get(info.name)
             if fixed is None and info.choices is not None:
                 fixed = {choice: choice for choice in info.choices}
-            _add_field(self.inputs, info, fixed, list((suggestions or {}).get(info.name, ())))
+            _add_field(self.inputs, info, fixed, list(self._suggestions.get(info.name, ())))
 
-    def add_bank(
-        self,
-        *names: str,
-        empty: str | None = None,
-        choices: Mapping[str, Mapping[str, str]] | None = None,
-        suggestions: Mapping[str, Iterable[str]] | None = None,
-    ) -> dict[str, BankSummary]:
-        """``add`` with the memory banks kept with the dataset to choose from; returns them by name.
+    def offer_banks(self, empty: str) -> dict[str, BankSummary]:
+        """Lets the parameter ``bank`` be one of the memory banks kept with the dataset; returns them by name.
 
         Args:
-            *names: see ``add``.
-            empty: what it is called to choose none; where ``None``, one has to be chosen.
-            choices: see ``add``.
-            suggestions: see ``add``.
+            empty: what it is called to choose none.
         """
         from fiftyone_ntt.references.banks import bank_summaries  # with torch, which registration does not need
 
@@ -116,32 +116,42 @@ class Form:
             name: f"{name} ({counted(len(bank.shots), 'class', 'classes')}, preset {bank.preset})"
             for name, bank in banks.items()
         }
-        offered = labels if empty is None else {"": empty, **labels}
-        self.add(*names, choices={"bank": offered, **(choices or {})}, suggestions=suggestions)
-        if empty is not None:
-            self.set_default("bank", "")
+        self._choices["bank"] = {"": empty, **labels}
         return banks
 
     def add_advanced(self) -> None:
-        """Adds a switch, and behind it the fields that are not there yet; one that was changed shows in any case."""
+        """Adds a switch, and behind it the fields that are not there yet; one that was changed shows in any case.
+
+        Many of them come in groups, each behind a switch of its own.
+        """
         rest = [info for info in self._infos.values() if not self.has(info.name)]
         if not rest:
             return
-        label = f"Advanced: {counted(len(rest), 'more setting')}"
-        self.inputs.bool(_SWITCH, default=False, required=False, label=label, view=types.SwitchView())
-        names = [info.name for info in rest if self.shows(info.name)]
-        if names:
-            self.add(*names)
+        self._add_switch(_SWITCH, f"Advanced: {counted(len(rest), 'more setting')}")
+        opened = bool(self.ctx.params.get(_SWITCH))
+        groups: dict[str, list[str]] = {}
+        for info in rest:
+            groups.setdefault(info.group if len(rest) > _IN_SIGHT else "", []).append(info.name)
+        for group, names in groups.items():
+            key = f"{_SWITCH}_{group.lower().replace(' ', '_').replace(',', '')}"
+            if group and opened:
+                self._add_switch(key, f"{group}: {counted(len(names), 'setting')}")
+            whole = opened and (not group or self.ctx.params.get(key))
+            shown = [name for name in names if whole or self.is_changed(name)]
+            if shown:
+                self.add(*shown)
+
+    def _add_switch(self, key: str, label: str) -> None:
+        self.inputs.bool(key, default=False, required=False, label=label, view=types.SwitchView())
 
     def has(self, name: str) -> bool:
         """Whether there is a field for a parameter by now."""
         return self.inputs.get_property(name) is not None
 
-    def shows(self, name: str) -> bool:
-        """Whether the field of a parameter that is rarely needed shows: where the switch is on or it was changed."""
+    def is_changed(self, name: str) -> bool:
+        """Whether a parameter has another value than its default."""
         default = _plain(self._infos[name])
-        changed = self.ctx.params.get(name, default) not in (default, None, "", [])
-        return bool(self.ctx.params.get(_SWITCH)) or changed
+        return self.ctx.params.get(name, default) not in (default, None, "", [])
 
     def set_default(self, name: str, value: Any) -> None:
         """Sets a field to a value that only this dataset knows."""
@@ -206,13 +216,17 @@ class Form:
             self.refuse(name, f"{unknown.format(chosen)}; there is: {', '.join(there)}")
         return chosen in there
 
-    def add_execution_notice(self) -> None:
-        """Says how to get scheduling where this App has none, and what an immediate run is limited to."""
-        if can_schedule():
+    def add_execution_notice(self, seconds: float | None) -> None:
+        """Says how to schedule a run, where this App cannot and the run would take too long without.
+
+        Args:
+            seconds: how long it will take, about; ``None`` where nobody knows.
+        """
+        limit = fo.config.operator_timeout
+        if seconds is None or seconds < _NEARLY * limit or can_schedule():
             return
-        minutes = fo.config.operator_timeout / 60
-        limit = f" A run that is executed at once and takes more than {minutes:g} minutes ends with an error."
-        self.notice("execution", CANNOT_SCHEDULE + limit)
+        text = f"A run that is executed at once and takes more than {limit / 60:g} minutes ends with an error; what it "
+        self.notice("execution", f"{text}wrote stays, and Resume goes on. {CANNOT_SCHEDULE}", warning=True)
 
     def finished(self, label: str) -> types.Property:
         """The form as FiftyOne takes it."""
@@ -229,6 +243,8 @@ def _add_field(inputs: types.Object, info: ParamInfo, choices: Mapping[str, str]
         view = types.DropdownView()
         for value, label in choices.items():
             view.add_choice(value, label=label)
+        if info.default is None and "" in choices:
+            common["default"] = ""
         inputs.enum(info.name, view.values(), view=view, **common)
     elif info.kind is bool:
         inputs.bool(info.name, view=types.CheckboxView(), **common)
@@ -249,11 +265,6 @@ def _autocomplete(values: Iterable[str], **options: Any) -> types.AutocompleteVi
     for value in values:
         view.add_choice(value, label=value)
     return view
-
-
-def counted(number: int, singular: str, plural: str | None = None) -> str:
-    """``"1 image"``, ``"2 images"``."""
-    return f"{number} {singular if number == 1 else plural or singular + 's'}"
 
 
 def listed(counts: Mapping[str, int], most: int = 12) -> str:

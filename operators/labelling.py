@@ -14,16 +14,20 @@ from fiftyone_ntt.errors import NttError, as_text
 from fiftyone_ntt.operators.base import GRID, NttOperator, error_rows, progress_of
 from fiftyone_ntt.operators.forms import Form, as_markdown, counted
 from fiftyone_ntt.operators.references import TAGGED, require_bank_or_references
-from fiftyone_ntt.params.base import DEFAULT_BANK_NAME, StageOneSettings
+from fiftyone_ntt.params.base import StageOneSettings
 from fiftyone_ntt.params.labelling import IndexParams, SegmentParams
 from fiftyone_ntt.params.review import PreviewParams
 
 if TYPE_CHECKING:
     from fiftyone_ntt.references.banks import BankSummary
+    from fiftyone_ntt.references.tagged_bank import BankPlan
     from fiftyone_ntt.runs.preview import PreviewImage
     from fiftyone_ntt.runs.segment import SegmentReport
 
-NO_BANK = "this dataset has no memory bank yet: run the operator 'NTT: Build memory bank' first"
+REPLACED = (
+    "The references or the settings have changed: the labels of the run before are replaced. What you accepted, "
+    "rejected, edited or drew stays, and 'NTT: Undo run' goes back."
+)
 NOTHING_WRITTEN = (
     "Nothing has been written. If this looks right, label the rest: **Label images** in the panel, or the operator "
     "**NTT: Segment images**."
@@ -65,7 +69,7 @@ class IndexCandidates(NttOperator):
 
 
 class Segment(NttOperator):
-    """Labels a view with a memory bank kept with the dataset."""
+    """Labels a view with what the references show."""
 
     NAME, LABEL, ICON = "segment", "NTT: Segment images", "auto_awesome"
     DESCRIPTION = "Finds instances of your references' classes in every image of the target, with masks and scores."
@@ -76,18 +80,21 @@ class Segment(NttOperator):
     OPTIONS = {"allow_distributed_execution": True}
 
     def fill(self, form: Form) -> None:
-        from fiftyone_ntt.references.banks import bank_summaries
-
         dataset, target = form.ctx.dataset, image_samples(form.ctx.target_view())
-        bank = _bank_to_use(form, bank_summaries(dataset))
-        names = ["bank", "label_field", "score_threshold"]  # what an annotator decides; the rest is behind a switch
-        names += ["overwrite"] if dataset.has_field(form.value("label_field")) else []
-        names += ["thresholds"] if _has_thresholds(dataset, bank) else []
-        banks = form.add_bank(*names, suggestions={"label_field": sorted({"ntt", *detections_fields(target)})})
-        form.require_choice("bank", banks, "no memory bank {!r} with this dataset", NO_BANK)
-        if bank is not None:
-            form.set_default("bank", bank.name)
-        _describe_target(form, target, bank)
+        banks = form.offer_banks(TAGGED)
+        suggestions = {
+            "label_field": sorted({"ntt", *detections_fields(target)}),
+            "reference_field": reference_fields(target),
+        }
+        form.add("label_field", "score_threshold", suggestions=suggestions)
+        plan = _plan(form, banks)
+        if plan is None:
+            return
+        if form.is_changed("thresholds") or _has_thresholds(dataset, banks.get(plan.name)):
+            form.add("thresholds")
+        form.notice("bank", str(plan))
+        _foresee(form, target, plan)
+        _describe_target(form, target, plan.preset)
 
     def perform(self, ctx: Any, params: SegmentParams) -> dict[str, Any]:
         import fiftyone_ntt as ntt
@@ -112,9 +119,9 @@ class Preview(NttOperator):
 
     def fill(self, form: Form) -> None:
         target = image_samples(form.ctx.target_view())
-        suggestions = {"label_field": reference_fields(target)}
-        form.add_bank("bank", "label_field", "images", "score_threshold", empty=TAGGED, suggestions=suggestions)
-        require_bank_or_references(form, target)
+        form.offer_banks(TAGGED)
+        form.add("images", "score_threshold", suggestions={"label_field": reference_fields(target)})
+        require_bank_or_references(form)
 
     def perform(self, ctx: Any, params: PreviewParams) -> Iterator[Any]:
         import fiftyone_ntt as ntt
@@ -131,7 +138,7 @@ class Preview(NttOperator):
         yield ctx.ops.show_output(_pictures(images).to_json(), _results(summary, images))
 
 
-def add_estimate(form: Form, target: SampleCollection, preset: str) -> None:
+def add_estimate(form: Form, target: SampleCollection, preset: Any) -> None:
     """Says how many images there are, how many are in the cache, and how long the rest takes on this machine."""
     from fiftyone_ntt.runs.estimate import estimate
 
@@ -139,10 +146,12 @@ def add_estimate(form: Form, target: SampleCollection, preset: str) -> None:
     settings = {info.name: form.ctx.params.get(info.name) for info in StageOneSettings.infos()}
     given = {name: value for name, value in settings.items() if value not in (None, "")}
     try:
-        text = str(estimate(target, **{**given, "preset": preset}))
+        cost = estimate(target, **{**given, "preset": preset})
     except (NttError, TypeError):  # a value that is being typed; its own field says what is wrong with it
-        text = f"{counted(len(target), 'image')} in the target"
-    form.notice("estimate", text)
+        form.notice("estimate", f"{counted(len(target), 'image')} in the target")
+        return
+    form.notice("estimate", str(cost))
+    form.add_execution_notice(cost.seconds)
 
 
 def report_of(report: SegmentReport) -> dict[str, Any]:
@@ -167,12 +176,43 @@ def report_of(report: SegmentReport) -> dict[str, Any]:
     }
 
 
-def _bank_to_use(form: Form, banks: Mapping[str, BankSummary]) -> BankSummary | None:
-    """The bank that is chosen, or offered first where none is; ``None`` where there is no such bank."""
-    chosen = form.ctx.params.get("bank")
-    if chosen or not banks:
-        return banks.get(chosen)
-    return banks[DEFAULT_BANK_NAME if DEFAULT_BANK_NAME in banks else list(banks)[-1]]
+def _plan(form: Form, banks: Mapping[str, BankSummary]) -> BankPlan | None:
+    """The memory bank that a run would have; ``None``, and the form says why, where there is none."""
+    from fiftyone_ntt.references.tagged_bank import BankPlan, plan_or_kept
+
+    dataset, chosen = form.ctx.dataset, form.ctx.params.get("bank")
+    if chosen:
+        if not form.require_choice("bank", banks, "no memory bank {!r} with this dataset", ""):
+            return None
+        return BankPlan(dataset, chosen, banks[chosen].shots, banks[chosen].preset)
+    given = {name: form.ctx.params.get(name) or None for name in ("reference_field", "preset")}
+    try:
+        return plan_or_kept(
+            dataset, given["reference_field"], preset=given["preset"],
+            ask_granularity=form.value("granularity") == "auto",
+        )  # fmt: skip
+    except NttError as error:
+        form.refuse("reference_field" if given["reference_field"] else "label_field", str(error))
+        return None
+
+
+def _foresee(form: Form, target: SampleCollection, plan: BankPlan) -> None:
+    """Says what becomes of labels that are there, or refuses the form where the run would be refused."""
+    from fiftyone_ntt.runs.control import foresee
+
+    try:
+        params = SegmentParams.from_mapping(form.ctx.params)
+    except NttError:  # a value that is being typed; its own field says what is wrong with it
+        return
+    if params.overwrite and not form.has("overwrite"):
+        form.add("overwrite")
+    try:
+        if foresee(target, params, plan):
+            form.notice("again", REPLACED)
+    except NttError as error:
+        if form.ctx.dataset.has_field(params.label_field) and not form.has("overwrite"):
+            form.add("overwrite")
+        form.refuse("label_field", str(error))
 
 
 def _has_thresholds(dataset: Any, bank: BankSummary | None) -> bool:
@@ -182,15 +222,14 @@ def _has_thresholds(dataset: Any, bank: BankSummary | None) -> bool:
     return bank is not None and are_fitted(dataset, bank.content_hash)
 
 
-def _describe_target(form: Form, target: SampleCollection, bank: BankSummary | None) -> None:
+def _describe_target(form: Form, target: SampleCollection, preset: Any) -> None:
     from fiftyone_ntt.references.tagging import without_tagged
 
     if not form.value("include_references"):
         target, tagged = without_tagged(target)
         if tagged:
             form.notice("references", f"{counted(tagged, 'image')} with references left out.")
-    if bank is not None:
-        add_estimate(form, target, bank.preset)
+    add_estimate(form, target, preset)
 
 
 def _pictures(images: list[PreviewImage]) -> types.Property:

@@ -30,7 +30,8 @@ class ExportLabels(NttOperator):
     def fill(self, form: Form) -> None:
         target = form.ctx.target_view()
         choices = {"format": _FORMATS, "only": {"accepted": _ACCEPTED, "all": _ALL}}
-        form.add(choices=choices, suggestions={"label_field": detections_fields(target)})
+        suggestions = {"label_field": detections_fields(target)}
+        form.add("export_dir", "label_field", "format", "only", choices=choices, suggestions=suggestions)
         proposed = _proposed_folder(form.ctx.dataset)
         form.set_default("export_dir", str(proposed))
         folder = form.ctx.params.get("export_dir")
@@ -68,7 +69,8 @@ class ToSegmentation(NttOperator):
     def fill(self, form: Form) -> None:
         target = form.ctx.target_view()
         choices = {"only": {"all": _ALL, "accepted": _ACCEPTED}}
-        form.add(choices=choices, suggestions={"label_field": detections_fields(target)})
+        suggestions = {"label_field": detections_fields(target)}
+        form.add("label_field", "out_field", "only", choices=choices, suggestions=suggestions)
         form.require_detections("label_field", target)
 
     def perform(self, ctx: Any, params: ToSegmentationParams) -> dict[str, Any]:

@@ -8,18 +8,14 @@ from typing import Any
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.dataset.fields import REFERENCE_TAG, detections_fields, image_samples, map_fields, reference_fields
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.dataset.fields import detections_fields, image_samples, map_fields, reference_fields
+from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.operators.base import GRID, NttOperator, Table, progress_of, show_in_grid, show_samples
 from fiftyone_ntt.operators.forms import Form, as_markdown, counted, listed
 from fiftyone_ntt.params.base import DEFAULT_BANK_NAME
 from fiftyone_ntt.params.references import MakeMasksFormParams, TaggedBankParams
 from fiftyone_ntt.params.review import AdviceFormParams
 
-NO_REFERENCES = (
-    "there are no references here yet: select images (or single labels) that show what you want, and press 'NTT: Use "
-    "as reference' above the grid"
-)
 TAGGED = "the references as they are tagged now"
 """What it is called to choose no memory bank."""
 _AFTERWARDS = {
@@ -161,7 +157,7 @@ class AdviseReferences(NttOperator):
             "class": "class", "references": "references", "recognised": "recognised", "advice": "what to do",
         }),
         Table("rows", "References", {
-            "class": "class", "reference": "reference", "verdict": "assessment", "change": "for the others",
+            "class": "class", "reference": "reference", "assessment": "assessment", "change": "for the others",
             "on_reviewed": "for your review", "advice": "what to do",
         }),
     )  # fmt: skip
@@ -171,9 +167,10 @@ class AdviseReferences(NttOperator):
     def fill(self, form: Form) -> None:
         dataset = form.ctx.dataset
         suggestions = {"label_field": reference_fields(dataset), "reviewed": detections_fields(dataset)}
-        form.add_bank("bank", "label_field", "reviewed", "suggest", "show", empty=TAGGED, suggestions=suggestions,
-                      choices={"show": _AFTERWARDS})  # fmt: skip
-        require_bank_or_references(form, dataset)
+        form.offer_banks(TAGGED)
+        form.add("bank", "label_field", "reviewed", "suggest", "show", suggestions=suggestions,
+                 choices={"show": _AFTERWARDS})  # fmt: skip
+        require_bank_or_references(form)
 
     def perform(self, ctx: Any, params: AdviceFormParams) -> dict[str, Any]:
         import fiftyone_ntt as ntt
@@ -206,7 +203,7 @@ def _show_next(ctx: Any, advice: Any) -> None:
 
 def require_references(form: Form, target: SampleCollection, fields: list[str], tag: str, name: str = "bank") -> None:
     """Refuses the form, at the field of a parameter, unless something is tagged as a reference."""
-    from fiftyone_ntt.references.tagging import tagged_references
+    from fiftyone_ntt.references.tagging import NO_REFERENCES, tagged_references
 
     try:
         tagged_references(target, tag, fields)
@@ -214,16 +211,21 @@ def require_references(form: Form, target: SampleCollection, fields: list[str], 
         form.refuse(name, NO_REFERENCES)
 
 
-def require_bank_or_references(form: Form, target: SampleCollection) -> None:
+def require_bank_or_references(form: Form) -> None:
     """Refuses the form unless a memory bank is chosen, or the dataset has references to build one from.
 
     Args:
         form: it asks for ``bank`` and ``label_field``.
-        target: has the field of the references.
     """
-    fields = [form.value("label_field")]
-    if not form.ctx.params.get("bank") and form.require_labels(target, fields):
-        require_references(form, image_samples(form.ctx.dataset), fields, REFERENCE_TAG)
+    from fiftyone_ntt.references.tagged_bank import plan_bank
+
+    if form.ctx.params.get("bank"):
+        return
+    field = form.value("label_field") or None
+    try:
+        form.notice("bank", str(plan_bank(form.ctx.dataset, field)))
+    except NttError as error:
+        form.refuse("label_field" if form.has("label_field") or field else "bank", str(error))
 
 
 def _fields_of_references(form: Form, target: SampleCollection) -> tuple[list[str], list[str]]:
@@ -235,12 +237,12 @@ def _fields_of_references(form: Form, target: SampleCollection) -> tuple[list[st
 
 def _describe_references(form: Form, target: SampleCollection, fields: list[str]) -> None:
     """Says what the references are, or refuses the form if there are none."""
-    from fiftyone_ntt.references.tagging import count_labels, tagged_references
+    from fiftyone_ntt.references.tagging import NO_REFERENCES, count_labels, tagged_references
 
     try:
         references = tagged_references(target, form.value("reference_tag"), fields)
     except InputError as error:
-        shown = form.shows("reference_tag")  # whoever chose a tag is told about the tag
+        shown = form.is_changed("reference_tag")  # whoever chose a tag is told about the tag
         form.refuse("reference_tag" if shown else "label_field", str(error) if shown else NO_REFERENCES)
         return
     counts = count_labels(references, fields)

@@ -201,12 +201,16 @@ class Learn(NttOperator):
         return params.apply
 
     def _show_decisions(self, form: Form, field: str) -> None:
-        decided, _others = _by_decisions(form, field)
-        for i, scores in enumerate(decided):
+        decided, others = _by_decisions(form, field)
+        for i, scores in enumerate(decided[:_MOST_CLASSES]):
             counts = f"{scores.accepted} accepted, {scores.rejected} rejected, {scores.edited} edited"
             form.notice(f"decided_{i}", f"{as_text(scores.name)}: {counts}")
         if not decided:
             form.refuse("label_field", NOTHING_LEARNED)
+        elif not any(scores.undecided for scores in (*decided, *others)):
+            from fiftyone_ntt.review.learn import ALL_DECIDED
+
+            form.notice("all_decided", ALL_DECIDED, warning=True)
 
 
 class FitThresholds(NttOperator):
@@ -239,7 +243,7 @@ class FitThresholds(NttOperator):
         return {"summary": as_markdown(thresholds), "run_key": params.run_key, "rows": rows}
 
     def changes(self, params: FitThresholdsParams) -> bool:
-        return params.write_verdicts
+        return params.write_image_labels
 
     def _show_decisions(self, form: Form, field: str) -> None:
         decided, others = _by_decisions(form, field)
@@ -250,6 +254,12 @@ class FitThresholds(NttOperator):
         if not decided:
             form.notice("nothing_decided", NOTHING_DECIDED, warning=True)
             return
+        from fiftyone_ntt.review.thresholds import LEAST, decisions_needed
+
+        right = sum(scores.accepted + scores.edited for scores in decided)
+        wrong = sum(scores.rejected for scores in decided)
+        if min(right, wrong) < LEAST:
+            form.notice("needed", decisions_needed(right, wrong), warning=True)
         rest = len(decided) - _MOST_CLASSES
         if rest > 0:
             form.notice("decided_more", f"and decisions on {counted(rest, 'more class', 'more classes')}")

@@ -87,13 +87,19 @@ class UndoRun(NttOperator):
 
         runs = {run["run_key"]: f"field {run['label_field']}, {run['started']}" for run in list_runs(form.ctx.dataset)}
         _offer(form, runs, "", ", so there is nothing to undo")
-        form.notice("scope", "The whole run is undone, whatever the view or selection.", warning=True)
+        if form.value("run_key") in runs:
+            from fiftyone_ntt.runs.listing import last_layer
+
+            layer = last_layer(form.ctx.dataset, form.value("run_key"))
+            form.notice("scope", f"Takes back {layer}. All of it, whatever the view or selection.", warning=True)
 
     def perform(self, ctx: Any, params: UndoParams) -> dict[str, Any]:
         import fiftyone_ntt as ntt
+        from fiftyone_ntt.runs.listing import last_layer
 
+        layer = last_layer(ctx.dataset, params.run_key)
         removed = ntt.undo_run(ctx.dataset, **params.to_mapping())
-        summary = as_markdown(f"Undid run {params.run_key!r}: {counted(removed, 'label')} removed.")
+        summary = as_markdown(f"Took back {layer} ({counted(removed, 'label')} of run {params.run_key!r} removed).")
         return {"run_key": params.run_key, "removed": removed, "summary": summary}
 
 

@@ -46,12 +46,11 @@ class ReferencesTab(Tab):
             "preview": partial(self._open, operator="preview", at_once=True),
             "advice": partial(self._open, operator="advise_references"),
             "masks": partial(self._open, operator="make_reference_masks", then="refresh"),
-            "label": lambda ctx: self.prompt(ctx, "segment", then="refresh"),
+            "label": self._label,
         }
 
     def load(self, ctx: Any) -> None:
-        from fiftyone_ntt.references.gallery import count_references
-        from fiftyone_ntt.references.tagging import likely_field
+        from fiftyone_ntt.references.tagging import count_references, likely_field
 
         state, fields = ctx.panel.state, reference_fields(ctx.dataset)
         if state.references_field not in fields:
@@ -60,7 +59,7 @@ class ReferencesTab(Tab):
         counts = count_references(ctx.dataset, field) if field else {}
         state.references_counts = counts
         ctx.panel.set_data("references_table", [{"class": name, "count": count} for name, count in counts.items()])
-        banks = _bank_rows(ctx.dataset, counts)
+        banks = _bank_rows(ctx.dataset, field if counts else None)
         state.references_banks = len(banks)
         ctx.panel.set_data("references_bank_table", banks)
         state.references_cards = []
@@ -98,11 +97,13 @@ class ReferencesTab(Tab):
         ]}  # fmt: skip
         if any_references:
             rows["references_next"] = [
-                ("preview", "Preview on 4 images", "visibility", "contained"),
-                ("build", "Build memory bank", "collections_bookmark", "outlined"),
-                ("label", "Label images...", "auto_awesome", "outlined"),
+                ("preview", "Preview on 4 images", "visibility", "outlined"),
+                ("label", "Label images...", "auto_awesome", "contained"),
             ]
-            rows["references_help"] = [("advice", "Check references", "tips_and_updates", "outlined")]
+            rows["references_help"] = [
+                ("advice", "Check references", "tips_and_updates", "outlined"),
+                ("build", "Build memory bank...", "collections_bookmark", "outlined"),
+            ]
             if any_prompted:
                 rows["references_help"].append(("masks", "Make reference masks...", "format_shapes", "outlined"))
         for name, buttons in rows.items():
@@ -122,6 +123,14 @@ class ReferencesTab(Tab):
         if labels:  # the field of what was just tagged is the one to look at
             ctx.panel.state.references_field = labels[0][0]
         self.load(ctx)
+
+    def _label(self, ctx: Any) -> None:
+        """Opens the form of a run, which finds the references by itself unless another field was chosen."""
+        from fiftyone_ntt.references.tagging import likely_field
+
+        field = ctx.panel.state.references_field
+        known = field is None or field == likely_field(ctx.dataset)
+        self.prompt(ctx, "segment", None if known else {"reference_field": field}, then="refresh")
 
     def _open(self, ctx: Any, *, operator: str, **options: Any) -> None:
         """Opens a form about the references of the chosen field."""
@@ -153,13 +162,19 @@ class ReferencesTab(Tab):
         state.references_pending = sum(reference.pending for reference in references)
 
 
-def _bank_rows(dataset: Any, counts: dict[str, int]) -> list[dict[str, str]]:
+def _bank_rows(dataset: Any, field: str | None) -> list[dict[str, str]]:
+    """The memory banks, and which of them is of the references as they are tagged now."""
     from fiftyone_ntt.references.banks import bank_summaries
+    from fiftyone_ntt.references.tagged_bank import plan_bank
 
+    banks = bank_summaries(dataset)
+    plan = plan_bank(dataset, field) if banks and field else None
     rows = []
-    for name, bank in bank_summaries(dataset).items():
+    for name, bank in banks.items():
         listed = ", ".join(f"{count} {as_text(label)}" for label, count in bank.shots.items())
-        fresh = "as tagged now" if bank.shots == counts else "the references have changed since: build it again"
+        fresh = "as tagged now" if plan is not None and plan.fresh and plan.name == name else ""
+        if plan is not None and not plan.fresh and plan.name == name:
+            fresh = "the references have changed since: Label images builds it again"
         rows.append({"name": name, "classes": listed, "preset": bank.preset, "fresh": fresh})
     return rows
 

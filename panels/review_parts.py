@@ -22,9 +22,7 @@ ALL = "All classes"
 NOTHING_YET = "**Nothing to review yet.**\n\nLabel your images first: go to the tab **Runs**."
 NO_LABELS = "**No labels.**\n\nThe run has found nothing so far. Once it has, its labels appear here."
 SELECT_FIRST = "Select labels first: open an image and click them there, or show patches in the grid and tick those."
-GUESSED = (
-    "The suggested score thresholds are a guess: no label was decided on yet. Accept some, reject some, then fit again."
-)
+GUESSED = "The suggested score thresholds are a guess: hardly any label was decided on when they were fitted."
 LEFT_OUT = (
     "The run left out labels below {lowest:g}: they look too little like the references. **Bring weaker labels back** "
     "writes those above {value:g}, within seconds."
@@ -119,8 +117,8 @@ def _expected(ctx: Any, labels: LabelTable) -> str | None:
     fit = fitted(ctx)
     if fit is None:
         return None
-    if fit.guessed:
-        return GUESSED
+    if not fit.measured:
+        return f"{GUESSED} {fit.needed}" if fit.guessed else fit.needed
     expected = fit.expected(labels, threshold(ctx), chosen(ctx))
     decided = fit.overall.right + fit.overall.wrong
     return f"At {threshold(ctx):g}: {in_words(expected.precision, expected.recall)} (from {decided:,} decisions)."
@@ -210,7 +208,7 @@ def show_image_labels(ctx: Any) -> None:
     counts = presence_counts(ctx.dataset, ctx.panel.state.review_field)
     rows = [{"class": name, "with": present, "without": absent} for name, (present, absent) in counts.items()]
     ctx.panel.state.review_judged = [row["class"] for row in rows[:_ROWS]]
-    ctx.panel.set_data("review_verdicts", rows[:_ROWS])
+    ctx.panel.set_data("review_image_labels", rows[:_ROWS])
 
 
 def last_learned(ctx: Any) -> dict[str, Any] | None:
@@ -287,7 +285,7 @@ def render_image_labels(tab: Tab, ctx: Any, panel: types.Object) -> None:
     panel.md(f"**Image-level labels.** {text if judged else NOT_JUDGED}", name="review_images")
     if judged:
         headings = {"class": "Class", "with": "Images with it", "without": "Without it"}
-        panel.list("review_verdicts", types.Object(), view=table(headings, on_click_row=tab.on("without")))
+        panel.list("review_image_labels", types.Object(), view=table(headings, on_click_row=tab.on("without")))
 
 
 def render_decisions(tab: Tab, ctx: Any, panel: types.Object) -> None:

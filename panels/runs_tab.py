@@ -52,6 +52,7 @@ open:
 fiftyone delegated launch
 ```
 """
+LEARNING = "learning"
 _EVERY = 2000  # milliseconds between two looks while something is at work
 
 
@@ -86,7 +87,8 @@ class RunsTab(Tab):
         state = ctx.panel.state
         was_active = state.runs_active
         # The keys of the rows: a row's action only tells the number of the row.
-        state.runs_listed = [[run["run_key"], run["label_field"], run["state"], _failed(run)] for run in runs]
+        rows = [(run, layer) for run in runs for layer in (None, *_lessons(run))]
+        state.runs_listed = [[run["run_key"], run["label_field"], run["state"], _failed(run)] for run, _ in rows]
         state.runs_bars = [[run["run_key"], _bar_label(run)] for run in running]
         state.runs_work = [_sentence(operation) for operation in work]
         state.runs_messages = [
@@ -97,7 +99,7 @@ class RunsTab(Tab):
         ]
         state.runs_waiting = bool(waiting)
         state.runs_active = bool(waiting or any(item["state"] == "running" for item in (*runs, *work)))
-        ctx.panel.set_data("runs_table", [_row(run) for run in runs])
+        ctx.panel.set_data("runs_table", [_row(run) if layer is None else _lesson_row(layer) for run, layer in rows])
         for i, run in enumerate(running):
             ctx.panel.set_data(f"runs_bar_{i}", _part(run) or 0.0)
         if was_active and not state.runs_active:
@@ -177,6 +179,16 @@ def _row(run: dict[str, Any]) -> dict[str, Any]:
         "left": _duration(run.get("eta_seconds")),
         "failed": _failed(run) or "",
     }
+
+
+def _lessons(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """What learning wrote on top of a run, the last first: each has a row below that of its run."""
+    return [layer for layer in reversed(run.get("layers") or ()) if layer["what"] == LEARNING]
+
+
+def _lesson_row(layer: dict[str, Any]) -> dict[str, Any]:
+    when = f", {layer['at'][:16].replace('T', ' ')}" if layer["at"] else ""
+    return {**dict.fromkeys(COLUMNS, ""), "run": f"↳ {layer['what']}{when}", "state": WORDS["completed"]}
 
 
 def _state(run: dict[str, Any]) -> str:

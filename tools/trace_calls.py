@@ -240,7 +240,7 @@ def _decide(dataset: fo.Dataset) -> None:
 def _trace_one_image(dataset: fo.Dataset, folder: Path, options: dict[str, Any]) -> dict[str, Trace]:
     """Two calls that differ in one image only.
 
-    Each has an empty candidate index, for which both ask the models what they are: only what is done for the image
+    Each has an empty candidate cache, for which both ask the models what they are: only what is done for the image
     differs.
     """
     targets = dataset.match_tags(list(TARGETS))

@@ -1,4 +1,4 @@
-"""What stage two needs of an image, small enough to keep on disk: the content of the candidate index.
+"""What stage two needs of an image, small enough to keep on disk: the content of the candidate cache.
 
 A mask is kept as the run lengths of its binary mask and, along its outline only, the logits' magnitudes in sixteen
 levels. That is all a later resize to image size can see: away from the outline every logit that meets in an output

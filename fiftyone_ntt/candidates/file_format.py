@@ -235,7 +235,7 @@ class IndexSettings:
             plain = json.loads(text)
             settings = cls(str(plain["preset"]), dict(plain["facts"]), int(plain["format"]))
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise InputError(f"expected the settings of a candidate index, got something else: {error!r}") from error
+            raise InputError(f"expected the settings of a candidate cache, got something else: {error!r}") from error
         return settings
 
     def differences(self, wanted: IndexSettings) -> list[str]:

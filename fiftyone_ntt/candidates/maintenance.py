@@ -22,7 +22,7 @@ from fiftyone_ntt.candidates.file_format import (
     read_file,
 )
 from fiftyone_ntt.candidates.store import RECIPES, SETTINGS_FILE, settings_in
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.params.base import Progress
 from fiftyone_ntt.pixels.files import PART_SUFFIX
 
@@ -103,8 +103,8 @@ class PruneReport:
     def __str__(self) -> str:
         verb = "would remove" if self.dry_run else "removed"
         text = (
-            f"{verb} {len(self.reasons)} files, {self.bytes / 1e6:.1f} MB; {self.kept} images stay, "
-            f"{self.kept_bytes / 1e6:.1f} MB"
+            f"{verb} {counted(len(self.reasons), 'file')}, {self.bytes / 1e6:.1f} MB; "
+            f"{counted(self.kept, 'image')} kept, {self.kept_bytes / 1e6:.1f} MB"
         )
         first = next(iter(self.stuck.items()), None)
         return text if first is None else f"{text}; {len(self.stuck)} could not be removed, e.g. {first[0]}: {first[1]}"

@@ -19,7 +19,7 @@ from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.file_format import IndexSettings, index_root
 from fiftyone_ntt.candidates.store import IndexFileError, IndexStorageError, IndexStore, explain_missing, recalled
 from fiftyone_ntt.candidates.stream import Outcome, stream
-from fiftyone_ntt.errors import InputError, NttError
+from fiftyone_ntt.errors import InputError, NttError, counted
 from fiftyone_ntt.method.config import Granularity
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.segmenter import Segmenter
@@ -237,13 +237,15 @@ class CandidateSource:
         damaged = self._store.damaged if self._store is not None else []
         notes = [self._explanation] if self._explanation else []
         if damaged:
-            notes.append(f"{len(damaged)} damaged files of the index were not used, e.g. {damaged[0]}")
+            notes.append(f"{counted(len(damaged), 'damaged file')} of the candidate cache not used, e.g. {damaged[0]}")
         if self.storage_error is not None:
             notes.append(f"not all could be stored: {self.storage_error}")
         with self._lock:
             unstored = list(self.unstored.items())
         if unstored:
-            notes.append(f"{len(unstored)} images could not be stored, e.g. sample {unstored[0][0]}: {unstored[0][1]}")
+            notes.append(
+                f"{counted(len(unstored), 'image')} could not be stored, e.g. sample {unstored[0][0]}: {unstored[0][1]}"
+            )
         return notes + self._image_notes()
 
     def look_at(self, key: str) -> None:
@@ -293,9 +295,9 @@ class CandidateSource:
             noted = {key: note for key, note in self.noted.items() if key not in about or NO_CONTRAST in note}
         flat = [key for key, note in noted.items() if NO_CONTRAST in note]
         others = [key for key in noted if key not in set(flat)]
-        lines = [f"{len(flat)} images with {NO_CONTRAST}, e.g. that of sample {flat[0]}"] if flat else []
+        lines = [f"{counted(len(flat), 'image')} with {NO_CONTRAST}, e.g. that of sample {flat[0]}"] if flat else []
         if others:
-            lines.append(f"{len(others)} images used in part, e.g. that of sample {others[0]}: {noted[others[0]]}")
+            lines.append(f"{counted(len(others), 'image')} used in part, e.g. sample {others[0]}: {noted[others[0]]}")
         return lines + [
             line.format(len(keys), self._smallest) + f", e.g. sample {keys[0]}" for line, keys in limited.items()
         ]
@@ -336,7 +338,7 @@ class CandidateSource:
         self._store.forget(self._stage_one.recipe)
         differences = "; ".join(self._store.settings.differences(settings))
         raise InputError(
-            f"the candidate index in {self._root} was made with other settings than they looked like before the "
+            f"the candidate cache in {self._root} was made with other settings than they looked like before the "
             f"models were loaded ({differences}); call again, and the right ones are used"
         )
 

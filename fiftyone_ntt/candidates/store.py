@@ -1,4 +1,4 @@
-"""The candidate index of one set of settings: looked up by image content, shared by any number of workers.
+"""The candidate cache of one set of settings: looked up by image content, shared by any number of workers.
 
     <root>/<sha256 of the settings>/settings.json                     what the files below were made with
     <root>/<sha256 of the settings>/<first two>/<sha256 of image>.ntt  one image
@@ -123,7 +123,7 @@ class IndexStore:
         return len(data)
 
     def _storage_error(self, error: OSError, path: Path) -> IndexStorageError:
-        problem = f"the candidate index in {self.root}: {write_problem(error)} (index_dir)"
+        problem = f"the candidate cache in {self.root}: {write_problem(error)} (index_dir)"
         of_this_file = error.errno not in _NO_MORE and os.path.lexists(path.parent)
         return (IndexFileError if of_this_file else IndexStorageError)(problem)
 
@@ -170,14 +170,14 @@ class _Room:
                 self._left, self._counted = self._limit - used_bytes(self._root), time.monotonic()
             if size > self._left:
                 raise IndexStorageError(
-                    f"the candidate index in {self._root} has reached its limit of {self._limit / 1e9:g} GB; raise "
+                    f"the candidate cache in {self._root} has reached its limit of {self._limit / 1e9:g} GB; raise "
                     f"size_limit_gb (or {LIMIT_VARIABLE}), or make room with `fiftyone-ntt index prune`"
                 )
             self._root.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self._root).free
             if free - size < _RESERVE:
                 raise IndexStorageError(
-                    f"only {free / 1e9:.1f} GB are free on the disk of the candidate index in {self._root}, and "
+                    f"only {free / 1e9:.1f} GB are free on the disk of the candidate cache in {self._root}, and "
                     f"{_RESERVE / 1e9:g} GB are left to others; make room, or choose another index_dir"
                 )
             self._left -= size
@@ -258,6 +258,6 @@ def explain_missing(root: Path, wanted: IndexSettings) -> str:
     differences = {digest: other.differences(wanted) for digest, other in others.items()}
     nearest = min(differences, key=lambda digest: len(differences[digest]))
     return (
-        f"the candidate index in {root} has nothing for these settings yet, but for {len(others)} other: "
+        f"the candidate cache in {root} has nothing for these settings yet, but for {len(others)} other: "
         f"{nearest[:12]} has {'; '.join(differences[nearest])}"
     )

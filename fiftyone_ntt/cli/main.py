@@ -29,7 +29,7 @@ from fiftyone_ntt.cli.common import (
 from fiftyone_ntt.cli.references import add_commands as add_reference_commands
 from fiftyone_ntt.cli.review import add_commands as add_review_commands
 from fiftyone_ntt.cli.runs import add_commands as add_runs_commands
-from fiftyone_ntt.errors import NttError
+from fiftyone_ntt.errors import NttError, counted
 from fiftyone_ntt.params.labelling import EvaluateParams, IndexParams, SegmentParams
 
 _MARKS = {True: "[green]ok[/]", False: "[bold red]missing[/]", None: "[yellow]optional[/]"}
@@ -214,7 +214,7 @@ def index_verify(index_dir: Path | None, remove: bool) -> int:
     for path, reason in damaged.items():
         word = "removed" if remove and not path.exists() else "damaged"
         terminal.print(f"[red]{word}[/] {plain(f'{path}: {reason}')}", soft_wrap=True)
-    terminal.print(f"{len(damaged)} damaged files in {plain(str(root))}", soft_wrap=True)
+    terminal.print(f"{counted(len(damaged), 'damaged file')} in {plain(str(root))}", soft_wrap=True)
     return 1 if damaged else 0
 
 

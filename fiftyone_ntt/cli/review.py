@@ -1,7 +1,9 @@
-"""Commands ``fit-thresholds``, ``judge-presence`` and ``to-segmentation``: what comes after labelling."""
+"""What comes after labelling: decisions, learning, export, score thresholds, image-level labels, semantic masks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from rich.table import Table
@@ -19,11 +21,28 @@ from fiftyone_ntt.cli.common import (
     say_failed,
     view_of,
 )
-from fiftyone_ntt.params.review import FitThresholdsParams, JudgePresenceParams, ToSegmentationParams
+from fiftyone_ntt.errors import counted
+from fiftyone_ntt.params.review import (
+    DecisionParams,
+    ExportParams,
+    FitThresholdsParams,
+    JudgePresenceParams,
+    LearnParams,
+    ToSegmentationParams,
+)
 
 
 def add_commands(commands: Any) -> None:
     """Adds the commands."""
+    for name, service, done, text in (
+        ("accept", "accept_labels", "accepted", "mark labels as right: later runs keep them"),
+        ("reject", "reject_labels", "rejected", "mark labels as wrong: they stay, but count no more"),
+        ("clear", "clear_decisions", "without a decision now", "take acceptance and rejection of labels back"),
+    ):
+        add_service(commands, name, partial(decide, service=service, done=done), DecisionParams, text)
+    text = "learn from accepted and rejected labels, show what would change, and write it with --apply"
+    add_service(commands, "learn", learn, LearnParams, text)
+    add_service(commands, "export", export, ExportParams, "write labels and images to a folder, to train with")
     text = "find the score above which labels of each class count, from what was accepted and rejected"
     parser = add_command(commands, "fit-thresholds", fit_thresholds, text)
     parser.add_argument("dataset", help="name of a FiftyOne dataset")
@@ -35,6 +54,48 @@ def add_commands(commands: Any) -> None:
     add_service(commands, "judge-presence", judge_presence, JudgePresenceParams, text)
     text = "paint the labels of each image into one semantic segmentation mask"
     add_service(commands, "to-segmentation", to_segmentation, ToSegmentationParams, text)
+
+
+def decide(dataset: str, tag: str | None, saved_view: str | None, *, service: str, done: str, **options: Any) -> int:
+    """Decides on labels and prints on how many."""
+    params = DecisionParams.from_mapping(options).to_mapping()
+    import fiftyone_ntt as ntt
+
+    decision: Callable[..., int] = getattr(ntt, service)
+    say(f"{counted(decision(view_of(dataset, tag, saved_view), **params), 'label')} {done}")
+    return 0
+
+
+def learn(dataset: str, tag: str | None, saved_view: str | None, **options: Any) -> int:
+    """Learns from decisions and prints what changes."""
+    params = LearnParams.from_mapping(options).to_mapping()
+    import fiftyone_ntt as ntt
+    from fiftyone_ntt.runs.workers import Origin, through
+
+    view = view_of(dataset, tag, saved_view)
+    with progress_bar("images") as progress, through(Origin("cli")):
+        report = ntt.learn(view, progress=progress, **params)
+    table = _table("class", "new", "gone", "other class before", "as before")
+    for row in report.rows():
+        cells = (str(row[key]) for key in ("gained", "lost", "relabelled", "unchanged"))
+        table.add_row(plain(row["class"]), *cells)
+    console().print(table)
+    say(report)
+    say_failed(report.errors)
+    return 1 if report.errors else 0
+
+
+def export(dataset: str, tag: str | None, saved_view: str | None, **options: Any) -> int:
+    """Writes labels and images to a folder, and prints how to load it."""
+    params = ExportParams.from_mapping(options).to_mapping()
+    import fiftyone_ntt as ntt
+
+    view = view_of(dataset, tag, saved_view)
+    with progress_bar("images") as progress:
+        report = ntt.export_labels(view, progress=progress, **params)
+    say(report)
+    say(f"to load it in Python:\n{report.how_to_load}")
+    return 1 if report.left_out else 0
 
 
 def fit_thresholds(dataset: str, run_key: str, **options: Any) -> int:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from fiftyone_ntt.cli.common import add_command, console, dataset_of, narrow_table, plain, progress_bar, say
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.params.labelling import LowerThresholdParams, UndoParams
 
 _COLOURS = {"running": "cyan", "completed": "green", "failed": "bold red", "interrupted": "yellow"}
@@ -102,16 +102,19 @@ def runs_cancel(dataset: str, run_key: str) -> int:
     import fiftyone_ntt as ntt
 
     workers = ntt.cancel_run(dataset_of(dataset), run_key)
-    say(f"run {run_key!r} cancelled; workers told to stop: {workers}")
+    say(f"run {run_key!r} cancelled; {counted(workers, 'worker')} told to stop")
     return 0
 
 
 def runs_undo(dataset: str, run_key: str, keep_edited: bool) -> int:
     """Takes a run back."""
     import fiftyone_ntt as ntt
+    from fiftyone_ntt.runs.listing import last_layer
 
-    removed = ntt.undo_run(dataset_of(dataset), run_key, keep_edited=keep_edited)
-    say(f"run {run_key!r} undone; labels removed: {removed}")
+    loaded = dataset_of(dataset)
+    layer = last_layer(loaded, run_key)
+    removed = ntt.undo_run(loaded, run_key, keep_edited=keep_edited)
+    say(f"run {run_key!r} undone, {layer}: {counted(removed, 'label')} removed")
     return 0
 
 

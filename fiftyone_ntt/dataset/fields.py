@@ -8,7 +8,7 @@ from copy import copy
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.errors import InputError, WrongTypeError, counted
 from fiftyone_ntt.pixels.images import is_plain_file
 
 REFERENCE_TAG = "ntt:reference"
@@ -259,7 +259,7 @@ def with_sizes(view: SampleCollection, notes: list[str]) -> SampleCollection:
         ids, paths = view.exists("metadata.width", False).values(["id", "filepath"])
         named = ", ".join(f"{key} ({path})" for key, path in zip(ids[:_MOST_NAMED], paths, strict=False))
         more = ", ..." if len(ids) > _MOST_NAMED else ""
-        notes.append(f"{len(ids)} samples left out: their images cannot be read: {named}{more}")
+        notes.append(f"{counted(len(ids), 'sample')} left out, whose image cannot be read: {named}{more}")
     return sized
 
 

@@ -71,7 +71,7 @@ class Matcher:
         """Labels one image: the method in the order of the paper, N candidates, C channels, K classes.
 
         Args:
-            image: what stage one found in it (``Segmenter.candidates``, or what the candidate index keeps of that);
+            image: what stage one found in it (``Segmenter.candidates``, or what the candidate cache keeps of that);
                 or the image itself, uint8 ``[H, W, 3]`` RGB, where the matcher has a segmenter.
 
         Returns:
@@ -186,7 +186,7 @@ def match_vectors(
     """Labels candidates whose vectors are already there (docs/method.md 3.4 to 3.7).
 
     Args:
-        candidates: N mask proposals, as stage one made them or from the candidate index.
+        candidates: N mask proposals, as stage one made them or from the candidate cache.
         vectors: float ``[N, C]``, one pooled vector a candidate; l2-normalised inside.
         prototypes: float ``[K, C]``, one a class; l2-normalised inside.
         config: defaults to ``MatchConfig()``.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class StageOneResult(Protocol):
-    """What stage one found in an image, in full (``IndexedImage``) or as the candidate index keeps it.
+    """What stage one found in an image, in full (``IndexedImage``) or as the candidate cache keeps it.
 
     Attributes:
         candidates: N mask proposals.

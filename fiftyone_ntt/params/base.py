@@ -9,24 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from numbers import Real
 from pathlib import Path
 from types import UnionType
-from typing import (
-    Any,
-    ClassVar,
-    Protocol,
-    TypeAlias,
-    TypedDict,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-    runtime_checkable,
-)
+from typing import Any, ClassVar, Protocol, TypeAlias, TypedDict, TypeVar, Union, runtime_checkable
 
 from fiftyone_ntt.errors import InputError, WrongTypeError
 
@@ -60,6 +49,7 @@ class ParamInfo:
         minimum: smallest value allowed, or ``None``.
         maximum: largest value allowed, or ``None``.
         advanced: whether it is rarely needed: a form hides it behind a switch, and names it last.
+        group: what it has to do with, where a form hides many behind a switch.
         objects: classes of objects that only a caller in Python can give in place of a value.
     """
 
@@ -74,6 +64,7 @@ class ParamInfo:
     minimum: float | None = None
     maximum: float | None = None
     advanced: bool = False
+    group: str = "More"
     objects: tuple[type, ...] = ()
 
     def checked(self, value: Any) -> Any:
@@ -137,7 +128,7 @@ class Params:
     @classmethod
     def infos(cls) -> tuple[ParamInfo, ...]:
         """Every parameter that is asked for, in the order of the fields; those that are rarely needed come last."""
-        hints = get_type_hints(cls)
+        hints = typing.get_type_hints(cls)
         fields = (item for item in dataclasses.fields(cls) if item.name not in cls.NOT_ASKED)
         return tuple(sorted((_info(item, hints[item.name]) for item in fields), key=lambda info: info.advanced))
 
@@ -194,7 +185,7 @@ def check_arguments(params: type[Params], progress: object = None, /, **given: A
             "pass e.g. print"
         )
     infos = {item.name: item for item in dataclasses.fields(params)}
-    hints = get_type_hints(params)
+    hints = typing.get_type_hints(params)
     for name, value in given.items():
         _info(infos[name], hints[name]).checked(value)
 
@@ -205,13 +196,13 @@ def _left_empty(value: Any, info: ParamInfo) -> bool:
 
 
 def _info(item: dataclasses.Field[Any], hint: Any) -> ParamInfo:
-    union = get_origin(hint) in (Union, UnionType)
-    kind, *objects = [part for part in get_args(hint) if part is not type(None)] if union else [hint]
-    optional = union and type(None) in get_args(hint)
+    union = typing.get_origin(hint) in (Union, UnionType)
+    kind, *objects = [part for part in typing.get_args(hint) if part is not type(None)] if union else [hint]
+    optional = union and type(None) in typing.get_args(hint)
     required = item.default is MISSING
     return ParamInfo(
         name=item.name,
-        kind=get_origin(kind) or kind,
+        kind=typing.get_origin(kind) or kind,
         optional=optional,
         required=required,
         default=None if required else item.default,
@@ -228,11 +219,13 @@ def param(
     choices: tuple[str, ...] | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
-    advanced: bool = False,
+    advanced: bool | str = False,
+    group: str = "More",
 ) -> Any:
-    """A field of a parameter dataclass; see ``ParamInfo`` for what it says."""
-    metadata = {"label": label, "help": help, "choices": choices, "minimum": minimum, "maximum": maximum}
-    metadata["advanced"] = advanced
+    """A field of a parameter dataclass; see ``ParamInfo`` for what it says. ``advanced`` may name its group."""
+    limits = {"choices": choices, "minimum": minimum, "maximum": maximum}
+    group = advanced if isinstance(advanced, str) else group
+    metadata = {"label": label, "help": help, **limits, "advanced": bool(advanced), "group": group}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
@@ -249,6 +242,7 @@ def param_of(params: type[Params], name: str, default: Any = MISSING, **changes:
     return param(declared.default if default is MISSING else default, **{**declared.metadata, **changes})
 
 
+MODELS, OBJECTS, CACHE = "Models and devices", "How objects are found", "Candidate cache"  # groups of settings
 GRANULARITIES = ("best", "whole", "part", "auto")
 
 
@@ -282,7 +276,7 @@ class StageOneSettings(Params):
         label="Models",
         help="which pair of mask model and feature model to use; that of the memory bank where left empty",
         choices=PRESET_NAMES,
-        advanced=True,
+        advanced=MODELS,
     )
     points_per_side: int | None = param(
         None,
@@ -291,7 +285,7 @@ class StageOneSettings(Params):
         "number where left empty",
         minimum=1,
         maximum=512,
-        advanced=True,
+        advanced=OBJECTS,
     )
     points: str = param(
         "grid",
@@ -299,7 +293,7 @@ class StageOneSettings(Params):
         help="'grid' prompts the whole grid; 'guided' only the half of it that looks least like the image's border: "
         "nearly twice as fast, and hardly less accurate where it was measured",
         choices=("grid", "guided"),
-        advanced=True,
+        advanced=OBJECTS,
     )
     granularity: str = param(
         "best",
@@ -308,46 +302,46 @@ class StageOneSettings(Params):
         "the one that it is surest of, 'whole' prefers the larger, 'part' the smaller ones; 'auto' takes what the "
         "references chose when the bank was built (ask_granularity)",
         choices=GRANULARITIES,
-        advanced=True,
+        advanced=OBJECTS,
     )
     second_look: bool = param(
         False,
         label="Second look",
         help="crops what was found and encodes it alone, which tells small and similar things apart better; takes up "
         "to 80 small encoder passes more an image, and is kept in a part of the cache of its own",
-        advanced=True,
+        advanced=OBJECTS,
     )
     precision: str = param(
         "fp32",
         label="Precision",
         help="of the image encoders: 'bf16' or 'fp16' are faster on CUDA, and give slightly other labels",
         choices=("fp32", "bf16", "fp16"),
-        advanced=True,
+        advanced=MODELS,
     )
     device: str | None = param(
         None,
         label="Device",
         help="'cuda', 'cuda:1', 'mps' or 'cpu', or several: 'cuda:0,cuda:1', 'all'; the best there is where left empty",
-        advanced=True,
+        advanced=MODELS,
     )
     compile: bool = param(
         False,
         label="Compile the models",
         help="faster on CUDA once they are compiled, which takes minutes: for many images",
-        advanced=True,
+        advanced=MODELS,
     )
     use_index: bool = param(
         True,
         label="Use the candidate cache",
         help="what is in the cache (the 'index' of the commands, not FiftyOne's similarity index) needs no model and "
         "gives the same labels; what is not is computed and added",
-        advanced=True,
+        advanced=CACHE,
     )
     index_dir: str | Path | None = param(
         None,
         label="Folder of the candidate cache",
         help="where the cache lies; FIFTYONE_NTT_INDEX, or else a cache folder, where left empty",
-        advanced=True,
+        advanced=CACHE,
     )
 
     def changed(self, **changes: Any) -> StageOneSettings:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fiftyone_ntt.params.base import (
+    CACHE,
     GRANULARITIES,
     PRESET_NAMES,
     Params,
@@ -44,17 +45,33 @@ class IndexParams(StageOneSettings):
         help="how large all of the cache may get, in 10^9 bytes; FIFTYONE_NTT_INDEX_GB, or else 50, where left empty",
         minimum=0,
         advanced=True,
+        group=CACHE,
     )
+
+
+BANK, LOOK_FOR, RUN = "References and memory bank", "What is looked for, and where", "The run"
+"""Groups of settings of a labelling run."""
 
 
 @dataclass(frozen=True)
 class SegmentParams(StageOneSettings):
     """Arguments of ``fiftyone_ntt.segment``."""
 
-    NOT_ASKED: ClassVar = ("preset",)  # the memory bank's: no other fits
-
-    bank: str = param(label="Memory bank", help="name of a memory bank kept with this dataset")
+    bank: str | None = param(
+        None,
+        label="Memory bank",
+        help="name of a memory bank kept with this dataset; where left empty, that of the references as they are "
+        "tagged now, which is built again where they have changed",
+        group=BANK,
+    )
     label_field: str = param("ntt", label="Write to", help="field for the detections; created if absent")
+    reference_field: str | None = param(
+        None,
+        label="Reference labels",
+        help="field with the labels of the references, where a memory bank has to be built; where left empty, that of "
+        "the last one, or else the one with tagged labels",
+        group=BANK,
+    )
     score_threshold: float | None = param(
         None,
         label="Score threshold",
@@ -77,6 +94,7 @@ class SegmentParams(StageOneSettings):
         help="'generic': all instances of each class; 'referring': of each single reference the one best match in the "
         "image, whose score tells whether it is there at all",
         choices=("generic", "referring"),
+        group=LOOK_FOR,
     )
     max_instances: int | None = param(
         None,
@@ -87,18 +105,26 @@ class SegmentParams(StageOneSettings):
         advanced=True,
     )
     include_references: bool = param(
-        False, label="Label the references too", help="references are left out otherwise: their labels are known"
+        False,
+        label="Label the references too",
+        help="references are left out otherwise: their labels are known",
+        group=LOOK_FOR,
     )
     resume: bool = param(
-        True, label="Resume", help="go on with a run of the same settings, leaving alone what it has done"
+        True, label="Resume", help="go on with a run of the same settings, leaving alone what it has done", group=RUN
     )
     overwrite: bool = param(
         False,
         label="Overwrite",
-        help="replace what another run or a person wrote to this field (not labels that a person accepted or edited)",
+        help="replace what another run or a person wrote to this field. What you decided stays; without a memory bank "
+        "of your choice, the labels of the run before are replaced in any case",
+        group=RUN,
     )
     run_key: str | None = param(
-        None, label="Run key", help="name under which the run can be found and undone; ntt_FIELD where left empty"
+        None,
+        label="Run key",
+        help="name under which the run can be found and undone; ntt_FIELD where left empty",
+        group=RUN,
     )
 
 

@@ -5,8 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fiftyone_ntt.params.base import DEFAULT_BANK_NAME, Params, PresetObject, StageOneSettings, param, param_of
+from fiftyone_ntt.params.base import (
+    DEFAULT_BANK_NAME,
+    MODELS,
+    Params,
+    PresetObject,
+    StageOneSettings,
+    param,
+    param_of,
+)
 
+WHICH = "Which references"
+"""A group of settings."""
 _MODELS = "which pair of mask model and feature model to use"
 MADE_FIELD = "ntt_references"
 """Where the masks of references go that were made from boxes, points and scribbles."""
@@ -36,6 +46,7 @@ class BuildBankParams(Params):
         label="Let the references choose the granularity",
         help="finds out which masks fit the references best, for granularity 'auto': the mask model is prompted within "
         "each, which takes about as long as labelling the reference images",
+        group=MODELS,
     )
     device: str | None = param_of(StageOneSettings, "device", advanced=False)
 
@@ -53,18 +64,21 @@ class TaggedBankParams(BuildBankParams):
         help="keeps the bank with the dataset under this name, replacing one of that name",
     )
     more_fields: tuple[str, ...] | None = param(
-        None, label="More fields", help="other fields with labels to learn from: a bank may mix kinds of labels"
-    )
+        None, label="More fields", help="other fields with labels to learn from: a bank may mix kinds of labels",
+        group=WHICH,
+    )  # fmt: skip
     reference_tag: str = param(
         "ntt:reference",
         label="Reference tag",
         help="only samples (or else labels) with this tag are references; cleared, every sample of the target is one",
+        group=WHICH,
     )
     negative_tag: str = param(
         "ntt:negative",
         label="Negative tag",
         help="labels with this tag show what their class is not, samples with it none of the classes; cleared, only "
         "those among the references count",
+        group=WHICH,
     )
 
     def split(self) -> tuple[dict[str, Any], list[str], str, str]:

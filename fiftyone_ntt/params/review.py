@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fiftyone_ntt.params.base import Params, PresetObject, StageOneSettings, param, param_of
+from fiftyone_ntt.params.labelling import SegmentParams
 
 DOUBTS = ("threshold", "classes", "mask", "merged")
 """What can make a label uncertain."""
@@ -72,7 +73,7 @@ class FitThresholdsParams(Params):
         minimum=0,
         maximum=1,
     )
-    write_verdicts: bool = param(
+    write_image_labels: bool = param(
         True,
         label="Write image-level labels",
         help="which classes are in each image and which are not, in the fields LABELS_present and LABELS_absent",
@@ -87,6 +88,8 @@ class JudgePresenceParams(Params):
 
 
 EXPORT_FORMATS = ("coco", "yolo", "fiftyone")
+WHICH, FILES = "Which labels", "What is written"
+"""Groups of settings of an export."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +114,15 @@ class ExportParams(Params):
         choices=("accepted", "all"),
     )
     score_threshold: float | None = param(
-        None, label="Score threshold", help="undecided labels at or below this score are left out", minimum=0, maximum=1
+        None,
+        label="Score threshold",
+        help="undecided labels at or below this score are left out",
+        minimum=0,
+        maximum=1,
+        group=WHICH,
     )
     classes: tuple[str, ...] | None = param(
-        None, label="Classes", help="the classes to write, in this order; all where left empty"
+        None, label="Classes", help="the classes to write, in this order; all where left empty", group=WHICH
     )
     masks: str = param(
         "rle",
@@ -122,10 +130,11 @@ class ExportParams(Params):
         help="'rle' (run lengths) keeps every pixel; 'polygons' is for tools that read nothing else, and the report "
         "says what was lost",
         choices=("rle", "polygons"),
+        group=FILES,
     )
-    export_media: bool = param(True, label="Copy the images too", help="otherwise only labels are written")
+    export_media: bool = param(True, label="Copy the images too", help="otherwise only labels are written", group=FILES)
     overwrite: bool = param(
-        False, label="Replace an earlier export", help="only a folder that an export made is ever replaced"
+        False, label="Replace an earlier export", help="only a folder that an export made is ever replaced", group=FILES
     )
 
 
@@ -156,21 +165,15 @@ class ToSegmentationParams(Params):
     )
 
 
-_MODELS = "which pair of mask model and feature model to use; where left empty, the bank's, or else 'lite'"
+_MODELS = "which pair of mask model and feature model to use; where left empty, the memory bank's, or else 'lite'"
 
 
 @dataclass(frozen=True)
 class PreviewParams(StageOneSettings):
     """Arguments of ``fiftyone_ntt.preview``."""
 
-    bank: str | None = param(
-        None,
-        label="Memory bank",
-        help="name of a memory bank kept with this dataset; the references as they are tagged now where left empty",
-    )
-    label_field: str = param(
-        "ground_truth", label="Reference labels", help="field with the labels of the tagged references"
-    )
+    bank: str | None = param_of(SegmentParams, "bank")
+    label_field: str | None = param_of(SegmentParams, "reference_field")
     images: int = param(
         4, label="Images", help="how many to look at; spread evenly, the same ones each time", minimum=1, maximum=20
     )
@@ -207,11 +210,7 @@ class LearnParams(Params):
 class AdviceParams(Params):
     """Arguments of ``fiftyone_ntt.advise_references``."""
 
-    bank: str | None = param(
-        None,
-        label="Memory bank",
-        help="name of a memory bank kept with this dataset; the references as they are tagged now where left empty",
-    )
+    bank: str | None = param_of(SegmentParams, "bank")
     label_field: str = param("ground_truth", label="Reference labels", help="field with the labels of the references")
     reviewed: str = param(
         "ntt",

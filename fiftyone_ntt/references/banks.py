@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import fiftyone as fo
@@ -14,9 +14,16 @@ from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
-from fiftyone_ntt.dataset.fields import check_name, dataset_of, field_names, image_samples
+from fiftyone_ntt.dataset.fields import (
+    NEGATIVE_TAG,
+    REFERENCE_TAG,
+    check_name,
+    dataset_of,
+    field_names,
+    image_samples,
+)
 from fiftyone_ntt.dataset.storage import check_results_size
-from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.negatives import image_centres, with_negatives
 from fiftyone_ntt.method.references import BankBuilder, ReferenceItem
@@ -26,7 +33,7 @@ from fiftyone_ntt.params.base import check_arguments
 from fiftyone_ntt.params.references import BuildBankParams
 from fiftyone_ntt.pixels.images import content_key, read_bytes
 from fiftyone_ntt.references.prompted_masks import Key, PromptedMask, box_mask, make_masks
-from fiftyone_ntt.references.reader import ReferenceReader, ReferenceSample
+from fiftyone_ntt.references.reader import MadeFrom, ReferenceReader, ReferenceSample
 from fiftyone_ntt.references.tagging import tagged_negatives, tagged_references
 
 if TYPE_CHECKING:
@@ -107,7 +114,8 @@ def build_memory_bank(
     for note in notes_of(bank):
         logger.warning("%s", note)
     if name is not None:
-        save_bank(dataset_of(references), name, bank)
+        made_from = MadeFrom.of(references, reader.fields, classes, ask_granularity, negatives)
+        save_bank(dataset_of(references), name, bank, made_from)
     return bank
 
 
@@ -120,9 +128,15 @@ def build_tagged_bank(
         InputError: see ``tagged_references`` and ``build_memory_bank``.
     """
     arguments, fields, reference_tag, negative_tag = params.split()
+    check_name(params.name)
     references = tagged_references(target, reference_tag, fields)
     negatives = tagged_negatives(target, fields, negative_tag)
-    return build_memory_bank(references, fields, negatives=negatives, progress=progress, **arguments)
+    arguments |= {"name": None, "negatives": negatives}
+    bank = build_memory_bank(references, fields, progress=progress, **arguments)
+    made_from = MadeFrom.of(references, fields, params.classes, params.ask_granularity, negatives)
+    tagged = (reference_tag, negative_tag) == (REFERENCE_TAG, NEGATIVE_TAG)
+    save_bank(dataset_of(image_samples(references)), params.name, bank, replace(made_from, tagged=tagged))
+    return bank
 
 
 def _filled(
@@ -237,8 +251,14 @@ def without_references(view: SampleCollection, bank: MemoryBank) -> SampleCollec
     return view.exclude(sorted(sample_id for sample_id in used if ObjectId.is_valid(sample_id)))
 
 
-def save_bank(dataset: fo.Dataset, name: str, bank: MemoryBank) -> None:
+def save_bank(dataset: fo.Dataset, name: str, bank: MemoryBank, made_from: MadeFrom | None = None) -> None:
     """Keeps a bank with a dataset; a bank of the same name is replaced.
+
+    Args:
+        dataset: the dataset.
+        name: its name.
+        bank: the bank.
+        made_from: what it was built from, where that is known.
 
     Raises:
         InputError: if the name is unusable or belongs to a run that is no memory bank.
@@ -252,6 +272,7 @@ def save_bank(dataset: fo.Dataset, name: str, bank: MemoryBank) -> None:
         classes=list(bank.classes),
         shots=list(bank.shots.values()),  # in the order of the classes, whose names need not do as keys
         content_hash=bank.content_hash,
+        made_from=None if made_from is None else asdict(made_from),
     )
     dataset.register_run(name, config, overwrite=True)
     keep_with_run(dataset, name, bank)
@@ -274,15 +295,6 @@ def load_bank(dataset: fo.Dataset, name: str) -> MemoryBank:
             f"{', '.join(map(repr, names)) or 'none yet, build one from tagged references first'}"
         )
     return bank_of_run(dataset, name)
-
-
-def resolve_bank(view: SampleCollection, bank: MemoryBank | str) -> MemoryBank:
-    """A memory bank, or the one of that name that is kept with the dataset."""
-    if isinstance(bank, str):
-        return load_bank(dataset_of(view), bank)
-    if not isinstance(bank, MemoryBank):
-        raise WrongTypeError(f"expected a MemoryBank or the name of one, got {type(bank).__name__}")
-    return bank
 
 
 def keep_with_run(dataset: fo.Dataset, run_key: str, bank: MemoryBank) -> None:
@@ -323,22 +335,27 @@ class BankSummary:
         shots: class -> references.
         preset: preset of models that it belongs to.
         content_hash: what it holds, in short.
+        made_from: what it was built from; ``None`` where nobody noted it.
     """
 
     name: str
     shots: dict[str, int]
     preset: str
     content_hash: str
+    made_from: MadeFrom | None = None
 
 
 def bank_summaries(dataset: fo.Dataset) -> dict[str, BankSummary]:
-    """Name of each bank kept with a dataset -> what it is."""
+    """Name of each bank kept with a dataset -> what it is; the newest comes last."""
     summaries = {}
-    for name in list_banks(dataset):
+    infos = {name: dataset.get_run_info(name) for name in list_banks(dataset)}
+    for name, info in sorted(infos.items(), key=lambda item: item[1].timestamp):
+        config = info.config
         try:
-            config = dataset.get_run_info(name).config
             shots = dict(zip(config.classes, config.shots, strict=True))
-            summaries[name] = BankSummary(name, shots, config.preset, config.content_hash)
+            facts = getattr(config, "made_from", None)  # a version before this one noted none
+            made_from = None if facts is None else MadeFrom.from_facts(facts)
+            summaries[name] = BankSummary(name, shots, config.preset, config.content_hash, made_from)
         except (AttributeError, TypeError, ValueError) as error:  # one damaged record costs one bank
             logger.warning("passing over the memory bank %r, whose record is damaged: %s", name, error)
     return summaries

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import time
 import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +34,19 @@ from fiftyone_ntt.references.label_kinds import (
     is_negative,
     objects_in,
 )
-from fiftyone_ntt.references.tagging import examples_of, tagged_references
+from fiftyone_ntt.references.tagging import MAPS, NO_CLASS, examples_of, tagged_references
 
 _SMALLEST_SIDE = 32
 """Pixels: an object of less has hardly any features of its own."""
 _CONTEXT = 0.15
 """How much of its surroundings a thumbnail shows, as a share of the object's longer side."""
 _THUMBNAIL = 160
+_IN_TABLE = 56
 _GREY_SIDE = 16
 _AROUND_POINTS = 0.08
 """How much a thumbnail shows around points whose mask has not been made, as a share of the image's longer side."""
 _NEARLY_EQUAL = 0.95
 _KEPT = 500
-_NO_CLASS = "(no class)"
-MAPS = "(segmentation maps)"
-"""What stands for the classes in semantic segmentation masks: to tell them, every one would have to be read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ class ReferenceCard:
     area: float = 0.0
     warnings: tuple[str, ...] = ()
     pending: bool = False
-    _look: _Look | None = None
+    _look: _Look | None = field(default=None, repr=False)
 
     @property
     def flaws(self) -> tuple[str, ...]:
@@ -128,6 +128,33 @@ class ReferenceCard:
         return data.getvalue()
 
 
+class ReferenceCards(list[ReferenceCard]):
+    """The cards of a dataset's references: a list that a notebook shows as a table."""
+
+    HEADINGS = ("class", "kind", "area", "what may be wrong")
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """A row a card, as a person reads it."""
+        return [
+            (card.label, card.kind, f"{card.area:.1%}" if card.area else "", "; ".join(card.warnings)) for card in self
+        ]
+
+    def __repr__(self) -> str:
+        rows = [self.HEADINGS, *self.rows()]
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        lines = ("  ".join([*map(str.ljust, row, widths), row[3]]).rstrip() for row in rows)
+        return "\n".join(lines) if self else "no references"
+
+    def _repr_html_(self) -> str:
+        def line(tag: str, picture: str, texts: Sequence[str]) -> str:
+            return f"<tr><{tag}>{picture}</{tag}>" + "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)
+
+        pictures = (base64.b64encode(card.thumbnail(_IN_TABLE, "JPEG") or b"").decode() for card in self)
+        images = (f'<img src="data:image/jpeg;base64,{data}">' if data else "" for data in pictures)
+        body = [line("td", image, row) for image, row in zip(images, self.rows(), strict=True)]
+        return f"<table>{line('th', '', self.HEADINGS)}{''.join(body)}</table>" if self else "no references"
+
+
 def describe_references(
     view: SampleCollection,
     label_field: str = "ground_truth",
@@ -135,7 +162,7 @@ def describe_references(
     tag: str = REFERENCE_TAG,
     most: int | None = None,
     seconds: float | None = None,
-) -> list[ReferenceCard]:
+) -> ReferenceCards:
     """The references of a view, class by class, with what may be wrong with each. Only tagged samples are read.
 
     Args:
@@ -147,7 +174,7 @@ def describe_references(
             remembered, so the same call again gets further.
 
     Returns:
-        The cards, sorted by class; none where nothing is tagged.
+        The cards, sorted by class; none where nothing is tagged. A notebook shows them as a table.
 
     Raises:
         InputError: if there is no such field, or its labels cannot be references.
@@ -161,28 +188,14 @@ def describe_references(
     try:
         references = tagged_references(image_samples(view), tag, label_field)
     except InputError:
-        return []
+        return ReferenceCards()
     labels = _labels(references, label_field)
     chosen = _fair_share(labels, most)
     until = float("inf") if seconds is None else time.monotonic() + seconds
     cards = list(_cards(references, label_field, chosen, until))
     used = _labels(examples_of(references, label_field), label_field)
     alone = {name for name, count in Counter(used.values()).items() if count == 1}
-    return sorted(_with_comparisons(cards, alone), key=lambda card: card.label)
-
-
-def count_references(
-    view: SampleCollection, label_field: str = "ground_truth", *, tag: str = REFERENCE_TAG
-) -> dict[str, int]:
-    """References of each class; counted by the database, no image or mask is read. Crowds and the like are none."""
-    try:
-        references = tagged_references(image_samples(view), tag, label_field)
-    except InputError:
-        return {}
-    if is_map_field(references, label_field):
-        return {MAPS: int(references.count(f"{label_field}.id"))}
-    counts = examples_of(references, label_field).count_values(label_path(references, label_field, "label"))
-    return {name or _NO_CLASS: count for name, count in sorted(counts.items(), key=lambda item: str(item[0]))}
+    return ReferenceCards(sorted(_with_comparisons(cards, alone), key=lambda card: card.label))
 
 
 def _labels(references: SampleCollection, label_field: str) -> dict[tuple[str, str], str]:
@@ -196,7 +209,7 @@ def _labels(references: SampleCollection, label_field: str) -> dict[tuple[str, s
         listed = isinstance(ids, list)
         for label_id, name in zip(ids if listed else [ids], names if listed else [names], strict=True):
             if label_id is not None:
-                classes[sample_id, label_id] = name or _NO_CLASS
+                classes[sample_id, label_id] = name or NO_CLASS
     return classes
 
 
@@ -235,7 +248,7 @@ def _cards_of(
     image: NDArray[np.uint8] | None = None
     for label in labels:
         label_id = str(label.get("_id"))
-        name = MAPS if label.get("_cls") == "Segmentation" else str(label.get("label") or _NO_CLASS)
+        name = MAPS if label.get("_cls") == "Segmentation" else str(label.get("label") or NO_CLASS)
         card = ReferenceCard(sample.source_id, label_id, name, _kind(label))
         pictured = masks.get(label_id, label)  # the mask that was made from it tells more
         try:
@@ -269,7 +282,7 @@ def _kind(label: Document) -> str:
 
 
 def _naming(name: str) -> tuple[str, ...]:
-    return ("has no class: give it one",) if name == _NO_CLASS or not name.strip() else ()
+    return ("has no class: give it one",) if name == NO_CLASS or not name.strip() else ()
 
 
 def _look_at(image: NDArray[np.uint8], label: Document, values: ClassValues | None) -> _Look:

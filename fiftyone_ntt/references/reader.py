@@ -5,9 +5,12 @@ Labels that are marked as a crowd, as difficult or as to be ignored are no examp
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import fiftyone as fo
 import numpy as np
@@ -16,10 +19,11 @@ from numpy.typing import NDArray
 
 from fiftyone_ntt.dataset.documents import Document, SampleDocument, sample_documents, single_documents
 from fiftyone_ntt.dataset.fields import NEGATIVE_TAG, check_reference_field, image_samples, is_map_field, label_path
-from fiftyone_ntt.dataset.labels import is_example, left_out_mark
+from fiftyone_ntt.dataset.labels import CROWD, IGNORED, is_example, left_out_mark
 from fiftyone_ntt.errors import BadReferenceError, InputError, as_text
 from fiftyone_ntt.pixels.images import content_key, decode_image, read_bytes
 from fiftyone_ntt.references.label_kinds import (
+    POINT_LABELS,
     LabelledObject,
     Size,
     class_values,
@@ -27,6 +31,7 @@ from fiftyone_ntt.references.label_kinds import (
     is_negative,
     objects_in,
 )
+from fiftyone_ntt.references.tagging import count_labels
 
 _MOST_REASONS = 5
 
@@ -265,3 +270,78 @@ def _counted(counts: Counter[str]) -> str:
 
 def _is_class_name(name: object) -> bool:
     return isinstance(name, str) and bool(name.strip())
+
+
+_TEACHES = (
+    "_cls", "label", "bounding_box", "mask", "mask_path", "points", "closed", "filled", "attributes", POINT_LABELS,
+    *CROWD, *IGNORED,
+)  # fmt: skip
+"""What of a label a bank can depend on: not, for example, what an evaluation notes on it."""
+
+
+@dataclass(frozen=True)
+class MadeFrom:
+    """What a bank was built from: two that are equal make the same bank.
+
+    Attributes:
+        fields: the fields with the labels.
+        classes: the classes that were asked for; all there were where ``None``.
+        ask_granularity: whether the references were asked which granularity fits them.
+        content: fingerprint of the references and negatives.
+        left_out: classes that were there and not asked for.
+        tagged: whether these are the references as the App tags them; only such a bank is ever replaced unasked.
+    """
+
+    fields: tuple[str, ...]
+    classes: tuple[str, ...] | None
+    ask_granularity: bool
+    content: str
+    left_out: tuple[str, ...] = field(default=(), compare=False)
+    tagged: bool = field(default=False, compare=False)
+
+    @classmethod
+    def of(
+        cls, references: SampleCollection, fields: Sequence[str], classes: Sequence[str] | None, ask_granularity: bool,
+        negatives: SampleCollection | None,
+    ) -> MadeFrom:  # fmt: skip
+        """Reads the labels of the references, and of no image more than its size and date."""
+        digest = hashlib.blake2b(digest_size=16)
+        for samples in (references, negatives):
+            if samples is not None:
+                for line in sorted(_lines(image_samples(samples), fields)):
+                    digest.update(line.encode())
+            digest.update(b"\0")
+        wanted = None if classes is None else tuple(classes)
+        left_out = () if wanted is None else sorted(set(count_labels(references, fields)) - {*wanted})
+        return cls(tuple(fields), wanted, ask_granularity, digest.hexdigest(), tuple(left_out))
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> MadeFrom:
+        """What was kept beside a bank."""
+        plain: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()
+        }
+        return cls(**plain)
+
+
+def _lines(samples: SampleCollection, fields: Sequence[str]) -> Iterator[str]:
+    """A line for each label and for each image, in no order, the same for patches as for whole images."""
+    for name in fields:
+        if samples.has_field(name) and is_map_field(samples, name):
+            yield repr((name, samples.mask_targets.get(name) or samples.default_mask_targets))
+    for sample in sample_documents(samples, fields):
+        path = sample.filepath
+        yield repr((path, _on_disk(path), NEGATIVE_TAG in sample.tags))
+        for name, document in sample.fields.items():
+            for label in single_documents(document):
+                facts = [(key, label[key]) for key in _TEACHES if key in label]
+                negative = NEGATIVE_TAG in (label.get("tags") or ())
+                yield repr((path, name, str(label.get("_id")), negative, facts, _on_disk(label.get("mask_path"))))
+
+
+def _on_disk(path: Any) -> tuple[int, int] | None:
+    try:
+        facts = os.stat(path if isinstance(path, str) else "")
+    except (OSError, ValueError):
+        return None
+    return facts.st_size, facts.st_mtime_ns

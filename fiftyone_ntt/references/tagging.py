@@ -27,10 +27,19 @@ from fiftyone_ntt.dataset.fields import (
 from fiftyone_ntt.dataset.labels import is_example
 from fiftyone_ntt.errors import InputError
 
+NO_REFERENCES = (
+    "there are no references here yet: select images (or single labels) that show what you want, and press 'NTT: Use "
+    "as reference' above the grid; in Python, call use_as_references"
+)
 NOTHING_SELECTED = (
     "Nothing is selected. Tick the images that show what you want (or click single labels in an opened image), then "
     "press the button again."
 )
+
+
+NO_CLASS = "(no class)"
+MAPS = "(segmentation maps)"
+"""What stands for the classes in semantic segmentation masks: to tell them, every one would have to be read."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +234,20 @@ def truth_field(view: SampleCollection, names: Sequence[str]) -> str | None:
     preferred = sorted(names, key=lambda name: name != "ground_truth")
     labelled = (name for name in preferred if len(others.match(_any_label(others, name)).limit(1)))
     return next(labelled, preferred[0] if preferred else None)
+
+
+def count_references(
+    view: SampleCollection, label_field: str = "ground_truth", *, tag: str = REFERENCE_TAG
+) -> dict[str, int]:
+    """References of each class; counted by the database, no image or mask is read. Crowds and the like are none."""
+    try:
+        references = tagged_references(image_samples(view), tag, label_field)
+    except InputError:
+        return {}
+    if is_map_field(references, label_field):
+        return {MAPS: int(references.count(f"{label_field}.id"))}
+    counts = examples_of(references, label_field).count_values(label_path(references, label_field, "label"))
+    return {name or NO_CLASS: count for name, count in sorted(counts.items(), key=lambda item: str(item[0]))}
 
 
 def without_tagged(view: SampleCollection) -> tuple[SampleCollection, int]:

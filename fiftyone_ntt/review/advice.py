@@ -14,20 +14,19 @@ from numpy.typing import NDArray
 
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.dataset.fields import (
-    REFERENCE_TAG,
     dataset_of,
     every_image,
     image_samples,
     is_detections_field,
     root_dataset_of,
 )
-from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.errors import InputError, WrongTypeError, counted
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.params.base import Progress
-from fiftyone_ntt.references.banks import LEARNED, build_memory_bank, load_bank, notes_of
+from fiftyone_ntt.references.banks import LEARNED, load_bank, notes_of
 from fiftyone_ntt.references.gallery import describe_references
-from fiftyone_ntt.references.tagging import tagged_references
+from fiftyone_ntt.references.tagged_bank import plan_bank
 from fiftyone_ntt.review.advice_report import Advice, ReferenceAdvice, Suggestion
 from fiftyone_ntt.review.influence import (
     Influence,
@@ -63,18 +62,18 @@ def advise_references(
     """Says which references help and which do not, which classes need more, and what to label next.
 
     Nothing is written and, with a bank, no model runs: everything follows from the vectors in the bank and, where a run
-    has labelled images, from those in the candidate index.
+    has labelled images, from those in the candidate cache.
 
     Args:
         view: the dataset, or the samples whose decisions and labels count.
-        bank: a memory bank, or the name of one kept with the dataset; made from the tagged references, and not kept,
-            where ``None``.
+        bank: a memory bank, or the name of one kept with the dataset; that of the references as they are tagged now
+            where ``None``, as for ``segment``.
         label_field: the ``Detections`` field with the reference labels.
         reviewed: the field that a run wrote; may be missing.
         suggest: how many labels to suggest.
         preset: the models, where they are needed; the bank's where ``None``, ``"lite"`` without a bank.
         device: for the models, where they are needed.
-        index_dir: folder of the index; where the run had it, or else the default one, where ``None``.
+        index_dir: folder of the candidate cache; where the run had it, or else the default one, where ``None``.
         progress: called with (done, total, message).
 
     Returns:
@@ -116,8 +115,7 @@ def _bank(
     if isinstance(bank, str):
         return load_bank(root_dataset_of(samples), bank)
     if bank is None:
-        tagged = tagged_references(image_samples(root_dataset_of(samples)), REFERENCE_TAG, label_field)
-        return build_memory_bank(tagged, label_field, preset=preset or "lite", device=device, progress=progress)
+        return plan_bank(samples, label_field, preset=preset).bank(device, progress)
     if not isinstance(bank, MemoryBank):
         raise WrongTypeError(f"expected a MemoryBank or the name of one, got {type(bank).__name__}")
     return bank
@@ -143,7 +141,7 @@ def _run(
 
 
 def _contents(run: ReviewedRun, paths: dict[str, str], advice: Advice) -> Iterator[tuple[str, CompactImage]]:
-    """What the index has of some images; the rest is counted in a note."""
+    """What the candidate cache has of some images; the rest is counted in a note."""
     missing = 0
     for sample_id, path in paths.items():
         try:
@@ -156,7 +154,8 @@ def _contents(run: ReviewedRun, paths: dict[str, str], advice: Advice) -> Iterat
         else:
             missing += 1
     if missing:
-        note = f"{missing} images are not in the candidate index, so they were passed over: run 'Index candidates'."
+        images = counted(missing, "image")
+        note = f"{images} passed over, not being in the candidate cache: run 'NTT: Precompute candidates'."
         advice.notes += [] if note in advice.notes else [note]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.fields import dataset_of, every_image, image_samples
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.review.influence import ClassNeed
 
 _CLEARLY = 0.01
@@ -50,7 +50,7 @@ class ReferenceAdvice:
     flaws: tuple[str, ...] = ()
 
     @property
-    def verdict(self) -> str:
+    def assessment(self) -> str:
         """``"check"``, ``"harms"``, ``"adds little"``, ``"helps"`` or ``"no clear effect"``."""
         changes = [change / 100 for change in (self.change, self.on_reviewed) if change is not None]
         if self.outlier or self.looks_like is not None:
@@ -120,13 +120,13 @@ class Advice:
         order = ("check", "harms", "adds little", "no clear effect", "helps")
         ranked = sorted(
             self.references,
-            key=lambda reference: (order.index(reference.verdict), reference.label, reference.reference_id),
+            key=lambda reference: (order.index(reference.assessment), reference.label, reference.reference_id),
         )
         return [
             {
                 "class": reference.label,
                 "reference": reference.name,
-                "verdict": reference.verdict,
+                "assessment": reference.assessment,
                 "change": _rounded(reference.change),
                 "on_reviewed": _rounded(reference.on_reviewed),
                 "advice": "; ".join(reference.words),
@@ -153,7 +153,7 @@ class Advice:
         """
         if not self.suggestions:
             raise InputError(
-                "expected labels of a run to choose from, got none; label some images first, with the candidate index"
+                "expected labels of a run to choose from, got none; label some images first, with the candidate cache"
             )
         order = list(dict.fromkeys(suggestion.sample_id for suggestion in self.suggestions))
         ids = [suggestion.label_id for suggestion in self.suggestions]
@@ -167,7 +167,7 @@ class Advice:
         return every_image(dataset_of(samples)).select(list(dict.fromkeys(ids)), ordered=True)
 
     def __str__(self) -> str:
-        lines = [f"{len(self.references)} references of {len(self.classes)} classes."]
+        lines = [f"{counted(len(self.references), 'reference')} of {counted(len(self.classes), 'class', 'classes')}."]
         for reference in self.references:
             lines += [f"- {reference.label} ({reference.name}): {word}" for word in reference.words]
         needy = [f"{name} ({_need(need)})" for name, need in self.classes.items() if need.needs_more]

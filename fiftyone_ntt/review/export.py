@@ -29,7 +29,7 @@ from fiftyone_ntt.dataset.fields import (
 from fiftyone_ntt.dataset.geometry import box_in_pixels, place_mask
 from fiftyone_ntt.dataset.labels import is_crowd, is_ignored
 from fiftyone_ntt.dataset.storage import raw_values
-from fiftyone_ntt.errors import InputError, as_text
+from fiftyone_ntt.errors import InputError, as_text, counted
 from fiftyone_ntt.params.base import Progress, check_arguments
 from fiftyone_ntt.params.review import ExportParams
 from fiftyone_ntt.pixels.files import naming
@@ -89,7 +89,9 @@ class ExportReport:
 
     def __str__(self) -> str:
         classes = ", ".join(f"{count} {as_text(name)}" for name, count in self.per_class.items())
-        first = f"{self.labels} labels ({classes}) on {self.images} images written to {self.folder}"
+        first = (
+            f"{counted(self.labels, 'label')} ({classes}) on {counted(self.images, 'image')} written to {self.folder}"
+        )
         lines = ["; ".join([first, *self.notes]), *(as_text(line, 2000) for line in self.left_out[:_MOST_LINES])]
         if len(self.left_out) > _MOST_LINES:
             lines.append(f"and {len(self.left_out) - _MOST_LINES} more left out: see left_out in {NOTE}")
@@ -167,7 +169,7 @@ def export_labels(
         str(folder), format, 0, 0, {}, "", _notes(view.select(chosen.values("id")), label_field, only)
     )
     if nameless := labels_there[None] + labels_there[""]:
-        report.notes.append(f"{nameless} labels without a class left out")
+        report.notes.append(f"{counted(nameless, 'label')} without a class left out")
     job = _Job(chosen, label_field, names, format, masks, export_media, report, keep_empty=only == "all")
     _write(job, folder, before, progress)
     return report
@@ -258,13 +260,15 @@ def _export(job: _Job, hidden: Path, folder: Path, progress: Progress | None) ->
     if job.format != "fiftyone":
         report.notes += writer.loss.notes(report.labels)
     if job.boxes:
-        report.notes.append(f"{job.boxes} labels have no mask; their filled box stands in for it")
+        report.notes.append(f"{counted(job.boxes, 'label')} without a mask: the filled box stands in for it")
     if not report.labels:
         lines = "; ".join(report.left_out[:5] + report.notes)
         raise InputError(f"nothing to export: no label could be written ({lines})")
     report.renamed = namer.renamed
     if namer.renamed:
-        report.notes.append(f"{len(namer.renamed)} images have another name than their file: see renamed in {NOTE}")
+        report.notes.append(
+            f"{counted(len(namer.renamed), 'image')} under another name than the file's: see renamed in {NOTE}"
+        )
     report.how_to_load = _how_to_load(folder, job, namer.root)
 
 

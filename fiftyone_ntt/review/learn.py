@@ -1,4 +1,4 @@
-"""A person's decisions teach the memory bank, and everything is matched again from the candidate index."""
+"""A person's decisions teach the memory bank, and everything is matched again from the candidate cache."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fiftyone_ntt.candidates.source import describe_error
 from fiftyone_ntt.dataset.fields import DECIDED_TAGS, EDITED_TAG, check_name, every_image, image_samples
 from fiftyone_ntt.dataset.labels import to_document, without_contradictions
 from fiftyone_ntt.dataset.storage import patiently, store
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.models import Preset
@@ -29,6 +29,7 @@ from fiftyone_ntt.references.banks import save_bank, with_contents
 from fiftyone_ntt.review.lessons import ClassChange, Lesson, changes_of, is_no_example, lessons_of, taught
 from fiftyone_ntt.review.reviewed_run import ReviewedRun, decided_labels, labels_in_chunks, stays
 from fiftyone_ntt.runs.control import segment_again
+from fiftyone_ntt.runs.history import LEARNING
 from fiftyone_ntt.runs.mending import LEARNED_STORE
 from fiftyone_ntt.runs.segment import SegmentReport
 
@@ -39,6 +40,12 @@ _AT_ONCE = 100
 MOST_IDS = 5000
 """Changed samples that are noted: nobody looks at more, and the App would be slow to show them."""
 Document = dict[str, Any]
+
+
+ALL_DECIDED = (
+    "Every label has a decision already, so none of them can change: learning can only bring labels where there were "
+    "none. It pays before everything is decided, after some twenty decisions."
+)
 
 
 @dataclass
@@ -52,6 +59,7 @@ class LearnReport:
         decisions: class -> how many labels were ``accepted``, ``edited`` and ``rejected``.
         changes: class -> what becomes of its labels.
         kept: labels that stay since a person decided on them.
+        undecided: labels that nobody has decided on; only these can change.
         changed: ids of the samples whose labels change.
         seconds: wall time.
         from_index: samples whose candidates were in the index; no model ran for them.
@@ -69,6 +77,7 @@ class LearnReport:
     bank: MemoryBank
     changes: dict[str, ClassChange] = field(default_factory=dict)
     kept: int = 0
+    undecided: int = 0
     changed: list[str] = field(default_factory=list)
     seconds: float = 0.0
     from_index: int = 0
@@ -90,13 +99,14 @@ class LearnReport:
         for counts in self.decisions.values():
             learned.update(counts)
         done = "Changed" if self.applied else "Would change"
-        images = f"{len(self.changed)} image{'s' * (len(self.changed) != 1)}"
-        return (
+        text = (
             f"Learned from {learned['accepted']} accepted, {learned['edited']} edited and {learned['rejected']} "
-            f"rejected labels. {done} {images}: {self.total('gained')} labels gained, "
-            f"{self.total('lost')} lost, {self.total('relabelled')} of another class now, {self.total('unchanged')} "
-            f"unchanged (of those with a score above {self.threshold:.2f}), {self.kept} kept as you decided."
+            f"rejected labels. {done} {counted(len(self.changed), 'image')}: {counted(self.total('gained'), 'label')} "
+            f"gained, {self.total('lost')} lost, {self.total('relabelled')} of another class now, "
+            f"{self.total('unchanged')} unchanged (of those with a score above {self.threshold:.2f}), {self.kept} kept "
+            "as you decided."
         )
+        return text if self.undecided else f"{text} {ALL_DECIDED}"
 
 
 def learn(
@@ -112,7 +122,7 @@ def learn(
 ) -> LearnReport:
     """Learns from a review: accepted and edited labels become references, rejected ones examples of what is not wanted.
 
-    Then all samples of the run are matched again, from the candidate index where they are in it. Without ``apply``
+    Then all samples of the run are matched again, from the candidate cache where they are in it. Without ``apply``
     nothing is written. With it, a new pass of the same run writes the labels, which ``undo_run`` takes back; decisions
     stay, and what contradicts them is not written.
 
@@ -124,7 +134,7 @@ def learn(
             ``None``.
         threshold: only labels with a score above this count in the report; all above those of the run are
             written.
-        index_dir: folder of the index; where the run had it, or else the default one, where ``None``.
+        index_dir: folder of the candidate cache; where the run had it, or else the default one, where ``None``.
         preset: the preset of the run; only needed where that was a ``Preset`` object of your own.
         progress: called with (done, total, message).
 
@@ -245,6 +255,7 @@ def _write(review: ReviewedRun, report: LearnReport, progress: Progress | None) 
         review,
         bank=report.bank,
         overwrite=True,
+        what=LEARNING,
         thresholds=thresholds,
         suggested=suggested,
         progress=progress,
@@ -264,7 +275,7 @@ def _count(report: LearnReport, sample_id: str, before: list[Document], new: lis
     """Counts what becomes of the labels of one image."""
     stay = [label for label in before if stays(label)]
     old = [label for label in before if not stays(label)]
-    report.kept += len(stay)
+    report.kept, report.undecided = report.kept + len(stay), report.undecided + len(old)
     if changes_of(old, without_contradictions(new, stay), report.threshold, report.changes):
         report.changed.append(sample_id)
 

@@ -99,7 +99,7 @@ def judge_presence(view: SampleCollection, label_field: str = "ntt") -> Presence
     view, dataset = image_samples(view), dataset_of(view)
     check_detections_field(dataset, params.label_field)
     run_key = written_by(dataset, label_field, "what their scores mean is not known")
-    thresholds = load_thresholds(dataset, run_key) or fit_thresholds(dataset, run_key, write_verdicts=False)
+    thresholds = load_thresholds(dataset, run_key) or fit_thresholds(dataset, run_key, write_image_labels=False)
     return write_image_labels(view, thresholds)
 
 

@@ -229,6 +229,9 @@ where no class has two of them, where the scores fall apart."""
 _ALL = "all classes"
 _SURE = 5
 """So many decisions of one kind, and none of the other, set a limit to a threshold."""
+LEAST = 5
+"""So many right and so many wrong decisions it takes to say of a threshold how many labels above it are right. With
+fewer in all, the thresholds themselves are a guess."""
 _GUESSES = 20.0
 """Decisions a class that similarities of references count for, where there are none."""
 _BACKGROUND = 10.0
@@ -245,9 +248,9 @@ class ClassThreshold:
     Attributes:
         name: the class.
         threshold: labels with a confidence above this count.
-        precision: share of right ones among them, as expected; ``None`` where there are none, or nobody has decided on
-            any label.
-        recall: share of all right labels that the run found which is above it, as expected.
+        precision: share of right ones among them, as expected; ``None`` where there are none, or fewer than ``LEAST``
+            decisions of each kind on all labels together.
+        recall: share of all right labels that the run found which is above it, as expected; ``None`` likewise.
         labels: how many labels of the class the run found.
         right: how many of them a person accepted or edited,
         wrong: and rejected.
@@ -303,6 +306,11 @@ class Labels:
     def right(self) -> NDArray[np.bool_]:
         right: NDArray[np.bool_] = (self.decided != UNDECIDED) & ~self.wrong
         return right
+
+    @property
+    def enough(self) -> bool:
+        """Whether decisions of both kinds say how right labels are."""
+        return min(int(self.right.sum()), int(self.wrong.sum())) >= LEAST
 
     def curve(self, decided: NDArray[np.bool_]) -> Curve:
         """Fitted to these labels."""
@@ -363,7 +371,7 @@ def _threshold(
         if right.sum() >= _SURE and not wrong.any() and precision is None:
             threshold = min(threshold, max(float(scores[right].min()) - 0.001, 0.0))
     expected = expected_above(scores, probability[of_class], threshold)
-    measured = basis in (DECISIONS, POOLED)
+    measured = basis in (DECISIONS, POOLED) and labels.enough
     return ClassThreshold(
         name, threshold, expected.precision if measured else None, expected.recall if measured else None,
         len(scores), int(right.sum()), int(wrong.sum()), basis,

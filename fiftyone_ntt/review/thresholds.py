@@ -11,13 +11,14 @@ import fiftyone as fo
 import numpy as np
 
 from fiftyone_ntt.dataset.fields import check_detections_field
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.params.review import FitThresholdsParams
 from fiftyone_ntt.references.banks import bank_of_run
 from fiftyone_ntt.review.label_table import LabelTable, suggest_threshold, table_of
 from fiftyone_ntt.review.presence_fit import Pairs, PresenceFit, fit_presence
 from fiftyone_ntt.review.threshold_fit import (
     DECISIONS,
+    LEAST,
     REFERENCES,
     SCORES,
     ClassThreshold,
@@ -119,8 +120,18 @@ class Thresholds:
 
     @property
     def guessed(self) -> bool:
-        """Whether nobody had decided on any label: then nothing is known of precision and recall."""
+        """Whether hardly any label was decided on: then the thresholds come from the references alone."""
         return self.overall.basis in (REFERENCES, SCORES)
+
+    @property
+    def measured(self) -> bool:
+        """Whether enough labels were decided on, of each kind, to say what to expect above a threshold."""
+        return not self.guessed and min(self.overall.right, self.overall.wrong) >= LEAST
+
+    @property
+    def needed(self) -> str:
+        """What it takes to say that; empty where it can be said."""
+        return "" if self.measured else decisions_needed(self.overall.right, self.overall.wrong)
 
     def rows(self) -> list[dict[str, Any]]:
         """The thresholds as a table: all classes together, then a row a class."""
@@ -128,12 +139,12 @@ class Thresholds:
 
     def __str__(self) -> str:
         decided = self.overall.right + self.overall.wrong
-        on = f"the {self.overall.basis} alone" if self.guessed else f"{decided} decisions"
+        on = f"the {self.overall.basis} alone" if self.guessed else counted(decided, "decision")
         goal = "the best balance of wrong and missed labels"
         if self.precision is not None:
             goal = f"a precision of at least {self.precision:g}"
         text = f"Thresholds for {goal}, from {on}: {self.overall.threshold:.2f} for all classes"
-        text += "." if self.guessed else f" ({in_words(self.overall.precision, self.overall.recall)})."
+        text += f" ({in_words(self.overall.precision, self.overall.recall)})." if self.measured else "."
         if self.calibration_before is not None and self.calibration_after is not None:
             text += f" As a probability of being right the score was off by {self.calibration_before:.2f} on average, "
             text += f"the fitted one is by {self.calibration_after:.2f}."
@@ -141,21 +152,22 @@ class Thresholds:
 
 
 def fit_thresholds(
-    dataset: fo.Dataset, run_key: str, *, precision: float | None = None, write_verdicts: bool = True
+    dataset: fo.Dataset, run_key: str, *, precision: float | None = None, write_image_labels: bool = True
 ) -> Thresholds:
     """Fits a threshold for each class to what a person accepted and rejected, and keeps them with the dataset.
 
     Every other run with the same memory bank and settings can use them: ``segment(..., thresholds="fitted")``.
 
-    Accepted and edited labels are right, rejected ones wrong. Classes with few decisions lean on the others; without
-    any decision at all, how much the references look like each other has to do.
+    Accepted and edited labels are right, rejected ones wrong. Classes with few decisions lean on the others; with fewer
+    than five in all, how much the references look like each other has to do. What to expect above a threshold is said
+    from five right and five wrong ones on.
 
     Args:
         dataset: the dataset.
         run_key: key of the run whose labels were reviewed, see ``list_runs``.
         precision: the lowest thresholds with at least so high an expected precision; those with the best expected F1
             where ``None``.
-        write_verdicts: also write which classes are in each image and which are not, see ``judge_presence``.
+        write_image_labels: also write which classes are in each image and which are not, see ``judge_presence``.
 
     Returns:
         The thresholds; ``load_thresholds`` gives them back.
@@ -167,15 +179,15 @@ def fit_thresholds(
         >>> import fiftyone_ntt as ntt
         >>> print(ntt.fit_thresholds(dataset, "ntt_ntt", precision=0.9))  # doctest: +SKIP
     """
-    from fiftyone_ntt.review.presence import write_image_labels
+    from fiftyone_ntt.review.presence import write_image_labels as write
 
-    params = FitThresholdsParams(run_key, precision, write_verdicts)
+    params = FitThresholdsParams(run_key, precision, write_image_labels)
     record = dict(config_of(dataset, run_key).record)
     _check_field(dataset, record)
     thresholds = _fitted(dataset, record, params.precision)
     keep(dataset, run_key, _to_facts(thresholds))
-    if params.write_verdicts:
-        write_image_labels(dataset, thresholds)
+    if params.write_image_labels:
+        write(dataset, thresholds)
     logger.info("%s", thresholds)
     return thresholds
 
@@ -189,7 +201,7 @@ def _fitted(dataset: fo.Dataset, record: Mapping[str, Any], precision: float | N
         raise InputError(f"run {run_key!r} has found no labels, so there is no threshold to fit; label images first")
     decided = labels.right | labels.wrong
     basis, curve, by_similarity = guess(labels, bank_of_run(dataset, run_key))
-    if decided.any():
+    if decided.sum() >= LEAST:
         basis, curve = DECISIONS, labels.curve(decided)
     fitted = thresholds_of(labels, curve, precision, basis)
     image = fit_presence(Pairs.of(table, names), labels.names, by_similarity, precision)
@@ -281,6 +293,14 @@ def first_threshold(dataset: fo.Dataset, label_field: str, table: LabelTable, na
     return round(float(np.median(list(guessed.values()))), 3) if guessed else suggest_threshold(table, name)
 
 
+def decisions_needed(right: int, wrong: int) -> str:
+    """What it takes to say of a threshold how many labels above it are right."""
+    return (
+        f"How many of the labels above it are right can be said from {LEAST} accepted and {LEAST} rejected labels on; "
+        f"you have {right} and {wrong}."
+    )
+
+
 def in_words(precision: float | None, recall: float | None) -> str:
     """``"about 9 of 10 right, 70 % of what is right"``: what to expect above a threshold."""
     if precision is None or recall is None:
@@ -296,11 +316,15 @@ def _notes(labels: Labels, fitted: list[ClassThreshold], precision: float | None
             "Nobody has decided on a label yet, so this is a guess, and how many of the labels will be right is not "
             "known. Accept what is right, reject what is wrong, and fit again."
         )
-    elif not right or not wrong:
+    elif min(right, wrong) < LEAST:
+        notes.append(decisions_needed(right, wrong))
+    if right + wrong and not (right and wrong):
         given, other = ("accepted", "rejected") if right else ("rejected", "accepted")
         notes.append(f"You have {given} labels and {other} none: only both together tell where the line is.")
-    elif right + wrong < _FEW:
-        notes.append(f"{right + wrong} decisions are few: more make this surer, the most doubtful labels first.")
+    elif 0 < right + wrong < _FEW:
+        notes.append(
+            f"{counted(right + wrong, 'decision')} make this unsure: more help, the most uncertain labels first."
+        )
     beyond = [
         threshold.name
         for threshold in fitted[1:]

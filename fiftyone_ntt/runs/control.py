@@ -9,16 +9,17 @@ import fiftyone as fo
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import every_image
+from fiftyone_ntt.dataset.fields import dataset_of, every_image
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.starting_threshold import starting_thresholds
 from fiftyone_ntt.models import Preset
-from fiftyone_ntt.params.base import Progress, StageOneSettings, check_arguments
-from fiftyone_ntt.params.labelling import LowerThresholdParams
+from fiftyone_ntt.params.base import Progress, StageOneSettings, check_arguments, stage_one_of
+from fiftyone_ntt.params.labelling import LowerThresholdParams, SegmentParams
 from fiftyone_ntt.references.banks import bank_of_run
-from fiftyone_ntt.runs.applied_thresholds import named
+from fiftyone_ntt.references.tagged_bank import BankPlan
+from fiftyone_ntt.runs.applied_thresholds import STARTING, check_mode, named
 from fiftyone_ntt.runs.listing import list_runs, queued_runs
 from fiftyone_ntt.runs.mending import mend_runs
 from fiftyone_ntt.runs.record import (
@@ -37,7 +38,8 @@ from fiftyone_ntt.runs.record import (
     stored_record,
     targets_of,
 )
-from fiftyone_ntt.runs.segment import SegmentReport, Task, label
+from fiftyone_ntt.runs.segment import SegmentReport, Task, label, record_of, settled, taught
+from fiftyone_ntt.runs.session import check_field, check_free, goes_on, is_superseded
 from fiftyone_ntt.runs.workers import request_cancel
 
 
@@ -158,6 +160,48 @@ def lower_threshold(
     lowered = {name: min(threshold, params.score_threshold) for name, threshold in before.items()}
     stage_one = run.stage_one.changed(preset=preset)
     return segment_again(run, stage_one=stage_one, thresholds=lowered, overwrite=True, progress=progress)
+
+
+def foresee(view: SampleCollection, params: SegmentParams, plan: BankPlan) -> bool:
+    """What ``segment`` would say of its field, run key and settings before any work, for a form to say it first.
+
+    Args:
+        view: the samples to label.
+        params: what ``segment`` would get.
+        plan: the memory bank.
+
+    Returns:
+        Whether labels that the same run wrote before would be replaced.
+
+    Raises:
+        InputError: if the field, the run key or a setting cannot be used.
+        WrongTypeError: if the field holds something other than detections.
+    """
+    dataset, name, run_key = dataset_of(view), params.label_field, params.run_key or f"ntt_{params.label_field}"
+    check_mode(params.mode, params.thresholds)
+    written = check_field(dataset, run_key, name, params.overwrite)
+    if not plan.fresh:
+        return written is not None
+    bank = plan.bank()
+    bank = taught(view, bank, name) if params.bank is None else bank
+    config, asked = settled(None, params.score_threshold, stage_one_of(params, {}))
+    chosen = params.thresholds
+    if params.score_threshold is None and chosen is None and params.mode == GENERIC:
+        chosen = STARTING
+    task = Task(
+        view, bank, name, run_key, config, asked, overwrite=params.overwrite, thresholds=chosen, mode=params.mode
+    )
+    record, _ = record_of(task)
+    again = params.bank is None and is_superseded(dataset, record)
+    overwrite = (params.overwrite or again) and not (
+        params.resume and goes_on(dataset, record, _records(dataset, run_key))
+    )
+    check_free(dataset, record, params.resume, overwrite)
+    return again
+
+
+def _records(dataset: fo.Dataset, run_key: str) -> dict[str, dict[str, Any]]:
+    return {run_key: dict(config_of(dataset, run_key).record)} if dataset.has_run(run_key) else {}
 
 
 @dataclass(frozen=True, eq=False)

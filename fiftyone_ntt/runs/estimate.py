@@ -1,4 +1,4 @@
-"""What a run will cost: images, how many of them are in the candidate index, and the time for the rest.
+"""What a run will cost: images, how many of them are in the candidate cache, and the time for the rest.
 
 It is shown in forms, which ask again at every keystroke: no model is loaded, and no more files are read than fit into
 a fraction of a second. What was read is remembered. How long an image takes on this machine, as measured, is kept with
@@ -24,7 +24,7 @@ from fiftyone_ntt.candidates.source import StageOne
 from fiftyone_ntt.candidates.store import IndexStore, recalled
 from fiftyone_ntt.dataset.fields import image_samples, root_dataset_of
 from fiftyone_ntt.dataset.storage import store
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.models.devices import choose_devices
 from fiftyone_ntt.params.base import StageOneFields, StageOneSettings, stage_one_of
 from fiftyone_ntt.pixels.images import content_digest, read_bytes
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _STORE = "ntt_speed"
 _LOOKED_AT = 100
-"""Images whose files are compared with the index: all of them where there are no more."""
+"""Images whose files are compared with the cache: all of them where there are no more."""
 _SECONDS = 0.1
 _SECONDS_INDEXED = 0.05
 """What labelling an image from the index takes, about, until it has been measured."""
@@ -47,9 +47,9 @@ class Estimate:
 
     Attributes:
         images: to do.
-        looked_at: how many of them were compared with the index.
+        looked_at: how many of them were compared with the cache.
         found: how many of those are in it.
-        seconds_each: measured on this machine, for an image that is not in the index; ``None`` while unknown.
+        seconds_each: measured on this machine, for an image that is not in the candidate cache; ``None`` while unknown.
     """
 
     images: int
@@ -78,15 +78,19 @@ class Estimate:
     def __str__(self) -> str:
         if not self.images:
             return "No images to do."
-        return f"{_counted(self.images, 'image')} to do, {self._in_index}. {self._time}"
+        return f"{counted(self.images, 'image')} to do, {self._in_index}. {self._time}"
 
     @property
     def _in_index(self) -> str:
         if not self.found:
-            return "none of them indexed yet" if self.looked_at else "not known how many are indexed already"
+            return (
+                "none of them in the candidate cache yet"
+                if self.looked_at
+                else "not known how many are in the candidate cache"
+            )
         if self.exact:
-            return f"{'all' if self.found == self.images else self.found} of them indexed already"
-        return f"about {self.indexed} of them indexed already (judging by {self.looked_at} of them)"
+            return f"{'all' if self.found == self.images else self.found} of them in the candidate cache"
+        return f"about {self.indexed} of them in the candidate cache (judging by {self.looked_at} of them)"
 
     @property
     def _time(self) -> str:
@@ -118,7 +122,7 @@ def estimate(
 
     Example:
         >>> print(estimate(dataset, preset="lite", points_per_side=16))  # doctest: +SKIP
-        10 images to do, 4 of them indexed already. Takes about 9 seconds on this machine, at 1.5 s an image as ...
+        10 images to do, 4 of them in the candidate cache. Takes about 9 seconds on this machine, at 1.5 s an ...
     """
     asked = stage_one_of(stage_one, stage_one_fields)
     made_how = StageOne.of(asked.changed(granularity="best") if asked.granularity == "auto" else asked)
@@ -174,19 +178,15 @@ def _digest(path: str, may_read: bool) -> str | None:
 def in_words(seconds: float) -> str:
     """A length of time as people say it: ``"40 seconds"``, ``"25 minutes"``, ``"3.5 hours"``."""
     if seconds < 90:
-        return _counted(max(1, round(seconds)), "second")
+        return counted(max(1, round(seconds)), "second")
     if seconds < 90 * 60:
-        return _counted(round(seconds / 60), "minute")
+        return counted(round(seconds / 60), "minute")
     hours = seconds / 3600
-    return f"{hours:.1f} hours" if hours < 48 else _counted(round(hours / 24), "day")
-
-
-def _counted(number: int, name: str) -> str:
-    return f"{number:,} {name}" if number == 1 else f"{number:,} {name}s"
+    return f"{hours:.1f} hours" if hours < 48 else counted(round(hours / 24), "day")
 
 
 def remember_speed(dataset: fo.Dataset, stage_one: StageOne, seconds: float, images: int) -> None:
-    """Keeps with a dataset how long images took that were not in the index; ``seconds_per_image`` tells it.
+    """Keeps with a dataset how long images took that were not in the candidate cache; ``seconds_per_image`` tells it.
 
     Args:
         dataset: the dataset.
@@ -199,7 +199,7 @@ def remember_speed(dataset: fo.Dataset, stage_one: StageOne, seconds: float, ima
 
 
 def seconds_per_image(dataset: fo.Dataset, stage_one: StageOne) -> float | None:
-    """How long an image takes on this machine that is not in the index; ``None`` while that was never measured."""
+    """How long an image takes here that is not in the candidate cache; ``None`` while that was never measured."""
     measured = store(dataset, _STORE).get(_key(stage_one))
     return measured["seconds"] / measured["images"] if measured else None
 

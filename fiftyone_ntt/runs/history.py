@@ -42,6 +42,7 @@ _FACTS, _SAMPLE, _PART, _STATUSES, _RESULTS = "facts", "sample:", "part:", "stat
 _PART_SIZE, _MOST_PARTS = 8 * 2**20, 1024
 _STATUSES_AT_ONCE = 1000
 
+LABELLING, LEARNING = "labelling", "learning"  # what a pass can be for
 Document = dict[str, Any]
 """Labels or a status as the database holds them."""
 
@@ -63,6 +64,7 @@ class Pass:
         made: fields that were not there before it.
         previous: what the label field's ``info`` said of its labels before.
         config: the run's own record before; ``None`` unless it has run before.
+        what: ``LABELLING`` or ``LEARNING``; begun ``at``, as ISO time (``None`` where an early version did).
     """
 
     def __init__(self, dataset: fo.Dataset, run_key: str, number: int) -> None:
@@ -78,6 +80,7 @@ class Pass:
         self.made: list[str] = noted.get("made", [])
         self.previous: dict[str, Any] | None = noted.get("previous")
         self.config: dict[str, Any] | None = noted.get("config")
+        self.what, self.at = str(noted.get("what") or LABELLING), noted.get("at")
 
     def begin(self, **facts: Any) -> None:
         """Notes the facts of the pass; from now on it exists."""
@@ -156,7 +159,7 @@ def last_pass(dataset: fo.Dataset, run_key: str) -> Pass:
     return next(reversed(list(passes(dataset, run_key))), Pass(dataset, run_key, 0))
 
 
-def begin_pass(targets: SampleCollection, record: RunRecord, overwrite: bool) -> None:
+def begin_pass(targets: SampleCollection, record: RunRecord, overwrite: bool, what: str = LABELLING) -> None:
     """To be called where a run starts and before it is registered; where it is resumed only without ``overwrite``.
 
     Notes which fields the run is about to make. Where it overwrites, keeps the statuses of the targets and clears
@@ -166,6 +169,7 @@ def begin_pass(targets: SampleCollection, record: RunRecord, overwrite: bool) ->
         targets: the samples to label.
         record: the run.
         overwrite: whether it may replace what is there.
+        what: ``LABELLING`` or ``LEARNING``.
     """
     dataset, name, status = dataset_of(targets), record.label_field, status_field(record.label_field)
     before = list(passes(dataset, record.run_key))
@@ -190,6 +194,8 @@ def begin_pass(targets: SampleCollection, record: RunRecord, overwrite: bool) ->
     if results is not None:
         this.keep_results(results)
     this.begin(
+        what=what,
+        at=record.started,
         label_field=name,
         overwrites=overwrite,
         same_scores=same_scores,

@@ -135,6 +135,7 @@ def queued_runs(dataset: fo.Dataset) -> dict[str, dict[str, Any]]:
                 "operation": str(operation.id),
                 "configuration": params,
                 "counts": {},
+                "layers": [],
                 "states": {},
             }
     return queued
@@ -213,6 +214,8 @@ def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:
         * ``throughput`` in images a second, ``eta_seconds`` while it runs, ``workers`` that are at it now,
         * ``configuration``: all that decides the labels, ``options``: all that does not,
         * ``note``: what became of its labels since, where they are gone: then it counts as ``interrupted``,
+        * ``layers``: what ``undo_run`` takes back, one a call, the last one first: ``what`` (``labelling`` or
+          ``learning``) and when it began, ``at``,
         * ``started_by``, ``door`` (``sdk``, ``app``, ``cli`` or ``delegated``), and the ``error`` of a run that failed.
 
     Example:
@@ -263,9 +266,29 @@ def _described(
     return {
         **facts,
         "configuration": {name: facts[name] for name in DECISIVE if name in facts},
+        "layers": layers_of(dataset, key),
         "counts": {**{state: counted.get(state, 0) for state in ("ok", "empty", "error")}, "left": figures.pop("left")},
         **figures,
     }
+
+
+def layers_of(dataset: fo.Dataset, run_key: str) -> list[dict[str, Any]]:
+    """What ``undo_run`` takes back of a run, one layer a call, the last one first: ``what`` it was, begun ``at``."""
+    from fiftyone_ntt.runs.history import passes  # it looks at the list of runs by itself
+
+    return [{"what": run_pass.what, "at": run_pass.at} for run_pass in passes(dataset, run_key)]
+
+
+def last_layer(dataset: fo.Dataset, run_key: str) -> str:
+    """What ``undo_run`` would take back now, in words: ``"what learning wrote on 2026-11-29 16:20"``."""
+    layers = layers_of(dataset, run_key)
+    what, at = (layers[-1]["what"], layers[-1]["at"]) if layers else ("labelling", None)
+    when = f" on {at[:16].replace('T', ' ')}" if at else ""
+    before = len(layers) - 1
+    rest = "" if not before else "; what was there before comes back" if before == 1 else (
+        f"; the {before} layers before it stay, and can be undone after it"
+    )  # fmt: skip
+    return f"what {what} wrote{when}{rest}"
 
 
 def images_of_run(dataset: fo.Dataset, run_key: str, label_field: str, state: str) -> SampleCollection | None:

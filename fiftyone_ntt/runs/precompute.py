@@ -1,4 +1,4 @@
-"""Builds the candidate index of a view ahead of time. The one service behind App, worker and SDK."""
+"""Fills the candidate cache for a view ahead of time. The one service behind App, worker and SDK."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.file_format import limit_in_bytes
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne, describe_error
 from fiftyone_ntt.dataset.fields import root_dataset_of, whole_images
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.params.base import (
     Progress,
@@ -59,7 +59,7 @@ class IndexReport:
     def counts(self) -> str:
         """The numbers in a sentence, without the notes, which may name folders."""
         return (
-            f"{self.computed} images indexed ({self.bytes / 1e6:.1f} MB), {self.found} were indexed before, "
+            f"{counted(self.computed, 'image')} computed ({self.bytes / 1e6:.1f} MB), {self.found} were in the cache, "
             f"{self.failed} failed, in {self.seconds:.1f} s"
         )
 
@@ -76,7 +76,7 @@ def index(
     progress: Progress | None = None,
     **stage_one_fields: Unpack[StageOneFieldsButPreset],
 ) -> IndexReport:
-    """Computes the candidates of every image of a view that the index does not have yet.
+    """Computes the candidates of every image of a view that are not in the candidate cache yet.
 
     It needs no references. Afterwards ``segment`` labels these images without a model, with any memory bank of the
     same preset. Several processes may index one dataset at the same time: each takes the images in an order of its
@@ -87,7 +87,7 @@ def index(
             active slice.
         preset: name of a preset, or a ``Preset`` with checkpoint paths of your own; that of ``stage_one``, or else
             ``"lite"``, where ``None``.
-        size_limit_gb: size in 10^9 bytes that all of the index may reach; ``$FIFTYONE_NTT_INDEX_GB``, or else 50, where
+        size_limit_gb: size in 10^9 bytes that all of the cache may reach; ``$FIFTYONE_NTT_INDEX_GB``, or else 50, where
             ``None``.
         stage_one: how candidates are made, as ``segment`` will be asked for: prompts, device, candidate cache.
         progress: called with (done, total, message).
@@ -98,7 +98,7 @@ def index(
 
     Raises:
         InputError: if the view, preset, device or limit cannot be used.
-        IndexStorageError: if the index is full or cannot be written to; what was stored until then stays.
+        IndexStorageError: if the cache is full or cannot be written to; what was stored until then stays.
         MissingWeightsError: if the preset's weights are not on this machine.
 
     Example:

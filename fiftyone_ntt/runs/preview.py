@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 from fiftyone.core.collections import SampleCollection
@@ -17,18 +17,17 @@ from PIL import Image
 
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne, describe_error
-from fiftyone_ntt.dataset.fields import REFERENCE_TAG, image_samples, root_dataset_of, whole_images
+from fiftyone_ntt.dataset.fields import REFERENCE_TAG, root_dataset_of, whole_images
 from fiftyone_ntt.errors import InputError, as_text
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.results import Instances
-from fiftyone_ntt.models import Preset
 from fiftyone_ntt.params.base import Progress, StageOneFields, StageOneSettings, check_arguments, stage_one_of
 from fiftyone_ntt.params.review import PreviewParams
 from fiftyone_ntt.pixels.drawing import Shape, draw_shapes
 from fiftyone_ntt.pixels.images import read_image
-from fiftyone_ntt.references.banks import build_memory_bank, notes_of, resolve_bank, without_references
-from fiftyone_ntt.references.tagging import tagged_references
+from fiftyone_ntt.references.banks import notes_of, without_references
+from fiftyone_ntt.references.tagged_bank import resolve_bank
 from fiftyone_ntt.runs.estimate import Estimate, estimate, remember_speed
 from fiftyone_ntt.runs.segment import settled
 
@@ -77,7 +76,7 @@ class PreviewImage:
             "nothing clear" if self.weak else "nothing found"
         )
         weak = f" ({self.weak} weaker ones not drawn)" if self.weak else ""
-        how = "indexed before" if self.from_index else f"{self.seconds:.1f} s"
+        how = "from the candidate cache" if self.from_index else f"{self.seconds:.1f} s"
         return f"{self.name}: {objects}{weak}, {how}"
 
 
@@ -107,8 +106,8 @@ class Preview(Iterable[PreviewImage]):
 
 def preview(
     view: SampleCollection,
-    bank: MemoryBank | str | None = None,
-    label_field: str = "ground_truth",
+    bank: MemoryBank | str | SampleCollection | None = None,
+    label_field: str | None = None,
     *,
     images: int = 4,
     score_threshold: float | None = None,
@@ -119,13 +118,14 @@ def preview(
     """Labels a few images of a view and draws what was found. Writes nothing to the dataset's samples.
 
     The images are spread evenly over the view, the same ones each time; references are left out. What is computed goes
-    into the candidate index, so a run that follows does not compute it again.
+    into the candidate cache, so a run that follows does not compute it again.
 
     Args:
         view: where to take the images from.
-        bank: a memory bank, or the name of one kept with the dataset; made from the tagged references, and not kept,
-            where ``None``.
-        label_field: the field with the reference labels; only used where ``bank`` is ``None``.
+        bank: a memory bank, the name of one kept with the dataset, or reference samples; the references as they are
+            tagged now where ``None``, as for ``segment``, which finds the bank ready then.
+        label_field: the field with the reference labels, where there is no bank yet; the one that the last bank was
+            built from, or else the one with tagged labels, where ``None``.
         images: how many.
         score_threshold: labels with a score at or below this do not count.
         stage_one: how candidates are made, as for ``segment``. Without a bank the models are ``"lite"`` where none are
@@ -152,7 +152,7 @@ def preview(
         raise InputError(f"expected at least 1 image to look at, got {images}")
     flat = whole_images(view)
     config, asked = settled(None, score_threshold, stage_one_of(stage_one, stage_one_fields))
-    bank = _new_bank(flat, label_field, asked, progress) if bank is None else resolve_bank(flat, bank)
+    bank = resolve_bank(flat, bank, label_field, asked, progress)
     made_how = StageOne.of(asked, bank)
     targets = without_references(flat.match_tags(REFERENCE_TAG, bool=False), bank)
     chosen = _spread(targets, images)
@@ -165,21 +165,6 @@ def preview(
     )
     settings = made_how.settings.changed(preset=made_how.preset)
     return Preview(targets, len(chosen), pictures, settings, tuple(notes_of(bank)))
-
-
-def _new_bank(
-    view: SampleCollection, label_field: str, asked: StageOneSettings, progress: Progress | None
-) -> MemoryBank:  # fmt: skip
-    """A bank of the references as they are tagged now, which nobody keeps."""
-    references = tagged_references(image_samples(root_dataset_of(view)), REFERENCE_TAG, label_field)
-    return build_memory_bank(
-        references,
-        label_field,
-        preset=cast("str | Preset", asked.preset or "lite"),
-        ask_granularity=asked.granularity == "auto",
-        device=asked.device,
-        progress=progress,
-    )
 
 
 def _spread(view: SampleCollection, images: int) -> list[tuple[str, str]]:

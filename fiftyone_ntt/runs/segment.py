@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -17,20 +16,21 @@ from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne, describe_error
 from fiftyone_ntt.candidates.stream import Outcome
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_name, dataset_of, root_dataset_of, whole_images
-from fiftyone_ntt.dataset.labels import to_document
-from fiftyone_ntt.errors import LeaseLostError, RunCancelledError, WrongTypeError
+from fiftyone_ntt.errors import LeaseLostError, RunCancelledError, WrongTypeError, counted
 from fiftyone_ntt.method.config import MatchConfig, checked_config
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
-from fiftyone_ntt.method.options.referring import ReferringMatcher
 from fiftyone_ntt.method.options.second_look import WEIGHT
 from fiftyone_ntt.params.base import Progress, StageOneFields, StageOneSettings, check_arguments, stage_one_of
 from fiftyone_ntt.params.labelling import SegmentParams
-from fiftyone_ntt.references.banks import resolve_bank, without_references
+from fiftyone_ntt.references.banks import bank_of_run, without_references
+from fiftyone_ntt.references.tagged_bank import resolve_bank, with_lessons_of
 from fiftyone_ntt.runs.applied_thresholds import STARTING, ScoreThresholds, applied, check_mode, named
 from fiftyone_ntt.runs.estimate import remember_speed
+from fiftyone_ntt.runs.history import LABELLING
+from fiftyone_ntt.runs.labeller import Labeller, labeller_of
 from fiftyone_ntt.runs.mending import default_run_key, said_of_lost
-from fiftyone_ntt.runs.record import GENERIC, REFERRING, RunRecord, options_of
+from fiftyone_ntt.runs.record import GENERIC, RunRecord, options_of, run_of_field
 from fiftyone_ntt.runs.session import Call, LabelWriter, Written, part_in_run
 from fiftyone_ntt.runs.workers import Work, Worker
 
@@ -58,13 +58,13 @@ class SegmentReport:
         references_skipped: samples left out because they are references.
         instances: labels written.
         from_index: samples whose candidates were in the index; no model ran for them.
-        indexed: samples whose candidates were computed and added to the index.
+        indexed: samples whose candidates were computed and added to the candidate cache.
         thresholds: class -> the score that its labels had to exceed to be written; ``None`` where all were.
         suggested: class -> the score above which its labels are probably right; ``None`` where nothing was guessed.
         left_out: labels that were found and are not written, as they are below these thresholds.
         seconds: wall time.
         errors: sample id -> what went wrong.
-        notes: what else is worth knowing, e.g. that the index is full.
+        notes: what else is worth knowing, e.g. that the candidate cache is full.
     """
 
     run_key: str
@@ -94,13 +94,14 @@ class SegmentReport:
     def counts(self) -> str:
         """The numbers in a sentence, without the notes, which may name folders."""
         text = (
-            f"run {self.run_key!r} wrote {self.instances} labels to {self.label_field!r}: {self.labelled} samples "
-            f"labelled, {self.empty} empty, {self.failed} failed, {self.resumed} done before, "
-            f"{self.references_skipped} references skipped, {self.from_index} from the index, in {self.seconds:.1f} s"
+            f"run {self.run_key!r} wrote {counted(self.instances, 'label')} to {self.label_field!r}: "
+            f"{counted(self.labelled, 'image')} labelled, {self.empty} empty, {self.failed} failed, {self.resumed} "
+            f"done before, {counted(self.references_skipped, 'reference')} skipped, {self.from_index} from the "
+            f"candidate cache, in {self.seconds:.1f} s"
         )
-        further = [f"{self.by_others} samples were done by other workers"] if self.by_others else []
+        further = [f"{counted(self.by_others, 'image')} done by other workers"] if self.by_others else []
         if self.left_out and self.suggested:
-            weak = f"{self.left_out} weak label{'s' * (self.left_out != 1)} left out"
+            weak = f"{counted(self.left_out, 'weak label')} left out"
             further.append(f"{weak} (lower_threshold brings what is left out back from the candidate cache)")
         return "; ".join([text, *further])
 
@@ -121,6 +122,8 @@ class Task:
         stage_one: how candidates are made.
         resume: go on with a run of the same settings.
         overwrite: replace what another run or a person wrote.
+        again: replace what this run wrote before with other references or settings.
+        what: what this is for, see ``listing.layers_of``.
         thresholds: as ``segment`` takes them; ``STARTING`` where nothing was said on which labels to write.
         mode: of ``MODES``.
         include_references: label the reference samples too.
@@ -138,6 +141,8 @@ class Task:
     stage_one: StageOneSettings
     resume: bool = True
     overwrite: bool = False
+    again: bool = False
+    what: str = LABELLING
     thresholds: str | Mapping[str, float] | ScoreThresholds | None = None
     mode: str = GENERIC
     include_references: bool = False
@@ -148,9 +153,10 @@ class Task:
 
 def segment(
     view: SampleCollection,
-    bank: MemoryBank | str,
+    bank: MemoryBank | str | SampleCollection | None = None,
     label_field: str = "ntt",
     *,
+    reference_field: str | None = None,
     run_key: str | None = None,
     resume: bool = True,
     overwrite: bool = False,
@@ -164,7 +170,10 @@ def segment(
     progress: Progress | None = None,
     **stage_one_fields: Unpack[StageOneFields],
 ) -> SegmentReport:
-    """Finds instances of the bank's classes in every image of a view.
+    """Finds instances of the references' classes in every image of a view.
+
+    Without a bank, the references as they are tagged now make one, kept with the dataset and built again only where
+    they changed. What the same call wrote with others is replaced then, but for what a person decided or drew.
 
     Writes ``Detections`` with in-box masks, ``confidence`` and ``predicted_iou`` to ``label_field``, and what happened
     to each sample to ``<label_field>_status``. Labels are saved in chunks: a run that stops can be resumed by the
@@ -172,12 +181,15 @@ def segment(
 
     Args:
         view: the samples to label: whole images; of grouped samples, those of the active slice.
-        bank: a memory bank, or the name of one kept with the dataset.
+        bank: a memory bank, the name of one kept with the dataset, or reference samples; the references as they are
+            tagged now (and what was learned from a review of ``label_field``) where ``None``.
         label_field: field to write; made if absent.
+        reference_field: field with the reference labels, where there is no bank yet; the one that the last bank was
+            built from, or else the one with tagged labels, where ``None``.
         run_key: key of the run; ``ntt_<label_field>`` where ``None``, numbered where a renamed field's run has that.
         resume: go on with a run of the same settings, leaving alone what it has done.
-        overwrite: replace what another run or a person wrote in this view. Labels tagged ``ntt:accepted`` or
-            ``ntt:edited`` stay even then.
+        overwrite: replace what another run or a person wrote in this view. What a person decided stays even then, and
+            in a field that a run wrote also what a person drew.
         score_threshold: labels with a score at or below this are not written; 0 writes all. Where this, ``thresholds``
             and ``config`` are ``None``, labels up to the *starting threshold* of their class are left out, a low guess
             from the references (a run that goes on keeps to its own); ``lower_threshold`` brings them back.
@@ -193,7 +205,8 @@ def segment(
         progress: called with (done, total, message).
         **stage_one_fields: fields of ``StageOneSettings``, in place of those of ``stage_one``: ``points_per_side``,
             ``points``, ``granularity``, ``second_look``, ``precision``, ``device``, ``compile``, ``use_index``,
-            ``index_dir``, and ``preset``, which is only needed where a ``Preset`` of your own made the bank.
+            ``index_dir``, and ``preset``: the models where a bank has to be built, or a ``Preset`` of your own
+            that made it.
 
     Returns:
         Counts, and the error of each sample that failed.
@@ -225,35 +238,36 @@ def segment(
     if score_threshold is None and thresholds is None and config is None and mode == GENERIC:
         thresholds = STARTING
     settings = settings if max_instances is None else replace(settings, max_instances=max_instances)
+    memory_bank = resolve_bank(flat, bank, reference_field, asked, progress)
+    if bank is None:
+        memory_bank = taught(flat, memory_bank, label_field)
     key = run_key or default_run_key(dataset_of(flat), label_field)
     task = Task(
-        flat, resolve_bank(flat, bank), label_field, key, settings, asked, resume, overwrite, thresholds, mode,
-        include_references, progress,
+        flat, memory_bank, label_field, key, settings, asked, resume, overwrite,
+        bank is None, LABELLING, thresholds, mode, include_references, progress,
     )  # fmt: skip
     return label(task)
 
 
 def label(task: Task) -> SegmentReport:
     """Does what ``segment`` was asked for."""
-    started, bank, config = time.perf_counter(), task.bank, task.config
-    check_name(task.run_key)
-    stage_one = StageOne.of(task.stage_one, bank)
-    dataset = dataset_of(task.view)
-    goes_on = None if task.overwrite else task.run_key
-    least, suggested = applied(task.thresholds, task.suggested, dataset, bank, config, goes_on)
-    record = RunRecord.of(task.run_key, task.label_field, bank, config, stage_one, task.mode, least, suggested)
+    started = time.perf_counter()
+    bank, config, dataset = task.bank, task.config, dataset_of(task.view)
+    record, stage_one = record_of(task)
     source = CandidateSource(stage_one, bank=bank)
     source.open()
     targets = task.view
     if not task.include_references:
         targets = without_references(targets.match_tags(REFERENCE_TAG, bool=False), bank)
     report = SegmentReport(task.run_key, task.label_field, references_skipped=len(task.view) - len(targets))
-    report.thresholds, report.suggested = (named(values, bank.classes) for values in (least, suggested))
-    call = Call(targets, record, bank, task.resume, task.overwrite, options_of(stage_one.settings))
+    report.thresholds = named(record.thresholds, bank.classes)
+    report.suggested = named(record.suggested, bank.classes)
+    options = options_of(stage_one.settings)
+    call = Call(targets, record, bank, task.resume, task.overwrite, task.again, task.what, options)
     with part_in_run(call) as (worker, work):
         report.resumed = work.resumed
         writer = LabelWriter(dataset, task.label_field, task.run_key, guard=worker.renew, written=task.written)
-        labeller = _labeller(bank, config, least, task.mode)
+        labeller = labeller_of(bank, config, record.thresholds, task.mode)
         part = _Part(work, worker, source, labeller, writer, report, task.progress)
         try:
             part.run()
@@ -265,6 +279,23 @@ def label(task: Task) -> SegmentReport:
         remember_speed(root_dataset_of(task.view), stage_one, report.seconds, report.indexed)
     logger.info("%s", report.counts)
     return report
+
+
+def record_of(task: Task) -> tuple[RunRecord, StageOne]:
+    """What decides the labels of a task, as its run notes it; no model is loaded for that."""
+    check_name(task.run_key)
+    bank, config, stage_one = task.bank, task.config, StageOne.of(task.stage_one, task.bank)
+    dataset, goes_on = dataset_of(task.view), None if task.overwrite else task.run_key
+    least, suggested = applied(task.thresholds, task.suggested, dataset, bank, config, goes_on)
+    record = RunRecord.of(task.run_key, task.label_field, bank, config, stage_one, task.mode, least, suggested)
+    return record, stage_one
+
+
+def taught(view: SampleCollection, bank: MemoryBank, label_field: str) -> MemoryBank:
+    """The bank of the references with what was learned from a review of a field."""
+    dataset = dataset_of(view)
+    run_key = run_of_field(dataset, label_field)
+    return with_lessons_of(bank, bank_of_run(dataset, run_key)) if run_key and dataset.has_run(run_key) else bank
 
 
 def settled(
@@ -280,50 +311,13 @@ def settled(
 
 
 @dataclass
-class _Labeller:
-    """Stage two, as ``stream`` calls it: candidates in, a document for the label field out.
-
-    Attributes:
-        matcher: of the bank; in the referring task of each of its references.
-        names: what a label of each class, or reference, is called.
-        least: of each of them, the score that a label must exceed; ``None`` without any.
-        reference_ids: of each of them, in the referring task.
-        left_out: labels that were not above that score so far.
-    """
-
-    matcher: Matcher | ReferringMatcher
-    names: Sequence[str]
-    least: list[float] | None
-    reference_ids: Sequence[str] | None = None
-    left_out: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def __call__(self, sample_id: str, content: CompactImage) -> dict[str, Any]:
-        instances = self.matcher.match(content)
-        if self.least is not None:
-            every = len(instances)
-            instances = instances.above(self.least)
-            with self._lock:
-                self.left_out += every - len(instances)
-        return to_document(instances, self.names, self.reference_ids)
-
-
-def _labeller(bank: MemoryBank, config: MatchConfig, least: list[float] | None, mode: str) -> _Labeller:
-    if mode != REFERRING:
-        return _Labeller(Matcher(bank, config), bank.classes, least)
-    names = [bank.classes[k] for k in bank.class_index]
-    of_each = None if least is None else [least[k] for k in bank.class_index]
-    return _Labeller(ReferringMatcher(bank, config), names, of_each, bank.reference_ids)
-
-
-@dataclass
 class _Part:
     """This worker's part in a run, from its first claim until nothing of the run is left."""
 
     work: Work
     worker: Worker
     source: CandidateSource
-    labeller: _Labeller
+    labeller: Labeller
     writer: LabelWriter
     report: SegmentReport
     progress: Progress | None

@@ -69,6 +69,8 @@ class Call:
         bank: its memory bank, kept with it.
         resume: go on with a run of these settings.
         overwrite: replace what is there.
+        again: replace what this run wrote before, where it would write something else now.
+        what: what this is for, see ``listing.layers_of``.
         options: arguments that do not decide the labels, for whoever resumes the run.
     """
 
@@ -77,6 +79,8 @@ class Call:
     bank: MemoryBank
     resume: bool
     overwrite: bool
+    again: bool
+    what: str
     options: dict[str, Any]
 
 
@@ -124,21 +128,22 @@ def _begin(call: Call, worker: Worker, origin: Origin) -> tuple[int, int]:
     records, name = mend_runs(dataset), record.label_field
     is_there = dataset.has_field(name)
     # The run that was to overwrite and did not get through does not overwrite itself.
-    overwrite = call.overwrite and is_there and not (call.resume and _goes_on(dataset, record, records))
+    overwrite = call.overwrite or (call.again and is_superseded(dataset, record))
+    overwrite = overwrite and is_there and not (call.resume and goes_on(dataset, record, records))
     _check_nobody_is_at(dataset, record, records, worker, overwrite)
     check_free(dataset, record, call.resume, overwrite)
     lost = 0 if is_there else forget_lost_labels(dataset, name)
     known = is_there and dataset.has_field(status_field(name)) and run_of_field(dataset, name) == record.run_key
     fresh = overwrite or not is_there or record.run_key not in records or state_of(dataset, record.run_key) is None
     if fresh or not known:
-        begin_pass(call.targets, record, overwrite)
+        begin_pass(call.targets, record, overwrite, call.what)
         register(dataset, record)
         keep_with_run(dataset, record.run_key, call.bank)
     opened = open_run(call.targets, record.run_key, origin, call.options, fresh, overwrite)
     return int(opened["chunks"]), lost
 
 
-def _goes_on(dataset: fo.Dataset, record: RunRecord, records: Mapping[str, Mapping[str, Any]]) -> bool:
+def goes_on(dataset: fo.Dataset, record: RunRecord, records: Mapping[str, Mapping[str, Any]]) -> bool:
     """Whether a run of this key and these settings is there and not through."""
     state, taken = state_of(dataset, record.run_key), records.get(record.run_key)
     if taken is None or state is None or state["state"] == COMPLETED:
@@ -163,6 +168,12 @@ def _check_nobody_is_at(
             )
 
 
+def is_superseded(dataset: fo.Dataset, record: RunRecord) -> bool:
+    """Whether a field holds labels of this very run, made with other references or settings."""
+    previous = provenance_of(dataset, record.label_field)
+    return previous.get("run_key") == record.run_key and bool(record.differences(previous))
+
+
 def check_free(dataset: fo.Dataset, record: RunRecord, resume: bool, overwrite: bool) -> None:
     """Refuses to write onto what another run or a person wrote.
 
@@ -170,32 +181,52 @@ def check_free(dataset: fo.Dataset, record: RunRecord, resume: bool, overwrite: 
         InputError: with the choices there are.
         WrongTypeError: if the field holds something other than detections.
     """
-    check_name(record.run_key)
-    name = record.label_field
-    if dataset.has_run(record.run_key):
-        taken = dataset.get_run_info(record.run_key).config
+    previous = check_field(dataset, record.run_key, record.label_field, overwrite)
+    if previous is None:
+        return
+    changed = record.differences(previous)
+    if changed or not resume:
+        raise _taken(record.label_field, previous["run_key"], f"with other {', '.join(changed)}" if changed else "")
+
+
+def check_field(dataset: fo.Dataset, run_key: str, name: str, overwrite: bool) -> dict[str, Any] | None:
+    """The record of a run of this key whose labels a field holds, which the same settings go on with.
+
+    Returns:
+        ``None`` where the run may write in any case.
+
+    Raises:
+        InputError: if the field or the key is another's.
+        WrongTypeError: if the field holds something other than detections.
+    """
+    check_name(run_key)
+    if dataset.has_run(run_key):
+        taken = dataset.get_run_info(run_key).config
         if taken.method != METHOD or taken.record["label_field"] != name:
             raise InputError(
-                f"run key {record.run_key!r} of {dataset.name!r} belongs to something else; choose another run_key"
+                f"run key {run_key!r} of {dataset.name!r} belongs to something else; choose another run_key"
             )
     if not dataset.has_field(name):
         if not name.isidentifier() or name.startswith("_"):
             raise InputError(f"expected label_field to be a name of letters, digits and underscores, got {name!r}")
-        return
+        return None
     if not is_detections_field(dataset, name):
         raise WrongTypeError(f"field {name!r} exists and does not hold Detections; choose another label_field")
     previous = provenance_of(dataset, name)
-    choices = "choose another label_field, pass overwrite=True, or take the old labels back with undo_run"
     if overwrite:
-        return
-    if not previous:
-        if every_image(dataset).count(f"{name}.detections"):
-            raise InputError(f"field {name!r} holds labels that no run of this plugin wrote; {choices}")
-        return
-    changed = record.differences(previous)
-    if changed or previous["run_key"] != record.run_key or not resume:
-        reason = f"with other {', '.join(changed)}" if changed else "already"
-        raise InputError(f"field {name!r} was written by run {previous['run_key']!r} {reason}; {choices}")
+        return None
+    if not previous and every_image(dataset).count(f"{name}.detections"):
+        raise InputError(f"field {name!r} holds labels that no run of this plugin wrote; {_CHOICES}")
+    if previous and previous["run_key"] != run_key:
+        raise _taken(name, previous["run_key"])
+    return previous or None
+
+
+_CHOICES = "choose another label_field, pass overwrite=True, or take the old labels back with undo_run"
+
+
+def _taken(name: str, run_key: str, how: str = "") -> InputError:
+    return InputError(f"field {name!r} was written by run {run_key!r} {how or 'already'}; {_CHOICES}")
 
 
 @dataclass(frozen=True)
@@ -325,11 +356,11 @@ class LabelWriter:
         """The new labels that nothing a person did speaks against, and those of the old ones that stay."""
         before = (old.labels or {}).get("detections") or []
         touched = [label for label in before if is_touched(label)]
-        # A pass that is to replace what is there replaces drawings, too, unless only a threshold is another one.
-        replaced = self._pass.overwrites and not self._pass.same_scores
+        # In a field that a run wrote, drawings were made in its review: a pass that replaces labels leaves them.
+        replaced = self._pass.overwrites and self._pass.previous is None
         drawn = [] if replaced else [label for label in before if not (is_from_run(label) or is_touched(label))]
         kept = [*touched, *drawn]
-        return {**new, "detections": [*without_contradictions(new["detections"], touched), *kept]}
+        return {**new, "detections": [*without_contradictions(new["detections"], kept), *kept]}
 
     def _fit(self, sample_id: str, labels: dict[str, Document], size: int) -> None:
         """Sees to it that the sample's document stays below MongoDB's limit, or that the sample is an error."""

@@ -119,7 +119,7 @@ def test_a_run_labels_the_rest_and_shows_in_its_tab(start: Start) -> None:
     expect(app.dialog).to_contain_text("images")
     app.picture("4-form")
     app.execute()
-    assert f"{TARGETS} samples labelled" in app.expect_done()
+    assert f"{TARGETS} images labelled" in app.expect_done()
     app.close()
     expect(app.panel.get_by_role("row").filter(has_text="ntt_ntt")).to_contain_text("7 of 7")
     app.toggle_sidebar()

@@ -47,7 +47,7 @@ def bank(request: pytest.FixtureRequest, pictures: Any, preset: Any) -> Any:
 
 @pytest.fixture
 def index_dir(tmp_path: Any) -> Any:
-    """A folder for a candidate index of the test's own."""
+    """A folder for a candidate cache of the test's own."""
     return tmp_path / "index"
 
 

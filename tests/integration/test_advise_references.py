@@ -90,7 +90,7 @@ def test_a_run_says_more_and_no_model_is_loaded(run, preset, tmp_path, monkeypat
     monkeypatch.undo()
     elsewhere = ntt.advise_references(run, "bank", "truth", reviewed="found", preset=preset, index_dir=tmp_path / "new")
     assert elsewhere.decided == 0 and elsewhere.suggestions == []  # it does not compute what is not in the index
-    assert any("candidate index" in note for note in elsewhere.notes)
+    assert any("candidate cache" in note for note in elsewhere.notes)
 
 
 def test_uncertainty_ranks_middling_scores_above_clear_cases():

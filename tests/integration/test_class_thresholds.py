@@ -57,7 +57,7 @@ def test_fitted_thresholds_are_found_for_the_same_settings(pictures, two, preset
     with pytest.raises(InputError, match="no thresholds.*memory bank"):
         ntt.segment(pictures, two, "found", preset=preset, thresholds="fitted")
     ntt.segment(pictures, two, "found", preset=preset)
-    fit = ntt.fit_thresholds(pictures, "ntt_found", write_verdicts=False)
+    fit = ntt.fit_thresholds(pictures, "ntt_found", write_image_labels=False)
     wanted = [fit.least("square"), fit.least("disc")]
     for field, thresholds in (("again", "fitted"), ("given", fit)):
         ntt.segment(pictures, two, field, preset=preset, thresholds=thresholds)
@@ -79,7 +79,7 @@ def test_the_form_offers_them_where_there_are_some(pictures, two, preset):
 
     ntt.segment(pictures, "ntt_bank", "found", preset=preset)
     assert not shown()
-    ntt.fit_thresholds(pictures, "ntt_found", write_verdicts=False)
+    ntt.fit_thresholds(pictures, "ntt_found", write_image_labels=False)
     assert shown()
 
 

@@ -6,7 +6,7 @@ import pytest
 from support.app import context, operator, requests_of
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.errors import InputError, WrongTypeError, counted
 
 NAMES = ("accept_labels", "reject_labels", "clear_decisions")
 SCORES = (0.2, 0.5, 0.8)
@@ -145,3 +145,29 @@ def test_operators_ask_where_no_label_is_selected(labelled, request_of, changed)
     assert {"label_field", "classes", "above", "below"} < fields and "label_ids" not in fields
     assert result["changed"] == changed
     assert result["summary"] == f"{changed} labels accepted."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "decided"),
+    [
+        (["accept"], "16 labels accepted", 16),
+        (["accept", "--classes", "dog"], "4 labels accepted", 4),
+        (["reject", "--below", "0.2", "--tag", "checked"], "1 label rejected", 1),
+        (["accept", "--above", "0.5", "--classes", "cat", "--saved-view", "two"], "2 labels accepted", 2),
+        (["accept", "--field", "ground_truth", "--above", "0.9"], "0 labels accepted", 0),
+    ],
+)
+def test_on_the_command_line(arguments, words, decided, labelled, capsys):
+    from fiftyone_ntt.cli.main import main
+
+    labelled.limit(1).tag_samples("checked")
+    labelled.save_view("two", labelled.limit(2))
+    command, *options = arguments
+    assert main([command, labelled.name, *options]) == 0
+    assert capsys.readouterr().out.strip() == words
+    tagged = sum(
+        bool(found) for field in ("ntt", "ground_truth") for s in tags(labelled, field) for found in s.values()
+    )
+    assert tagged == decided
+    assert main(["clear", labelled.name]) == 0
+    assert capsys.readouterr().out.strip() == f"{counted(decided, 'label')} without a decision now"

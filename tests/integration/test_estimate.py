@@ -35,13 +35,13 @@ def test_what_is_indexed_is_counted_and_what_it_took_is_known(images, stage_one,
     before = estimate(images, stage_one, **where)
     assert (before.images, before.indexed, before.seconds) == (4, 0, None)
     assert str(before) == (
-        "4 images to do, none of them indexed yet. How long that takes on this machine is not known yet: run a "
-        "preview, and it will be."
+        "4 images to do, none of them in the candidate cache yet. How long that takes on this machine is not known "
+        "yet: run a preview, and it will be."
     )
     ntt.index(images.limit(3), stage_one.preset, device="cpu", **where)
     after = estimate(images, stage_one, **where)
     assert (after.found, after.looked_at, after.exact) == (3, 4, True)
-    assert after.seconds_each > 0 and "3 of them indexed already. Takes about" in str(after)
+    assert after.seconds_each > 0 and "3 of them in the candidate cache. Takes about" in str(after)
     assert estimate(images, stage_one, use_index=False, **where).indexed == 0
     other = stage_one.changed(points_per_side=3)
     assert estimate(images, other, **where).indexed == 0 and seconds_per_image(images, StageOne.of(other)) is None
@@ -58,10 +58,16 @@ def test_the_speed_is_kept_with_the_dataset(images, stage_one):
     ("found", "said"),
     [
         (Estimate(0, 0, 0, None), "No images to do."),
-        (Estimate(1, 1, 1, None), "1 image to do, all of them indexed already. Takes about 1 second on this machine."),
-        (Estimate(10_000, 100, 25, 1.0), "10,000 images to do, about 2500 of them indexed already (judging by 100"),
+        (
+            Estimate(1, 1, 1, None),
+            "1 image to do, all of them in the candidate cache. Takes about 1 second on this machine.",
+        ),
+        (
+            Estimate(10_000, 100, 25, 1.0),
+            "10,000 images to do, about 2500 of them in the candidate cache (judging by 100",
+        ),
         (Estimate(10_000, 100, 0, 2.0), "Takes about 5.6 hours on this machine, at 2 s an image as measured."),
-        (Estimate(10_000, 0, 0, 2.0), "not known how many are indexed already"),
+        (Estimate(10_000, 0, 0, 2.0), "not known how many are in the candidate cache"),
     ],
 )
 def test_it_reads_as_a_sentence(found, said):

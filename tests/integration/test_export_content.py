@@ -233,6 +233,6 @@ def test_a_label_without_a_mask_is_its_box(dataset, tmp_path):
     label = fo.Detection(label="a", bounding_box=[0.25, 0.5, 0.5, 0.25], tags=["ntt:accepted"])
     dataset.add_sample(fo.Sample(picture(tmp_path / "in/a.png"), ntt=fo.Detections(detections=[label])))
     report = export_labels(dataset, tmp_path / "out")
-    assert report.notes == ["1 labels have no mask; their filled box stands in for it"]
+    assert report.notes == ["1 label without a mask: the filled box stands in for it"]
     coco, (annotation,) = coco_of(tmp_path / "out")
     assert (coco.annToMask(annotation) == drawing((30, 20, 45, 60))).all()

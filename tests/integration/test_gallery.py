@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import fiftyone as fo
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from PIL import Image
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt.references.gallery import count_references, describe_references
+from fiftyone_ntt.references.gallery import describe_references
+from fiftyone_ntt.references.tagging import count_references
 
 TAG = "ntt:reference"
 SIDE = 200
@@ -142,3 +144,15 @@ def test_images_that_take_too_long_come_with_the_next_call(gallery, monkeypatch)
     assert not any(card.pending for card in describe_references(gallery))
     assert len(read) == 3, "the tagged images, each once; never the others"
     assert not any(card.pending for card in describe_references(gallery, seconds=-1)) and len(read) == 3
+
+
+def test_a_notebook_shows_a_table(gallery):
+    cards = ntt.describe_references(gallery)
+    lines = repr(cards).splitlines()
+    assert lines[0].split() == ["class", "kind", "area", "what", "may", "be", "wrong"]
+    assert len(lines) == len(cards) + 1 and lines[1].startswith(f"{cards[0].label} ") and "%" in lines[1]
+    assert all(warning in lines[1] for warning in cards[0].warnings) and "array" not in repr(cards[0])
+    page = cards._repr_html_()
+    assert page.count("<tr>") == len(lines) and page.count("<img src=") == len(cards)
+    cards[0] = replace(cards[0], label="<b>")
+    assert "<b>" not in cards._repr_html_() and repr(type(cards)()) == "no references"

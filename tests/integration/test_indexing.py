@@ -92,7 +92,7 @@ def test_segment_fills_the_index_for_the_next_bank(pictures, bank, preset, index
     assert (second.from_index, second.indexed, second.failed) == (3, 0, 0)
     assert second.instances == direct.instances > 0
     assert written(pictures, "second") == written(pictures, "direct")
-    assert second.notes == [] and "3 from the index" in str(second)
+    assert second.notes == [] and "3 from the candidate cache" in str(second)
     strict = ntt.segment(pictures, bank, "strict", preset=preset, index_dir=index_dir, score_threshold=0.999999)
     assert strict.from_index == 3 and strict.instances < first.instances
 
@@ -174,7 +174,7 @@ def full(monkeypatch, index_dir):
 
 def no_folder(monkeypatch, index_dir):
     index_dir.write_text("a file where a folder should be")
-    return index_dir / "inside", "candidate index"
+    return index_dir / "inside", "candidate cache"
 
 
 @pytest.mark.parametrize("spoil", [full, no_folder])
@@ -267,7 +267,7 @@ def test_the_command_line_builds_and_looks_after_an_index(pictures, lite, index_
     build = ["index", "build", pictures.name, *folder, "--points-per-side", "2", "--device", "cpu"]
     pictures.first().tags = ["two"]
     assert cli.main([*build, "--tag", "ntt:reference"]) == 0
-    assert "1 images indexed" in capsys.readouterr().out
+    assert "1 image computed" in capsys.readouterr().out
     assert cli.main(["index", "info", *folder]) == 0
     shown = capsys.readouterr().out
     assert "lite" in shown and "of 50 GB in" in shown
@@ -297,7 +297,7 @@ def test_the_operator_and_the_sdk_share_an_index(pictures, lite, index_dir):
     where = {"index_dir": str(index_dir), "points_per_side": 2, "device": "cpu"}
     result = run(pictures.limit(2), **where).result
     assert (result["computed"], result["found"], result["failed"]) == (2, 0, 0)
-    assert "2 images indexed" in result["summary"]
+    assert "2 images computed" in result["summary"]
     save_bank(pictures, "squares", ntt.build_memory_bank(pictures.limit(1), device="cpu"))
     report = ntt.segment(pictures.limit(2), "squares", **where)
     assert (report.from_index, report.indexed) == (1, 0)

@@ -6,7 +6,7 @@ from collections import Counter
 import fiftyone.operators as foo
 import numpy as np
 import pytest
-from support.app import context, operator
+from support.app import PanelSession, context, operator
 from support.pictures import Shape
 
 import fiftyone_ntt as ntt
@@ -16,8 +16,9 @@ from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.params.review import LearnParams
 from fiftyone_ntt.references.banks import bank_of_run
-from fiftyone_ntt.review.learn import keep_outcome, last_outcome, learn
+from fiftyone_ntt.review.learn import ALL_DECIDED, keep_outcome, last_outcome, learn
 from fiftyone_ntt.review.lessons import ClassChange, Lesson, changes_of, taught
+from fiftyone_ntt.runs.listing import last_layer
 
 LEARN = "@fiftyone-ntt/ntt/learn"
 SHAPES = [Shape(), Shape("disc", left=80, top=65, width=30, height=20, step=0, colour=(30, 220, 60))]
@@ -82,9 +83,15 @@ def test_applied_learning_is_a_pass_that_undo_takes_back(reviewed, preset):
     counted = Counter(label["label"] for key, label in labels.items() if key not in kept)
     sums = {name: one.gained + one.relabelled + one.unchanged for name, one in report.changes.items()}
     assert counted == Counter({name: count for name, count in sums.items() if count}), "what was announced is there"
+    (run,) = ntt.list_runs(reviewed)
+    assert [layer["what"] for layer in run["layers"]] == ["labelling", "learning"]
+    assert last_layer(reviewed, "ntt_found").startswith("what learning wrote on 2")
+    rows = PanelSession(reviewed, "runs").data["runs_table"]
+    assert [row["run"].split(",")[0] for row in rows] == ["ntt_found", "↳ learning"]
     again = learn(reviewed, "found", preset=preset, threshold=0.0)
     assert again.changed == [] and again.bank.content_hash == report.bank.content_hash
-    ntt.undo_run(reviewed, "ntt_found")
+    result = operator("undo_run").execute(context("undo_run", reviewed, {"run_key": "ntt_found"}))
+    assert "what learning wrote" in result["summary"] and last_layer(reviewed, "ntt_found").startswith("what labelling")
     after = reviewed.values("found", _raw=True)
     assert [strip(one) for one in after] == [strip(one) for one in before]
     assert bank_of_run(reviewed, "ntt_found").content_hash != report.bank.content_hash
@@ -93,6 +100,14 @@ def test_applied_learning_is_a_pass_that_undo_takes_back(reviewed, preset):
 def strip(labels):
     found = (labels or {}).get("detections", [])
     return [{key: value for key, value in label.items() if key != "tags"} for label in found]
+
+
+def test_it_says_when_everything_is_decided_already(reviewed, preset):
+    decide(reviewed)
+    assert ALL_DECIDED not in str(learn(reviewed, "found", preset=preset))
+    ntt.reject_labels(reviewed, "found", above=0.0)
+    assert ALL_DECIDED in str(learn(reviewed, "found", preset=preset))
+    assert ALL_DECIDED in str(form(reviewed, label_field="found"))
 
 
 def test_images_that_are_not_in_the_index_are_computed(reviewed, preset, tmp_path):

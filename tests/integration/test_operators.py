@@ -97,16 +97,17 @@ def test_configuration(name, database, schedulable):
 
 @pytest.mark.parametrize("name", PARAMS)
 def test_a_form_is_its_parameters(name, with_bank):
-    properties, _ = form(name, with_bank, {"label_field": "ground_truth", "_advanced": True})
-    shown = {key: item for key, item in properties.items() if not key.startswith("_") and key != "view_target"}
     infos = {info.name: info for info in PARAMS[name].infos()}
+    groups = {f"_advanced_{info.group.lower().replace(' ', '_').replace(',', '')}": True for info in infos.values()}
+    properties, _ = form(name, with_bank, {"label_field": "ground_truth", "_advanced": True, **groups})
+    shown = {key: item for key, item in properties.items() if not key.startswith("_") and key != "view_target"}
     assert sorted(shown) == sorted(infos)
     for key, item in shown.items():
         info = infos[key]
         assert item.required is info.required, "FiftyOne fills in no default for a caller in Python"
         assert (item.view.label, item.view.description) == (info.label, info.help)
         if not info.required:
-            assert item.default == info.default
+            assert (item.default or None) == (info.default or None)
         if isinstance(item.type, types.Number):
             assert (item.type.min, item.type.max) == (info.minimum, info.maximum)
     assert "view_target" in properties, "the App's own choice of view, selection or dataset"
@@ -140,7 +141,10 @@ def test_defaults_are_valid_where_the_data_is_there(with_bank):
         ("build_memory_bank", {"classes": "disc"}, "classes", "Invalid list"),
         ("index_candidates", {"preset": "huge"}, "preset", "Invalid enum value"),
         ("index_candidates", {"size_limit_gb": -1}, "size_limit_gb", "must be greater than 0"),
-        ("segment", {}, "bank", "Required property"),
+        ("segment", {"reference_field": "tags"}, "reference_field", "Detections"),
+        ("segment", {"label_field": "drafts"}, "label_field", "no run of this plugin wrote"),
+        ("segment", {"label_field": "filepath"}, "label_field", "does not hold Detections"),
+        ("segment", {"label_field": "a field"}, "label_field", "letters, digits"),
         ("segment", {"bank": "circles"}, "bank", "memory bank 'circles'.*shapes"),
         ("segment", {"bank": "shapes", "points_per_side": 0}, "points_per_side", "must be greater than 1"),
         ("segment", {"bank": "shapes", "score_threshold": 2}, "score_threshold", "must be less than 1"),
@@ -161,22 +165,29 @@ def test_a_form_refuses_what_cannot_run(name, params, field, reason, with_bank):
     assert re.search(reason, errors[field]), errors
 
 
-def test_without_a_bank_the_form_says_what_to_do_first(shapes):
-    _, errors = form("segment", shapes, {"bank": "shapes"})
-    assert "'NTT: Build memory bank'" in errors["bank"]
+def test_without_a_bank_the_form_says_that_one_is_built(shapes):
+    properties, errors = form("segment", shapes)
+    assert not errors and notices(properties)[0] == "References: 1 disc, 1 square (their memory bank is built first)."
 
 
 def test_forms_say_what_is_in_the_target(with_bank):
+    with_bank.clone_sample_field("ground_truth", "drafts")
     assert "2 reference samples: 1 disc, 1 square" in notices(form("build_memory_bank", with_bank)[0])
     all_of_them = notices(form("build_memory_bank", with_bank, {"reference_tag": ""})[0])
     assert "5 reference samples: 3 disc, 2 square" in all_of_them
-    assert "5 images to do, none of them indexed yet." in " ".join(notices(form("index_candidates", with_bank)[0]))
-    properties, _ = form("segment", with_bank, {"bank": "shapes"})
-    assert notices(properties)[0] == "2 images with references left out."
-    assert notices(properties)[1].startswith("3 images to do, none of them indexed yet. How long that takes")
-    assert [choice.label for choice in properties["bank"].view.choices] == ["shapes (2 classes, preset lite)"]
-    assert properties["bank"].default == "shapes"
-    assert "1 image in the target" in notices(form("evaluate", with_bank.limit(1), {"label_field": "ground_truth"})[0])
+    said = " ".join(notices(form("index_candidates", with_bank)[0]))
+    assert "5 images to do, none of them in the candidate cache yet." in said
+    properties, _ = form("segment", with_bank, {"_advanced": True, "_advanced_references_and_memory_bank": True})
+    said = notices(properties)
+    assert said[:2] == [
+        "References: 1 disc, 1 square (memory bank 'shapes').",
+        "2 images with references left out.",
+    ]
+    assert said[2].startswith("3 images to do, none of them in the candidate cache yet. How long that takes")
+    labels = [choice.label for choice in properties["bank"].view.choices]
+    assert labels == ["the references as they are tagged now", "shapes (2 classes, preset lite)"]
+    assert properties["bank"].default == ""
+    assert "1 image in the target" in notices(form("evaluate", with_bank.limit(1), {"label_field": "drafts"})[0])
 
 
 def test_a_form_follows_the_selection(with_bank):
@@ -191,32 +202,53 @@ def test_a_form_follows_the_selection(with_bank):
     [
         ("build_memory_bank", ["label_field", "classes", "preset", "name"]),
         ("index_candidates", ["preset"]),
-        ("segment", ["bank", "label_field", "score_threshold"]),
+        ("segment", ["label_field", "score_threshold"]),
+        ("evaluate", ["label_field", "gt_field", "eval_key"]),
+        ("export_labels", ["export_dir", "label_field", "format", "only"]),
+        ("preview", ["images", "score_threshold"]),
     ],
 )
 def test_a_form_shows_few_fields_until_more_are_wanted(name, fields, with_bank):
+    if name in ("evaluate", "export_labels"):
+        with_bank.clone_sample_field("ground_truth", "ntt")
+
     def shown(params):
-        return [key for key in form(name, with_bank, params)[0] if not key.startswith("_") and key != "view_target"]
+        params = {"overwrite": True, **params} if name == "segment" else params
+        keys = [key for key in form(name, with_bank, params)[0] if not key.startswith("_") and key != "view_target"]
+        return [key for key in keys if key != "overwrite"]
 
     assert shown({}) == fields
-    assert shown({"device": "cpu"}) == [*fields, "device"], "what was changed is not hidden"
-    assert len(shown({"_advanced": True})) == len(PARAMS[name].infos())
+    everything = [info.name for info in operator(name).PARAMS.infos() if info.name != "overwrite"]
+    changed = {"device": "cpu"} if "device" in everything else {"classes": ["disc"]}
+    assert shown(changed) == [*fields, *changed], "what was changed is not hidden"
+    opened = shown({"_advanced": True})
+    assert opened[: len(fields)] == fields and len(opened) <= len(fields) + 3, "no more than three at once"
+    groups = {info.group for info in operator(name).PARAMS.infos()}
+    switches = {f"_advanced_{group.lower().replace(' ', '_').replace(',', '')}": True for group in groups}
+    assert sorted(shown({"_advanced": True, **switches})) == sorted(everything)
 
 
 def test_form_asks_to_overwrite_where_there_are_labels(with_bank):
     assert "overwrite" not in form("segment", with_bank)[0]
-    assert "overwrite" in form("segment", with_bank, {"label_field": "ground_truth"})[0]
+    properties, errors = form("segment", with_bank, {"label_field": "ground_truth"})
+    assert "overwrite" in properties and "no run of this plugin wrote" in errors["label_field"]
+    assert form("segment", with_bank, {"label_field": "ground_truth", "overwrite": True})[1] == {}
 
 
 def test_without_references_the_form_says_what_to_do(shapes):
     shapes.untag_samples("ntt:reference")
     assert "'NTT: Use as reference'" in form("build_memory_bank", shapes)[1]["label_field"]
+    assert "'NTT: Use as reference'" in form("segment", shapes)[1]["label_field"]
 
 
-@pytest.mark.parametrize("name", PARAMS)
-def test_a_form_says_how_to_get_scheduling(name, with_bank, schedulable):
+@pytest.mark.parametrize("name", ["segment", "index_candidates"])
+@pytest.mark.parametrize("seconds", [100.0, 1000.0])
+def test_scheduling_is_only_spoken_of_where_it_would_help(name, seconds, with_bank, schedulable, monkeypatch):
+    from fiftyone_ntt.runs import estimate
+
+    monkeypatch.setattr(estimate, "estimate", lambda *_, **__: estimate.Estimate(100, 100, 0, seconds / 100))
     said = [text for text in notices(form(name, with_bank)[0]) if "FIFTYONE_ALLOW_LEGACY_ORCHESTRATORS=true" in text]
-    assert bool(said) is not schedulable
+    assert len(said) == (seconds > 600 and not schedulable)
     assert all("fiftyone delegated launch" in text and "10 minutes" in text for text in said)
 
 

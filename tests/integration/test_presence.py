@@ -80,7 +80,7 @@ def test_each_image_says_what_is_in_it_and_what_is_not(judged):
     assert len(without) == IMAGES / 2
 
 
-def test_who_gets_a_verdict(judged):
+def test_who_gets_image_level_labels(judged):
     judged.add_samples(
         [
             sample(100, [], "empty"),
@@ -92,7 +92,7 @@ def test_who_gets_a_verdict(judged):
         ]
     )
     decide(judged)
-    fit = ntt.fit_thresholds(judged, "run", write_verdicts=False)
+    fit = ntt.fit_thresholds(judged, "run", write_image_labels=False)
     assert not judged.has_field("ntt_absent")
     report = ntt.judge_presence(judged)
     empty, failed, another, reference, drawn, rejected = judged[IMAGES:]
@@ -121,7 +121,7 @@ def test_undone_with_the_run(judged):
     assert not [name for name in judged.get_field_schema() if name.startswith("ntt")]
 
 
-def test_labels_that_are_replaced_take_their_verdicts_with_them(judged):
+def test_replaced_labels_take_their_image_labels_with_them(judged):
     ntt.fit_thresholds(judged, "run")
     begin_pass(judged.limit(10), RECORD, True)
     judged.reload()
@@ -144,7 +144,7 @@ def test_refusals(judged):
 
 def test_many_images_are_written_many_at_a_time(judged, monkeypatch):
     judged.add_samples([sample(1000 + i, [label("cat", i / 2000)]) for i in range(2000)])
-    ntt.fit_thresholds(judged, "run", write_verdicts=False)
+    ntt.fit_thresholds(judged, "run", write_image_labels=False)
     written, plain = [], fo.Dataset.set_values
     monkeypatch.setattr(fo.Dataset, "set_values", lambda self, field, values, **more: (
         written.append(len(values)), plain(self, field, values, **more)))  # fmt: skip
@@ -160,7 +160,7 @@ def test_the_operator_and_the_command_line(judged, capsys):
     result = operator.execute(ctx)
     assert [row["class"] for row in result["rows"]] == CLASSES and "80 images" in result["summary"]
     assert "images without it" in str(operator.resolve_output(ctx).to_json())
-    assert main(["fit-thresholds", judged.name, "run", "--precision", "0.8", "--no-write-verdicts"]) == 0
+    assert main(["fit-thresholds", judged.name, "run", "--precision", "0.8", "--no-write-image-labels"]) == 0
     assert main(["judge-presence", judged.name]) == 0
     printed = capsys.readouterr().out
     for words in ("expected", "references", "all classes", "without it", "80 images"):

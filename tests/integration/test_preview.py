@@ -83,10 +83,10 @@ def test_what_it_computed_is_in_the_index(photos, fakes, tmp_path):
     found = list(first)
     estimate = first.estimate()
     assert (estimate.images, estimate.found, estimate.exact) == (9, 4, True)
-    assert estimate.seconds is not None and "4 of them indexed already" in str(estimate)
+    assert estimate.seconds is not None and "4 of them in the candidate cache" in str(estimate)
     loaded = len(fakes)
     again = list(ntt.preview(photos, index_dir=tmp_path / "index"))
-    assert all(one.from_index and "indexed before" in str(one) for one in again)
+    assert all(one.from_index and "from the candidate cache" in str(one) for one in again)
     assert len(fakes) == loaded, "no model is needed"
     assert {one.sample_id: one.counts for one in again} == {one.sample_id: one.counts for one in found}
 

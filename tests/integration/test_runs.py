@@ -306,7 +306,7 @@ def test_the_command_line_lists_shows_resumes_cancels_and_undoes(named, capsys):
     with pytest.raises(KeyboardInterrupt):
         ntt.segment(named, "squares", "found", progress=stop_after(2))
     assert "interr" in said("list", name)
-    assert "told to stop: 0" in said("cancel", name, "ntt_found")
+    assert "0 workers told to stop" in said("cancel", name, "ntt_found")
     assert '"state": "cancelled"' in said("show", name, "ntt_found")
     assert "2 done before" in said("resume", name, "ntt_found")
     assert '"left": 0' in said("show", name, "ntt_found")

@@ -110,6 +110,29 @@ def test_decisions_of_one_kind(labelled, side, words):
     assert threshold < min(scores) if side else threshold >= max(scores)
 
 
+@pytest.mark.parametrize(
+    ("accepted", "rejected", "guessed", "said"),
+    [(0, 1, True, False), (2, 2, True, False), (60, 1, False, False), (60, 4, False, False), (5, 5, False, True)],
+)
+def test_precision_is_only_spoken_of_from_enough_decisions(accepted, rejected, guessed, said, labelled):
+    for side, most, act in ((True, accepted, ntt.accept_labels), (False, rejected, ntt.reject_labels)):
+        labels = [one.id for sample in labelled for one in sample.ntt.detections if one.truth is side]
+        act(labelled, label_ids=labels[:most])
+    fit = ntt.fit_thresholds(labelled, "run")
+    assert (fit.guessed, fit.measured) == (guessed, said)
+    assert all((one.precision is None) is not said for one in (fit.overall, fit.classes["cat"]))
+    needed = f"from 5 accepted and 5 rejected labels on; you have {accepted} and {rejected}."
+    assert (needed in str(fit)) is not said and ("expect" in str(fit)) is said and (fit.needed == "") is said
+    kept = ntt.load_thresholds(labelled, "run")
+    assert (kept.measured, kept.needed) == (fit.measured, fit.needed)
+    form = str(
+        operator("fit_thresholds").resolve_input(context("fit_thresholds", labelled, {"run_key": "run"})).to_json()
+    )
+    assert (needed in form) is not said
+    session = PanelSession(labelled, "review").send("on_review_fitted")
+    assert ("expect" in session.state["review_expected"]) is said
+
+
 def test_one_class_reviewed_and_few_decisions(labelled):
     decide(labelled, slice(0, 15), classes=["cat"])
     fit = ntt.fit_thresholds(labelled, "run")

@@ -14,7 +14,7 @@ from fiftyone_ntt.dataset.labels import is_example, left_out_mark
 from fiftyone_ntt.errors import BadReferenceError, InputError, WrongTypeError
 from fiftyone_ntt.pixels.mask_values import flags_of
 from fiftyone_ntt.references.banks import notes_of
-from fiftyone_ntt.references.gallery import count_references
+from fiftyone_ntt.references.tagging import count_references
 
 # Attribute and value of a label -> whether it may be an example. COCO (`iscrowd`), Pascal VOC (`difficult`, texts as in
 # its XML files), BDD100K (`crowd`), Open Images (`IsGroupOf`), CrowdHuman and MOT (`ignore`).

@@ -1,4 +1,4 @@
-"""Settings of a candidate index that small models without weights filled."""
+"""Settings of a candidate cache that small models without weights filled."""
 
 from __future__ import annotations
 

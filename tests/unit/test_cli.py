@@ -15,6 +15,7 @@ from fiftyone_ntt.cli import doctor
 from fiftyone_ntt.cli import main as cli
 from fiftyone_ntt.params.labelling import EvaluateParams, IndexParams, SegmentParams
 from fiftyone_ntt.params.references import MakeMasksFormParams, TaggedBankParams
+from fiftyone_ntt.params.review import DecisionParams, ExportParams, LearnParams
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = [
@@ -23,6 +24,11 @@ SERVICES = [
     (["index", "build"], IndexParams),
     (["segment"], SegmentParams),
     (["evaluate"], EvaluateParams),
+    (["accept"], DecisionParams),
+    (["reject"], DecisionParams),
+    (["clear"], DecisionParams),
+    (["learn"], LearnParams),
+    (["export"], ExportParams),
 ]
 
 
@@ -36,7 +42,7 @@ def options_of(command, *arguments):
 @pytest.mark.parametrize(("command", "params"), SERVICES)
 def test_every_parameter_is_an_option_with_its_default(command, params):
     required = {info.name: "x" for info in params.infos() if info.required}
-    arguments = [text for name in required for text in (f"--{name}", "x")]
+    arguments = [text for name in required for text in (f"--{name.replace('_', '-')}", "x")]
     values = options_of(command, *arguments)
     assert (values.pop("dataset"), values.pop("tag"), values.pop("saved_view")) == ("my-data", None, None)
     assert params.from_mapping(values) == params(**required)
@@ -65,6 +71,10 @@ def test_options_arrive_in_their_own_types():
         ["index", "build", "no-such-dataset"],
         ["index", "prune", "--limit", "-1"],
         ["evaluate", "no-such-dataset"],
+        ["accept", "no-such-dataset"],
+        ["reject", "no-such-dataset", "--above", "3"],
+        ["learn", "no-such-dataset"],
+        ["export", "no-such-dataset", "--export-dir", "/somewhere"],
     ],
 )
 def test_a_users_error_is_one_red_line(capsys, arguments):
@@ -75,7 +85,7 @@ def test_a_users_error_is_one_red_line(capsys, arguments):
     assert "Traceback" not in captured.out + captured.err
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["weights", "pull", "huge"], ["segment", "data"]])
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["weights", "pull", "huge"], ["export", "data"]])
 def test_unknown_commands_and_missing_options_end_with_usage(capsys, arguments):
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)

@@ -1,4 +1,4 @@
-"""What the candidate index keeps of an image, against the full-precision candidates."""
+"""What the candidate cache keeps of an image, against the full-precision candidates."""
 
 import numpy as np
 import pytest

@@ -24,7 +24,14 @@ from fiftyone_ntt.params.labelling import (
     UndoParams,
 )
 from fiftyone_ntt.params.references import BuildBankParams, MakeMasksParams, TaggedBankParams
-from fiftyone_ntt.params.review import FitThresholdsParams, JudgePresenceParams, PreviewParams, ToSegmentationParams
+from fiftyone_ntt.params.review import (
+    ExportParams,
+    FitThresholdsParams,
+    JudgePresenceParams,
+    LearnParams,
+    PreviewParams,
+    ToSegmentationParams,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = [
@@ -53,6 +60,8 @@ ALL = [
         ("index", IndexParams, {"progress"}),
         ("segment", SegmentParams, {"progress", "config"}),
         ("evaluate", EvaluateParams, {"progress"}),
+        ("learn", LearnParams, {"progress", "preset"}),
+        ("export_labels", ExportParams, {"progress"}),
         ("cancel_run", CancelParams, set()),
         ("resume_run", ResumeParams, {"progress", "preset"}),
         ("lower_threshold", LowerThresholdParams, {"progress", "preset"}),
@@ -159,8 +168,9 @@ def test_to_json_and_back(params: Params):
 @pytest.mark.parametrize(
     ("params", "mapping", "error", "text"),
     [
-        (SegmentParams, {}, InputError, "'bank'"),
-        (SegmentParams, {"bank": ""}, None, ""),  # the service says which banks there are
+        (SegmentParams, {}, None, ""),  # the references as they are tagged now
+        (SegmentParams, {"bank": ""}, None, ""),
+        (ExportParams, {}, InputError, "'export_dir'"),
         (SegmentParams, {"bank": "b", "thresh": 1}, InputError, "'thresh'"),
         (SegmentParams, {"bank": 3}, WrongTypeError, "'bank'.*text.*int"),
         (SegmentParams, {"bank": "b", "points_per_side": "8"}, WrongTypeError, "'8'"),
@@ -193,7 +203,7 @@ def test_direct_construction_is_checked_too():
     with pytest.raises(InputError):
         SegmentParams("b", points_per_side=-1)
     with pytest.raises(WrongTypeError):
-        SegmentParams(None)  # type: ignore[arg-type]
+        SegmentParams(3)  # type: ignore[arg-type]
 
 
 def test_importing_the_parameters_loads_no_library():

@@ -1,0 +1,54 @@
+"""Stage two of a run: from the candidates of an image to the document of its labels."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fiftyone_ntt.candidates.compact import CompactImage
+from fiftyone_ntt.dataset.labels import to_document
+from fiftyone_ntt.method.config import MatchConfig
+from fiftyone_ntt.method.matcher import Matcher
+from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.method.options.referring import ReferringMatcher
+from fiftyone_ntt.runs.record import REFERRING
+
+
+@dataclass
+class Labeller:
+    """Stage two, as ``stream`` calls it: candidates in, a document for the label field out.
+
+    Attributes:
+        matcher: of the bank; in the referring task of each of its references.
+        names: what a label of each class, or reference, is called.
+        least: of each of them, the score that a label must exceed; ``None`` without any.
+        reference_ids: of each of them, in the referring task.
+        left_out: labels that were not above that score so far.
+    """
+
+    matcher: Matcher | ReferringMatcher
+    names: Sequence[str]
+    least: list[float] | None
+    reference_ids: Sequence[str] | None = None
+    left_out: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self, sample_id: str, content: CompactImage) -> dict[str, Any]:
+        instances = self.matcher.match(content)
+        if self.least is not None:
+            every = len(instances)
+            instances = instances.above(self.least)
+            with self._lock:
+                self.left_out += every - len(instances)
+        return to_document(instances, self.names, self.reference_ids)
+
+
+def labeller_of(bank: MemoryBank, config: MatchConfig, least: list[float] | None, mode: str) -> Labeller:
+    """The labeller of a bank; ``least`` has the score that labels of each of its classes must exceed."""
+    if mode != REFERRING:
+        return Labeller(Matcher(bank, config), bank.classes, least)
+    names = [bank.classes[k] for k in bank.class_index]
+    of_each = None if least is None else [least[k] for k in bank.class_index]
+    return Labeller(ReferringMatcher(bank, config), names, of_each, bank.reference_ids)
