@@ -21,7 +21,7 @@ from fiftyone_ntt.references.banks import bank_of_run
 from fiftyone_ntt.references.tagged_bank import BankPlan
 from fiftyone_ntt.runs.applied_thresholds import STARTING, check_mode, named
 from fiftyone_ntt.runs.listing import list_runs, queued_runs
-from fiftyone_ntt.runs.mending import mend_runs
+from fiftyone_ntt.runs.mending import check_field, check_free, is_superseded, mend_runs
 from fiftyone_ntt.runs.record import (
     CANCELLED,
     COMPLETED,
@@ -39,7 +39,7 @@ from fiftyone_ntt.runs.record import (
     targets_of,
 )
 from fiftyone_ntt.runs.segment import SegmentReport, Task, label, record_of, settled, taught
-from fiftyone_ntt.runs.session import check_field, check_free, goes_on, is_superseded
+from fiftyone_ntt.runs.session import goes_on
 from fiftyone_ntt.runs.workers import request_cancel
 
 

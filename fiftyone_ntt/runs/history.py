@@ -40,7 +40,7 @@ from fiftyone_ntt.runs.workers import forget_claims
 
 _FACTS, _SAMPLE, _PART, _STATUSES, _RESULTS = "facts", "sample:", "part:", "statuses:", "results"
 _PART_SIZE, _MOST_PARTS = 8 * 2**20, 1024
-_STATUSES_AT_ONCE = 1000
+_STATUSES_AT_ONCE, _CHUNK = 1000, 25
 
 LABELLING, LEARNING = "labelling", "learning"  # what a pass can be for
 Document = dict[str, Any]
@@ -64,7 +64,7 @@ class Pass:
         made: fields that were not there before it.
         previous: what the label field's ``info`` said of its labels before.
         config: the run's own record before; ``None`` unless it has run before.
-        what: ``LABELLING`` or ``LEARNING``; begun ``at``, as ISO time (``None`` where an early version did).
+        what: ``LABELLING`` or ``LEARNING``; begun ``at``, as ISO time.
     """
 
     def __init__(self, dataset: fo.Dataset, run_key: str, number: int) -> None:
@@ -207,9 +207,6 @@ def begin_pass(targets: SampleCollection, record: RunRecord, overwrite: bool, wh
         clear_presence(targets, name)
     if overwrite and dataset.has_field(status):
         targets.clear_sample_field(status)
-
-
-_CHUNK = 25
 
 
 def undo_run(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> int:

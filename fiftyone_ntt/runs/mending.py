@@ -15,12 +15,14 @@ from typing import Any
 
 import fiftyone as fo
 
-from fiftyone_ntt.dataset.fields import every_image
+from fiftyone_ntt.dataset.fields import check_name, every_image, is_detections_field
 from fiftyone_ntt.dataset.schema import declare_status
 from fiftyone_ntt.dataset.storage import database_collection, refresh, store
+from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.runs.presence_fields import forget_presence, presence_field_names
 from fiftyone_ntt.runs.record import (
     COMPLETED,
+    METHOD,
     PROVENANCE,
     RunRecord,
     labelled_fields,
@@ -180,3 +182,64 @@ def _all_are_of_run(dataset: fo.Dataset, run_key: str, name: str) -> bool:
     state = state_of(dataset, run_key)
     # A run that replaces labels, and is not through, leaves those that it has not come to.
     return state is None or state["state"] == COMPLETED or not state.get("overwrites", True)
+
+
+def is_superseded(dataset: fo.Dataset, record: RunRecord) -> bool:
+    """Whether a field holds labels of this very run, made with other references or settings."""
+    previous = provenance_of(dataset, record.label_field)
+    return previous.get("run_key") == record.run_key and bool(record.differences(previous))
+
+
+def check_free(dataset: fo.Dataset, record: RunRecord, resume: bool, overwrite: bool) -> None:
+    """Refuses to write onto what another run or a person wrote.
+
+    Raises:
+        InputError: with the choices there are.
+        WrongTypeError: if the field holds something other than detections.
+    """
+    previous = check_field(dataset, record.run_key, record.label_field, overwrite)
+    if previous is None:
+        return
+    changed = record.differences(previous)
+    if changed or not resume:
+        raise _taken(record.label_field, previous["run_key"], f"with other {', '.join(changed)}" if changed else "")
+
+
+def check_field(dataset: fo.Dataset, run_key: str, name: str, overwrite: bool) -> dict[str, Any] | None:
+    """The record of a run of this key whose labels a field holds, which the same settings go on with.
+
+    Returns:
+        ``None`` where the run may write in any case.
+
+    Raises:
+        InputError: if the field or the key is another's.
+        WrongTypeError: if the field holds something other than detections.
+    """
+    check_name(run_key)
+    if dataset.has_run(run_key):
+        taken = dataset.get_run_info(run_key).config
+        if taken.method != METHOD or taken.record["label_field"] != name:
+            raise InputError(
+                f"run key {run_key!r} of {dataset.name!r} belongs to something else; choose another run_key"
+            )
+    if not dataset.has_field(name):
+        if not name.isidentifier() or name.startswith("_"):
+            raise InputError(f"expected label_field to be a name of letters, digits and underscores, got {name!r}")
+        return None
+    if not is_detections_field(dataset, name):
+        raise WrongTypeError(f"field {name!r} exists and does not hold Detections; choose another label_field")
+    previous = provenance_of(dataset, name)
+    if overwrite:
+        return None
+    if not previous and every_image(dataset).count(f"{name}.detections"):
+        raise InputError(f"field {name!r} holds labels that no run of this plugin wrote; {_CHOICES}")
+    if previous and previous["run_key"] != run_key:
+        raise _taken(name, previous["run_key"])
+    return previous or None
+
+
+_CHOICES = "choose another label_field, pass overwrite=True, or take the old labels back with undo_run"
+
+
+def _taken(name: str, run_key: str, how: str = "") -> InputError:
+    return InputError(f"field {name!r} was written by run {run_key!r} {how or 'already'}; {_CHOICES}")

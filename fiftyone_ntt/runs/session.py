@@ -18,7 +18,7 @@ from fiftyone import ViewExpression
 from fiftyone.core.collections import SampleCollection
 from pymongo.errors import DocumentTooLarge
 
-from fiftyone_ntt.dataset.fields import check_name, dataset_of, every_image, is_detections_field
+from fiftyone_ntt.dataset.fields import dataset_of, every_image
 from fiftyone_ntt.dataset.labels import is_from_run, is_touched, keep_identity, without_contradictions
 from fiftyone_ntt.dataset.storage import (
     COMFORTABLE_DOCUMENT,
@@ -29,21 +29,19 @@ from fiftyone_ntt.dataset.storage import (
     patiently,
     raw_values,
 )
-from fiftyone_ntt.errors import InputError, NttError, WrongTypeError
+from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.pixels.files import write_problem
 from fiftyone_ntt.references.banks import keep_with_run
 from fiftyone_ntt.runs.history import Document, begin_pass, last_pass
-from fiftyone_ntt.runs.mending import forget_lost_labels, mend_runs
+from fiftyone_ntt.runs.mending import check_free, forget_lost_labels, is_superseded, mend_runs
 from fiftyone_ntt.runs.record import (
     COMPLETED,
-    METHOD,
     RUNNING,
     RunRecord,
     close_quietly,
     close_run,
     open_run,
-    provenance_of,
     register,
     run_of_field,
     state_of,
@@ -166,67 +164,6 @@ def _check_nobody_is_at(
                 f"run {run_key!r} of {state['user']} is writing to field {record.label_field!r} right now; wait until "
                 "it is through, cancel it first (see cancel_run), or choose another label_field"
             )
-
-
-def is_superseded(dataset: fo.Dataset, record: RunRecord) -> bool:
-    """Whether a field holds labels of this very run, made with other references or settings."""
-    previous = provenance_of(dataset, record.label_field)
-    return previous.get("run_key") == record.run_key and bool(record.differences(previous))
-
-
-def check_free(dataset: fo.Dataset, record: RunRecord, resume: bool, overwrite: bool) -> None:
-    """Refuses to write onto what another run or a person wrote.
-
-    Raises:
-        InputError: with the choices there are.
-        WrongTypeError: if the field holds something other than detections.
-    """
-    previous = check_field(dataset, record.run_key, record.label_field, overwrite)
-    if previous is None:
-        return
-    changed = record.differences(previous)
-    if changed or not resume:
-        raise _taken(record.label_field, previous["run_key"], f"with other {', '.join(changed)}" if changed else "")
-
-
-def check_field(dataset: fo.Dataset, run_key: str, name: str, overwrite: bool) -> dict[str, Any] | None:
-    """The record of a run of this key whose labels a field holds, which the same settings go on with.
-
-    Returns:
-        ``None`` where the run may write in any case.
-
-    Raises:
-        InputError: if the field or the key is another's.
-        WrongTypeError: if the field holds something other than detections.
-    """
-    check_name(run_key)
-    if dataset.has_run(run_key):
-        taken = dataset.get_run_info(run_key).config
-        if taken.method != METHOD or taken.record["label_field"] != name:
-            raise InputError(
-                f"run key {run_key!r} of {dataset.name!r} belongs to something else; choose another run_key"
-            )
-    if not dataset.has_field(name):
-        if not name.isidentifier() or name.startswith("_"):
-            raise InputError(f"expected label_field to be a name of letters, digits and underscores, got {name!r}")
-        return None
-    if not is_detections_field(dataset, name):
-        raise WrongTypeError(f"field {name!r} exists and does not hold Detections; choose another label_field")
-    previous = provenance_of(dataset, name)
-    if overwrite:
-        return None
-    if not previous and every_image(dataset).count(f"{name}.detections"):
-        raise InputError(f"field {name!r} holds labels that no run of this plugin wrote; {_CHOICES}")
-    if previous and previous["run_key"] != run_key:
-        raise _taken(name, previous["run_key"])
-    return previous or None
-
-
-_CHOICES = "choose another label_field, pass overwrite=True, or take the old labels back with undo_run"
-
-
-def _taken(name: str, run_key: str, how: str = "") -> InputError:
-    return InputError(f"field {name!r} was written by run {run_key!r} {how or 'already'}; {_CHOICES}")
 
 
 @dataclass(frozen=True)
