@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 GRID, SAMPLE = types.Places.SAMPLES_GRID_SECONDARY_ACTIONS, types.Places.SAMPLES_VIEWER_ACTIONS
 """Where a button can be: above the grid, or in the open sample beside what acts on a selection there."""
+STARTED = "started"
+"""Key of a result that is yet to come: the operation in FiftyOne's queue that brings it."""
 REFUSED = "refused"
 """In a result: why the operator could not do what it was asked for."""
 _MOST_ERRORS = 20
@@ -73,7 +75,8 @@ class NttOperator(foo.Operator):
         SUMMARY: heading of the summary of its result.
         BUTTON: where it has a button of its own, if anywhere.
         OPTIONS: of FiftyOne's ``OperatorConfig``, as far as it differs from the other operators.
-        LONG: it is offered as a scheduled run first, where runs can be scheduled.
+        LONG: it is offered as a scheduled run first, where runs can be scheduled; executed in the App, it goes on in a
+            process of its own, and the form closes.
         CHANGES: it changes the dataset, so that the App has to load it again.
         CALL_DEFAULTS: defaults that are others where it is called from Python.
     """
@@ -150,6 +153,8 @@ class NttOperator(foo.Operator):
     def execute(self, ctx: Any) -> Any:
         try:
             params = None if self.PARAMS is None else self.PARAMS.from_mapping(ctx.params)
+            if self.LONG and in_app(ctx):
+                return self._start(ctx)
             # Whatever the service writes down about its caller: it was this user, in the App or in a scheduled run.
             with through(origin_of(ctx)):
                 result = self.perform(ctx, params)
@@ -162,7 +167,7 @@ class NttOperator(foo.Operator):
         return result
 
     def resolve_output(self, ctx: Any) -> types.Property | None:
-        if self.OUTPUTS is None:
+        if self.OUTPUTS is None or STARTED in (ctx.results or {}):
             return None
         reason = (ctx.results or {}).get(REFUSED)
         if reason is not None:
@@ -172,6 +177,15 @@ class NttOperator(foo.Operator):
         for table in self.OUTPUTS:
             table.add_to(outputs, (ctx.results or {}).get(table.key) or [])
         return types.Property(outputs, view=types.View(label=self.LABEL))
+
+    def _start(self, ctx: Any) -> dict[str, str]:
+        """Goes on in the background: the App would block its page, and throw the result away after ten minutes."""
+        from fiftyone_ntt.runs.background import start
+
+        operation = start(ctx.dataset, self.uri, ctx.request_params)
+        name = self.LABEL.removeprefix("NTT: ")
+        ctx.ops.notify(f"{name}: started in the background, see the tab Runs of the panel", variant="success")
+        return {STARTED: operation}
 
     def _refused(self, ctx: Any, error: NttError) -> dict[str, str]:
         """A user's error as a result: of whatever is raised, FiftyOne shows the traceback.

@@ -18,15 +18,9 @@ from fiftyone_ntt.params.base import ParamInfo, Params
 if TYPE_CHECKING:
     from fiftyone_ntt.references.banks import BankSummary
 
-CANNOT_SCHEDULE = (
-    "This App cannot schedule runs. To let it: quit it, start it again with "
-    "FIFTYONE_ALLOW_LEGACY_ORCHESTRATORS=true in its environment, and run 'fiftyone delegated launch' beside it."
-)
 _SWITCH = "_advanced"
 _IN_SIGHT = 3
 """Rarely needed settings that are shown at once."""
-_NEARLY = 0.8
-"""An estimate above this share of the limit may well go beyond it."""
 _LONGEST_TEXT = 10_000
 # What Markdown means something by, as GitHub's dialect has it: anywhere, between words, and where a line begins.
 _MEANINGFUL = re.compile(r"[\\`*\[\]<~|]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])|^[#>+=-]")
@@ -215,18 +209,6 @@ class Form:
         elif chosen and chosen not in there:
             self.refuse(name, f"{unknown.format(chosen)}; there is: {', '.join(there)}")
         return chosen in there
-
-    def add_execution_notice(self, seconds: float | None) -> None:
-        """Says how to schedule a run, where this App cannot and the run would take too long without.
-
-        Args:
-            seconds: how long it will take, about; ``None`` where nobody knows.
-        """
-        limit = fo.config.operator_timeout
-        if seconds is None or seconds < _NEARLY * limit or can_schedule():
-            return
-        text = f"A run that is executed at once and takes more than {limit / 60:g} minutes ends with an error; what it "
-        self.notice("execution", f"{text}wrote stays, and Resume goes on. {CANNOT_SCHEDULE}", warning=True)
 
     def finished(self, label: str) -> types.Property:
         """The form as FiftyOne takes it."""

@@ -151,7 +151,6 @@ def add_estimate(form: Form, target: SampleCollection, preset: Any) -> None:
         form.notice("estimate", f"{counted(len(target), 'image')} in the target")
         return
     form.notice("estimate", str(cost))
-    form.add_execution_notice(cost.seconds)
 
 
 def report_of(report: SegmentReport) -> dict[str, Any]:

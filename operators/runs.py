@@ -12,8 +12,9 @@ from fiftyone_ntt.operators.forms import Form, as_markdown, counted
 from fiftyone_ntt.operators.labelling import report_of
 from fiftyone_ntt.params.labelling import CancelParams, LowerThresholdParams, ResumeParams, UndoParams
 
-RESUMABLE = ("running", "interrupted", "cancelled", "failed", "completed")
-CANCELLABLE = ("running", "interrupted")
+_ASKED_FOR = ("queued", "starting")  # so is a run in the process that is to resume it, which checks its form again
+RESUMABLE = ("running", "interrupted", "cancelled", "failed", "completed", *_ASKED_FOR)
+CANCELLABLE = ("running", "interrupted", *_ASKED_FOR)
 
 
 class CancelRun(NttOperator):
@@ -116,8 +117,8 @@ def _choose_run(form: Form, states: Collection[str], what: str) -> None:
     runs = {}
     for run in list_runs(form.ctx.dataset):
         if run["state"] in states:
-            left = counted(run["counts"]["left"], "image")
-            runs[run["run_key"]] = f"field {run['label_field']}, {run['state']}, {left} left"
+            left = f", {counted(run['counts']['left'], 'image')} left" if run["counts"] else ""
+            runs[run["run_key"]] = f"field {run['label_field']}, {run['state']}{left}"
     _offer(form, runs, f" {what}", "")
 
 

@@ -130,7 +130,8 @@ class ReferencesTab(Tab):
 
         field = ctx.panel.state.references_field
         known = field is None or field == likely_field(ctx.dataset)
-        self.prompt(ctx, "segment", None if known else {"reference_field": field}, then="refresh")
+        then = self.panel.tabs["runs"].on("started")
+        self.prompt(ctx, "segment", None if known else {"reference_field": field}, then=then)
 
     def _open(self, ctx: Any, *, operator: str, **options: Any) -> None:
         """Opens a form about the references of the chosen field."""

@@ -8,13 +8,15 @@ from typing import Any
 
 from fiftyone.operators import types
 
+from fiftyone_ntt.errors import NttError
 from fiftyone_ntt.operators.base import show_samples
 from fiftyone_ntt.operators.forms import as_markdown
 from fiftyone_ntt.operators.runs import CANCELLABLE, RESUMABLE
-from fiftyone_ntt.panels.tabs import Handle, Tab, table
+from fiftyone_ntt.panels.tabs import Handle, Tab, go_to, table
 
 WORDS = {
     "queued": "waiting for a worker",
+    "starting": "starting",
     "running": "running",
     "interrupted": "stopped: resume it",
     "cancelled": "cancelled",
@@ -53,7 +55,9 @@ fiftyone delegated launch
 ```
 """
 LEARNING = "learning"
-_EVERY = 2000  # milliseconds between two looks while something is at work
+ACTIVE = ("queued", "starting", "running")
+# Milliseconds between two looks: while something is at work, and to see what somebody starts elsewhere.
+_EVERY, _NOW_AND_THEN = 2000, 15_000
 
 
 class RunsTab(Tab):
@@ -63,13 +67,14 @@ class RunsTab(Tab):
 
     def events(self) -> dict[str, Handle]:
         undoable = ("interrupted", "cancelled", "completed", "failed")
-        waiting = "it waits for a worker to begin it; see below the table"
+        resumable = [state for state in RESUMABLE if state not in ("queued", "starting")]
         return {
             "refresh": self.load,  # someone asks, an operator is through, or time has passed
-            "label": lambda ctx: self.prompt(ctx, "segment", then="refresh"),
+            "started": self._open_here,
+            "label": lambda ctx: self.prompt(ctx, "segment", then="started"),
             "everything": lambda ctx: show_samples(ctx, ctx.dataset),
-            "resume": partial(self._open, operator="resume_run", states=RESUMABLE, otherwise=waiting),
-            "cancel": partial(self._open, operator="cancel_run", states=CANCELLABLE, otherwise="it is not at work"),
+            "resume": partial(self._open, operator="resume_run", states=resumable, otherwise="it has not begun yet"),
+            "cancel": self._cancel,
             "undo": partial(
                 self._open, operator="undo_run", states=undoable, otherwise="it is at work; cancel it first"
             ),
@@ -80,30 +85,30 @@ class RunsTab(Tab):
     def load(self, ctx: Any) -> None:
         from fiftyone_ntt.runs.listing import list_runs, scheduled_work
 
-        runs = list(reversed(list_runs(ctx.dataset)))
-        work = [operation for operation in scheduled_work(ctx.dataset) if _is_news(operation)]
-        running = [run for run in runs if run["state"] == "running"]
-        waiting = [item for item in (*runs, *work) if item["state"] == "queued"]
+        runs, work = list(reversed(list_runs(ctx.dataset))), scheduled_work(ctx.dataset)
+        at_work = [item for item in work if item["state"] in ACTIVE]
+        moving = [*[run for run in runs if run["state"] == "running"], *at_work]
+        rows = [*at_work, *runs]
         state = ctx.panel.state
-        was_active = state.runs_active
         # The keys of the rows: a row's action only tells the number of the row.
-        rows = [(run, layer) for run in runs for layer in (None, *_lessons(run))]
-        state.runs_listed = [[run["run_key"], run["label_field"], run["state"], _failed(run)] for run, _ in rows]
-        state.runs_bars = [[run["run_key"], _bar_label(run)] for run in running]
-        state.runs_work = [_sentence(operation) for operation in work]
+        listed = [(row, layer) for row in rows for layer in (None, *_lessons(row))]
+        state.runs_listed = [
+            [_name(row), row.get("label_field"), row["state"], _failed(row), row.get("operation")] for row, _ in listed
+        ]
+        state.runs_bars = [_bar_label(row) for row in moving]
         state.runs_messages = [
-            f"**{as_markdown(run['run_key'])}** failed: {as_markdown(run['error'])}" for run in runs if run.get("error")
+            *[_failure(run) for run in runs if run.get("error")],
+            *[f"**{as_markdown(run['run_key'])}**: {as_markdown(run['note'])}" for run in runs if run.get("note")],
+            *[_sentence(item) for item in work if item["state"] not in ACTIVE],
         ]
-        state.runs_messages += [
-            f"**{as_markdown(run['run_key'])}**: {as_markdown(run['note'])}" for run in runs if run.get("note")
-        ]
-        state.runs_waiting = bool(waiting)
-        state.runs_active = bool(waiting or any(item["state"] == "running" for item in (*runs, *work)))
-        ctx.panel.set_data("runs_table", [_row(run) if layer is None else _lesson_row(layer) for run, layer in rows])
-        for i, run in enumerate(running):
-            ctx.panel.set_data(f"runs_bar_{i}", _part(run) or 0.0)
-        if was_active and not state.runs_active:
-            ctx.ops.reload_dataset()  # new labels and fields, where someone is looking
+        state.runs_waiting = any(row["state"] == "queued" for row in rows)
+        ctx.panel.set_data("runs_table", [_row(row) if layer is None else _lesson_row(layer) for row, layer in listed])
+        for i, row in enumerate(moving):
+            ctx.panel.set_data(f"runs_bar_{i}", _part(row) or 0.0)
+        ended = _tell_what_ended(ctx, rows, [_name(item) for item in work if item not in at_work])
+        done = [run["label_field"] for run in runs if run["run_key"] in ended and run["state"] == "completed"]
+        if done and not state.runs_active:
+            self.panel.tabs["review"].open_on(ctx, done[0])  # where a person goes on
 
     def render(self, ctx: Any, panel: types.Object) -> None:
         state = ctx.panel.state
@@ -113,18 +118,19 @@ class RunsTab(Tab):
             ("everything", "Show all images", "grid_view", None),
         ]
         self.add_buttons(panel.h_stack("runs_buttons", gap=1), buttons)
-        if not state.runs_listed and not state.runs_work:
+        if not state.runs_listed and not state.runs_messages:
             panel.md(EMPTY, name="runs_empty")
-        for i, (_key, label) in enumerate(state.runs_bars or []):
+        for i, label in enumerate(state.runs_bars or []):
             panel.float(f"runs_bar_{i}", view=types.ProgressView(label=label))
         if state.runs_listed:
             panel.list("runs_table", types.Object(), view=self._table())
-        for i, message in enumerate([*(state.runs_messages or []), *(state.runs_work or [])]):
+        for i, message in enumerate(state.runs_messages or []):
             panel.md(message, name=f"runs_message_{i}")
         if state.runs_waiting:
             panel.md(WAITING, name="runs_worker")
-        if state.runs_active:
-            panel.view("runs_timer", view=types.TimerView(interval=_EVERY, on_interval=self.on("refresh")))
+        # Under names of their own: a timer that is there already keeps its pace.
+        name, interval = ("runs_timer", _EVERY) if state.runs_active else ("runs_idle_timer", _NOW_AND_THEN)
+        panel.view(name, view=types.TimerView(interval=interval, on_interval=self.on("refresh")))
 
     def _table(self) -> types.TableView:
         view = table(COLUMNS)
@@ -140,11 +146,59 @@ class RunsTab(Tab):
 
     def _open(self, ctx: Any, *, operator: str, states: Collection[str], otherwise: str) -> None:
         """Opens a form about the run of a row, where that can be done with a run in its state."""
-        key, _field, state, _failed = _chosen(ctx)
-        if state in states:
-            self.prompt(ctx, operator, {"run_key": key}, then="refresh")
+        key, field, state, *_others = _chosen(ctx)
+        if field is None:
+            ctx.ops.notify(f"{key}: only a labelling run can be resumed or undone", variant="info")
+        elif state in states:
+            self.prompt(ctx, operator, {"run_key": key}, then="started")
         else:
             ctx.ops.notify(f"Run {key}: {otherwise}", variant="info")
+
+    def _open_here(self, ctx: Any) -> None:
+        """A run was asked for in a form, maybe from another tab: here is where it is followed."""
+        go_to(ctx, self.KEY)
+        self.load(ctx)
+
+    def _cancel(self, ctx: Any) -> None:
+        """Stops what a row is about, or takes it out of the queue."""
+        from fiftyone_ntt.runs.background import cancel
+        from fiftyone_ntt.runs.control import cancel_run
+
+        key, field, state, _failed_images, operation = _chosen(ctx)
+        if state not in (*ACTIVE, *CANCELLABLE):
+            ctx.ops.notify(f"{key}: it is not at work", variant="info")
+            return
+        try:
+            if field is None:
+                cancel(ctx.dataset, operation)
+            else:
+                cancel_run(ctx.dataset, key)
+            ctx.ops.notify(f"{key} is cancelled; what it has written stays", variant="success")
+            ctx.panel.state.runs_active = [name for name in ctx.panel.state.runs_active or [] if name != key]
+            ctx.ops.reload_dataset()
+        except NttError as error:  # it ended while the person was clicking
+            ctx.ops.notify(str(error), variant="info")
+        self.load(ctx)
+
+
+def _tell_what_ended(ctx: Any, rows: list[dict[str, Any]], failed: list[str]) -> list[str]:
+    """Notes what is at work; returns what is no more, says so, and lets the App load what it has written."""
+    state = ctx.panel.state
+    before, active = state.runs_active or [], [_name(row) for row in rows if row["state"] in ACTIVE]
+    state.runs_active = active
+    ended = [name for name in before if name not in active]
+    states = {**dict.fromkeys(failed, "failed"), **{_name(row): row["state"] for row in rows}}
+    for name in ended:
+        word = WORDS[states.get(name, "completed")]
+        ctx.ops.notify(f"{name}: {word}", variant="error" if word == WORDS["failed"] else "success")
+    if ended:
+        ctx.ops.reload_dataset()  # new labels and fields, where someone is looking
+    return ended
+
+
+def _name(row: dict[str, Any]) -> str:
+    """Key of a run, or what other work is called."""
+    return str(row.get("run_key") or TITLES.get(row["operator"], row["operator"]))
 
 
 def _show(ctx: Any, state: str, otherwise: str) -> None:
@@ -152,7 +206,10 @@ def _show(ctx: Any, state: str, otherwise: str) -> None:
     from fiftyone_ntt.runs.listing import images_of_run
     from fiftyone_ntt.runs.record import status_field
 
-    key, field, _state, _failed = _chosen(ctx)
+    key, field, *_others = _chosen(ctx)
+    if field is None:
+        ctx.ops.notify(f"{key} has no images of its own", variant="info")
+        return
     view = images_of_run(ctx.dataset, key, field, state)
     if view is None:
         ctx.ops.notify(f"Run {key} {otherwise}", variant="info")
@@ -164,15 +221,15 @@ def _show(ctx: Any, state: str, otherwise: str) -> None:
 
 
 def _chosen(ctx: Any) -> list[Any]:
-    """Key, field, state and failed images of the run whose row was clicked."""
+    """Name, field, state, failed images and operation of the row that was clicked; only a run has a field."""
     chosen: list[Any] = ctx.panel.state.runs_listed[int(ctx.params["row"])]
     return chosen
 
 
 def _row(run: dict[str, Any]) -> dict[str, Any]:
-    part = _part(run)
+    part = _part(run) if run.get("counts") else None
     return {
-        "run": run["run_key"],
+        "run": _name(run),
         "state": _state(run),
         "images": "" if part is None else f"{_done(run):,} of {_done(run) + run['counts']['left']:,}",
         "speed": f"{run['throughput']:.2g}" if run.get("throughput") else "",
@@ -192,8 +249,10 @@ def _lesson_row(layer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _state(run: dict[str, Any]) -> str:
-    workers = run.get("workers") or 0
-    return f"running ({workers} workers)" if run["state"] == "running" and workers > 1 else WORDS[run["state"]]
+    workers, word = run.get("workers") or 0, WORDS[run["state"]]
+    if run["state"] == "running" and workers > 1:
+        return f"running ({workers} workers)"
+    return f"{word}: {run['message']}" if run.get("message") else word
 
 
 def _done(run: dict[str, Any]) -> int:
@@ -201,20 +260,20 @@ def _done(run: dict[str, Any]) -> int:
 
 
 def _failed(run: dict[str, Any]) -> int:
-    return int(run["counts"].get("error", 0))
+    return int(run.get("counts", {}).get("error", 0))
 
 
 def _part(run: dict[str, Any]) -> float | None:
-    """How much of a run is done, 0..1; ``None`` where nobody knows."""
-    if not run["counts"]:
-        return None
+    """How much of a run or of other work is done, 0..1; ``None`` where nobody knows."""
+    if not run.get("counts"):
+        return run.get("progress")
     total = _done(run) + run["counts"]["left"]
     return _done(run) / total if total else 1.0
 
 
 def _bar_label(run: dict[str, Any]) -> str:
     left = _duration(run.get("eta_seconds"))
-    return f"{run['run_key']}: {_part(run) or 0:.0%}" + (f", {left} left" if left else "")
+    return f"{_name(run)}: {_part(run) or 0:.0%}" + (f", {left} left" if left else "")
 
 
 def _duration(seconds: float | None) -> str:
@@ -227,17 +286,12 @@ def _duration(seconds: float | None) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _is_news(work: dict[str, Any]) -> bool:
-    """Labelling runs have rows of their own, unless they failed before they began."""
-    return work["operator"] not in ("segment", "resume_run") or work["state"] == "failed"
-
-
 def _sentence(work: dict[str, Any]) -> str:
-    title = as_markdown(TITLES.get(work["operator"], work["operator"]))
-    if work["state"] == "failed":
-        when = f" ({work['at']:%Y-%m-%d %H:%M})" if work["at"] else ""
-        return f"**{title}**, scheduled, failed{when}: {as_markdown(work['error'])}"
-    if work["state"] == "queued":
-        return f"**{title}** waits for a worker"
-    share = "" if work["progress"] is None else f": {work['progress']:.0%}"
-    return f"**{title}** is running{share}" + (f" ({as_markdown(work['message'])})" if work["message"] else "")
+    """What to say of work that failed."""
+    when = f" ({work['at']:%Y-%m-%d %H:%M})" if work["at"] else ""
+    how = "" if work["in_background"] else ", scheduled,"
+    return f"**{as_markdown(_name(work))}**{how} failed{when}: {as_markdown(work['error'])}"
+
+
+def _failure(run: dict[str, Any]) -> str:
+    return f"**{as_markdown(run['run_key'])}** failed: {as_markdown(run['error'])}"

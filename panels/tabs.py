@@ -69,6 +69,7 @@ class Tab:
     Attributes:
         KEY: begins the names of its state and of its handlers.
         TITLE: what it is called.
+        panel: that panel; its ``tabs`` are all of them by key.
         handlers: event -> its handler, ``on_<KEY>_<event>`` on the panel.
     """
 
@@ -76,6 +77,7 @@ class Tab:
     TITLE: ClassVar[str]
 
     def __init__(self, panel: foo.Panel) -> None:
+        self.panel = panel
         self.handlers = {
             event: Handler(panel, f"on_{self.KEY}_{event}", handle) for event, handle in self.events().items()
         }
@@ -102,7 +104,7 @@ class Tab:
         operator: str,
         params: Mapping[str, Any] | None = None,
         *,
-        then: str | None = None,
+        then: str | Handler | None = None,
         at_once: bool = False,
     ) -> None:
         """Opens the form of an operator.
@@ -111,10 +113,10 @@ class Tab:
             ctx: FiftyOne's context.
             operator: its name.
             params: what the form begins with.
-            then: event of this tab when the operator is through.
+            then: event of this tab, or handler of another, when the operator is through.
             at_once: runs it without showing the form.
         """
-        on_success = None if then is None else self.on(then)
+        on_success = self.on(then) if isinstance(then, str) else then
         ctx.prompt(f"{PLUGIN}/{operator}", params=params, on_success=on_success, skip_prompt=at_once)
 
     def add_buttons(self, row: types.Object, buttons: Iterable[Button], **options: Any) -> None:

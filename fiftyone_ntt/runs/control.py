@@ -20,9 +20,11 @@ from fiftyone_ntt.params.labelling import LowerThresholdParams, SegmentParams
 from fiftyone_ntt.references.banks import bank_of_run
 from fiftyone_ntt.references.tagged_bank import BankPlan
 from fiftyone_ntt.runs.applied_thresholds import STARTING, check_mode, named
+from fiftyone_ntt.runs.background import cancel
 from fiftyone_ntt.runs.listing import list_runs, queued_runs
 from fiftyone_ntt.runs.mending import check_field, check_free, is_superseded, mend_runs
 from fiftyone_ntt.runs.record import (
+    BEGINNING,
     CANCELLED,
     COMPLETED,
     GENERIC,
@@ -46,7 +48,8 @@ from fiftyone_ntt.runs.workers import request_cancel
 def cancel_run(dataset: fo.Dataset, run_key: str) -> int:
     """Stops a run: each of its workers stops within the chunk it is at, and writes nothing more.
 
-    What was written stays; ``resume_run`` goes on, ``undo_run`` takes it back.
+    What was written stays; ``resume_run`` goes on, ``undo_run`` takes it back. One that waits, or is starting, does not
+    begin.
 
     Args:
         dataset: the dataset.
@@ -62,8 +65,12 @@ def cancel_run(dataset: fo.Dataset, run_key: str) -> int:
         >>> import fiftyone_ntt as ntt
         >>> ntt.cancel_run(dataset, "ntt_ntt")  # doctest: +SKIP
     """
+    asked, state = queued_runs(dataset).get(run_key), state_of(dataset, run_key)
+    if asked is not None:
+        stopped = cancel(dataset, asked["operation"])
+        if state is None or state["state"] != RUNNING:
+            return int(stopped and asked["state"] == BEGINNING)
     config_of(dataset, run_key)
-    state = state_of(dataset, run_key)
     now = COMPLETED if state is None else state["state"]
     if now != RUNNING:
         raise InputError(f"run {run_key!r} is {now}; only a run that is at work or was interrupted can be cancelled")
@@ -334,6 +341,6 @@ def config_of(dataset: fo.Dataset, run_key: str) -> Any:
             stored_record(config)  # refuses a damaged one
             return config
     if run_key in queued_runs(dataset):
-        raise InputError(f"run {run_key!r} waits for a worker to begin it; take it out of FiftyOne's queue instead")
+        raise InputError(f"run {run_key!r} has not begun yet; wait until it has, or cancel it")
     keys = ", ".join(repr(run["run_key"]) for run in list_runs(dataset)) or "none"
     raise InputError(f"no labelling run {run_key!r} in {dataset.name!r}; there is: {keys}")

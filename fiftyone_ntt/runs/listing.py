@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import Any
 
 import fiftyone as fo
@@ -15,8 +16,10 @@ from fiftyone.operators.executor import ExecutionRunState
 from fiftyone_ntt.dataset.fields import every_image
 from fiftyone_ntt.dataset.storage import database_collection, dataset_id
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.runs.background import is_alive, is_in_background, mend
 from fiftyone_ntt.runs.mending import mend_runs
 from fiftyone_ntt.runs.record import (
+    BEGINNING,
     COMPLETED,
     DECISIVE,
     FAILED,
@@ -36,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 _DAMAGE = (InputError, LookupError, TypeError, ValueError, AttributeError)
 PLUGIN = "@fiftyone-ntt/ntt/"
-SEGMENT_OPERATOR = f"{PLUGIN}segment"
+SEGMENT_OPERATOR, RESUME_OPERATOR = f"{PLUGIN}segment", f"{PLUGIN}resume_run"
 
 
 LOST = "lost"
@@ -88,11 +91,11 @@ def figures_of(dataset: fo.Dataset, run_key: str, label_field: str, counted: dic
         state = {**state, "state": RUNNING}
     workers = live_workers(dataset, run_key)
     left = _left(dataset, state, label_field, run_key, sum(counted.values()) - counted.get(LOST, 0))
-    running = state["state"] == RUNNING and bool(workers)
+    running = state["state"] == RUNNING and (bool(workers) or is_alive(dataset, state.get("operation")))
     parts = [job["progress"] for job in workers if job["progress"]] if running else []
     throughput = sum(map(_speed, parts)) or _speed(state["worked"])
     return {
-        "state": INTERRUPTED if state["state"] == RUNNING and not workers else state["state"],
+        "state": INTERRUPTED if state["state"] == RUNNING and not running else state["state"],
         "left": left,
         "throughput": throughput or None,
         "eta_seconds": left / throughput if running and throughput else None,
@@ -116,29 +119,37 @@ def _note(dataset: fo.Dataset, label_field: str, counted: dict[str, int]) -> str
 
 
 def queued_runs(dataset: fo.Dataset) -> dict[str, dict[str, Any]]:
-    """Runs that were scheduled and that no worker has begun: run key -> what is known of them."""
-    queued: dict[str, dict[str, Any]] = {}
-    for waiting in (ExecutionRunState.SCHEDULED, ExecutionRunState.QUEUED):
-        operations = DelegatedOperationService().list_operations(
-            operator=SEGMENT_OPERATOR, dataset_id=dataset_id(dataset), run_state=waiting
-        )
-        for operation in operations:
-            params = dict((operation.context.request_params if operation.context else {}).get("params") or {})
-            field = params.get("label_field") or "ntt"
-            key = params.get("run_key") or f"ntt_{field}"
-            queued[key] = {
-                "run_key": key,
-                "label_field": field,
-                "state": QUEUED,
-                "started": str(operation.queued_at),
-                "door": "delegated",
-                "operation": str(operation.id),
-                "configuration": params,
-                "counts": {},
-                "layers": [],
-                "states": {},
-            }
-    return queued
+    """Runs that were asked for and have not begun: run key -> what is known of them.
+
+    Their state is ``queued`` while they wait for a worker, ``starting`` once one is at them (it loads models, or builds
+    the memory bank). A run that is to be resumed is among them.
+    """
+    waiting: dict[str, dict[str, Any]] = {}
+    for operation in _open_operations(dataset):
+        if operation.operator not in (SEGMENT_OPERATOR, RESUME_OPERATOR):
+            continue
+        params = dict((operation.context.request_params if operation.context else {}).get("params") or {})
+        field = params.get("label_field") or "ntt"
+        key = params.get("run_key") or f"ntt_{field}"
+        begun = state_of(dataset, key)
+        if begun is not None and begun.get("operation") == str(operation.id):
+            continue  # it has a state of its own by now
+        described = _scheduled(dataset, operation)
+        waiting[key] = {
+            "run_key": key,
+            "label_field": field,
+            "state": described["state"],
+            "message": described["message"],
+            "in_background": described["in_background"],
+            "started": str(operation.queued_at),
+            "door": "delegated",
+            "operation": str(operation.id),
+            "configuration": params,
+            "counts": {},
+            "layers": [],
+            "states": {},
+        }
+    return waiting
 
 
 def _left(dataset: fo.Dataset, state: State, label_field: str, run_key: str, done: int) -> int:
@@ -153,52 +164,85 @@ def _speed(figures: dict[str, float] | None) -> float:
 
 
 def scheduled_work(dataset: fo.Dataset, limit: int = 5) -> list[dict[str, Any]]:
-    """What FiftyOne's queue holds of this plugin for a dataset, beside labelling runs that have begun.
+    """What FiftyOne's queue holds of this plugin for a dataset, labelling runs aside unless they failed.
 
     Args:
         dataset: the dataset.
-        limit: how many operations of each kind to tell, the newest ones.
+        limit: how many operations that failed to tell, the newest ones.
 
     Returns:
-        Of each ``operator``, ``state`` (``queued``, ``running`` or ``failed``), ``progress`` in 0..1 or ``None``,
-        ``message``, ``error`` in one line, and the date ``at``; what failed comes last.
+        Of each ``operator``, its ``operation``, ``state`` (``queued``, ``starting``, ``running`` or ``failed``),
+        ``progress`` in 0..1 or ``None``, ``eta_seconds``, ``message``, ``error`` in one line, the date ``at``, and
+        whether it is ``in_background``, where it needs no worker; what failed comes last. What was cancelled is not
+        among them.
     """
-    service, descriptions = DelegatedOperationService(), []
-    wanted = (
-        (ExecutionRunState.RUNNING, "running"),
-        (ExecutionRunState.SCHEDULED, QUEUED),
-        (ExecutionRunState.QUEUED, QUEUED),
-        (ExecutionRunState.FAILED, FAILED),
-    )
-    for run_state, state in wanted:
-        operations = [
-            operation
-            for operation in service.list_operations(dataset_id=dataset_id(dataset), run_state=run_state)
-            if str(operation.operator).startswith(PLUGIN)
-        ]
-        descriptions += [_scheduled(operation, state) for operation in operations[-limit:]]
-    return descriptions
+    at_work = [
+        _scheduled(dataset, operation)
+        for operation in _open_operations(dataset)
+        if operation.operator not in (SEGMENT_OPERATOR, RESUME_OPERATOR)
+    ]
+    failed = [
+        operation
+        for operation in _operations(dataset, ExecutionRunState.FAILED)
+        if "RunCancelledError" not in _last_line_of(getattr(operation.result, "error", None))
+    ]
+    return [*at_work, *[_scheduled(dataset, operation) for operation in failed[-limit:]]]
 
 
-def _scheduled(operation: Any, state: str) -> dict[str, Any]:
-    status, result = operation.status, operation.result
+def _open_operations(dataset: fo.Dataset) -> list[Any]:
+    """The operations of this plugin that wait or are at work."""
+    states = (ExecutionRunState.RUNNING, ExecutionRunState.SCHEDULED, ExecutionRunState.QUEUED)
+    return [operation for state in states for operation in _operations(dataset, state)]
+
+
+def _operations(dataset: fo.Dataset, state: str) -> list[Any]:
+    operations = DelegatedOperationService().list_operations(dataset_id=dataset_id(dataset), run_state=state)
+    return [operation for operation in operations if str(operation.operator).startswith(PLUGIN)]
+
+
+def _scheduled(dataset: fo.Dataset, operation: Any) -> dict[str, Any]:
+    status, error = operation.status, getattr(operation.result, "error", None)
+    in_background = is_in_background(dataset, str(operation.id))
+    if operation.run_state == ExecutionRunState.RUNNING:
+        state = RUNNING if operation.operator not in (SEGMENT_OPERATOR, RESUME_OPERATOR) else BEGINNING
+    elif operation.run_state == ExecutionRunState.FAILED:
+        state = FAILED
+    else:
+        state = BEGINNING if in_background else QUEUED
+    progress = getattr(status, "progress", None)
     return {
         "operator": str(operation.operator).removeprefix(PLUGIN),
+        "operation": str(operation.id),
         "state": state,
-        "progress": getattr(status, "progress", None),
+        "progress": progress,
+        "eta_seconds": _rest(operation.started_at, progress),
         "message": getattr(status, "label", None),
-        "error": _last_line(getattr(result, "error", None)) if state == FAILED else None,
+        "error": _last_line(error) if state == FAILED else None,
+        "in_background": in_background,
         "at": operation.failed_at or operation.started_at or operation.queued_at,
     }
 
 
+def _rest(started_at: datetime | None, progress: float | None) -> float | None:
+    """Seconds that work still takes if it goes on as before; ``None`` where nobody can know."""
+    if started_at is None or not progress:
+        return None
+    worked = (datetime.now(timezone.utc) - started_at.replace(tzinfo=timezone.utc)).total_seconds()
+    return max(worked, 0.0) * (1 - progress) / progress
+
+
+def _last_line_of(traceback: str | None) -> str:
+    lines = (traceback or "").strip().splitlines()
+    return lines[-1] if lines else ""
+
+
 def _last_line(traceback: str | None) -> str:
     """What an exception says, without where it came from."""
-    lines = (traceback or "").strip().splitlines()
-    if not lines:
+    line = _last_line_of(traceback)
+    if not line:
         return "its worker was stopped"
-    name, colon, message = lines[-1].partition(": ")
-    return message if colon and name.replace(".", "").replace("_", "").isalnum() else lines[-1]
+    name, colon, message = line.partition(": ")
+    return message if colon and name.replace(".", "").replace("_", "").isalnum() else line
 
 
 def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:
@@ -209,7 +253,7 @@ def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:
     Returns:
         Of each run its settings (``run_key``, ``label_field``, ``preset``, ``bank_hash``, ...), and
 
-        * ``state``: ``queued``, ``running``, ``interrupted``, ``cancelled``, ``completed`` or ``failed``,
+        * ``state``: ``queued``, ``starting``, ``running``, ``interrupted``, ``cancelled``, ``completed`` or ``failed``,
         * ``counts``: samples that are ``ok``, ``empty``, ``error`` and ``left``,
         * ``throughput`` in images a second, ``eta_seconds`` while it runs, ``workers`` that are at it now,
         * ``configuration``: all that decides the labels, ``options``: all that does not,
@@ -238,10 +282,13 @@ def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:
         except _DAMAGE as error:
             damaged[key] = f"its state is damaged ({type(error).__name__}: {error}); undo the run, or delete its record"
     runs += [_damaged(key, facts.get(key, {}), reason) for key, reason in damaged.items()]
+    mend(dataset)
     waiting = queued_runs(dataset)
     for run in runs:
         if run["run_key"] in waiting and run["state"] != RUNNING:
-            run["state"] = QUEUED
+            asked = waiting[run["run_key"]]
+            run |= {name: asked[name] for name in ("state", "operation", "message", "in_background")}
+            run["error"] = None  # of the time before
     recorded = {run["run_key"] for run in runs}
     new = [run for key, run in waiting.items() if key not in recorded]
     return [*sorted(runs, key=lambda run: str(run["started"])), *new]

@@ -54,7 +54,7 @@ DECISIVE = (
 MODES = GENERIC, REFERRING = "generic", "referring"
 """What is asked for: all instances of the classes, or the one best match of each reference."""
 
-QUEUED, RUNNING, INTERRUPTED = "queued", "running", "interrupted"
+QUEUED, BEGINNING, RUNNING, INTERRUPTED = "queued", "starting", "running", "interrupted"
 CANCELLED, COMPLETED, FAILED = "cancelled", "completed", "failed"
 IN_A_CHUNK = 16
 """Samples that a worker claims at once, on average."""

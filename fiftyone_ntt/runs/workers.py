@@ -87,7 +87,7 @@ class Worker:
         self._run_key, self._origin = run_key, origin
         self._coordinator = _coordinator(dataset)
         self._claims, self._fields = _claims(dataset, run_key), store(dataset, "ntt_fields")
-        owner, job_id = _this_process(), f"{run_key}/{ObjectId()}"
+        owner, job_id = process_facts(), f"{run_key}/{ObjectId()}"
         job = self._coordinator.create(owner=owner, scope=run_key, payload=None, job_id=job_id)
         self.id: str = job["id"]
         claimed = self._coordinator.claim(self.id)
@@ -233,10 +233,10 @@ def _is_live(job: dict[str, Any] | None) -> bool:
     expires: datetime = job["lease_expires_at"]
     if expires.tzinfo is None:  # an earlier version's, which the database gives back without
         expires = expires.replace(tzinfo=timezone.utc)
-    return expires > datetime.now(timezone.utc) and not _has_died(job["owner"])
+    return expires > datetime.now(timezone.utc) and not has_died(job["owner"])
 
 
-def _has_died(owner: dict[str, Any]) -> bool:
+def has_died(owner: dict[str, Any]) -> bool:
     """Whether the process is known to be gone: after a crash nobody has to wait for its lease to run out."""
     if owner["machine"] != _machine():
         return False
@@ -249,8 +249,10 @@ def _has_died(owner: dict[str, Any]) -> bool:
         return False
 
 
-def _this_process() -> dict[str, Any]:
-    return {"machine": _machine(), "pid": os.getpid(), "born": psutil.Process().create_time()}
+def process_facts(pid: int | None = None) -> dict[str, Any]:
+    """What identifies a process, this one where ``None``, until the machine starts again."""
+    process = psutil.Process(pid)
+    return {"machine": _machine(), "pid": process.pid, "born": process.create_time()}
 
 
 def _machine() -> str:

@@ -183,6 +183,15 @@ class AppPage:
                 return
         raise AssertionError("the panel does not come to rest")
 
+    def expect_after_run(self, label: str) -> None:
+        """Waits until the panel leaves the tab of runs by itself, as long as something there is at work."""
+        tab, rows = self.panel.get_by_role("tab", name=label), self.panel.get_by_role("row")
+        while tab.get_attribute("aria-selected") == "true":
+            texts = rows.all_inner_texts()
+            if texts and not re.search("starting|running|done", " ".join(texts)):
+                raise AssertionError(f"nothing is at work: {texts}")
+            self.page.wait_for_timeout(1000)
+
     def press(self, label: str) -> None:
         """Presses a button of the panel."""
         button = self.panel.get_by_role("button", name=label, exact=True)

@@ -9,6 +9,7 @@ from fiftyone.operators.executor import ExecutionResult
 from support.app import PanelSession, context
 from support.runs import begin_run
 
+from fiftyone_ntt.errors import RunCancelledError
 from fiftyone_ntt.panels.runs_tab import WORDS
 from fiftyone_ntt.runs.workers import Origin, Worker
 
@@ -79,7 +80,6 @@ def test_what_waits_says_how_to_start_a_worker(samples):
     ("event", "state", "operator"),
     [
         ("on_runs_resume", "completed", "resume_run"),
-        ("on_runs_cancel", "running", "cancel_run"),
         ("on_runs_undo", "completed", "undo_run"),
         ("on_runs_cancel", "completed", None),
     ],
@@ -96,6 +96,17 @@ def test_actions_of_a_row(samples, event, state, operator):
     else:
         assert prompts[0]["operator_uri"].endswith(f"/{operator}")
         assert prompts[0]["params"]["run_key"] == "ntt_found"
+
+
+def test_cancel_asks_nothing(samples):
+    begin_run(samples)
+    worker = Worker(samples, "ntt_found", Origin("sdk"))
+    panel = opened(samples).send("on_runs_cancel", row=0)
+    assert not panel.asked("prompt_user_for_operation") and "is cancelled" in panel.messages[-1]
+    with pytest.raises(RunCancelledError):
+        worker.renew()
+    worker.end()
+    assert panel.data["runs_table"][0]["state"] == WORDS["cancelled"] and "failed:" not in panel.texts
 
 
 def test_images_of_a_run(samples):
