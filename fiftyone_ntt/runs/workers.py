@@ -230,9 +230,7 @@ def _keys(store: JsonStore, run_key: str) -> list[str]:
 def _is_live(job: dict[str, Any] | None) -> bool:
     if job is None or job["state"] != "running":
         return False
-    expires: datetime = job["lease_expires_at"]
-    if expires.tzinfo is None:  # an earlier version's, which the database gives back without
-        expires = expires.replace(tzinfo=timezone.utc)
+    expires: datetime = job["lease_expires_at"].replace(tzinfo=timezone.utc)  # earlier versions' come back without
     return expires > datetime.now(timezone.utc) and not has_died(job["owner"])
 
 

@@ -138,7 +138,7 @@ def test_files_stay_short():
 
 def test_the_package_stays_small():
     """Operators and panels lie beside the package in the source tree, and are counted with the doors, not here."""
-    assert 0 < len(list(PACKAGE.rglob("*.py"))) <= 133
+    assert 0 < len(list(PACKAGE.rglob("*.py"))) <= 134
 
 
 def test_a_module_name_is_used_once_among_the_rooms():
