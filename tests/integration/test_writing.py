@@ -302,7 +302,7 @@ def half(label):
         (half(square(0, 0)), True, square(0, 0, side=20), True),
         (half(square(0, 0)), True, square(0, 0, side=30), False),
         (square(0, 0, label="dog", tags=["ntt:rejected"]), True, square(0, 0), True),
-        (fo.Detection(label="cat", bounding_box=[0, 0, 0.2, 0.4]).to_dict(), False, square(0, 0), True),
+        (fo.Detection(label="cat", bounding_box=[0, 0, 0.2, 0.4]).to_dict(), True, square(0, 0), False),
         (
             fo.Detection(label="cat", bounding_box=[0, 0, 0.2, 0.4], tags=["ntt:accepted"]).to_dict(),
             True,
