@@ -75,7 +75,8 @@ def test_the_form_offers_them_where_there_are_some(pictures, two, preset):
     operator = foo.get_operator("@fiftyone-ntt/ntt/segment")
 
     def shown():
-        return "Score thresholds of the classes" in str(operator.resolve_input(context("segment", pictures)).to_json())
+        form = operator.resolve_input(context("segment", pictures, {"bank": "ntt_bank"}))
+        return "Score thresholds of the classes" in str(form.to_json())
 
     ntt.segment(pictures, "ntt_bank", "found", preset=preset)
     assert not shown()

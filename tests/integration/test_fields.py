@@ -134,7 +134,7 @@ def test_a_slice_is_labelled_resumed_evaluated_and_undone(grouped, preset):
     assert not grouped.count("ntt.detections"), "the left images have none"
 
     grouped.group_slice = "right"
-    results = ntt.evaluate(grouped, eval_key="scored")
+    results = ntt.evaluate(grouped, eval_key="scored", include_references=True)
     assert results.images == GROUPS and right.count("ntt.detections.scored")
     grouped.group_slice = "left"
     assert ntt.undo_run(grouped, "ntt_ntt") > 0

@@ -268,7 +268,7 @@ def test_review_begins_where_the_references_suggest(pictures, label, middle, eve
     table = table_of(pictures, "found").refreshed()
     assert first_threshold(pictures, "found", table) == pytest.approx(everything[-2], abs=0.001)
     assert first_threshold(pictures, "found", table, "square") == everything[-2]
-    fit = ntt.fit_thresholds(pictures, "ntt_found", write_verdicts=False)
+    fit = ntt.fit_thresholds(pictures, "ntt_found", write_image_labels=False)
     assert first_threshold(pictures, "found", table) == round(fit.overall.threshold, 3)
     assert first_threshold(pictures, "everything", table_of(pictures, "everything").refreshed()) < max(everything)
     assert written_above(pictures, "truth") is None
