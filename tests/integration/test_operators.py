@@ -7,12 +7,11 @@ import re
 
 import fiftyone as fo
 import fiftyone.operators as foo
-import numpy as np
 import pytest
 from fiftyone.operators import types
 from fiftyone.operators.executor import ExecutionError
-from PIL import Image, ImageDraw
 from support.app import PLUGIN, context, form, operator, run
+from support.pictures import add_discs_and_squares
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.errors import InputError, NttError, WrongTypeError
@@ -27,35 +26,12 @@ PARAMS = {
     "segment": SegmentParams,
     "evaluate": EvaluateParams,
 }
-SIZE = (200, 240)
 POINTS = 4
-
-
-def picture(path, left, top, shape, seed):
-    """A grey image with one bright shape of 90 pixels."""
-    noise = np.random.default_rng(seed).integers(90, 110, (*SIZE, 3), dtype=np.uint8)
-    image = Image.fromarray(noise)
-    box, colour = [left, top, left + 90, top + 90], (230, 40, 30) if shape == "disc" else (30, 60, 230)
-    draw = ImageDraw.Draw(image)
-    draw.ellipse(box, fill=colour) if shape == "disc" else draw.rectangle(box, fill=colour)
-    image.save(path)
-    return [left / SIZE[1], top / SIZE[0], 90 / SIZE[1], 90 / SIZE[0]]
-
-
-def add_shapes(dataset, folder):
-    """Five pictures with ground truth (boxes); the first, a disc, and the second, a square, are references."""
-    for i, (left, top, shape) in enumerate(
-        [(20, 30, "disc"), (110, 60, "square"), (120, 80, "disc"), (40, 50, "square"), (75, 55, "disc")]
-    ):
-        path = folder / f"{i}.png"
-        box = picture(path, left, top, shape, i)
-        truth = fo.Detections(detections=[fo.Detection(label=shape, bounding_box=box)])
-        dataset.add_sample(fo.Sample(str(path), ground_truth=truth, tags=["ntt:reference"] if i < 2 else []))
 
 
 @pytest.fixture
 def shapes(dataset, tmp_path):
-    add_shapes(dataset, tmp_path)
+    add_discs_and_squares(dataset, tmp_path)
     return dataset
 
 
@@ -63,7 +39,7 @@ def shapes(dataset, tmp_path):
 def bank(lite, tmp_path_factory):
     """Built once: encoding two references takes seconds."""
     dataset = fo.Dataset()
-    add_shapes(dataset, tmp_path_factory.mktemp("references"))
+    add_discs_and_squares(dataset, tmp_path_factory.mktemp("references"))
     bank = ntt.build_memory_bank(dataset.match_tags("ntt:reference"), device="cpu")
     dataset.delete()
     return bank
@@ -241,17 +217,6 @@ def test_without_references_the_form_says_what_to_do(shapes):
     assert "'NTT: Use as reference'" in form("segment", shapes)[1]["label_field"]
 
 
-@pytest.mark.parametrize("name", ["segment", "index_candidates"])
-@pytest.mark.parametrize("seconds", [100.0, 1000.0])
-def test_scheduling_is_only_spoken_of_where_it_would_help(name, seconds, with_bank, schedulable, monkeypatch):
-    from fiftyone_ntt.runs import estimate
-
-    monkeypatch.setattr(estimate, "estimate", lambda *_, **__: estimate.Estimate(100, 100, 0, seconds / 100))
-    said = [text for text in notices(form(name, with_bank)[0]) if "FIFTYONE_ALLOW_LEGACY_ORCHESTRATORS=true" in text]
-    assert len(said) == (seconds > 600 and not schedulable)
-    assert all("fiftyone delegated launch" in text and "10 minutes" in text for text in said)
-
-
 def test_placements_need_no_dataset(database):
     for name in ("build_memory_bank", "index_candidates", "segment"):
         placement = operator(name).resolve_placement(None)
@@ -394,8 +359,6 @@ FROM_THE_APP = {"operator_uri": "named by every request of the App"}
 @pytest.mark.parametrize(
     ("name", "params", "reason"),
     [
-        ("segment", {"bank": "shapes", "label_field": "ground_truth", "device": "cpu"}, "field 'ground_truth'"),
-        ("segment", {"bank": "gone"}, "memory bank 'gone'"),
         ("segment", {"bank": "shapes", "prompts": 3}, "'prompts'"),
         ("build_memory_bank", {"label_field": "nope"}, "field 'nope'"),
         ("evaluate", {"label_field": "nope"}, "field 'nope'"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import fiftyone as fo
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 SIZE = (90, 120)
 """Height and width."""
@@ -63,3 +63,23 @@ def add_pictures(
             sample[field] = fo.Detections(detections=[shape.detection(i, i < masks) for shape in shapes])
         dataset.add_sample(sample)
     return dataset
+
+
+def add_discs_and_squares(dataset, folder):
+    """Five pictures with ground truth (boxes); the first, a disc, and the second, a square, are references."""
+    for i, (left, top, shape) in enumerate(
+        [(20, 30, "disc"), (110, 60, "square"), (120, 80, "disc"), (40, 50, "square"), (75, 55, "disc")]
+    ):
+        path = folder / f"{i}.png"
+        truth = fo.Detections(detections=[fo.Detection(label=shape, bounding_box=_bright(path, left, top, shape, i))])
+        dataset.add_sample(fo.Sample(str(path), ground_truth=truth, tags=["ntt:reference"] if i < 2 else []))
+
+
+def _bright(path, left, top, shape, seed):
+    """Writes a grey picture with one bright shape of 90 pixels; returns its box."""
+    height, width = 200, 240
+    image = Image.fromarray(np.random.default_rng(seed).integers(90, 110, (height, width, 3), dtype=np.uint8))
+    box, draw = [left, top, left + 90, top + 90], ImageDraw.Draw(image)
+    draw.ellipse(box, fill=(230, 40, 30)) if shape == "disc" else draw.rectangle(box, fill=(30, 60, 230))
+    image.save(path)
+    return [left / width, top / height, 90 / width, 90 / height]
