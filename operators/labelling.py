@@ -103,10 +103,10 @@ class Segment(NttOperator):
 
 
 class Preview(NttOperator):
-    """Labels a few images, shows them, and writes nothing."""
+    """Labels a few images, shows them, and writes no label."""
 
     NAME, LABEL, ICON = "preview", "NTT: Preview on 4 images", "visibility"
-    DESCRIPTION = "Shows what your references find in a few images, and writes nothing to the dataset."
+    DESCRIPTION = "Shows what your references find in a few images, and writes no label."
     PARAMS = PreviewParams
     BUTTON = GRID
     OUTPUTS = None  # shown image by image

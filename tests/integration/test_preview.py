@@ -60,14 +60,14 @@ def photos(dataset, tmp_path):
 
 def everything(dataset):
     dataset.reload()
-    return dataset.get_field_schema().keys(), [sample.to_dict() for sample in dataset], dataset.list_runs()
+    return dataset.get_field_schema().keys(), [sample.to_dict() for sample in dataset]
 
 
-def test_it_shows_images_and_writes_nothing(photos, fakes, tmp_path):
+def test_it_shows_images_and_labels_none(photos, fakes, tmp_path):
     before = everything(photos)
     preview = ntt.preview(photos, index_dir=tmp_path / "index")
     shown = list(preview)
-    assert everything(photos) == before
+    assert everything(photos) == before and photos.list_runs() == ["ntt_bank"], "a run finds it ready"
     names = sorted(one.name for one in shown)
     assert names == ["1.png", "4.png", "6.png", "8.png"], "evenly spread over the nine others"
     for one in shown:
@@ -116,7 +116,7 @@ def test_a_threshold_leaves_nothing(photos, fakes, tmp_path):
     [
         ({"images": 0}, None, "at least 1 image"),
         ({"bank": "circles"}, None, "'circles'"),
-        ({}, "untag", "10 samples.*'ntt:reference'"),
+        ({}, "untag", "no references here yet.*'NTT: Use as reference'"),
         ({}, "only references", "no image.*references"),
     ],
 )
@@ -138,9 +138,8 @@ def test_the_operator_shows_progress_and_pictures(photos, fakes, tmp_path):
     assert progress == [0.0, 0.5, 1.0]
     output = messages[-1]["params"]
     results = output["results"]
-    assert (
-        "Nothing has been written" in results["summary"] and "9 images to do, 2 of them indexed" in results["summary"]
-    )
+    assert "Nothing has been written" in results["summary"]
+    assert "9 images to do, 2 of them in the candidate cache" in results["summary"]
     assert "disc" in results["line_0"] and results["image_1"].startswith("data:image/jpeg;base64,")
     assert set(output["outputs"]["type"]["properties"]) == set(results)
 
@@ -148,14 +147,9 @@ def test_the_operator_shows_progress_and_pictures(photos, fakes, tmp_path):
 def test_its_form_has_few_fields_until_more_are_wanted(photos):
     properties, errors = form("preview", photos)
     assert errors == {}
-    assert [name for name in properties if name != "view_target"][:4] == [
-        "bank",
-        "label_field",
-        "images",
-        "score_threshold",
-    ]
-    assert "device" not in properties and properties["bank"].default == ""
-    assert "device" in form("preview", photos, {"_advanced": True})[0]
+    assert [name for name in properties if name[0] != "_" and name != "view_target"] == ["images", "score_threshold"]
+    opened = form("preview", photos, {"_advanced": True, "_advanced_references_and_memory_bank": True})[0]
+    assert opened["bank"].default == "" and "label_field" in opened
     assert "points_per_side" in form("preview", photos, {"points_per_side": 8})[0], "what was changed is shown"
 
 
