@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -233,10 +233,15 @@ def details(result: Result, settings: Mapping[str, Any]) -> dict[str, Any]:
         "std": "sample standard deviation (n - 1) over the draws",
         "seconds": {"stage_one": result.stage_one, "stage_two": result.stage_two, "matches": result.matches},
         "draws": {
-            variant: {str(seed): asdict(draw) for seed, draw in draws.items()}
+            variant: {str(seed): _plain(draw) for seed, draw in draws.items()}
             for variant, draws in result.scores.items()
         },
     }
+
+
+def _plain(draw: DrawScores) -> dict[str, Any]:
+    """Its scores, fit for JSON: without the single predictions, which are many, and arrays."""
+    return asdict(replace(draw, coco=replace(draw.coco, matches={})))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -275,7 +275,7 @@ def test_scheduled_run_stops_when_marked_as_failed_and_resumes(named, monkeypatc
         return to_document(*arguments)
 
     with monkeypatch.context() as slower:
-        slower.setattr("fiftyone_ntt.runs.segment.to_document", slowly)
+        slower.setattr("fiftyone_ntt.runs.labeller.to_document", slowly)
         worker = threading.Thread(target=lambda: service.execute_operation(service.get(operation)))
         worker.start()
         assert started.wait(60)
