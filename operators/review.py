@@ -366,9 +366,9 @@ def guard_labels(ctx: Any, *, tell: bool) -> bool:
 
     back = put_back(ctx.dataset, ctx.current_sample, tell=tell)
     if tell and back.labels:
-        text = f"FiftyOne's editor had dropped {counted(back.labels, 'label')} that the view hides: they are back."
+        text = f"FiftyOne's editor had dropped {counted(back.labels, 'label')}, or decisions on them: they are back."
         ctx.ops.reload_samples()
         ctx.ops.notify(text, variant="warning")
-    if ctx.current_sample and (ctx.request_params.get("view") or ctx.request_params.get("view_name")):
+    if ctx.current_sample:
         watch(ctx.dataset, app_view(ctx.dataset, ctx.request_params, {}), ctx.current_sample)
     return back.pending

@@ -98,14 +98,14 @@ class ReferencesTab(Tab):
         if any_references:
             rows["references_next"] = [
                 ("preview", "Preview on 4 images", "visibility", "outlined"),
-                ("label", "Label images...", "auto_awesome", "contained"),
+                ("label", "Label images", "auto_awesome", "contained"),
             ]
             rows["references_help"] = [
                 ("advice", "Check references", "tips_and_updates", "outlined"),
-                ("build", "Build memory bank...", "collections_bookmark", "outlined"),
+                ("build", "Build memory bank", "collections_bookmark", "outlined"),
             ]
             if any_prompted:
-                rows["references_help"].append(("masks", "Make reference masks...", "format_shapes", "outlined"))
+                rows["references_help"].append(("masks", "Make reference masks", "format_shapes", "outlined"))
         for name, buttons in rows.items():
             self.add_buttons(panel.grid(name, orientation="2d", gap=1), buttons, width=_NARROW)
 

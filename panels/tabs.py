@@ -29,7 +29,7 @@ PANEL = {
 }
 """For the view that holds all of a panel."""
 # FiftyOne's tables are at least 650 pixels wide otherwise.
-_NARROW = {"table": {"sx": {"minWidth": 0, "& .MuiTableCell-root": {"px": 1}}}}
+_NARROW = {"table": {"sx": {"minWidth": 0, "& .MuiTableCell-root": {"px": 0.5, "fontSize": "0.8rem"}}}}
 
 
 def tabs_name(ctx: Any) -> str:
@@ -144,10 +144,10 @@ def show_grid(ctx: Any, grid: Grid) -> None:
 
 
 def are_released(ctx: Any) -> bool:
-    """Sends the filters again where the App has gone back; says whether it is time to stop looking."""
+    """Sends the filters again where the App has gone back, or to none; says whether it is time to stop looking."""
     wanted, before, until = json.loads(ctx.panel.state.held or "[{}, {}, 0]")
     now = _gist(ctx.request_params.get("filters") or {})
-    if time.time() < until and now in (_gist(wanted), _gist(before)):
+    if time.time() < until and now in (_gist(wanted), _gist(before), {}):
         if now != _gist(wanted):
             ctx.trigger("set_filters", wanted)
         return False

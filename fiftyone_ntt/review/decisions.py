@@ -26,6 +26,7 @@ from fiftyone_ntt.dataset.fields import (
 )
 from fiftyone_ntt.dataset.storage import edit_label_tags, store
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.review.guard import note_decision
 from fiftyone_ntt.review.label_table import catch_up, decision_of, note_tags, table_of
 
 Changes = dict[Any, list[ObjectId]]
@@ -192,11 +193,18 @@ def _decide(view: SampleCollection, label_field: str, choice: _Choice, tag: str 
     _note_last(samples, label_field, tag, before)
     if wrong:
         edit_label_tags(chosen, label_field, wrong, sorted(others), add=False)
-        note_tags(samples, label_field, wrong, tag)
+        _note(samples, label_field, wrong, tag)
     if missing and tag is not None:
         edit_label_tags(chosen, label_field, missing, tag, add=True)
-        note_tags(samples, label_field, missing, tag)
+        _note(samples, label_field, missing, tag)
     return len({label for part in (wrong, missing) for labels in part.values() for label in labels})
+
+
+def _note(samples: SampleCollection, label_field: str, labels: Changes, tag: str | None) -> None:
+    """Tells those who keep decisions by themselves what was just written."""
+    note_tags(samples, label_field, labels, tag)
+    if not is_generated(samples):
+        note_decision(dataset_of(samples), label_field, labels, tag)
 
 
 @dataclass(frozen=True)
@@ -249,7 +257,7 @@ def undo_last_decision(dataset: fo.Dataset, label_field: str) -> int:
         for tag, add in ((facts["tag"], False), (before, True)):
             if tag and labels:
                 edit_label_tags(every_image(dataset), label_field, labels, tag, add=add)
-        note_tags(dataset, label_field, labels, before)
+        _note(dataset, label_field, labels, before)
         changed += sum(map(len, labels.values()))
     for key in (label_field, label_field + _LABELS):
         decided.delete(key)

@@ -5,13 +5,17 @@ changed by its place in that list. So where a stage of the view hides labels, hi
 another label than the one in sight. A hidden label cannot be deleted or edited on purpose: each one is kept when its
 sample is opened, and is put back once that is closed. A label that was in sight and is gone was deleted by a person.
 
-Filters of the App's sidebar hide nothing from the editor.
+Filters of the App's sidebar hide nothing from the editor. But its labels are as old as the page: one that was accepted
+or rejected since loses that when another label of the sample is saved. So decisions are kept and put back as well,
+where anything but tags has changed; who takes a tag off in FiftyOne's own menu changes nothing else.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +25,7 @@ import numpy as np
 from bson import ObjectId
 
 from fiftyone_ntt.dataset.documents import label_of
-from fiftyone_ntt.dataset.fields import label_root
+from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, REJECTED_TAG, label_root
 from fiftyone_ntt.dataset.labels import Document, is_from_run
 from fiftyone_ntt.dataset.storage import database_collection, raw_values, shows_whole_lists, store
 from fiftyone_ntt.errors import InputError
@@ -42,7 +46,7 @@ class PutBack:
     """What came of looking after labels that the editor may have dropped.
 
     Attributes:
-        labels: how many were put back since somebody was told last.
+        labels: how many, or the decisions on how many, were put back since somebody was told last.
         pending: whether to look again in a moment.
     """
 
@@ -51,7 +55,9 @@ class PutBack:
 
 
 def watch(dataset: fo.Dataset, view: fo.DatasetView, sample_id: str) -> int:
-    """Keeps the labels of a sample that a view hides. To be called when the sample is opened in the App.
+    """Keeps decisions on the labels of a sample, and those labels that a view hides.
+
+    To be called when the sample is opened in the App.
 
     Args:
         dataset: the open dataset.
@@ -59,25 +65,26 @@ def watch(dataset: fo.Dataset, view: fo.DatasetView, sample_id: str) -> int:
         sample_id: the sample.
 
     Returns:
-        Number of labels kept.
+        Number of hidden labels kept.
     """
     kept, count = store(dataset, _STORE), 0
     for field in dataset.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Label):
         root, is_list = label_root(dataset, field)
-        if not is_list or shows_whole_lists(view, field) or not view.has_field(field):
+        if not is_list:
             continue
-        lists = raw_values(view.select(sample_id), f"{root}._id")
-        in_view = {label_id for ids in lists for label_id in ids or []}
         document = _document(dataset, sample_id, field)
         labels = _labels(document, root)
-        hidden = [label for label in labels if label["_id"] not in in_view]
-        if not (lists and hidden):  # the sample may be no part of the view
+        hidden = _hidden(view, sample_id, field, root, labels)
+        decided = {str(label["_id"]): tag for label in labels if (tag := _decision(label)) is not None}
+        if not (hidden or decided):
             continue
         count += len(hidden)
         facts = {
             "root": root,
             "order": [label["_id"] for label in labels],
             "hidden": bson.encode({"labels": hidden}),
+            "decided": decided,
+            "content": _content(labels),
             "status": bson.encode({"status": document.get(status_field(field))}),
         }
         if len(facts["hidden"]) > _LARGEST:
@@ -85,6 +92,38 @@ def watch(dataset: fo.Dataset, view: fo.DatasetView, sample_id: str) -> int:
             continue
         kept.set_if_absent(f"{sample_id}:{field}", facts)
     return count
+
+
+def note_decision(dataset: fo.Dataset, label_field: str, labels: Mapping[Any, Sequence[Any]], tag: str | None) -> None:
+    """Takes over what was decided on purpose while samples are open: sample id -> ids of labels, and their tag now."""
+    kept = store(dataset, _STORE)
+    for key in kept.list_keys():
+        sample_id, _, field = key.partition(":")
+        changed = {str(label_id) for number, ids in labels.items() if str(number) == sample_id for label_id in ids}
+        if field == label_field and changed and (facts := kept.get(key)):
+            rest = {label: own for label, own in facts.get("decided", {}).items() if label not in changed}
+            kept.set(key, {**facts, "decided": {**rest, **(dict.fromkeys(changed, tag) if tag else {})}})
+
+
+def _hidden(
+    view: fo.DatasetView, sample_id: str, field: str, root: str, labels: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The labels of a sample that a view hides; none where the sample is no part of it."""
+    if shows_whole_lists(view, field) or not view.has_field(field):
+        return []
+    lists = raw_values(view.select(sample_id), f"{root}._id")
+    in_view = {label_id for ids in lists for label_id in ids or []}
+    return [label for label in labels if label["_id"] not in in_view] if lists else []
+
+
+def _decision(label: dict[str, Any]) -> str | None:
+    return next((tag for tag in (ACCEPTED_TAG, REJECTED_TAG) if tag in (label.get("tags") or [])), None)
+
+
+def _content(labels: list[dict[str, Any]]) -> str:
+    """Tells labels apart by all but their tags."""
+    plain = [{key: value for key, value in label.items() if key != "tags"} for label in labels]
+    return hashlib.sha256(bson.encode({"labels": plain})).hexdigest()
 
 
 def put_back(dataset: fo.Dataset, open_sample: str | None = None, *, tell: bool = True) -> PutBack:
@@ -132,18 +171,32 @@ def _restore(dataset: fo.Dataset, sample_id: str, field: str, facts: dict[str, A
         return 0
     hidden = {label["_id"]: label for label in bson.decode(facts["hidden"])["labels"]}
     lost = [key for key, label in hidden.items() if key not in now or not _same(label, now[key])]
-    if not lost:
+    undecided = _undecided(facts, now)
+    if not lost and not undecided:
         return 0
-    logger.info("sample %s: the editor dropped %d labels in %r; they are put back", sample_id, len(lost), field)
+    logger.info(
+        "sample %s: the editor dropped %d labels, and decisions on %d, in %r; they are put back",
+        sample_id, len(lost), len(undecided), field,
+    )  # fmt: skip
     for key in lost:
         # Accepted or rejected meanwhile: that was on purpose.
         now[key] = {**hidden[key], "tags": now[key].get("tags")} if key in now else hidden[key]
+    for key, tag in undecided.items():
+        now[key] = {**now[key], "tags": [*(now[key].get("tags") or []), tag]}
     order = [key for key in facts["order"] if key in now]
     labels = [now[key] for key in (*order, *(key for key in now if key not in set(order)))]
     name = facts["root"].rpartition(".")[2]
     value = {**(document.get(field) or {}), name: labels}
     dataset.set_values(field, {sample_id: value}, key_field="id", validate=False, dynamic=False)
-    return len(lost)
+    return len({*lost, *undecided})
+
+
+def _undecided(facts: dict[str, Any], now: dict[Any, Document]) -> dict[Any, str]:
+    """Labels that lost what was decided on them while something else was saved -> the tag of that."""
+    if facts.get("content") == _content(list(now.values())):
+        return {}
+    decided = facts.get("decided") or {}
+    return {key: decided[str(key)] for key, label in now.items() if str(key) in decided and _decision(label) is None}
 
 
 def _was_labelled_again(document: Document, field: str, facts: dict[str, Any], now: dict[Any, Document]) -> bool:

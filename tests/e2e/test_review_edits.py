@@ -12,7 +12,6 @@ import fiftyone as fo
 import numpy as np
 import pytest
 from app_page import SIZE, AppPage, eventually, expect
-from fiftyone import ViewField as F
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.dataset.labels import fingerprint
@@ -83,7 +82,7 @@ def to_review(app: AppPage, dataset: Any, address: str = "") -> None:
 
 def open_editor(app: AppPage, number: int) -> None:
     """Opens a sample of the grid in FiftyOne's editor, in which samples may be open already."""
-    place = app.samples.nth(number).bounding_box()
+    place = eventually(app.samples.nth(number).bounding_box, bool)
     app.samples.nth(number).click(position={"x": place["width"] / 2, "y": 0.8 * place["height"]})
     app.page.locator("[data-cy='modal']").get_by_text("Annotate", exact=True).first.click()
 
@@ -103,7 +102,7 @@ def edit(app: AppPage, dataset: Any, score: float, in_editor: int, place: int = 
 
 
 def changes(before: Labels, after: Labels) -> tuple[set[str], set[float]]:
-    """Ids that are gone or new, and the scores of labels whose class is another."""
+    """Ids that are gone or new, and the scores of labels that are not as they were."""
     return set(before) ^ set(after), {before[key][1] for key in before if key in after and before[key] != after[key]}
 
 
@@ -158,18 +157,9 @@ def test_an_edit_loses_no_label(
     app.picture(f"review-{name.replace(' ', '-')}")
     before = stored(dataset)
     edit(app, dataset, score, OF_ALL)
-    assert changes(before, stored(dataset)) == (set(), {score})
-
-
-def test_labels_that_a_view_of_the_persons_own_hides_come_back(app: AppPage, dataset: Any) -> None:
-    dataset.save_view("dogs", dataset.filter_labels("ntt", F("label") == "dog"), overwrite=True)
-    to_review(app, dataset, "?view=dogs")
-    before = stored(dataset)
-    dogs = [own for own, _score, _tags in before.values() if own == "dog"]
-    edit(app, dataset, 0.15, len(dogs))
-    app.expect_toast("had dropped")
-    after = eventually(lambda: stored(dataset), lambda labels: set(labels) == set(before))
-    assert changes(before, after) == (set(), {0.15})
+    app.tab("3 Review")  # any event of the panel: decisions that the editor's old copy of a sample lacks come back
+    app.press("Refresh")
+    eventually(lambda: changes(before, stored(dataset)), lambda changed: changed == (set(), {score}))
 
 
 def test_what_a_person_deletes_stays_deleted(app: AppPage, dataset: Any) -> None:
@@ -189,7 +179,7 @@ def test_what_a_person_deletes_stays_deleted(app: AppPage, dataset: Any) -> None
 def test_nothing_is_cut_off_in_a_narrow_window(app: AppPage, dataset: Any) -> None:
     app.page.set_viewport_size({"width": 1000, "height": 900})
     to_review(app, dataset)
-    app.set_slider(0.3)
+    app.set_slider(0.5)
     app.samples.first.wait_for()
     app.picture("review-narrow")
     panel = app.panel.bounding_box()

@@ -16,13 +16,15 @@ from app_page import AppPage, eventually, expect
 from fiftyone import ViewField as F
 
 from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, REFERENCE_TAG, REJECTED_TAG
-from fiftyone_ntt.dataset.labels import is_edited
+from fiftyone_ntt.dataset.labels import is_changed
 from fiftyone_ntt.operators.review import ASK_ABOVE
 from fiftyone_ntt.references.banks import list_banks
 from fiftyone_ntt.runs.listing import list_runs
 
-COINS, COINS_TO_LABEL, MOTORCYCLE, COFFEE = 0, 1, 3, 7
+COINS, COINS_TO_LABEL, MOTORCYCLE = 0, 1, 3
 """Numbers of samples in the grid."""
+A_COIN = (0.757, 0.285)
+"""Where one lies in ``COINS_TO_LABEL``: x and y, of 1."""
 TARGETS = 7
 Start = Callable[..., AppPage]
 
@@ -173,15 +175,15 @@ def test_all_above_the_threshold_are_accepted(review: AppPage) -> None:
 
 def test_a_label_selected_in_an_image_is_rejected(review: AppPage) -> None:
     dataset = review.dataset
-    review.open_sample(COFFEE)
-    review.click_in_sample(0.5, 0.55)
+    review.open_sample(COINS_TO_LABEL)
+    review.click_in_sample(*A_COIN)
     review.picture("7-sample")
     review.page.get_by_text("thumb_down", exact=True).last.click()
     expect(review.dialog).to_contain_text("the 1 label you have selected")
     review.execute()
     review.expect_toast("1 label rejected")
     rejected = eventually(lambda: labels_of(dataset, tags=REJECTED_TAG), lambda labels: len(labels) == 1)
-    assert set(rejected) <= {label.id for label in dataset.skip(COFFEE).first().ntt.detections}
+    assert set(rejected) <= {label.id for label in dataset.skip(COINS_TO_LABEL).first().ntt.detections}
     review.close_sample()
 
 
@@ -203,7 +205,7 @@ def test_the_apps_own_editor_changes_a_label(start: Start) -> None:
         return next(item for item in sample.ntt.detections if item.id == label.id)
 
     edited = eventually(now, lambda label: label.label == "motorcycle")
-    assert is_edited(edited.to_mongo())
+    assert is_changed(edited.to_mongo())
 
 
 def test_learning_shows_first_and_writes_when_told(start: Start) -> None:

@@ -9,6 +9,7 @@ from support.app import PanelSession, context, operator
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.review import guard
+from fiftyone_ntt.review.decisions import undo_last_decision
 from fiftyone_ntt.review.label_table import table_of
 from fiftyone_ntt.runs.record import RunRecord, register
 
@@ -97,7 +98,7 @@ def test_labels_come_back_also_where_the_view_hides_all_of_them(panel):
 def test_a_change_that_hit_a_hidden_label_instead_is_taken_back(panel):
     before = labels(panel.dataset)
     open_and_edit(panel, rename(0))
-    assert labels(panel.dataset) == before and "1 label that" in panel.messages[-1]
+    assert labels(panel.dataset) == before and "1 label, or" in panel.messages[-1]
 
 
 def test_a_label_in_sight_that_is_deleted_stays_deleted(panel):
@@ -171,3 +172,37 @@ def test_a_saved_view_hides_labels_as_well(panel):
     before = labels(panel.dataset)
     open_and_edit(panel, *remove(0, 2))
     assert labels(panel.dataset) == before
+
+
+def untag(place):
+    """What the editor saves of a label whose decision it does not know yet, and FiftyOne's menu of one taken off."""
+    return {"op": "replace", "path": f"/ntt/detections/{place}/tags", "value": []}
+
+
+def decided(panel, above=0.6):
+    """All labels are in sight, and the strong ones, numbers 1 and 3 of the list, are accepted."""
+    panel.view = panel.dataset.view()
+    ntt.accept_labels(panel.dataset, above=above)
+
+
+def test_a_decision_that_the_editor_does_not_know_comes_back(panel):
+    decided(panel)
+    open_and_edit(panel, rename(0), untag(3))
+    assert {score: one.tags for score, one in by_score(panel.dataset).items()} == {
+        0.3: [], 0.9: ["ntt:accepted"], 0.2: [], 0.7: ["ntt:accepted"],
+    }  # fmt: skip
+    assert by_score(panel.dataset)[0.3].label == "dog" and "decisions" in panel.messages[-1]
+
+
+@pytest.mark.parametrize("on_purpose", ["FiftyOne's menu", "our operator", "undo"])
+def test_a_decision_taken_back_on_purpose_stays_away(panel, on_purpose):
+    decided(panel)
+    panel.opened = panel.dataset.first().id
+    panel.send("on_change_current_sample", value=panel.opened)
+    if on_purpose == "our operator":
+        ntt.clear_decisions(panel.dataset)
+    elif on_purpose == "undo":
+        undo_last_decision(panel.dataset, "ntt")
+    patches = [untag(1), untag(3)] if on_purpose == "FiftyOne's menu" else [rename(0)]
+    open_and_edit(panel, *patches)
+    assert not any(one.tags for one in by_score(panel.dataset).values())
