@@ -125,10 +125,9 @@ def test_a_run_labels_the_rest_and_shows_in_its_tab(start: Start) -> None:
     row = app.panel.get_by_role("row").filter(has_text="ntt_ntt")
     expect(row).to_contain_text(re.compile("starting|running"))
     app.picture("5-runs-at-work")
-    app.open(app.dataset.name)  # the page is loaded again meanwhile
-    app.expect_tab("2 Runs")
     app.expect_after_run("2 Runs")
     app.expect_tab("3 Review")
+    app.open(app.dataset.name)  # the page is loaded again
     app.tab("2 Runs")
     expect(row).to_contain_text("7 of 7")
     app.toggle_sidebar()
