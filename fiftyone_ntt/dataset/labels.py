@@ -256,7 +256,10 @@ def _contradicted(label: Document, size: tuple[int, int], decided: list[tuple[_P
 
 def _image_size(label: Document) -> tuple[int, int]:
     """Height and width of the image, from a label whose mask has exactly the pixels of its box."""
-    mask = mask_of(label_of(label))
+    try:
+        mask = mask_of(label_of(label))
+    except InputError:  # of an image so large that its mask is beyond what is read
+        mask = None
     if mask is None:
         return 1000, 1000  # any grid does: boxes are compared then
     return round(mask.shape[0] / label["bounding_box"][3]), round(mask.shape[1] / label["bounding_box"][2])
