@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from benchmarks.arguments import count, counts, folder, names, seeds
 from benchmarks.candidate_cache import CandidateCache
 from benchmarks.coco_data import Targets, default_classes, read_references, read_targets
 from benchmarks.levers import VARIANTS
@@ -250,17 +251,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", help="cpu, cuda, mps; the best there is by default")
     parser.add_argument(
         "--data",
-        type=Path,
+        type=folder,
         required=True,
         help="a folder with refs/, annotations/ and images, or a folder of such folders",
     )
     parser.add_argument("--classes", help="class list: voc20, all80 or all; what the folder has by default")
-    parser.add_argument("--shots", default=None, help="references a class; over several sets also several: 1,3,5")
-    parser.add_argument("--seeds", default="33,42,13", help="reference draws, separated by commas")
+    parser.add_argument("--shots", type=counts, help="references a class; over several sets also several: 1,3,5")
+    parser.add_argument("--seeds", type=seeds, default="33,42,13", help="reference draws, separated by commas")
     parser.add_argument(
-        "--images", type=int, help=f"how many target images; all by default, over several sets {IMAGES_A_SET} of each"
+        "--images", type=count, help=f"how many target images; all by default, over several sets {IMAGES_A_SET} of each"
     )
-    parser.add_argument("--points", type=int, help="prompt points along each side; the preset's by default")
+    parser.add_argument("--points", type=count, help="prompt points along each side; the preset's by default")
     parser.add_argument("--guided", type=float, metavar="FRACTION", help="prompt only this part of the grid")
     parser.add_argument("--second-look", action="store_true", help="encode candidates again, cut out")
     parser.add_argument(
@@ -271,7 +272,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--references", choices=list(REFERENCES), default="preset", help="how references are shown")
     parser.add_argument("--cache", type=Path, help="keeps the candidates here; a temporary folder by default")
     parser.add_argument("--json", type=Path, help="writes mean and std of each variant")
-    parser.add_argument("--sets", help="over several sets: only these, by name, commas between")
+    parser.add_argument("--sets", type=names, help="over several sets: only these, by name, commas between")
     parser.add_argument("--charts", type=Path, help="over several sets: draws charts into this folder")
     parser.add_argument("--details", type=Path, help="writes every score of every draw and class")
     return parser
@@ -320,17 +321,14 @@ def _measure_across(options: argparse.Namespace, cache_folder: Path) -> None:
     from benchmarks import across, charts
 
     variants, segmenter = {across.BASE: VARIANTS[across.BASE], **_variants(options.variants)}, _segmenter(options)
-    keys = [(int(shots), int(seed)) for shots in (options.shots or "1,3,5").split(",")
-            for seed in options.seeds.split(",")]  # fmt: skip
+    keys = [(shots, seed) for shots in options.shots or (1, 3, 5) for seed in options.seeds]
     contents = across.Contents(cache_folder, options.preset, segmenter)
     chosen = across.sets_in(options.data, options.images or IMAGES_A_SET)
-    wanted = options.sets.split(",") if options.sets else [one.name for one in chosen]
     results = {}
-    for one in chosen:
-        if one.name in wanted:
-            results[one.name] = across.run_set(segmenter, one, contents, variants, keys, _say)
-            print(across.describe(one, results[one.name], options.preset), flush=True)
-            _write(options.json, {name: result.summary() for name, result in results.items()})
+    for one in across.only(chosen, options.sets):
+        results[one.name] = across.run_set(segmenter, one, contents, variants, keys, _say)
+        print(across.describe(one, results[one.name], options.preset), flush=True)
+        _write(options.json, {name: result.summary() for name, result in results.items()})
     if options.charts:
         charts.draw(results, options.charts)
 
@@ -342,18 +340,22 @@ def _write(path: Path | None, content: Mapping[str, Any]) -> None:
 
 
 def _measure(options: argparse.Namespace, cache_folder: Path) -> None:
-    variants, shots = _variants(options.variants), int(options.shots or 1)
-    seeds = [int(seed) for seed in options.seeds.split(",")]
+    variants, shots, draws = _variants(options.variants), options.shots or (1,), options.seeds
+    if len(shots) > 1:
+        raise InputError(
+            f"expected one number of --shots for one data folder, got {', '.join(map(str, shots))}; give the folder "
+            "above it, and the set's name with --sets, to compare several"
+        )
     classes = options.classes or default_classes(options.data)
     targets = read_targets(options.data, classes, options.images)
     segmenter = _segmenter(options)
     cache = CandidateCache(cache_folder, segmenter)
     guided = None if options.guided is None else Guided(options.guided)
-    result = run(segmenter, options.data, classes, shots, seeds, targets, variants, cache, _say, guided)
+    result = run(segmenter, options.data, classes, shots[0], draws, targets, variants, cache, _say, guided)
     print(
         f"\n{options.data.name}, {len(targets.classes)} classes, {len(targets.images)} images, {len(targets.truth)} "
         f"objects; preset {options.preset}, {segmenter.proposals.points_per_side} points a side, references "
-        f"{options.references}, {shots} shot, draws {seeds}"
+        f"{options.references}, {shots[0]} shot, draws {list(draws)}"
     )
     print("fractions, mean +- sample standard deviation over the draws\n")
     print(table(result))

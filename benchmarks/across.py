@@ -26,6 +26,7 @@ from benchmarks.verdicts import Verdicts, verdicts
 from fiftyone_ntt.candidates.file_format import IndexSettings
 from fiftyone_ntt.candidates.store import IndexStore
 from fiftyone_ntt.core import CompactImage, Instances, MatchConfig, MemoryBank, Segmenter, compact
+from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.evaluation.coco import CocoScores, Prediction, coco_scores, encode_crop
 from fiftyone_ntt.pixels.packed_masks import masks_at_image_size
 
@@ -131,6 +132,17 @@ def sets_in(data: Path, images: int | None) -> list[Set]:
     """Every set of a folder, with each of its class lists."""
     roots = sorted(path for path in data.iterdir() if (path / "refs").is_dir())
     return [Set(root, classes, images) for root in roots for classes in known_classes(root)]
+
+
+def only(sets: Sequence[Set], names: Sequence[str] | None) -> list[Set]:
+    """Those of some names, all where ``None``; refuses a name that there is not."""
+    known = {one.name: one for one in sets}
+    unknown = sorted(set(names or ()) - known.keys())
+    if unknown or not known:
+        there = ", ".join(known) or "none (a set is a folder with refs/, annotations/ and images)"
+        asked = ", ".join(map(repr, unknown)) or "a folder of none"
+        raise InputError(f"expected sets that are there, got {asked}; there is: {there}")
+    return list(sets) if names is None else [known[name] for name in names]
 
 
 class Contents:

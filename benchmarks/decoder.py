@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import roofline
+from benchmarks.arguments import count, counts, names
 from benchmarks.clock import DECODE, ENCODE, staged_model, timer
 from benchmarks.plain import PlainMasks, PlainMiniSam, PlainSam2
 from benchmarks.subjects import make_images, random_preset
@@ -161,8 +162,8 @@ MODELS = {"sam2": sam2, "lite": lite}
 def run(options: argparse.Namespace) -> list[Comparison]:
     """Every asked-for model at every asked-for number of threads."""
     found = []
-    for name in options.models.split(","):
-        for threads in (int(text) for text in options.threads.split(",")):
+    for name in options.models:
+        for threads in options.threads:
             torch.set_num_threads(threads)
             try:
                 with MODELS[name](threads) as (model, stock):
@@ -202,12 +203,12 @@ def report(found: Sequence[Comparison], options: argparse.Namespace) -> str:
 def parser() -> argparse.ArgumentParser:
     """The options."""
     made = argparse.ArgumentParser(prog="python -m benchmarks.decoder", description=__doc__.split("\n\n")[0])
-    made.add_argument("--models", default="sam2,lite", help=f"of {', '.join(MODELS)}; commas between")
-    made.add_argument("--points", type=int, default=8, help="prompt points along each side")
-    made.add_argument("--batch", type=int, default=64, help="prompts decoded at once")
+    made.add_argument("--models", type=names, default="sam2,lite", help=f"of {', '.join(MODELS)}; commas between")
+    made.add_argument("--points", type=count, default=8, help="prompt points along each side")
+    made.add_argument("--batch", type=count, default=64, help="prompts decoded at once")
     made.add_argument("--kept", type=float, default=0.7, help="share of prompts above the threshold")
-    made.add_argument("--threads", default="1,2", help="numbers of threads; commas between")
-    made.add_argument("--repeats", type=int, default=3)
+    made.add_argument("--threads", type=counts, default="1,2", help="numbers of threads; commas between")
+    made.add_argument("--repeats", type=count, default=3)
     made.add_argument("--json", type=Path)
     return made
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.arguments import count
 from benchmarks.coco_data import encode_segmentation
 from benchmarks.faults import use_own_database
 from benchmarks.tables import table, write_json
@@ -228,7 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="with annotations/*.json of COCO")
     parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--most", type=int, default=500, help="masks of a set, the first ones")
+    parser.add_argument("--most", type=count, default=500, help="masks of a set, the first ones")
     options = parser.parse_args()
     sets = shapes()
     for folder in options.folders:

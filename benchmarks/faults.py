@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.arguments import count
 from benchmarks.tables import write_json
 from fiftyone_ntt.demo.database import start_database
 
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--rounds", type=int, default=50, help="kills")
-    parser.add_argument("--workers", type=int, default=1, help="workers at the same time, one of which is killed")
-    parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--rounds", type=count, default=50, help="kills")
+    parser.add_argument("--workers", type=count, default=1, help="workers at the same time, one of which is killed")
+    parser.add_argument("--images", type=count, default=40)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

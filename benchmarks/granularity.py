@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks import across
 from benchmarks.across import Contents, Key, Set, SetResult
+from benchmarks.arguments import count, counts, folder, names, seeds
 from benchmarks.coco_data import read_references, read_targets
 from fiftyone_ntt.candidates.compact import CompactCandidates
 from fiftyone_ntt.core import Candidates, CompactImage, IndexedImage, Instances, MatchConfig, MemoryBank, Segmenter
@@ -176,12 +177,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.granularity", description=__doc__.split("\n\n")[0])
     parser.add_argument("--preset", default="lite")
-    parser.add_argument("--data", type=Path, required=True, help="a folder of data folders")
-    parser.add_argument("--sets", help="only these, by name, commas between")
-    parser.add_argument("--images", type=int, help="how many target images; all by default")
-    parser.add_argument("--shots", default="1,3,5")
-    parser.add_argument("--seeds", default="33,42,13")
-    parser.add_argument("--ask-shots", default="1,3,5", help="for which of them the references are asked")
+    parser.add_argument("--data", type=folder, required=True, help="a folder of data folders")
+    parser.add_argument("--sets", type=names, help="only these, by name, commas between")
+    parser.add_argument("--images", type=count, help="how many target images; all by default")
+    parser.add_argument("--shots", type=counts, default="1,3,5")
+    parser.add_argument("--seeds", type=seeds, default="33,42,13")
+    parser.add_argument("--ask-shots", type=counts, default="1,3,5", help="for which of them the references are asked")
     parser.add_argument("--cache", type=Path, required=True, help="keeps the candidates, and what references said")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
@@ -191,14 +192,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Contents(options.cache, options.preset, segmenter),
         Voices(segmenter, options.cache / "fits.json"),
     )
-    asked = {int(shots) for shots in options.ask_shots.split(",") if shots}
-    keys = [(int(shots), int(seed)) for shots in options.shots.split(",") for seed in options.seeds.split(",")]
+    keys = [(shots, seed) for shots in options.shots for seed in options.seeds]
     report = {}
-    for one in across.sets_in(options.data, options.images):
-        if options.sets and one.name not in options.sets.split(","):
-            continue
-        names = read_targets(one.root, one.classes, one.images).classes
-        fits = {key: voices.of(one, key, names) for key in keys if key[0] in asked}
+    for one in across.only(across.sets_in(options.data, options.images), options.sets):
+        classes = read_targets(one.root, one.classes, one.images).classes
+        fits = {key: voices.of(one, key, classes) for key in keys if key[0] in options.ask_shots}
         for key, some in fits.items():
             print(f"{one.name} {key}: {chosen_by(some)[0]}", {k: round(v, 3) for k, v in _means(some).items()})
         result, ceilings = run_set(segmenter, one, contents, keys, fits if len(fits) == len(keys) else {})

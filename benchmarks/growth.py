@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks import matching, roofline
+from benchmarks.arguments import count
 from benchmarks.subjects import make_bank, make_images
 from benchmarks.tables import number, table, write_json
 from fiftyone_ntt.candidates.compact import CompactImage, compact
@@ -79,18 +80,18 @@ def points(sides: Sequence[int]) -> Series:
 
 
 def candidates(counts: Sequence[int], repeats: int) -> Series:
-    """Stage two against the number of candidates."""
+    """Stage two against the many of candidates."""
     series = Series("candidates", "stage two: matching and merging", "candidates")
-    for count in counts:
-        _stage_two(series, count, matching.discs(count), matching.bank(20), repeats)
+    for many in counts:
+        _stage_two(series, many, matching.discs(many), matching.bank(20), repeats)
     return series
 
 
 def classes(counts: Sequence[int], repeats: int) -> Series:
-    """Stage two against the number of classes: more labels, so fewer candidates of each."""
+    """Stage two against the many of classes: more labels, so fewer candidates of each."""
     series = Series("classes", "stage two: matching and merging", "classes")
-    for count in counts:
-        _stage_two(series, count, matching.discs(800, classes=count), matching.bank(count), repeats)
+    for many in counts:
+        _stage_two(series, many, matching.discs(800, classes=many), matching.bank(many), repeats)
     return series
 
 
@@ -98,8 +99,8 @@ def references(counts: Sequence[int], repeats: int) -> Series:
     """Stage two, with a new memory bank each time, against the references of each class."""
     series = Series("references", "stage two with a new memory bank of 20 classes", "references a class")
     image = matching.discs(800)
-    for count in counts:
-        _stage_two(series, count, image, matching.bank(20, shots=count), repeats)
+    for many in counts:
+        _stage_two(series, many, image, matching.bank(20, shots=many), repeats)
     return series
 
 
@@ -186,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__.split("\n\n")[0])
     parser.add_argument("--folder", type=Path, default=Path("docs/images"), help="where the plots go")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=count, default=3)
     parser.add_argument("--quick", action="store_true", help="a few small values only")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)

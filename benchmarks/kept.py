@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.accuracy import _mean_and_std, to_predictions
+from benchmarks.arguments import count, folder, seeds
 from benchmarks.candidate_cache import CandidateCache
 from benchmarks.coco_data import Targets, default_classes, read_references, read_targets
 from fiftyone_ntt.candidates.compact import compact_tokens
@@ -100,10 +101,10 @@ def run(
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kept", description=__doc__.split("\n\n")[0])
     parser.add_argument("--preset", default="lite")
-    parser.add_argument("--data", type=Path, required=True, help="folder with refs/, annotations/ and images")
-    parser.add_argument("--shots", type=int, default=1)
-    parser.add_argument("--seeds", default="33,42,13")
-    parser.add_argument("--images", type=int)
+    parser.add_argument("--data", type=folder, required=True, help="folder with refs/, annotations/ and images")
+    parser.add_argument("--shots", type=count, default=1)
+    parser.add_argument("--seeds", type=seeds, default="33,42,13")
+    parser.add_argument("--images", type=count)
     parser.add_argument("--cache", type=Path, help="keeps the candidates here; a temporary folder by default")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -111,16 +112,17 @@ def main() -> None:
     classes = default_classes(options.data)
     targets = read_targets(options.data, classes, options.images)
     banks = {
-        int(seed): segmenter.build_bank(
-            read_references(options.data, classes, options.shots, int(seed), targets.classes), targets.classes
+        seed: segmenter.build_bank(
+            read_references(options.data, classes, options.shots, seed, targets.classes), targets.classes
         )
-        for seed in options.seeds.split(",")
+        for seed in options.seeds
     }
     with tempfile.TemporaryDirectory(prefix="ntt-candidates-") as temporary:
         cache = CandidateCache(options.cache or Path(temporary), segmenter)
         scores = run(segmenter, targets, banks, cache, lambda line: None)
     print(
-        f"{options.data.name}, {len(targets.images)} images, {options.shots} shots, draws {options.seeds}; AP in points"
+        f"{options.data.name}, {len(targets.images)} images, {options.shots} shots, draws {list(options.seeds)}; "
+        "AP in points"
     )
     base = {kind: next(row for name, row in scores.items() if name.startswith(kind)) for kind in ("full", "coverage")}
     for variant, row in scores.items():

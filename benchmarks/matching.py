@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import plain, roofline
+from benchmarks.arguments import count
 from benchmarks.subjects import bank_of, ellipses, make_images
 from benchmarks.tables import number, table, write_json
 from fiftyone_ntt.candidates.compact import CompactImage, compact
@@ -185,11 +186,11 @@ def report(figures: dict[str, Any], options: argparse.Namespace) -> str:
 def parser() -> argparse.ArgumentParser:
     """The options."""
     made = argparse.ArgumentParser(prog="python -m benchmarks.matching", description=__doc__.split("\n\n")[0])
-    made.add_argument("--candidates", type=int, default=800)
-    made.add_argument("--classes", type=int, default=20)
+    made.add_argument("--candidates", type=count, default=800)
+    made.add_argument("--classes", type=count, default=20)
     made.add_argument("--points", type=int, default=12, help="points a side for the real candidates; 0 leaves them out")
-    made.add_argument("--stored", type=int, default=1024, help="candidates of the image whose size is told")
-    made.add_argument("--repeats", type=int, default=5)
+    made.add_argument("--stored", type=count, default=1024, help="candidates of the image whose size is told")
+    made.add_argument("--repeats", type=count, default=5)
     made.add_argument("--no-plain", dest="plain", action="store_false")
     made.add_argument("--json", type=Path)
     return made

@@ -20,6 +20,7 @@ import numpy as np
 from bson import Binary, ObjectId
 from fiftyone.operators.executor import ExecutionContext, Executor
 
+from benchmarks.arguments import count
 from fiftyone_ntt.dataset import labels as label_documents
 from fiftyone_ntt.panels.ntt_review import TABS, NttReview
 from fiftyone_ntt.review.label_table import BINS, table_of
@@ -157,10 +158,10 @@ def _milliseconds(call: Callable[[], Any]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.panel", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument("--labels", type=int, default=20, help="a sample")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--plain-samples", type=int, default=1000, help="of them, how many the plain loop reads")
+    parser.add_argument("--samples", type=count, default=10_000)
+    parser.add_argument("--labels", type=count, default=20, help="a sample")
+    parser.add_argument("--repeats", type=count, default=5)
+    parser.add_argument("--plain-samples", type=count, default=1000, help="of them, how many the plain loop reads")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     name = f"ntt-benchmark-panel-{ObjectId()}"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import roofline
+from benchmarks.arguments import count
 from benchmarks.clock import COMPACT, DECODE, ENCODE, FEATURES, MATCH, STAGES
 from benchmarks.measure import (
     Agreement,
@@ -243,24 +244,24 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=__doc__.split("\n\n")[0])
     made.add_argument("--preset", default="lite")
     made.add_argument("--random-weights", action="store_true", help="seeded random weights of the published sizes")
-    made.add_argument("--points", type=int, help="prompt points along each side; the preset's by default")
+    made.add_argument("--points", type=count, help="prompt points along each side; the preset's by default")
     made.add_argument("--size", type=_size, default=(480, 640), help="HEIGHTxWIDTH of the images in pixels")
-    made.add_argument("--images", type=int, default=3, help="how many images")
+    made.add_argument("--images", type=count, default=3, help="how many images")
     made.add_argument("--image", type=Path, nargs="*", default=[], help="files to use instead of the default pictures")
-    made.add_argument("--classes", type=int, default=20)
+    made.add_argument("--classes", type=count, default=20)
     made.add_argument("--device", default="cpu", help="cpu, cuda, or several: cuda:0,cuda:1")
     made.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="of the optimised side")
     made.add_argument("--compile", action="store_true", help="torch.compile the optimised side")
-    made.add_argument("--repeats", type=int, default=1, help="timed runs of each image")
+    made.add_argument("--repeats", type=count, default=1, help="timed runs of each image")
     made.add_argument("--warm-ups", type=int, help="runs before, besides the one that counts work; 0, on CUDA 2")
     made.add_argument("--no-plain", dest="plain", action="store_false", help="leave the plain pipeline out")
-    made.add_argument("--plain-images", type=int, default=1, help="how many of the images the plain pipeline gets")
+    made.add_argument("--plain-images", type=count, default=1, help="how many of the images the plain pipeline gets")
     made.add_argument("--decoder-only", action="store_true", help="measure the mask model only")
     made.add_argument("--threshold", type=float, help="predicted IoU that a mask must exceed; 0.4 for real weights")
     made.add_argument(
         "--kept", type=float, default=0.7, help="share of prompts above the threshold, random weights only"
     )
-    made.add_argument("--stream", type=int, help="images for the throughput; as many as --images, on CUDA 64")
+    made.add_argument("--stream", type=count, help="images for the throughput; as many as --images, on CUDA 64")
     made.add_argument("--json", type=Path)
     return made
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks.accuracy import to_predictions
 from benchmarks.across import Contents, Set, spread
+from benchmarks.arguments import folder, seeds
 from benchmarks.coco_data import SHARED, Targets, known_classes, read_references, read_targets
 from benchmarks.prompts_made import deepest_point, scribble_line
 from benchmarks.tables import table, write_json
@@ -177,9 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prompts", description=__doc__.split("\n\n")[0])
     parser.add_argument("--preset", default="lite")
     parser.add_argument(
-        "--data", type=Path, default=SHARED, help="folder of fruits-nuts and coco-mini (default: %(default)s)"
+        "--data", type=folder, default=SHARED, help="folder of fruits-nuts and coco-mini (default: %(default)s)"
     )
-    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="reference draws (default: %(default)s)")
+    parser.add_argument("--seeds", type=seeds, default=SEEDS, help="reference draws, commas between")
     parser.add_argument("--index", type=Path, help="keeps the candidates here; a temporary folder by default")
     parser.add_argument("--json", type=Path, help="writes {set: {kind: figures}}")
     options = parser.parse_args(argv)
@@ -188,8 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         segmenter = load_preset(options.preset).segmenter()
         with tempfile.TemporaryDirectory(prefix="ntt-prompts-") as temporary:
             contents = Contents(options.index or Path(temporary), options.preset, segmenter)
-            seeds = [int(seed) for seed in options.seeds.split(",")]
-            results = {one.root.name: run_set(segmenter, one, contents, seeds) for one in sets}
+            results = {one.root.name: run_set(segmenter, one, contents, options.seeds) for one in sets}
     except NttError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -21,6 +21,7 @@ from PIL import Image
 
 import fiftyone_ntt as ntt
 from benchmarks import matching, roofline
+from benchmarks.arguments import count, counts
 from benchmarks.subjects import bank_of, make_images
 from benchmarks.tables import number, table, write_json
 from fiftyone_ntt.candidates.file_format import IndexSettings
@@ -67,20 +68,17 @@ def fill(folder: Path, count: int, found: list[CompactImage]) -> tuple[fo.Datase
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.relabel", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--candidates", type=int, help="synthetic candidates an image, in place of those of lite")
-    parser.add_argument("--classes", type=int, default=20)
-    parser.add_argument("--shots", default="5,100", help="references a class, separated by commas")
+    parser.add_argument("--images", type=count, default=1000)
+    parser.add_argument("--candidates", type=count, help="synthetic candidates an image, in place of those of lite")
+    parser.add_argument("--classes", type=count, default=20)
+    parser.add_argument("--shots", type=counts, default="5,100", help="references a class, separated by commas")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     found = contents(options.candidates)
     with tempfile.TemporaryDirectory(prefix="ntt-relabel-") as temporary:
         dataset, weights, megabytes = fill(Path(temporary), options.images, found)
         try:
-            banks = {
-                int(shots): memory_bank(found[0], options.classes, int(shots), weights)
-                for shots in options.shots.split(",")
-            }
+            banks = {shots: memory_bank(found[0], options.classes, shots, weights) for shots in options.shots}
             rows = [relabelled(dataset, bank, shots, Path(temporary)) for shots, bank in banks.items()]
         finally:
             dataset.delete()

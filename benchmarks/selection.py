@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.accuracy import to_predictions
+from benchmarks.arguments import count, counts, folder
 from benchmarks.coco_data import Targets, default_classes, read_references, read_target_image, read_targets
 from fiftyone_ntt.candidates.file_format import IndexSettings
 from fiftyone_ntt.candidates.store import IndexStore
@@ -222,12 +223,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.selection", description=__doc__.split("\n\n")[0])
     parser.add_argument("--preset", default="lite")
     parser.add_argument("--device", help="cpu, cuda, mps; the best there is by default")
-    parser.add_argument("--data", type=Path, required=True, help="folder with refs/, annotations/ and images")
+    parser.add_argument("--data", type=folder, required=True, help="folder with refs/, annotations/ and images")
     parser.add_argument("--classes", help="class list: voc20, all80 or all; what the folder has by default")
-    parser.add_argument("--shots", default="1,3", help="references a class, separated by commas")
-    parser.add_argument("--seeds", type=int, default=10, help="how many random draws")
-    parser.add_argument("--images", type=int, help="how many target images; all by default")
-    parser.add_argument("--points", type=int, help="prompt points along each side; the preset's by default")
+    parser.add_argument("--shots", type=counts, default="1,3", help="references a class, separated by commas")
+    parser.add_argument("--seeds", type=count, default=10, help="how many random draws")
+    parser.add_argument("--images", type=count, help="how many target images; all by default")
+    parser.add_argument("--points", type=count, help="prompt points along each side; the preset's by default")
     parser.add_argument("--index", type=Path, required=True, help="folder of the candidate cache")
     parser.add_argument("--pool", type=Path, help="file that keeps the pool's vectors (.npz): encoding takes longest")
     parser.add_argument("--whole", action="store_true", help="leave out the comparison on random halves")
@@ -264,7 +265,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         f"pool of {len(pool.vectors)} references in {len(pool.mean_tokens)} images; mask AP"
     )
     result = {}
-    for shots in map(int, options.shots.split(",")):
+    for shots in options.shots:
         outcome = compare(pool, targets, contents, shots, options.seeds, not options.whole)
         print(f"{shots} shot: {outcome}", flush=True)
         result[str(shots)] = {**asdict(outcome), "rank": outcome.rank}

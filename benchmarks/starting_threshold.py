@@ -27,8 +27,10 @@ from pycocotools import mask as mask_utils
 
 from benchmarks.accuracy import to_predictions
 from benchmarks.across import Contents, Key, Set, banks_of
+from benchmarks.arguments import count, counts, folder, names, seeds
 from benchmarks.coco_data import SHARED, TargetImage, Targets, read_targets
 from fiftyone_ntt.core import Matcher, MemoryBank
+from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.evaluation.coco import GroundTruth, Prediction, coco_scores
 from fiftyone_ntt.method.starting_threshold import StartingThresholds, starting_thresholds
 from fiftyone_ntt.models import load_preset
@@ -165,13 +167,14 @@ def run(options: argparse.Namespace, cache: Path) -> dict[str, object]:
     """Measures every set."""
     segmenter = load_preset(options.preset, options.device).segmenter()
     contents = Contents(cache, options.preset, segmenter)
-    keys = [(int(n), int(seed)) for n in options.shots.split(",") for seed in options.seeds.split(",")]
+    keys = [(shots, seed) for shots in options.shots for seed in options.seeds]
     roots = {name: options.data / name for name in SETS if (options.data / name).is_dir()}
-    wanted = options.sets.split(",") if options.sets else list(roots)
+    if set(options.sets or ()) - roots.keys() or not roots:
+        raise InputError(f"expected sets of {', '.join(SETS)} in {options.data}, got {options.sets or 'none of them'}")
     first = next(iter(roots))
     lender = read_targets(roots[first], SETS[first], options.images)
     results: dict[str, object] = {}
-    for name in wanted:
+    for name in options.sets or roots:
         one = Set(roots[name], SETS[name], options.images)
         images = images_of(one, lender, lambda image: not options.cached or _is_cached(contents, image))
         banks = banks_of(segmenter, one, images.targets.classes, keys, crops=False)
@@ -189,19 +192,23 @@ def _is_cached(contents: Contents, image: TargetImage) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.starting_threshold", description=__doc__)
-    parser.add_argument("--data", type=Path, default=SHARED, help="a folder of sets")
-    parser.add_argument("--sets", help=f"of {', '.join(SETS)}, commas between; all by default")
-    parser.add_argument("--images", type=int, default=IMAGES, help="target images of each set")
-    parser.add_argument("--shots", default="1,3,5", help="references a class")
-    parser.add_argument("--seeds", default="33,42,13", help="reference draws")
+    parser.add_argument("--data", type=folder, default=SHARED, help="a folder of sets")
+    parser.add_argument("--sets", type=names, help=f"of {', '.join(SETS)}, commas between; all by default")
+    parser.add_argument("--images", type=count, default=IMAGES, help="target images of each set")
+    parser.add_argument("--shots", type=counts, default="1,3,5", help="references a class")
+    parser.add_argument("--seeds", type=seeds, default="33,42,13", help="reference draws")
     parser.add_argument("--preset", default="lite")
     parser.add_argument("--device", default=None)
     parser.add_argument("--cache", type=Path, help="keeps the candidates here; a temporary folder by default")
     parser.add_argument("--cached", action="store_true", help="only images whose candidates are in the cache")
     parser.add_argument("--json", type=Path, help="writes the figures here")
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="ntt-candidates-") as temporary:
-        results = run(options, options.cache or Path(temporary))
+    try:
+        with tempfile.TemporaryDirectory(prefix="ntt-candidates-") as temporary:
+            results = run(options, options.cache or Path(temporary))
+    except NttError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(json.dumps(results))
     return 0
 
