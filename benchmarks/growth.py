@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -124,7 +124,7 @@ def _stage_two(series: Series, x: float, image: IndexedImage, bank: MemoryBank, 
 
 
 def _match_anew(image: CompactImage, bank: MemoryBank, config: MatchConfig) -> object:
-    return Segmenter.match(image, replace(bank), config)  # a copy has not made its prototypes yet
+    return Segmenter.match(image, bank.changed(), config)  # a copy has not made its prototypes yet
 
 
 def _median(work: Callable[[], object], repeats: int) -> float:

@@ -8,7 +8,6 @@ runs on a temporary dataset, once with few references a class and once with many
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import tempfile
 import time
@@ -49,7 +48,7 @@ def memory_bank(content: CompactImage, classes: int, shots: int, weights: dict[s
     chosen = vectors[random.permutation(len(vectors))[:classes]].repeat(shots, axis=0)
     noise = 0.3 * vectors.std(axis=0) * random.standard_normal(chosen.shape)
     made = bank_of((chosen + noise).astype(np.float32), shots, vectors.mean(axis=0))
-    return dataclasses.replace(made, preset="lite", weights=weights)
+    return made.changed(preset="lite", weights=weights)
 
 
 def fill(folder: Path, count: int, found: list[CompactImage]) -> tuple[fo.Dataset, dict[str, str], float]:
