@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.evaluation.review_point import Matches
+from fiftyone_ntt.evaluation.found import Matches
 from fiftyone_ntt.pixels.mask_codes import Rle, encode_crop
 
 Box = tuple[float, float, float, float]
@@ -27,7 +27,7 @@ MAX_DETECTIONS = 100
 """Per image and class, only this many predictions of highest score count (the COCO convention)."""
 
 # pycocotools prints; its output is swallowed by replacing sys.stdout, which two threads must not do at once.
-_QUIET = threading.Lock()
+QUIET = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def _evaluate(
     images: int,
     kind: Literal["bbox", "segm"],
 ) -> tuple[Scores, dict[str, Scores], dict[str, Matches]]:
-    with _QUIET, contextlib.redirect_stdout(io.StringIO()):
+    with QUIET, contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(_coco(truth, classes, images), _coco(predicted, classes, images), kind)
         # Only the range "all" is reported, so an object's area, which would select a range, plays no part.
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[-np.inf, np.inf]], ["all"]

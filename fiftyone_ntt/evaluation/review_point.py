@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 from fiftyone.core.collections import SampleCollection
-from numpy.typing import NDArray
 
 from fiftyone_ntt.dataset.fields import dataset_of
+from fiftyone_ntt.evaluation.found import Found, Matches
 from fiftyone_ntt.runs.applied_thresholds import kept_of_run, parting
 from fiftyone_ntt.runs.record import provenance_of
 
@@ -25,54 +25,6 @@ _WORDS = {
     APPLIED: "the score thresholds that the run applied",
     SUGGESTED: "the score threshold that is suggested for the review",
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Matches:
-    """What became of the predictions of one class at IoU 0.5, as COCO pairs them with objects.
-
-    Attributes:
-        scores: float64 ``[n]``, of all predictions that count: those on crowd regions do not.
-        right: bool ``[n]``, whether each is paired with an object.
-        objects: annotated objects, crowd regions aside.
-    """
-
-    scores: NDArray[np.float64]
-    right: NDArray[np.bool_]
-    objects: int
-
-    def above(self, threshold: float) -> Found:
-        """What is found by the predictions with a score above a threshold.
-
-        COCO pairs the best first, so those above a threshold are paired alike without the others.
-        """
-        chosen = self.right[self.scores > threshold]
-        return Found(int(chosen.sum()), len(chosen), self.objects)
-
-
-@dataclass(frozen=True)
-class Found:
-    """How many predictions are right, and how many objects there are.
-
-    Attributes:
-        right: predictions that are paired with an object.
-        labels: predictions.
-        objects: annotated objects.
-    """
-
-    right: int
-    labels: int
-    objects: int
-
-    @property
-    def precision(self) -> float | None:
-        """Share of the predictions that are right; ``None`` without any."""
-        return self.right / self.labels if self.labels else None
-
-    @property
-    def recall(self) -> float | None:
-        """Share of the objects that are found; ``None`` without any."""
-        return self.right / self.objects if self.objects else None
 
 
 @dataclass(frozen=True)
