@@ -111,6 +111,7 @@ class CandidateSource:
         stage_one: how they are made, and whether and where the index is.
         bank: the memory bank of the run, whose weights the models must have; ``None`` takes any.
         size_limit: bytes that the index may reach; the default where ``None``.
+        upright: apply EXIF rotation.
 
     Attributes:
         from_index: images whose candidates were in the index.
@@ -125,9 +126,14 @@ class CandidateSource:
     """
 
     def __init__(
-        self, stage_one: StageOne, *, bank: MemoryBank | None = None, size_limit: int | None = None
-    ) -> None:  # fmt: skip
-        self._stage_one, self._bank, self._size_limit = stage_one, bank, size_limit
+        self,
+        stage_one: StageOne,
+        *,
+        bank: MemoryBank | None = None,
+        size_limit: int | None = None,
+        upright: bool = True,
+    ) -> None:
+        self._stage_one, self._bank, self._size_limit, self._upright = stage_one, bank, size_limit, upright
         choose_devices(stage_one.settings.device)  # an unknown one is refused also where no model will be needed
         self._root, self._use_index = index_root(stage_one.settings.index_dir), stage_one.settings.use_index
         self._store: IndexStore | None = None
@@ -305,7 +311,7 @@ class CandidateSource:
     def _read(self, key: str, filepath: str) -> NDArray[np.uint8] | CompactImage:
         data = read_bytes(filepath)
         if self._store is not None:
-            digest = content_digest(data)
+            digest = content_digest(data, upright=self._upright)
             content = self._store.get(digest)
             with self._lock:
                 if content is None:
@@ -315,7 +321,7 @@ class CandidateSource:
                     self._unseen[key] = filepath
             if content is not None:
                 return content
-        image = decode_with_notes(data, filepath)
+        image = decode_with_notes(data, filepath, upright=self._upright)
         self._note(key, image.notes)
         return image.pixels
 

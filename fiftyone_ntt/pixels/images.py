@@ -41,7 +41,7 @@ class ReadImage:
     notes: tuple[str, ...] = ()
 
 
-def read_image(path: str | Path) -> NDArray[np.uint8]:
+def read_image(path: str | Path, *, upright: bool = True) -> NDArray[np.uint8]:
     """Reads an image as RGB, upright.
 
     EXIF rotation is applied, because FiftyOne's App shows images (and draws labels on them) that way. Values of more
@@ -49,6 +49,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
     Args:
         path: any file PIL can open, and TIFF files of up to 64 bits a value and any number of channels.
+        upright: apply EXIF rotation; the annotations of published data sets are of the pixels as they are stored.
 
     Returns:
         uint8 ``[H, W, 3]``.
@@ -60,7 +61,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         >>> read_image("slide.tif").shape  # doctest: +SKIP
         (1024, 1536, 3)
     """
-    return decode_image(read_bytes(path), path)
+    return decode_with_notes(read_bytes(path), path, upright=upright).pixels
 
 
 def read_bytes(path: str | Path, most: int = _MOST_BYTES) -> bytes:
@@ -99,18 +100,19 @@ def decode_image(data: bytes, path: str | Path) -> NDArray[np.uint8]:
     return decode_with_notes(data, path).pixels
 
 
-def decode_with_notes(data: bytes, path: str | Path) -> ReadImage:
+def decode_with_notes(data: bytes, path: str | Path, *, upright: bool = True) -> ReadImage:
     """The image in the content of a file, as ``read_image`` gives it, with what to note about it.
 
     Args:
         data: the content.
         path: for the error.
+        upright: apply EXIF rotation.
 
     Raises:
         InputError: if it is not an image, or one of a kind that cannot be read; the message names the kind.
     """
     try:
-        pixels, notes = _decoded(data)
+        pixels, notes = _decoded(data, upright)
     except InputError as error:
         raise InputError(f"not a readable image: {path} ({error})") from error
     except Exception as error:  # a damaged file can make a decoder raise nearly anything
@@ -119,7 +121,7 @@ def decode_with_notes(data: bytes, path: str | Path) -> ReadImage:
     return ReadImage(pixels, (*notes, contrast) if contrast else tuple(notes))
 
 
-def content_digest(data: bytes) -> str:
+def content_digest(data: bytes, *, upright: bool = True) -> str:
     """What tells the content of image files apart: SHA-256, and another one for images that were read otherwise before.
 
     Candidates found in a picture of 16 bits as earlier versions read it must not be taken for those of the picture.
@@ -127,6 +129,8 @@ def content_digest(data: bytes) -> str:
     digest = hashlib.sha256(data)
     if _is_read_anew(data):
         digest.update(b"windowed")
+    if not upright and _is_rotated(data):
+        digest.update(b"as stored")
     return digest.hexdigest()
 
 
@@ -135,7 +139,15 @@ def content_key(data: bytes) -> str:
     return f"{len(data)}-{content_digest(data)}"
 
 
-def _decoded(data: bytes) -> tuple[NDArray[np.uint8], list[str]]:
+def _is_rotated(data: bytes) -> bool:
+    try:
+        with Image.open(BytesIO(data)) as image:
+            return _orientation(image) not in (None, 1)
+    except Exception:  # whoever decodes it will say what is wrong
+        return False
+
+
+def _decoded(data: bytes, upright: bool = True) -> tuple[NDArray[np.uint8], list[str]]:
     try:
         image = Image.open(BytesIO(data))
     except UnidentifiedImageError:
@@ -151,8 +163,8 @@ def _decoded(data: bytes) -> tuple[NDArray[np.uint8], list[str]]:
             return _three(pixels), notes
         notes = _frame_notes(image, data)
         if is_deep_colour(image, data):
-            return turned(deep_colours(data, image), _orientation(image)), notes
-        return np.asarray(_to_rgb(_upright(image))), notes
+            return turned(deep_colours(data, image), _orientation(image) if upright else None), notes
+        return np.asarray(_to_rgb(_upright(image) if upright else image)), notes
 
 
 def _is_read_anew(data: bytes) -> bool:
