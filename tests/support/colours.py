@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import torch
 from PIL import Image, ImageDraw
 
 from fiftyone_ntt.core import ImageFrame, ProposalConfig, ReferenceSettings, Segmenter
+from fiftyone_ntt.models.presets import Preset
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 210)}
 NAMES = list(COLOURS)
@@ -38,6 +40,10 @@ class SameColour:
         ious = torch.where(saturated, 0.5 + (logits > 0).float().mean((1, 2)), 0.1)[:, None].repeat(1, 3)
         return logits[:, None].repeat(1, 3, 1, 1), ious
 
+    def decode_boxes(self, embedding, boxes):
+        masks, ious = self.decode_points(embedding, (boxes[:, :2] + boxes[:, 2:]) / 2)
+        return masks[:, 0], ious[:, 0]
+
 
 class MeanColour:
     """A feature model: a patch's vector is its mean colour against grey."""
@@ -53,6 +59,23 @@ def colour_segmenter() -> Segmenter:
         SameColour(), MeanColour(), references=ReferenceSettings(context="image", weights="area"),
         proposals=ProposalConfig(points_per_side=12, grid="centre"), target_via=None,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ColourSpec:
+    """A spec of a preset: loads one of the two models above."""
+
+    model: type
+    cpu_only: bool = True
+
+    def load(self, device, *, preset="", precision="fp32", compile=False):
+        return self.model()
+
+
+COLOUR_PRESET = Preset(
+    "colours", ColourSpec(SameColour), ColourSpec(MeanColour), ReferenceSettings(context="image", weights="area"),
+    points_per_side=12, grid="centre", target_via=None,
+)  # fmt: skip
 
 
 def picture(path, objects):

@@ -1,0 +1,173 @@
+"""What a protocol is: files, classes, references, targets and scorers under one name."""
+
+from __future__ import annotations
+
+import filecmp
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.evaluation.protocols.coco_files import Reference, Targets
+from fiftyone_ntt.evaluation.protocols.episodes import Episode
+
+Presence = Literal["unknown", "given"]
+"""``"unknown"``: every class may or may not be in an image. ``"given"``: it is said which class to look for."""
+
+
+@dataclass(frozen=True)
+class Needed:
+    """A file or folder that a protocol reads.
+
+    Attributes:
+        path: where it belongs.
+        source: where to get it.
+        folder: whether it is a folder, with at least one file in it.
+        optional: whether the protocol can do without; ``source`` then says what is lost.
+    """
+
+    path: Path
+    source: str
+    folder: bool = False
+    optional: bool = False
+
+    @property
+    def there(self) -> bool:
+        """Whether it is in its place."""
+        return any(self.path.iterdir()) if self.folder and self.path.is_dir() else self.path.is_file()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a table: which part of a protocol, how many references, which draw.
+
+    Attributes:
+        data: the data folder.
+        part: a split, set or fold of the protocol.
+        shots: references a class.
+        seed: of the draw; what it does to fixed references is nothing.
+        paper: copy also what the published code loses.
+    """
+
+    data: Path
+    part: str
+    shots: int
+    seed: int = 33
+    paper: bool = False
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A published way to measure.
+
+    Attributes:
+        name: what it is called on the command line.
+        summary: one line for people.
+        parts: its splits, sets or folds; the first is the default.
+        shots: those of the published tables.
+        seeds: those of the published tables; empty where references are fixed.
+        scorers: names of the scorers of a run, the main one first.
+        files: data folder and part -> what must be there.
+        presence: whether it is said which class to look for.
+        mask_ap: whether the truth has masks to compare.
+        max_instances: labels an image that count; the method's default is the same.
+        default_part: chooses the part where none is named.
+    """
+
+    name: str
+    summary: str
+    parts: tuple[str, ...]
+    shots: tuple[int, ...]
+    seeds: tuple[int, ...]
+    scorers: tuple[str, ...]
+    files: Callable[[Path, str], list[Needed]]
+    presence: Presence = "unknown"
+    mask_ap: bool = True
+    max_instances: int = 100
+    default_part: Callable[[Path], str] | None = None
+
+    def checked_part(self, part: str | None, data: Path) -> str:
+        """A part that there is; the default where ``None``."""
+        if part is None:
+            return self.parts[0] if self.default_part is None else self.default_part(data)
+        if part not in self.parts:
+            raise InputError(f"expected a part of {self.name} ({', '.join(self.parts)}), got {part!r}")
+        return part
+
+    def missing(self, data: Path, part: str) -> list[Needed]:
+        """Files that are not there and must be."""
+        return [needed for needed in self.files(data, part) if not (needed.there or needed.optional)]
+
+    def check(self, data: Path, part: str) -> None:
+        """Raises InputError if something is missing; the first files are named."""
+        missing = self.missing(data, part)
+        if missing:
+            raise InputError(
+                f"expected the files of {self.name} {part} below {data}, {len(missing)} are missing, e.g. "
+                f"{missing[0].path}; `fiftyone-ntt protocol prepare {self.name} --data {data}` names all of them"
+            )
+
+
+@dataclass(frozen=True)
+class DetectionProtocol(Protocol):
+    """A protocol of objects: references and images of a data set, boxes and masks in return.
+
+    Attributes:
+        targets: data folder and part -> images and truth.
+        references: the references of a case, class by class in the order of the draw.
+    """
+
+    targets: Callable[[Path, str], Targets] = NotImplemented
+    references: Callable[[Case], list[Reference]] = NotImplemented
+
+    def checked_references(self, case: Case, targets: Targets) -> list[Reference]:
+        """The references of a case.
+
+        Raises:
+            InputError: if one of them is among the images to label, which the scores would then know.
+        """
+        references = self.references(case)
+        names = {image.path.name: image.path for image in targets.images}
+        seen = {one.path.name for one in references if _is_same(one.path, names.get(one.path.name))}
+        if seen:
+            raise InputError(
+                f"expected references that are not among the images to label, got {len(seen)} that are, e.g. "
+                f"{min(seen)}; check that train and test of the data set are not mixed up"
+            )
+        return references
+
+
+def _is_same(path: Path, other: Path | None) -> bool:
+    """Whether two files of one name are one image; some sets number the files of train and test alike."""
+    if other is None or path == other or not (path.is_file() and other.is_file()):
+        return other is not None
+    return filecmp.cmp(path, other, shallow=False)
+
+
+@dataclass(frozen=True)
+class EpisodeProtocol(Protocol):
+    """A protocol of questions "where is this class?", answered by a mask.
+
+    Attributes:
+        episodes: those of a case, in order.
+        fold_classes: fold -> class indices that are asked for.
+        digests: ``(part, shots)`` -> sha256, its first 16 digits, of the published episodes.
+        short: an image's name as the published lists of episodes have it.
+        paths: data folder and an image's name -> image file and file of class numbers.
+        class_names: of the class numbers.
+        ignored: value of the class maps that counts neither way; -1 where there is none.
+    """
+
+    episodes: Callable[[Case], Iterator[Episode]] = NotImplemented
+    fold_classes: Callable[[int], list[int]] = NotImplemented
+    digests: dict[tuple[str, int], str] | None = None
+    short: Callable[[str], str] = str
+    paths: Callable[[Path, str], tuple[Path, Path]] = NotImplemented
+    class_names: tuple[str, ...] = ()
+    ignored: int = -1
+
+
+def needed_images(folder: Path, source: str) -> Needed:
+    """A folder of images."""
+    return Needed(folder, source, folder=True)

@@ -1,0 +1,192 @@
+"""Results beside what is published, as tables and a curve. Known and unknown presence never share a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from fiftyone_ntt.errors import InputError
+
+TOLERANCE = 0.5
+"""Points: a larger difference to what is published is marked; the published table and its CSV differ by as much."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure.
+
+    Attributes:
+        protocol, part, shots, seed, preset, match, scorer, metric, size: what it is of.
+        presence: whether it was said which class to look for.
+        measured: points of 0..100.
+        expected: as published, in points; ``None`` where nothing comparable is.
+        source: of the expected figure.
+        note: why nothing is compared.
+    """
+
+    protocol: str
+    part: str
+    shots: int
+    seed: int | None
+    preset: str
+    match: str
+    scorer: str
+    metric: str
+    size: str
+    presence: str
+    measured: float | None
+    expected: float | None
+    source: str = ""
+    note: str = ""
+
+    @property
+    def difference(self) -> float | None:
+        """Measured minus expected."""
+        return None if self.measured is None or self.expected is None else self.measured - self.expected
+
+    @property
+    def marked(self) -> bool:
+        """Whether it differs by more than the tolerance."""
+        return self.difference is not None and abs(self.difference) > TOLERANCE + 1e-9
+
+    def cells(self) -> list[str]:
+        """For a table."""
+        seed = "-" if self.seed is None else str(self.seed)
+        texts = [_points(self.expected), _points(self.measured), _points(self.difference, "+.1f")]
+        facts = [self.protocol, self.part, str(self.shots), seed, self.preset, self.match, self.scorer, self.metric]
+        return [*facts, self.size, *texts, "!" if self.marked else "", self.note]
+
+
+HEADINGS = ("protocol", "part", "shots", "seed", "preset", "match", "scorer", "metric", "size", "expected", "measured",
+            "difference", "", "note")  # fmt: skip
+
+
+def _points(value: float | None, form: str = ".1f") -> str:
+    return "-" if value is None else format(value, form)
+
+
+@lru_cache(maxsize=1)
+def _published() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
+    return content
+
+
+def expected(protocol: str, part: str, shots: int, seed: int | None, scorer: str, metric: str) -> float | None:
+    """What is published for a figure, in points; ``None`` where nothing is."""
+    table = _published().get(protocol, {})
+    by_seed = table.get("by_seed")
+    if by_seed is not None:
+        values = by_seed.get(metric, {}).get(str(shots))
+        there = scorer == table["scorer"] and values is not None and seed in by_seed["seeds"]
+        return float(values[by_seed["seeds"].index(seed)]) if there else None
+    row = table.get("rows", {}).get(scorer)
+    if row is None or row["metric"] != metric or part not in row or shots not in table["shots"]:
+        return None
+    return float(row[part][table["shots"].index(shots)])
+
+
+def read_results(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """Results of files and folders, in order of protocol, part, shots and seed."""
+    files: list[Path] = []
+    for path in paths:
+        files += sorted(path.glob("*.json")) if path.is_dir() else [path]
+    results = []
+    for file in files:
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"expected the result of a protocol in {file}, got none ({error})") from error
+        if isinstance(content, dict) and "protocol" in content and "scores" in content:
+            results.append({**content, "path": str(file)})
+    if not results:
+        raise InputError(f"expected results in {', '.join(map(str, paths))}, got none; `protocol run` makes them")
+    return sorted(results, key=lambda one: (one["protocol"], one["part"], one["shots"], one["seed"] or 0))
+
+
+def rows_of(results: Sequence[dict[str, Any]]) -> list[Row]:
+    """A row for the main figures of each result."""
+    rows = []
+    for one in results:
+        subset = one["limit"] is not None
+        note = f"only {one.get('images', one.get('episodes'))} of all" if subset else ""
+        if one.get("references_as_published") is False:
+            note = "; ".join(filter(None, (note, "references not as published")))
+        if one["failed"]:
+            note = "; ".join(filter(None, (note, f"{len(one['failed'])} failed")))
+        for scorer, scored in one["scores"].items():
+            for metric in _main(scorer, scored["metrics"]):
+                value = scored["metrics"][metric]
+                figure = None if subset else expected(
+                    one["protocol"], one["part"], one["shots"], one["seed"], scorer, metric
+                )  # fmt: skip
+                rows.append(Row(
+                    one["protocol"], one["part"], one["shots"], one["seed"], one["models"]["preset"],
+                    one["match_name"], scorer, metric, str(one["evaluation_size"]), one["presence"],
+                    None if value is None else 100 * value, figure,
+                    _published().get(one["protocol"], {}).get("source", "") if figure is not None else "", note,
+                ))  # fmt: skip
+    return rows
+
+
+def _main(scorer: str, metrics: dict[str, Any]) -> list[str]:
+    """The figures that tables show: AP, or AP50 where the scorer puts that first."""
+    if scorer in ("ntt", "fsod-vfm", "voc07"):
+        return ["box_ap50"]
+    named = ("box_ap", "mask_ap", "boundary_ap", "miou", "fb_iou")
+    return [name for name in named if name in metrics]
+
+
+def by_presence(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows with unknown presence, and apart from them those with given presence."""
+    return {kind: [row for row in rows if row.presence == kind] for kind in ("unknown", "given")
+            if any(row.presence == kind for row in rows)}  # fmt: skip
+
+
+TITLES = {
+    "unknown": "Presence unknown: every class may or may not be in an image",
+    "given": "Presence given: it is said which class to look for (not comparable with the above)",
+}
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Tables and curves for a page."""
+    blocks = []
+    for presence, group in by_presence(rows).items():
+        blocks += [f"### {TITLES[presence]}", _table(HEADINGS, [row.cells() for row in group])]
+        curve = curves(group)
+        if curve:
+            blocks += ["Mean and sample standard deviation over the draws, by shots:", _table(*curve)]
+    sources = sorted({f"{row.protocol}: {row.source}" for row in rows if row.source})
+    if sources:
+        blocks.append("Expected: " + "; ".join(sources) + ".")
+    return "\n\n".join(blocks) + "\n"
+
+
+def curves(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]] | None:
+    """Headings and cells of a table with a column a number of shots; ``None`` where there is only one."""
+    shots = sorted({row.shots for row in rows})
+    if len(shots) < 2:
+        return None
+    groups: dict[tuple[str, ...], dict[int, list[float]]] = {}
+    for row in rows:
+        if row.measured is not None:
+            key = (row.protocol, row.part, row.preset, row.match, row.scorer, row.metric)
+            groups.setdefault(key, {}).setdefault(row.shots, []).append(row.measured)
+    cells = [[*key, *(_spread(values.get(count, [])) for count in shots)] for key, values in groups.items()]
+    return ["protocol", "part", "preset", "match", "scorer", "metric", *(f"{count} shots" for count in shots)], cells
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

@@ -1,0 +1,53 @@
+"""The result of a protocol as a dataset in FiftyOne."""
+
+from __future__ import annotations
+
+import fiftyone as fo
+import pytest
+from support.colours import COLOUR_PRESET
+from support.protocol_data import LEFT, SIZE, folder_data, pascal_5i_data
+
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.evaluation.protocols.fiftyone_result import load_result
+from fiftyone_ntt.evaluation.protocols.protocol_run import Order, run
+from fiftyone_ntt.evaluation.protocols.registry import protocol_of
+from fiftyone_ntt.params.base import StageOneSettings
+
+
+def result(tmp_path, name, make, **changes):
+    data = tmp_path / name
+    data.mkdir()
+    make(data)
+    stage_one = StageOneSettings(preset=COLOUR_PRESET, index_dir=tmp_path / "cache")
+    return run(protocol_of(name), Order(data, tmp_path / "out", stage_one=stage_one, **changes))[0]
+
+
+def test_result_as_a_dataset(tmp_path):
+    """Truth and labels lie where they are in the image; nothing is written over."""
+    path = result(tmp_path, "folder", folder_data)
+    dataset = load_result(path, "protocol-result")
+    try:
+        assert len(dataset) == 3 and dataset.info["protocol"]["presence"] == "unknown"
+        sample = dataset.match({"filepath": {"$regex": "t2"}}).first()
+        (truth,), (label, *_) = sample.ground_truth.detections, sample.ntt.detections
+        x1, y1, x2, y2 = LEFT
+        assert truth.bounding_box == pytest.approx(
+            [x1 / SIZE[1], y1 / SIZE[0], (x2 - x1) / SIZE[1], (y2 - y1) / SIZE[0]]
+        )
+        assert label.bounding_box == pytest.approx(truth.bounding_box, abs=0.02)
+        assert label.label == truth.label and label.confidence > 0.5 and truth.mask.shape == (y2 - y1, x2 - x1)
+        with pytest.raises(InputError, match="not taken"):
+            load_result(path, "protocol-result")
+    finally:
+        fo.delete_dataset("protocol-result")
+
+
+def test_what_cannot_be_loaded_is_said(tmp_path):
+    episodes = result(tmp_path, "pascal-5i", pascal_5i_data, limit=2)
+    with pytest.raises(InputError, match="overlaps"):
+        load_result(episodes)
+    path = result(tmp_path, "folder", folder_data)
+    next(path.parent.glob("folder*.labels.jsonl")).unlink()
+    with pytest.raises(InputError, match="run the protocol again"):
+        load_result(path)
+    assert not fo.dataset_exists(path.stem)
