@@ -24,7 +24,7 @@ from benchmarks.arguments import count, counts, folder, names, seeds
 from benchmarks.candidate_cache import CandidateCache
 from benchmarks.coco_data import Targets, default_classes, read_references, read_targets
 from benchmarks.levers import VARIANTS
-from fiftyone_ntt.core import IndexedImage, Instances, MatchConfig, MemoryBank, ReferenceSettings, Segmenter
+from fiftyone_ntt.core import IndexedImage, MatchConfig, MemoryBank, ReferenceSettings, Segmenter
 from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.evaluation.coco import (
     CocoScores,
@@ -32,9 +32,9 @@ from fiftyone_ntt.evaluation.coco import (
     PresenceScores,
     Scores,
     coco_scores,
-    encode_crop,
     presence_scores,
 )
+from fiftyone_ntt.evaluation.protocols.predictions import to_predictions
 from fiftyone_ntt.method.options.guided_points import guided_index
 from fiftyone_ntt.method.proposals import grid_points
 from fiftyone_ntt.models import load_preset
@@ -200,18 +200,6 @@ class Guided:
             )
         kept = guided_index(points, indexed.tokens, frame, self.fraction)
         return IndexedImage(indexed.candidates.select(kept), indexed.vectors[kept], indexed.tokens)
-
-
-def to_predictions(instances: Instances, image_id: int) -> list[Prediction]:
-    """Instances of one image, in their order, for the metrics."""
-    predictions = []
-    for i in range(len(instances)):
-        (left, top, _, _), crop = instances.crop(i)
-        x1, y1, x2, y2 = (float(value) for value in instances.boxes[i])
-        rle = encode_crop(crop, left, top, instances.image_size)
-        score, label = float(instances.scores[i]), int(instances.labels[i])
-        predictions.append(Prediction(image_id, label, (x1, y1, x2, y2), score, rle))
-    return predictions
 
 
 def table(result: Result) -> str:

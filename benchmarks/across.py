@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from benchmarks.accuracy import to_predictions
 from benchmarks.coco_data import (
     TargetImage,
     Targets,
@@ -28,6 +27,7 @@ from fiftyone_ntt.candidates.store import IndexStore
 from fiftyone_ntt.core import CompactImage, Instances, MatchConfig, MemoryBank, Segmenter, compact
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.evaluation.coco import CocoScores, Prediction, coco_scores, encode_crop
+from fiftyone_ntt.evaluation.protocols.predictions import to_predictions
 from fiftyone_ntt.pixels.packed_masks import masks_at_image_size
 
 Key = tuple[int, int]

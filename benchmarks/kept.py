@@ -18,13 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.accuracy import _mean_and_std, to_predictions
+from benchmarks.accuracy import _mean_and_std
 from benchmarks.arguments import count, folder, seeds
 from benchmarks.candidate_cache import CandidateCache
 from benchmarks.coco_data import Targets, default_classes, read_references, read_targets
 from fiftyone_ntt.candidates.compact import compact_tokens
 from fiftyone_ntt.core import Candidates, IndexedImage, Instances, MatchConfig, MemoryBank, Segmenter, compact
 from fiftyone_ntt.evaluation.coco import Prediction, coco_scores
+from fiftyone_ntt.evaluation.protocols.predictions import to_predictions
 from fiftyone_ntt.method.matcher import to_instances
 from fiftyone_ntt.method.merging import CandidateMasks, soft_merge, suppress
 from fiftyone_ntt.method.scoring import label, normalise, similarity

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.accuracy import to_predictions
 from benchmarks.across import Contents, Set, spread
 from benchmarks.arguments import folder, seeds
 from benchmarks.coco_data import SHARED, Targets, known_classes, read_references, read_targets
@@ -27,6 +26,7 @@ from benchmarks.tables import table, write_json
 from fiftyone_ntt.core import MemoryBank, ReferenceItem, Segmenter
 from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.evaluation.coco import CocoScores, coco_scores
+from fiftyone_ntt.evaluation.protocols.predictions import to_predictions
 from fiftyone_ntt.method.options.prompts import MaskOptions, Prompt, choose_masks, mask_options
 from fiftyone_ntt.method.references import mask_extent
 from fiftyone_ntt.models import load_preset

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.accuracy import to_predictions
 from benchmarks.arguments import count, counts, folder
 from benchmarks.coco_data import Targets, default_classes, read_references, read_target_image, read_targets
 from fiftyone_ntt.candidates.file_format import IndexSettings
@@ -31,6 +30,7 @@ from fiftyone_ntt.candidates.store import IndexStore
 from fiftyone_ntt.core import CompactImage, MemoryBank, ReferenceItem, Segmenter, compact
 from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.evaluation.coco import Prediction, coco_scores
+from fiftyone_ntt.evaluation.protocols.predictions import to_predictions
 from fiftyone_ntt.method.references import ReferenceEncoder
 from fiftyone_ntt.models import load_preset
 from fiftyone_ntt.references.selection import select_rows

@@ -25,13 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from benchmarks.accuracy import to_predictions
 from benchmarks.across import Contents, Key, Set, banks_of
 from benchmarks.arguments import count, counts, folder, names, seeds
 from benchmarks.coco_data import SHARED, TargetImage, Targets, read_targets
 from fiftyone_ntt.core import Matcher, MemoryBank
 from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.evaluation.coco import GroundTruth, Prediction, coco_scores
+from fiftyone_ntt.evaluation.protocols.predictions import to_predictions
 from fiftyone_ntt.method.starting_threshold import StartingThresholds, starting_thresholds
 from fiftyone_ntt.models import load_preset
 
