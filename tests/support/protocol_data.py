@@ -31,7 +31,7 @@ def scene(path, objects, count):
 
 def coco_json(path, images, classes, *, masks=True, ids=None, more=None):
     """COCO json of name -> objects; ids with gaps, not in the order of the names."""
-    ids = ids or {name: 3 + 7 * ((5 * k) % len(classes)) for k, name in enumerate(classes)}
+    ids = ids or {name: 3 + 7 * ((7 * k) % len(classes)) for k, name in enumerate(classes)}
     content = {
         "images": [
             {"id": 100 + 3 * i, "file_name": name, "height": SIZE[0], "width": SIZE[1], **(more or {}).get(name, {})}

@@ -12,7 +12,7 @@ import pytest
 from support.coco_sets import SIZE, before_shuffle, coco_file
 
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.evaluation.protocols.coco_files import CocoFile
+from fiftyone_ntt.evaluation.protocols.coco_files import CocoFile, digest_of
 from fiftyone_ntt.evaluation.protocols.episodes import (
     coco_classes,
     coco_episodes,
@@ -22,7 +22,9 @@ from fiftyone_ntt.evaluation.protocols.episodes import (
 )
 from fiftyone_ntt.evaluation.protocols.oracles import differences, published
 from fiftyone_ntt.evaluation.protocols.samplers import as_given, draw, is_clear, list_digest, references_of
+from fiftyone_ntt.evaluation.protocols.semantic_folds import PASCAL_5I
 
+ROOT = Path(__file__).resolve().parents[2]
 CLEAR = (100, 100, 50, 60)
 
 
@@ -196,6 +198,25 @@ def test_pascal_episodes_go_through_the_list():
     assert all(dict(lines)[name] == one.label for one in episodes for name in one.supports)
     with pytest.raises(InputError, match=r"fold 0.*\[5"):
         list(pascal_episodes(lines, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("shots", "first"),
+    [
+        (1, "0 2007_000033 2010_001174"),
+        (5, "0 2007_000033 2010_001174 2007_001884 2011_002515 2010_000238 2011_001114"),
+    ],
+)
+def test_published_episodes_of_pascal(shots, first):
+    """The list of fold 0 itself gives the published episodes, all thousand of them."""
+    lines = []
+    for row in (ROOT / "tests" / "data" / "pascal_5i_fold0.txt").read_text().splitlines()[1:]:
+        year, *entries = row.split()
+        pairs = (entry.split("/") for entry in entries)
+        lines += [(f"{year}_{int(number):06d}", int(label) - 1) for number, label in pairs]
+    episodes = [one.line(PASCAL_5I.short) for one in pascal_episodes(lines, 0, shots)]
+    assert len(lines) == 346 and episodes[0] == first
+    assert digest_of(episodes).startswith(PASCAL_5I.digests["0", shots])
 
 
 def test_lists_are_read_without_running_anything(tmp_path):
