@@ -139,7 +139,9 @@ def test_files_stay_short():
 
 def test_the_package_stays_small():
     """Operators and panels lie beside the package in the source tree, and are counted with the doors, not here."""
-    assert 0 < len(list(PACKAGE.rglob("*.py"))) <= 154
+    protocols = list((PACKAGE / "evaluation" / "protocols").glob("*.py"))
+    assert 0 < len(list(PACKAGE.rglob("*.py"))) - len(protocols) <= 136
+    assert 0 < len(protocols) <= 24, "a published table is a file and a line in the registry, not more"
 
 
 def test_a_module_name_is_used_once_among_the_rooms():

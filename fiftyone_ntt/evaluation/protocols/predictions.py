@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fiftyone_ntt.evaluation.coco import Prediction, encode_crop
+from fiftyone_ntt.evaluation.coco import Prediction
 from fiftyone_ntt.method.results import Instances
+from fiftyone_ntt.pixels.mask_codes import encode_crop
 
 
 def to_predictions(instances: Instances, image_id: int) -> list[Prediction]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,9 +66,9 @@ def _detection_content(protocol: DetectionProtocol, data: Path, part: str) -> It
         f"{counted(len(targets.images), 'image')}, {counted(len(targets.truth), 'object')}, classes by name: "
         f"{', '.join(targets.classes[:30])}{' ...' if len(targets.classes) > 30 else ''}"
     )
-    absent = sum(not image.path.is_file() for image in targets.images)
+    absent = [image.path for image in targets.images if not image.path.is_file()]
     if absent:
-        yield f"problem: {counted(absent, 'image file')} missing, e.g. {_first_absent(targets.images)}"
+        yield f"problem: {counted(len(absent), 'image file')} missing, e.g. {absent[0]}"
     for case in standard_cases(protocol, data, part):
         try:
             references = protocol.checked_references(case, targets)
@@ -83,11 +83,6 @@ def _detection_content(protocol: DetectionProtocol, data: Path, part: str) -> It
             wrong = list(differences(name, references, case.shots))
             line += ", as published" if not wrong else f", not as published, e.g. {wrong[0]}"
         yield line
-
-
-def _first_absent(images: Sequence[object]) -> Path:
-    paths = (image.path for image in images)  # type: ignore[attr-defined]
-    return next(path for path in paths if not path.is_file())
 
 
 def standard_cases(protocol: DetectionProtocol, data: Path, part: str) -> list[Case]:
