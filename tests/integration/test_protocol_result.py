@@ -35,7 +35,7 @@ def test_result_as_a_dataset(tmp_path):
             [x1 / SIZE[1], y1 / SIZE[0], (x2 - x1) / SIZE[1], (y2 - y1) / SIZE[0]]
         )
         assert label.bounding_box == pytest.approx(truth.bounding_box, abs=0.02)
-        assert label.label == truth.label and label.confidence > 0.5 and truth.mask.shape == (y2 - y1, x2 - x1)
+        assert label.label == truth.label and label.confidence > 0.3 and truth.mask.shape == (y2 - y1, x2 - x1)
         with pytest.raises(InputError, match="not taken"):
             load_result(path, "protocol-result")
     finally:
