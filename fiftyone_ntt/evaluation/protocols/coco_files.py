@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ class CocoFile:
 
     Attributes:
         path: the file.
-        content: what is in it.
+        content: what is in it; shared by all who read the file, so nobody changes it.
         folder: where its images lie.
     """
 
@@ -130,14 +130,8 @@ class CocoFile:
             raise InputError(
                 f"expected a COCO json at {path}, got no such file; `protocol prepare` says what is needed"
             )
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            missing = [key for key in ("images", "annotations", "categories") if not isinstance(content[key], list)]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"expected a COCO json at {path}, got something else ({error}); get it again") from error
-        if missing:
-            raise InputError(f"expected lists of {', '.join(missing)} in {path}, got something else; get it again")
-        return cls(path, content, folder)
+        facts = path.stat()
+        return _read(path, folder, facts.st_mtime_ns, facts.st_size)
 
     @cached_property
     def names(self) -> dict[int, str]:
@@ -195,6 +189,18 @@ class CocoFile:
             xyxy(annotation["bbox"]),
             annotation.get("segmentation") or None,
         )
+
+
+@lru_cache(maxsize=2)  # that of COCO's training images takes long to read, and every draw wants it
+def _read(path: Path, folder: Path, changed: int, size: int) -> CocoFile:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        missing = [key for key in ("images", "annotations", "categories") if not isinstance(content[key], list)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"expected a COCO json at {path}, got something else ({error}); get it again") from error
+    if missing:
+        raise InputError(f"expected lists of {', '.join(missing)} in {path}, got something else; get it again")
+    return CocoFile(path, content, folder)
 
 
 def xyxy(box: Sequence[float]) -> Box:

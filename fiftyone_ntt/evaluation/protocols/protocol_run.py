@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -38,6 +39,8 @@ from fiftyone_ntt.pixels.files import write_file
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+FINISHERS = min(4, os.cpu_count() or 1)
+"""Threads of stage two: a curve of many draws matches each image many times while the GPU is at the next."""
 MATCHES: dict[str, Callable[[], MatchConfig]] = {
     "default": MatchConfig, "published": MatchConfig.published, "paper": MatchConfig.paper,
 }  # fmt: skip
@@ -168,7 +171,7 @@ class Context:
             "data": str(self.order.data),
             "labels": journal.path.name,
             "versions": versions(),
-            "seconds": journal.seconds,
+            "seconds": journal.seconds,  # of labelling, with all cases of the same call
             "peak_memory_bytes": peak_memory(),
             "candidates": {"computed": self.source.indexed, "from_cache": self.source.from_index},
             "notes": self.source.notes,
@@ -203,31 +206,29 @@ def _label(context: Context, targets: Targets, journals: Sequence[Journal], matc
     """Every image that a journal lacks through stage one, then through stage two once a case."""
     images = {str(image.image_id): image for image in targets.images}
     missing = [key for key in images if any(key not in journal.done for journal in journals)]
-    started, spent = time.perf_counter(), [0.0] * len(journals)
+    started = time.perf_counter()
 
     def finish(key: str, found: CompactImage) -> None:
         image = images[key]
         if found.candidates.frame.image_size != image.size:
             raise InputError(f"{image.path.name} is {found.candidates.frame.image_size}, its json says {image.size}")
-        for number, (journal, matcher) in enumerate(zip(journals, matchers, strict=True)):
+        for journal, matcher in zip(journals, matchers, strict=True):
             if key not in journal.done:
-                begun = time.perf_counter()
                 predictions = to_predictions(matcher.match(found), image.image_id)
                 journal.put(key, {"file": str(image.path), "found": [to_row(one) for one in predictions]})
-                spent[number] += time.perf_counter() - begun
 
     try:
         samples = ((key, str(images[key].path)) for key in missing)
-        for done, outcome in enumerate(context.source.outcomes(samples, finish), start=1):
+        outcomes = context.source.outcomes(samples, finish, finishers=FINISHERS)
+        for done, outcome in enumerate(outcomes, start=1):
             if outcome.error is not None:
                 for journal in journals:
                     if outcome.key not in journal.done:
                         journal.fail(outcome.key, describe_error(outcome.key, outcome.error))
             context.progress(done, len(missing), images[outcome.key].path.name)
     finally:
-        shared = time.perf_counter() - started - sum(spent)
-        for journal, own in zip(journals, spent, strict=True):
-            journal.spent(shared + own)
+        for journal in journals:
+            journal.spent(time.perf_counter() - started)
 
 
 def _detection_facts(

@@ -24,11 +24,15 @@ Draw = dict[str, list[dict[str, Any]]]
 
 
 def is_clear(annotation: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
-    """Whether the published sampler takes an annotation: no crowd, large enough, and away from the border."""
+    """Whether the published sampler takes an annotation: no crowd, large enough, and away from the border.
+
+    What VOC calls difficult is a crowd to the published converter.
+    """
     x, y, w, h = annotation["bbox"]
     right, bottom = image["width"] - (x + w), image["height"] - (y + h)
     return (
         not annotation.get("iscrowd", 0)
+        and not annotation.get("difficult", 0)
         and min(w, h) >= LEAST_SIDE
         and min(x, y) >= LEAST_GAP
         and min(right, bottom) >= LEAST_GAP

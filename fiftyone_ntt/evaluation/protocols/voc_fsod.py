@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def _files(data: Path, part: str) -> list[Needed]:
     return list({one.path: one for one in needed}.values())
 
 
+@lru_cache(maxsize=2)  # twenty thousand files
 def voc_file(data: Path, lists: tuple[tuple[str, str], ...]) -> CocoFile:
     """Lists of VOC as one COCO json, as the published converter makes it.
 
@@ -99,8 +101,6 @@ def _targets(data: Path, part: str) -> Targets:
 
 def _references(case: Case) -> list[Reference]:
     file = voc_file(case.data, TRAIN)
-    for annotation in file.content["annotations"]:  # never a reference: the published converter makes a crowd of it
-        annotation["iscrowd"] = annotation["difficult"]
     return references_of(file, draw(file, SPLITS[case.part], case.shots, case.seed))
 
 
