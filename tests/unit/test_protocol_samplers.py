@@ -242,3 +242,37 @@ def test_files_that_are_no_coco_are_named(tmp_path):
         (tmp_path / "train.json").write_text(content)
         with pytest.raises(InputError, match=r"train.json.*get it again"):
             CocoFile.read(tmp_path / "train.json", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("images", {"id": "7"}, "id in images"),
+        ("images", {"height": None}, "height in images"),
+        ("images", {"width": 1.5}, "width in images"),
+        ("categories", {"id": True}, "id in categories"),
+        ("annotations", {"image_id": 99}, "images and classes that are in the file"),
+        ("annotations", {"category_id": 1}, "images and classes that are in the file"),
+        ("annotations", {"bbox": [1, 2, 3]}, "boxes as x, y"),
+        ("annotations", {"bbox": [1, 2, float("nan"), 3]}, "boxes as x, y"),
+        ("annotations", {"bbox": [1, 2, -3, 3]}, "boxes as x, y"),
+        ("annotations", {"bbox": None}, "boxes as x, y"),
+        ("annotations", {"id": 1000}, "id of annotations once"),
+        ("categories", {"name": "b"}, "class name once"),
+        ("categories", {"name": None}, "class name once"),
+    ],
+)
+def test_a_json_of_ones_own_is_checked(kind, change, message, tmp_path):
+    """The file is named, and the entry that is wrong."""
+    content = coco_file([("a", "1.jpg", CLEAR), ("b", "2.jpg", CLEAR)]).content
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(content))
+    assert CocoFile.read(path, tmp_path).targets().classes == ("b", "a")
+    content[kind][0 if kind != "annotations" or "id" not in change else 1].update(change)
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"other.json.*{message}"):
+        CocoFile.read(path, tmp_path)
+    path.write_text(json.dumps({**content, kind: [5]}))
+    with pytest.raises(InputError, match="whole numbers"):
+        CocoFile.read(path, tmp_path)

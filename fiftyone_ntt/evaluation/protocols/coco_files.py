@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -200,7 +201,39 @@ def _read(path: Path, folder: Path, changed: int, size: int) -> CocoFile:
         raise InputError(f"expected a COCO json at {path}, got something else ({error}); get it again") from error
     if missing:
         raise InputError(f"expected lists of {', '.join(missing)} in {path}, got something else; get it again")
+    problem = next(_problems(content), None)
+    if problem is not None:
+        raise InputError(f"{path}: {problem}; mend the file, or get it again")
     return CocoFile(path, content, folder)
+
+
+def _problems(content: dict[str, list[Any]]) -> Iterator[str]:
+    """What is wrong in a json, entry by entry: a published file has none, one of one's own may."""
+    known: dict[str, set[int]] = {}
+    for kind, numbers in (("images", ("id", "height", "width")), ("categories", ("id",)),
+                          ("annotations", ("id", "image_id", "category_id"))):  # fmt: skip
+        for entry in content[kind]:
+            wrong = [key for key in numbers if not isinstance(entry, dict) or type(entry.get(key)) is not int]
+            if wrong:
+                yield f"expected whole numbers as {', '.join(wrong)} in {kind}, got {str(entry)[:200]}"
+                return
+        known[kind] = {entry["id"] for entry in content[kind]}
+        if len(known[kind]) < len(content[kind]):
+            yield f"expected each id of {kind} once, got one twice"
+    names = [entry.get("name") for entry in content["categories"]]
+    if len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+        yield f"expected each class name once, as text, got {names}"
+    for entry in content["annotations"]:
+        box = entry.get("bbox")
+        if entry["image_id"] not in known["images"] or entry["category_id"] not in known["categories"]:
+            yield f"expected objects of images and classes that are in the file, got {str(entry)[:200]}"
+        elif not _is_box(box):
+            yield f"expected boxes as x, y, width and height, got {str(box)[:200]} in annotation {entry['id']}"
+
+
+def _is_box(box: Any) -> bool:
+    numbers = isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)
+    return numbers and all(math.isfinite(value) for value in box) and min(box[2:]) >= 0
 
 
 def xyxy(box: Sequence[float]) -> Box:
