@@ -19,7 +19,7 @@ from fiftyone_ntt.runs.listing import is_given_up
 from fiftyone_ntt.runs.workers import Origin, through
 
 if TYPE_CHECKING:
-    from fiftyone_ntt.review.ranking import Grid
+    from fiftyone_ntt.review.ranking import Filters, Grid
 
 GRID, SAMPLE = types.Places.SAMPLES_GRID_SECONDARY_ACTIONS, types.Places.SAMPLES_VIEWER_ACTIONS
 """Where a button can be: above the grid, or in the open sample beside what acts on a selection there."""
@@ -313,9 +313,15 @@ def show_in_grid(ctx: Any, grid: Grid) -> None:
         ctx.ops.set_view(grid.view())
 
 
-def show_samples(ctx: Any, view: SampleCollection) -> None:
-    """The App's grid shows other samples; the review's filters, which were made for those before, are taken away."""
+def show_samples(ctx: Any, view: SampleCollection) -> Filters:
+    """The App's grid shows other samples; the review's filters, which were made for those before, are taken away.
+
+    Returns:
+        The filters that are left: the person's own.
+    """
     from fiftyone_ntt.review.ranking import plain_filters
 
-    ctx.trigger("set_filters", plain_filters(ctx.request_params.get("filters") or {}))
+    filters = plain_filters(ctx.request_params.get("filters") or {})
+    ctx.trigger("set_filters", filters)
     ctx.ops.set_view(view.view())
+    return filters

@@ -16,10 +16,11 @@ from fiftyone.operators import types
 
 from fiftyone_ntt.operators.review import guard_labels
 from fiftyone_ntt.panels.evaluate_tab import EvaluateTab
+from fiftyone_ntt.panels.kept_filters import Found, are_kept, let_go, look_after
 from fiftyone_ntt.panels.references_tab import ReferencesTab
 from fiftyone_ntt.panels.review_tab import ReviewTab
 from fiftyone_ntt.panels.runs_tab import RunsTab
-from fiftyone_ntt.panels.tabs import PANEL, Tab, are_released, go_to, tabs_name
+from fiftyone_ntt.panels.tabs import PANEL, Tab, go_to, tabs_name
 
 _TABS: tuple[type[Tab], ...] = (ReferencesTab, RunsTab, ReviewTab, EvaluateTab)
 TABS = {tab.KEY: tab.TITLE for tab in _TABS}
@@ -65,8 +66,11 @@ class NttReview(foo.Panel):
             for key in TABS:
                 if method.startswith(f"on_{key}_"):
                     go_to(ctx, key)
-        if method == "on_held" and not are_released(ctx):
+        filters = look_after(ctx)
+        if method == "on_kept" and filters is Found.OLDER:
             return None
+        if method == "on_seen" and filters is Found.WANTED:
+            let_go(ctx)  # seen twice
         if ctx.dataset is not None and guard_labels(ctx, tell=True):
             ctx.panel.state.settling = True  # the editor may still be saving: look once more a moment later
         elif method == "on_drawn" and ctx.params.get("drawn") == _drawn(ctx):
@@ -91,8 +95,11 @@ class NttReview(foo.Panel):
             ctx.panel_state[name] = value  # for this answer alone: the browser knows it
         self._load(ctx)
 
-    def on_held(self, ctx: Any) -> None:
-        """The filters of the grid need no more looking after; ``execute`` has told so."""
+    def on_kept(self, ctx: Any) -> None:
+        """The App has the filters that are looked after; ``render`` asks for one more look."""
+
+    def on_seen(self, ctx: Any) -> None:
+        """A moment after that; ``execute`` has compared."""
 
     def on_drawn(self, ctx: Any) -> None:
         """What was drawn is of another tab than the one that is open."""
@@ -112,8 +119,10 @@ class NttReview(foo.Panel):
             panel.md("Open a dataset first.", name="no_dataset")
         else:
             self.tabs[tab].render(ctx, panel)
-        if ctx.panel.state.held:
-            panel.view("held", view=types.TimerView(interval=_LOOK_EVERY, on_interval=self.on_held))
+        if are_kept(ctx):
+            # Under names of their own: a timer that is there already goes on as it is.
+            look = self.on_seen if ctx.params.get("__method__") == "on_kept" else self.on_kept
+            panel.view(look.__name__, view=types.TimerView(interval=_LOOK_EVERY, on_interval=look))
         if ctx.panel.state.settling:
             panel.view("settling", view=types.TimerView(timeout=_SETTLING, on_timeout=self.on_settled))
         drawn = _drawn(ctx)

@@ -139,8 +139,7 @@ class ReviewTab(Tab):
 
     def _move_slider(self, ctx: Any) -> None:
         value = ctx.params.get("value")
-        # The slider also reports when it is drawn.
-        if isinstance(value, (int, float)) and abs(value - parts.threshold(ctx)) > 0.001:
+        if isinstance(value, (int, float)):  # pressed where it stands as well: the grid may show all labels
             _filter(ctx, float(value))
 
     def _click_bar(self, ctx: Any) -> None:

@@ -9,10 +9,9 @@ from typing import Any
 from fiftyone.operators import types
 
 from fiftyone_ntt.errors import NttError
-from fiftyone_ntt.operators.base import show_samples
 from fiftyone_ntt.operators.forms import as_markdown
 from fiftyone_ntt.operators.runs import CANCELLABLE, RESUMABLE
-from fiftyone_ntt.panels.tabs import Handle, Tab, go_to, table
+from fiftyone_ntt.panels.tabs import Handle, Tab, go_to, show_images, table
 
 WORDS = {
     "queued": "waiting for a worker",
@@ -72,7 +71,7 @@ class RunsTab(Tab):
             "refresh": self.load,  # someone asks, an operator is through, or time has passed
             "started": self._open_here,
             "label": lambda ctx: self.prompt(ctx, "segment", then="started"),
-            "everything": lambda ctx: show_samples(ctx, ctx.dataset),
+            "everything": lambda ctx: show_images(ctx, ctx.dataset),
             "resume": partial(self._open, operator="resume_run", states=resumable, otherwise="it has not begun yet"),
             "cancel": self._cancel,
             "undo": partial(
@@ -214,7 +213,7 @@ def _show(ctx: Any, state: str, otherwise: str) -> None:
     if view is None:
         ctx.ops.notify(f"Run {key} {otherwise}", variant="info")
         return
-    show_samples(ctx, view)
+    show_images(ctx, view)
     if state == "error":
         text = f"Why: field {status_field(field)}, 'error', in the sidebar or an opened image"
         ctx.ops.notify(text, variant="info")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
@@ -11,13 +9,14 @@ from uuid import uuid4
 import fiftyone.operators as foo
 from fiftyone.operators import types
 
-from fiftyone_ntt.operators.base import show_in_grid
+from fiftyone_ntt.operators.base import show_in_grid, show_samples
+from fiftyone_ntt.panels.kept_filters import keep
 
 if TYPE_CHECKING:
+    from fiftyone.core.collections import SampleCollection
+
     from fiftyone_ntt.review.ranking import Grid
 
-_HELD = 15.0
-"""Seconds for which filters are held."""
 PLUGIN = "@fiftyone-ntt/ntt"
 Handle = Callable[[Any], object]
 """Answers an event; gets FiftyOne's context."""
@@ -133,30 +132,14 @@ class Tab:
 
 
 def show_grid(ctx: Any, grid: Grid) -> None:
-    """``show_in_grid`` from a tab, which holds the filters for a while.
-
-    Where the App is busy with the panel's state while it gets filters, it goes back to those before some moments later.
-    """
+    """``show_in_grid`` from a tab: the panel looks after the filters until the App has them."""
     show_in_grid(ctx, grid)
-    before = ctx.request_params.get("filters") or {}
-    # As text: FiftyOne would merge what a dictionary in the state holds with what it held before.
-    ctx.panel.state.held = json.dumps([grid.filters, before, time.time() + _HELD])
+    keep(ctx, grid.filters)
 
 
-def are_released(ctx: Any) -> bool:
-    """Sends the filters again where the App has gone back, or to none; says whether it is time to stop looking."""
-    wanted, before, until = json.loads(ctx.panel.state.held or "[{}, {}, 0]")
-    now = _gist(ctx.request_params.get("filters") or {})
-    if time.time() < until and now in (_gist(wanted), _gist(before), {}):
-        if now != _gist(wanted):
-            ctx.trigger("set_filters", wanted)
-        return False
-    ctx.panel.state.held = None  # the person has chosen others, or enough time has passed
-    return True
-
-
-def _gist(filters: Mapping[str, Any]) -> dict[str, Any]:
-    return {path: (entry.get("range"), entry.get("values")) for path, entry in filters.items()}
+def show_images(ctx: Any, view: SampleCollection) -> None:
+    """``show_samples`` from a tab: the panel sees to it that the review's filters are gone."""
+    keep(ctx, show_samples(ctx, view))
 
 
 def choice(values: Iterable[str], **options: Any) -> types.DropdownView:

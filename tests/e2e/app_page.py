@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ CONTENT = {
 """Words that only the content of each tab has, on a labelled dataset without an evaluation."""
 # Popovers about the paid product lie over buttons.
 NO_POPOVERS = "localStorage.setItem('fiftyone-enterprise-tooltip-seen', 'true')"
+_COUNT_CLICKS = "addEventListener('pointerdown', () => { window.clicks = (window.clicks || 0) + 1 }, true)"
 # Milliseconds until a wait is given up: far more than a busy machine takes.
 _PATIENCE, _PATIENCE_WITH_MODELS = 300_000, 900_000
 
@@ -42,17 +44,39 @@ class AppPage:
 
     def __init__(self, page: Page, url: str, pictures: Path | None) -> None:
         self.page, self.dataset = page, None
+        self._told: list[set[str]] = []
+        page.on("request", self._note_filters)
         self._url = url
         self._pictures = pictures
         page.set_default_timeout(_PATIENCE)
         expect.set_options(timeout=_PATIENCE)
         page.add_init_script(NO_POPOVERS)
+        page.add_init_script(_COUNT_CLICKS)
+
+    def _note_filters(self, request: Any) -> None:
+        if request.url.endswith("/operators/execute"):
+            self._told = [*self._told, set(json.loads(request.post_data or "{}").get("filters") or {})]
+
+    def expect_filters(self, attributes: set[str]) -> None:
+        """Waits until the App tells the panel that its sidebar filters by just these attributes, and nothing more."""
+        deadline = time.monotonic() + _PATIENCE / 1000
+        while time.monotonic() < deadline:
+            before = len(self._told)
+            self.page.wait_for_timeout(3500)
+            if len(self._told) == before and {path.rpartition(".")[2] for path in self._told[-1]} == attributes:
+                return
+        raise AssertionError(f"the sidebar filters by {self._told[-3:]}")
 
     def open(self, dataset: str) -> None:
         """Opens the dataset, or loads the page again, and waits until its grid and its operators are there."""
         self.page.goto(f"{self._url}/datasets/{dataset}")
         self.samples.first.wait_for()
         self.page.locator("[data-item-id^='@fiftyone-ntt/']").first.wait_for(state="attached")
+
+    @property
+    def clicks(self) -> int:
+        """How often the mouse was pressed since the page was loaded."""
+        return int(self.page.evaluate("window.clicks || 0"))
 
     @property
     def samples(self) -> Locator:

@@ -78,9 +78,21 @@ def _nothing_in_the_log(app_process: AppProcess) -> Iterator[None]:
     assert not troubles, f"the App's log holds {len(troubles)} tracebacks; the first one:\n{troubles[0]}"
 
 
+@pytest.fixture(scope="session")
+def pictures() -> Path | None:
+    """Folder of the documentation's pictures, where these are wanted."""
+    folder = os.environ.get(_PICTURES)
+    return Path(folder).absolute() if folder else None
+
+
 @pytest.fixture
 def start(
-    weights: None, browser: Any, app_process: AppProcess, tmp_path_factory: Any, request: Any
+    weights: None,
+    browser: Any,
+    app_process: AppProcess,
+    pictures: Path | None,
+    tmp_path_factory: Any,
+    request: Any,
 ) -> Iterator[Callable[..., Any]]:
     """``start(stage)`` opens the App on a new dataset of a stage.
 
@@ -90,7 +102,6 @@ def start(
     from app_page import SIZE, AppPage
 
     datasets, pages = [], []
-    pictures = os.environ.get(_PICTURES)
 
     def begin(stage: str, **size: int) -> AppPage:
         # Playwright keeps an event loop in this thread, where FiftyOne would take itself for a server.
@@ -99,7 +110,7 @@ def start(
         datasets.append(dataset)
         page = browser.new_page(viewport={**SIZE, **size})
         pages.append(page)
-        app = AppPage(page, app_process.url, Path(pictures).absolute() if pictures else None)
+        app = AppPage(page, app_process.url, pictures)
         request.node.ntt_app, app.dataset = app, dataset
         app.open(dataset.name)
         return app

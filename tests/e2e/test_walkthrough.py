@@ -6,7 +6,6 @@ pictures of the documentation (``make screenshots``).
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,8 @@ COINS, COINS_TO_LABEL, MOTORCYCLE = 0, 1, 3
 A_COIN = (0.757, 0.285)
 """Where one lies in ``COINS_TO_LABEL``: x and y, of 1."""
 TARGETS = 7
+CLICKS_TO_FIRST_MASK = 6
+"""Open the panel (two), tick an image with labels, make it a reference, label images, execute."""
 Start = Callable[..., AppPage]
 
 
@@ -112,6 +113,25 @@ def test_the_references_make_a_bank(start: Start) -> None:
     assert list_banks(app.dataset) == ["ntt_bank"]
 
 
+def test_six_clicks_lead_to_the_first_mask(start: Start) -> None:
+    app = start("plain")
+    app.open_panel()
+    app.select(COINS)
+    app.press("Use selection as references")
+    app.press("Label images")
+    app.expect_form("NTT: Segment images")
+    app.execute()
+    app.expect_tab("2 Runs")
+    app.expect_after_run("2 Runs")
+    app.expect_tab("3 Review")
+    app.expect_filters({"confidence"})
+    assert app.clicks == CLICKS_TO_FIRST_MASK
+    app.dataset.reload()
+    assert above(app.dataset, 0.0).count("ntt.detections") > 0
+    expect(app.page.locator("[data-cy='checkbox-ntt'] input").first).to_be_checked()
+    app.picture("5-first-look")
+
+
 def test_a_run_labels_the_rest_and_shows_in_its_tab(start: Start) -> None:
     app = start("banked")
     app.toggle_sidebar()
@@ -145,14 +165,10 @@ def test_a_run_labels_the_rest_and_shows_in_its_tab(start: Start) -> None:
 
 
 def show_above_half(review: AppPage) -> None:
-    """Moves the slider; again where FiftyOne, busy with its page, drops the filter."""
-    text = review.panel.get_by_text("the grid shows labels above")
-    for part in (0.5, 0.55, 0.5, 0.55, 0.5):
-        review.set_slider(part)
-        with contextlib.suppress(AssertionError):
-            expect(text).to_contain_text(re.compile(r"above 0\.(49|5)"), timeout=60_000)
-            return
-    raise AssertionError("the grid is not filtered")
+    """Moves the slider, and waits until the App keeps what that filters by."""
+    review.set_slider(0.5)
+    review.expect_filters({"confidence"})
+    expect(review.panel.get_by_text("the grid shows labels above")).to_contain_text(re.compile(r"above 0\.(49|5)"))
 
 
 def test_the_threshold_changes_what_the_grid_shows(review: AppPage) -> None:

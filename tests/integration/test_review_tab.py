@@ -68,9 +68,9 @@ def test_labels_are_read_in_the_background(dataset, review, monkeypatch):
 def test_opening_counts_and_leaves_the_grid_alone(review):
     assert 0.3 <= review.state["review_threshold"] <= 0.7
     assert rows(review) == {"All classes": (16, 7, 0, 0), "cat": (15, 6, 0, 0), "dog": (1, 1, 0, 0)}
-    assert not review.view._stages
+    assert not review.view._stages and not review.filters
     review.send("on_review_threshold", value=review.state["review_threshold"])
-    assert not review.view._stages, "the slider reports its own first value"
+    assert review.filters and len(scores(review)) == 7, "pressing the slider where it stands filters as well"
 
 
 def test_a_threshold_filters_the_grid_and_does_not_pile_up(review):
@@ -150,14 +150,53 @@ def test_the_slider_follows_the_sidebar(review):
     assert not review.send("on_review_refresh").state["review_filtered"]
 
 
-def test_filters_that_the_app_forgets_are_sent_again(review):
-    """While it is busy with the panel's state the App goes back to the filters of before."""
+OWN = {"ntt.detections.label": {"values": ["dog"], "exclude": False, "isMatching": False}}
+
+
+def test_filters_that_the_app_forgets_are_sent_until_it_has_them(review):
+    """While it is busy with its page the App goes back to the filters of before, however long that takes."""
     press_threshold(review)
     wanted, review.filters = review.filters, {}
-    assert review.send("on_held").asked("set_filters") == [wanted] == [review.filters]
-    assert not review.send("on_held").requests, "nothing is drawn meanwhile"
-    review.filters = {"ntt.detections.label": {"values": ["dog"], "exclude": False, "isMatching": False}}
-    assert not review.send("on_held").asked("set_filters") and not review.state["held"], "the person chose others"
+    for _ in range(40):
+        assert review.send("on_kept").asked("set_filters") == [wanted] == [review.filters]
+        assert [name for name, _ in review.requests] == ["set_filters"], "changes of the panel would load the page anew"
+        review.filters = {}
+    review.filters = wanted
+    assert "on_seen" in review.send("on_kept").drawn
+    review.filters = {}
+    assert review.send("on_seen").asked("set_filters") == [wanted] and "on_kept" in review.drawn
+    assert "on_seen" in review.send("on_kept").drawn
+    assert "on_kept" not in review.send("on_seen").drawn and not review.state["kept_filters"]
+    review.filters = {}
+    assert not review.send("on_review_refresh").asked("set_filters"), "the person takes it off"
+
+
+def test_what_is_wanted_counts_while_the_app_is_busy(review):
+    press_threshold(review)
+    wanted, review.filters = review.filters, {}
+    review.send("on_review_refresh")
+    assert review.state["review_threshold"] == 0.6 and review.state["review_filtered"] and review.filters == wanted
+    review.filters = {}
+    review.send("on_review_threshold", value=0.85)
+    latest = review.filters
+    for older in ({}, wanted):  # what was asked for first may come last
+        review.filters = older
+        assert review.send("on_kept").asked("set_filters") == [latest]
+    review.filters, review.opened = {}, review.dataset.first().id
+    assert not review.send("on_kept").asked("set_filters"), "an open sample is left in peace"
+    review.opened, review.filters = None, OWN
+    assert not review.send("on_kept").asked("set_filters") and not review.state["kept_filters"], "the person's own win"
+
+
+def test_filters_are_not_carried_to_another_dataset(review, dataset):
+    press_threshold(review)
+    other = dataset.clone()
+    try:
+        review.dataset, review.view, review.filters = other, other.view(), {}
+        assert not review.send("on_kept").asked("set_filters")
+        assert not review.send("on_change_dataset").asked("set_filters")
+    finally:
+        other.delete()
 
 
 def test_what_a_person_drew_is_above_every_threshold(review):
