@@ -191,8 +191,8 @@ def likely_field(samples: SampleCollection) -> str:
     # Detections first: what else there is may be no more than landmarks.
     preferred = sorted(names, key=lambda name: (name != "ground_truth", not is_detections_field(samples, name)))
     whole = with_all_fields(samples)
-    tagged = [name for name in preferred if whole.count_label_tags(name).get(REFERENCE_TAG)]
-    return [*tagged, *preferred][0]
+    tagged = (name for name in preferred if _has_tagged(whole, REFERENCE_TAG, name))
+    return next(tagged, preferred[0])
 
 
 def count_labels(view: SampleCollection, fields: Sequence[str]) -> Counter[str]:
@@ -341,15 +341,19 @@ def _with_tag(target: SampleCollection, tag: str, label_field: str | Sequence[st
     """All labels of tagged samples, and the tagged labels of others; ``None`` if there is neither."""
     tagged = target.match_tags(tag)
     fields = [
-        name
-        for name in field_names(label_field)
-        if is_reference_field(target, name) and tag in target.count_label_tags(name)
+        name for name in field_names(label_field) if is_reference_field(target, name) and _has_tagged(target, tag, name)
     ]
     if fields and len(tagged):
         return _labels_or_samples(target, tag, field_names(label_field), fields)
     if fields:
         return target.select_labels(tags=tag, fields=fields)
     return tagged if len(tagged) else None
+
+
+def _has_tagged(target: SampleCollection, tag: str, field: str) -> bool:
+    """Whether a label in the field has the tag: counting all tags would look at every label, masks and all."""
+    tagged = {label_path(target, field, "tags"): tag}
+    return len(target.mongo([{"$match": tagged}, {"$limit": 1}])) > 0
 
 
 def _labels_or_samples(

@@ -18,17 +18,24 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.core.stages import ViewStage
 from numpy.typing import NDArray
 
+from fiftyone_ntt.dataset.documents import single_documents
 from fiftyone_ntt.dataset.fields import (
     DECIDED_TAGS,
     check_detections_field,
     dataset_of,
-    every_image,
     image_samples,
     is_generated,
     label_root,
     with_all_fields,
 )
-from fiftyone_ntt.dataset.storage import app_view, shows_whole_lists, stage_document, stages_of, store
+from fiftyone_ntt.dataset.storage import (
+    app_view,
+    database_collection,
+    shows_whole_lists,
+    stage_document,
+    stages_of,
+    store,
+)
 from fiftyone_ntt.errors import WrongTypeError
 from fiftyone_ntt.params.review import DOUBTS, DoubtParams
 from fiftyone_ntt.review.label_table import UNDECIDED, LabelTable, Rows, decisions, suggest_threshold, table_of
@@ -189,8 +196,13 @@ class Grid:
 
     def _fingerprints(self, label_ids: Sequence[str], images: Sequence[str]) -> list[str]:
         """What tells the labels in the sidebar: FiftyOne's filter by id finds no label (it compares text with ids)."""
-        labels = every_image(self._dataset).select(list(images)).select_labels(ids=list(label_ids), fields=self._field)
-        return sorted({text for text in labels.values(f"{self._root}.{_FINGERPRINT}", unwind=True) if text})
+        names = {"_id": 1, f"{self._root}._id": 1, f"{self._root}.{_FINGERPRINT}": 1}
+        chosen = {"_id": {"$in": list(map(ObjectId, images))}}
+        documents = database_collection(self._dataset).find(chosen, names)
+        labels = [label for document in documents for label in single_documents(document.get(self._field))]
+        wanted = set(map(ObjectId, label_ids))
+        texts = {label.get(_FINGERPRINT) for label in labels if label.get("_id") in wanted}
+        return sorted(text for text in texts if text)
 
     def _others(self) -> list[ViewStage]:
         return [stage for stage in self.stages if _mark(stage) not in self._marks] if self._marks else self.stages
@@ -253,17 +265,19 @@ def doubtful(
 def most_doubtful(table: LabelTable, samples: SampleCollection, params: DoubtParams) -> tuple[list[str], list[str]]:
     """The same from a table: ids of the images, the most doubtful first, and of the labels."""
     rows = table.rows
-    rows = rows[decisions(rows) == UNDECIDED]
+    kept = decisions(rows) == UNDECIDED
     if params.classes is not None:
-        rows = rows[np.isin(rows["class"], [table.class_index(name) for name in params.classes])]
+        kept &= np.isin(rows["class"], [table.class_index(name) for name in params.classes])
     ids = table.sample_ids
     if stages_of(samples):
         inside = set(samples.values("_id"))
-        rows = rows[np.array([sample_id in inside for sample_id in ids], bool)[rows["sample"]]]
+        kept &= np.array([sample_id in inside for sample_id in ids], bool)[rows["sample"]]
     threshold = params.threshold if params.threshold is not None else suggest_threshold(table)
-    doubt = _DOUBT[params.by](rows, threshold)
-    rows, doubt = rows[np.isfinite(doubt)], doubt[np.isfinite(doubt)]
-    first = np.argsort(doubt, kind="stable")[: params.limit]
+    doubt = np.where(kept, _DOUBT[params.by](rows, threshold), np.nan)
+    found = np.flatnonzero(np.isfinite(doubt))
+    if len(found) > params.limit:  # few of very many: no need to sort all
+        found = found[doubt[found] <= np.partition(doubt[found], params.limit - 1)[params.limit - 1]]
+    first = found[np.argsort(doubt[found], kind="stable")][: params.limit]
     # A sample comes where its most uncertain label does.
     order = dict.fromkeys(str(ids[number]) for number in rows["sample"][first].tolist())
     return list(order), [str(ObjectId(label.tobytes())) for label in rows["label"][first]]
