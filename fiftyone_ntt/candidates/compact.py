@@ -21,12 +21,15 @@ from torch import Tensor
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.proposals import stability_of
 from fiftyone_ntt.method.results import IndexedImage
+from fiftyone_ntt.pixels.bit_masks import changes, counts, extents, near_both, packed, places
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame, outline_radius
-from fiftyone_ntt.pixels.mask_codes import LEVELS, Outlined, Runs, near_outline, runs_of_lengths, to_codes
+from fiftyone_ntt.pixels.mask_codes import LEVELS, WIDE, Outlined, Runs, near_outline, runs_of_lengths, to_codes
 from fiftyone_ntt.pixels.packed_masks import Crop, boxes_of
 
 _CHUNK = 64
-"""Masks compacted, or read, at once."""
+"""Masks read at once, or compacted on a device."""
+_AT_ONCE = 16
+"""Masks compacted at once on the CPU: they stay in its cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,11 +162,15 @@ class CompactImage:
         return image
 
 
+@torch.inference_mode()
 def compact(indexed: IndexedImage) -> CompactImage:
     """Reduces what stage one found, on any device, to what has to be kept of it."""
     candidates = indexed.candidates
     radius = outline_radius(candidates.frame)
-    parts = [_compact_masks(chunk.float(), radius) for chunk in torch.split(candidates.mask_logits, _CHUNK)]
+    # Packed bits are quickest, but torch has none, and what is on a device stays there until it is small.
+    on_cpu = candidates.mask_logits.device.type == "cpu" and radius <= WIDE
+    reduce, at_once = (_compact_masks, _AT_ONCE) if on_cpu else (_compact_on_device, _CHUNK)
+    parts = [reduce(chunk.float(), radius) for chunk in torch.split(candidates.mask_logits, at_once)]
     masks = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return CompactImage(
         CompactCandidates(
@@ -191,7 +198,34 @@ _HALF_MAX = float(torch.finfo(torch.float16).max)
 
 
 def _compact_masks(logits: Tensor, radius: int) -> dict[str, NDArray[Any]]:
-    """Run lengths, outline values, boxes and stability of masks float32 ``[n, 256, 256]``."""
+    """Run lengths, outline values, boxes and stability of masks float32 ``[n, 256, 256]`` in the CPU's memory."""
+    values = logits.numpy()
+    bits = packed(values > 0)  # [n, 256, 4]
+    changed, near = changes(bits), near_both(bits, radius)
+    # Two areas for each mask: surely inside, and possibly inside.
+    sure, possible = (_areas(values, level) for level in (1, -1))
+    return {
+        "stability": np.where(possible > 0, sure / np.maximum(possible, 1), 1).astype(np.float32),
+        "boxes": extents(bits),
+        "runs": _lengths(places(changed)),
+        "outline": to_codes(logits.reshape(-1)[torch.from_numpy(places(near))]).numpy(),
+        "run_counts": counts(changed),
+        "outline_counts": counts(near),
+    }
+
+
+def _areas(values: NDArray[np.float32], level: float) -> NDArray[np.float32]:
+    return np.array([np.count_nonzero(mask > level) for mask in values], np.float32)
+
+
+def _lengths(changed: NDArray[np.int64]) -> NDArray[np.uint16]:
+    """The distance from the change before, of flat places; a mask's first run is counted from its first pixel."""
+    before = np.concatenate([[0], changed[:-1]])
+    return (changed - np.maximum(before, changed & -(MASK_SIDE * MASK_SIDE))).astype(np.uint16)
+
+
+def _compact_on_device(logits: Tensor, radius: int) -> dict[str, NDArray[Any]]:
+    """``_compact_masks`` with torch alone: what leaves the device is small."""
     inside = logits > 0
     flat = inside.flatten(1)  # [n, 65536]
     changed = flat.clone()

@@ -203,7 +203,7 @@ def encode_crop(crop: NDArray[np.bool_], left: int, top: int, image_size: tuple[
 LEVELS = np.geomspace(0.1, 25.0, 16).astype(np.float32)
 """Magnitudes of logits that can be told apart. Beyond both ends the place of the outline hardly changes."""
 _FAR = len(LEVELS)
-_WIDE = 8
+WIDE = 8
 """Above this radius, which only images of a few pixels have, growing pixel by pixel takes too long."""
 _VALUES = np.concatenate([-LEVELS, [-1.0], LEVELS, [1.0]]).astype(np.float32)
 """Logits by code; codes of the inside follow those of the outside, and away from the outline only the sign counts."""
@@ -323,7 +323,7 @@ def _near_packed(inside: NDArray[np.bool_], owned: NDArray[np.bool_], radius: in
         owned: bool ``[rows]``, rows that belong to a mask; at least ``radius`` that do not lie between two masks.
         radius: in pixels.
     """
-    if radius > _WIDE:
+    if radius > WIDE:
         background = torch.from_numpy(~inside & owned[:, None])
         near = near_outline(torch.from_numpy(inside)[None], background[None], radius)[0].numpy()
         return np.flatnonzero(near & owned[:, None])

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fiftyone_ntt.candidates.compact import compact_tokens
+from fiftyone_ntt.candidates.compact import _compact_masks, _compact_on_device, compact_tokens
 from fiftyone_ntt.core import Candidates, CompactImage, ImageFrame, IndexedImage, MatchConfig, compact, match_vectors
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.pixels.frames import outline_radius
@@ -72,6 +72,20 @@ def test_odd_masks():
     assert areas == [mask.area for mask in masks_at_image_size(candidates, range(7))] == [0, 65536, 1, 1, 1, 1, 0]
 
 
+@pytest.mark.parametrize("radius", [1, 2, 5])
+def test_packed_bits_give_what_torch_gives(radius):
+    """On a CPU masks are reduced as packed bits, on a device by torch: the same file, to the bit."""
+    logits = candidates_of((480, 640), n=20).mask_logits
+    logits += 3 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(2))  # ragged
+    logits[0], logits[1], logits[2], logits[3] = -5, 5, -5, 0
+    logits[2, 255, 255] = logits[2, 0, 0] = logits[3, 100, 63:65] = 1e-30
+    logits[4] = float("nan")
+    bits, plain = _compact_masks(logits, radius), _compact_on_device(logits, radius)
+    assert bits.keys() == plain.keys()
+    for name, array in plain.items():
+        assert bits[name].dtype == array.dtype and np.array_equal(bits[name], array), name
+
+
 def test_the_outline_is_as_wide_as_the_resize_can_see():
     assert outline_radius(ImageFrame.squash((480, 640))) == 1
     assert outline_radius(ImageFrame.squash((128, 640))) == 4
@@ -101,8 +115,9 @@ def test_match_agrees_with_the_full_precision_one():
         assert (full.masks ^ small.masks).mean() < 1e-3
 
 
-def test_no_candidate_at_all():
-    candidates = Candidates(torch.zeros(0, 256, 256), torch.zeros(0), ImageFrame.squash((20, 30)))
+@pytest.mark.parametrize("size", [(20, 30), (480, 640)])
+def test_no_candidate_at_all(size):
+    candidates = Candidates(torch.zeros(0, 256, 256), torch.zeros(0), ImageFrame.squash(size))
     kept = CompactImage.from_arrays(compact(indexed_of(candidates)).to_arrays())
     assert len(match_vectors(kept.candidates, kept.vectors, torch.ones(2, 48))) == 0
 
