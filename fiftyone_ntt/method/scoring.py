@@ -7,6 +7,11 @@ asks how much of the evidence for a class around a mask the mask explains: a par
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -103,8 +108,6 @@ def second_best(
 REACH = 2
 """How far "around a mask" goes, in tokens."""
 _FLOOR = 1e-3
-_CHUNK = 256
-"""Masks carried to the token grid at once: 6 MB."""
 
 
 def coverage(candidates: CandidateSet, tokens: Tensor, prototypes: Tensor) -> Tensor:
@@ -123,37 +126,100 @@ def coverage(candidates: CandidateSet, tokens: Tensor, prototypes: Tensor) -> Te
     rows, columns, channels = tokens.shape
     evidence = similarity(tokens.reshape(-1, channels), prototypes)  # [rows * columns, K]
     evidence = (evidence - evidence.median(dim=0).values).clamp(min=0)  # what half of the image has counts for nothing
-    inside = torch.from_numpy(token_weights(candidates.mask_runs, len(candidates), candidates.frame, (rows, columns)))
-    # [N, 1, rows, columns]: each mask grown by two tokens in every direction.
-    around = F.max_pool2d(inside[:, None], 2 * REACH + 1, stride=1, padding=REACH)
+    weights = token_weights(candidates.mask_runs, len(candidates), candidates.frame, (rows, columns))
+    # [N, rows, columns]: each mask, and each grown by two tokens in every direction.
+    inside, around = (torch.from_numpy(tokens_of) for tokens_of in (weights, grown(weights, REACH)))
     explained = (inside.flatten(1) @ evidence + _FLOOR) / (around.flatten(1) @ evidence + _FLOOR)
     return explained.clamp(max=1)
 
 
 def token_weights(runs: Runs, count: int, frame: ImageFrame, grid: tuple[int, int]) -> NDArray[np.float32]:
-    """How much of each token's patch a mask covers: float32 ``[count, rows, columns]`` in 0..1."""
-    height, width = frame.mask_content
-    down, across = _cell_shares(height, grid[0]), _cumulative(_cell_shares(width, grid[1]))
-    shares = torch.from_numpy(across[runs.stop] - across[runs.start])
-    line = torch.from_numpy(runs.owner * MASK_SIDE + runs.row)
+    """How much of each token's patch a mask covers: float32 ``[count, rows, columns]`` in 0..1.
+
+    Along a row of tokens a run is what lies right of its start, less what lies right of its stop: two edges. So each
+    run is a handful of numbers in the right places, whatever the masks look like, and one sum along the rows.
+    """
     weights = np.zeros((count, *grid), np.float32)
-    # First along the rows of the mask frame, run by run, then down its columns: never a mask pixel by pixel.
-    for first in range(0, count, _CHUNK):
-        low, high = np.searchsorted(runs.owner, [first, first + _CHUNK])
-        lines = torch.zeros(min(_CHUNK, count - first) * MASK_SIDE, grid[1])
-        lines.index_add_(0, line[low:high] - first * MASK_SIDE, shares[low:high])
-        weights[first : first + _CHUNK] = (torch.from_numpy(down.T) @ lines.view(-1, MASK_SIDE, grid[1])).numpy()
+    bounds = np.searchsorted(runs.owner, np.arange(0, count + _AT_ONCE, _AT_ONCE, dtype=runs.owner.dtype))
+    tables = list(_edge_tables(frame, grid))
+    for k, (low, high) in enumerate(pairwise(bounds.tolist())):
+        some = weights[k * _AT_ONCE : (k + 1) * _AT_ONCE]
+        some[:] = _some_weights(runs.select(slice(low, high)), k * _AT_ONCE, some.shape, tables)
     return weights
 
 
-def _cell_shares(extent: float, cells: int) -> NDArray[np.float32]:
-    """float32 ``[256, cells]``: the share of each cell's length that each pixel of the mask frame takes."""
-    pixels = np.arange(MASK_SIDE)[:, None]
-    edges = np.arange(cells + 1) * (extent / cells)
-    overlap = np.minimum(pixels + 1, edges[1:]) - np.maximum(pixels, edges[:-1])
-    return np.asarray(np.maximum(overlap, 0) / (extent / cells), np.float32)
+_AT_ONCE = 64
+"""Masks carried to the token grid at once: all that takes stays in a core's cache."""
 
 
-def _cumulative(shares: NDArray[np.float32]) -> NDArray[np.float32]:
-    """float32 ``[257, cells]``: what the first n pixels take."""
-    return np.concatenate([np.zeros_like(shares[:1]), np.cumsum(shares, axis=0, dtype=np.float32)])
+def _some_weights(runs: Runs, first: int, shape: tuple[int, ...], tables: Sequence[_EdgeTable]) -> NDArray[np.floating]:
+    """``token_weights`` of the masks from ``first`` on."""
+    rows, columns = shape[1], shape[2] + 1  # edges right of all cells fall into a column of their own
+    size = shape[0] * rows * columns
+    whole, part = np.zeros(size), np.zeros(size)
+    for table in tables:
+        used = runs if table.rows.all() else runs.select(table.rows[runs.row])
+        mine = (used.owner - first).astype(np.intp) * (rows * columns)
+        line = used.row.astype(np.intp) * (MASK_SIDE + 1)
+        for edge, add in ((used.start, np.add), (used.stop, np.subtract)):
+            at = line + edge
+            place = mine + table.place.take(at)
+            add(whole, np.bincount(place, table.whole.take(at), size), out=whole)
+            add(part, np.bincount(place, table.part.take(at), size), out=part)
+    # Of the cell that an edge is in a part counts, of all cells right of it the whole.
+    whole, part = whole.reshape(shape[0], rows, columns), part.reshape(shape[0], rows, columns)
+    part[:, :, 1:] += whole[:, :, :-1] - part[:, :, :-1]
+    return np.cumsum(part, axis=2)[:, :, :-1].clip(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class _EdgeTable:
+    """What an edge of a run counts, by its row and column in the mask frame.
+
+    Attributes:
+        rows: bool ``[256]``, which rows of pixels this is about.
+        place: int64 ``[256 * 257]``, the token that the edge is in, of rows that are one longer than the grid's.
+        whole: float64 ``[256 * 257]``, the share of a token's height that the row of pixels takes.
+        part: float64 ``[256 * 257]``, the same times the share of the token's width right of the edge.
+    """
+
+    rows: NDArray[np.bool_]
+    place: NDArray[np.int64]
+    whole: NDArray[np.float64]
+    part: NDArray[np.float64]
+
+
+def _edge_tables(frame: ImageFrame, grid: tuple[int, int]) -> Iterator[_EdgeTable]:
+    """A table for the first row of tokens that each row of pixels lies in, one for the second, and so on."""
+    (rows, columns), (height, width) = grid, frame.mask_content
+    position = np.minimum(np.arange(MASK_SIDE + 1) * (columns / width), columns)
+    cell = position.astype(np.int64)
+    edge = np.minimum(np.arange(MASK_SIDE + 1) * (rows / height), rows)
+    for step in range(math.ceil(rows / height) + 1):
+        row = edge[:-1].astype(np.int64) + step
+        weight = np.minimum(edge[1:], row + 1) - np.maximum(edge[:-1], row)
+        used = (row < rows) & (weight > 0)
+        weight = np.where(used, weight, 0)[:, None]
+        place = np.where(used, row, 0)[:, None] * (columns + 1) + cell
+        whole = np.broadcast_to(weight, place.shape)
+        yield _EdgeTable(used, place.ravel(), whole.ravel(), (weight * (cell + 1 - position)).ravel())
+
+
+def grown(weights: NDArray[np.float32], reach: int) -> NDArray[np.float32]:
+    """The largest of the weights within ``reach`` of each token in both directions: float32 as ``weights``.
+
+    All rows lie end to end with empty tokens between them, so that each step is one over a contiguous array.
+    """
+    count, rows, columns = weights.shape
+    padded = np.zeros((count, rows + 2 * reach, columns + 2 * reach), np.float32)
+    padded[:, reach:-reach, reach:-reach] = weights
+    flat = padded.reshape(-1)
+    for stride in (1, columns + 2 * reach):
+        covered = 1  # flat[i] is the largest of so many from there on
+        while covered <= 2 * reach:
+            step = min(covered, 2 * reach + 1 - covered)
+            flat = np.maximum(flat[: -step * stride], flat[step * stride :])
+            covered += step
+    largest = np.zeros(padded.size, np.float32)
+    largest[: flat.size] = flat
+    return largest.reshape(padded.shape)[:, :rows, :columns]

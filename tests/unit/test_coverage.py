@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from fiftyone_ntt.core import Candidates, ImageFrame, IndexedImage, MatchConfig, compact, match
-from fiftyone_ntt.method.scoring import coverage, normalise, token_weights
+from fiftyone_ntt.method.scoring import coverage, grown, normalise, token_weights
 
 GRID = (16, 16)
 
@@ -32,6 +32,31 @@ def test_the_weights_are_the_covered_shares(frame):
     inside = (candidates.mask_logits[:, None, :height, :width] > 0).float()
     fine = F.interpolate(inside, size=(height * GRID[0], width * GRID[1]), mode="nearest")
     np.testing.assert_allclose(weights, F.avg_pool2d(fine, (height, width))[:, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("grid", [(16, 16), (37, 23), (3, 300)])
+@pytest.mark.parametrize("frame", [ImageFrame.squash((256, 256)), ImageFrame.letterbox((137, 256), 256)])
+def test_weights_of_ragged_masks_on_any_grid_are_the_covered_shares(frame, grid):
+    """Against the shares of each token's area that each pixel takes, pixel by pixel."""
+    logits = torch.randn(70, 256, 256, generator=torch.Generator().manual_seed(1))
+    logits[0], logits[1] = -1, 1
+    candidates = Candidates(logits, torch.ones(70), frame)
+    down, across = (
+        (np.minimum(edges[1:], pixel + 1) - np.maximum(edges[:-1], pixel)).clip(0) / edges[1]
+        for pixel, edges in (
+            (np.arange(256)[:, None], np.linspace(0, extent, cells + 1))
+            for extent, cells in zip(frame.mask_content, grid, strict=True)
+        )
+    )
+    expected = down.T @ (logits.numpy() > 0) @ across
+    np.testing.assert_allclose(token_weights(candidates.mask_runs, 70, frame, grid), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("reach", [1, 2, 3])
+def test_grown_is_the_largest_around(reach):
+    weights = torch.rand(5, 9, 6, generator=torch.Generator().manual_seed(0)).numpy()
+    expected = F.max_pool2d(torch.from_numpy(weights)[:, None], 2 * reach + 1, stride=1, padding=reach)[:, 0]
+    np.testing.assert_array_equal(grown(weights, reach), expected)
 
 
 def test_the_factor_is_that_of_a_plain_loop():
