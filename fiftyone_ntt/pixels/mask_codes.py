@@ -47,9 +47,14 @@ class Runs:
     def __len__(self) -> int:
         return len(self.owner)
 
-    def select(self, index: NDArray[np.bool_] | IntArray) -> Runs:
+    def select(self, index: NDArray[np.bool_] | IntArray | slice) -> Runs:
         """The runs at ``index``."""
         return Runs(self.owner[index], self.row[index], self.start[index], self.stop[index])
+
+    def pixels(self, top: int, left: int, width: int) -> IntArray:
+        """The flat places of all runs' pixels in an array whose first pixel is (``left``, ``top``), ``width`` wide."""
+        first, length = (self.row - top) * width + (self.start - left), self.length
+        return np.arange(int(length.sum())) + np.repeat(first - (np.cumsum(length) - length), length)
 
     @property
     def length(self) -> IntArray:
@@ -83,16 +88,18 @@ def runs_of_lengths(lengths: NDArray[np.uint16], ends: IntArray, width: int) -> 
         width: columns of a mask.
     """
     counts = np.diff(ends, prepend=0)
-    owner = np.repeat(np.arange(len(ends)), counts)
-    first = np.repeat(ends - counts, counts)
-    edges = np.cumsum(lengths, dtype=np.int64)
-    edges -= np.where(first > 0, edges[first - 1], 0)
-    place = np.arange(len(lengths)) - first
-    opens = np.flatnonzero(place % 2 == 0)
+    size = width * width
+    # All masks end to end: where each begins there, less what the lengths before it add up to.
+    kind = np.int32 if len(ends) * size < 1 << 30 else np.int64
+    total = np.zeros(len(lengths) + 1, kind)
+    np.cumsum(lengths, out=total[1:])
+    shift = np.arange(len(ends), dtype=kind) * size - total[ends - counts]
+    edges = total[1:] + np.repeat(shift, counts)
     # A mask whose last pixel is set has no closing edge: its last run ends with the mask.
-    has_close = np.append(owner[1:] == owner[:-1], False)[opens] if len(opens) else np.zeros(0, bool)
-    closes = np.where(has_close, edges[np.minimum(opens + 1, len(edges) - 1)], width * width)
-    return _split_at_rows(owner[opens], edges[opens], closes, width)
+    open_ended = np.flatnonzero(counts % 2)
+    if len(open_ended):
+        edges = np.insert(edges, ends[open_ended], (open_ended + 1).astype(kind) * size)
+    return _split_at_rows(edges[::2], edges[1::2], width)
 
 
 def runs_of_masks(masks: NDArray[np.bool_]) -> Runs:
@@ -105,49 +112,61 @@ def runs_of_masks(masks: NDArray[np.bool_]) -> Runs:
     return Runs(owner, row, start, stop)
 
 
-def _split_at_rows(owner: IntArray, start: IntArray, stop: IntArray, width: int) -> Runs:
-    """Runs of a flat sweep, cut where a row ends."""
-    first, last = start // width, (stop - 1) // width
-    rows = last - first + 1
-    piece = np.arange(int(rows.sum())) - np.repeat(np.cumsum(rows) - rows, rows)
-    row = np.repeat(first, rows) + piece
-    low = np.maximum(np.repeat(start, rows) - row * width, 0)
-    high = np.minimum(np.repeat(stop, rows) - row * width, width)
-    return Runs(np.repeat(owner, rows), row, low, high)
+def _split_at_rows(start: IntArray, stop: IntArray, width: int) -> Runs:
+    """Runs of a sweep over masks end to end, cut where a row ends."""
+    first = start // width
+    rows = (stop - 1) // width - first + 1
+    if (rows > 1).any():
+        before = np.cumsum(rows, dtype=first.dtype) - rows
+        first = np.arange(int(rows.sum()), dtype=first.dtype) + np.repeat(first - before, rows)
+        start = np.maximum(np.repeat(start, rows), first * width)
+        stop = np.minimum(np.repeat(stop, rows), (first + 1) * width)
+    left = first * width
+    owner = first // width
+    return Runs(owner, first - owner * width, start - left, stop - left)
 
 
 def components(runs: Runs) -> IntArray:
     """Which runs hang together, corners included (8-connectivity).
 
     Returns:
-        int64 ``[R]``: the number of each run's component, the lowest index among its runs.
+        int64 ``[R]``: the number of each run's component, from 0.
     """
-    a, b = _touching(runs)
-    root = np.arange(len(runs))
-    while True:
-        low = np.minimum(root[a], root[b])
-        np.minimum.at(root, root[a], low)
-        np.minimum.at(root, root[b], low)
-        while not np.array_equal(shorter := root[root], root):
-            root = shorter
-        if np.array_equal(root[a], root[b]):
-            return root
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(runs)
+    near = _touched(runs)
+    graph = csr_array((np.ones(near.size, np.int8), near.ravel(), np.arange(0, near.size + 1, 2)), (count, count))
+    return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
 
-def _touching(runs: Runs) -> tuple[IntArray, IntArray]:
-    """Pairs of runs in neighbouring rows of one mask that touch."""
-    if not len(runs):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    width = int(runs.stop.max()) + 2
-    tall = int(runs.row.max()) + 3
+def _touched(runs: Runs) -> IntArray:
+    """Of each run up to two that it touches in neighbouring rows: int ``[R, 2]``; its own number stands for none.
+
+    Of two runs that touch, one begins further right, or at the same column. It knows the other as the last one of that
+    row that begins before it does; so all pairs come from one merge of all beginnings with those of the row below.
+    """
+    width = int(runs.stop.max(initial=0)) + 2
+    tall = int(runs.row.max(initial=0)) + 3
     line = (runs.owner * tall + runs.row) * width
-    first, last = line + runs.start, line + runs.stop  # ascending: rows do not overlap on this line
-    below_from = np.searchsorted(last, first + width, side="left")
-    below_to = np.searchsorted(first, last + width, side="right")
-    counts = np.maximum(below_to - below_from, 0)
-    upper = np.repeat(np.arange(len(runs)), counts)
-    offset = np.arange(len(upper)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return upper, np.repeat(below_from, counts) + offset
+    start, stop = line + runs.start, line + runs.stop  # ascending: rows do not overlap on this line
+    number = np.arange(len(runs), dtype=start.dtype)
+    upper = np.argsort(np.concatenate([start + width, start]), kind="stable") < len(runs)
+    below = (np.flatnonzero(upper) - number - 1).clip(0)
+    above = (np.flatnonzero(~upper) - number - 1).clip(0)
+    return np.stack(
+        [
+            np.where(_between(start + width, start[below], stop[below]), below, number),
+            np.where(_between(start, start[above] + width, stop[above] + width), above, number),
+        ],
+        axis=1,
+    )
+
+
+def _between(values: IntArray, low: IntArray, high: IntArray) -> NDArray[np.bool_]:
+    flags: NDArray[np.bool_] = (low <= values) & (values <= high)
+    return flags
 
 
 def are_small_regions(runs: Runs, share: float) -> NDArray[np.bool_]:
@@ -155,10 +174,12 @@ def are_small_regions(runs: Runs, share: float) -> NDArray[np.bool_]:
     if not len(runs):
         return np.zeros(0, bool)
     component = components(runs)
-    area = np.bincount(component, weights=runs.length, minlength=len(runs))
-    largest = np.zeros(int(runs.owner.max()) + 1)
-    np.maximum.at(largest, runs.owner, area[component])
-    small: NDArray[np.bool_] = area[component] < share * largest[runs.owner]
+    area = np.bincount(component, weights=runs.length)
+    of_mask = np.zeros(len(area), np.int64)
+    of_mask[component] = runs.owner
+    largest = np.zeros(int(runs.owner[-1]) + 1)
+    np.maximum.at(largest, of_mask, area)
+    small: NDArray[np.bool_] = (area < share * largest[of_mask])[component]
     return small
 
 

@@ -304,6 +304,7 @@ class WithoutSmallRegions:
         self._source = source
         small = are_small_regions(runs, share)
         self._kept, self._small = runs.select(~small), runs.select(small)
+        self._ends = np.cumsum(np.bincount(self._small.owner, minlength=len(source.boxes)))  # of each mask's small runs
 
     @property
     def frame(self) -> ImageFrame:
@@ -318,11 +319,8 @@ class WithoutSmallRegions:
     def crops(self, index: Sequence[int]) -> Iterator[Crop]:
         """See ``MaskSource``; those regions have become background."""
         for i, (top, left, logits) in zip(index, self._source.crops(index), strict=True):
-            low, high = np.searchsorted(self._small.owner, [int(i), int(i) + 1])
+            low, high = self._ends[i - 1] if i else 0, self._ends[i]
             if low < high:
                 logits = logits.copy()
-                small = self._small.select(np.arange(low, high))
-                rows, starts, stops = small.row - top, small.start - left, small.stop - left
-                for row, start, stop in zip(rows, starts, stops, strict=True):
-                    logits[row, start:stop] *= -1
+                logits.reshape(-1)[self._small.select(slice(low, high)).pixels(top, left, logits.shape[1])] *= -1
             yield top, left, logits

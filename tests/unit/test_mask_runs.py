@@ -59,8 +59,9 @@ def test_candidates_and_their_compact_form_have_the_same_runs():
         np.testing.assert_array_equal(getattr(candidates.mask_runs, name), getattr(small.mask_runs, name))
 
 
-def test_components_are_those_of_a_plain_flood_fill():
-    masks = speckled()
+@pytest.mark.parametrize("share", [None, 0.1, 0.3, 0.6])
+def test_components_are_those_of_a_plain_flood_fill(share):
+    masks = speckled() if share is None else np.random.default_rng(3).random((9, 40, 64)) < share
     runs = runs_of_masks(masks)
     found = components(runs)
     for k, mask in enumerate(masks):
