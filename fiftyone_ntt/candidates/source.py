@@ -8,20 +8,21 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fiftyone_ntt import __version__
-from fiftyone_ntt.candidates.compact import CompactImage
+from fiftyone_ntt.candidates.compact import CompactImage, compact
 from fiftyone_ntt.candidates.file_format import IndexSettings, index_root
 from fiftyone_ntt.candidates.store import IndexFileError, IndexStorageError, IndexStore, explain_missing, recalled
 from fiftyone_ntt.candidates.stream import Outcome, stream
 from fiftyone_ntt.errors import InputError, NttError, counted
 from fiftyone_ntt.method.config import Granularity
 from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.method.results import IndexedImage
 from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.models import Preset, load_segmenters
 from fiftyone_ntt.models.devices import Precision, choose_devices
@@ -32,6 +33,8 @@ from fiftyone_ntt.pixels.images import NO_CONTRAST, content_digest, decode_with_
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_Read = NDArray[np.uint8] | CompactImage
+_Finish = Callable[[str, Any], T]
 _COARSE, _VERY_COARSE = 64, 200
 """Pixels between prompt points: below the first nobody misses objects that small, from the second on in any image."""
 _FINEST = 128
@@ -41,6 +44,7 @@ _TOO_SMALL = (
     "points_per_side, or cut the images into parts"
 )
 _TOO_MANY = "in {} images the most labels that one may have are reached, there may be more: raise max_instances"
+_WHOLE = "{} of the candidate cache went through the models again, as MatchConfig.paper() needs all that they give"
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ class CandidateSource:
         self.unstored: dict[str, str] = {}
         self.noted: dict[str, str] = {}
         self._limited: dict[str, list[str]] = {}  # a line of the report -> the images that it is about
-        self._smallest = 0
+        self._smallest, self._passed_over = 0, 0
 
     def open(self) -> None:
         """Finds the part of the index to use.
@@ -186,32 +190,33 @@ class CandidateSource:
             self._loaded = loaded
         return self._loaded
 
-    def item(self, key: str, filepath: str) -> tuple[str, Callable[[], NDArray[np.uint8] | CompactImage]]:
-        """An image as ``stream`` takes it."""
-        return key, partial(self._read, key, filepath)
+    def item(self, key: str, filepath: str, whole: bool = False) -> tuple[str, Callable[[], _Read]]:
+        """An image as ``stream`` takes it; always its pixels where it has to be ``whole``."""
+        return key, partial(self._read, key, filepath, whole)
 
     def outcomes(
-        self, samples: Iterable[tuple[str, str]], finish: Callable[[str, CompactImage], T], *, finishers: int = 1
+        self, samples: Iterable[tuple[str, str]], finish: _Finish[T], *, finishers: int = 1, whole: bool = False
     ) -> Generator[Outcome[T], None, None]:
         """Finds the candidates of images and stores those that are new, before ``finish`` sees them; see ``stream``.
 
         Args:
             samples: id and file path of each.
-            finish: called in another thread with the id and the candidates.
+            finish: called in another thread with the id and the candidates, a ``CompactImage``.
             finishers: how many threads call it.
+            whole: ``finish`` gets all that the models gave, an ``IndexedImage``. The index does not stand in for that.
 
         Yields:
             One outcome an image, in no particular order.
         """
 
-        def keep_and_finish(key: str, content: CompactImage) -> T:
+        def keep_and_finish(key: str, content: CompactImage | IndexedImage) -> T:
             self._keep(key, content)
             return finish(key, content)
 
-        items = (self.item(sample_id, path) for sample_id, path in samples)
-        return stream(self.segmenters, items, keep_and_finish, finishers=finishers)
+        items = (self.item(sample_id, path, whole=whole) for sample_id, path in samples)
+        return stream(self.segmenters, items, keep_and_finish, finishers=finishers, whole=whole)
 
-    def _keep(self, key: str, content: CompactImage) -> None:
+    def _keep(self, key: str, content: CompactImage | IndexedImage) -> None:
         """Adds what was found in image ``key`` to the index, unless it came from there.
 
         Raises nothing if the index takes no more: that costs the storing only, see ``storage_error``.
@@ -221,7 +226,7 @@ class CandidateSource:
         if self._store is None or digest is None or self.storage_error is not None:
             return
         try:
-            size = self._store.put(digest, content)
+            size = self._store.put(digest, compact(content) if isinstance(content, IndexedImage) else content)
         except IndexFileError as error:
             with self._lock:
                 self.unstored[key] = str(error)
@@ -244,6 +249,8 @@ class CandidateSource:
         notes = [self._explanation] if self._explanation else []
         if damaged:
             notes.append(f"{counted(len(damaged), 'damaged file')} of the candidate cache not used, e.g. {damaged[0]}")
+        if self._passed_over:
+            notes.append(_WHOLE.format(counted(self._passed_over, "image")))
         if self.storage_error is not None:
             notes.append(f"not all could be stored: {self.storage_error}")
         with self._lock:
@@ -308,19 +315,20 @@ class CandidateSource:
             line.format(len(keys), self._smallest) + f", e.g. sample {keys[0]}" for line, keys in limited.items()
         ]
 
-    def _read(self, key: str, filepath: str) -> NDArray[np.uint8] | CompactImage:
+    def _read(self, key: str, filepath: str, whole: bool) -> _Read:
         data = read_bytes(filepath)
         if self._store is not None:
             digest = content_digest(data, upright=self._upright)
-            content = self._store.get(digest)
+            content = None if whole else self._store.get(digest)
+            passed_over = whole and self._store.path_of(digest).is_file()
             with self._lock:
-                if content is None:
-                    self._to_keep[key] = digest
-                else:
+                self._passed_over += passed_over
+                if content is not None:
                     self.from_index += 1
                     self._unseen[key] = filepath
-            if content is not None:
-                return content
+                    return content
+                if not passed_over:
+                    self._to_keep[key] = digest
         image = decode_with_notes(data, filepath, upright=self._upright)
         self._note(key, image.notes)
         return image.pixels

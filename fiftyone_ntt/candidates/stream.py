@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -54,10 +54,11 @@ class Outcome(Generic[T]):
 def stream(
     segmenters: Sequence[Segmenter] | Callable[[], Sequence[Segmenter]],
     items: Iterable[tuple[str, Callable[[], NDArray[np.uint8] | CompactImage]]],
-    finish: Callable[[str, CompactImage], T],
+    finish: Callable[[str, Any], T],
     *,
     readers: int = 2,
     finishers: int = 1,
+    whole: bool = False,
 ) -> Generator[Outcome[T], None, None]:
     """Runs items through reading, the models and ``finish``, all three at the same time.
 
@@ -69,9 +70,11 @@ def stream(
             them is called at the first image that needs one, at most once; if all items are indexed, never.
         items: key and a function, called in another thread, that returns either a decoded image, uint8
             ``[H, W, 3]`` RGB, or the content of the index, which needs no model. Readers take them one by one.
-        finish: called in another thread with the key and what stage one found: store, match, make labels.
+        finish: called in another thread with the key and what stage one found, a ``CompactImage``: store, match, make
+            labels.
         readers: threads that call the items' functions.
         finishers: threads that call ``finish``. With more than one, ``finish`` runs beside itself.
+        whole: ``finish`` gets what the models gave as it is, an ``IndexedImage``: a hundred times larger.
 
     Yields:
         One outcome an item, in no particular order. An exception in any thread is its item's alone.
@@ -82,7 +85,7 @@ def stream(
     """
     if readers < 1 or finishers < 1:
         raise InputError(f"expected at least one reader and one finisher, got {readers} and {finishers}")
-    run = _Stream(segmenters, items, finish, finishers)
+    run = _Stream(segmenters, items, finish, finishers, whole)
     try:
         run.start(readers, finishers)
         yield from run.results()
@@ -156,8 +159,9 @@ class _Stream(Generic[T]):
         self,
         segmenters: Sequence[Segmenter] | Callable[[], Sequence[Segmenter]],
         items: Iterable[tuple[str, Callable[[], NDArray[np.uint8] | CompactImage]]],
-        finish: Callable[[str, CompactImage], T],
+        finish: Callable[[str, Any], T],
         finishers: int,
+        whole: bool,
     ) -> None:
         self.failure: BaseException | None = None
         self.outcomes: _Queue[Outcome[T] | None] = _Queue(OUTCOMES_AHEAD)  # None: no more items are taken
@@ -169,7 +173,7 @@ class _Stream(Generic[T]):
         self._items = iter(items)
         self._next = threading.Lock()
         self._taken, self._ended = 0, False
-        self._finish = finish
+        self._finish, self._whole = finish, whole
         self._threads: list[threading.Thread] = []
         self._torch_threads = torch.get_num_threads()
 
@@ -309,7 +313,7 @@ class _Stream(Generic[T]):
         started = time.perf_counter()
         value, problem = None, None
         try:
-            value = self._finish(work.key, _compacted(work.content))
+            value = self._finish(work.key, work.content if self._whole else _compacted(work.content))
         except Exception as error:
             problem = error
         seconds = work.seconds + time.perf_counter() - started
@@ -319,6 +323,5 @@ class _Stream(Generic[T]):
         self.outcomes.put(Outcome(key, None, error, seconds))
 
 
-@torch.inference_mode()
 def _compacted(image: IndexedImage | CompactImage) -> CompactImage:
     return compact(image) if isinstance(image, IndexedImage) else image

@@ -143,6 +143,14 @@ class MatchConfig(OptionSettings, ScoringSettings, PaperSettings):
         for group in (PaperSettings, ScoringSettings, OptionSettings):
             group.__post_init__(self)
 
+    @property
+    def to_the_bit(self) -> bool:
+        """Whether the published code is followed quirks included, so that what goes in must be what the models gave.
+
+        Everything else may be matched with what the candidate cache keeps of that.
+        """
+        return not self.guard_degenerate
+
     @classmethod
     def published(cls) -> MatchConfig:
         """The published constants, without the quirks on which the published code breaks."""
@@ -150,7 +158,10 @@ class MatchConfig(OptionSettings, ScoringSettings, PaperSettings):
 
     @classmethod
     def paper(cls) -> MatchConfig:
-        """Every constant and quirk of the published code."""
+        """Every constant and quirk of the published code.
+
+        ``segment`` matches what the models gave then, never what the candidate cache keeps of it.
+        """
         return replace(cls.published(), guard_degenerate=False, inclusive_boxes=True)
 
     @classmethod

@@ -21,6 +21,7 @@ from fiftyone_ntt.dataset.storage import patiently, store
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.method.results import StageOneResult
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.params.base import Progress, check_arguments
 from fiftyone_ntt.params.review import LearnParams
@@ -223,7 +224,7 @@ def _compare(review: ReviewedRun, report: LearnReport, progress: Progress | None
     total, done = len(review.targets), 0
     matcher, (thresholds, _) = Matcher(report.bank, review.config), review.thresholds_for(report.bank)
 
-    def match(sample_id: str, content: CompactImage) -> list[Document]:
+    def match(sample_id: str, content: StageOneResult) -> list[Document]:
         instances = matcher.match(content)
         if thresholds is not None:
             instances = instances.above(list(thresholds.values()))
@@ -231,7 +232,8 @@ def _compare(review: ReviewedRun, report: LearnReport, progress: Progress | None
         return labels
 
     for paths, labels in labels_in_chunks(review.targets, review.label_field):
-        with closing(review.source.outcomes(paths.items(), match, finishers=2)) as outcomes:
+        found = review.source.outcomes(paths.items(), match, finishers=2, whole=review.config.to_the_bit)
+        with closing(found) as outcomes:
             for outcome in outcomes:
                 done += 1
                 if outcome.error is not None:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.dataset.labels import to_document
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.referring import ReferringMatcher
+from fiftyone_ntt.method.results import StageOneResult
 from fiftyone_ntt.runs.record import REFERRING
 
 
@@ -35,7 +35,7 @@ class Labeller:
     left_out: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def __call__(self, sample_id: str, content: CompactImage) -> dict[str, Any]:
+    def __call__(self, sample_id: str, content: StageOneResult) -> dict[str, Any]:
         instances = self.matcher.match(content)
         if self.least is not None:
             every = len(instances)

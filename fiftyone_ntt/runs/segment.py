@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne, describe_error
 from fiftyone_ntt.candidates.stream import Outcome
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_name, dataset_of, root_dataset_of, whole_images
@@ -21,6 +20,7 @@ from fiftyone_ntt.method.config import MatchConfig, checked_config
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.second_look import WEIGHT
+from fiftyone_ntt.method.results import StageOneResult
 from fiftyone_ntt.params.base import Progress, StageOneFields, StageOneSettings, check_arguments, stage_one_of
 from fiftyone_ntt.params.labelling import SegmentParams
 from fiftyone_ntt.references.banks import bank_of_run, without_references
@@ -200,7 +200,8 @@ def segment(
             which ``reference_id`` names. Nearly every image has one: its ``confidence`` tells whether it is there.
         max_instances: at most so many labels in an image, the best; 100 where ``None``. Notes say where it is reached.
         include_references: label the reference samples too.
-        config: settings of the match, which labels are written among them; ``MatchConfig()`` where ``None``.
+        config: settings of the match, which labels are written among them; ``MatchConfig()`` where ``None``. With
+            ``MatchConfig.paper()`` every image goes through the models, also if it is in the candidate cache.
         stage_one: how candidates are made: models, prompts, device, candidate cache.
         progress: called with (done, total, message).
         **stage_one_fields: fields of ``StageOneSettings``, in place of those of ``stage_one``: ``points_per_side``,
@@ -268,7 +269,7 @@ def label(task: Task) -> SegmentReport:
         report.resumed = work.resumed
         writer = LabelWriter(dataset, task.label_field, task.run_key, guard=worker.renew, written=task.written)
         labeller = labeller_of(bank, config, record.thresholds, task.mode)
-        part = _Part(work, worker, source, labeller, writer, report, task.progress)
+        part = _Part(work, worker, source, labeller, writer, report, task.progress, config.to_the_bit)
         try:
             part.run()
         finally:
@@ -321,6 +322,7 @@ class _Part:
     writer: LabelWriter
     report: SegmentReport
     progress: Progress | None
+    whole: bool
 
     def run(self) -> None:
         if self.progress is not None:
@@ -343,7 +345,8 @@ class _Part:
         """Labels all samples that no other worker has claimed."""
         finishers = min(os.cpu_count() or 1, _MOST_FINISHERS)
         unsaved: list[str] = []
-        with closing(self.source.outcomes(self.work.samples(), self._finish, finishers=finishers)) as outcomes:
+        found = self.source.outcomes(self.work.samples(), self._finish, finishers=finishers, whole=self.whole)
+        with closing(found) as outcomes:
             for outcome in outcomes:
                 self.worker.check()
                 self._count(outcome)
@@ -361,7 +364,7 @@ class _Part:
             report.labelled, report.failed = report.labelled - 1, report.failed + 1
         report.instances, self.writer.unwritten = report.instances - self.writer.unwritten, 0
 
-    def _finish(self, sample_id: str, content: CompactImage) -> dict[str, Any]:
+    def _finish(self, sample_id: str, content: StageOneResult) -> dict[str, Any]:
         labels = self.labeller(sample_id, content)
         if not labels["detections"]:
             self.source.look_at(sample_id)
