@@ -12,6 +12,7 @@ import hashlib
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import fiftyone as fo
 import numpy as np
@@ -29,6 +30,7 @@ from fiftyone_ntt.candidates.store import IndexStore
 from fiftyone_ntt.core import CompactImage, MemoryBank, compact
 from fiftyone_ntt.models import load_preset
 from fiftyone_ntt.params.base import StageOneSettings
+from fiftyone_ntt.runs import segment as runs
 
 PHOTOGRAPHS = 5
 
@@ -71,6 +73,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=count, help="synthetic candidates an image, in place of those of lite")
     parser.add_argument("--classes", type=count, default=20)
     parser.add_argument("--shots", type=counts, default="5,100", help="references a class, separated by commas")
+    parser.add_argument("--finishers", type=counts, help="threads that match, each in a run of its own, e.g. 1,2")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     found = contents(options.candidates)
@@ -78,7 +81,11 @@ def main() -> None:
         dataset, weights, megabytes = fill(Path(temporary), options.images, found)
         try:
             banks = {shots: memory_bank(found[0], options.classes, shots, weights) for shots in options.shots}
-            rows = [relabelled(dataset, bank, shots, Path(temporary)) for shots, bank in banks.items()]
+            rows = [
+                relabelled(dataset, bank, shots, Path(temporary), finishers)
+                for shots, bank in banks.items()
+                for finishers in options.finishers or [runs.finishers()]
+            ]
         finally:
             dataset.delete()
     print(roofline.describe(roofline.machine(torch.device("cpu"))))
@@ -91,17 +98,22 @@ def main() -> None:
     write_json(options.json, {"images": options.images, "megabytes": megabytes, "rows": rows})
 
 
-def relabelled(dataset: fo.Dataset, bank: MemoryBank, shots: int, folder: Path) -> dict[str, float]:
+def relabelled(dataset: fo.Dataset, bank: MemoryBank, shots: int, folder: Path, finishers: int) -> dict[str, float]:
     """Labels the dataset from the index alone, and takes the time."""
-    started = time.perf_counter()
-    report = ntt.segment(dataset, bank, f"shots_{shots}", index_dir=folder / "index", device="cpu", score_threshold=0)
-    seconds = time.perf_counter() - started
+    field = f"shots_{shots}_threads_{finishers}"
+    started, used = time.perf_counter(), time.process_time()
+    with patch.object(runs, "finishers", lambda: finishers):
+        report = ntt.segment(dataset, bank, field, index_dir=folder / "index", device="cpu", score_threshold=0)
+    seconds, cpu = time.perf_counter() - started, time.process_time() - used
     if report.from_index != len(dataset) or report.failed:
         raise SystemExit(f"expected {len(dataset)} images from the index, got: {report}")
     return {
         "references_a_class": shots,
+        "finishers": finishers,
         "seconds": seconds,
+        "cpu_seconds": cpu,
         "ms_an_image": 1000 * seconds / len(dataset),
+        "cpu_ms_an_image": 1000 * cpu / len(dataset),
         "labels_an_image": report.instances / len(dataset),
     }
 

@@ -249,8 +249,7 @@ class CandidateSource:
         notes = [self._explanation] if self._explanation else []
         if damaged:
             notes.append(f"{counted(len(damaged), 'damaged file')} of the candidate cache not used, e.g. {damaged[0]}")
-        if self._passed_over:
-            notes.append(_WHOLE.format(counted(self._passed_over, "image")))
+        notes += [_WHOLE.format(counted(self._passed_over, "image"))] if self._passed_over else []
         if self.storage_error is not None:
             notes.append(f"not all could be stored: {self.storage_error}")
         with self._lock:

@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 OUTCOMES_AHEAD = 8
 """Results that may wait for the caller. They are small: a caller that saves in chunks should not stop the models."""
+_FOUND_AHEAD = 4
+"""Images that may wait for a finisher, with all their masks: 270 MB of 1,024."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,7 @@ def stream(
     items: Iterable[tuple[str, Callable[[], NDArray[np.uint8] | CompactImage]]],
     finish: Callable[[str, Any], T],
     *,
-    readers: int = 2,
+    readers: int | None = None,
     finishers: int = 1,
     whole: bool = False,
 ) -> Generator[Outcome[T], None, None]:
@@ -72,7 +74,7 @@ def stream(
             ``[H, W, 3]`` RGB, or the content of the index, which needs no model. Readers take them one by one.
         finish: called in another thread with the key and what stage one found, a ``CompactImage``: store, match, make
             labels.
-        readers: threads that call the items' functions.
+        readers: threads that call the items' functions; two, or half as many as finishers, where ``None``.
         finishers: threads that call ``finish``. With more than one, ``finish`` runs beside itself.
         whole: ``finish`` gets what the models gave as it is, an ``IndexedImage``: a hundred times larger.
 
@@ -83,6 +85,7 @@ def stream(
         InputError: if there is not at least one of each kind of worker.
         Exception: what making the segmenters or taking the next item raised; nothing can go on without them.
     """
+    readers = max(2, finishers // 2) if readers is None else readers
     if readers < 1 or finishers < 1:
         raise InputError(f"expected at least one reader and one finisher, got {readers} and {finishers}")
     run = _Stream(segmenters, items, finish, finishers, whole)
@@ -165,7 +168,7 @@ class _Stream(Generic[T]):
     ) -> None:
         self.failure: BaseException | None = None
         self.outcomes: _Queue[Outcome[T] | None] = _Queue(OUTCOMES_AHEAD)  # None: no more items are taken
-        self._stage_one: _Queue[_Work[IndexedImage | CompactImage]] = _Queue(finishers)
+        self._stage_one: _Queue[_Work[IndexedImage | CompactImage]] = _Queue(min(finishers, _FOUND_AHEAD))
         self._images: _Queue[_Work[Prepared]] = _Queue(1)  # grows when the devices are there
         self._segmenters = segmenters
         self._first: Segmenter | None = None
@@ -307,17 +310,21 @@ class _Stream(Generic[T]):
 
     def _finish_all(self) -> None:
         while True:
-            self.outcomes.put(self._finish_one(self._stage_one.get()[0]))
+            self.outcomes.put(self._finish_one(self._stage_one.get()))
 
-    def _finish_one(self, work: _Work[IndexedImage | CompactImage]) -> Outcome[T]:
+    def _finish_one(self, taken: list[_Work[IndexedImage | CompactImage]]) -> Outcome[T]:
         started = time.perf_counter()
         value, problem = None, None
+        work = taken.pop()  # nobody else holds it: all that the models gave goes as soon as it is compact
+        key, content, seconds = work.key, work.content, work.seconds
+        del work
+        from_index = isinstance(content, CompactImage)
         try:
-            value = self._finish(work.key, work.content if self._whole else _compacted(work.content))
+            content = content if self._whole else _compacted(content)
+            value = self._finish(key, content)
         except Exception as error:
             problem = error
-        seconds = work.seconds + time.perf_counter() - started
-        return Outcome(work.key, value, problem, seconds, isinstance(work.content, CompactImage))
+        return Outcome(key, value, problem, seconds + time.perf_counter() - started, from_index)
 
     def _failed(self, key: str, error: Exception, seconds: float) -> None:
         self.outcomes.put(Outcome(key, None, error, seconds))

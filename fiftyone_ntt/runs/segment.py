@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MOST_FINISHERS = 4
-"""Threads that match and make labels: as many as there are cores, within reason."""
+_MOST_FINISHERS = 16
+"""Threads that match and make labels."""
 
 
 @dataclass
@@ -299,6 +299,12 @@ def taught(view: SampleCollection, bank: MemoryBank, label_field: str) -> Memory
     return with_lessons_of(bank, bank_of_run(dataset, run_key)) if run_key and dataset.has_run(run_key) else bank
 
 
+def finishers() -> int:
+    """How many threads match and make labels: as many as there are cores for this process, within reason."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_FINISHERS)
+
+
 def settled(
     config: MatchConfig | None, score_threshold: float | None, asked: StageOneSettings
 ) -> tuple[MatchConfig, StageOneSettings]:
@@ -343,9 +349,8 @@ class _Part:
 
     def _label_all(self) -> None:
         """Labels all samples that no other worker has claimed."""
-        finishers = min(os.cpu_count() or 1, _MOST_FINISHERS)
         unsaved: list[str] = []
-        found = self.source.outcomes(self.work.samples(), self._finish, finishers=finishers, whole=self.whole)
+        found = self.source.outcomes(self.work.samples(), self._finish, finishers=finishers(), whole=self.whole)
         with closing(found) as outcomes:
             for outcome in outcomes:
                 self.worker.check()
