@@ -199,23 +199,16 @@ _HALF_MAX = float(torch.finfo(torch.float16).max)
 
 def _compact_masks(logits: Tensor, radius: int) -> dict[str, NDArray[Any]]:
     """Run lengths, outline values, boxes and stability of masks float32 ``[n, 256, 256]`` in the CPU's memory."""
-    values = logits.numpy()
-    bits = packed(values > 0)  # [n, 256, 4]
+    bits = packed(logits.numpy() > 0)  # [n, 256, 4]
     changed, near = changes(bits), near_both(bits, radius)
-    # Two areas for each mask: surely inside, and possibly inside.
-    sure, possible = (_areas(values, level) for level in (1, -1))
     return {
-        "stability": np.where(possible > 0, sure / np.maximum(possible, 1), 1).astype(np.float32),
+        "stability": stability_of(logits).numpy(),
         "boxes": extents(bits),
         "runs": _lengths(places(changed)),
         "outline": to_codes(logits.reshape(-1)[torch.from_numpy(places(near))]).numpy(),
         "run_counts": counts(changed),
         "outline_counts": counts(near),
     }
-
-
-def _areas(values: NDArray[np.float32], level: float) -> NDArray[np.float32]:
-    return np.array([np.count_nonzero(mask > level) for mask in values], np.float32)
 
 
 def _lengths(changed: NDArray[np.int64]) -> NDArray[np.uint16]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.proposals import Candidates
+from fiftyone_ntt.pixels.bit_masks import WORD, Bits, counts, packed, unpacked
 from fiftyone_ntt.pixels.frames import MASK_SIDE
 
 _CHUNK = 64
@@ -41,8 +42,30 @@ def pool(candidates: Candidates, tokens: Tensor) -> Tensor:
     up_y = bilinear_matrix(height, rows).to(logits.device)
     up_x = bilinear_matrix(width, columns).to(logits.device)
     flat = tokens.reshape(-1, channels).to(logits.device, torch.float32)
+    if logits.device.type == "cpu":  # one by one, only where each mask is
+        weights = torch.zeros(len(candidates), rows, columns)
+        for k, (box, bits) in enumerate(zip(candidates.boxes.astype(int).tolist(), candidates.bits, strict=True)):
+            _carry_down(bits, box, up_y, up_x, weights[k])
+        area = torch.from_numpy(_areas(candidates.bits[:, : len(up_y)], len(up_x)))
+        return weights.flatten(1) @ flat / area[:, None]
     vectors = [_pool_chunk(chunk, up_y, up_x, flat) for chunk in torch.split(logits, _CHUNK)]
     return torch.cat(vectors) if vectors else flat.new_zeros(0, channels)
+
+
+def _carry_down(bits: Bits, box: list[int], up_y: Tensor, up_x: Tensor, out: Tensor) -> None:
+    """What each token counts in a mask of packed bits ``[256, 4]`` that lies within ``box``, without the padding."""
+    y1, y2, x1, x2 = box[1], min(box[3] + 1, len(up_y)), box[0] // WORD, min(box[2] + 1, len(up_x))
+    if y1 < y2 and x1 * WORD < x2:
+        columns = slice(x1 * WORD, x2)
+        inside = unpacked(bits[y1:y2, x1 : -(-x2 // WORD)])[:, : x2 - x1 * WORD]
+        across = torch.from_numpy(inside.astype(np.float32)) @ up_x[columns]
+        torch.mm(up_y[y1:y2].T, across, out=out)
+
+
+def _areas(bits: Bits, width: int) -> NDArray[np.float32]:
+    """Pixels of each mask of ``[n, h, 4]`` in its first ``width`` columns; 0 of an empty one gives NaN above."""
+    kept = packed(np.arange(MASK_SIDE) < width)
+    return counts(bits & kept).astype(np.float32)
 
 
 def _pool_chunk(logits: Tensor, up_y: Tensor, up_x: Tensor, tokens: Tensor) -> Tensor:

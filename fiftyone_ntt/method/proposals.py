@@ -15,12 +15,13 @@ from torch import Tensor
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.backends import AmongDecoder, BatchSize, ProposalModel, in_batches
 from fiftyone_ntt.method.config import ProposalConfig
+from fiftyone_ntt.pixels.bit_masks import Bits, changes, counts, extents, packed, places
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame
-from fiftyone_ntt.pixels.mask_codes import Runs, runs_of_masks
-from fiftyone_ntt.pixels.packed_masks import Crop, boxes_of
+from fiftyone_ntt.pixels.mask_codes import Runs, runs_of_changes
+from fiftyone_ntt.pixels.packed_masks import Crop
 
-_CHUNK = 64
-"""Masks looked at at once: 4 MB of flags."""
+_CHUNK = 16
+"""Masks looked at at once: 1 MB of flags, which stay in a core's cache."""
 
 
 class CandidateSet(Protocol):
@@ -84,10 +85,15 @@ class Candidates:
         return Candidates(self.mask_logits[index], self.predicted_iou[index], self.frame)
 
     @cached_property
+    def bits(self) -> Bits:
+        """The masks as packed bits uint64 ``[N, 256, 4]``, see ``pixels.bit_masks``."""
+        parts = [packed((chunk > 0).cpu().numpy()) for chunk in torch.split(self.mask_logits, _CHUNK)]
+        return np.concatenate(parts)
+
+    @cached_property
     def boxes(self) -> NDArray[np.float32]:
         """float32 ``[N, 4]`` xyxy in the mask frame, x2 and y2 the last column and row; zeros for an empty mask."""
-        parts = [boxes_of(chunk > 0).cpu() for chunk in torch.split(self.mask_logits, _CHUNK)]
-        return np.asarray(torch.cat(parts).numpy(), np.float32)
+        return extents(self.bits)
 
     @cached_property
     def stability(self) -> NDArray[np.float32]:
@@ -98,7 +104,8 @@ class Candidates:
     @cached_property
     def mask_runs(self) -> Runs:
         """The masks as runs of pixels of the mask frame."""
-        return runs_of_masks((self.mask_logits > 0).cpu().numpy())
+        changed = changes(self.bits)
+        return runs_of_changes(places(changed), counts(changed), MASK_SIDE)
 
     def crops(self, index: Sequence[int]) -> Iterator[Crop]:
         """The masks at ``index``: here each is the whole mask frame; see ``MaskSource``."""
@@ -107,11 +114,18 @@ class Candidates:
 
 
 def stability_of(logits: Tensor) -> Tensor:
-    """Area above 1 over area above -1: float32 ``[n]``. As products with ones: much faster than sums of flags."""
-    ones = logits.new_ones(MASK_SIDE * MASK_SIDE)
+    """Area above 1 over area above -1: float32 ``[n]``."""
     # Two areas for each mask: surely inside, and possibly inside.
-    sure, possible = ((logits > level).flatten(1).float() @ ones for level in (1, -1))
+    sure, possible = (_areas_above(logits, level) for level in (1, -1))
     return torch.where(possible > 0, sure / possible, torch.ones_like(sure))
+
+
+def _areas_above(logits: Tensor, level: float) -> Tensor:
+    """float32 ``[n]``, whole numbers."""
+    if logits.device.type == "cpu":
+        return torch.tensor([np.count_nonzero(mask > level) for mask in logits.numpy()], dtype=torch.float32)
+    # As products with ones: much faster than sums of flags.
+    return (logits > level).flatten(1).float() @ logits.new_ones(MASK_SIDE * MASK_SIDE)
 
 
 def grid_points(frame: ImageFrame, config: ProposalConfig) -> Tensor:

@@ -95,10 +95,21 @@ def runs_of_lengths(lengths: NDArray[np.uint16], ends: IntArray, width: int) -> 
     np.cumsum(lengths, out=total[1:])
     shift = np.arange(len(ends), dtype=kind) * size - total[ends - counts]
     edges = total[1:] + np.repeat(shift, counts)
+    return runs_of_changes(edges, counts, width)
+
+
+def runs_of_changes(edges: IntArray, counts: IntArray, width: int) -> Runs:
+    """Runs from where a row-major sweep over each mask meets another kind of pixel; it begins outside.
+
+    Args:
+        edges: places in all masks end to end, ascending.
+        counts: int64 ``[N]``, how many there are of each mask.
+        width: columns of a mask.
+    """
     # A mask whose last pixel is set has no closing edge: its last run ends with the mask.
     open_ended = np.flatnonzero(counts % 2)
     if len(open_ended):
-        edges = np.insert(edges, ends[open_ended], (open_ended + 1).astype(kind) * size)
+        edges = np.insert(edges, np.cumsum(counts)[open_ended], (open_ended + 1).astype(edges.dtype) * (width * width))
     return _split_at_rows(edges[::2], edges[1::2], width)
 
 
