@@ -1,10 +1,15 @@
 """Stage two alone, on one core, beside the plain one; and an image's size on disk: ``python -m benchmarks.matching``.
 
-Matching and merging of a 640 x 480 image with 800 candidates and 20 classes, twice:
+Matching and merging of a 640 x 480 image with 800 candidates and 20 classes, three times:
 
 * ``discs``: ellipses of all sizes strewn evenly, vectors around random class directions;
-* ``real``: what the preset ``lite`` finds in a photograph, repeated with small shifts and noise up to the same number
-  (left out where its weights are not on the machine).
+* ``real``: what the preset ``lite`` finds in photographs, repeated with small shifts and noise up to the same number
+  (left out where its weights are not on the machine);
+* ``ragged``: masks as a model with random weights draws them, with thousands of runs of pixels and many specks each.
+
+Of each, in one run, as CPU time (``_ms``) and wall time (``_wall_ms``): ``compact`` what stage one found, ``match``
+that with the default, ``published_match`` with the published scores, ``raw_match`` the latter from raw logits and
+tokens, pooling included, and ``plain`` the same in the plain order of work.
 
 The vectors of stage two are what costs memory bandwidth: both have 1024 channels, as DINOv2 large gives. The size on
 disk is that of 1024 ``discs`` with 37 x 37 tokens of 1024 channels made up as a smooth field of low rank plus noise.
@@ -17,7 +22,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,8 +38,18 @@ from benchmarks.arguments import count
 from benchmarks.subjects import bank_of, ellipses, make_images
 from benchmarks.tables import number, table, write_json
 from fiftyone_ntt.candidates.compact import CompactImage, compact
-from fiftyone_ntt.core import Candidates, ImageFrame, IndexedImage, Instances, MatchConfig, MemoryBank, Segmenter
+from fiftyone_ntt.core import (
+    Candidates,
+    ImageFrame,
+    IndexedImage,
+    Instances,
+    MatchConfig,
+    MemoryBank,
+    Segmenter,
+    match,
+)
 from fiftyone_ntt.errors import MissingWeightsError
+from fiftyone_ntt.pixels.frames import MASK_SIDE
 
 CHANNELS, GRID, SIDE = 1024, 37, 1024
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -77,8 +93,8 @@ def _directions(classes: int, channels: int) -> Tensor:
     return torch.randn(classes, channels, generator=torch.Generator().manual_seed(3))
 
 
-def real(count: int, points: int, classes: int = 20) -> IndexedImage:
-    """What ``lite`` finds in a photograph, repeated with shifts of up to eight mask pixels up to ``count``.
+def real(count: int, points: int, classes: int = 20, photographs: Sequence[Path] = ()) -> IndexedImage:
+    """What ``lite`` finds in photographs, repeated with shifts of up to eight mask pixels up to ``count``.
 
     Raises:
         MissingWeightsError: the preset's weights are not here.
@@ -86,7 +102,13 @@ def real(count: int, points: int, classes: int = 20) -> IndexedImage:
     from fiftyone_ntt.models.presets import load_preset
 
     segmenter = load_preset("lite", "cpu").segmenter(points)
-    found = segmenter.candidates(make_images(1, (480, 640))[0][0]).candidates
+    images = make_images(max(len(photographs), 1), (480, 640), photographs)[0]
+    parts = [segmenter.candidates(image).candidates for image in images]
+    found = Candidates(
+        torch.cat([part.mask_logits for part in parts]),
+        torch.cat([part.predicted_iou for part in parts]),
+        parts[0].frame,
+    )
     random = np.random.default_rng(0)
     logits, ious = [], []
     for i in range(count):
@@ -98,11 +120,32 @@ def real(count: int, points: int, classes: int = 20) -> IndexedImage:
     return IndexedImage(strewn, vectors(count, classes), tokens())
 
 
+def ragged(count: int, classes: int = 20, seed: int = 0, size: tuple[int, int] = (480, 640)) -> IndexedImage:
+    """Masks of smooth shapes under noise of two grains: about 1,700 runs of pixels each."""
+    random = torch.Generator().manual_seed(seed)
+    logits = torch.empty(count, MASK_SIDE, MASK_SIDE)
+    for i in range(count):
+        shape, grain = (
+            F.interpolate(torch.randn(1, 1, side, side, generator=random), size=MASK_SIDE, mode="bicubic")[0, 0]
+            for side in (6, 64)
+        )
+        noise = torch.randn(MASK_SIDE, MASK_SIDE, generator=random)
+        logits[i] = 4 * (shape - 2 + 2.5 * (i % 64) / 63) + 1.5 * grain + 0.5 * noise
+    iou = 0.5 + 0.5 * torch.rand(count, generator=random)
+    return IndexedImage(Candidates(logits, iou, ImageFrame.squash(size, SIDE)), vectors(count, classes), tokens())
+
+
 def time_ours(
     image: CompactImage, references: MemoryBank, config: MatchConfig, repeats: int
 ) -> tuple[float, Instances]:
     """Median seconds of stage two as the service runs it, from the content of the index."""
-    return _timed(lambda: Segmenter.match(image, references, config), repeats)
+    times, result = timed(lambda: Segmenter.match(_as_read(image), references, config), repeats)
+    return times.wall, result
+
+
+def _as_read(image: CompactImage) -> CompactImage:
+    """The image as one that has just been read: nothing of it is worked out yet."""
+    return CompactImage.from_arrays(image.to_arrays())
 
 
 def time_plain(
@@ -110,20 +153,61 @@ def time_plain(
 ) -> tuple[float, plain.PlainResult]:
     """Median seconds of the plain stage two, from logits and vectors."""
     found = image.candidates
-    return _timed(
+    times, result = timed(
         lambda: plain.match(found.mask_logits, found.predicted_iou, image.vectors, found.frame, references, config),
         repeats,
     )
+    return times.wall, result
 
 
-def _timed(work: Callable[[], Any], repeats: int) -> tuple[float, Any]:
+@dataclass(frozen=True)
+class Times:
+    """Median seconds of some work: on the clock, and of this process's CPU time."""
+
+    wall: float
+    cpu: float
+
+
+def timed(work: Callable[[], Any], repeats: int) -> tuple[Times, Any]:
+    """Does work once to warm up and ``repeats`` times on the clock; also returns its last result."""
     result = work()
-    times = []
+    wall, cpu = [], []
     for _ in range(repeats):
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         result = work()
-        times.append(time.perf_counter() - started)
-    return median(times), result
+        cpu.append(time.process_time() - used)
+        wall.append(time.perf_counter() - started)
+    return Times(median(wall), median(cpu)), result
+
+
+def side_by_side(subject: IndexedImage, references: MemoryBank, repeats: int, plainly: bool = True) -> dict[str, float]:
+    """Milliseconds of CPU and wall time of every way from what stage one found to instances, in turns."""
+    found, published = subject.candidates, MatchConfig.published()
+    image, prototypes = compact(subject), torch.from_numpy(references.prototypes)
+
+    def raw() -> Instances:
+        fresh = Candidates(found.mask_logits, found.predicted_iou, found.frame)
+        return match(fresh, subject.tokens, prototypes, published)
+
+    def plain_order() -> plain.PlainResult:
+        pooled = plain.pool(found.mask_logits, subject.tokens, found.frame)
+        return plain.match(found.mask_logits, found.predicted_iou, pooled, found.frame, references, published)
+
+    works: dict[str, Callable[[], Any]] = {
+        "compact": lambda: compact(subject),
+        "match": lambda: Segmenter.match(_as_read(image), references),
+        "published_match": lambda: Segmenter.match(_as_read(image), references, published),
+        "raw_match": raw,
+        **({"plain": plain_order} if plainly else {}),
+    }
+    figures: dict[str, float] = {}
+    for name, work in works.items():
+        times, _ = timed(work, 1 if name == "plain" else repeats)
+        figures |= {f"{name}_ms": 1000 * times.cpu, f"{name}_wall_ms": 1000 * times.wall}
+    figures["match_to_published"] = figures["match_ms"] / figures["published_match_ms"]
+    if plainly:
+        figures["plain_to_raw"] = figures["plain_ms"] / figures["raw_match_ms"]
+    return figures
 
 
 def size_on_disk(count: int = 1024) -> dict[str, int]:
@@ -139,10 +223,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measures both sets of candidates."""
     from benchmarks.measure import agreement
 
-    subjects = {"discs": discs(options.candidates, classes=options.classes)}
+    count = options.candidates
+    subjects = {"discs": discs(count, classes=options.classes), "ragged": ragged(count, options.classes)}
     try:
         if options.points:
-            subjects["real"] = real(options.candidates, options.points, options.classes)
+            subjects["real"] = real(count, options.points, options.classes, options.photographs)
     except MissingWeightsError as error:
         print(f"real candidates are left out: {error}", file=sys.stderr)
     references, config = bank(options.classes), MatchConfig.published()
@@ -152,6 +237,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         ours, found = time_ours(image, references, config, options.repeats)
         case: dict[str, Any] = {"seconds": ours, "candidates": len(image.candidates), "instances": len(found)}
         case["default_seconds"] = time_ours(image, references, MatchConfig(), options.repeats)[0]
+        case |= side_by_side(subject, references, options.repeats, options.plain)
         if options.plain:
             case["plain_seconds"], expected = time_plain(subject, references, config, 1)
             case["agreement"] = vars(agreement([found], [expected]))
@@ -178,9 +264,25 @@ def report(figures: dict[str, Any], options: argparse.Namespace) -> str:
             "",
             table(heading, rows),
             "",
+            "CPU ms / wall ms of each way, in turns",
+            "",
+            _ways(figures["cases"]),
+            "",
             f"an image with {options.stored} candidates and {GRID} x {GRID} tokens of {CHANNELS} channels, MB: {parts}",
         ]
     )
+
+
+def _ways(cases: Mapping[str, Mapping[str, float]]) -> str:
+    ways = ["compact", "match", "published_match", "raw_match", "plain"]
+    rows = [
+        [name]
+        + [f"{number(case.get(f'{way}_ms'))} / {number(case.get(f'{way}_wall_ms'))}" for way in ways]
+        + [number(case.get(ratio)) for ratio in ("match_to_published", "plain_to_raw")]
+        for name, case in cases.items()
+    ]
+    names = [way.replace("_", " ") for way in ways]
+    return table(["candidates", *names, "match to published", "plain to raw"], rows)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -189,6 +291,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--candidates", type=count, default=800)
     made.add_argument("--classes", type=count, default=20)
     made.add_argument("--points", type=int, default=12, help="points a side for the real candidates; 0 leaves them out")
+    made.add_argument(
+        "--photographs", type=Path, nargs="*", default=[], help="files for the real candidates; of scikit-image if none"
+    )
     made.add_argument("--stored", type=count, default=1024, help="candidates of the image whose size is told")
     made.add_argument("--repeats", type=count, default=5)
     made.add_argument("--no-plain", dest="plain", action="store_false")
