@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
-from copy import deepcopy
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ def build(folder: Path, samples: int) -> fo.Dataset:
     dataset = fo.Dataset(name, persistent=True)
     dataset.add_samples([fo.Sample(str(path)) for path in paths])
     dataset.compute_metadata(progress=False)
-    _label(dataset, folder, index)
+    _label(dataset, folder / "index-pictures")
+    shutil.copytree(folder / "index-pictures", index, dirs_exist_ok=True)
     _copy_samples(dataset, folder / f"images-{samples}", samples)
     change_state(dataset, RUN, lambda state: {**state, "total": samples, "chunks": max(samples // 100, 1)})
     _copy_index(index, samples)
@@ -81,7 +83,7 @@ def _pictures(folder: Path) -> list[Path]:
     return paths
 
 
-def _label(dataset: fo.Dataset, folder: Path, index: Path) -> None:
+def _label(dataset: fo.Dataset, index: Path) -> None:
     """Labels the pictures with references made of their own candidates, and makes a ground truth of every third."""
     ntt.index(dataset, preset="lite", device="cpu", index_dir=index)
     segmenter = load_preset("lite", "cpu").segmenter()
@@ -108,28 +110,31 @@ def _true(label: fo.Detection) -> fo.Detection:
 
 def _copy_samples(dataset: fo.Dataset, links: Path, samples: int) -> None:
     collection = database_collection(dataset)
-    patterns = list(collection.find({}))
+    patterns, random = list(collection.find({})), np.random.default_rng(0)
     for start in range(len(patterns), samples, _AT_ONCE):
         some = range(start, min(start + _AT_ONCE, samples))
-        collection.insert_many([_copy(patterns[i % len(patterns)], links, i) for i in some], ordered=False)
+        collection.insert_many([_copy(patterns[i % len(patterns)], links, i, random) for i in some], ordered=False)
 
 
-def _copy(pattern: dict[str, Any], links: Path, number: int) -> dict[str, Any]:
-    document = deepcopy(pattern)
+def _copy(pattern: dict[str, Any], links: Path, number: int, random: np.random.Generator) -> dict[str, Any]:
     path = links / f"{number // 1000:04d}" / f"{number}.jpg"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
+    if number % 1000 < _AT_ONCE:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
         os.link(pattern["filepath"], path)
     now = datetime.now(timezone.utc)
-    random = np.random.default_rng(number)
-    document |= {"_id": ObjectId(), "filepath": str(path), "_rand": float(random.random())}
-    document |= {"created_at": now, "last_modified_at": now}
-    for name in (FIELD, TRUTH):
-        for label in document[name]["detections"]:
-            label["_id"] = ObjectId()
-    for label in document[FIELD]["detections"]:  # the scores of other images are others
-        label["confidence"] = float(label["confidence"] * random.uniform(0.8, 1))
-    return document
+    facts = {"_id": ObjectId(), "filepath": str(path), "_rand": random.random()}
+    labels = pattern[FIELD]["detections"]
+    factors = random.uniform(0.8, 1, len(labels)).tolist()  # the scores of other images are others
+    copies = [
+        {**label, "_id": ObjectId(), "confidence": label["confidence"] * factor}
+        for label, factor in zip(labels, factors, strict=True)
+    ]
+    truth = [{**label, "_id": ObjectId()} for label in pattern[TRUTH]["detections"]]
+    return {
+        **pattern, **facts, "created_at": now, "last_modified_at": now,
+        FIELD: {**pattern[FIELD], "detections": copies}, TRUTH: {**pattern[TRUTH], "detections": truth},
+    }  # fmt: skip
 
 
 def _copy_index(index: Path, samples: int) -> None:

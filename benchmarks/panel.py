@@ -23,7 +23,8 @@ from fiftyone.operators.executor import ExecutionContext, Executor
 from benchmarks.arguments import count
 from fiftyone_ntt.dataset import labels as label_documents
 from fiftyone_ntt.panels.ntt_review import TABS, NttReview
-from fiftyone_ntt.review.label_table import BINS, table_of
+from fiftyone_ntt.review.label_rows import BINS
+from fiftyone_ntt.review.label_table import table_of
 from fiftyone_ntt.runs.record import RunRecord, register
 
 CLASSES = ["coin", "motorcycle", "cat", "dog", "tree"]

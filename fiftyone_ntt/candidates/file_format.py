@@ -97,6 +97,32 @@ def from_bytes(data: bytes) -> tuple[CompactImage, Signature]:
         raise DamagedIndexError(f"it is no file of the index, or was cut off ({error})") from error
 
 
+def glance(path: Path) -> Signature:
+    """What a file says it holds, from its beginning and its length alone: a file that was cut off is told by that.
+
+    Raises:
+        DamagedIndexError: if it is no file of the index, or longer or shorter than it says.
+        OSError: if it cannot be read.
+    """
+    try:
+        if not path.is_file():  # a pipe would not answer
+            raise DamagedIndexError("it is no plain file")
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > _LARGEST_HEADER:
+                raise DamagedIndexError(f"it is no file of the index: its header would have {length} bytes")
+            header = json.loads(stream.read(length))
+        facts = json.loads(header.pop("__metadata__")[_KEY])
+        end = max((int(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
+        if path.stat().st_size != 8 + length + end:
+            raise DamagedIndexError("it was cut off, or something was added to it")
+        return Signature(facts["image"], IndexSettings.from_json(facts["settings"]))
+    except DamagedIndexError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise DamagedIndexError(f"it is no file of the index, or was cut off ({error})") from error
+
+
 def read_file(path: Path) -> bytes:
     """The content of a file that may be a stranger's: a plain file of a size that files of the index can have.
 

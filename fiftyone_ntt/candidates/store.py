@@ -44,7 +44,8 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 _RESERVE = 1_000_000_000
 """Bytes left free on the disk: a database or a system without room breaks, an index only stops growing."""
 _NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-_SECONDS_BETWEEN_COUNTS = 600.0
+_SECONDS_BETWEEN_COUNTS, _PART_OF_ROOM = 600.0, 1 / 16
+"""The files are counted again after so long at the least, and once so much of the room was filled by this worker."""
 _DAY = 24 * 3600.0
 
 
@@ -157,18 +158,32 @@ class IndexStore:
 
 
 class _Room:
-    """How much the index may still grow. Other workers write too, so the files are counted again now and then."""
+    """How much the index may still grow: counted once, then by what this worker adds.
+
+    Others write too, so the files are counted again once this worker has filled a part of what was left. Whoever finds
+    that it is time counts, and the others go on meanwhile.
+    """
 
     def __init__(self, root: Path, limit: int) -> None:
         self._root, self._limit = root, limit
-        self._left, self._counted = 0, float("-inf")
+        self._left: int | None = None
+        self._counted, self._added, self._enough = 0.0, 0, 0.0
         self._lock = threading.Lock()
 
     def take(self, size: int) -> None:
         with self._lock:
-            if time.monotonic() - self._counted > _SECONDS_BETWEEN_COUNTS:
-                self._left, self._counted = self._limit - used_bytes(self._root), time.monotonic()
-            if size > self._left:
+            if self._left is None:  # all others need it too
+                self._note(used_bytes(self._root))
+            is_time = time.monotonic() - self._counted > _SECONDS_BETWEEN_COUNTS and self._added > self._enough
+            if is_time:
+                self._counted, self._added = time.monotonic(), 0
+        if is_time:
+            used = used_bytes(self._root)
+            with self._lock:
+                self._note(used + self._added)  # what came meanwhile may be counted twice: better than not at all
+        with self._lock:
+            left = self._left or 0
+            if size > left:
                 raise IndexStorageError(
                     f"the candidate cache in {self._root} has reached its limit of {self._limit / 1e9:g} GB; raise "
                     f"size_limit_gb (or {LIMIT_VARIABLE}), or make room with `fiftyone-ntt index prune`"
@@ -180,7 +195,11 @@ class _Room:
                     f"only {free / 1e9:.1f} GB are free on the disk of the candidate cache in {self._root}, and "
                     f"{_RESERVE / 1e9:g} GB are left to others; make room, or choose another index_dir"
                 )
-            self._left -= size
+            self._left, self._added = left - size, self._added + size
+
+    def _note(self, used: int) -> None:
+        self._left, self._counted, self._added = self._limit - used, time.monotonic(), 0
+        self._enough = self._left * _PART_OF_ROOM
 
 
 def read_checked(path: Path, wanted: Signature) -> CompactImage:
@@ -213,13 +232,13 @@ def used_bytes(folder: Path) -> int:
     return sum(size for _, size in walk(folder))
 
 
-def walk(folder: Path) -> Iterator[tuple[Path, int]]:
+def walk(folder: Path) -> Iterator[tuple[str, int]]:
     """Every file below a folder with its size, links not followed."""
     for parent, _, names in os.walk(folder):
         for name in names:
-            path = Path(parent, name)
+            path = os.path.join(parent, name)  # a hundred thousand Path objects take longer than the disk
             try:
-                yield path, path.lstat().st_size
+                yield path, os.lstat(path).st_size
             except OSError:
                 continue
 
