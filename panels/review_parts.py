@@ -126,7 +126,7 @@ def _expected(ctx: Any, labels: LabelTable) -> str | None:
 
 def bar_start(x: float) -> float:
     """Where the bar with its middle at ``x`` begins."""
-    from fiftyone_ntt.review.label_table import BINS
+    from fiftyone_ntt.review.label_rows import BINS
 
     return int(x * BINS) / BINS
 
@@ -177,7 +177,7 @@ def _bars(classes: list[ClassScores], name: str | None, colours: dict[str, str])
 
     Every class keeps its series, empty where another one is chosen: FiftyOne merges a shorter list with what was there.
     """
-    from fiftyone_ntt.review.label_table import BINS
+    from fiftyone_ntt.review.label_rows import BINS
 
     def counts(scores: ClassScores) -> list[int]:
         return list(scores.histogram) if name in (None, scores.name) else [0] * BINS

@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any
 
 import fiftyone as fo
 import numpy as np
+from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
 from numpy.lib import format as numpy_format
 from numpy.typing import NDArray
+from pymongo import UpdateOne
 
-from fiftyone_ntt.dataset.storage import raw_samples
+from fiftyone_ntt.dataset.storage import database_collection, raw_samples
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.pixels.deep_images import stored_values
 from fiftyone_ntt.pixels.images import read_bytes
@@ -37,6 +41,13 @@ _KINDS = {
     kind.__name__: kind
     for kind in (fo.Detection, fo.Keypoint, fo.Polyline, fo.Segmentation, fo.Classification)
 }  # fmt: skip
+# What nearly every mask begins with: NumPy parses it as a program.
+_PLAIN_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00(..)\{'descr': '(\|b1|\|u1)', 'fortran_order': False, "
+    rb"'shape': \((\d{1,7}), (\d{1,7})\), \} *\n",
+    re.DOTALL,
+)
+_PLAIN_KINDS, _LONGEST_PLAIN = {b"|b1": np.dtype(bool), b"|u1": np.dtype(np.uint8)}, 256
 _HOLDERS = {"Detections": "detections", "Keypoints": "keypoints", "Polylines": "polylines"}
 
 
@@ -91,6 +102,50 @@ def label_of(document: Document) -> Any:
     return label
 
 
+@dataclass(frozen=True, eq=False)
+class StoredDetection:
+    """What is read of a detection: making FiftyOne's object of one takes longer than unpacking its mask.
+
+    Attributes:
+        id: its id.
+        label: its class.
+        bounding_box: x, y, width and height, relative.
+        confidence: its score, if it has one.
+        mask: its mask as it is stored, if the database holds one.
+        mask_path: the file that holds it otherwise.
+    """
+
+    id: str
+    label: Any
+    bounding_box: Any
+    confidence: float | None
+    mask: NDArray[Any] | None
+    mask_path: str | None
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether it has a mask, here or in a file."""
+        return self.mask is not None or self.mask_path is not None
+
+
+def detection_of(document: Document) -> Any:
+    """``label_of`` where only class, score, box and mask are asked for: of a detection, a ``StoredDetection``.
+
+    Raises:
+        InputError: if it is no label, or its box or mask cannot be used.
+    """
+    if document.get("_cls") != "Detection":
+        return label_of(document)
+    score, mask, path = score_of(document), document.get("mask"), document.get("mask_path")
+    relative_box(document.get("bounding_box"))
+    if path is not None and not isinstance(path, str):
+        raise InputError(f"expected the name of a mask file, got {shortened(path)}; draw it again or remove the label")
+    return StoredDetection(
+        str(document.get("_id")), document.get("label"), document["bounding_box"],
+        None if document.get("confidence") is None else score, None if mask is None else unpacked(mask), path,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class SampleDocument:
     """A sample as the database holds it.
@@ -123,8 +178,30 @@ def sample_documents(collection: SampleCollection, fields: Sequence[str]) -> Ite
         yield SampleDocument(str(own), str(whole), path, tags or [], dict(zip(names, values, strict=True)))
 
 
+def documents_of(dataset: fo.Dataset, sample_ids: Sequence[str], fields: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Sample id -> some of its fields as the database holds them; samples that are gone are left out."""
+    query = {"_id": {"$in": [ObjectId(sample_id) for sample_id in sample_ids]}}
+    documents = database_collection(dataset).find(query, dict.fromkeys(fields, 1))
+    return {str(document["_id"]): document for document in documents}
+
+
+def set_documents(dataset: fo.Dataset, values: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes fields of samples as the database is to hold them, several at once: sample id -> field -> document.
+
+    What FiftyOne's ``set_values`` does for one field, without looking for the samples first.
+    """
+    now = datetime.now(timezone.utc).replace(tzinfo=None)
+    ids = [ObjectId(sample_id) for sample_id in values]
+    changes = [{"$set": {**fields, "last_modified_at": now}} for fields in values.values()]
+    if ids:
+        writes = [UpdateOne({"_id": _id}, change) for _id, change in zip(ids, changes, strict=True)]
+        dataset._bulk_write(writes, ids=ids)
+
+
 def relative_box(box: Any) -> NDArray[np.float64]:
     """The four numbers x, y, width, height of a box; raises InputError if there are no such, or not finite ones."""
+    if type(box) is list and len(box) == 4 and all(type(value) is float for value in box) and math.isfinite(sum(box)):
+        return np.array(box)  # as nearly all are
     is_box = isinstance(box, (list, tuple, np.ndarray)) and len(box) == 4
     if not is_box or not all(isinstance(value, (int, float, np.number)) and np.isfinite(value) for value in box):
         raise InputError(f"expected a relative box [x, y, width, height], got {shortened(box)}")
@@ -196,6 +273,10 @@ def _fill(room: memoryview, content: bytes, unpacker: Any) -> None:
 
 def _header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, whether columns come first, and type, of what ``numpy.save`` wrote."""
+    plain = _PLAIN_HEADER.match(stream.getvalue()[:_LONGEST_PLAIN])
+    if plain is not None and plain.end() == 10 + int.from_bytes(plain[1], "little"):
+        stream.seek(plain.end())
+        return (int(plain[3]), int(plain[4])), False, _PLAIN_KINDS[plain[2]]
     version = numpy_format.read_magic(stream)
     read = {(1, 0): numpy_format.read_array_header_1_0, (2, 0): numpy_format.read_array_header_2_0}.get(version)
     if read is None:

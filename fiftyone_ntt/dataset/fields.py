@@ -78,6 +78,21 @@ def label_root(collection: SampleCollection, field_name: str) -> tuple[str, bool
     return str(root), bool(is_list)
 
 
+def has_label_tag(collection: SampleCollection, field_name: str, tag: str) -> bool:
+    """Whether a label in a field has a tag.
+
+    The index of ``schema.index_tags`` answers where no label of the dataset has. FiftyOne's ``count_label_tags`` reads
+    every sample with all its masks.
+    """
+    dataset = dataset_of(collection)
+    whole = label_path(dataset, field_name, "tags") if dataset.has_field(field_name) else None
+    if whole is not None and not dataset._sample_collection.find_one({whole: tag}, {"_id": 1}):
+        return False
+    if isinstance(collection, fo.Dataset) and collection.media_type != fo.core.media.GROUP:
+        return whole is not None
+    return bool(len(collection.match({label_path(collection, field_name, "tags"): tag}).limit(1)))
+
+
 def image_samples(collection: SampleCollection) -> SampleCollection:
     """The images of a collection: those of the active slice where samples are grouped, all where a view groups them.
 

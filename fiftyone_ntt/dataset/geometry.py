@@ -26,21 +26,18 @@ def box_in_pixels(detection: fo.Detection, image_size: tuple[int, int]) -> tuple
     Raises:
         InputError: if the box is not four finite numbers, or has no area inside the image.
     """
-    box = relative_box(detection.bounding_box)
-    if np.abs(box).max() > FAR_OUTSIDE:
+    x, y, w, h = box = relative_box(detection.bounding_box).tolist()
+    if max(map(abs, box)) > FAR_OUTSIDE:
         raise InputError(
-            f"the box {[float(value) for value in box]} reaches far outside the image; boxes are relative (0..1), not "
-            "in pixels: divide x and width by the image's width, y and height by its height"
+            f"the box {box} reaches far outside the image; boxes are relative (0..1), not in pixels: divide x and "
+            "width by the image's width, y and height by its height"
         )
     height, width = image_size
-    x1, x2 = np.clip([box[0], box[0] + box[2]], 0, 1) * width
-    y1, y2 = np.clip([box[1], box[1] + box[3]], 0, 1) * height
+    x1, x2 = (min(max(edge, 0.0), 1.0) * width for edge in (x, x + w))
+    y1, y2 = (min(max(edge, 0.0), 1.0) * height for edge in (y, y + h))
     if x2 - x1 <= 0 or y2 - y1 <= 0:
-        raise InputError(
-            f"the box {[float(value) for value in box]} has no area inside the image; boxes are relative (0..1), "
-            "not in pixels"
-        )
-    return float(x1), float(y1), float(x2), float(y2)
+        raise InputError(f"the box {box} has no area inside the image; boxes are relative (0..1), not in pixels")
+    return x1, y1, x2, y2
 
 
 def points_in_pixels(points: Any, image_size: tuple[int, int]) -> NDArray[np.float32]:
@@ -84,8 +81,12 @@ def place_mask(detection: fo.Detection, image_size: tuple[int, int]) -> tuple[in
     height, width = image_size
     x, y, w, h = (float(value) for value in detection.bounding_box)
     mask = _read_mask(detection)
-    columns, left = _stretch(mask.shape[1], round(x * width), round((x + w) * width), width)
-    rows, top = _stretch(mask.shape[0], round(y * height), round((y + h) * height), height)
+    edges = (round(x * width), round((x + w) * width)), (round(y * height), round((y + h) * height))
+    (left, right), (top, bottom) = edges
+    if mask.shape == (bottom - top, right - left) and left >= 0 and top >= 0 and right <= width and bottom <= height:
+        return left, top, mask  # as this package writes them
+    columns, left = _stretch(mask.shape[1], *edges[0], width)
+    rows, top = _stretch(mask.shape[0], *edges[1], height)
     return left, top, mask[np.ix_(rows, columns)]
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
+import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from fiftyone import ViewExpression
 from fiftyone import ViewField as F
 from numpy.typing import NDArray
 
-from fiftyone_ntt.dataset.documents import label_of, mask_of, relative_box
+from fiftyone_ntt.dataset.documents import detection_of, mask_of, relative_box
 from fiftyone_ntt.dataset.fields import DECIDED_TAGS, PROTECTED_TAGS, REJECTED_TAG
 from fiftyone_ntt.dataset.geometry import place_mask
 from fiftyone_ntt.errors import InputError
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 """A detection as the database holds it."""
+_FOUR = struct.Struct("=4d").pack
 SAME_OBJECT = 0.5
 """Two masks with an IoU above this mark the same object."""
 ATTRIBUTES: dict[str, tuple[type[fo.Field], str]] = {
@@ -109,11 +112,12 @@ def is_edited(document: Mapping[str, Any], classes: Iterable[str] = ()) -> bool:
         return False
     try:
         names = {""} if of_class else {str(name) for name in (document.get("label"), *classes)}
-        box, mask = relative_box(document.get("bounding_box")), document.get("mask")
-        if isinstance(mask, bytes) and of_bytes in {_of_bytes(name, box, mask) for name in names}:
+        mask, packed = document.get("mask"), _packed(document.get("bounding_box"))
+        if isinstance(mask, bytes) and any(_digest(name, packed, mask) == of_bytes for name in names):
             return False
+        box = relative_box(document.get("bounding_box"))
         # Other bytes may still be the same pixels: packed again by FiftyOne, or moved to a file.
-        pixels = mask_of(label_of(document))
+        pixels = mask_of(detection_of(document))
         return of_pixels not in {_of_pixels(name, box, pixels) for name in names}
     except (InputError, ValueError, TypeError):  # a file that is gone was not edited away, nor were damaged bytes
         return False
@@ -138,6 +142,13 @@ def _written(document: Mapping[str, Any]) -> tuple[str, str, str]:
 def fingerprint(label: str | None, box: Sequence[float], mask: NDArray[np.bool_]) -> str:
     """What ``is_edited`` and ``is_changed`` compare a label with; see ``ATTRIBUTES``."""
     return f"{_of_bytes('', box, serialised(mask))}-{_of_pixels('', box, mask)}-{_of_class(label)}"
+
+
+def _packed(box: Any) -> bytes:
+    """A box as bytes; raises InputError if it is none. Of millions of labels most have one that is a list of floats."""
+    if type(box) is list and len(box) == 4 and all(type(value) is float for value in box) and math.isfinite(sum(box)):
+        return _FOUR(*box)
+    return relative_box(box).tobytes()
 
 
 def _of_bytes(label: object, box: Sequence[float] | NDArray[np.float64], mask: bytes) -> str:
@@ -257,7 +268,7 @@ def _contradicted(label: Document, size: tuple[int, int], decided: list[tuple[_P
 def _image_size(label: Document) -> tuple[int, int]:
     """Height and width of the image, from a label whose mask has exactly the pixels of its box."""
     try:
-        mask = mask_of(label_of(label))
+        mask = mask_of(detection_of(label))
     except InputError:  # of an image so large that its mask is beyond what is read
         mask = None
     if mask is None:
@@ -279,7 +290,7 @@ class _Place:
         box = np.zeros(4)
         try:
             box = relative_box(label.get("bounding_box"))
-            left, top, mask = place_mask(label_of(label), size)
+            left, top, mask = place_mask(detection_of(label), size)
             return cls(box, PackedMask.from_crop(mask, top, left))
         except InputError:  # no mask, or none that can be read
             return cls(box)

@@ -10,7 +10,7 @@ from typing import Any
 
 import fiftyone as fo
 
-from fiftyone_ntt.dataset.fields import check_detections_field
+from fiftyone_ntt.dataset.fields import check_detections_field, label_path
 from fiftyone_ntt.dataset.labels import ATTRIBUTES, OF_REFERENCES
 from fiftyone_ntt.pixels.drawing import hex_colour
 
@@ -48,6 +48,20 @@ def declare_status(dataset: fo.Dataset, label_field: str, status: str) -> None:
     dataset.add_sample_field(f"{status}.seconds", fo.FloatField)
     # Counted often: how many samples are done, and whether their labels are there, without reading a document.
     dataset.create_index([(f"{status}.run_key", 1), (f"{status}.state", 1), (f"{label_field}._cls", 1)])
+
+
+def index_tags(dataset: fo.Dataset, label_fields: Sequence[str]) -> None:
+    """Makes the indexes that tell which samples, and which of them by their labels, have a tag; see ``has_label_tag``.
+
+    Args:
+        dataset: the dataset.
+        label_fields: fields of labels; those that are not there are passed over.
+    """
+    paths = ["tags", *(label_path(dataset, name, "tags") for name in label_fields if dataset.has_field(name))]
+    there = {index["key"][0][0] for index in dataset._sample_collection.index_information().values()}
+    for path in paths:
+        if path not in there:
+            dataset.create_index(path)
 
 
 def activate_schema(dataset: fo.Dataset, label_field: str, classes: Sequence[str] | None = None) -> bool:

@@ -46,7 +46,7 @@ LARGEST_DOCUMENT = 16 * 2**20 - 2**17
 COMFORTABLE_DOCUMENT = 12 * 2**20
 """Masks go to files above this, so that a sample keeps room for what comes later (evaluations, tags, a second run)."""
 
-_AT_ONCE = 50
+_AT_ONCE, _IDS_AT_ONCE = 50, 100_000
 T = TypeVar("T")
 _WHOLE_LISTS = frozenset({
     stages.Exclude, stages.ExcludeBy, stages.Exists, stages.Limit, stages.Match, stages.MatchFrames,
@@ -226,6 +226,12 @@ def raw_samples(view: SampleCollection, fields: Sequence[str]) -> Iterator[tuple
     for start in range(0, len(ids), _AT_ONCE):
         some = view.select(ids[start : start + _AT_ONCE], ordered=True)
         yield from zip(*patiently(raw_values, some, fields), strict=True)
+
+
+def selections(view: SampleCollection, ids: Sequence[Any]) -> Iterator[SampleCollection]:
+    """``view.select`` of many samples, in parts: a query is a document, and a million ids are more than one takes."""
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        yield view.select(ids[start : start + _IDS_AT_ONCE])
 
 
 def edit_label_tags(

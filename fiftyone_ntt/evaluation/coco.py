@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 import threading
-from collections.abc import Hashable, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +21,21 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.evaluation.found import Matches
+from fiftyone_ntt.evaluation.found import Matches, threshold_of_best_f1
 from fiftyone_ntt.pixels.mask_codes import Rle, encode_crop
 
 Box = tuple[float, float, float, float]
 MAX_DETECTIONS = 100
 """Per image and class, only this many predictions of highest score count (the COCO convention)."""
 
+_IMAGES_AT_ONCE = 500
+_Kind: TypeAlias = Literal["bbox", "segm"]
+
 # pycocotools prints; its output is swallowed by replacing sys.stdout, which two threads must not do at once.
 QUIET = threading.Lock()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class GroundTruth:
     """One annotated object.
 
@@ -49,7 +54,7 @@ class GroundTruth:
     crowd: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """One predicted object; attributes as in ``GroundTruth``.
 
@@ -174,17 +179,37 @@ def coco_scores(
         InputError: if an object names an unknown image or class, or lacks its mask.
     """
     _check(ground_truth, predictions, classes, image_ids, masks)
-    number = {image_id: i for i, image_id in enumerate(image_ids)}
-    truth = [_annotation(i, item, number, masks) for i, item in enumerate(ground_truth, start=1)]
-    predicted = [
-        {**_annotation(i, item, number, masks), "score": float(item.score)}
-        for i, item in enumerate(predictions, start=1)
-    ]
-    box, box_per_class, matches = _evaluate(truth, predicted, classes, len(number), "bbox")
+    kinds: tuple[_Kind, ...] = ("bbox", "segm") if masks else ("bbox",)
+    outcomes = {kind: [_Outcomes() for _ in classes] for kind in kinds}
+    for truth, predicted, images in _blocks(ground_truth, predictions, image_ids, masks):
+        for kind in kinds:
+            _add_outcomes(outcomes[kind], truth, predicted, classes, images, kind)
+    box, box_per_class, matches = _accumulated(outcomes["bbox"], classes, "bbox")
     if not masks:
         return CocoScores(box, None, box_per_class, {}, matches)
-    mask, mask_per_class, matches = _evaluate(truth, predicted, classes, len(number), "segm")
+    mask, mask_per_class, matches = _accumulated(outcomes["segm"], classes, "segm")
     return CocoScores(box, mask, box_per_class, mask_per_class, matches)
+
+
+def _blocks(
+    ground_truth: Sequence[GroundTruth], predictions: Sequence[Prediction], image_ids: Sequence[Hashable], masks: bool
+) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]], int]]:
+    """Annotations of truth and predictions of some images at a time, and how many images these are.
+
+    pycocotools makes several copies of everything: of a hundred thousand images that is no memory to ask for.
+    """
+    number = {image_id: i for i, image_id in enumerate(image_ids)}
+    sides: tuple[Sequence[GroundTruth | Prediction], ...] = (ground_truth, predictions)
+    by_block: dict[tuple[int, int], list[GroundTruth | Prediction]] = defaultdict(list)
+    for side, items in enumerate(sides):
+        for item in items:
+            by_block[number[item.image_id] // _IMAGES_AT_ONCE, side].append(item)
+    for block, start in enumerate(range(0, len(image_ids), _IMAGES_AT_ONCE)):
+        truth, predicted = (
+            [_annotation(i, item, number[item.image_id] - start, masks) for i, item in enumerate(chosen, start=1)]
+            for chosen in (by_block[block, side] for side in (0, 1))
+        )
+        yield truth, predicted, min(len(image_ids) - start, _IMAGES_AT_ONCE)
 
 
 def _check(
@@ -209,14 +234,12 @@ def _check(
             raise InputError(f"an object of image {item.image_id!r} has no mask; pass masks=False to score boxes only")
 
 
-def _annotation(
-    number: int, item: GroundTruth | Prediction, images: dict[Hashable, int], masks: bool
-) -> dict[str, Any]:
+def _annotation(number: int, item: GroundTruth | Prediction, image: int, masks: bool) -> dict[str, Any]:
     """A COCO annotation. Ids start at 1: pycocotools takes a match with id 0 for none."""
     x1, y1, x2, y2 = (float(value) for value in item.box)
     annotation: dict[str, Any] = {
         "id": number,
-        "image_id": images[item.image_id],
+        "image_id": image,
         "category_id": item.label,
         "bbox": [x1, y1, x2 - x1, y2 - y1],
         "area": (x2 - x1) * (y2 - y1),
@@ -224,22 +247,57 @@ def _annotation(
     }
     if masks:
         annotation["segmentation"] = item.rle
-    return annotation
+    return {**annotation, "score": float(item.score)} if isinstance(item, Prediction) else annotation
 
 
-def _evaluate(
-    truth: list[dict[str, Any]],
-    predicted: list[dict[str, Any]],
-    classes: Sequence[str],
-    images: int,
-    kind: Literal["bbox", "segm"],
-) -> tuple[Scores, dict[str, Scores], dict[str, Matches]]:
+@dataclass
+class _Outcomes:
+    """What became of the predictions of one class, image after image, as pycocotools has it: ``[IoU, prediction]``."""
+
+    scores: list[NDArray[np.float64]] = field(default_factory=list)
+    matched: list[NDArray[np.bool_]] = field(default_factory=list)
+    ignored: list[NDArray[np.bool_]] = field(default_factory=list)
+    objects_ignored: list[NDArray[np.bool_]] = field(default_factory=list)
+
+    def as_one_image(self) -> dict[str, Any] | None:
+        """All images as one, for ``COCOeval.accumulate``, which only joins them; ``None`` without any."""
+        if not self.scores:
+            return None
+        return {
+            "dtScores": np.concatenate(self.scores),
+            "dtMatches": np.concatenate(self.matched, axis=1),
+            "dtIgnore": np.concatenate(self.ignored, axis=1),
+            "gtIgnore": np.concatenate(self.objects_ignored),
+        }
+
+
+def _add_outcomes(
+    outcomes: list[_Outcomes], truth: list[dict[str, Any]], predicted: list[dict[str, Any]], classes: Sequence[str],
+    images: int, kind: _Kind,
+) -> None:  # fmt: skip
+    """Pairs the predictions of some images with the objects there."""
     with QUIET, contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(_coco(truth, classes, images), _coco(predicted, classes, images), kind)
-        # Only the range "all" is reported, so an object's area, which would select a range, plays no part.
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[-np.inf, np.inf]], ["all"]
-        evaluation.params.maxDets = [MAX_DETECTIONS]
+        _set_params(evaluation, MAX_DETECTIONS)
         evaluation.evaluate()
+    for image in evaluation.evalImgs:
+        if image is not None:  # an object or a prediction of the class is there
+            of_class = outcomes[image["category_id"]]
+            of_class.scores.append(np.asarray(image["dtScores"], np.float64))
+            of_class.matched.append(np.asarray(image["dtMatches"]) > 0)
+            of_class.ignored.append(np.asarray(image["dtIgnore"], bool))
+            of_class.objects_ignored.append(np.asarray(image["gtIgnore"], bool))
+
+
+def _accumulated(
+    outcomes: list[_Outcomes], classes: Sequence[str], kind: _Kind
+) -> tuple[Scores, dict[str, Scores], dict[str, Matches]]:
+    evaluation = COCOeval(iouType=kind)
+    evaluation.params.catIds, evaluation.params.imgIds = list(range(len(classes))), [0]
+    _set_params(evaluation, sys.maxsize)  # each image has been cut to the best already
+    evaluation.evalImgs = [of_class.as_one_image() for of_class in outcomes]
+    evaluation._paramsEval = evaluation.params
+    with QUIET, contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
     precision = evaluation.eval["precision"][..., 0, 0]  # [IoU, recall, class]; -1 where there is no ground truth
     recall = evaluation.eval["recall"][..., 0, 0]  # [IoU, class]
@@ -250,22 +308,23 @@ def _evaluate(
     return _scores(precision, recall, thresholds), per_class, _matches(evaluation, classes)
 
 
+def _set_params(evaluation: COCOeval, most: int) -> None:
+    # Only the range "all" is reported, so an object's area, which would select a range, plays no part.
+    evaluation.params.areaRng, evaluation.params.areaRngLbl = [[-np.inf, np.inf]], ["all"]
+    evaluation.params.maxDets = [most]
+
+
 def _matches(evaluation: COCOeval, classes: Sequence[str]) -> dict[str, Matches]:
     at50 = int(np.flatnonzero(np.isclose(evaluation.params.iouThrs, 0.5))[0])
-    scores: list[list[float]] = [[] for _ in classes]
-    right: list[list[bool]] = [[] for _ in classes]
-    objects = [0] * len(classes)
-    for image in evaluation.evalImgs:
-        if image is None:  # neither an object nor a prediction of the class
+    matches = {}
+    for name, found in zip(classes, evaluation.evalImgs, strict=True):
+        if found is None:
+            matches[name] = Matches(np.zeros(0, np.float64), np.zeros(0, bool), 0)
             continue
-        k, counted = image["category_id"], ~np.asarray(image["dtIgnore"][at50], bool)
-        scores[k] += np.asarray(image["dtScores"])[counted].tolist()
-        right[k] += (np.asarray(image["dtMatches"][at50]) > 0)[counted].tolist()
-        objects[k] += int((np.asarray(image["gtIgnore"]) == 0).sum())
-    return {
-        name: Matches(np.array(scores[k], np.float64), np.array(right[k], bool), objects[k])
-        for k, name in enumerate(classes)
-    }
+        counted = ~found["dtIgnore"][at50]
+        right = found["dtMatches"][at50][counted]
+        matches[name] = Matches(found["dtScores"][counted], right, int((~found["gtIgnore"]).sum()))
+    return matches
 
 
 def _coco(annotations: list[dict[str, Any]], classes: Sequence[str], images: int) -> COCO:
@@ -318,7 +377,7 @@ def presence_scores(
         cell = row[item.image_id], item.label
         score[cell] = np.fmax(score[cell], item.score)
     claimed = score > threshold
-    best_f1, best_threshold = _best_threshold(present.ravel(), score.ravel())
+    best_f1, best_threshold = threshold_of_best_f1(present.ravel(), score.ravel())
     return PresenceScores(
         threshold=float(threshold),
         micro=_presence(present, claimed),
@@ -337,19 +396,3 @@ def _presence(present: NDArray[np.bool_], claimed: NDArray[np.bool_]) -> Presenc
         images=true,
         claimed=said,
     )
-
-
-def _best_threshold(present: NDArray[np.bool_], score: NDArray[np.float64]) -> tuple[float | None, float | None]:
-    """The best F1 over all thresholds ``score > t``, and a ``t`` that gives it."""
-    if not present.any():
-        return None, None
-    order = np.argsort(-score, kind="stable")
-    ranked, right = score[order], np.cumsum(present[order])
-    f1 = 2 * right / (int(present.sum()) + np.arange(1, len(order) + 1))
-    # A threshold cannot part equal scores, and cannot claim what no prediction speaks for.
-    usable = np.append(ranked[:-1] > ranked[1:], True) & np.isfinite(ranked)
-    if not usable.any() or f1[usable].max() <= 0:
-        return 0.0, None
-    best = int(np.flatnonzero(usable)[f1[usable].argmax()])
-    follows = ranked[best + 1] if best + 1 < len(ranked) else -np.inf
-    return float(f1[best]), float(follows if np.isfinite(follows) else np.nextafter(ranked[best], -np.inf))

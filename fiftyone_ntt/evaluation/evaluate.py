@@ -15,7 +15,7 @@ import fiftyone as fo
 import numpy as np
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.documents import Document, label_of, relative_box, score_of, single_documents
+from fiftyone_ntt.dataset.documents import Document, detection_of, relative_box, score_of, single_documents
 from fiftyone_ntt.dataset.fields import (
     REJECTED_TAG,
     check_detections_field,
@@ -247,11 +247,11 @@ def _read(
         key, size = str(sample_id), (int(height), int(width))
         objects.sizes[key] = size
         objects.unlabelled += predicted is None
-        for label, box, rle in _usable(objects, truth, index, size, key, gt_field):
-            ignored = is_ignored(label)
+        for document, label, box, rle in _usable(objects, truth, index, size, key, gt_field):
+            ignored = is_ignored(document)
             objects.ignored += ignored
-            objects.truth.append(GroundTruth(key, index[label.label], box, rle, ignored or is_crowd(label)))
-        for label, box, rle in _usable(objects, predicted, index, size, key, label_field):
+            objects.truth.append(GroundTruth(key, index[label.label], box, rle, ignored or is_crowd(document)))
+        for _, label, box, rle in _usable(objects, predicted, index, size, key, label_field):
             score = 1.0 if label.confidence is None else float(label.confidence)
             objects.without_score += label.confidence is None
             objects.predicted.append(Prediction(key, index[label.label], box, score, rle))
@@ -262,7 +262,7 @@ def _read(
 
 def _usable(
     objects: _Objects, value: Document | None, index: dict[str, int], size: tuple[int, int], sample_id: str, field: str
-) -> Iterator[tuple[Any, Box, Rle | None]]:
+) -> Iterator[tuple[Document, Any, Box, Rle | None]]:
     """The labels of a sample's field that count, with box and mask. One that cannot be used is noted and left out."""
     for document in single_documents(value):
         if document.get("label") not in index:
@@ -272,8 +272,8 @@ def _usable(
             continue
         try:
             score_of(document)
-            label = label_of(document)
-            yield label, *_geometry(label, size)
+            label = detection_of(document)
+            yield document, label, *_geometry(label, size)
         except InputError as error:
             name = f"sample {sample_id}, label {document.get('_id')} ({as_text(document['label'])}) in {field!r}"
             objects.unusable[document.get("_id")] = f"{name}: {error}"

@@ -54,3 +54,19 @@ class Found:
     def recall(self) -> float | None:
         """Share of the objects that are found; ``None`` without any."""
         return self.right / self.objects if self.objects else None
+
+
+def threshold_of_best_f1(present: NDArray[np.bool_], score: NDArray[np.float64]) -> tuple[float | None, float | None]:
+    """The best F1 over all thresholds ``score > t``, and a ``t`` that gives it."""
+    if not present.any():
+        return None, None
+    order = np.argsort(-score, kind="stable")
+    ranked, right = score[order], np.cumsum(present[order])
+    f1 = 2 * right / (int(present.sum()) + np.arange(1, len(order) + 1))
+    # A threshold cannot part equal scores, and cannot claim what no prediction speaks for.
+    usable = np.append(ranked[:-1] > ranked[1:], True) & np.isfinite(ranked)
+    if not usable.any() or f1[usable].max() <= 0:
+        return 0.0, None
+    best = int(np.flatnonzero(usable)[f1[usable].argmax()])
+    follows = ranked[best + 1] if best + 1 < len(ranked) else -np.inf
+    return float(f1[best]), float(follows if np.isfinite(follows) else np.nextafter(ranked[best], -np.inf))

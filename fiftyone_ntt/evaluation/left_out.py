@@ -18,7 +18,7 @@ import fiftyone as fo
 from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import REFERENCE_TAG, dataset_of, every_image, label_path
+from fiftyone_ntt.dataset.fields import REFERENCE_TAG, dataset_of, every_image, has_label_tag, label_path
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.pixels.images import NO_CONTRAST, content_key, notes_at_a_glance, read_bytes
@@ -60,7 +60,7 @@ class SeenImages:
         bank = _bank_behind(dataset_of(view), record)
         kinds = {} if bank is None else seen_images(bank)
         tagged = list(every_image(dataset_of(view)).match_tags(REFERENCE_TAG).values("id"))
-        if REFERENCE_TAG in view.count_label_tags(gt_field):
+        if has_label_tag(view, gt_field, REFERENCE_TAG):
             tagged += view.match_labels(tags=REFERENCE_TAG, fields=gt_field).values("id")
         contents = {} if bank is None else contents_of(bank)
         gone = bank is None and bool(record)

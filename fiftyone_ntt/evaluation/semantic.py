@@ -11,7 +11,7 @@ from typing import Any
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.documents import label_of, score_of
+from fiftyone_ntt.dataset.documents import detection_of, score_of
 from fiftyone_ntt.dataset.fields import (
     REJECTED_TAG,
     check_detections_field,
@@ -22,7 +22,7 @@ from fiftyone_ntt.dataset.fields import (
     with_sizes,
 )
 from fiftyone_ntt.dataset.labels import is_from_run, is_right
-from fiftyone_ntt.dataset.storage import patiently, raw_values
+from fiftyone_ntt.dataset.storage import patiently, raw_values, selections
 from fiftyone_ntt.errors import InputError, WrongTypeError, as_text
 from fiftyone_ntt.evaluation.map_documents import Document, is_as_written, maps_info, piece_of, to_map_document
 from fiftyone_ntt.params.base import Progress, check_arguments
@@ -171,7 +171,7 @@ def _check_out_field(view: SampleCollection, name: str, classes: list[str], over
     if not overwrite:
         reason = "that something else wrote" if before is None else f"of the classes {before}, not {classes}"
         raise InputError(f"field {name!r} holds {count} maps {reason}; {choices}")
-    others = count - len(maps.select(view.values("id")))
+    others = count - sum(map(len, selections(maps, view.values("id"))))
     if others:
         meant = before or dataset.mask_targets.get(name) or "unknown"
         raise InputError(
@@ -273,7 +273,7 @@ class _Painter:
 
     def _piece(self, document: Document, rank: tuple[float, ...], size: tuple[int, int]) -> Piece:
         score_of(document)
-        label = label_of(document)
+        label = detection_of(document)
         self.report.boxes += not label.has_mask
         return piece_of(label, 1 + self.report.classes.index(document["label"]), rank, size)
 

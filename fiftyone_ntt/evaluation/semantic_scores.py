@@ -15,7 +15,7 @@ import numpy as np
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
-from fiftyone_ntt.dataset.documents import Document, has_mask, label_of, score_of, single_documents
+from fiftyone_ntt.dataset.documents import Document, detection_of, has_mask, label_of, score_of, single_documents
 from fiftyone_ntt.dataset.fields import REJECTED_TAG, dataset_of, is_map_field, with_sizes
 from fiftyone_ntt.dataset.geometry import read_map, stretched
 from fiftyone_ntt.dataset.storage import raw_samples
@@ -138,7 +138,7 @@ def _painted(
         try:
             score = score_of(document)
             if least is None or score > least:
-                pieces.append(piece_of(label_of(document), index[document["label"]], (score,), size))
+                pieces.append(piece_of(detection_of(document), index[document["label"]], (score,), size))
         except InputError as error:
             unusable[document.get("_id")] = f"label {document.get('_id')} ({as_text(document['label'])}): {error}"
     return paint(pieces, size, len(index)).astype(np.int64)

@@ -218,11 +218,14 @@ def encode_crop(crop: NDArray[np.bool_], left: int, top: int, image_size: tuple[
             f"expected a mask inside the image of {image_size} (height, width), got {crop.shape} at "
             f"row {top}, column {left}"
         )
-    # Column-major runs of the window's full-height strip; all before and after it is background.
-    strip = np.zeros((height, columns), bool)
-    strip[top : top + rows] = crop
-    flat = np.pad(strip.ravel(order="F"), 1)
-    borders = np.flatnonzero(np.diff(flat)) + left * height
+    # Column-major borders of the window with a row of background above and below it.
+    padded = np.zeros((columns, rows + 2), bool)
+    padded[:, 1:-1] = crop.T
+    column, row = np.divmod(np.flatnonzero(padded[:, 1:] != padded[:, :-1]), rows + 1)
+    borders = (left + column) * height + top + row
+    # Where the window is as high as the image, a run may end at the bottom of a column and go on atop the next.
+    joins = np.flatnonzero(borders[1:] == borders[:-1])
+    borders = np.delete(borders, np.concatenate([joins, joins + 1]))
     counts = np.diff(np.concatenate([[0], borders, [height * width]]))
     if borders.size and counts[-1] == 0:
         counts = counts[:-1]

@@ -15,9 +15,12 @@ from fiftyone_ntt.dataset.fields import (
     NEGATIVE_TAG,
     REFERENCE_TAG,
     check_reference_field,
+    dataset_of,
     field_names,
+    has_label_tag,
     image_samples,
     is_detections_field,
+    is_generated,
     is_map_field,
     is_reference_field,
     label_path,
@@ -25,6 +28,7 @@ from fiftyone_ntt.dataset.fields import (
     with_all_fields,
 )
 from fiftyone_ntt.dataset.labels import is_example
+from fiftyone_ntt.dataset.schema import index_tags
 from fiftyone_ntt.errors import InputError
 
 NO_REFERENCES = (
@@ -191,7 +195,7 @@ def likely_field(samples: SampleCollection) -> str:
     # Detections first: what else there is may be no more than landmarks.
     preferred = sorted(names, key=lambda name: (name != "ground_truth", not is_detections_field(samples, name)))
     whole = with_all_fields(samples)
-    tagged = (name for name in preferred if _has_tagged(whole, REFERENCE_TAG, name))
+    tagged = (name for name in preferred if has_label_tag(whole, name, REFERENCE_TAG))
     return next(tagged, preferred[0])
 
 
@@ -259,6 +263,8 @@ def _change(
     samples: SampleCollection, field: str, sample_ids: Sequence[str] | None, label_ids: Sequence[str] | None, add: bool
 ) -> ReferenceChange:
     samples = image_samples(samples)
+    if add and not is_generated(samples):
+        index_tags(dataset_of(samples), [field])
     # A patch has the id of its label. FiftyOne writes what is tagged in a patches view to the dataset as well.
     if isinstance(samples, PatchesView) and label_ids is None:
         label_ids = _label_ids(samples if sample_ids is None else samples.select(list(sample_ids)), field)
@@ -341,19 +347,20 @@ def _with_tag(target: SampleCollection, tag: str, label_field: str | Sequence[st
     """All labels of tagged samples, and the tagged labels of others; ``None`` if there is neither."""
     tagged = target.match_tags(tag)
     fields = [
-        name for name in field_names(label_field) if is_reference_field(target, name) and _has_tagged(target, tag, name)
+        name
+        for name in field_names(label_field)
+        if is_reference_field(target, name) and has_label_tag(target, name, tag)
     ]
     if fields and len(tagged):
         return _labels_or_samples(target, tag, field_names(label_field), fields)
     if fields:
-        return target.select_labels(tags=tag, fields=fields)
+        return _narrowed(target, tag, fields).select_labels(tags=tag, fields=fields)
     return tagged if len(tagged) else None
 
 
-def _has_tagged(target: SampleCollection, tag: str, field: str) -> bool:
-    """Whether a label in the field has the tag: counting all tags would look at every label, masks and all."""
-    tagged = {label_path(target, field, "tags"): tag}
-    return len(target.mongo([{"$match": tagged}, {"$limit": 1}])) > 0
+def _narrowed(target: SampleCollection, tag: str, fields: Sequence[str]) -> SampleCollection:
+    """The samples that have a label with a tag in one of the fields, by the index where there is one."""
+    return target.match({"$or": [{label_path(target, name, "tags"): tag} for name in fields]})
 
 
 def _labels_or_samples(
@@ -361,7 +368,7 @@ def _labels_or_samples(
 ) -> SampleCollection:
     """Samples that are tagged, or have tagged labels in some of the fields; of the latter no other labels."""
     ids = {*target.match_tags(tag).values("id")}
-    ids.update(target.match_labels(tags=tag, fields=list(fields)).values("id"))
+    ids.update(_narrowed(target, tag, fields).values("id"))
     view = target.select(sorted(ids))
     for name in names:
         if is_reference_field(view, name):

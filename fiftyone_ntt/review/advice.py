@@ -37,9 +37,9 @@ from fiftyone_ntt.review.influence import (
     near_duplicates,
     outliers,
 )
-from fiftyone_ntt.review.label_table import UNDECIDED, Rows, decisions, table_of
-from fiftyone_ntt.review.lessons import Lesson, lessons_of
-from fiftyone_ntt.review.reviewed_run import ReviewedRun, decided_labels, labels_in_chunks
+from fiftyone_ntt.review.label_rows import UNDECIDED, Rows, decisions
+from fiftyone_ntt.review.label_table import table_of
+from fiftyone_ntt.review.lessons import Lesson, ReviewedRun, decided_labels, labels_in_chunks, lessons_of
 
 logger = logging.getLogger(__name__)
 

@@ -27,13 +27,16 @@ from fiftyone_ntt.dataset.fields import (
 from fiftyone_ntt.dataset.storage import edit_label_tags, store
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.review.guard import note_decision
-from fiftyone_ntt.review.label_table import catch_up, decision_of, note_tags, table_of
+from fiftyone_ntt.review.label_rows import decision_of
+from fiftyone_ntt.review.label_table import catch_up, note_tags, table_of
 
 Changes = dict[Any, list[ObjectId]]
 """Id of a sample -> ids of its labels."""
 Before = dict[str, list[ObjectId]]
 """Tag of a decision, or ``_UNDECIDED`` -> ids of labels."""
 _STORE, _LABELS, _UNDECIDED, _MOST_TO_UNDO = "ntt_decided", ":labels", "undecided", 500_000
+_MOST_HOLDING = 10_000
+"""A query of more samples than this is no quicker than one of all."""
 
 
 def accept_labels(
@@ -180,9 +183,18 @@ def _chosen(view: SampleCollection, label_field: str, choice: _Choice) -> Sample
     chosen = image_samples(view)
     check_detections_field(chosen, label_field)
     if choice.label_ids is not None:
-        chosen = chosen.select_labels(ids=_checked(choice.label_ids), fields=label_field)
+        ids = _checked(choice.label_ids)
+        chosen = _where(chosen, label_field, ids).select_labels(ids=ids, fields=label_field)
     condition = choice.condition()
     return chosen if condition is None else chosen.filter_labels(label_field, condition)
+
+
+def _where(samples: SampleCollection, label_field: str, label_ids: list[str]) -> SampleCollection:
+    """The samples that hold some labels, where the table knows: the database would look at every label there is."""
+    if is_generated(samples) or not (table := table_of(dataset_of(samples), label_field)).loaded:
+        return samples
+    holding = table.refreshed().samples_with(map(ObjectId, label_ids))
+    return samples if holding is None or len(holding) > _MOST_HOLDING else samples.select(holding)
 
 
 def _decide(view: SampleCollection, label_field: str, choice: _Choice, tag: str | None) -> int:

@@ -19,7 +19,7 @@ from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 from PIL import Image
 
-from fiftyone_ntt.dataset.documents import Document, label_of, single_documents
+from fiftyone_ntt.dataset.documents import Document, detection_of, single_documents
 from fiftyone_ntt.dataset.fields import (
     DECIDED_TAGS,
     check_detections_field,
@@ -28,7 +28,7 @@ from fiftyone_ntt.dataset.fields import (
 )
 from fiftyone_ntt.dataset.geometry import box_in_pixels, place_mask
 from fiftyone_ntt.dataset.labels import is_crowd, is_ignored
-from fiftyone_ntt.dataset.storage import raw_values
+from fiftyone_ntt.dataset.storage import raw_values, selections
 from fiftyone_ntt.errors import InputError, as_text, counted
 from fiftyone_ntt.params.base import Progress, check_arguments
 from fiftyone_ntt.params.review import ExportParams
@@ -165,9 +165,7 @@ def export_labels(
     chosen = chosen.filter_labels(label_field, F("label").is_in(names), only_matches=only == "accepted")
     if not any(labels_there[name] for name in names):
         raise InputError(f"nothing to export: {why_nothing(view, label_field, only)}")
-    report = ExportReport(
-        str(folder), format, 0, 0, {}, "", _notes(view.select(chosen.values("id")), label_field, only)
-    )
+    report = ExportReport(str(folder), format, 0, 0, {}, "", _notes(view, chosen, label_field, only))
     if nameless := labels_there[None] + labels_there[""]:
         report.notes.append(f"{counted(nameless, 'label')} without a class left out")
     job = _Job(chosen, label_field, names, format, masks, export_media, report, keep_empty=only == "all")
@@ -334,7 +332,7 @@ def _checked_size(data: bytes, path: str) -> tuple[int, int]:
 
 def _placed(job: _Job, document: Document, size: tuple[int, int], path: str) -> PlacedLabel:
     """A label in pixels; raises InputError where it cannot be written."""
-    label = label_of(document)
+    label = detection_of(document)
     x1, y1, x2, y2 = box_in_pixels(label, size)
     if label.has_mask:
         left, top, mask = place_mask(label, size)
@@ -346,12 +344,15 @@ def _placed(job: _Job, document: Document, size: tuple[int, int], path: str) -> 
         job.boxes += 1
     box = round(x1, 6), round(y1, 6), round(x2 - x1, 6), round(y2 - y1, 6)
     name = f"label {label.id} ({as_text(label.label)}) of {as_text(path, _LONGEST_PATH)}"
-    return PlacedLabel(name, job.names.index(label.label), box, left, top, mask, is_crowd(label), is_ignored(label))
+    return PlacedLabel(
+        name, job.names.index(label.label), box, left, top, mask, is_crowd(document), is_ignored(document)
+    )
 
 
 def _write_fiftyone(job: _Job, folder: Path, written: dict[str, str]) -> None:
     """FiftyOne's own format. Files of masks come along, whether or not the images do."""
-    kept = job.chosen.select(list(written), ordered=True)
+    every = len(written) == len(job.chosen)  # a million ids would be too long a query
+    kept = job.chosen if every else job.chosen.select(list(written), ordered=True)
     if job.unusable:
         kept = kept.filter_labels(job.label_field, ~F("_id").is_in(job.unusable), only_matches=False)
     with naming(folder / "samples.json"):
@@ -370,11 +371,11 @@ def _write_fiftyone(job: _Job, folder: Path, written: dict[str, str]) -> None:
     save(folder / "samples.json", json.dumps(content))
 
 
-def _notes(images: SampleCollection, label_field: str, only: str) -> list[str]:
+def _notes(view: SampleCollection, chosen: SampleCollection, label_field: str, only: str) -> list[str]:
     if only != "accepted":
         return []
     undecided = ~F("tags").contains(list(DECIDED_TAGS)) & F("predicted_iou").exists()
-    partly = len(images.filter_labels(label_field, undecided))
+    partly = sum(len(images.filter_labels(label_field, undecided)) for images in selections(view, chosen.values("id")))
     return [f"{partly} of the images also hold labels that nobody has decided on: not written"] if partly else []
 
 

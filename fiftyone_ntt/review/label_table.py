@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,13 +20,10 @@ import fiftyone as fo
 import numpy as np
 from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
-from numpy.typing import NDArray
 
 from fiftyone_ntt.dataset.documents import Document, single_documents
 from fiftyone_ntt.dataset.fields import (
-    ACCEPTED_TAG,
     EDITED_TAG,
-    REJECTED_TAG,
     check_detections_field,
     dataset_of,
     is_generated,
@@ -33,40 +31,29 @@ from fiftyone_ntt.dataset.fields import (
 from fiftyone_ntt.dataset.labels import is_edited
 from fiftyone_ntt.dataset.storage import database_collection, dataset_id, patiently
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.review.label_rows import BINS as BINS  # of the histograms below
+from fiftyone_ntt.review.label_rows import (
+    DECISIONS,
+    ROW,
+    SCORES,
+    TAIL,
+    UNDECIDED,
+    Columns,
+    Rows,
+    decision_of,
+    number_or,
+)
 from fiftyone_ntt.runs.applied_thresholds import parting
 from fiftyone_ntt.runs.record import provenance_of
 
 logger = logging.getLogger(__name__)
 
-UNDECIDED, ACCEPTED, REJECTED, EDITED = range(4)
-"""What a person did to a label."""
-
-Rows = NDArray[np.void]
-"""One row a label; the fields are those of ``_ROW``."""
-_ROW = np.dtype(
-    [
-        ("label", "V12"),
-        ("sample", np.int32),
-        ("class", np.int32),
-        ("confidence", np.float64),
-        ("predicted_iou", np.float64),
-        ("similarity", np.float64),
-        ("alternative_similarity", np.float64),
-        ("tagged", np.int8),
-        ("edited", np.bool_),
-    ]
-)
-_SCORES = ("predicted_iou", "similarity", "alternative_similarity")
+_LOOKS = 4
+"""What changes while it is read is read again, but not for ever: a run may go on writing."""
 _BATCH = 100  # decoding holds Python's lock: small batches let other threads answer in between
-_TABLES_KEPT = 4
+_TABLES_KEPT, _MOST_DATES = 4, 100_000
 _LATE = timedelta(minutes=2)
 """A bulk write stamps its samples when it begins: the last of them may come that much after a later-looking one."""
-
-
-def decisions(rows: Rows) -> NDArray[np.int8]:
-    """What was decided on each row; acceptance and rejection say more than an edit."""
-    edited: NDArray[np.int8] = np.where((rows["tagged"] == UNDECIDED) & rows["edited"], EDITED, rows["tagged"])
-    return edited
 
 
 class LabelTable:
@@ -86,6 +73,8 @@ class LabelTable:
         self._stamps: dict[ObjectId, datetime | None] = {}
         self._latest: datetime | None = None
         self._joined: Rows | None = None
+        self._columns: Columns | None = None
+        self._version = 0
         self._lock, self._reading = threading.Lock(), threading.Lock()
         self._thread: threading.Thread | None = None
         self.loaded = False
@@ -103,12 +92,36 @@ class LabelTable:
 
     @property
     def rows(self) -> Rows:
-        """One row a label."""
+        """One row a label. Decisions on them go on being taken over; labels that come or go make other rows."""
         with self._lock:
             if self._joined is None:
-                blocks = [block for block in self._blocks.values() if len(block)]
-                self._joined = np.concatenate(blocks) if blocks else np.empty(0, _ROW)
+                self._joined = np.concatenate(list(self._blocks.values())) if self._blocks else np.empty(0, ROW)
+                # From now on the blocks are parts of that: what changes in one need not be joined again.
+                ends = np.cumsum([len(block) for block in self._blocks.values()]).tolist()
+                for sample_id, end in zip(self._blocks, ends, strict=True):
+                    self._blocks[sample_id] = self._joined[end - len(self._blocks[sample_id]) : end]
             return self._joined
+
+    @property
+    def columns(self) -> Columns:
+        """What is counted of the rows."""
+        version, rows = self._version, self.rows
+        if self._columns is None or self._columns.version != version:
+            self._columns = Columns.of(rows, len(self._classes), version)
+        return self._columns
+
+    def samples_with(self, labels: Iterable[ObjectId]) -> list[ObjectId] | None:
+        """The samples that hold these labels; ``None`` where some are not in the table."""
+        wanted = {label.binary for label in labels}
+        rows = self.rows
+        tails = np.array([int.from_bytes(label[8:], "little") for label in wanted], np.uint32)
+        alike = rows[np.isin(rows.view(TAIL)["tail"], tails)]
+        pairs = zip(alike["label"].tolist(), alike["sample"].tolist(), strict=True)
+        there = [(label, number) for label, number in pairs if label in wanted]
+        if len({label for label, _ in there}) < len(wanted):
+            return None
+        ids = self.sample_ids
+        return [ids[number] for number in {number for _, number in there}]
 
     def class_index(self, name: str) -> int:
         """The number of a class; -1 where no label has it."""
@@ -154,7 +167,7 @@ class LabelTable:
                 block["tagged"][[label in chosen for label in block["label"].tolist()]] = code
                 if document:
                     self._stamps[sample_id] = document["last_modified_at"]
-            self._joined = None
+            self._version += 1
 
     def _read_safely(self) -> None:
         try:
@@ -164,19 +177,40 @@ class LabelTable:
 
     def _read(self) -> None:
         with self._reading:
-            changed = self._changed() if self.loaded else [{}]
-            for query in changed:
-                self._read_documents(query)
+            if not self.loaded:
+                self._read_documents({})
+            for _ in range(_LOOKS if self.loaded else 0):
+                for query in (queries := self._changed()):
+                    self._read_documents(query)
+                if not queries:
+                    break
             if len(self._blocks) > self._samples.estimated_document_count():
                 self._forget_deleted()
             self._latest = max(filter(None, self._stamps.values()), default=None)
             self.loaded = True
 
     def _changed(self) -> list[dict[str, Any]]:
-        """Queries for the samples that were written since they were read, in batches; the index answers this."""
+        """Queries for the samples that were written since they were read, in batches.
+
+        The index on dates answers how many samples have which; no document is looked at where none has changed. Dates
+        of the last minutes are compared one by one, so a change is seen as one sample more of some date.
+        """
         since = {} if self._latest is None else {"last_modified_at": {"$gt": self._latest - _LATE}}
-        stamps = self._samples.find(since, {"last_modified_at": 1})
-        ids = [stamp["_id"] for stamp in stamps if self._stamps.get(stamp["_id"]) != stamp.get("last_modified_at")]
+        counts: list[dict[str, Any]] = [
+            {"$match": since},
+            {"$group": {"_id": "$last_modified_at", "samples": {"$sum": 1}}},
+        ]
+        known = Counter(self._stamps.values())
+        dates = [
+            row["_id"]
+            for row in self._samples.aggregate(counts, batchSize=_MOST_DATES)
+            if row["samples"] > known[row["_id"]]
+        ]
+        ids: list[ObjectId] = []
+        for start in range(0, len(dates), _BATCH):
+            some = {"last_modified_at": {"$in": dates[start : start + _BATCH]}}
+            stamps = self._samples.find(some, {"last_modified_at": 1})
+            ids += [one["_id"] for one in stamps if self._stamps.get(one["_id"], self) != one.get("last_modified_at")]
         return [{"_id": {"$in": ids[start : start + _BATCH]}} for start in range(0, len(ids), _BATCH)]
 
     def _read_documents(self, query: dict[str, Any]) -> None:
@@ -188,10 +222,15 @@ class LabelTable:
 
     def _put(self, sample_id: ObjectId, labels: list[Document]) -> None:
         number = self._order.setdefault(sample_id, len(self._order))
-        rows = np.array([self._row(number, label) for label in labels], _ROW)
+        rows = np.array([self._row(number, label) for label in labels], ROW)
         with self._lock:
-            self._blocks[sample_id] = rows
-            self._joined = None
+            block = self._blocks.get(sample_id)
+            if block is not None and len(block) == len(rows) and self._joined is not None:
+                block[:] = rows
+            else:
+                self._blocks[sample_id] = rows
+                self._joined = None
+            self._version += 1
 
     def _row(self, number: int, label: Document) -> tuple[Any, ...]:
         name, tags = str(label.get("label")), label.get("tags")
@@ -200,8 +239,8 @@ class LabelTable:
             label["_id"].binary,
             number,
             self._classes.setdefault(name, len(self._classes)),
-            _number(label.get("confidence"), 0.0),
-            *(_number(label.get(key), np.nan) for key in _SCORES),
+            number_or(label.get("confidence"), 0.0),
+            *(number_or(label.get(key), np.nan) for key in SCORES),
             decision_of(tags),
             EDITED_TAG in tags or is_edited(label, self._classes_of_run),
         )
@@ -212,16 +251,7 @@ class LabelTable:
             self._blocks = {key: block for key, block in self._blocks.items() if key in there}
             self._stamps = {key: stamp for key, stamp in self._stamps.items() if key in there}
             self._joined = None
-
-
-def _number(value: Any, otherwise: float) -> float:
-    """A score as it should be; something else may stand there in labels of strangers."""
-    return float(value) if isinstance(value, (int, float)) and np.isfinite(value) else otherwise
-
-
-def decision_of(tags: Collection[Any]) -> int:
-    """What the tags of a label say was decided on it."""
-    return REJECTED if REJECTED_TAG in tags else ACCEPTED if ACCEPTED_TAG in tags else UNDECIDED
+            self._version += 1
 
 
 _tables: dict[tuple[Any, str], LabelTable] = {}
@@ -237,10 +267,6 @@ def table_of(dataset: fo.Dataset, label_field: str) -> LabelTable:
         while len(_tables) > _TABLES_KEPT:
             del _tables[next(iter(_tables))]
     return table
-
-
-BINS = 25
-"""Bars of a histogram, from score 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -295,23 +321,13 @@ def summarise_scores(dataset: fo.Dataset, label_field: str = "ntt", *, threshold
 
 def scores_of(table: LabelTable, threshold: float) -> list[ClassScores]:
     """The same from a table."""
-    rows = table.rows
-    count = len(table.classes)
-
-    def per_class(which: Any) -> NDArray[np.int64]:
-        return np.bincount(rows["class"][which], minlength=count)
-
-    everything = np.bincount(rows["class"], minlength=count)
-    high = rows["confidence"] > threshold
-    above = per_class(high)
-    decided = decisions(rows)
-    undecided_above = per_class(high & (decided == UNDECIDED))
-    accepted, rejected, edited, undecided = (
-        per_class(decided == code) for code in (ACCEPTED, REJECTED, EDITED, UNDECIDED)
-    )
-    # [labels] bin of each score, counted for all classes at once as [classes, BINS]
-    bins = np.clip((rows["confidence"] * BINS).astype(np.int64), 0, BINS - 1)
-    histograms = np.bincount(rows["class"] * BINS + bins, minlength=count * BINS).reshape(count, BINS)
+    columns, count = table.columns, len(table.columns.histograms)
+    # [classes, decision, above the threshold or not] labels, counted at once
+    key = (columns.classes * len(DECISIONS) + columns.decided) * 2 + (columns.confidence > threshold)
+    counts = np.bincount(key, minlength=count * len(DECISIONS) * 2).reshape(count, len(DECISIONS), 2)
+    everything, above = counts.sum(axis=(1, 2)), counts[:, :, 1].sum(axis=1)
+    undecided, accepted, rejected, edited = (counts[:, code].sum(axis=1) for code in DECISIONS)
+    undecided_above = counts[:, UNDECIDED, 1]
     entries = [
         ClassScores(
             name=name,
@@ -322,9 +338,9 @@ def scores_of(table: LabelTable, threshold: float) -> list[ClassScores]:
             edited=int(edited[i]),
             undecided=int(undecided[i]),
             undecided_above=int(undecided_above[i]),
-            histogram=tuple(histograms[i].tolist()),
+            histogram=tuple(columns.histograms[i].tolist()),
         )
-        for i, name in enumerate(table.classes)
+        for i, name in enumerate(table.classes[:count])
         if everything[i]
     ]
     return sorted(entries, key=lambda entry: (-entry.labels, entry.name))

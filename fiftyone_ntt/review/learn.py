@@ -27,8 +27,18 @@ from fiftyone_ntt.params.base import Progress, check_arguments
 from fiftyone_ntt.params.review import LearnParams
 from fiftyone_ntt.references.banks import METHOD as BANK
 from fiftyone_ntt.references.banks import save_bank, with_contents
-from fiftyone_ntt.review.lessons import ClassChange, Lesson, changes_of, is_no_example, lessons_of, taught
-from fiftyone_ntt.review.reviewed_run import ReviewedRun, decided_labels, labels_in_chunks, stays
+from fiftyone_ntt.review.lessons import (
+    ClassChange,
+    Lesson,
+    ReviewedRun,
+    changes_of,
+    decided_labels,
+    is_no_example,
+    labels_in_chunks,
+    lessons_of,
+    stays,
+    taught,
+)
 from fiftyone_ntt.runs.control import segment_again
 from fiftyone_ntt.runs.history import LEARNING
 from fiftyone_ntt.runs.mending import LEARNED_STORE

@@ -110,7 +110,8 @@ def write_image_labels(view: SampleCollection, thresholds: Thresholds) -> Presen
     names = list(dict.fromkeys([*thresholds.classes, *table.classes]))
     pairs = Pairs.of(table, names)
     # Sample id -> its row below; samples without labels share one row more, the last.
-    row = {str(table.sample_ids[number]): i for i, number in enumerate(pairs.samples)}
+    known = table.sample_ids  # a list that is made anew each time
+    row = {str(known[number]): i for i, number in enumerate(pairs.samples)}
     least = np.array([thresholds.image.threshold(class_name) for class_name in names])
     # [samples with labels + 1, classes] probability, and whether the class counts as present
     likely = np.vstack([pairs.probability(thresholds.image.curve), _without_labels(thresholds, len(names))])

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fiftyone_ntt.review.label_table import REJECTED, UNDECIDED, LabelTable, decisions
+from fiftyone_ntt.review.label_rows import REJECTED, UNDECIDED, decisions
+from fiftyone_ntt.review.label_table import LabelTable
 from fiftyone_ntt.review.threshold_fit import Curve, Floats, Ints, best_threshold, fit_curve
 
 Bools = NDArray[np.bool_]

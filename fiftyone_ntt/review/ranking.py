@@ -38,7 +38,8 @@ from fiftyone_ntt.dataset.storage import (
 )
 from fiftyone_ntt.errors import WrongTypeError
 from fiftyone_ntt.params.review import DOUBTS, DoubtParams
-from fiftyone_ntt.review.label_table import UNDECIDED, LabelTable, Rows, decisions, suggest_threshold, table_of
+from fiftyone_ntt.review.label_rows import UNDECIDED, Rows, decisions
+from fiftyone_ntt.review.label_table import LabelTable, suggest_threshold, table_of
 
 Filters = dict[str, dict[str, Any]]
 """Path -> what of it to show, as the App's sidebar holds it."""
@@ -180,18 +181,20 @@ class Grid:
         ours = {path.removeprefix(f"{self._root}.") for path, entry in self.filters.items() if _OURS in entry}
         if "tags" in ours:  # of a decision
             return 0, 0
-        view, rows = self.images(), table.rows
+        view = self.images()
         if not shows_whole_lists(view, self._field) or ours - {"confidence", "label", _FINGERPRINT}:
             return None
-        counted = decisions(rows) == UNDECIDED
+        columns = table.columns
+        rows = columns.rows
+        counted = columns.decided == UNDECIDED
         if name is not None:
-            counted &= rows["class"] == table.class_index(name)
+            counted &= columns.classes == table.class_index(name)
         if label_ids := {ObjectId(label_id).binary for label_id in self.label_ids}:  # they are in the grid's images
             counted &= np.array([label in label_ids for label in rows["label"].tolist()], bool)
         elif stages_of(view):
             inside = set(view.values("_id"))
             counted &= np.array([sample_id in inside for sample_id in table.sample_ids], bool)[rows["sample"]]
-        above = int((rows["confidence"][counted] > threshold).sum())
+        above = int((counted & (columns.confidence > threshold)).sum())
         return above, int(counted.sum()) - above
 
     def _fingerprints(self, label_ids: Sequence[str], images: Sequence[str]) -> list[str]:

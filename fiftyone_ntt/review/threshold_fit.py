@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fiftyone_ntt.method.memory_bank import MemoryBank
-from fiftyone_ntt.review.label_table import REJECTED, UNDECIDED, LabelTable, Rows, decisions
+from fiftyone_ntt.review.label_rows import REJECTED, UNDECIDED, Rows, decisions
+from fiftyone_ntt.review.label_table import LabelTable
 from fiftyone_ntt.runs.applied_thresholds import parting
 
 Floats = NDArray[np.float64]

@@ -18,6 +18,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.core.runs import RunConfig, RunResults
 from pymongo.errors import DocumentTooLarge
 
+from fiftyone_ntt.dataset.documents import documents_of, set_documents
 from fiftyone_ntt.dataset.fields import dataset_of, every_image
 from fiftyone_ntt.dataset.labels import ATTRIBUTES, is_from_run, is_kept
 from fiftyone_ntt.dataset.schema import declare_labels, declare_status
@@ -40,7 +41,7 @@ from fiftyone_ntt.runs.workers import forget_claims
 
 _FACTS, _SAMPLE, _PART, _STATUSES, _RESULTS = "facts", "sample:", "part:", "statuses:", "results"
 _PART_SIZE, _MOST_PARTS = 8 * 2**20, 1024
-_STATUSES_AT_ONCE, _CHUNK = 1000, 25
+_STATUSES_AT_ONCE, _CHUNK = 1000, 50
 
 LABELLING, LEARNING = "labelling", "learning"  # what a pass can be for
 Document = dict[str, Any]
@@ -297,12 +298,12 @@ def _restore_samples(
     ids = patiently(_samples, dataset, name, run_key, this, old_statuses)
     removed, refused = 0, dict[str, str]()
     for start in range(0, len(ids), _CHUNK):
-        chunk = every_image(dataset).select(ids[start : start + _CHUNK])
-        sample_ids, current = patiently(raw_values, chunk, ["id", name])
+        there = patiently(documents_of, dataset, ids[start : start + _CHUNK], [name])
         labels: dict[str, Document | None] = {}
         statuses: dict[str, Document | None] = {}
-        for sample_id, now in zip(sample_ids, current, strict=True):
-            before = patiently(this.kept, sample_id)
+        for sample_id, document in there.items():
+            now = document.get(name)
+            before = patiently(this.kept, sample_id) if this.overwrites else None  # others have kept nothing
             statuses[sample_id] = old_statuses.get(sample_id) or (before[1] if before else None)
             if before is None and this.overwrites:
                 continue  # the run has not come to this sample
@@ -355,7 +356,7 @@ def _set(dataset: fo.Dataset, field: str, documents: dict[str, Document | None])
     if not documents or not dataset.has_field(field):
         return {}
     try:
-        patiently(dataset.set_values, field, documents, key_field="id", validate=False, dynamic=False)
+        patiently(set_documents, dataset, {key: {field: document} for key, document in documents.items()})
     except (ValueError, DocumentTooLarge) as error:  # FiftyOne turns what MongoDB refuses into a ValueError
         if len(documents) == 1:
             return dict.fromkeys(documents, str(error))

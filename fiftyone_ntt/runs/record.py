@@ -18,8 +18,8 @@ from bson import json_util
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import dataset_of, detections_fields, every_image
-from fiftyone_ntt.dataset.schema import activate_schema, colour_by_class, declare_labels, declare_status
+from fiftyone_ntt.dataset.fields import dataset_of, detections_fields, every_image, reference_fields
+from fiftyone_ntt.dataset.schema import activate_schema, colour_by_class, declare_labels, declare_status, index_tags
 from fiftyone_ntt.dataset.storage import stages_of, view_documents, view_from_documents
 from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError
 from fiftyone_ntt.method.config import MatchConfig
@@ -230,6 +230,7 @@ def register(dataset: fo.Dataset, record: RunRecord) -> None:
     name = record.label_field
     declare_labels(dataset, name, of_references=record.mode == REFERRING)
     declare_status(dataset, name, status_field(name))
+    index_tags(dataset, [*reference_fields(dataset), name])
     note_provenance(dataset, name, asdict(record))
     activate_schema(dataset, name, record.classes)
     colour_by_class(dataset, name, record.classes)

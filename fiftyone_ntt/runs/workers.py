@@ -28,7 +28,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.operators.store.transient_jobs import TransientJobCoordinator
 
 from fiftyone_ntt.dataset.fields import dataset_of, every_image
-from fiftyone_ntt.dataset.storage import JsonStore, patiently, store
+from fiftyone_ntt.dataset.storage import JsonStore, patiently, selections, store
 from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError
 
 logger = logging.getLogger(__name__)
@@ -339,8 +339,7 @@ class Work:
         self._failed_before = {key for key, (done, _) in of_run.items() if not done}
         self._left = {key: None for key in ids if of_run.get(key) != (True, True)}
         self.lost = sum(figures == (True, False) for figures in of_run.values())
-        self._held: dict[str, set[str]] = {}
-        self._lock = threading.RLock()
+        self._held, self._lock = dict[str, set[str]](), threading.RLock()
         self.resumed = len(ids) - len(self._left)
         self.total, self.by_others = len(self._left), 0
 
@@ -386,7 +385,8 @@ class Work:
 
     def _undone(self, ids: list[str]) -> list[str]:
         """The samples that still have to be done; one that failed for another worker meanwhile is not tried again."""
-        rows = zip(*patiently(every_image(self.dataset).select(ids).values, ["id", *self._state]), strict=True)
+        parts = selections(every_image(self.dataset), ids)
+        rows = (row for part in parts for row in zip(*patiently(part.values, ["id", *self._state]), strict=True))
         undone = {
             key
             for key, run, state, has_labels in rows
