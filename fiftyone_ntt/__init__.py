@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from fiftyone_ntt.runs.control import cancel_run as cancel_run
     from fiftyone_ntt.runs.control import lower_threshold as lower_threshold
     from fiftyone_ntt.runs.control import resume_run as resume_run
-    from fiftyone_ntt.runs.history import undo_run as undo_run
     from fiftyone_ntt.runs.listing import list_runs as list_runs
     from fiftyone_ntt.runs.precompute import index as index
     from fiftyone_ntt.runs.preview import preview as preview
     from fiftyone_ntt.runs.segment import segment as segment
+    from fiftyone_ntt.runs.undo import undo_run as undo_run
 
 __version__ = "0.1.0"
 
@@ -80,7 +80,7 @@ _LAZY = {
     "segment": "runs.segment",
     "select_references": "references.selection",
     "to_segmentation": "evaluation.semantic",
-    "undo_run": "runs.history",
+    "undo_run": "runs.undo",
     "use_as_references": "references.tagging",
 }
 __all__ = ["__version__", *sorted(_LAZY)]

@@ -102,10 +102,21 @@ class _Decide(NttOperator):
 
     def perform(self, ctx: Any, params: DecisionParams) -> dict[str, Any]:
         changed = self._decide(ctx, params)
-        summary = f"{counted(changed, 'label')} {self.DONE}."
+        summary = f"{counted(changed, 'label')} {self.DONE}"
+        summary += "." if changed else as_markdown(f": {self._why(ctx, params)}.")
         ctx.ops.reload_samples()
         ctx.ops.notify(summary, variant="success" if changed else "info")
         return {"changed": changed, "summary": summary}
+
+    def _why(self, ctx: Any, params: DecisionParams) -> str:
+        """Why no label was changed."""
+        from fiftyone_ntt.review.decisions import why_unchanged
+
+        if IN_GRID in ctx.params:
+            return why_unchanged(_grid(ctx, params), **params.to_mapping())
+        if _selected(ctx) and not params.label_ids:
+            return "nothing was left to change on what is selected"
+        return why_unchanged(ctx.view if params.label_ids else _scope(ctx)[0], **params.to_mapping())
 
     def _decide(self, ctx: Any, params: DecisionParams) -> int:
         import fiftyone_ntt as ntt

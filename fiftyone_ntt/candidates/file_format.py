@@ -54,7 +54,11 @@ class Signature:
 
 
 def to_bytes(image: CompactImage, signature: Signature) -> bytes:
-    """The file's content."""
+    """The file's content.
+
+    Raises:
+        DamagedIndexError: if ``from_bytes`` would not take it, as it is too large.
+    """
     tensors: dict[str, NDArray[Any]] = {}
     layout: dict[str, list[Any]] = {}
     for name, array in image.to_arrays().items():
@@ -66,7 +70,10 @@ def to_bytes(image: CompactImage, signature: Signature) -> bytes:
     facts = {"image": signature.image, "settings": signature.settings.to_json(), "layout": layout}
     # One entry only: safetensors writes several in any order, and equal content shall be an equal file.
     description = json.dumps({**facts, "sha256": _checksum(facts, tensors)}, sort_keys=True)
+    _check_size(layout)
     data: bytes = save(tensors, {_KEY: description})
+    if len(data) > _LARGEST:
+        raise DamagedIndexError(f"expected a file of at most {_LARGEST} bytes, got {len(data)}")
     return data
 
 

@@ -114,7 +114,10 @@ class IndexStore:
             IndexFileError: if that is so for this image only.
         """
         path = self.path_of(image)
-        data = to_bytes(content, Signature(image, self.settings))
+        try:
+            data = to_bytes(content, Signature(image, self.settings))
+        except InputError as error:  # nobody could read it again
+            raise IndexFileError(f"the candidate cache in {self.root} does not take an image: {error}") from error
         try:
             self._room.take(len(data))
             self._describe()

@@ -60,9 +60,12 @@ def decide(dataset: str, tag: str | None, saved_view: str | None, *, service: st
     """Decides on labels and prints on how many."""
     params = DecisionParams.from_mapping(options).to_mapping()
     import fiftyone_ntt as ntt
+    from fiftyone_ntt.review.decisions import why_unchanged
 
     decision: Callable[..., int] = getattr(ntt, service)
-    say(f"{counted(decision(view_of(dataset, tag, saved_view), **params), 'label')} {done}")
+    view = view_of(dataset, tag, saved_view)
+    changed = decision(view, **params)
+    say(f"{counted(changed, 'label')} {done}" + ("" if changed else f": {why_unchanged(view, **params)}"))
     return 0
 
 

@@ -28,14 +28,15 @@ from pymongo import UpdateOne
 from fiftyone_ntt.dataset.storage import database_collection, raw_samples
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.pixels.deep_images import stored_values
+from fiftyone_ntt.pixels.files import MOST_PIXELS
 from fiftyone_ntt.pixels.images import read_bytes
 
 Document = Mapping[str, Any]
 """A label as the database holds it."""
-MOST_BYTES = 1 << 28
-"""What a mask may take when it is unpacked: more pixels than an image that Pillow opens."""
-_MOST_OF_MAP = 1 << 29
-"""The same of a semantic segmentation mask, whose numbers often have eight bytes."""
+MOST_BYTES = MOST_PIXELS
+"""What a mask may take when it is unpacked: a byte for each pixel of the largest image that is labelled."""
+MOST_OF_MAP = 2 * MOST_PIXELS
+"""The same of a semantic segmentation mask, of more than 255 classes. What is written is checked by these bounds."""
 _BEGINNING, _PIECE = 1 << 16, 1 << 20  # bytes; a header of NumPy's is shorter
 _KINDS = {
     kind.__name__: kind
@@ -98,7 +99,7 @@ def label_of(document: Document) -> Any:
     except Exception as error:  # anything may stand where FiftyOne expects a box or points
         raise InputError(f"it cannot be read ({_words(error)}); draw it again or remove the label") from error
     if document.get("mask") is not None:
-        label.mask = unpacked(document["mask"], _MOST_OF_MAP if kind is fo.Segmentation else MOST_BYTES)
+        label.mask = unpacked(document["mask"], MOST_OF_MAP if kind is fo.Segmentation else MOST_BYTES)
     return label
 
 
@@ -224,8 +225,9 @@ def mask_of(label: Any) -> NDArray[Any] | None:
         return np.asarray(label.mask)
     if label.mask_path is None:
         return None
+    most = MOST_OF_MAP if isinstance(label, fo.Segmentation) else MOST_BYTES
     try:
-        return stored_values(read_bytes(label.mask_path, MOST_BYTES), MOST_BYTES)
+        return stored_values(read_bytes(label.mask_path, most), most)
     except InputError as error:
         raise InputError(f"the mask file {label.mask_path!r} cannot be read ({_words(error)})") from error
 
@@ -282,7 +284,7 @@ def _header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     if read is None:
         raise InputError(f"expected an array of NumPy's format 1 or 2, got {version}")
     shape, by_columns, kind = read(stream)
-    if len(shape) > 4 or any(not 0 <= length <= _MOST_OF_MAP for length in shape):
+    if len(shape) > 4 or any(not 0 <= length <= MOST_OF_MAP for length in shape):
         raise InputError(f"expected the shape of a mask, got one of {len(shape)} lengths, too long for any")
     return shape, bool(by_columns), kind
 

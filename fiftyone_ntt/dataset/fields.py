@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from copy import copy
 
 import fiftyone as fo
+from fiftyone import ViewExpression
+from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.errors import InputError, WrongTypeError, counted
@@ -26,6 +28,7 @@ REFERENCE_TYPES = (
 )  # fmt: skip
 """What a field of references may hold."""
 _MOST_NAMED = 5
+NO_IMAGES = "the view holds no images; choose another one, or clear its filters"
 _SCENES = {fo.core.media.THREE_D: "3D scenes", fo.core.media.POINT_CLOUD: "point clouds"}
 
 
@@ -139,6 +142,17 @@ def whole_images(collection: SampleCollection) -> SampleCollection:
     if is_generated(flat):
         raise WrongTypeError("expected whole images, got a view of patches or frames; use the dataset it came from")
     return flat
+
+
+def is_name(name: object) -> bool:
+    """Whether something is the name of a class: strangers write numbers and nothing where names should be."""
+    return isinstance(name, str) and bool(name)
+
+
+def is_tagged(tags: str | Sequence[str]) -> ViewExpression:
+    """For the database: whether a label has this tag, or one of these, whatever stands where tags should."""
+    wanted = tags if isinstance(tags, str) else list(tags)
+    return F("tags").is_array().if_else(F("tags").contains(wanted), False)
 
 
 def every_image(dataset: fo.Dataset) -> SampleCollection:
@@ -259,6 +273,8 @@ def with_sizes(view: SampleCollection, notes: list[str]) -> SampleCollection:
     Raises:
         InputError: if no image can be read.
     """
+    if not len(view):
+        raise InputError(NO_IMAGES)
     unsized = view.exists("metadata.width", False)
     if len(unsized):
         files = zip(*unsized.values(["id", "filepath"]), strict=True)

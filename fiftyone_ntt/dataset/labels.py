@@ -20,6 +20,7 @@ import numpy as np
 from bson import Binary, ObjectId
 from fiftyone import ViewExpression
 from fiftyone import ViewField as F
+from numpy.lib import format as numpy_format
 from numpy.typing import NDArray
 
 from fiftyone_ntt.dataset.documents import detection_of, mask_of, relative_box
@@ -193,10 +194,18 @@ def serialised(mask: NDArray[Any]) -> bytes:
 
     Masks are runs of equal bytes: told so, zlib is four times faster than FiftyOne calls it, and the result as small.
     """
-    plain = io.BytesIO()
-    np.save(plain, mask, allow_pickle=False)
+    return serialised_strips([mask], mask.shape, mask.dtype)
+
+
+def serialised_strips(strips: Iterable[NDArray[Any]], shape: tuple[int, ...], kind: Any) -> bytes:
+    """The same of an array that comes from top to bottom, some rows at a time, and is never in memory as a whole."""
+    header = io.BytesIO()
+    facts = {"descr": numpy_format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}
+    numpy_format.write_array_header_1_0(header, facts)
     packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
-    return packer.compress(plain.getbuffer()) + packer.flush()
+    parts = [packer.compress(header.getvalue())]
+    parts += [packer.compress(np.ascontiguousarray(strip).reshape(-1).view(np.uint8).data) for strip in strips]
+    return b"".join([*parts, packer.flush()])
 
 
 def is_from_run(label: Document) -> bool:
@@ -254,7 +263,8 @@ def keep_identity(new: Document, old: Document | None) -> None:
     there = {label["written"]: label for label in before if isinstance(label.get("written"), str)}
     for label in new["detections"]:
         same = there.pop(label.get("written"), None)
-        if same is None or is_touched(same):  # what a person touched is kept anyway, beside what is written
+        # What a person touched is kept anyway, beside what is written.
+        if same is None or "_id" not in same or is_touched(same):
             continue
         label |= {key: value for key, value in same.items() if key not in label and key != "mask_path"}
         label |= {"_id": same["_id"], "tags": same.get("tags") or []}
@@ -336,12 +346,16 @@ def is_example() -> ViewExpression:
     return ~ViewExpression.any(is_set)
 
 
-def _is_set(label: fo.Label | Mapping[str, Any], name: str) -> bool:
-    if isinstance(label, Mapping):  # as the database holds it
+def attribute_of(label: fo.Label | Mapping[str, Any], name: str) -> Any:
+    """An attribute of a label, or of one as the database holds it; ``None`` where it has none of that name."""
+    if isinstance(label, Mapping):
         old = label.get("attributes")
         old = old.get(name) if isinstance(old, Mapping) else None
-        value = label.get(name, old.get("value") if isinstance(old, Mapping) else None)
-    else:
-        read = getattr(label, "get_attribute_value", None)  # semantic segmentation masks have no attributes
-        value = None if read is None else read(name, None)
+        return label.get(name, old.get("value") if isinstance(old, Mapping) else None)
+    read = getattr(label, "get_attribute_value", None)  # semantic segmentation masks have no attributes
+    return None if read is None else read(name, None)
+
+
+def _is_set(label: fo.Label | Mapping[str, Any], name: str) -> bool:
+    value = attribute_of(label, name)
     return value is not None and str(value).strip().lower() not in _NOT_SET

@@ -6,9 +6,8 @@ the per-object matches (``eval_key``) that its review tools rely on.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import fiftyone as fo
@@ -17,21 +16,21 @@ from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.documents import Document, detection_of, relative_box, score_of, single_documents
 from fiftyone_ntt.dataset.fields import (
+    NO_IMAGES,
     REJECTED_TAG,
     check_detections_field,
     check_name,
     dataset_of,
-    image_samples,
     is_map_field,
     label_path,
+    whole_images,
     with_sizes,
 )
 from fiftyone_ntt.dataset.geometry import FAR_OUTSIDE, place_mask
-from fiftyone_ntt.dataset.labels import is_crowd, is_ignored
+from fiftyone_ntt.dataset.labels import attribute_of, is_crowd, is_ignored
 from fiftyone_ntt.dataset.storage import raw_samples
 from fiftyone_ntt.errors import InputError, as_text
 from fiftyone_ntt.evaluation.coco import (
-    MAX_DETECTIONS,
     Box,
     CocoScores,
     GroundTruth,
@@ -42,9 +41,10 @@ from fiftyone_ntt.evaluation.coco import (
     encode_box,
     presence_scores,
 )
-from fiftyone_ntt.evaluation.fiftyone_matches import Matching, keep_results, write_matches
+from fiftyone_ntt.evaluation.fiftyone_matches import UNCOUNTED_NOTE, Matching, keep_results, write_matches
 from fiftyone_ntt.evaluation.left_out import SeenImages, class_notes
 from fiftyone_ntt.evaluation.map_documents import targets_of
+from fiftyone_ntt.evaluation.objects import Objects, remarks_on
 from fiftyone_ntt.evaluation.review_point import ReviewPoint, review_thresholds
 from fiftyone_ntt.evaluation.semantic_scores import evaluate_maps, shared_targets, write_map_scores
 from fiftyone_ntt.evaluation.summary import ClassResult, EvaluationResults
@@ -54,7 +54,6 @@ from fiftyone_ntt.pixels.mask_codes import Rle, encode_crop
 from fiftyone_ntt.runs.record import provenance_of
 
 _NO_SCORES = Scores(None, None, None, None)
-_MOST_LINES = 5
 
 
 def evaluate(
@@ -72,7 +71,7 @@ def evaluate(
 
     AP and AR rank all labels of the field whatever their score; ``notes`` say where the run left weak ones out.
     Objects with the attribute ``iscrowd``, ``ignore`` or ``difficult`` count neither as found nor as missed, nor does
-    what lies on them.
+    what lies on them; of segmentation masks, neither do the pixels under them.
     A sample without labels counts: its objects are missed. Labels that a person has rejected are left out, and so are
     those whose box or mask cannot be read, which ``notes`` name. Image sizes are computed and kept where they are
     missing, and so are the results, for the App.
@@ -113,16 +112,20 @@ def evaluate(
         samples = SeenImages.of(samples, label_field, gt_field).without_copies(samples, notes)
     maps = [name for name in (label_field, gt_field) if is_map_field(samples, name)]
     if maps:
-        return _of_maps(samples, label_field, gt_field, names, score_threshold, notes, eval_key, progress)
+        asked = classes is not None
+        return _of_maps(samples, label_field, gt_field, names, asked, score_threshold, notes, eval_key, progress)
     samples = with_sizes(samples, notes)
     notes += class_notes(samples, label_field, gt_field, names, classes)
     objects = _read(samples, label_field, gt_field, names, progress)
+    if eval_key is not None and objects.uncounted:
+        notes.append(UNCOUNTED_NOTE.format(key=repr(eval_key), count=len(objects.uncounted)))
     review = review_thresholds(samples, label_field, names, [item.score for item in objects.predicted], score_threshold)
     results = _score(objects, names, score_threshold or 0.0, label_field, notes, review)
     if eval_key is not None:
         results = replace(results, eval_key=eval_key)
         threshold, unusable = score_threshold or 0.0, list(objects.unusable)
-        matching = Matching(label_field, gt_field, names, threshold, objects.all_masked, unusable)
+        uncounted = objects.uncounted if objects.misread else None
+        matching = Matching(label_field, gt_field, names, threshold, objects.all_masked, unusable, uncounted)
         write_matches(samples, matching, eval_key, results)
     keep_results(dataset_of(samples), label_field, gt_field, results)
     return results
@@ -137,7 +140,7 @@ def to_score(
     ``notes`` gets a line where samples are left out. Copies of references are still among them: telling them takes a
     look into the files.
     """
-    view = image_samples(view)
+    view = whole_images(view)
     for name in (label_field, gt_field):
         if not is_map_field(view, name):
             check_detections_field(view, name)
@@ -156,15 +159,15 @@ def to_score(
 
 
 def _of_maps(
-    samples: SampleCollection, label_field: str, gt_field: str, names: Sequence[str], threshold: float | None,
-    notes: list[str], eval_key: str | None, progress: Progress | None,
+    samples: SampleCollection, label_field: str, gt_field: str, names: Sequence[str], asked: bool,
+    threshold: float | None, notes: list[str], eval_key: str | None, progress: Progress | None,
 ) -> EvaluationResults:  # fmt: skip
     if eval_key is not None:
         shared_targets(samples, label_field, gt_field, names)  # refused before the work, not after it
     unusable: dict[Any, str] = {}
     results = evaluate_maps(
-        samples, label_field, gt_field, names, score_threshold=threshold, notes=notes, unusable=unusable,
-        progress=progress,
+        samples, label_field, gt_field, names, score_threshold=threshold, notes=notes, asked=asked,
+        unusable=unusable, progress=progress,
     )  # fmt: skip
     if eval_key is not None:
         write_map_scores(
@@ -184,7 +187,7 @@ def score_view(view: SampleCollection, label_field: str, gt_field: str) -> Evalu
 
 def _class_names(view: SampleCollection, label_field: str, gt_field: str, classes: Sequence[str] | None) -> list[str]:
     if not len(view):
-        raise InputError("expected samples to evaluate, got an empty view")
+        raise InputError(f"expected samples to evaluate: {NO_IMAGES}")
     true_labels = _labels_of(view, gt_field)
     if not true_labels:
         raise InputError(f"no ground truth: none of the {len(view)} samples has a label in {gt_field!r}")
@@ -206,41 +209,10 @@ def _labels_of(view: SampleCollection, field_name: str) -> list[str]:
     return [label for label in names if label is not None]
 
 
-@dataclass
-class _Objects:
-    """Everything read from the view.
-
-    Attributes:
-        truth: annotated objects; ``rle`` is ``None`` where a label has no mask.
-        predicted: predicted objects, likewise.
-        sizes: sample id -> ``(height, width)`` in pixels, in the order of the view.
-        unlabelled: samples whose label field is empty.
-        without_score: predictions that carry no confidence.
-        ignored: annotated objects that are marked as to be ignored, or as difficult.
-        rejected: predictions that a person has rejected; they are not in ``predicted``.
-        label_field: field of the predictions.
-        unusable: id of a label that cannot be used -> why, with its sample and field.
-    """
-
-    label_field: str
-    truth: list[GroundTruth] = field(default_factory=list)
-    predicted: list[Prediction] = field(default_factory=list)
-    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
-    unlabelled: int = 0
-    without_score: int = 0
-    rejected: int = 0
-    ignored: int = 0
-    unusable: dict[Any, str] = field(default_factory=dict)
-
-    @property
-    def all_masked(self) -> bool:
-        return all(item.rle is not None for item in self.truth) and all(item.rle is not None for item in self.predicted)
-
-
 def _read(
     view: SampleCollection, label_field: str, gt_field: str, classes: Sequence[str], progress: Progress | None
-) -> _Objects:
-    objects, total = _Objects(label_field), len(view)
+) -> Objects:
+    objects, total = Objects(label_field), len(view)
     index = {name: k for k, name in enumerate(classes)}
     rows = raw_samples(view, ["id", "metadata.height", "metadata.width", gt_field, label_field])
     for done, (sample_id, height, width, truth, predicted) in enumerate(rows, start=1):
@@ -250,7 +222,10 @@ def _read(
         for document, label, box, rle in _usable(objects, truth, index, size, key, gt_field):
             ignored = is_ignored(document)
             objects.ignored += ignored
-            objects.truth.append(GroundTruth(key, index[label.label], box, rle, ignored or is_crowd(document)))
+            counts_not = ignored or is_crowd(document)
+            objects.truth.append(GroundTruth(key, index[label.label], box, rle, counts_not))
+            objects.uncounted += [document.get("_id")] * counts_not
+            objects.misread |= counts_not != bool(attribute_of(document, "iscrowd"))
         for _, label, box, rle in _usable(objects, predicted, index, size, key, label_field):
             score = 1.0 if label.confidence is None else float(label.confidence)
             objects.without_score += label.confidence is None
@@ -261,7 +236,7 @@ def _read(
 
 
 def _usable(
-    objects: _Objects, value: Document | None, index: dict[str, int], size: tuple[int, int], sample_id: str, field: str
+    objects: Objects, value: Document | None, index: dict[str, int], size: tuple[int, int], sample_id: str, field: str
 ) -> Iterator[tuple[Document, Any, Box, Rle | None]]:
     """The labels of a sample's field that count, with box and mask. One that cannot be used is noted and left out."""
     for document in single_documents(value):
@@ -301,10 +276,10 @@ def _box(label: fo.Detection, size: tuple[int, int]) -> Box:
 
 
 def _score(
-    objects: _Objects, classes: Sequence[str], threshold: float, label_field: str, notes: list[str],
+    objects: Objects, classes: Sequence[str], threshold: float, label_field: str, notes: list[str],
     review: tuple[str, dict[str, float]] | None,
 ) -> EvaluationResults:  # fmt: skip
-    notes.extend(_remarks(objects, label_field))
+    notes.extend(remarks_on(objects, threshold))
     compare_masks = any(item.rle is not None for item in objects.truth) and (
         not objects.predicted or any(item.rle is not None for item in objects.predicted)
     )
@@ -328,40 +303,7 @@ def _score(
     )
 
 
-def _remarks(objects: _Objects, label_field: str) -> list[str]:
-    remarks = []
-    if objects.unlabelled:
-        remarks.append(
-            f"{objects.unlabelled} of {len(objects.sizes)} samples were never labelled in {label_field!r} (or failed); "
-            "their objects count as missed"
-        )
-    if objects.rejected:
-        remarks.append(f"{objects.rejected} rejected labels (tag {REJECTED_TAG}) left out")
-    if objects.without_score:
-        remarks.append(f"{objects.without_score} labels carry no confidence and are taken as certain (1.0)")
-    if objects.unusable:
-        lines = [*list(objects.unusable.values())[:_MOST_LINES], *["..."] * (len(objects.unusable) > _MOST_LINES)]
-        remarks.append(f"{len(objects.unusable)} labels cannot be used and are left out: {'; '.join(lines)}")
-    if objects.ignored:
-        remarks.append(
-            f"{objects.ignored} ground-truth objects are marked ignore or difficult: labels on them count neither as "
-            "right nor as wrong"
-        )
-    crowded = Counter((item.image_id, item.label) for item in objects.predicted)
-    many = {image_id for (image_id, _), count in crowded.items() if count > MAX_DETECTIONS}
-    if many:
-        remarks.append(
-            f"{len(many)} samples have more than {MAX_DETECTIONS} labels of one class: only the {MAX_DETECTIONS} best "
-            "of each count, as COCO has it"
-        )
-    for items, name in ((objects.truth, "ground truth"), (objects.predicted, "predicted")):
-        bare = sum(item.rle is None for item in items)
-        if 0 < bare < len(items):
-            remarks.append(f"{bare} of {len(items)} {name} objects have no mask; their filled box stands in for it")
-    return remarks
-
-
-def _fill_boxes(objects: _Objects) -> _Objects:
+def _fill_boxes(objects: Objects) -> Objects:
     """Where some labels have masks, the filled box stands in for those that have none."""
 
     def filled(item: Any) -> Any:
@@ -371,7 +313,7 @@ def _fill_boxes(objects: _Objects) -> _Objects:
 
 
 def _class_result(
-    k: int, name: str, objects: _Objects, coco: CocoScores, presence: PresenceScores, point: ReviewPoint | None
+    k: int, name: str, objects: Objects, coco: CocoScores, presence: PresenceScores, point: ReviewPoint | None
 ) -> ClassResult:
     there, found = presence.per_class[name], None if point is None else point.per_class[name]
     return ClassResult(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -12,15 +13,20 @@ import fiftyone.operators as foo
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import REJECTED_TAG, dataset_of
-from fiftyone_ntt.dataset.storage import store
+from fiftyone_ntt.dataset.fields import REJECTED_TAG, dataset_of, is_tagged
+from fiftyone_ntt.dataset.storage import database_collection, store
 from fiftyone_ntt.evaluation.summary import EvaluationResults
 
 METRIC_URI = "@fiftyone-ntt/ntt/metric_"
 """Prefix of the operators that put our scores into FiftyOne's own evaluation panel."""
 METRICS = ("box_ap", "mask_ap", "mask_ap50", "ar100")
 """Scores that have such an operator."""
+UNCOUNTED_NOTE = (
+    "in FiftyOne's matches ({key}) what lies on one of {count} ground-truth objects that count neither way is marked "
+    "'tp', and one with nothing on it 'fn'; the scores here leave both out"
+)
 _STORE, _LAST = "ntt_evaluation", "last"
+_UNCOUNTED, _IDS_AT_ONCE = "ntt_uncounted", 10_000
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class Matching:
         threshold: predictions at or below this score are left alone.
         use_masks: whether masks are compared, or boxes.
         unusable: ids of labels that must not be read.
+        uncounted: ids of ground-truth labels that count neither way; ``None`` where ``iscrowd`` tells FiftyOne.
     """
 
     label_field: str
@@ -42,6 +49,7 @@ class Matching:
     threshold: float
     use_masks: bool
     unusable: Sequence[Any] = ()
+    uncounted: Sequence[Any] | None = None
 
 
 def write_matches(view: SampleCollection, matching: Matching, eval_key: str, results: EvaluationResults) -> None:
@@ -59,22 +67,45 @@ def write_matches(view: SampleCollection, matching: Matching, eval_key: str, res
     if matching.unusable:  # FiftyOne would unpack their masks, and fail
         wanted &= ~F("_id").is_in(list(matching.unusable))
     matched = view.filter_labels(matching.gt_field, wanted, only_matches=False)
-    counted = wanted & ~F("tags").contains(REJECTED_TAG)
+    counted = wanted & ~is_tagged(REJECTED_TAG)
     if matching.threshold > 0:
         counted &= F("confidence") > matching.threshold
     matched = matched.filter_labels(matching.label_field, counted, only_matches=False)
-    matched.evaluate_detections(
-        matching.label_field,
-        gt_field=matching.gt_field,
-        eval_key=eval_key,
-        method="coco",
-        classes=list(matching.classes),
-        use_masks=matching.use_masks,
-        classwise=True,
-        compute_mAP=False,
-        custom_metrics=_custom_metrics(results),
-        progress=False,
-    )
+    with _marked(dataset_of(view), matching.gt_field, matching.uncounted) as crowd:
+        matched.evaluate_detections(
+            matching.label_field,
+            gt_field=matching.gt_field,
+            eval_key=eval_key,
+            method="coco",
+            classes=list(matching.classes),
+            use_masks=matching.use_masks,
+            classwise=True,
+            iscrowd=crowd,
+            compute_mAP=False,
+            custom_metrics=_custom_metrics(results),
+            progress=False,
+        )
+
+
+@contextmanager
+def _marked(dataset: fo.Dataset, gt_field: str, ids: Sequence[Any] | None) -> Iterator[str]:
+    """The attribute by which FiftyOne knows labels that count neither way: one of ours, for as long as it matches.
+
+    FiftyOne knows one attribute, and takes any text in it for "yes"; datasets have ``ignore``, ``difficult``, "0".
+    """
+    if ids is None:
+        yield "iscrowd"
+        return
+    samples, labels = database_collection(dataset), f"{gt_field}.detections"
+    try:
+        for start in range(0, len(ids), _IDS_AT_ONCE):
+            some = {"$in": list(ids[start : start + _IDS_AT_ONCE])}
+            change = {"$set": {f"{labels}.$[label].{_UNCOUNTED}": True}}
+            samples.update_many({f"{labels}._id": some}, change, array_filters=[{"label._id": some}])
+        yield _UNCOUNTED
+    finally:
+        marked = {f"{labels}.{_UNCOUNTED}": {"$exists": True}}
+        samples.update_many(marked, {"$unset": {f"{labels}.$[].{_UNCOUNTED}": ""}})
 
 
 def scores_shown(results: EvaluationResults) -> dict[str, float | None]:

@@ -18,7 +18,14 @@ import fiftyone as fo
 from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import REFERENCE_TAG, dataset_of, every_image, has_label_tag, label_path
+from fiftyone_ntt.dataset.fields import (
+    REFERENCE_TAG,
+    dataset_of,
+    every_image,
+    has_label_tag,
+    is_tagged,
+    label_path,
+)
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.pixels.images import NO_CONTRAST, content_key, notes_at_a_glance, read_bytes
@@ -61,7 +68,7 @@ class SeenImages:
         kinds = {} if bank is None else seen_images(bank)
         tagged = list(every_image(dataset_of(view)).match_tags(REFERENCE_TAG).values("id"))
         if has_label_tag(view, gt_field, REFERENCE_TAG):
-            tagged += view.match_labels(tags=REFERENCE_TAG, fields=gt_field).values("id")
+            tagged += view.filter_labels(gt_field, is_tagged(REFERENCE_TAG)).values("id")
         contents = {} if bank is None else contents_of(bank)
         gone = bank is None and bool(record)
         return cls({**kinds, **dict.fromkeys(map(str, tagged), "reference")}, contents, gone)

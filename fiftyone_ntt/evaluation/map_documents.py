@@ -6,6 +6,7 @@ Detections become pieces of a map, values of a map become classes.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,12 +16,12 @@ from bson import Binary, ObjectId
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
-from fiftyone_ntt.dataset.documents import label_of
+from fiftyone_ntt.dataset.documents import MOST_OF_MAP, label_of
 from fiftyone_ntt.dataset.fields import dataset_of
 from fiftyone_ntt.dataset.geometry import box_in_pixels, place_mask, read_map
-from fiftyone_ntt.dataset.labels import serialised
+from fiftyone_ntt.dataset.labels import serialised_strips
 from fiftyone_ntt.errors import InputError, WrongTypeError
-from fiftyone_ntt.pixels.semantic_maps import VOID, Piece
+from fiftyone_ntt.pixels.semantic_maps import VOID, Piece, in_order, map_dtype, painted, rows_of, strips
 from fiftyone_ntt.runs.record import MAPS
 
 Document = dict[str, Any]
@@ -71,32 +72,99 @@ def maps_info(dataset: fo.Dataset, field_name: str) -> dict[str, Any]:
     return dict(((field.info if field is not None else None) or {}).get(MAPS) or {})
 
 
-def in_classes(
-    values: NDArray[np.integer[Any]], targets: Mapping[int, str], classes: Sequence[str], unknown: int = VOID
-) -> NDArray[np.int64]:
-    """A map in which 1 + i is ``classes[i]``.
+class PaintedMap:
+    """A map of pieces, painted some rows at a time.
+
+    Args:
+        pieces: what to paint.
+        size: ``(height, width)`` in pixels.
+    """
+
+    def __init__(self, pieces: Sequence[Piece], size: tuple[int, int]) -> None:
+        self.size, self._pieces = size, in_order(pieces)
+
+    def rows(self, top: int, bottom: int) -> NDArray[np.int64]:
+        """Integers ``[bottom - top, W]``."""
+        return painted(self._pieces, top, bottom, self.size[1], np.int64)
+
+
+class StoredMap:
+    """A map as it is stored, in which ``rows`` become classes: 1 + i is ``classes[i]``.
 
     Args:
         values: integers ``[H, W]``.
         targets: what they mean.
         classes: the classes wanted; others, and 0 unless it is the value of one, become 0.
         unknown: what becomes of other values without a meaning, such as 255 for "leave this pixel out".
+        others: is told of classes that are not wanted: name -> pixels, added to what it holds.
     """
-    index = {name: k for k, name in enumerate(classes, start=1)}
-    there, place = np.unique(values, return_inverse=True)
-    meant = [index.get(targets[v], 0) if v in targets else 0 if v == 0 else unknown for v in there.tolist()]
-    return np.array(meant, np.int64)[place].reshape(values.shape)
+
+    def __init__(
+        self, values: NDArray[np.integer[Any]], targets: Mapping[int, str], classes: Sequence[str],
+        unknown: int = VOID, others: Counter[str] | None = None,
+    ) -> None:  # fmt: skip
+        self.size = (int(values.shape[0]), int(values.shape[1]))
+        self._values, self._targets, self._unknown, self._others = values, targets, unknown, others
+        self._index = {name: k for k, name in enumerate(classes, start=1)}
+
+    def rows(self, top: int, bottom: int) -> NDArray[np.int64]:
+        """Integers ``[bottom - top, W]``."""
+        strip = self._values[top:bottom]
+        # A table is quick where values are small; sorting takes any.
+        if strip.dtype.itemsize <= 2 and strip.dtype.kind == "u":
+            counts = np.bincount(strip.reshape(-1))
+            there, place = np.arange(len(counts)), strip
+        else:
+            there, place, counts = np.unique(strip, return_inverse=True, return_counts=True)
+        if self._others is not None:
+            for value in np.flatnonzero(counts).tolist():
+                name = self._targets.get(int(there[value]))
+                if name is not None and int(there[value]) and name not in self._index:
+                    self._others[name] += int(counts[value])
+        meant = np.array([self._meant(value) for value in there.tolist()], np.int64)
+        return np.asarray(meant[place].reshape(strip.shape))
+
+    def _meant(self, value: int) -> int:
+        if value in self._targets:
+            return self._index.get(self._targets[value], 0)
+        return 0 if value == 0 else self._unknown
 
 
-def to_map_document(values: NDArray[np.unsignedinteger[Any]]) -> Document:
-    """A map as the document that FiftyOne keeps of a ``Segmentation``, with a fingerprint of it as ``written``.
+def rows_at(values: PaintedMap | StoredMap, size: tuple[int, int], top: int, bottom: int) -> NDArray[np.int64]:
+    """Some rows of a map that is brought to another size ``(height, width)``, nearest value."""
+    if values.size == size:
+        return values.rows(top, bottom)
+    (old_height, old_width), (height, width) = values.size, size
+    rows = np.arange(top, bottom) * old_height // height
+    columns = np.arange(width) * old_width // width
+    return np.asarray(values.rows(int(rows[0]), int(rows[-1]) + 1)[np.ix_(rows - rows[0], columns)])
+
+
+def to_map_document(pieces: Sequence[Piece], size: tuple[int, int], classes: int) -> Document:
+    """A map of pieces as the document that FiftyOne keeps of a ``Segmentation``, with a fingerprint as ``written``.
 
     Runs of equal values take little: 100 to 200 KB for a 12 megapixel image. So maps lie in the database beside their
     labels, and go where the dataset goes.
+
+    Args:
+        pieces: what to paint.
+        size: ``(height, width)`` of the image in pixels.
+        classes: how many classes there are.
+
+    Raises:
+        InputError: if nobody could read the map again, as it is too large.
     """
-    packed = serialised(values)
+    kind = map_dtype(classes)
+    needed = size[0] * size[1] * np.dtype(kind).itemsize
+    if needed > MOST_OF_MAP:
+        raise InputError(
+            f"expected a segmentation mask of at most {MOST_OF_MAP} bytes, got one of {size[1]} x {size[0]} pixels and "
+            f"{needed} bytes; cut the image into tiles, or make it smaller"
+        )
+    digest = _Digest(size)
+    packed = serialised_strips(map(digest.add, strips(pieces, size, kind)), size, kind)
     pattern: Document = fo.Segmentation().to_dict()
-    return {**pattern, "_id": ObjectId(), "mask": Binary(packed), "written": f"{_digest(packed)}-{_of_pixels(values)}"}
+    return {**pattern, "_id": ObjectId(), "mask": Binary(packed), "written": f"{_digest(packed)}-{digest.text}"}
 
 
 def is_as_written(document: Document) -> bool:
@@ -114,7 +182,28 @@ def is_as_written(document: Document) -> bool:
 
 
 def _of_pixels(values: NDArray[np.integer[Any]]) -> str:
-    return _digest(np.array(values.shape, np.int64).tobytes() + values.astype(np.uint32).tobytes())
+    digest = _Digest((int(values.shape[0]), int(values.shape[1])))
+    for top, bottom in rows_of(digest.size):
+        digest.add(values[top:bottom])
+    return digest.text
+
+
+class _Digest:
+    """Fingerprint of a map's content, whatever the type of its values, from its rows."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+        self._digest = hashlib.blake2b(np.array(size, np.int64).tobytes(), digest_size=6)
+
+    def add(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
+        """Takes the next rows, and gives them back."""
+        self._digest.update(np.ascontiguousarray(rows, np.uint32).data)
+        return rows
+
+    @property
+    def text(self) -> str:
+        """Of all rows so far."""
+        return self._digest.hexdigest()
 
 
 def _digest(content: bytes) -> str:

@@ -18,16 +18,17 @@ from fiftyone_ntt.dataset.fields import (
     dataset_of,
     every_image,
     is_map_field,
+    is_name,
     whole_images,
     with_sizes,
 )
-from fiftyone_ntt.dataset.labels import is_from_run, is_right
+from fiftyone_ntt.dataset.labels import is_from_run, is_right, left_out_mark
 from fiftyone_ntt.dataset.storage import patiently, raw_values, selections
 from fiftyone_ntt.errors import InputError, WrongTypeError, as_text
 from fiftyone_ntt.evaluation.map_documents import Document, is_as_written, maps_info, piece_of, to_map_document
 from fiftyone_ntt.params.base import Progress, check_arguments
 from fiftyone_ntt.params.review import ToSegmentationParams
-from fiftyone_ntt.pixels.semantic_maps import Piece, paint
+from fiftyone_ntt.pixels.semantic_maps import Piece
 from fiftyone_ntt.runs.record import MAPS, provenance_of
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ class MapsReport:
         unlabelled: samples without a map, since they have no labels (or none that was accepted).
         kept: maps left as they were, since a person changed or drew them.
         boxes: labels without a mask, whose filled box stands in for it.
+        empty: maps of nothing but background.
+        marked: labels marked as a crowd, as difficult or as to be ignored, which are painted like others.
         errors: sample id -> why it has no map, or which of its labels are not in it.
         notes: what else is worth knowing.
     """
@@ -60,6 +63,8 @@ class MapsReport:
     unlabelled: int = 0
     kept: int = 0
     boxes: int = 0
+    marked: int = 0
+    empty: int = 0
     errors: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -69,8 +74,14 @@ class MapsReport:
             f"{self.unlabelled} samples have no labels in {self.label_field!r} to make a mask from": self.unlabelled,
             f"{self.kept} masks that a person changed were kept (overwrite=True replaces them)": self.kept,
             f"{self.boxes} labels have no mask; their filled box stands in for it": self.boxes,
+            f"{self.marked} labels marked as a crowd, as difficult or to be ignored are painted like others (evaluate "
+            "against the labels to leave their pixels out)": self.marked,
             f"{len(self.errors)} samples have labels that cannot be used, or failed": len(self.errors),
         }
+        if self.maps and self.empty == self.maps:
+            more["all of them are background: no label counts; lower score_threshold, or choose other classes"] = 1
+        if not self.maps:
+            more["label images first, or choose a view that holds labelled ones"] = not (self.kept or self.errors)
         return "; ".join([text, *(part for part, count in more.items() if count), *self.notes])
 
 
@@ -141,7 +152,7 @@ def to_segmentation(
 def _class_names(dataset: fo.Dataset, label_field: str, classes: Sequence[str] | None) -> list[str]:
     if isinstance(classes, str) or (classes is not None and (not classes or len(set(classes)) < len(classes))):
         raise InputError(f"expected a list of distinct class names, got {classes!r}")
-    there = {name for name in every_image(dataset).distinct(f"{label_field}.detections.label") if name}
+    there = set(filter(is_name, every_image(dataset).distinct(f"{label_field}.detections.label")))
     if classes is not None:
         if not there & set(classes):
             raise InputError(f"none of the classes {list(classes)} is in {label_field!r}; there is: {sorted(there)}")
@@ -255,8 +266,14 @@ class _Painter:
             self.report.errors[sample_id] = "; ".join(unusable)
         if unusable and not pieces:
             return old is not None, None
+        try:
+            document = to_map_document(pieces, size, len(self.report.classes))
+        except InputError as error:
+            self.report.errors[sample_id] = str(error)
+            return old is not None, None
         self.report.maps += 1
-        return True, to_map_document(paint(pieces, size, len(self.report.classes)))
+        self.report.empty += not pieces
+        return True, document
 
     def _chosen(self, labels: Document) -> list[tuple[Document, tuple[float, ...]]]:
         """The labels that count, and their ranks."""
@@ -275,6 +292,7 @@ class _Painter:
         score_of(document)
         label = detection_of(document)
         self.report.boxes += not label.has_mask
+        self.report.marked += left_out_mark(document) is not None
         return piece_of(label, 1 + self.report.classes.index(document["label"]), rank, size)
 
 

@@ -7,6 +7,7 @@ matrix is counted here; FiftyOne contributes what its review tools filter on (``
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,24 +17,32 @@ from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
 from fiftyone_ntt.dataset.documents import Document, detection_of, has_mask, label_of, score_of, single_documents
-from fiftyone_ntt.dataset.fields import REJECTED_TAG, dataset_of, is_map_field, with_sizes
-from fiftyone_ntt.dataset.geometry import read_map, stretched
+from fiftyone_ntt.dataset.fields import REJECTED_TAG, dataset_of, is_map_field, label_path, with_sizes
+from fiftyone_ntt.dataset.geometry import read_map
+from fiftyone_ntt.dataset.labels import left_out_mark
 from fiftyone_ntt.dataset.storage import raw_samples
-from fiftyone_ntt.errors import InputError, NttError, WrongTypeError, as_text
+from fiftyone_ntt.errors import InputError, NttError, WrongTypeError, as_text, counted
 from fiftyone_ntt.evaluation.coco import GroundTruth, Prediction, Scores, presence_scores
-from fiftyone_ntt.evaluation.map_documents import in_classes, piece_of, targets_of
+from fiftyone_ntt.evaluation.left_out import listed_counts
+from fiftyone_ntt.evaluation.map_documents import PaintedMap, StoredMap, piece_of, rows_at, targets_of
 from fiftyone_ntt.evaluation.summary import ClassResult, EvaluationResults
-from fiftyone_ntt.pixels.semantic_maps import VOID, SemanticScores, confusion, paint
+from fiftyone_ntt.pixels.semantic_maps import VOID, SemanticScores, confusion, rows_of
 
 _NO_SCORES = Scores(None, None, None, None)
 _NOWHERE = (0.0, 0.0, 0.0, 0.0)
 _MOST_LINES = 5
-_Map = NDArray[np.int64]
+_Map = PaintedMap | StoredMap
 
 
 @dataclass
 class _Counts:
-    """What has been read so far; of samples and labels that cannot be used, why."""
+    """What has been read so far; of samples and labels that cannot be used, why.
+
+    Attributes:
+        matrix: pixels, row = class in the ground truth, column = predicted; 0 is background.
+        marked: ground-truth labels of a crowd, difficult ones and such to be ignored.
+        others: classes of the maps that are not scored: name -> pixels, of the ground truth and of the predictions.
+    """
 
     matrix: NDArray[np.int64]
     images: list[str] = field(default_factory=list)
@@ -43,19 +52,29 @@ class _Counts:
     unlabelled: int = 0
     resized: int = 0
     void: int = 0
+    marked: int = 0
+    others: tuple[Counter[str], Counter[str]] = field(default_factory=lambda: (Counter(), Counter()))
     unusable: dict[Any, str] = field(default_factory=dict)
     error: NttError | None = None
 
-    def add(self, sample_id: str, truth: _Map, predicted: _Map) -> None:
-        """Counts an image; a class is in it where it has a pixel."""
+    def add(self, sample_id: str, truth: _Map, predicted: _Map | None) -> None:
+        """Counts an image, some rows at a time; a class is in it where it has a pixel.
+
+        Without a prediction all of it is background.
+        """
+        classes = len(self.matrix) - 1
+        counts = np.zeros_like(self.matrix)
+        for top, bottom in rows_of(truth.size):
+            true = truth.rows(top, bottom)
+            claimed = np.zeros_like(true) if predicted is None else rows_at(predicted, truth.size, top, bottom)
+            counts += confusion(true, claimed, classes)
+            self.void += int((true == VOID).sum())
         self.images.append(sample_id)
-        # [1 + K, 1 + K] pixels: row = class in the ground truth, column = predicted; 0 is background
-        counts = confusion(truth, predicted, len(self.matrix) - 1)
         self.matrix += counts
-        self.void += int((truth == VOID).sum())
-        there, claimed = counts[1:].any(axis=1), counts[:, 1:].any(axis=0)
+        self.resized += predicted is not None and predicted.size != truth.size
+        there, claims = counts[1:].any(axis=1), counts[:, 1:].any(axis=0)
         self.truth += [GroundTruth(sample_id, int(k), _NOWHERE, None, False) for k in np.flatnonzero(there)]
-        self.predicted += [Prediction(sample_id, int(k), _NOWHERE, 1.0, None) for k in np.flatnonzero(claimed)]
+        self.predicted += [Prediction(sample_id, int(k), _NOWHERE, 1.0, None) for k in np.flatnonzero(claims)]
 
 
 def evaluate_maps(
@@ -66,10 +85,14 @@ def evaluate_maps(
     *,
     score_threshold: float | None,
     notes: list[str],
+    asked: bool = False,
     unusable: dict[Any, str] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> EvaluationResults:
     """Scores fields of which at least one holds maps; detections in the other are painted as ``to_segmentation`` does.
+
+    Pixels under ground truth that is marked as a crowd, as difficult or as to be ignored count neither way, unless
+    another object lies on them.
 
     Args:
         samples: the samples to score.
@@ -79,6 +102,7 @@ def evaluate_maps(
         classes: the classes to score.
         score_threshold: of predicted detections, those at or below this do not count.
         notes: what there is to know already; extended.
+        asked: whether a caller chose the classes: others are left out on purpose.
         unusable: gets the ids of samples (with a map) and labels that cannot be used, and why.
         progress: called with (done, total, message).
 
@@ -93,9 +117,9 @@ def evaluate_maps(
         )
     if not (is_map_field(samples, gt_field) and is_map_field(samples, label_field)):
         samples = with_sizes(samples, notes)
-    truth = _reader(samples, gt_field, classes, VOID, None)
-    predicted = _reader(samples, label_field, classes, 0, score_threshold)
     counts = _Counts(np.zeros((len(classes) + 1,) * 2, np.int64), unusable={} if unusable is None else unusable)
+    truth = _reader(samples, gt_field, classes, counts, None, is_truth=True)
+    predicted = _reader(samples, label_field, classes, counts, score_threshold, is_truth=False)
     total = len(samples)
     rows = raw_samples(samples, ["id", "metadata.height", "metadata.width", gt_field, label_field])
     for done, (sample_id, height, width, *documents) in enumerate(rows, start=1):
@@ -107,28 +131,33 @@ def evaluate_maps(
         if counts.error is not None:  # what is wrong with the first one may be wrong with all of them
             raise counts.error
         raise InputError(f"no ground truth: none of the {total} samples has a map in {gt_field!r}")
+    notes += _class_notes(samples, label_field, gt_field, classes, counts, asked)
     return _results(counts, classes, label_field, gt_field, notes)
 
 
-_Reader = Callable[["Document | None", "tuple[int, int] | None", dict[Any, str]], "_Map | None"]
-"""From a sample's label and its image's size to a map; notes the labels that cannot be used: id -> why."""
+_Reader = Callable[["Document | None", "tuple[int, int] | None"], "_Map | None"]
+"""From a sample's label and its image's size to a map."""
 
 
-def _reader(samples: SampleCollection, name: str, classes: Sequence[str], unknown: int, least: float | None) -> _Reader:
+def _reader(
+    samples: SampleCollection, name: str, classes: Sequence[str], counts: _Counts, least: float | None, is_truth: bool
+) -> _Reader:
     """What turns a sample's label into a map of the classes; ``None`` where there is none."""
-    if is_map_field(samples, name):
-        targets = targets_of(samples, name)
-        return lambda label, size, unusable: None if label is None or not has_mask(label) else in_classes(
-            read_map(label_of(label)), targets, classes, unknown
-        )  # fmt: skip
-    index = {name: k for k, name in enumerate(classes, start=1)}
-    return lambda label, size, unusable: _painted(label, index, least, size, unusable)
+    if not is_map_field(samples, name):
+        index = {name: k for k, name in enumerate(classes, start=1)}
+        return lambda label, size: _painted(label, index, counts, least, size, is_truth)
+    targets, unknown = targets_of(samples, name), VOID if is_truth else 0
+    others = counts.others[0 if is_truth else 1]
+    return lambda label, size: None if label is None or not has_mask(label) else StoredMap(
+        read_map(label_of(label)), targets, classes, unknown, others
+    )  # fmt: skip
 
 
 def _painted(
-    value: Document | None, index: Mapping[str, int], least: float | None, size: tuple[int, int] | None,
-    unusable: dict[Any, str],
-) -> _Map:  # fmt: skip
+    value: Document | None, index: Mapping[str, int], counts: _Counts, least: float | None,
+    size: tuple[int, int] | None, is_truth: bool,
+) -> PaintedMap:  # fmt: skip
+    """Labels as a map; notes those that cannot be used."""
     if size is None:
         raise InputError("expected the image's size in the sample's metadata; run dataset.compute_metadata()")
     pieces = []
@@ -136,12 +165,16 @@ def _painted(
         if document.get("label") not in index or REJECTED_TAG in (document.get("tags") or ()):
             continue
         try:
-            score = score_of(document)
+            score, counts_not = score_of(document), is_truth and left_out_mark(document) is not None
             if least is None or score > least:
-                pieces.append(piece_of(detection_of(document), index[document["label"]], (score,), size))
+                value_of = VOID if counts_not else index[document["label"]]
+                # An object on a region that counts neither way counts.
+                pieces.append(piece_of(detection_of(document), value_of, (float(not counts_not), score), size))
+                counts.marked += counts_not
         except InputError as error:
-            unusable[document.get("_id")] = f"label {document.get('_id')} ({as_text(document['label'])}): {error}"
-    return paint(pieces, size, len(index)).astype(np.int64)
+            key = document.get("_id")
+            counts.unusable[key] = f"label {key} ({as_text(document['label'])}): {error}"
+    return PaintedMap(pieces, size)
 
 
 def _compare(
@@ -150,9 +183,7 @@ def _compare(
 ) -> None:  # fmt: skip
     """Counts the pixels of a sample; ``documents`` and ``readers`` are of the truth, then of the predictions."""
     try:
-        true, claimed = (
-            read(document, size, counts.unusable) for read, document in zip(readers, documents, strict=True)
-        )
+        true, claimed = (read(document, size) for read, document in zip(readers, documents, strict=True))
     except (InputError, WrongTypeError) as error:
         counts.error = counts.error or type(error)(f"sample {sample_id}: {error}")
         counts.unusable[sample_id] = f"sample {sample_id}: {error}"
@@ -162,9 +193,34 @@ def _compare(
         return
     if documents[1] is None or claimed is None:
         counts.unlabelled += 1
-        claimed = np.zeros_like(true)
-    counts.resized += claimed.shape != true.shape
-    counts.add(sample_id, true, stretched(claimed, true.shape))
+        claimed = None
+    counts.add(sample_id, true, claimed)
+
+
+def _class_notes(
+    samples: SampleCollection, label_field: str, gt_field: str, classes: Sequence[str], counts: _Counts, asked: bool
+) -> list[str]:
+    """What a reader should know of classes that nobody asked to leave out, and of those without ground truth."""
+    notes = []
+    sides = (
+        () if asked else ((gt_field, "ground truth", counts.others[0]), (label_field, "predictions", counts.others[1]))
+    )
+    for name, side, pixels in sides:
+        if is_map_field(samples, name):
+            others, unit = dict(pixels), " pixels"
+        else:
+            there = samples.count_values(label_path(samples, name, "label"))
+            others = {label: count for label, count in there.items() if label is not None and label not in classes}
+            unit = " labels"
+        if others:
+            notes.append(
+                f"classes of the {side} that are not scored, since the run does not know them, and count as "
+                f"background: {listed_counts(others, unit)}"
+            )
+    bare = [name for k, name in enumerate(classes, 1) if not counts.matrix[k].any() and counts.matrix[:, k].any()]
+    if bare:
+        notes.append(f"{', '.join(map(as_text, bare))}: no ground truth here; what is predicted counts as an IoU of 0")
+    return notes
 
 
 def _results(
@@ -204,8 +260,13 @@ def _remarks(counts: _Counts, scores: SemanticScores, label_field: str, gt_field
     if counts.resized:
         remarks.append(f"{counts.resized} maps were brought to the size of the ground truth (nearest pixel)")
     if counts.void:
-        share = counts.void / max(counts.void + scores.pixels, 1)
-        remarks.append(f"{share:.1%} of the pixels have a value without a mask target in {gt_field!r}: left out")
+        share = f"{counts.void / max(counts.void + scores.pixels, 1):.1%} of the pixels"
+        remarks.append(
+            f"{share} count neither way: they lie under {counted(counts.marked, 'ground-truth label')} marked as a "
+            "crowd, as difficult or as to be ignored"
+            if counts.marked
+            else f"{share} have a value without a mask target in {gt_field!r}: left out"
+        )
     return remarks
 
 

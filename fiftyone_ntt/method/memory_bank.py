@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fiftyone_ntt.errors import BadReferenceError, InputError, PresetMismatchError, WrongTypeError
-from fiftyone_ntt.pixels.files import read_file, write_files, write_problem
+from fiftyone_ntt.pixels.files import check_sizes, read_file, write_files, write_problem
 
 FORMAT_VERSION = 1
 _WITH_NEGATIVES = 2
@@ -269,12 +269,13 @@ class MemoryBank:
         """Writes ``bank.safetensors`` and ``bank.json`` into the folder ``path`` (made if absent); returns it.
 
         Raises:
-            InputError: if one cannot be written; says which and why. A bank that lay there before is whole then.
+            InputError: if one cannot be written, or not be loaded again; says why. A bank from before is whole then.
         """
-        folder = Path(path)
-        tensors, description = self.to_parts()
+        folder, (tensors, description) = Path(path), self.to_parts()
+        contents = {folder / _TENSORS: save(tensors), folder / _DESCRIPTION: description.encode("utf-8")}
+        check_sizes(contents, (_MOST_TENSOR_BYTES, _MOST_TEXT_BYTES))
         try:
-            write_files({folder / _TENSORS: save(tensors), folder / _DESCRIPTION: description})
+            write_files(contents)
         except OSError as error:
             raise InputError(write_problem(error)) from error
         return folder

@@ -211,8 +211,11 @@ class BankBuilder:
         self._labels.append(item.label)
         self._ids.append(item.reference_id)
 
-    def bank(self) -> MemoryBank:
+    def bank(self, classes: Sequence[str] | None = None) -> MemoryBank:
         """The memory bank of all references so far.
+
+        Args:
+            classes: those of them that there are references of; all that the builder was made for where ``None``.
 
         Raises:
             InputError: if there are none.
@@ -220,7 +223,8 @@ class BankBuilder:
         """
         if not self._vectors:
             raise InputError("expected at least one reference, got none; tag samples as references first")
-        classes = sorted(set(self._labels)) if self._classes is None else list(self._classes)
+        wanted = self._classes if classes is None else classes
+        classes = sorted(set(self._labels)) if wanted is None else list(wanted)
         arguments = dict(self._facts)
         for observer in self._observers:
             given = observer.for_bank()

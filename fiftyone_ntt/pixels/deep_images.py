@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from io import BytesIO
 from typing import Any
 
@@ -25,6 +26,7 @@ _NAMES = {
     8: "CIELab colours", 9: "ICCLab colours", 10: "ITULab colours", 32803: "the raw pixels of a camera",
     32844: "LogL values", 32845: "LogLuv values", 34892: "the raw pixels of a camera",
 }  # fmt: skip
+_PNG, _CHANNELS_OF_PNG = b"\x89PNG\r\n\x1a\n", {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 _SUBFILE, _BITS, _SHOWS, _ORIENTATION, _SUB_IFDS, _FORMAT, _DNG = 254, 258, 262, 274, 330, 339, 50706
 _PLAIN, _DEFLATE, _OTHERS = 1, (8, 32946), (5, 7, 32773)
 _TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -346,8 +348,7 @@ def stored_values(data: bytes, most: int) -> NDArray[Any]:
     import cv2  # late: few images need it
 
     try:
-        with Image.open(BytesIO(data)) as image:
-            size = image.width * image.height * len(image.getbands()) * (1 if image.mode in ("1", "L", "P") else 2)
+        size = _size_of_png(data) if data[:8] == _PNG else _size_of_picture(data)
     except Exception as error:  # whatever a stranger's bytes make a decoder raise
         raise InputError(f"expected a picture, got {' '.join(str(error).split()) or type(error).__name__}") from error
     if size > most:
@@ -361,3 +362,15 @@ def stored_values(data: bytes, most: int) -> NDArray[Any]:
     if values.ndim == 2:
         return np.asarray(values)
     return np.asarray(values[..., [2, 1, 0, *range(3, values.shape[2])]])
+
+
+def _size_of_picture(data: bytes) -> int:
+    """Bytes that the values of a picture take, from its header."""
+    with Image.open(BytesIO(data)) as image:
+        return int(image.width * image.height * len(image.getbands()) * (1 if image.mode in ("1", "L", "P") else 2))
+
+
+def _size_of_png(data: bytes) -> int:
+    """The same of a PNG file: masks lie in such, also of images that Pillow opens only where it is told to."""
+    width, height, bits, kind = struct.unpack(">IIBB", data[16:26])
+    return int(width * height * _CHANNELS_OF_PNG[kind] * (2 if bits == 16 else 1))

@@ -10,12 +10,14 @@ import errno
 import os
 import stat
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fiftyone_ntt.errors import InputError
 
+MOST_SIDE, MOST_PIXELS = 1 << 17, 1 << 28
+"""Of an image. More than PIL decodes unasked; and a forged file of the index must not ask for any amount of memory."""
 PART_SUFFIX = ".part"
 """Of files that are not whole yet; what a killed process left of them may be deleted."""
 _ADVICE = {
@@ -112,6 +114,18 @@ def write_files(contents: Mapping[Path, str | bytes], *, durable: bool = True) -
             for part in parts.values():
                 with suppress(OSError):
                     part.unlink(missing_ok=True)
+
+
+def check_sizes(contents: Mapping[Path, bytes], most: Sequence[int]) -> None:
+    """Raises InputError where a file is about to be written that would be too large to be read again.
+
+    Args:
+        contents: the files.
+        most: bytes that ``read_file`` will be told of each.
+    """
+    for (path, content), bound in zip(contents.items(), most, strict=True):
+        if len(content) > bound:
+            raise InputError(f"expected {path} of at most {bound} bytes, got {len(content)}; it could not be read")
 
 
 def _write(part: Path, content: str | bytes, durable: bool) -> None:

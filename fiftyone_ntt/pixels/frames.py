@@ -22,11 +22,10 @@ from PIL import Image
 from torch import Tensor
 
 from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.pixels.files import MOST_PIXELS, MOST_SIDE
 
 MASK_SIDE = 256
 """Side of the mask logits of every model of the SAM family, in pixels."""
-MOST_SIDE, MOST_PIXELS = 1 << 17, 1 << 28
-"""Of an image. More than PIL decodes unasked; and a forged file of the index must not ask for any amount of memory."""
 
 
 @dataclass(frozen=True)

@@ -113,4 +113,6 @@ def numbers_of(values: NDArray[Any], *, is_file: bool = False) -> NDArray[np.int
             f"expected a segmentation mask of whole numbers, one a class, got values from {np.nanmin(values):g} to "
             f"{np.nanmax(values):g}; shares of 0 to 1 have to be turned into classes first"
         )
+    if values.dtype == bool:
+        return values.view(np.uint8)
     return values if values.dtype.kind in "ui" else values.astype(np.int64)

@@ -7,8 +7,8 @@ else, and every class asked for counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,25 +16,41 @@ from numpy.typing import NDArray
 
 VOID = -1
 """Pixels of the ground truth that count neither way."""
+_STRIP = 1 << 22
+"""Pixels that are painted or compared at once: a map of 300 million pixels is never in memory as numbers."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Piece:
-    """What one object contributes to a map.
+    """What one object contributes to a map; its mask is kept packed, a bit a pixel.
 
     Attributes:
         left: first column of its mask in the image.
         top: first row.
         mask: bool ``[h, w]``, wholly inside the image.
-        value: value of its class, from 1.
+        value: value of its class, from 1; ``VOID`` for a region that counts neither way.
         rank: higher ranks lie on top; of equal ones the smaller object does.
+        area: pixels of the mask.
     """
 
     left: int
     top: int
-    mask: NDArray[np.bool_]
+    mask: InitVar[NDArray[np.bool_]]
     value: int
     rank: tuple[float, ...]
+    area: int = field(init=False)
+
+    def __post_init__(self, mask: NDArray[np.bool_]) -> None:
+        self._size, self.area = mask.shape, int(np.count_nonzero(mask))
+        self._bits = np.packbits(mask, axis=1)
+
+    def paint(self, strip: NDArray[np.integer[Any]], top: int) -> None:
+        """Paints itself onto rows of the image, of which ``top`` is the first."""
+        first, last = max(self.top, top), min(self.top + self._size[0], top + len(strip))
+        if first < last:
+            width = self._size[1]
+            mask = np.unpackbits(self._bits[first - self.top : last - self.top], axis=1, count=width).view(bool)
+            strip[first - top : last - top, self.left : self.left + width][mask] = self.value
 
 
 def map_dtype(classes: int) -> type[np.unsignedinteger[Any]]:
@@ -53,11 +69,36 @@ def paint(pieces: Iterable[Piece], image_size: tuple[int, int], classes: int) ->
     Returns:
         uint8 (uint16 above 255 classes) ``[H, W]``; 0 is background.
     """
-    painted = np.zeros(image_size, map_dtype(classes))
-    for piece in sorted(pieces, key=lambda piece: (*piece.rank, -int(piece.mask.sum()))):
-        height, width = piece.mask.shape
-        painted[piece.top : piece.top + height, piece.left : piece.left + width][piece.mask] = piece.value
-    return painted
+    kind = map_dtype(classes)
+    return np.concatenate([np.zeros((0, image_size[1]), kind), *strips(pieces, image_size, kind)])
+
+
+def strips(pieces: Iterable[Piece], image_size: tuple[int, int], kind: type[np.integer[Any]]) -> Iterator[NDArray[Any]]:
+    """The same map from top to bottom, some rows at a time, of a type that holds all values."""
+    ordered = in_order(pieces)
+    for top, bottom in rows_of(image_size):
+        yield painted(ordered, top, bottom, image_size[1], kind)
+
+
+def in_order(pieces: Iterable[Piece]) -> list[Piece]:
+    """Pieces as they are to be painted: the last one lies on top."""
+    return sorted(pieces, key=lambda piece: (*piece.rank, -piece.area))
+
+
+def painted(ordered: Sequence[Piece], top: int, bottom: int, width: int, kind: type[np.integer[Any]]) -> NDArray[Any]:
+    """The rows ``top`` to ``bottom`` (exclusive) of a map of pieces in order: ``[bottom - top, width]``."""
+    strip = np.zeros((bottom - top, width), kind)
+    for piece in ordered:
+        piece.paint(strip, top)
+    return strip
+
+
+def rows_of(image_size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """First row and the one after the last, of each strip of an image ``(height, width)``."""
+    height, width = image_size
+    step = max(1, _STRIP // max(width, 1))
+    for top in range(0, height, step):
+        yield top, min(top + step, height)
 
 
 def confusion(truth: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]], classes: int) -> NDArray[np.int64]:

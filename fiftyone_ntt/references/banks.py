@@ -92,8 +92,9 @@ def build_memory_bank(
 
     Raises:
         InputError: if a field is missing, there are no samples, or a name is unusable.
-        BadReferenceError: if a class has no reference, or none that can be used (names samples and labels). One that
-            cannot be used costs itself otherwise, with a warning and a line in ``notes_of(bank)``.
+        BadReferenceError: if one of ``classes`` has no reference, or none that can be used, or none can be used at all
+            (names samples and labels). One that cannot be used costs itself otherwise, and its class where it was the
+            only one, with a warning and a line in ``notes_of(bank)``.
         MissingWeightsError: if the preset's weights are not on this machine.
 
     Example:
@@ -107,15 +108,23 @@ def build_memory_bank(
     if name is not None:
         check_name(name)
     reader = ReferenceReader(references, field_names(label_field), classes, negatives)
+    bank = bank_of_reader(reader, preset, ask_granularity, device, progress)
+    if name is not None:
+        made_from = MadeFrom.of(references, reader.fields, classes, ask_granularity, negatives)
+        save_bank(dataset_of(references), name, bank, made_from)
+    return bank
+
+
+def bank_of_reader(
+    reader: ReferenceReader, preset: str | Preset, ask_granularity: bool, device: str | None, progress: Progress | None
+) -> MemoryBank:
+    """The bank of the references that a reader reads; what was left out of it is logged too."""
     loaded = load_preset(preset, device)
     segmenter = loaded.segmenter()
     builder = segmenter.bank_builder(reader.classes, preset=loaded.preset.name, ask_granularity=ask_granularity)
     bank = _filled(builder, reader, segmenter, progress)
     for note in notes_of(bank):
         logger.warning("%s", note)
-    if name is not None:
-        made_from = MadeFrom.of(references, reader.fields, classes, ask_granularity, negatives)
-        save_bank(dataset_of(references), name, bank, made_from)
     return bank
 
 
@@ -164,8 +173,7 @@ def _filled(
             contents[sample.sample_id] = sample.content
         if tell is not None:
             tell(done, len(reader), f"encoding references ({done} of {len(reader)})")
-    reader.check_left(labels)
-    bank = _with_unwanted(builder.bank(), segmenter, unwanted, empty)
+    bank = _with_unwanted(builder.bank(reader.drop_bare(labels)), segmenter, unwanted, empty)
     return bank.changed(origin={CONTENTS: contents, **({_NOTES: reader.notes} if reader.notes else {})})
 
 
@@ -266,6 +274,7 @@ def save_bank(dataset: fo.Dataset, name: str, bank: MemoryBank, made_from: MadeF
     check_name(name)
     if dataset.has_run(name) and dataset.get_run_info(name).config.method != METHOD:
         raise InputError(f"{name!r} is the key of another run of {dataset.name!r}; choose another name for the bank")
+    _check_kept_size(bank)
     config = dataset.init_run(
         method=METHOD,
         preset=bank.preset,
@@ -295,6 +304,14 @@ def load_bank(dataset: fo.Dataset, name: str) -> MemoryBank:
             f"{', '.join(map(repr, names)) or 'none yet, build one from tagged references first'}"
         )
     return bank_of_run(dataset, name)
+
+
+def _check_kept_size(bank: MemoryBank) -> None:
+    """Raises InputError if ``bank_of_run`` would not give the bank back, as it is too large."""
+    tensors, description = bank.to_parts()
+    size = sum(-(-tensor.nbytes // 3) * 4 for tensor in tensors.values()) + len(description)  # as text of base 64
+    if size > _MOST_BYTES:
+        raise InputError(f"expected a memory bank of at most {_MOST_BYTES} bytes, got {size}: take fewer references")
 
 
 def keep_with_run(dataset: fo.Dataset, run_key: str, bank: MemoryBank) -> None:

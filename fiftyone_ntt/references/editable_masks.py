@@ -124,8 +124,7 @@ def make_reference_masks(
         if sample is not None and sample.objects:
             _write(dataset, sample, masks, tags, overwrite, report)
             labels |= {item.label for item in sample.positives if item.label}
-    reader.check_left(labels)
-    activate_schema(dataset, out_field, reader.classes)
+    activate_schema(dataset, out_field, reader.drop_bare(labels))
     report.notes += reader.notes
     return report
 

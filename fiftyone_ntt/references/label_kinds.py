@@ -188,17 +188,20 @@ def class_values(collection: SampleCollection, field_name: str, *, strict: bool 
     return ClassValues({int(value): str(name) for value, name in targets.items()}, strict)
 
 
-def classes_in_maps(sample: SampleDocument, values: ClassValues) -> set[str]:
+def classes_in_maps(sample: SampleDocument, values: ClassValues, unusable: dict[str, str]) -> set[str]:
+    """The classes in the segmentation maps of a sample; ``unusable`` gets one that cannot be read: id -> why."""
     names: set[str] = set()
     for label in sample.labels:
+        where = f"reference sample {sample.id}, label {label.get('_id')}"
         try:
             classes = read_map(label_of(label))
-        except (InputError, WrongTypeError):  # said when the samples are read
+        except (InputError, WrongTypeError) as error:
+            unusable[f"{sample.source_id}/{label.get('_id')}"] = f"{where}: {error}"
             continue
         try:
             names.update(name for _, name in values.named(classes))
-        except (InputError, WrongTypeError) as error:
-            raise BadReferenceError(f"reference sample {sample.id}, label {label.get('_id')}: {error}") from error
+        except InputError as error:  # what is wrong with the names is wrong with all maps
+            raise BadReferenceError(f"{where}: {error}") from error
     return names
 
 

@@ -77,7 +77,8 @@ def make_masks(
         try:
             masks[asked.key] = _mask_of(asked, index)
         except BadReferenceError as error:
-            reader.unusable["/".join(asked.key)] = str(error)
+            named = () if asked.item.negative else (asked.item.label,)
+            reader.cannot_use("/".join(asked.key), str(error), named)
     return masks
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,11 +76,14 @@ class ReferenceReader:
         fields: the fields with the labels.
         classes: the classes wanted; all there are, sorted, where ``None``.
         negatives: more samples that show what is not wanted: by their labels tagged ``ntt:negative``, or as a whole.
+        insist: whether each of ``classes`` must have a reference that can be used; where ``False``, those without are
+            dropped like those of no list.
 
     Attributes:
         left_out: id of a label that is no example -> its sample, its class, and the attribute that says so.
-        unusable: id of a sample or label that cannot be used -> why, with its name. It costs itself, as long as its
-            class has another; see ``check_left``.
+        classes: the classes wanted, in the order of their indices; after ``drop_bare``, those with a reference.
+        unusable: id of a sample or label that cannot be used -> why, with its name. It costs itself, and its class
+            where that has no other, see ``drop_bare``.
 
     Raises:
         InputError: if a field or the samples are missing.
@@ -93,6 +96,8 @@ class ReferenceReader:
         fields: Sequence[str],
         classes: Sequence[str] | None = None,
         negatives: SampleCollection | None = None,
+        *,
+        insist: bool = True,
     ) -> None:
         self.fields = check_reference_field(references, fields)
         self.references = references
@@ -105,7 +110,9 @@ class ReferenceReader:
         }
         self.left_out: dict[str, tuple[str, str, str]] = {}
         self.unusable: dict[str, str] = {}
-        self._all_classes = classes is None
+        self._bare: dict[str, list[str]] = {}  # class without a reference that can be used -> ids in `unusable`
+        self._unusable_of: dict[str, set[str]] = {}  # class -> ids in `unusable`
+        self._all_classes, self._insists = classes is None, insist and classes is not None
         self.classes = self._wanted(classes)
 
     def __len__(self) -> int:
@@ -128,21 +135,45 @@ class ReferenceReader:
             f"(e.g. {next(iter(labels))})"
             for mark, labels in by_mark.items()
         ]
-        return [*marked, *(f"left out, as it cannot be used: {reason}" for reason in self.unusable.values())]
+        told = {key for ids in self._bare.values() for key in ids}
+        reasons = [reason for key, reason in self.unusable.items() if key not in told]
+        bare = [
+            f"class {as_text(name)} is left out, none of its references can be used: {_listed(self.unusable, ids)}"
+            for name, ids in self._bare.items()
+        ]
+        more = len(reasons) - _MOST_REASONS
+        return [
+            *bare,
+            *marked,
+            *(f"left out, as it cannot be used: {reason}" for reason in reasons[:_MOST_REASONS]),
+            *([f"left out, as they cannot be used: {more} more"] if more > 0 else []),
+        ]
 
-    def check_left(self, classes: Collection[str]) -> None:
-        """Raises unless references of every class are left; names those that cannot be used.
+    def cannot_use(self, key: str, reason: str, classes: Iterable[str | None]) -> None:
+        """Notes a sample or label that cannot be used, and of which classes it would have been an example."""
+        self.unusable[key] = reason
+        for name in classes:
+            if name in self.classes:
+                self._unusable_of.setdefault(str(name), set()).add(key)
+
+    def drop_bare(self, classes: Collection[str]) -> list[str]:
+        """The classes that have references; the others are noted, each with the reason.
 
         Args:
             classes: those of which there are some.
+
+        Raises:
+            BadReferenceError: if there are none at all, or none of a class that was asked for; says why.
         """
         bare = [name for name in self.classes if name not in classes]
-        if bare and self.unusable:
-            reasons = list(self.unusable.values())
-            more = f"; and {len(reasons) - _MOST_REASONS} more" if len(reasons) > _MOST_REASONS else ""
+        if bare and self.unusable and (self._insists or len(bare) == len(self.classes)):
             raise BadReferenceError(
-                f"no reference of {', '.join(map(repr, bare))} is left: {'; '.join(reasons[:_MOST_REASONS])}{more}"
+                f"no reference of {', '.join(map(repr, bare))} is left: {_listed(self.unusable, self.unusable)}"
             )
+        if not (bare and self._insists):
+            self._bare = {name: sorted(self._unusable_of.get(name, ())) for name in bare}
+            self.classes = [name for name in self.classes if name in classes]
+        return self.classes
 
     def samples(self) -> Iterator[ReferenceSample | None]:
         """Every sample; ``None`` for one that shows nothing wanted and nothing that is not."""
@@ -173,7 +204,8 @@ class ReferenceReader:
             data = read_bytes(sample.filepath)
             image = decode_image(data, sample.filepath)
         except InputError as error:
-            self.unusable[sample.id] = f"reference sample {sample.id}: {error}"
+            names = [label.get("label") for label in labels] if wanted else []
+            self.cannot_use(sample.id, f"reference sample {sample.id}: {error}", names)
             return None
         objects = list(self._objects(sample, (int(image.shape[0]), int(image.shape[1]))))
         return ReferenceSample(
@@ -207,15 +239,15 @@ class ReferenceReader:
                 try:
                     objects = list(objects_in(label, size, self._values.get(name)))
                 except BadReferenceError as error:
-                    self.unusable[f"{sample.source_id}/{label.get('_id')}"] = f"reference sample {sample.id}, {error}"
+                    key, reason = f"{sample.source_id}/{label.get('_id')}", f"reference sample {sample.id}, {error}"
+                    self.cannot_use(key, reason, () if is_negative(label) else [label.get("label")])
                     continue
                 for item in objects:
                     key = f"{sample.source_id}/{item.label_id}"
                     if item.mask is not None and not item.mask.any():
-                        self.unusable[key] = (
-                            f"reference sample {sample.id}, label {item.label_id} ({as_text(item.label)}): the mask is "
-                            "empty; draw it again or remove the label"
-                        )
+                        reason = f"label {item.label_id} ({as_text(item.label)}): the mask is empty; draw it again or "
+                        reason = f"reference sample {sample.id}, {reason}remove the label"
+                        self.cannot_use(key, reason, () if item.negative else [item.label])
                     if key not in self.unusable:
                         yield item
 
@@ -228,6 +260,10 @@ class ReferenceReader:
             )
         present = {name for name in self._class_names() if _is_class_name(name)}
         if classes is None:
+            if not present and self.unusable:
+                raise BadReferenceError(
+                    f"no reference in {fields} can be used: {_listed(self.unusable, self.unusable)}"
+                )
             if not present:
                 raise BadReferenceError(
                     f"the {len(self.references)} reference samples have no labels with a class name in {fields} that "
@@ -243,6 +279,7 @@ class ReferenceReader:
             raise BadReferenceError(
                 f"no reference labelled {', '.join(map(repr, missing))} in {fields}; labels there, but for crowds, "
                 f"difficult and ignored ones: {', '.join(map(repr, sorted(present))) or 'none'}"
+                + (f"; what cannot be used: {_listed(self.unusable, self.unusable)}" if self.unusable else "")
             )
         return list(classes)
 
@@ -253,7 +290,7 @@ class ReferenceReader:
         for field_name in self.fields:
             if field_name in self._values:
                 for sample in sample_documents(positive, [field_name]):
-                    names |= classes_in_maps(sample, self._values[field_name])
+                    names |= classes_in_maps(sample, self._values[field_name], self.unusable)
                 continue
             paths = [label_path(positive, field_name, part) for part in ("label", "tags")]
             examples = positive.filter_labels(field_name, is_example(), only_matches=False)
@@ -266,6 +303,13 @@ class ReferenceReader:
 
 def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{count} x {as_text(name)}" for name, count in counts.most_common())
+
+
+def _listed(reasons: Mapping[str, str], keys: Iterable[str]) -> str:
+    """The first of the reasons, and how many more there are."""
+    chosen = [reasons[key] for key in keys]
+    more = f"; and {len(chosen) - _MOST_REASONS} more" if len(chosen) > _MOST_REASONS else ""
+    return f"{'; '.join(chosen[:_MOST_REASONS])}{more}"
 
 
 def _is_class_name(name: object) -> bool:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import fiftyone as fo
-from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.fields import (
@@ -20,6 +19,7 @@ from fiftyone_ntt.dataset.fields import (
     dataset_of,
     image_samples,
     is_map_field,
+    is_tagged,
     label_path,
     reference_fields,
     root_dataset_of,
@@ -33,13 +33,14 @@ from fiftyone_ntt.references.banks import (
     CONTENTS,
     LEARNED,
     BankSummary,
+    bank_of_reader,
     bank_summaries,
     build_memory_bank,
     contents_of,
     load_bank,
     save_bank,
 )
-from fiftyone_ntt.references.reader import MadeFrom
+from fiftyone_ntt.references.reader import MadeFrom, ReferenceReader
 from fiftyone_ntt.references.tagging import (
     NO_REFERENCES,
     count_labels,
@@ -97,16 +98,10 @@ class BankPlan:
         """The bank; built, and kept with the dataset, where it is not there."""
         if self.made_from is None or self.references is None:
             return load_bank(self.dataset, self.name)
-        bank = build_memory_bank(
-            self.references,
-            self.made_from.fields,
-            classes=self.made_from.classes,
-            preset=self.preset,
-            negatives=self.negatives,
-            ask_granularity=self.made_from.ask_granularity,
-            device=device,
-            progress=progress,
-        )
+        fields, classes = self.made_from.fields, self.made_from.classes
+        # Nobody asks for these classes now: one whose references cannot be used is left out.
+        reader = ReferenceReader(self.references, fields, classes, self.negatives, insist=False)
+        bank = bank_of_reader(reader, self.preset, self.made_from.ask_granularity, device, progress)
         save_bank(self.dataset, self.name, bank, self.made_from)
         return bank
 
@@ -251,8 +246,7 @@ def _tagged(images: SampleCollection, fields: Sequence[str]) -> tuple[list[str],
     except InputError:
         raise InputError(NO_REFERENCES) from None
     for name in others:
-        condition = (F("tags") != None).if_else(F("tags").contains(REFERENCE_TAG), False)  # noqa: E711
-        references = references.filter_labels(name, condition, only_matches=False)
+        references = references.filter_labels(name, is_tagged(REFERENCE_TAG), only_matches=False)
     return names, references
 
 

@@ -13,6 +13,7 @@ from fiftyone.core.patches import PatchesView
 
 from fiftyone_ntt.dataset.fields import (
     NEGATIVE_TAG,
+    NO_IMAGES,
     REFERENCE_TAG,
     check_reference_field,
     dataset_of,
@@ -23,6 +24,7 @@ from fiftyone_ntt.dataset.fields import (
     is_generated,
     is_map_field,
     is_reference_field,
+    is_tagged,
     label_path,
     reference_fields,
     with_all_fields,
@@ -66,7 +68,9 @@ class ReferenceChange:
 
     def __str__(self) -> str:
         parts = [(self.samples, "image"), (self.labels, "label")]
-        what = " and ".join(f"{count} {name}{'' if count == 1 else 's'}" for count, name in parts if count) or "nothing"
+        if not (self.samples or self.labels):
+            return "nothing was there to tag: " + NO_IMAGES if self.added else "no reference was there to untag"
+        what = " and ".join(f"{count} {name}{'' if count == 1 else 's'}" for count, name in parts if count)
         single = self.samples + self.labels == 1
         text = f"{what} {'is a reference' if single else 'are references'} now" if self.added else (
             f"{what} {'is' if single else 'are'} no reference any more"
@@ -217,11 +221,7 @@ def examples_of(view: SampleCollection, field: str) -> SampleCollection:
     """The view without the labels of a field that are no examples: crowds, difficult and ignored ones."""
     if is_map_field(view, field):
         return view
-    return view.filter_labels(field, is_example() | _has_tag(NEGATIVE_TAG), only_matches=False)
-
-
-def _has_tag(tag: str) -> Any:
-    return (F("tags") != None).if_else(F("tags").contains(tag), False)  # noqa: E711 - an expression
+    return view.filter_labels(field, is_example() | is_tagged(NEGATIVE_TAG), only_matches=False)
 
 
 def truth_field(view: SampleCollection, names: Sequence[str]) -> str | None:
@@ -372,5 +372,5 @@ def _labels_or_samples(
     view = target.select(sorted(ids))
     for name in names:
         if is_reference_field(view, name):
-            view = view.filter_labels(name, F("$tags").contains(tag) | _has_tag(tag), only_matches=False)
+            view = view.filter_labels(name, F("$tags").contains(tag) | is_tagged(tag), only_matches=False)
     return view

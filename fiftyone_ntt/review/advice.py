@@ -247,7 +247,7 @@ def _suggestions(
     images = every_image(dataset_of(samples)).select(list(by_sample))
     for paths, labels in labels_in_chunks(images, run.label_field):
         for sample_id, content in _contents(run, paths, advice):
-            wanted = [label for label in labels[sample_id] if str(label["_id"]) in by_sample[sample_id]]
+            wanted = [label for label in labels[sample_id] if str(label.get("_id")) in by_sample[sample_id]]
             read += lessons_of(sample_id, wanted, content)
         if progress is not None:
             progress(len(read), len(doubts), f"looked at {len(read)} of {len(doubts)} labels")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.fields import (
     ACCEPTED_TAG,
+    NO_IMAGES,
     REJECTED_TAG,
     check_detections_field,
     dataset_of,
@@ -24,11 +26,13 @@ from fiftyone_ntt.dataset.fields import (
     label_fields,
     label_root,
 )
-from fiftyone_ntt.dataset.storage import edit_label_tags, store
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.dataset.storage import database_collection, edit_label_tags, store
+from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.review.guard import note_decision
 from fiftyone_ntt.review.label_rows import decision_of
 from fiftyone_ntt.review.label_table import catch_up, note_tags, table_of
+
+logger = logging.getLogger(__name__)
 
 Changes = dict[Any, list[ObjectId]]
 """Id of a sample -> ids of its labels."""
@@ -37,6 +41,7 @@ Before = dict[str, list[ObjectId]]
 _STORE, _LABELS, _UNDECIDED, _MOST_TO_UNDO = "ntt_decided", ":labels", "undecided", 500_000
 _MOST_HOLDING = 10_000
 """A query of more samples than this is no quicker than one of all."""
+_IDS_AT_ONCE = 50_000
 
 
 def accept_labels(
@@ -197,10 +202,36 @@ def _where(samples: SampleCollection, label_field: str, label_ids: list[str]) ->
     return samples if holding is None or len(holding) > _MOST_HOLDING else samples.select(holding)
 
 
+def why_unchanged(
+    view: SampleCollection,
+    label_field: str,
+    *,
+    label_ids: Iterable[str] | None = None,
+    classes: Collection[str] | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> str:
+    """Why a decision with these arguments changed no label, and what to do; see ``accept_labels``."""
+    samples = image_samples(view)
+    path = f"{label_root(samples, label_field)[0]}.id"
+    there = samples.count(path)
+    if not there:
+        return f"no image of the view has labels in {label_field!r}; label them first" if len(samples) else NO_IMAGES
+    count = _chosen(view, label_field, _Choice(label_ids, classes, above, below)).count(path)
+    if not count:
+        return (
+            f"none of the {counted(there, 'label')} in {label_field!r} is of that class, score or id; give others, or "
+            "choose another view"
+        )
+    return f"nothing was left to change on {counted(count, 'label')} in {label_field!r}"
+
+
 def _decide(view: SampleCollection, label_field: str, choice: _Choice, tag: str | None) -> int:
     samples, chosen = image_samples(view), _chosen(view, label_field, choice)
     others = {ACCEPTED_TAG, REJECTED_TAG} - {tag}
     wrong, missing, before = _to_change(chosen, label_field, tag, others)
+    if missing:
+        _make_tag_lists(samples, label_field, missing)
     catch_up(samples, label_field)
     _note_last(samples, label_field, tag, before)
     if wrong:
@@ -209,7 +240,21 @@ def _decide(view: SampleCollection, label_field: str, choice: _Choice, tag: str 
     if missing and tag is not None:
         edit_label_tags(chosen, label_field, missing, tag, add=True)
         _note(samples, label_field, missing, tag)
-    return len({label for part in (wrong, missing) for labels in part.values() for label in labels})
+    changed = len({label for part in (wrong, missing) for labels in part.values() for label in labels})
+    if not changed:
+        logger.warning("no decision changed: %s", why_unchanged(view, label_field, **vars(choice)))
+    return changed
+
+
+def _make_tag_lists(view: SampleCollection, label_field: str, sample_ids: Iterable[Any]) -> None:
+    """Gives labels whose tags are ``null``, or not there, an empty list: FiftyOne tags no label beside such a one."""
+    root, is_list = label_root(view, label_field)
+    ids, samples = list(sample_ids), database_collection(dataset_of(view))
+    bare = {root: {"$elemMatch": {"tags": None}}} if is_list else {root: {"$type": "object"}, f"{root}.tags": None}
+    path, filters = (f"{root}.$[label].tags", [{"label.tags": None}]) if is_list else (f"{root}.tags", None)
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        some = {"_id": {"$in": ids[start : start + _IDS_AT_ONCE]}, **bare}
+        samples.update_many(some, {"$set": {path: []}}, array_filters=filters)
 
 
 def _note(samples: SampleCollection, label_field: str, labels: Changes, tag: str | None) -> None:
@@ -308,7 +353,8 @@ def _to_change(
     before: Before = {}
     for sample_id, ids, tags in zip(*view.values(["_id", f"{root}._id", f"{root}.tags"]), strict=True):
         for label_id, own in zip(ids or [], tags or [], strict=True) if is_list else [(ids, tags)]:
-            if label_id is None:
+            # FiftyOne cannot tag what strangers write in place of an id or of tags.
+            if not isinstance(label_id, ObjectId) or not isinstance(own, (list, type(None))):
                 continue
             contrary, lacks = others & set(own or []), tag is not None and tag not in (own or [])
             if contrary:

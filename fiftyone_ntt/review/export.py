@@ -24,6 +24,7 @@ from fiftyone_ntt.dataset.fields import (
     DECIDED_TAGS,
     check_detections_field,
     dataset_of,
+    is_tagged,
     whole_images,
 )
 from fiftyone_ntt.dataset.geometry import box_in_pixels, place_mask
@@ -374,7 +375,7 @@ def _write_fiftyone(job: _Job, folder: Path, written: dict[str, str]) -> None:
 def _notes(view: SampleCollection, chosen: SampleCollection, label_field: str, only: str) -> list[str]:
     if only != "accepted":
         return []
-    undecided = ~F("tags").contains(list(DECIDED_TAGS)) & F("predicted_iou").exists()
+    undecided = ~is_tagged(sorted(DECIDED_TAGS)) & F("predicted_iou").exists()
     partly = sum(len(images.filter_labels(label_field, undecided)) for images in selections(view, chosen.values("id")))
     return [f"{partly} of the images also hold labels that nobody has decided on: not written"] if partly else []
 

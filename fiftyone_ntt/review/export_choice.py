@@ -9,7 +9,16 @@ from fiftyone import ViewExpression
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import DECIDED_TAGS, PROTECTED_TAGS, REJECTED_TAG, dataset_of, image_samples
+from fiftyone_ntt.dataset.fields import (
+    DECIDED_TAGS,
+    NO_IMAGES,
+    PROTECTED_TAGS,
+    REJECTED_TAG,
+    dataset_of,
+    image_samples,
+    is_name,
+    is_tagged,
+)
 from fiftyone_ntt.dataset.labels import is_edited
 from fiftyone_ntt.dataset.storage import raw_values
 from fiftyone_ntt.errors import InputError
@@ -30,7 +39,7 @@ def chosen_labels(
         score_threshold: undecided labels at or below this score are left out.
         exact: also finds labels that a person edited without saying so, which takes reading every mask.
     """
-    kept = F("tags").contains(list(PROTECTED_TAGS))
+    kept = is_tagged(sorted(PROTECTED_TAGS))
     if run_of_field(dataset_of(view), label_field):
         kept |= ~F("predicted_iou").exists()  # drawn by a person: no run leaves this out
     edited = _edited(view, label_field) if exact else []
@@ -38,7 +47,7 @@ def chosen_labels(
         kept |= F("_id").is_in(edited)
     if only == "all":
         kept |= _true() if score_threshold is None else F("confidence") > score_threshold
-    return view.filter_labels(label_field, ~F("tags").contains(REJECTED_TAG) & kept, only_matches=only == "accepted")
+    return view.filter_labels(label_field, ~is_tagged(REJECTED_TAG) & kept, only_matches=only == "accepted")
 
 
 def count_chosen(
@@ -60,7 +69,7 @@ def _edited(view: SampleCollection, label_field: str) -> list[ObjectId]:
         for document in raw_values(view.select(ids[start : start + _CHUNK]), label_field):
             for label in (document or {}).get("detections") or []:
                 if not DECIDED_TAGS & set(label.get("tags") or ()) and is_edited(label, classes):
-                    edited.append(label["_id"])
+                    edited.append(label.get("_id"))
     return edited
 
 
@@ -68,7 +77,7 @@ def classes_of(view: SampleCollection, label_field: str, classes: Sequence[str] 
     """The classes to write in the order of their numbers; those of the run and what else there is unless told."""
     if isinstance(classes, str) or (classes is not None and (not classes or len(set(classes)) < len(classes))):
         raise InputError(f"expected a list of distinct class names, got {classes!r}")
-    there = [name for name in view.distinct(f"{label_field}.detections.label") if name]
+    there = list(filter(is_name, view.distinct(f"{label_field}.detections.label")))
     if classes is not None:
         missing = sorted(set(classes) - set(there))
         if missing and len(missing) == len(classes):
@@ -83,10 +92,15 @@ def classes_of(view: SampleCollection, label_field: str, classes: Sequence[str] 
 def why_nothing(view: SampleCollection, label_field: str, only: str) -> str:
     """The reason that no label of a view would be written."""
     count = view.count(f"{label_field}.detections")
+    if not len(view):
+        return NO_IMAGES
     if not count:
-        return f"none of the {len(view)} samples has labels in {label_field!r}"
+        return f"none of the {len(view)} samples has labels in {label_field!r}; label them first"
     if only == "accepted":
         return (
             f"none of the {count} labels in {label_field!r} has been accepted; accept some, or export all (only='all')"
         )
-    return f"all {count} labels in {label_field!r} were rejected, have another class, or too low a score"
+    return (
+        f"all {count} labels in {label_field!r} were rejected, have another class, or too low a score; "
+        "lower score_threshold, or choose other classes"
+    )

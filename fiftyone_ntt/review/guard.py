@@ -75,13 +75,13 @@ def watch(dataset: fo.Dataset, view: fo.DatasetView, sample_id: str) -> int:
         document = _document(dataset, sample_id, field)
         labels = _labels(document, root)
         hidden = _hidden(view, sample_id, field, root, labels)
-        decided = {str(label["_id"]): tag for label in labels if (tag := _decision(label)) is not None}
+        decided = {str(label.get("_id")): tag for label in labels if (tag := _decision(label)) is not None}
         if not (hidden or decided):
             continue
         count += len(hidden)
         facts = {
             "root": root,
-            "order": [label["_id"] for label in labels],
+            "order": [label.get("_id") for label in labels],
             "hidden": bson.encode({"labels": hidden}),
             "decided": decided,
             "content": _content(labels),
@@ -113,7 +113,7 @@ def _hidden(
         return []
     lists = raw_values(view.select(sample_id), f"{root}._id")
     in_view = {label_id for ids in lists for label_id in ids or []}
-    return [label for label in labels if label["_id"] not in in_view] if lists else []
+    return [label for label in labels if label.get("_id") not in in_view] if lists else []
 
 
 def _decision(label: dict[str, Any]) -> str | None:
@@ -166,10 +166,10 @@ def put_back(dataset: fo.Dataset, open_sample: str | None = None, *, tell: bool 
 
 def _restore(dataset: fo.Dataset, sample_id: str, field: str, facts: dict[str, Any]) -> int:
     document = _document(dataset, sample_id, field)
-    now = {label["_id"]: label for label in _labels(document, facts["root"])}
+    now = {label.get("_id"): label for label in _labels(document, facts["root"])}
     if not document or _was_labelled_again(document, field, facts, now):
         return 0
-    hidden = {label["_id"]: label for label in bson.decode(facts["hidden"])["labels"]}
+    hidden = {label.get("_id"): label for label in bson.decode(facts["hidden"])["labels"]}
     lost = [key for key, label in hidden.items() if key not in now or not _same(label, now[key])]
     undecided = _undecided(facts, now)
     if not lost and not undecided:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import fiftyone as fo
+from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.source import describe_error
-from fiftyone_ntt.dataset.fields import DECIDED_TAGS, EDITED_TAG, check_name, every_image, image_samples
+from fiftyone_ntt.dataset.fields import DECIDED_TAGS, EDITED_TAG, NO_IMAGES, check_name, every_image, whole_images
 from fiftyone_ntt.dataset.labels import to_document, without_contradictions
 from fiftyone_ntt.dataset.storage import patiently, store
 from fiftyone_ntt.errors import InputError, counted
@@ -42,6 +43,7 @@ from fiftyone_ntt.review.lessons import (
 from fiftyone_ntt.runs.control import segment_again
 from fiftyone_ntt.runs.history import LEARNING
 from fiftyone_ntt.runs.mending import LEARNED_STORE
+from fiftyone_ntt.runs.outcome import all_failed
 from fiftyone_ntt.runs.segment import SegmentReport
 
 logger = logging.getLogger(__name__)
@@ -117,6 +119,8 @@ class LearnReport:
             f"{self.total('unchanged')} unchanged (of those with a score above {self.threshold:.2f}), {self.kept} kept "
             "as you decided."
         )
+        if not sum(learned.values()):
+            return f"{text} {'; '.join(self.notes)}"
         return text if self.undecided else f"{text} {ALL_DECIDED}"
 
 
@@ -163,11 +167,18 @@ def learn(
     """
     check_arguments(LearnParams, progress, apply=apply, threshold=threshold)
     started = time.perf_counter()
-    reviewed = image_samples(view)
+    reviewed = whole_images(view)
     review = ReviewedRun.of(reviewed, label_field, index_dir, preset)
     name = bank_name or f"{label_field}_learned"
     _check_bank_name(review.dataset, name)
     decided = decided_labels(reviewed, label_field)
+    if not decided and not len(reviewed):
+        raise InputError(NO_IMAGES)
+    if not decided and decided_labels(review.targets, label_field):
+        raise InputError(
+            f"none of the labels in {label_field!r} that somebody has decided on is in this view; choose the dataset, "
+            "or a view that holds some"
+        )
     if not decided:
         raise InputError(
             f"nobody has decided on a label in {label_field!r} yet: accept what is right, reject what is wrong "
@@ -185,6 +196,9 @@ def learn(
         _compare(review, report, progress)
         report.from_index, report.notes = review.source.from_index, review.source.notes
     report.notes += _left_out(decided)
+    if not any(sum(counts.values()) for counts in decisions.values()):
+        failed = all_failed(errors, "see to the files, then learn again") if errors else "see the notes"
+        report.notes.insert(0, f"nothing was learned: {failed}")
     report.seconds = time.perf_counter() - started
     logger.info("%s", report)
     return report
@@ -298,7 +312,7 @@ def _mark_edited(review: ReviewedRun, decided: dict[str, tuple[str, list[Documen
         str(label["_id"])
         for _, labels in decided.values()
         for label in labels
-        if not DECIDED_TAGS & set(label.get("tags") or [])
+        if isinstance(label.get("_id"), ObjectId) and not DECIDED_TAGS & set(label.get("tags") or [])
     ]
     for start in range(0, len(ids), 1000):
         some = every_image(review.dataset).select_labels(ids=ids[start : start + 1000], fields=review.label_field)

@@ -17,7 +17,7 @@ from fiftyone_ntt.dataset.fields import (
     check_detections_field,
     dataset_of,
     every_image,
-    image_samples,
+    whole_images,
     with_all_fields,
 )
 from fiftyone_ntt.dataset.storage import patiently
@@ -65,6 +65,9 @@ class PresenceReport:
     def __str__(self) -> str:
         text = f"Judged {self.images} images from the labels in {self.label_field!r}"
         text += f" ({self.left_out} left out)" if self.left_out else ""
+        if not self.images:
+            reason = "references, images that failed, or not of this run" if self.left_out else "the view holds none"
+            return f"{text}: {reason}; choose a view with images that the run has labelled."
         text += f": classes in {self.fields[0]!r} are there, those in {self.fields[1]!r} are not."
         if self.guessed:
             text += " A guess from the references: accept and reject some labels, and fit the thresholds again."
@@ -96,7 +99,7 @@ def judge_presence(view: SampleCollection, label_field: str = "ntt") -> Presence
         >>> print(ntt.judge_presence(dataset, "ntt"))  # doctest: +SKIP
     """
     params = JudgePresenceParams(label_field)
-    view, dataset = image_samples(view), dataset_of(view)
+    view, dataset = whole_images(view), dataset_of(view)
     check_detections_field(dataset, params.label_field)
     run_key = written_by(dataset, label_field, "what their scores mean is not known")
     thresholds = load_thresholds(dataset, run_key) or fit_thresholds(dataset, run_key, write_image_labels=False)

@@ -13,7 +13,6 @@ from typing import Any
 import fiftyone as fo
 import numpy as np
 from bson import ObjectId
-from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 from fiftyone.core.stages import ViewStage
 from numpy.typing import NDArray
@@ -25,6 +24,7 @@ from fiftyone_ntt.dataset.fields import (
     dataset_of,
     image_samples,
     is_generated,
+    is_tagged,
     label_root,
     with_all_fields,
 )
@@ -51,9 +51,7 @@ _STORE, _STAGES, _MOST_STAGES = "ntt_review", "stages", 50
 
 def undecided(view: fo.DatasetView, label_field: str) -> fo.DatasetView:
     """Only labels without a tag of a decision, and images that have some."""
-    return with_all_fields(view).filter_labels(label_field, ~(F("tags") != None).if_else(  # noqa: E711
-        F("tags").contains(sorted(DECIDED_TAGS)), False
-    ))  # fmt: skip
+    return with_all_fields(view).filter_labels(label_field, ~is_tagged(sorted(DECIDED_TAGS)))
 
 
 class Grid:

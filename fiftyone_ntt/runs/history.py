@@ -1,7 +1,7 @@
 """What a run has replaced, kept sample by sample until the run is undone.
 
 Every start of a run that overwrites is a *pass* of that run: undoing a run takes its last pass back. A pass lies in
-FiftyOne's execution store of the dataset, and is deleted with the dataset. ``undo_run`` takes a labelling run back.
+FiftyOne's execution store of the dataset, and is deleted with the dataset. ``undo_run`` (``runs/undo.py``) reads it.
 """
 
 from __future__ import annotations
@@ -13,35 +13,25 @@ from typing import Any
 import bson
 import fiftyone as fo
 from bson import json_util
-from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 from fiftyone.core.runs import RunConfig, RunResults
-from pymongo.errors import DocumentTooLarge
 
-from fiftyone_ntt.dataset.documents import documents_of, set_documents
 from fiftyone_ntt.dataset.fields import dataset_of, every_image
-from fiftyone_ntt.dataset.labels import ATTRIBUTES, is_from_run, is_kept
-from fiftyone_ntt.dataset.schema import declare_labels, declare_status
-from fiftyone_ntt.dataset.storage import masks_folder, patiently, raw_values, remove_masks, store
-from fiftyone_ntt.errors import InputError, NttError
-from fiftyone_ntt.params.base import check_arguments
-from fiftyone_ntt.params.labelling import UndoParams
-from fiftyone_ntt.runs.listing import list_runs
-from fiftyone_ntt.runs.mending import LEARNED_STORE, forget_lost_labels, forget_statuses, has_same_scores, mask_paths
-from fiftyone_ntt.runs.presence_fields import clear_presence, forget_presence
+from fiftyone_ntt.dataset.labels import ATTRIBUTES
+from fiftyone_ntt.dataset.storage import raw_values, store
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.runs.mending import has_same_scores
+from fiftyone_ntt.runs.presence_fields import clear_presence
 from fiftyone_ntt.runs.record import (
     PROVENANCE,
     RunRecord,
-    delete_state,
-    note_provenance,
     run_of_field,
     status_field,
 )
-from fiftyone_ntt.runs.workers import forget_claims
 
 _FACTS, _SAMPLE, _PART, _STATUSES, _RESULTS = "facts", "sample:", "part:", "statuses:", "results"
 _PART_SIZE, _MOST_PARTS = 8 * 2**20, 1024
-_STATUSES_AT_ONCE, _CHUNK = 1000, 50
+_STATUSES_AT_ONCE = 1000
 
 LABELLING, LEARNING = "labelling", "learning"  # what a pass can be for
 Document = dict[str, Any]
@@ -208,193 +198,3 @@ def begin_pass(targets: SampleCollection, record: RunRecord, overwrite: bool, wh
         clear_presence(targets, name)
     if overwrite and dataset.has_field(status):
         targets.clear_sample_field(status)
-
-
-def undo_run(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> int:
-    """Takes a labelling run back: its labels, mask files, image-level labels, statuses, new fields and record.
-
-    Labels that a person has accepted or edited (tags ``ntt:accepted``, ``ntt:edited``, or another class, box or mask
-    than the run wrote) stay unless told otherwise, and with them the field; labels that a person drew always stay.
-    What ``overwrite=True`` replaced comes back. A run that has overwritten its own labels goes back by one such pass.
-    If this is interrupted, call it again.
-
-    Args:
-        dataset: the dataset.
-        run_key: key of the run, see ``list_runs``.
-        keep_edited: leave what a person has accepted or edited.
-
-    Returns:
-        Number of labels removed.
-
-    Raises:
-        InputError: if there is no such run, if it is at work, or if another run has overwritten its labels since.
-        DatabaseGoneError: if the database does not answer for minutes.
-        NttError: if the database refuses to take some samples back; all others are restored.
-
-    Example:
-        >>> import fiftyone_ntt as ntt
-        >>> removed = ntt.undo_run(dataset, "ntt_ntt")  # doctest: +SKIP
-    """
-    check_arguments(UndoParams, keep_edited=keep_edited)
-    name = patiently(_check, dataset, run_key)
-    this = patiently(last_pass, dataset, run_key)
-    removed = 0
-    if not dataset.has_field(name):
-        patiently(forget_lost_labels, dataset, name)
-        if this.overwrites:  # the labels of the run are gone, those that it replaced come back
-            patiently(declare_labels, dataset, name)
-            patiently(declare_status, dataset, name, status_field(name))
-    # Where this was interrupted, the field already says what it said before.
-    owners = (None, run_key, (this.previous or {}).get("run_key"))
-    if dataset.has_field(name) and run_of_field(dataset, name) in owners:
-        removed, refused = _restore_samples(dataset, name, run_key, this, keep_edited)
-        if refused:
-            sample_id, reason = next(iter(refused.items()))
-            raise NttError(
-                f"run {run_key!r} is undone but for {len(refused)} samples that the database does not take back, e.g. "
-                f"sample {sample_id}: {reason}; see to them, then call undo_run again"
-            )
-        forget_presence(dataset, name, run_key)
-        patiently(store(dataset, LEARNED_STORE).delete, name)  # what learning found was found in labels that are gone
-        patiently(_restore_provenance, dataset, name, run_key, this)
-        patiently(_remove_fields, dataset, name, this)
-    elif dataset.has_field(name):
-        patiently(forget_statuses, dataset, name, run_key)  # labels of another run, in a field that was made anew since
-    remove_masks(masks_folder(dataset, run_key, this.number), patiently(mask_paths, dataset, name))
-    # Last of all, and in this order: as long as they are there, this can be called again.
-    if this.config is not None:
-        patiently(_restore_record, dataset, run_key, name, this, this.config)
-        patiently(this.delete)
-    else:
-        patiently(this.delete)
-        patiently(forget_claims, dataset, run_key)
-        patiently(delete_state, dataset, run_key)
-        patiently(_delete_record, dataset, run_key)
-    return removed
-
-
-def _check(dataset: fo.Dataset, run_key: str) -> str:
-    """The run's label field; refuses what cannot be undone."""
-    # A run that waits for a worker to begin it has written nothing yet.
-    runs = {run["run_key"]: run for run in list_runs(dataset) if dataset.has_run(run["run_key"])}
-    if run_key not in runs:
-        raise InputError(f"no labelling run {run_key!r} in {dataset.name!r}; there is: {', '.join(runs) or 'none'}")
-    if runs[run_key].get("workers"):  # one that was cancelled may take a second to stop
-        raise InputError(f"run {run_key!r} is at work; cancel it first, see cancel_run, and wait for it to stop")
-    name = str(runs[run_key]["label_field"])
-    if not name:
-        raise InputError(f"run {run_key!r} cannot be undone: {runs[run_key]['error']}")
-    for other in (key for key, run in runs.items() if key != run_key and run["label_field"] == name):
-        if any((run_pass.previous or {}).get("run_key") == run_key for run_pass in passes(dataset, other)):
-            raise InputError(f"run {other!r} has overwritten labels of run {run_key!r}; undo {other!r} first")
-    return name
-
-
-def _restore_samples(
-    dataset: fo.Dataset, name: str, run_key: str, this: Pass, keep_edited: bool
-) -> tuple[int, dict[str, str]]:
-    """Labels removed, and the samples that could not be restored, each with the reason."""
-    status, old_statuses = status_field(name), patiently(this.statuses)
-    ids = patiently(_samples, dataset, name, run_key, this, old_statuses)
-    removed, refused = 0, dict[str, str]()
-    for start in range(0, len(ids), _CHUNK):
-        there = patiently(documents_of, dataset, ids[start : start + _CHUNK], [name])
-        labels: dict[str, Document | None] = {}
-        statuses: dict[str, Document | None] = {}
-        for sample_id, document in there.items():
-            now = document.get(name)
-            before = patiently(this.kept, sample_id) if this.overwrites else None  # others have kept nothing
-            statuses[sample_id] = old_statuses.get(sample_id) or (before[1] if before else None)
-            if before is None and this.overwrites:
-                continue  # the run has not come to this sample
-            labels[sample_id] = _restored(now, before[0] if before else None, keep_edited)
-            removed += len(_ids(now) - _ids(labels[sample_id]))
-        refused |= _set(dataset, name, labels)
-        # A status stays where the labels did: it is by the status that the next call finds the sample.
-        refused |= _set(dataset, status, {key: value for key, value in statuses.items() if key not in refused})
-    return removed, refused
-
-
-def _samples(
-    dataset: fo.Dataset, name: str, run_key: str, this: Pass, old_statuses: dict[str, Document]
-) -> list[str]:  # fmt: skip
-    """The samples that a pass has written, or whose status it has cleared."""
-    if this.overwrites:
-        return sorted({*this.sample_ids(), *old_statuses})
-    status = status_field(name)
-    has_labels = F(f"{name}.detections").exists() & (F(f"{name}.detections").length() > 0)
-    if not dataset.has_field(status):
-        return list(every_image(dataset).match(has_labels).values("id"))
-    # A run that was killed between labels and statuses leaves labels without a status.
-    of_this_run = (F(f"{status}.run_key") == run_key) | (has_labels & ~F(f"{status}.run_key").exists())
-    return list(every_image(dataset).match(of_this_run).values("id"))
-
-
-def _restored(now: Document | None, before: Document | None, keep_edited: bool) -> Document | None:
-    """A sample's labels without those of the run, with those that it replaced."""
-    stay = {
-        label["_id"]: label
-        for label in (now or {}).get("detections") or []
-        if not is_from_run(label) or (keep_edited and is_kept(label))
-    }
-    # What was there before and outlived the run: what a person did to it since, stays.
-    current = {label["_id"]: label for label in (now or {}).get("detections") or []} if keep_edited else stay
-    old = [current.get(label["_id"], label) for label in (before or {}).get("detections") or []]
-    for label in old:
-        stay.pop(label["_id"], None)
-    if not old and not stay:
-        return before
-    return {**(before or now or {}), "detections": [*old, *stay.values()]}
-
-
-def _ids(labels: Document | None) -> set[Any]:
-    return {label["_id"] for label in (labels or {}).get("detections") or []}
-
-
-def _set(dataset: fo.Dataset, field: str, documents: dict[str, Document | None]) -> dict[str, str]:
-    """Writes documents; returns the samples that the database refuses, each with the reason."""
-    if not documents or not dataset.has_field(field):
-        return {}
-    try:
-        patiently(set_documents, dataset, {key: {field: document} for key, document in documents.items()})
-    except (ValueError, DocumentTooLarge) as error:  # FiftyOne turns what MongoDB refuses into a ValueError
-        if len(documents) == 1:
-            return dict.fromkeys(documents, str(error))
-        return {k: reason for key in documents for k, reason in _set(dataset, field, {key: documents[key]}).items()}
-    return {}
-
-
-def _restore_record(dataset: fo.Dataset, run_key: str, name: str, this: Pass, facts: dict[str, Any]) -> None:
-    plain = {key: value for key, value in facts.items() if key not in ("cls", "type")}
-    config = dataset.init_run(**{**plain, "record": {**plain["record"], "label_field": name}})
-    dataset.register_run(run_key, config, overwrite=True)
-    results = this.results(config, run_key)
-    if results is not None:
-        dataset.save_run_results(run_key, results, cache=False)
-
-
-def _delete_record(dataset: fo.Dataset, run_key: str) -> None:
-    if dataset.has_run(run_key):
-        dataset.delete_run(run_key)
-
-
-def _restore_provenance(dataset: fo.Dataset, name: str, run_key: str, this: Pass) -> None:
-    """The field names the run before; where there was none, the labels that stay are a person's now."""
-    if this.previous or run_of_field(dataset, name) == run_key:
-        note_provenance(dataset, name, {**this.previous, "label_field": name} if this.previous else None)
-
-
-def _remove_fields(dataset: fo.Dataset, name: str, this: Pass) -> None:
-    """Removes the fields that the run has made, unless something is in them."""
-    status = status_field(name)
-    created = [name, status]  # of runs of earlier versions, and in copies of a dataset, no pass is known
-    if this.exists:  # its field may be called otherwise now
-        created = [name + path.removeprefix(this.label_field or name) for path in this.made]
-    if name in created and not every_image(dataset).count(f"{name}.detections"):
-        dataset.delete_sample_field(name)
-    else:
-        for path in (f"{name}.detections.{attribute}" for attribute in ATTRIBUTES):
-            if path in created and dataset.get_field(path) is not None and not every_image(dataset).count(path):
-                dataset.delete_sample_field(path)
-    if status in created and dataset.has_field(status) and not every_image(dataset).count(f"{status}.run_key"):
-        dataset.delete_sample_field(status)  # and its index

@@ -17,6 +17,7 @@ from fiftyone_ntt.dataset.fields import every_image
 from fiftyone_ntt.dataset.storage import database_collection, dataset_id
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.runs.background import is_alive, is_in_background, mend
+from fiftyone_ntt.runs.history import passes
 from fiftyone_ntt.runs.mending import mend_runs
 from fiftyone_ntt.runs.record import (
     BEGINNING,
@@ -321,8 +322,6 @@ def _described(
 
 def layers_of(dataset: fo.Dataset, run_key: str) -> list[dict[str, Any]]:
     """What ``undo_run`` takes back of a run, one layer a call, the last one first: ``what`` it was, begun ``at``."""
-    from fiftyone_ntt.runs.history import passes  # it looks at the list of runs by itself
-
     return [{"what": run_pass.what, "at": run_pass.at} for run_pass in passes(dataset, run_key)]
 
 

@@ -7,7 +7,7 @@ done about runs, ``mend_runs`` brings what is noted about them in line with the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
 from itertools import count
@@ -24,6 +24,7 @@ from fiftyone_ntt.runs.record import (
     COMPLETED,
     METHOD,
     PROVENANCE,
+    RUNNING,
     RunRecord,
     labelled_fields,
     note_provenance,
@@ -33,7 +34,7 @@ from fiftyone_ntt.runs.record import (
     state_of,
     status_field,
 )
-from fiftyone_ntt.runs.workers import DONE
+from fiftyone_ntt.runs.workers import DONE, live_workers
 
 logger = logging.getLogger(__name__)
 
@@ -188,6 +189,30 @@ def is_superseded(dataset: fo.Dataset, record: RunRecord) -> bool:
     """Whether a field holds labels of this very run, made with other references or settings."""
     previous = provenance_of(dataset, record.label_field)
     return previous.get("run_key") == record.run_key and bool(record.differences(previous))
+
+
+def check_nobody_is_at(
+    dataset: fo.Dataset, label_field: str, run_keys: Iterable[str], worker: str | None = None
+) -> None:
+    """Refuses to touch labels that are being written.
+
+    Args:
+        dataset: the dataset.
+        label_field: the field of the labels.
+        run_keys: the runs on that field which must not be at work.
+        worker: id of a worker that does not count.
+
+    Raises:
+        InputError: if one of them is at work.
+    """
+    for run_key in run_keys:
+        state = state_of(dataset, run_key)
+        others = [job for job in live_workers(dataset, run_key) if job["id"] != worker]
+        if others and state is not None and state["state"] == RUNNING:
+            raise InputError(
+                f"run {run_key!r} of {state['user']} is writing to field {label_field!r} right now; wait until it is "
+                "through, cancel it first (see cancel_run), or choose another label_field"
+            )
 
 
 def check_free(dataset: fo.Dataset, record: RunRecord, resume: bool, overwrite: bool) -> None:

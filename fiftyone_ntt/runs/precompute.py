@@ -14,7 +14,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.file_format import limit_in_bytes
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne, describe_error
-from fiftyone_ntt.dataset.fields import root_dataset_of, whole_images
+from fiftyone_ntt.dataset.fields import NO_IMAGES, root_dataset_of, whole_images
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.params.base import (
@@ -26,6 +26,7 @@ from fiftyone_ntt.params.base import (
 )
 from fiftyone_ntt.params.labelling import IndexParams
 from fiftyone_ntt.runs.estimate import remember_speed
+from fiftyone_ntt.runs.outcome import all_failed
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -121,6 +122,10 @@ def index(
     _run(view, source, report, progress)
     report.found, report.computed, report.bytes = source.from_index, source.indexed, source.bytes
     report.notes = source.notes
+    if not len(view):
+        report.notes.append(NO_IMAGES)
+    elif report.failed == len(view):
+        report.notes.append(all_failed(report.errors, "see to the files, then run it again"))
     if report.computed > report.found:
         remember_speed(root_dataset_of(view), made_how, time.perf_counter() - started, report.computed)
     report.seconds = time.perf_counter() - started

@@ -6,7 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne, describe_error
-from fiftyone_ntt.dataset.fields import REFERENCE_TAG, root_dataset_of, whole_images
+from fiftyone_ntt.dataset.fields import NO_IMAGES, REFERENCE_TAG, root_dataset_of, whole_images
 from fiftyone_ntt.errors import InputError, as_text
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
@@ -29,6 +29,7 @@ from fiftyone_ntt.pixels.images import read_image
 from fiftyone_ntt.references.banks import notes_of, without_references
 from fiftyone_ntt.references.tagged_bank import resolve_bank
 from fiftyone_ntt.runs.estimate import Estimate, estimate, remember_speed
+from fiftyone_ntt.runs.outcome import all_failed, nothing_found, only_references
 from fiftyone_ntt.runs.segment import settled
 
 if TYPE_CHECKING:
@@ -87,14 +88,15 @@ class Preview(Iterable[PreviewImage]):
     Attributes:
         targets: all that a run over the same view would label.
         count: how many images there will be.
-        notes: what to know of the references, e.g. labels that were left out.
+        notes: what to know of the references, e.g. labels that were left out; once all images are done, also why none
+            of them shows anything.
     """
 
     targets: SampleCollection
     count: int
     _images: Iterator[PreviewImage]
     _stage_one: StageOneSettings
-    notes: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[PreviewImage]:
         return self._images
@@ -155,16 +157,16 @@ def preview(
     bank = resolve_bank(flat, bank, label_field, asked, progress)
     made_how = StageOne.of(asked, bank)
     targets = without_references(flat.match_tags(REFERENCE_TAG, bool=False), bank)
-    chosen = _spread(targets, images)
+    chosen, notes = _spread(targets, images), notes_of(bank)
     if not chosen:
-        raise InputError("there is no image to look at besides the references; choose a view that holds others")
+        raise InputError(f"there is no image to look at: {only_references(len(flat)) if len(flat) else NO_IMAGES}")
     source = CandidateSource(made_how, bank=bank)
     source.open()
     pictures = _previews(
-        targets, chosen, source, _Drawer(bank, Matcher(bank, config), dict(chosen)), made_how, progress
+        targets, chosen, source, _Drawer(bank, Matcher(bank, config), dict(chosen)), made_how, progress, notes
     )
     settings = made_how.settings.changed(preset=made_how.preset)
-    return Preview(targets, len(chosen), pictures, settings, tuple(notes_of(bank)))
+    return Preview(targets, len(chosen), pictures, settings, notes)
 
 
 def _spread(view: SampleCollection, images: int) -> list[tuple[str, str]]:
@@ -217,9 +219,9 @@ def _picture(pixels: NDArray[np.uint8], instances: Instances, clear: Sequence[in
 
 def _previews(
     view: SampleCollection, chosen: list[tuple[str, str]], source: CandidateSource, drawer: _Drawer,
-    stage_one: StageOne, progress: Progress | None,
+    stage_one: StageOne, progress: Progress | None, notes: list[str],
 ) -> Iterator[PreviewImage]:  # fmt: skip
-    spent = []
+    spent, errors, labels = [], {}, 0
     if progress is not None:
         progress(0, len(chosen), "loading the models")
     with closing(source.outcomes(chosen, drawer)) as outcomes:
@@ -227,10 +229,16 @@ def _previews(
             key = outcome.key
             if outcome.value is None:
                 error = describe_error(key, outcome.error or RuntimeError())
+                errors[key] = error
                 yield PreviewImage(key, Path(drawer.paths[key]).name, {}, error=error)
             else:
+                labels += sum(outcome.value.counts.values()) + outcome.value.weak
                 spent += [] if outcome.from_index else [outcome.seconds]
                 yield replace(outcome.value, seconds=outcome.seconds, from_index=outcome.from_index)
             if progress is not None:
                 progress(done, len(chosen), f"{done} of {len(chosen)} images")
     remember_speed(root_dataset_of(view), stage_one, sum(spent), len(spent))
+    if len(errors) == len(chosen):
+        notes.append(all_failed(errors, "see to the files, or choose a view that holds others"))
+    elif not labels:
+        notes.append(nothing_found(len(chosen) - len(errors), drawer.matcher.config.score_threshold))

@@ -23,13 +23,14 @@ from fiftyone_ntt.method.options.second_look import WEIGHT
 from fiftyone_ntt.method.results import StageOneResult
 from fiftyone_ntt.params.base import Progress, StageOneFields, StageOneSettings, check_arguments, stage_one_of
 from fiftyone_ntt.params.labelling import SegmentParams
-from fiftyone_ntt.references.banks import bank_of_run, without_references
+from fiftyone_ntt.references.banks import bank_of_run, notes_of, without_references
 from fiftyone_ntt.references.tagged_bank import resolve_bank, with_lessons_of
 from fiftyone_ntt.runs.applied_thresholds import STARTING, ScoreThresholds, applied, check_mode, named
 from fiftyone_ntt.runs.estimate import remember_speed
 from fiftyone_ntt.runs.history import LABELLING
 from fiftyone_ntt.runs.labeller import Labeller, labeller_of
 from fiftyone_ntt.runs.mending import default_run_key, said_of_lost
+from fiftyone_ntt.runs.outcome import ended_silently
 from fiftyone_ntt.runs.record import GENERIC, RunRecord, options_of, run_of_field
 from fiftyone_ntt.runs.session import Call, LabelWriter, Written, part_in_run
 from fiftyone_ntt.runs.workers import Work, Worker
@@ -274,7 +275,8 @@ def label(task: Task) -> SegmentReport:
             part.run()
         finally:
             report.from_index, report.indexed, report.left_out = source.from_index, source.indexed, labeller.left_out
-            report.notes = [*said_of_lost(work.lost, task.label_field), *source.notes]
+            report.notes = [*notes_of(bank), *said_of_lost(work.lost, task.label_field), *source.notes]
+    report.notes += ended_silently(report, len(task.view), config.score_threshold)
     report.seconds = time.perf_counter() - started
     if report.indexed > report.from_index and not report.by_others:
         remember_speed(root_dataset_of(task.view), stage_one, report.seconds, report.indexed)

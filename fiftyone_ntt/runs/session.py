@@ -34,10 +34,9 @@ from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.pixels.files import write_problem
 from fiftyone_ntt.references.banks import keep_with_run
 from fiftyone_ntt.runs.history import Document, begin_pass, last_pass
-from fiftyone_ntt.runs.mending import check_free, forget_lost_labels, is_superseded, mend_runs
+from fiftyone_ntt.runs.mending import check_free, check_nobody_is_at, forget_lost_labels, is_superseded, mend_runs
 from fiftyone_ntt.runs.record import (
     COMPLETED,
-    RUNNING,
     RunRecord,
     close_quietly,
     close_run,
@@ -47,7 +46,7 @@ from fiftyone_ntt.runs.record import (
     state_of,
     status_field,
 )
-from fiftyone_ntt.runs.workers import Origin, Work, Worker, current_origin, live_workers
+from fiftyone_ntt.runs.workers import Origin, Work, Worker, current_origin
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +127,7 @@ def _begin(call: Call, worker: Worker, origin: Origin) -> tuple[int, int]:
     # The run that was to overwrite and did not get through does not overwrite itself.
     overwrite = call.overwrite or (call.again and is_superseded(dataset, record))
     overwrite = overwrite and is_there and not (call.resume and goes_on(dataset, record, records))
-    _check_nobody_is_at(dataset, record, records, worker, overwrite)
+    check_nobody_is_at(dataset, name, _others(record, records, overwrite), worker.id)
     check_free(dataset, record, call.resume, overwrite)
     lost = 0 if is_there else forget_lost_labels(dataset, name)
     known = is_there and dataset.has_field(status_field(name)) and run_of_field(dataset, name) == record.run_key
@@ -149,21 +148,12 @@ def goes_on(dataset: fo.Dataset, record: RunRecord, records: Mapping[str, Mappin
     return taken["label_field"] == record.label_field and not record.differences(dict(taken))
 
 
-def _check_nobody_is_at(
-    dataset: fo.Dataset, record: RunRecord, records: Mapping[str, Mapping[str, Any]], worker: Worker, overwrite: bool
-) -> None:
-    """Raises InputError if another run is writing to the field, or this one, and its labels are to be replaced."""
-    for run_key, taken in records.items():
-        joins = run_key == record.run_key and not overwrite and not record.differences(dict(taken))
-        if joins or taken["label_field"] != record.label_field:
-            continue
-        state = state_of(dataset, run_key)
-        others = [job for job in live_workers(dataset, run_key) if job["id"] != worker.id]
-        if others and state is not None and state["state"] == RUNNING:
-            raise InputError(
-                f"run {run_key!r} of {state['user']} is writing to field {record.label_field!r} right now; wait until "
-                "it is through, cancel it first (see cancel_run), or choose another label_field"
-            )
+def _others(record: RunRecord, records: Mapping[str, Mapping[str, Any]], overwrite: bool) -> list[str]:
+    """The runs on the field that must not be at work: all but this one, and this one where it replaces its labels."""
+    on_field = {key: taken for key, taken in records.items() if taken["label_field"] == record.label_field}
+    return [
+        key for key, taken in on_field.items() if key != record.run_key or overwrite or record.differences(dict(taken))
+    ]
 
 
 @dataclass(frozen=True)
@@ -303,8 +293,8 @@ class LabelWriter:
         """Sees to it that the sample's document stays below MongoDB's limit, or that the sample is an error."""
         if size <= COMFORTABLE_DOCUMENT:
             return
-        new_ids = {label["_id"] for label in self._labels[sample_id]["detections"]}
-        new = [label for label in labels[sample_id]["detections"] if label["_id"] in new_ids]
+        new_ids = {label.get("_id") for label in self._labels[sample_id]["detections"]}
+        new = [label for label in labels[sample_id]["detections"] if label.get("_id") in new_ids]
         folder = masks_folder(self.dataset, self._run_key, self._pass.number)
         try:
             size -= move_masks(new, size - COMFORTABLE_DOCUMENT, folder)

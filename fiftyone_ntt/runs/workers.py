@@ -64,9 +64,9 @@ def request_cancel(dataset: fo.Dataset, run_key: str) -> int:
 
 
 def forget_claims(dataset: fo.Dataset, run_key: str) -> None:
-    """Removes all leases and claims of a run: whoever is still at it can no longer write."""
+    """Removes the claims of a run, and leases of the dead. Called alone on the field: who is alive waits to begin."""
     store = run_store(dataset)
-    for key in _keys(store, run_key):
+    for key in [key for key in _keys(store, run_key) if not _is_live(store.get(key))]:
         store.delete(key)
     _claims(dataset, run_key).clear()
 

@@ -54,3 +54,48 @@ def index_dir(tmp_path: Any) -> Any:
 def _asked_for(request: pytest.FixtureRequest) -> dict[str, Any]:
     marker = request.node.get_closest_marker("pictures")
     return {} if marker is None else marker.kwargs
+
+
+@pytest.fixture
+def labelled(pictures: Any, bank: Any, preset: Any) -> Any:
+    """Images that a run has labelled (random models find discs only), and what it wrote; see ``support.labelled``."""
+    from support.labelled import IMAGES, labels_of
+
+    import fiftyone_ntt as ntt
+
+    assert ntt.segment(pictures, bank, "found", preset=preset).labelled == IMAGES
+    return pictures, labels_of(pictures, "found")
+
+
+@pytest.fixture
+def named(labelled: Any, bank: Any, preset: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The same, with its memory bank kept with the dataset, and its models found by name."""
+    from fiftyone_ntt.models import PRESETS
+    from fiftyone_ntt.references.banks import save_bank
+
+    monkeypatch.setitem(PRESETS, preset.name, preset)
+    save_bank(labelled[0], "shapes", bank)
+    return labelled[0], "shapes"
+
+
+@pytest.fixture
+def other_bank(pictures: Any, preset: Any) -> Any:
+    """A memory bank of squares only."""
+    import fiftyone_ntt as ntt
+
+    return ntt.build_memory_bank(pictures.match_tags("ntt:reference"), "truth", classes=["square"], preset=preset)
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Loads a dataset as another process does: an object of its own, which hears of nothing."""
+    import fiftyone as fo
+
+    def load(dataset: Any) -> Any:
+        monkeypatch.setattr(fo.config, "singleton_cache", False)
+        copy = fo.load_dataset(dataset.name)
+        monkeypatch.setattr(fo.config, "singleton_cache", True)
+        assert copy is not dataset
+        return copy
+
+    return load

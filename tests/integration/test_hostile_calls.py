@@ -61,7 +61,7 @@ def damaged_mask(folder):
 def test_references_that_cannot_be_used_are_named(dataset, build, tmp_path, changes, text):
     label = detection(**(changes(tmp_path) if callable(changes) else changes))
     with pytest.raises(BadReferenceError, match=text) as caught:
-        build(detection("date"), label)
+        build(detection("date"), label, classes=["date", "fig"])
     assert label.id in str(caught.value)
     bank = build(detection(), label)
     assert bank.shots["fig"] == 1 and label.id in " ".join(notes_of(bank)), "it costs itself where there is another"

@@ -9,7 +9,7 @@ from fiftyone_ntt.dataset.labels import fingerprint
 from fiftyone_ntt.dataset.storage import store
 from fiftyone_ntt.panels.ntt_review import NttReview, open_tab
 from fiftyone_ntt.review.label_table import table_of
-from fiftyone_ntt.runs.history import LEARNED_STORE
+from fiftyone_ntt.runs.mending import LEARNED_STORE
 from fiftyone_ntt.runs.record import RunRecord, register
 
 SCORES = (0.1, 0.2, 0.3, 0.7, 0.9)

@@ -304,5 +304,5 @@ def test_a_map_that_is_none_costs_one_image(dataset, tmp_path, patience, side):
         if name == "good":
             assert ntt.build_memory_bank(dataset.select(sample_id), side).classes == ("fig",)
         else:
-            with pytest.raises(BadReferenceError, match=f"{sample_id}, label|no labels with a class name"):
+            with pytest.raises(BadReferenceError, match=f"{sample_id}, label"):
                 ntt.build_memory_bank(dataset.select(sample_id), side)

@@ -12,7 +12,7 @@ from fiftyone_ntt.core import Instances
 from fiftyone_ntt.dataset.labels import to_document
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.pixels.packed_masks import PackedMask
-from fiftyone_ntt.runs import history as undo
+from fiftyone_ntt.runs import undo
 from fiftyone_ntt.runs.history import begin_pass
 from fiftyone_ntt.runs.record import RunRecord, register
 from fiftyone_ntt.runs.session import LabelWriter

@@ -1,0 +1,93 @@
+"""A view says which samples, never which fields there are."""
+
+from __future__ import annotations
+
+import pytest
+from fiftyone import ViewField as F
+from support.app import PanelSession, form, run
+from support.labelled import KEY, PICTURES, fields_of_run, second
+
+import fiftyone_ntt as ntt
+
+pytestmark = pytest.mark.pictures(**PICTURES)
+
+
+def saved(dataset):
+    dataset.save_view("chosen", dataset.select_fields("truth").skip(1), overwrite=True)
+    return dataset.load_saved_view("chosen")
+
+
+VIEWS = {
+    "chosen fields": lambda dataset: dataset.select_fields("truth"),
+    "chosen fields of some": lambda dataset: dataset.limit(3).select_fields("truth").skip(1),
+    "no fields": lambda dataset: dataset.select_fields().sort_by("filepath", reverse=True),
+    "hidden labels": lambda dataset: dataset.exclude_fields(fields_of_run(dataset) or "truth"),
+    "saved view": saved,
+    "filtered labels": lambda dataset: dataset.filter_labels("truth", F("label") == "square").select_fields("truth"),
+    "mapped labels": lambda dataset: dataset.select_fields("truth").map_labels("truth", {"lamp": "disc"}),
+    "shuffled": lambda dataset: dataset.exclude_fields("truth").shuffle(),
+    "random ones": lambda dataset: dataset.take(3).select_fields("truth"),
+}
+
+
+@pytest.mark.parametrize("what", VIEWS)
+def test_a_view_says_which_images_are_labelled(pictures, bank, preset, what):
+    ntt.segment(pictures.limit(2), bank, "found", preset=preset)
+    view = VIEWS[what](pictures)
+    wanted = {*view.values("id"), second(pictures).id} - {pictures.first().id}
+    report = ntt.segment(view, bank, "found", preset=preset)
+    assert report.resumed + report.done == len({*view.values("id")} - {pictures.first().id}) and not report.failed
+    assert set(pictures.exists("found").values("id")) == set(pictures.exists("found_status").values("id")) == wanted
+    assert [listed["state"] for listed in ntt.list_runs(pictures)] == ["completed"]
+    assert ntt.resume_run(pictures, KEY, preset=preset).done == 0
+
+
+@pytest.mark.parametrize("what", VIEWS)
+def test_every_service_reads_what_a_view_does_not_show(named, preset, tmp_path, what):
+    dataset, bank_name = named
+    view = VIEWS[what](dataset)
+    same = dataset.select(view.values("id"))
+    assert len(ntt.doubtful(view, "found")) == len(ntt.doubtful(same, "found"))
+    assert ntt.to_segmentation(view, "found").maps == len(view.exclude(dataset.first().id))
+    assert ntt.judge_presence(view, "found").images == len(view.exclude(dataset.first().id))
+    assert ntt.accept_labels(view, "found") == same.count("found.detections")
+    assert ntt.evaluate(view, "found", "truth").images == len(view.exclude(dataset.first().id))
+    assert ntt.export_labels(view, tmp_path / "export", "found").labels == same.count("found.detections")
+    assert sum(ntt.learn(view, "found").decisions["disc"].values()) > 0
+    assert ntt.preview(view, bank_name).count == len(view.exclude(dataset.first().id))
+    assert ntt.index(view, preset=preset).failed == 0
+    references = dataset.select(dataset.first().id)
+    shown = VIEWS[what](references) if what not in ("saved view", "chosen fields of some") else references
+    assert len(ntt.describe_references(shown, "truth")) == (1 if what == "filtered labels" else 2)
+    assert ntt.build_memory_bank(shown, "truth", preset=preset).shots["square"] == 1
+
+
+@pytest.mark.parametrize("what", ["chosen fields", "hidden labels", "saved view"])
+def test_the_app_reads_what_a_view_does_not_show(named, tmp_path, what):
+    dataset, bank_name = named
+    view = VIEWS[what](dataset)
+    folder = {"export_dir": str(tmp_path / "export")}
+    for name, params in (
+        ("segment", {"bank": bank_name, "label_field": "found"}),
+        ("preview", {"bank": bank_name}),
+        ("index_candidates", {}),
+        ("evaluate", {"label_field": "found", "gt_field": "truth"}),
+        ("accept_labels", {"label_field": "found"}),
+        ("export_labels", {"label_field": "found", **folder}),
+        ("to_segmentation", {"label_field": "found"}),
+        ("judge_presence", {"label_field": "found"}),
+        ("learn", {"label_field": "found"}),
+        ("build_memory_bank", {"label_field": "truth", "reference_tag": ""}),
+        ("advise_references", {"bank": bank_name, "label_field": "truth", "reviewed": "found"}),
+    ):
+        assert form(name, view, params)[1] == {}, name
+        if name not in ("preview", "index_candidates", "build_memory_bank"):
+            assert run(name, view, params)[0]["summary"], name
+    for tab in ("references", "runs", "review", "evaluate"):
+        session = PanelSession(dataset, tab)
+        session.view = view
+        session.send(f"on_{tab}_refresh")
+        assert session.shown, tab
+    session.view, session.state["tab"] = view, "review"
+    session.send("on_review_refresh").send("on_review_threshold", value=0.01)
+    assert len(session.view) == len(view) and not session.messages
