@@ -187,7 +187,7 @@ def score_view(view: SampleCollection, label_field: str, gt_field: str) -> Evalu
 
 def _class_names(view: SampleCollection, label_field: str, gt_field: str, classes: Sequence[str] | None) -> list[str]:
     if not len(view):
-        raise InputError(f"expected samples to evaluate: {NO_IMAGES}")
+        raise InputError(f"expected samples to evaluate, got an empty view: {NO_IMAGES}")
     true_labels = _labels_of(view, gt_field)
     if not true_labels:
         raise InputError(f"no ground truth: none of the {len(view)} samples has a label in {gt_field!r}")

@@ -140,6 +140,16 @@ def rows_at(values: PaintedMap | StoredMap, size: tuple[int, int], top: int, bot
     return np.asarray(values.rows(int(rows[0]), int(rows[-1]) + 1)[np.ix_(rows - rows[0], columns)])
 
 
+def check_map_size(size: tuple[int, int], classes: int = 1) -> None:
+    """Raises InputError if a map of so many pixels and classes is larger than what is read: before it is painted."""
+    needed = size[0] * size[1] * np.dtype(map_dtype(classes)).itemsize
+    if needed > MOST_OF_MAP:
+        raise InputError(
+            f"expected a segmentation mask of at most {MOST_OF_MAP} bytes, got one of {size[1]} x {size[0]} pixels and "
+            f"{needed} bytes; cut the image into tiles, or make it smaller"
+        )
+
+
 def to_map_document(pieces: Sequence[Piece], size: tuple[int, int], classes: int) -> Document:
     """A map of pieces as the document that FiftyOne keeps of a ``Segmentation``, with a fingerprint as ``written``.
 
@@ -150,17 +160,8 @@ def to_map_document(pieces: Sequence[Piece], size: tuple[int, int], classes: int
         pieces: what to paint.
         size: ``(height, width)`` of the image in pixels.
         classes: how many classes there are.
-
-    Raises:
-        InputError: if nobody could read the map again, as it is too large.
     """
     kind = map_dtype(classes)
-    needed = size[0] * size[1] * np.dtype(kind).itemsize
-    if needed > MOST_OF_MAP:
-        raise InputError(
-            f"expected a segmentation mask of at most {MOST_OF_MAP} bytes, got one of {size[1]} x {size[0]} pixels and "
-            f"{needed} bytes; cut the image into tiles, or make it smaller"
-        )
     digest = _Digest(size)
     packed = serialised_strips(map(digest.add, strips(pieces, size, kind)), size, kind)
     pattern: Document = fo.Segmentation().to_dict()

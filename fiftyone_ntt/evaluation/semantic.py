@@ -25,7 +25,14 @@ from fiftyone_ntt.dataset.fields import (
 from fiftyone_ntt.dataset.labels import is_from_run, is_right, left_out_mark
 from fiftyone_ntt.dataset.storage import patiently, raw_values, selections
 from fiftyone_ntt.errors import InputError, WrongTypeError, as_text
-from fiftyone_ntt.evaluation.map_documents import Document, is_as_written, maps_info, piece_of, to_map_document
+from fiftyone_ntt.evaluation.map_documents import (
+    Document,
+    check_map_size,
+    is_as_written,
+    maps_info,
+    piece_of,
+    to_map_document,
+)
 from fiftyone_ntt.params.base import Progress, check_arguments
 from fiftyone_ntt.params.review import ToSegmentationParams
 from fiftyone_ntt.pixels.semantic_maps import Piece
@@ -256,6 +263,11 @@ class _Painter:
         if chosen is None or (self.only == "accepted" and not chosen):
             self.report.unlabelled += 1
             return old is not None, None
+        try:
+            check_map_size(size, len(self.report.classes))
+        except InputError as error:
+            self.report.errors[sample_id] = str(error)
+            return old is not None, None
         pieces, unusable = [], []
         for label, rank in chosen:
             try:
@@ -266,14 +278,9 @@ class _Painter:
             self.report.errors[sample_id] = "; ".join(unusable)
         if unusable and not pieces:
             return old is not None, None
-        try:
-            document = to_map_document(pieces, size, len(self.report.classes))
-        except InputError as error:
-            self.report.errors[sample_id] = str(error)
-            return old is not None, None
         self.report.maps += 1
         self.report.empty += not pieces
-        return True, document
+        return True, to_map_document(pieces, size, len(self.report.classes))
 
     def _chosen(self, labels: Document) -> list[tuple[Document, tuple[float, ...]]]:
         """The labels that count, and their ranks."""

@@ -24,7 +24,7 @@ from fiftyone_ntt.dataset.storage import raw_samples
 from fiftyone_ntt.errors import InputError, NttError, WrongTypeError, as_text, counted
 from fiftyone_ntt.evaluation.coco import GroundTruth, Prediction, Scores, presence_scores
 from fiftyone_ntt.evaluation.left_out import listed_counts
-from fiftyone_ntt.evaluation.map_documents import PaintedMap, StoredMap, piece_of, rows_at, targets_of
+from fiftyone_ntt.evaluation.map_documents import PaintedMap, StoredMap, check_map_size, piece_of, rows_at, targets_of
 from fiftyone_ntt.evaluation.summary import ClassResult, EvaluationResults
 from fiftyone_ntt.pixels.semantic_maps import VOID, SemanticScores, confusion, rows_of
 
@@ -160,6 +160,7 @@ def _painted(
     """Labels as a map; notes those that cannot be used."""
     if size is None:
         raise InputError("expected the image's size in the sample's metadata; run dataset.compute_metadata()")
+    check_map_size(size)
     pieces = []
     for document in single_documents(value):
         if document.get("label") not in index or REJECTED_TAG in (document.get("tags") or ()):

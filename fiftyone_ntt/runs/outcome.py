@@ -23,7 +23,7 @@ def ended_silently(report: SegmentReport, images: int, score_threshold: float) -
     if not images:
         return [NO_IMAGES]
     if report.references_skipped == images:
-        return [only_references(images)]
+        return [f"{only_references(images)}, or pass include_references=True"]
     if report.by_others or report.labelled:
         return []
     if not report.done:
@@ -41,7 +41,7 @@ def only_references(images: int) -> str:
     of = "the only image of the view is a reference" if images == 1 else (
         f"all {images} images of the view are references"
     )  # fmt: skip
-    return f"{of}; choose a view that holds others, or pass include_references=True"
+    return f"{of}; choose a view that holds others"
 
 
 def all_failed(errors: Mapping[str, str], where: str) -> str:

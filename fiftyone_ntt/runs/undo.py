@@ -58,10 +58,11 @@ def undo_run(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> 
     worker = patiently(Worker, dataset, undoing, Origin())
     try:
         with worker.alone(name):  # no run begins on the field meanwhile
-            return _undo(dataset, run_key, keep_edited, worker.renew)
+            removed = _undo(dataset, run_key, keep_edited, worker.renew)
     finally:
         worker.end()
-        forget_claims(dataset, undoing)
+    patiently(forget_claims, dataset, undoing)
+    return removed
 
 
 def _undo(dataset: fo.Dataset, run_key: str, keep_edited: bool, guard: Callable[[], None]) -> int:

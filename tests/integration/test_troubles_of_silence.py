@@ -96,7 +96,7 @@ def by_operator(name):
 
 def by_command(view, folder, weak):
     view._dataset.save_view("chosen", view, overwrite=True)
-    arguments = ["review", "accept", view._dataset.name, "--view", "chosen"]
+    arguments = ["accept", view._dataset.name, "--saved-view", "chosen"]
     return main([*arguments, *([] if weak is None else ["--above", str(weak)])])
 
 

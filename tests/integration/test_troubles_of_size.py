@@ -65,7 +65,7 @@ def test_a_cache_file_that_nobody_could_read_is_not_written(pictures, bank, pres
 
     monkeypatch.setattr(file_format, "_LARGEST", 1000)
     report = ntt.segment(pictures, bank, "found", preset=preset, index_dir=index_dir)
-    assert report.failed == 0 and report.labelled + report.empty == 4 and report.indexed == 0
+    assert report.failed == 0 and report.labelled + report.empty == 3 and report.indexed == 0
     assert any("at most 1000 bytes" in note for note in report.notes)
     assert not list(Path(index_dir).rglob("*.ntt"))
 
@@ -92,4 +92,4 @@ def test_a_huge_map_takes_little_memory(database, tmp_path):
     subprocess.run([sys.executable, str(script), str(result)], check=True, timeout=900)
     said = json.loads(result.read_text())
     assert said["size"] == [15000, 20000] and said["miou"] == 1.0
-    assert said["written"] < 300 and said["scored"] < 900, said
+    assert said["written"] < 300 and said["scored"] < 700, said
