@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fiftyone_ntt.cli.common import add_command, add_option, console, narrow_table, plain, progress_bar, say
-from fiftyone_ntt.errors import InputError, counted
+from fiftyone_ntt.errors import counted
 from fiftyone_ntt.params.base import StageOneSettings
 
 _OUT = Path("protocol_results")
@@ -40,7 +40,7 @@ def add_commands(commands: Any) -> None:
         _add_stage_one(parser)
     report = add_command(commands, "report", protocol_report, "results beside what is published")
     report.add_argument("results", type=Path, nargs="*", default=[_OUT], help="JSON files and folders")
-    report.add_argument("--markdown", type=Path, help="also write tables and curves for a page into this file")
+    report.add_argument("--markdown", type=Path, help="also write a page of tables and curves, with pictures beside it")
     load = add_command(commands, "load", protocol_load, "make a FiftyOne dataset of a result, to look at")
     load.add_argument("result", type=Path, help="the JSON of a run")
     load.add_argument("--name", help="of the dataset (default: that of the file)")
@@ -137,15 +137,12 @@ def protocol_run(
 def protocol_report(results: list[Path], markdown: Path | None) -> int:
     """Prints results beside what is published."""
     from fiftyone_ntt.evaluation.protocols import report
-    from fiftyone_ntt.pixels.files import write_file
 
     found = report.read_results(results)
     _show(found)
     if markdown is not None:
-        if markdown.exists():
-            raise InputError(f"expected a file that is not there yet, got {markdown}; give another name, or delete it")
-        write_file(markdown, report.markdown(report.rows_of(found)))
-        say(markdown)
+        for path in report.write_page(report.rows_of(found), markdown):
+            say(path)
     return 0
 
 

@@ -44,7 +44,7 @@ def test_from_files_to_report(tmp_path, capsys):
     assert len(list(out.glob("*.json"))) == 2
     page = tmp_path / "page.md"
     assert main(["protocol", "report", str(out), "--markdown", str(page)]) == 0
-    assert "Presence unknown" in capsys.readouterr().out and "| 1 shots | 2 shots |" in page.read_text()
+    assert "Presence unknown" in capsys.readouterr().out and "| 1 shot | 2 shots |" in page.read_text()
     assert main(["protocol", "report", str(out), "--markdown", str(page)]) == 2
     assert "not there yet" in capsys.readouterr().err.replace("\n", " ")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from fiftyone_ntt.evaluation.protocols.predictions import from_row
 from fiftyone_ntt.evaluation.protocols.prepare import make_masks, prepare
 from fiftyone_ntt.evaluation.protocols.protocol_run import Order, run
 from fiftyone_ntt.evaluation.protocols.registry import PROTOCOLS, protocol_of
-from fiftyone_ntt.evaluation.protocols.report import by_presence, expected, markdown, read_results, rows_of
+from fiftyone_ntt.evaluation.protocols.report import by_presence, expected, markdown, read_results, rows_of, write_page
 from fiftyone_ntt.params.base import StageOneSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -284,7 +285,16 @@ def test_report_of_a_bundle_has_a_curve(tmp_path):
         content = fake_result(shots=shots, seed=seed, scores={"coco": {"metrics": {"box_ap": value}}})
         (tmp_path / f"{shots}-{seed}.json").write_text(json.dumps(content))
     text = markdown(rows_of(read_results([tmp_path])))
-    assert "| 1 shots | 10 shots |" in text and "24.0 ± 1.4" in text and "| 36.0 |" in text
+    assert "| 1 shot | 10 shots |" in text and "24.0 ± 1.4" in text and "| 36.0 |" in text
+    page, picture = tmp_path / "page.md", tmp_path / "page_presence_unknown.svg"
+    assert write_page(rows_of(read_results([tmp_path])), page) == [picture, page]
+    assert f"]({picture.name})" in page.read_text()
+    root = ElementTree.parse(picture).getroot()
+    (line,) = root.iter("{http://www.w3.org/2000/svg}polyline")
+    (x1, y1), (x2, y2) = (map(float, point.split(",")) for point in line.get("points").split())
+    assert x1 < x2 and y1 > y2, "more shots to the right, more points upwards"
+    with pytest.raises(InputError, match="not there yet"):
+        write_page(rows_of(read_results([tmp_path])), page)
     with pytest.raises(InputError, match="protocol run"):
         read_results([tmp_path / "none" if (tmp_path / "none").mkdir() else tmp_path / "none"])
 

@@ -77,7 +77,7 @@ def _detection_content(protocol: DetectionProtocol, data: Path, part: str) -> It
             continue
         name, line = (
             case_name(protocol.name, part),
-            f"{case.shots} shots, seed {case.seed}: {list_digest(references)[:16]}",
+            f"{counted(case.shots, 'shot')}, seed {case.seed}: {list_digest(references)[:16]}",
         )
         if published(name) and case.seed == SEED:
             wrong = list(differences(name, references, case.shots))
@@ -102,7 +102,7 @@ def _episode_content(protocol: EpisodeProtocol, data: Path, part: str) -> Iterat
         wanted = (protocol.digests or {}).get((part, shots), "")
         same = digest_of(one.line(protocol.short) for one in episodes).startswith(wanted)
         yield (
-            f"{shots} shots: {counted(len(episodes), 'episode')} of {counted(len(names), 'image')}, "
+            f"{counted(shots, 'shot')}: {counted(len(episodes), 'episode')} of {counted(len(names), 'image')}, "
             f"{'as published' if same else 'NOT as published: get the lists again'}"
         )
         if absent:

@@ -19,7 +19,7 @@ from typing import Any
 
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne, describe_error
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.evaluation.protocols.base import Case, DetectionProtocol, EpisodeProtocol, Protocol
 from fiftyone_ntt.evaluation.protocols.coco_files import Reference, Targets, digest_of
 from fiftyone_ntt.evaluation.protocols.episode_run import EpisodeWork
@@ -194,7 +194,9 @@ def _run_detection(context: Context, protocol: DetectionProtocol, cases: Sequenc
         journals.append(context.journal(headers[-1]))
         bank = context.shelf.bank(chosen, targets.classes)
         matchers.append(Matcher(bank, context.order.config(protocol)))
-        context.progress(number, len(cases), f"references of {case.part}, {case.shots} shots, seed {case.seed}")
+        context.progress(
+            number, len(cases), f"references of {case.part}, {counted(case.shots, 'shot')}, seed {case.seed}"
+        )
     _label(context, targets, journals, matchers)
     return [
         context.write(journal, header, _detection_facts(context, targets, case, chosen, journal))

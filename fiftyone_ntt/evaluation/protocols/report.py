@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.evaluation.protocols.curve import series_of, svg_of, table_of
+from fiftyone_ntt.pixels.files import write_files
 
 TOLERANCE = 0.5
 """Points: a larger difference to what is published is marked; the published table and its CSV differ by as much."""
@@ -153,38 +154,38 @@ TITLES = {
 }
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """Tables and curves for a page."""
+def markdown(rows: Sequence[Row], pictures: Mapping[str, str] | None = None) -> str:
+    """Tables and curves for a page; ``pictures``: presence -> file that is shown with its curve."""
     blocks = []
     for presence, group in by_presence(rows).items():
         blocks += [f"### {TITLES[presence]}", _table(HEADINGS, [row.cells() for row in group])]
-        curve = curves(group)
-        if curve:
-            blocks += ["Mean and sample standard deviation over the draws, by shots:", _table(*curve)]
+        series = series_of(group)
+        if series:
+            blocks += ["Mean and sample standard deviation over the draws, by shots:", _table(*table_of(series))]
+        if series and pictures and presence in pictures:
+            blocks.append(f"![shots against accuracy, presence {presence}]({pictures[presence]})")
     sources = sorted({f"{row.protocol}: {row.source}" for row in rows if row.source})
     if sources:
         blocks.append("Expected: " + "; ".join(sources) + ".")
     return "\n\n".join(blocks) + "\n"
 
 
-def curves(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]] | None:
-    """Headings and cells of a table with a column a number of shots; ``None`` where there is only one."""
-    shots = sorted({row.shots for row in rows})
-    if len(shots) < 2:
-        return None
-    groups: dict[tuple[str, ...], dict[int, list[float]]] = {}
-    for row in rows:
-        if row.measured is not None:
-            key = (row.protocol, row.part, row.preset, row.match, row.scorer, row.metric)
-            groups.setdefault(key, {}).setdefault(row.shots, []).append(row.measured)
-    cells = [[*key, *(_spread(values.get(count, [])) for count in shots)] for key, values in groups.items()]
-    return ["protocol", "part", "preset", "match", "scorer", "metric", *(f"{count} shots" for count in shots)], cells
+def write_page(rows: Sequence[Row], path: Path) -> list[Path]:
+    """Writes tables and curves as Markdown, and a picture of each curve beside it.
 
-
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return "-"
-    return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
+    Raises:
+        InputError: if one of the files is there already.
+    """
+    groups = by_presence(rows)
+    pictures = {kind: f"{path.stem}_presence_{kind}.svg" for kind, group in groups.items() if series_of(group)}
+    files: dict[Path, str | bytes] = {path.with_name(name): svg_of(series_of(groups[kind]))
+                                      for kind, name in pictures.items()}  # fmt: skip
+    files[path] = markdown(rows, pictures)
+    there = [str(one) for one in files if one.exists()]
+    if there:
+        raise InputError(f"expected files that are not there yet, got {', '.join(there)}; give another name")
+    write_files(files)
+    return list(files)
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
