@@ -130,13 +130,9 @@ class CandidateSource:
     """
 
     def __init__(
-        self,
-        stage_one: StageOne,
-        *,
-        bank: MemoryBank | None = None,
-        size_limit: int | None = None,
+        self, stage_one: StageOne, *, bank: MemoryBank | None = None, size_limit: int | None = None,
         upright: bool = True,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._stage_one, self._bank, self._size_limit, self._upright = stage_one, bank, size_limit, upright
         choose_devices(stage_one.settings.device)  # an unknown one is refused also where no model will be needed
         self._root, self._use_index = index_root(stage_one.settings.index_dir), stage_one.settings.use_index
@@ -337,12 +333,8 @@ class CandidateSource:
 
     def _recalled(self, bank: MemoryBank) -> IndexSettings | None:
         """The settings that the recipe led to with the weights of a bank, if they are known for certain."""
-        weights = dict(bank.weights)
-        fitting = [
-            settings
-            for settings in recalled(self._root, self._stage_one.recipe)
-            if settings.facts.get("weights") == weights
-        ]
+        known, weights = recalled(self._root, self._stage_one.recipe), dict(bank.weights)
+        fitting = [settings for settings in known if settings.facts.get("weights") == weights]
         return fitting[0] if len(fitting) == 1 else None
 
     def _check_settings(self, settings: IndexSettings) -> None:

@@ -68,14 +68,25 @@ def test_folder_gives_what_the_benchmark_gives(tmp_path, monkeypatch):
     colour_folder(data)
     monkeypatch.setattr(accuracy, "load_preset", lambda name, device: presets.load_preset(COLOUR_PRESET, device))
     wanted = tmp_path / "benchmark.json"
-    command = ["--data", str(sets), "--shots", "1", "--seeds", "1,2", "--variants", "default", "--images", "5"]
+    command = [
+        "--data",
+        str(sets),
+        "--shots",
+        "1",
+        "--seeds",
+        "1,2",
+        "--variants",
+        "published,default",
+        "--images",
+        "5",
+    ]
     assert accuracy.main([*command, "--cache", str(tmp_path / "other"), "--json", str(wanted)]) == 0
     command = ["protocol", "run", "folder", "--data", str(data), "--out", str(tmp_path / "out"), "--limit", "5"]
-    for match in ("default", "paper"):
+    for match in ("default", "published"):
         assert main([*command, "--seed", "1", "2", "--match", match]) == 0
     results = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("folder_*.json")]
     (summary,) = json.loads(wanted.read_text()).values()
-    for match in ("default", "paper"):
+    for match in ("default", "published"):
         for metric in ("box_ap", "mask_ap", "mask_ap50"):
             values = [one["scores"]["coco"]["metrics"][metric] for one in results if one["match_name"] == match]
             assert len(values) == 2

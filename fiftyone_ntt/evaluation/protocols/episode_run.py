@@ -21,7 +21,7 @@ from fiftyone_ntt.evaluation.protocols.scorers import Scored
 from fiftyone_ntt.evaluation.protocols.shelf import Shelf
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.matcher import Matcher
-from fiftyone_ntt.method.results import Instances
+from fiftyone_ntt.method.results import IndexedImage, Instances
 from fiftyone_ntt.method.starting_threshold import starting_thresholds
 from fiftyone_ntt.params.base import Progress
 
@@ -88,8 +88,14 @@ class EpisodeWork:
         self._protocol, self._case, self._shelf, self._config, self._size = protocol, case, shelf, config, size
 
     def answer(
-        self, episodes: Sequence[Episode], source: CandidateSource, journal: Journal, progress: Progress
-    ) -> None:  # fmt: skip
+        self,
+        episodes: Sequence[Episode],
+        source: CandidateSource,
+        journal: Journal,
+        progress: Progress,
+        *,
+        whole: bool = False,
+    ) -> None:
         """Answers episodes and notes the overlaps; each query goes through stage one once, each support too."""
         supports = {one.number: self._supports(one) for one in episodes}
         for done, one in enumerate(episodes, start=1):
@@ -99,7 +105,7 @@ class EpisodeWork:
         for one in episodes:
             by_query.setdefault(one.query, []).append(one)
 
-        def finish(query: str, found: CompactImage) -> None:
+        def finish(query: str, found: CompactImage | IndexedImage) -> None:
             for one in by_query[query]:
                 bank = self._shelf.bank(supports[one.number], (self._name(one),))
                 instances = Matcher(bank, self._config).match(found)
@@ -107,7 +113,7 @@ class EpisodeWork:
                 journal.put(str(one.number), asdict(self._overlap(one, mask)))
 
         paths = ((query, str(self._protocol.paths(self._case.data, query)[0])) for query in by_query)
-        for done, outcome in enumerate(source.outcomes(paths, finish), start=1):
+        for done, outcome in enumerate(source.outcomes(paths, finish, whole=whole), start=1):
             if outcome.error is not None:
                 for one in by_query[outcome.key]:
                     journal.fail(str(one.number), describe_error(outcome.key, outcome.error))

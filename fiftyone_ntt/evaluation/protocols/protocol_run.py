@@ -32,6 +32,7 @@ from fiftyone_ntt.evaluation.protocols.scorers import Scored, scorer_of
 from fiftyone_ntt.evaluation.protocols.shelf import BoxMasks, Shelf
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.matcher import Matcher
+from fiftyone_ntt.method.results import IndexedImage
 from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.params.base import Progress, StageOneSettings
 from fiftyone_ntt.pixels.files import write_file
@@ -81,6 +82,11 @@ class Order:
             raise InputError(f"expected match to be one of {', '.join(MATCHES)}, got {self.match!r}")
         if not self.shots or any(shots < 1 for shots in self.shots) or (self.limit is not None and self.limit < 1):
             raise InputError(f"expected shots and limit of at least 1, got {self.shots} and {self.limit}")
+
+    @property
+    def whole(self) -> bool:
+        """Whether what the models gave is matched as it is: to the bit as published, and not from the cache."""
+        return self.match == "paper"
 
     def config(self, protocol: Protocol) -> MatchConfig:
         """Settings of stage two for a protocol."""
@@ -210,7 +216,7 @@ def _label(context: Context, targets: Targets, journals: Sequence[Journal], matc
     missing = [key for key in images if any(key not in journal.done for journal in journals)]
     started = time.perf_counter()
 
-    def finish(key: str, found: CompactImage) -> None:
+    def finish(key: str, found: CompactImage | IndexedImage) -> None:
         image = images[key]
         if found.candidates.frame.image_size != image.size:
             raise InputError(f"{image.path.name} is {found.candidates.frame.image_size}, its json says {image.size}")
@@ -221,7 +227,7 @@ def _label(context: Context, targets: Targets, journals: Sequence[Journal], matc
 
     try:
         samples = ((key, str(images[key].path)) for key in missing)
-        outcomes = context.source.outcomes(samples, finish, finishers=FINISHERS)
+        outcomes = context.source.outcomes(samples, finish, finishers=FINISHERS, whole=context.order.whole)
         for done, outcome in enumerate(outcomes, start=1):
             if outcome.error is not None:
                 for journal in journals:
@@ -286,7 +292,7 @@ def _run_episodes(context: Context, protocol: EpisodeProtocol, case: Case) -> Pa
     missing = [one for one in episodes if str(one.number) not in journal.done]
     started = time.perf_counter()
     try:
-        work.answer(missing, context.source, journal, context.progress)
+        work.answer(missing, context.source, journal, context.progress, whole=context.order.whole)
     finally:
         journal.spent(time.perf_counter() - started)
     scored = work.score(episodes, journal)
