@@ -201,8 +201,8 @@ class _Room:
             self._left, self._added = left - size, self._added + size
 
     def _note(self, used: int) -> None:
-        self._left, self._counted, self._added = self._limit - used, time.monotonic(), 0
-        self._enough = self._left * _PART_OF_ROOM
+        left = self._limit - used
+        self._left, self._counted, self._added, self._enough = left, time.monotonic(), 0, left * _PART_OF_ROOM
 
 
 def read_checked(path: Path, wanted: Signature) -> CompactImage:
