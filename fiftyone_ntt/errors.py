@@ -68,6 +68,7 @@ class DatabaseGoneError(NttError):
     """The database has not answered for minutes; what a run has saved is there, and it can be resumed."""
 
 
-def counted(number: int, singular: str, plural: str | None = None) -> str:
-    """``"1 image"``, ``"2 images"``: for forms, commands and reports alike."""
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+def counted(number: float, singular: str, plural: str | None = None) -> str:
+    """``"1 image"``, ``"2 images"``, ``"1.5 days"``: for forms, commands and reports alike."""
+    amount = f"{number:,g}" if isinstance(number, float) else f"{number:,}"
+    return f"{amount} {singular if number == 1 else plural or singular + 's'}"

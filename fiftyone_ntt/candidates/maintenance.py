@@ -199,7 +199,7 @@ def prune(
     images = sorted((file for file in files if file.image and file.path not in reasons), key=lambda file: file.used)
     if older_than is not None:
         before = time.time() - older_than * _DAY
-        reasons |= {file.path: f"not used for {older_than:g} days" for file in images if file.used < before}
+        reasons |= {file.path: f"not used for {counted(older_than, 'day')}" for file in images if file.used < before}
     if limit is not None:
         size = sum(file.bytes for file in files if file.path not in reasons)
         for file in images:

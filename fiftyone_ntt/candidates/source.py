@@ -40,10 +40,10 @@ _COARSE, _VERY_COARSE = 64, 200
 _FINEST = 128
 """Points along a side from which on the masks, of 256 pixels a side, are what limits how small an object can be."""
 _TOO_SMALL = (
-    "in {} images objects smaller than up to {} pixels can lie unseen between the prompt points: raise "
-    "points_per_side, or cut the images into parts"
+    "objects smaller than up to {} pixels can lie unseen between the prompt points: raise points_per_side, or cut the "
+    "images into parts"
 )
-_TOO_MANY = "in {} images the most labels that one may have are reached, there may be more: raise max_instances"
+_TOO_MANY = "the most labels that one may have are reached, there may be more: raise max_instances"
 _WHOLE = "{} of the candidate cache went through the models again, as MatchConfig.paper() needs all that they give"
 
 
@@ -307,7 +307,8 @@ class CandidateSource:
         if others:
             lines.append(f"{counted(len(others), 'image')} used in part, e.g. sample {others[0]}: {noted[others[0]]}")
         return lines + [
-            line.format(len(keys), self._smallest) + f", e.g. sample {keys[0]}" for line, keys in limited.items()
+            f"in {counted(len(keys), 'image')} {line.format(self._smallest)}, e.g. sample {keys[0]}"
+            for line, keys in limited.items()
         ]
 
     def _read(self, key: str, filepath: str, whole: bool) -> _Read:

@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fiftyone_ntt.demo import overlays
 from fiftyone_ntt.demo.data import DemoImage, load_images
 from fiftyone_ntt.demo.database import start_database
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.pixels.drawing import encode_png
 from fiftyone_ntt.pixels.files import write_file, write_problem
 from fiftyone_ntt.pixels.images import read_image
@@ -314,7 +314,9 @@ def _open_app(console: Console) -> None:
 
 def _tell(report: DemoReport, output: Path, console: Console, draw_results: DrawResults) -> None:
     console.print()
-    title = f"{report.report.done} images, labels above {SCORE_THRESHOLD:g}, against the outlines drawn by hand"
+    title = (
+        f"{counted(report.report.done, 'image')}, labels above {SCORE_THRESHOLD:g}, against the outlines drawn by hand"
+    )
     console.print(draw_results(report.results, title))
     steps = ", ".join(f"{name} {spent:.0f} s" for name, spent in report.seconds.items())
     console.print(f"Took {sum(report.seconds.values()):.0f} s: {steps}.", soft_wrap=True)

@@ -29,7 +29,7 @@ from fiftyone_ntt.dataset.fields import (
 from fiftyone_ntt.dataset.geometry import FAR_OUTSIDE, place_mask
 from fiftyone_ntt.dataset.labels import attribute_of, is_crowd, is_ignored
 from fiftyone_ntt.dataset.storage import raw_samples
-from fiftyone_ntt.errors import InputError, as_text
+from fiftyone_ntt.errors import InputError, as_text, counted
 from fiftyone_ntt.evaluation.coco import (
     Box,
     CocoScores,
@@ -190,7 +190,7 @@ def _class_names(view: SampleCollection, label_field: str, gt_field: str, classe
         raise InputError(f"expected samples to evaluate, got an empty view: {NO_IMAGES}")
     true_labels = _labels_of(view, gt_field)
     if not true_labels:
-        raise InputError(f"no ground truth: none of the {len(view)} samples has a label in {gt_field!r}")
+        raise InputError(f"no ground truth: {counted(len(view), 'sample')}, none with a label in {gt_field!r}")
     if isinstance(classes, str) or (classes is not None and (not classes or len(set(classes)) < len(classes))):
         raise InputError(f"expected a list of distinct class names, got {classes!r}")
     wanted = classes or provenance_of(view, label_field).get("classes")

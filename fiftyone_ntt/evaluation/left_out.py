@@ -26,7 +26,7 @@ from fiftyone_ntt.dataset.fields import (
     is_tagged,
     label_path,
 )
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.pixels.images import NO_CONTRAST, content_key, notes_at_a_glance, read_bytes
 from fiftyone_ntt.references.banks import bank_of_run, bank_summaries, contents_of, load_bank, seen_images
@@ -34,9 +34,9 @@ from fiftyone_ntt.runs.record import provenance_of
 
 _MOST_NAMES = 12
 _WORDS = {
-    "reference": "{} reference samples left out",
-    "learned": "{} samples left out whose labels were learned from: they are references by now",
-    "negative": "{} samples left out that are negatives of the references",
+    "reference": ("reference sample", "left out"),
+    "learned": ("sample", "left out whose labels were learned from: in effect references by now"),
+    "negative": ("sample", "left out, as negatives of the references"),
 }
 
 
@@ -83,7 +83,7 @@ class SeenImages:
             notes.append("the memory bank of this run is gone: images that it has seen are only known by their tags")
         inside = [sample_id for sample_id in view.values("id") if sample_id in self.kinds]
         counts = Counter(self.kinds[sample_id] for sample_id in inside)
-        notes += [words.format(counts[kind]) for kind, words in _WORDS.items() if counts[kind]]
+        notes += [f"{counted(counts[kind], what)} {why}" for kind, (what, why) in _WORDS.items() if counts[kind]]
         return _others(view, inside, notes)
 
     def without_copies(self, view: SampleCollection, notes: list[str]) -> SampleCollection:
@@ -98,7 +98,7 @@ class SeenImages:
         contents, unknown = self._all_contents(dataset_of(view))
         if unknown:
             notes.append(
-                f"copies of {unknown} images that the references come from cannot be told: they are not in this "
+                f"copies of {counted(unknown, 'image')} that the references come from cannot be told: not in this "
                 "dataset any more, and the memory bank, of an earlier version, does not know their content"
             )
         lengths = {key.partition("-")[0] for key in contents}
@@ -111,8 +111,8 @@ class SeenImages:
         if copies:
             copy, original = next(iter(copies.items()))
             notes.append(
-                f"{len(copies)} samples left out that are copies of reference images (files of the same content), e.g. "
-                f"sample {copy} of {original}"
+                f"{counted(len(copies), 'sample')} left out, as copies of reference images (files of the same "
+                f"content), e.g. sample {copy} of {original}"
             )
         return _others(view, list(copies), notes)
 
@@ -131,8 +131,7 @@ def _others(view: SampleCollection, left_out: list[str], notes: list[str]) -> Sa
         return view
     if len(left_out) == len(view):
         raise InputError(
-            f"all {len(view)} samples of the view are references ({'; '.join(notes)}); evaluate on others, or pass "
-            "include_references=True"
+            f"the view holds only references ({'; '.join(notes)}); evaluate on others, or pass include_references=True"
         )
     return view.exclude(left_out)
 
@@ -181,14 +180,14 @@ def class_notes(
     unknown = {name: count for name, count in truth.items() if name not in names}
     if unknown and asked is None:
         notes.append(
-            f"{sum(unknown.values())} objects of {len(unknown)} classes are not scored, since the run does not know "
-            f"them: {listed_counts(unknown)}"
+            f"{counted(sum(unknown.values()), 'object')} of {counted(len(unknown), 'class', 'classes')} not scored, "
+            f"as the run does not know: {listed_counts(unknown)}"
         )
     without = {name: predicted.get(name, 0) for name in names if name not in truth}
     if without:
         notes.append(
-            f"no ground truth here for {len(without)} of the {len(names)} classes, which are in no mean of AP: "
-            f"{listed_counts(without, ' labels')}"
+            f"no ground truth here for {len(without)} of {counted(len(names), 'class', 'classes')}, in no mean of AP: "
+            f"{listed_counts(without, 'label')}"
         )
     strange = {name: count for name, count in predicted.items() if name not in names}
     if strange and asked is None:
@@ -197,8 +196,9 @@ def class_notes(
 
 
 def listed_counts(counts: Mapping[str, int], unit: str = "") -> str:
-    """``"fig (3), nut (1)"``, the most frequent first."""
-    parts = [f"{name} ({count}{unit})" for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+    """``"fig (3), nut (1)"`` or, of a unit, ``"fig (3 labels), nut (1 label)"``, the most frequent first."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    parts = [f"{name} ({counted(count, unit) if unit else count})" for name, count in ordered]
     return ", ".join(parts[:_MOST_NAMES]) + (
         f" and {len(parts) - _MOST_NAMES} more" if len(parts) > _MOST_NAMES else ""
     )

@@ -58,11 +58,11 @@ def targets_of(collection: SampleCollection, field_name: str) -> dict[int, str]:
         targets = dict(enumerate(maps_info(dataset, field_name).get("classes") or [], start=1))
     if not targets:
         raise InputError(
-            f"expected mask targets for {field_name!r}, which say which value of a map is which class, got none; set "
+            f"expected mask targets for {field_name!r}, which say which value of a mask is which class, got none; set "
             f"dataset.mask_targets[{field_name!r}] = {{1: 'first class', ...}} and dataset.save()"
         )
     if not all(isinstance(value, int) for value in targets):
-        raise WrongTypeError(f"expected maps of values in {field_name!r}, got maps of colours; convert them first")
+        raise WrongTypeError(f"expected masks of values in {field_name!r}, got masks of colours; convert them first")
     return {int(value): str(name) for value, name in targets.items()}
 
 

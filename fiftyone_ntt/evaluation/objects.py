@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fiftyone_ntt.dataset.fields import REJECTED_TAG
+from fiftyone_ntt.errors import counted
 from fiftyone_ntt.evaluation.coco import MAX_DETECTIONS, GroundTruth, Prediction
 
 _MOST_LINES = 5
@@ -59,30 +60,32 @@ def remarks_on(objects: Objects, threshold: float) -> list[str]:
         remarks.append(f"no label has a score above {threshold:g}, so no class is claimed: lower score_threshold")
     if objects.unlabelled:
         remarks.append(
-            f"{objects.unlabelled} of {len(objects.sizes)} samples were never labelled in {label_field!r} (or failed); "
-            "their objects count as missed"
+            f"{objects.unlabelled} of {counted(len(objects.sizes), 'sample')} never labelled in {label_field!r} (or "
+            "failed): all objects there count as missed"
         )
     if objects.rejected:
-        remarks.append(f"{objects.rejected} rejected labels (tag {REJECTED_TAG}) left out")
+        remarks.append(f"{counted(objects.rejected, 'rejected label')} (tag {REJECTED_TAG}) left out")
     if objects.without_score:
-        remarks.append(f"{objects.without_score} labels carry no confidence and are taken as certain (1.0)")
+        remarks.append(f"{counted(objects.without_score, 'label')} with no confidence, taken as certain (1.0)")
     if objects.unusable:
         lines = [*list(objects.unusable.values())[:_MOST_LINES], *["..."] * (len(objects.unusable) > _MOST_LINES)]
-        remarks.append(f"{len(objects.unusable)} labels cannot be used and are left out: {'; '.join(lines)}")
+        remarks.append(f"{counted(len(objects.unusable), 'label')} left out that cannot be used: {'; '.join(lines)}")
     if objects.ignored:
         remarks.append(
-            f"{objects.ignored} ground-truth objects are marked ignore or difficult: labels on them count neither as "
-            "right nor as wrong"
+            f"{counted(objects.ignored, 'ground-truth object')} marked ignore or difficult: labels there count neither "
+            "as right nor as wrong"
         )
     crowded = Counter((item.image_id, item.label) for item in objects.predicted)
     many = {image_id for (image_id, _), count in crowded.items() if count > MAX_DETECTIONS}
     if many:
         remarks.append(
-            f"{len(many)} samples have more than {MAX_DETECTIONS} labels of one class: only the {MAX_DETECTIONS} best "
-            "of each count, as COCO has it"
+            f"{counted(len(many), 'sample')} with more than {MAX_DETECTIONS} labels of one class: only the "
+            f"{MAX_DETECTIONS} best of each count, as COCO has it"
         )
     for items, name in ((objects.truth, "ground truth"), (objects.predicted, "predicted")):
         bare = sum(item.rle is None for item in items)
         if 0 < bare < len(items):
-            remarks.append(f"{bare} of {len(items)} {name} objects have no mask; their filled box stands in for it")
+            remarks.append(
+                f"{bare} of {counted(len(items), f'{name} object')} without a mask: the filled box stands in for it"
+            )
     return remarks

@@ -13,6 +13,7 @@ import numpy as np
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.fields import dataset_of
+from fiftyone_ntt.errors import counted
 from fiftyone_ntt.evaluation.found import Found, Matches
 from fiftyone_ntt.runs.applied_thresholds import kept_of_run, parting
 from fiftyone_ntt.runs.record import provenance_of
@@ -57,9 +58,9 @@ class ReviewPoint:
         where = f"{low:.2f}" if high - low < 0.005 else f"{low:.2f} to {high:.2f}"
         found = self.all
         return (
-            f"above {_WORDS[self.basis]} ({where}): {found.right} of {found.labels} labels are right (precision "
-            f"{_share(found.precision)}), {found.right} of {found.objects} objects are found (recall "
-            f"{_share(found.recall)}), at IoU 0.5"
+            f"above {_WORDS[self.basis]} ({where}): right are {found.right} of {counted(found.labels, 'label')} "
+            f"(precision {_share(found.precision)}), found are {found.right} of {counted(found.objects, 'object')} "
+            f"(recall {_share(found.recall)}), at IoU 0.5"
         )
 
     def to_dict(self) -> dict[str, Any]:

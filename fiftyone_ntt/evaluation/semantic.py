@@ -24,7 +24,7 @@ from fiftyone_ntt.dataset.fields import (
 )
 from fiftyone_ntt.dataset.labels import is_from_run, is_right, left_out_mark
 from fiftyone_ntt.dataset.storage import patiently, raw_values, selections
-from fiftyone_ntt.errors import InputError, WrongTypeError, as_text
+from fiftyone_ntt.errors import InputError, WrongTypeError, as_text, counted
 from fiftyone_ntt.evaluation.map_documents import (
     Document,
     check_map_size,
@@ -76,20 +76,21 @@ class MapsReport:
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        text = f"{self.maps} segmentation masks of {len(self.classes)} classes written to {self.out_field!r}"
-        more = {
-            f"{self.unlabelled} samples have no labels in {self.label_field!r} to make a mask from": self.unlabelled,
-            f"{self.kept} masks that a person changed were kept (overwrite=True replaces them)": self.kept,
-            f"{self.boxes} labels have no mask; their filled box stands in for it": self.boxes,
-            f"{self.marked} labels marked as a crowd, as difficult or to be ignored are painted like others (evaluate "
-            "against the labels to leave their pixels out)": self.marked,
-            f"{len(self.errors)} samples have labels that cannot be used, or failed": len(self.errors),
-        }
+        masks, classes = counted(self.maps, "segmentation mask"), counted(len(self.classes), "class", "classes")
+        more = (
+            (self.unlabelled, "sample", f"without labels in {self.label_field!r} to make a mask from"),
+            (self.kept, "mask", "kept, as changed by a person (overwrite=True replaces them)"),
+            (self.boxes, "label", "without a mask: the filled box stands in for it"),
+            (self.marked, "label", "marked as a crowd, as difficult or to be ignored, painted like others (evaluate "
+             "against the labels to leave their pixels out)"),
+            (len(self.errors), "sample", "failed, or with labels that cannot be used"),
+        )  # fmt: skip
+        parts = [f"{counted(count, what)} {why}" for count, what, why in more if count]
         if self.maps and self.empty == self.maps:
-            more["all of them are background: no label counts; lower score_threshold, or choose other classes"] = 1
-        if not self.maps:
-            more["label images first, or choose a view that holds labelled ones"] = not (self.kept or self.errors)
-        return "; ".join([text, *(part for part, count in more.items() if count), *self.notes])
+            parts.append("all of them are background: no label counts; lower score_threshold, or choose other classes")
+        if not (self.maps or self.kept or self.errors):
+            parts.append("label images first, or choose a view that holds labelled ones")
+        return "; ".join([f"{masks} of {classes} written to {self.out_field!r}", *parts, *self.notes])
 
 
 def to_segmentation(
@@ -151,7 +152,7 @@ def to_segmentation(
         _write(dataset_of(view), report, {key: new for key, (changes, new) in painted.items() if changes})
         done += len(ids)
         if progress is not None:
-            progress(done, total, f"painted {done} of {total} maps")
+            progress(done, total, f"painted {done} of {counted(total, 'image')}")
     logger.info("%s", report)
     return report
 
@@ -181,20 +182,22 @@ def _check_out_field(view: SampleCollection, name: str, classes: list[str], over
             raise InputError(f"expected out_field to be a name of letters, digits and underscores, got {name!r}")
         return
     if not is_map_field(dataset, name):
-        raise WrongTypeError(f"field {name!r} exists and does not hold Segmentation maps; choose another out_field")
+        raise WrongTypeError(
+            f"field {name!r} exists and does not hold semantic segmentation masks; choose another out_field"
+        )
     maps, before = every_image(dataset).exists(name), maps_info(dataset, name).get("classes")
     count = len(maps)
     if not count or (before is not None and classes[: len(before)] == before):
         return
     if not overwrite:
         reason = "that something else wrote" if before is None else f"of the classes {before}, not {classes}"
-        raise InputError(f"field {name!r} holds {count} maps {reason}; {choices}")
+        raise InputError(f"field {name!r} holds {counted(count, 'mask')} {reason}; {choices}")
     others = count - sum(map(len, selections(maps, view.values("id"))))
     if others:
         meant = before or dataset.mask_targets.get(name) or "unknown"
         raise InputError(
-            f"field {name!r} holds {others} more maps in samples outside of this view, whose values mean {meant}; "
-            "choose another out_field, or make the maps of all of them anew"
+            f"field {name!r} holds {counted(others, 'more mask')} outside of this view, whose values mean {meant}; "
+            "choose another out_field, or rebuild the masks of all images"
         )
 
 
@@ -323,4 +326,4 @@ def _write(dataset: fo.Dataset, report: MapsReport, maps: dict[str, Document | N
                 patiently(save, {sample_id: document})
             except ValueError as error:
                 report.maps -= document is not None
-                report.errors[sample_id] = f"the database refuses to save the map: {error}"
+                report.errors[sample_id] = f"the database refuses to save the mask: {error}"

@@ -112,8 +112,8 @@ def evaluate_maps(
     """
     if score_threshold is not None and is_map_field(samples, label_field):
         raise InputError(
-            f"expected no score_threshold for the maps in {label_field!r}, which have no scores; give it to "
-            "to_segmentation, or evaluate the labels that the maps were made from"
+            f"expected no score_threshold for the masks in {label_field!r}, which have no scores; give it to "
+            "to_segmentation, or evaluate the labels that the masks were made from"
         )
     if not (is_map_field(samples, gt_field) and is_map_field(samples, label_field)):
         samples = with_sizes(samples, notes)
@@ -126,11 +126,11 @@ def evaluate_maps(
         size = (int(height), int(width)) if height and width else None
         _compare(str(sample_id), size, documents, (truth, predicted), counts)
         if progress is not None:
-            progress(done, total, f"comparing maps ({done} of {total})")
+            progress(done, total, f"comparing masks ({done} of {total})")
     if not counts.images:
         if counts.error is not None:  # what is wrong with the first one may be wrong with all of them
             raise counts.error
-        raise InputError(f"no ground truth: none of the {total} samples has a map in {gt_field!r}")
+        raise InputError(f"no ground truth: {counted(total, 'sample')}, none with a mask in {gt_field!r}")
     notes += _class_notes(samples, label_field, gt_field, classes, counts, asked)
     return _results(counts, classes, label_field, gt_field, notes)
 
@@ -245,7 +245,8 @@ def _remarks(counts: _Counts, scores: SemanticScores, label_field: str, gt_field
     remarks = []
     if counts.unusable:
         lines = [*list(counts.unusable.values())[:_MOST_LINES], *["..."] * (len(counts.unusable) > _MOST_LINES)]
-        remarks.append(f"{len(counts.unusable)} maps or labels cannot be used and are left out: {'; '.join(lines)}")
+        unusable = counted(len(counts.unusable), "mask or label", "masks or labels")
+        remarks.append(f"{unusable} left out that cannot be used: {'; '.join(lines)}")
     if scores.nowhere:
         remarks.append(
             f"{', '.join(map(as_text, scores.nowhere))}: no pixel in ground truth or predictions; in no mean, neither "
@@ -253,13 +254,13 @@ def _remarks(counts: _Counts, scores: SemanticScores, label_field: str, gt_field
         )
     if counts.unlabelled:
         remarks.append(
-            f"{counts.unlabelled} of {len(counts.images)} samples have nothing in {label_field!r}; all of them counts "
-            "as background, their objects as missed"
+            f"{counts.unlabelled} of {counted(len(counts.images), 'sample')} with nothing in {label_field!r}: all of "
+            "it counts as background, all objects there as missed"
         )
     if counts.without_truth:
-        remarks.append(f"{counts.without_truth} samples without a map in {gt_field!r} left out")
+        remarks.append(f"{counted(counts.without_truth, 'sample')} without a mask in {gt_field!r} left out")
     if counts.resized:
-        remarks.append(f"{counts.resized} maps were brought to the size of the ground truth (nearest pixel)")
+        remarks.append(f"{counted(counts.resized, 'mask')} brought to the size of the ground truth (nearest pixel)")
     if counts.void:
         share = f"{counts.void / max(counts.void + scores.pixels, 1):.1%} of the pixels"
         remarks.append(
@@ -303,6 +304,6 @@ def shared_targets(
         if ours == theirs:
             return ours
     raise InputError(
-        f"an eval_key needs maps with the same mask targets in {label_field!r} and {gt_field!r}; leave it out, or make "
-        "both with to_segmentation and the same classes"
+        f"an eval_key needs masks with the same mask targets in {label_field!r} and {gt_field!r}; leave it out, or "
+        "make both with to_segmentation and the same classes"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from fiftyone_ntt.errors import counted
 from fiftyone_ntt.evaluation.coco import PresenceScores, Scores
 from fiftyone_ntt.evaluation.review_point import ReviewPoint
 from fiftyone_ntt.pixels.semantic_maps import SemanticScores
@@ -136,11 +137,13 @@ class EvaluationResults:
         if self.semantic is not None:
             mean, wider = _shown(self.semantic.miou), _shown(self.semantic.miou_with_background)
             background = _shown(self.semantic.background)
-            return [f"{self.images} images; mIoU {mean}, with background {wider} (background alone {background})"]
+            return [
+                f"{counted(self.images, 'image')}; mIoU {mean}, with background {wider} (background alone {background})"
+            ]
         best = self.presence
         return [
             *([] if self.review is None else [str(self.review)]),
-            f"{self.images} images; AP75: box {_shown(self.box.ap75)}, mask {_shown(self.mask.ap75)}; "
+            f"{counted(self.images, 'image')}; AP75: box {_shown(self.box.ap75)}, mask {_shown(self.mask.ap75)}; "
             f"AR100: box {_shown(self.box.ar100)}, mask {_shown(self.mask.ar100)}",
             f"in image: a label above {best.threshold:g} claims its class; the best threshold, "
             f"{_shown(best.best_threshold)}, would give F1 {_shown(best.best_f1)}",

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.errors import InputError, WrongTypeError, counted
 from fiftyone_ntt.method.config import MatchConfig, checked_config
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.merging import CandidateMasks, soft_merge, suppress
@@ -264,6 +264,7 @@ def _checked(prototypes: Tensor) -> Tensor:
 def _check_shapes(candidates: CandidateSet, vectors: Tensor, prototypes: Tensor) -> None:
     if vectors.shape != (len(candidates), prototypes.shape[1]):
         raise InputError(
-            f"expected one vector of {prototypes.shape[1]} channels for each of the {len(candidates)} "
-            f"candidates, got {list(vectors.shape)}; were bank and candidates made with the same preset?"
+            f"expected one vector of {prototypes.shape[1]} channels for each of "
+            f"{counted(len(candidates), 'candidate')}, got {list(vectors.shape)}; were bank and candidates made with "
+            "the same preset?"
         )

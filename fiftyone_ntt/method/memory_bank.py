@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from fiftyone_ntt.errors import BadReferenceError, InputError, PresetMismatchError, WrongTypeError
+from fiftyone_ntt.errors import BadReferenceError, InputError, PresetMismatchError, WrongTypeError, counted
 from fiftyone_ntt.pixels.files import check_sizes, read_file, write_files, write_problem
 
 FORMAT_VERSION = 1
@@ -178,7 +178,7 @@ class MemoryBank:
         if len(set(self.classes)) < len(self.classes):
             raise InputError("expected distinct class names, got one of them twice")
         if self.negatives is not None and len(self.negatives.ids) != len(self.negatives):
-            raise InputError(f"expected an id for each of {len(self.negatives)} negatives, got none")
+            raise InputError(f"expected an id for each of {counted(len(self.negatives), 'negative')}, got none")
         if self.negatives is not None and (strange := {*self.negatives.labels} - {*self.classes, None}):
             raise InputError(f"expected negatives of the classes of the bank, got some of {sorted(map(str, strange))}")
         missing = [name for name, count in self.shots.items() if not count]

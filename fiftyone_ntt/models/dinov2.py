@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fiftyone_ntt.errors import InputError, MissingWeightsError, WeightsMismatchError
+from fiftyone_ntt.errors import InputError, MissingWeightsError, WeightsMismatchError, counted
 from fiftyone_ntt.models.devices import Compiled, Precision, autocast
 from fiftyone_ntt.models.specs import hub_reachable, sha256_of
 from fiftyone_ntt.pixels.files import read_file
@@ -171,7 +171,7 @@ def load_model(folder: Path) -> Any:
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise WeightsMismatchError(
-            f"{folder} lacks {len(report['missing_keys'])} weights of its model, among them {missing}; "
+            f"{folder} lacks {counted(len(report['missing_keys']), 'weight')} of its model, among them {missing}; "
             "fetch the files again"
         )
     return model.float().eval()

@@ -30,7 +30,7 @@ class BuildBankParams(Params):
         "ground_truth",
         label="Reference labels",
         help="field with the labels to learn from: detections (masks, or just boxes), keypoints, polylines, "
-        "segmentation maps",
+        "semantic segmentation masks",
     )
     classes: tuple[str, ...] | None = param(
         None, label="Classes", help="the classes wanted, in this order; every label found where left empty"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, counted
 
 _MOST_BYTES = 1 << 31
 _MOST_INFLATION = 1032
@@ -263,7 +263,7 @@ def _three_channels(values: NDArray[Any], shows: int, extra: tuple[int, ...], no
     alone = channels == 1 or (channels == 2 and extra in ((1,), (2,)))  # grey, or grey and its opacity
     if not alone and not (coloured and channels <= 4):
         names = "the first three are used as red, green and blue" if channels > 2 else "the first is used"
-        notes.append(f"the file has {channels} channels, {names}")
+        notes.append(f"the file has {counted(channels, 'channel')}, {names}")
     return values[..., :3] if channels > 2 else values[..., 0]
 
 

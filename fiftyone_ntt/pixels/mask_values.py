@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, counted
 
 _NEARLY = 24
 """Of 255: colours that differ by no more are the same one, more or less bright (JPEG, smooth edges)."""
@@ -49,7 +49,8 @@ def flags_of(mask: NDArray[Any]) -> NDArray[np.bool_]:
         return np.asarray(values >= full / 2)
     some = ", ".join(f"{value:g}" for value in levels[:6].tolist()) + (", ..." if len(levels) > 6 else "")
     raise InputError(
-        f"expected a mask of two values, shares of 0 to 1, or greys, got {len(levels)} values: {some}; {_ADVICE}"
+        f"expected a mask of two values, shares of 0 to 1, or greys, got {counted(len(levels), 'value')}: {some}; "
+        f"{_ADVICE}"
     )
 
 
@@ -87,7 +88,7 @@ def _brightness(colours: NDArray[Any]) -> NDArray[Any]:
     expected = bright[..., None].astype(np.float32) * (colour / most)
     if np.abs(expected - colours).max() > scale * _NEARLY / 255:
         count = len(np.unique(colours.reshape(-1, colours.shape[2]), axis=0))
-        raise InputError(f"expected a mask of one colour, got {count} colours; {_ADVICE}")
+        raise InputError(f"expected a mask of one colour, got {counted(count, 'colour')}; {_ADVICE}")
     return bright
 
 

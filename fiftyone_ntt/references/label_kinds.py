@@ -20,7 +20,7 @@ from scipy import ndimage
 from fiftyone_ntt.dataset.documents import Document, SampleDocument, label_of, single_documents
 from fiftyone_ntt.dataset.fields import NEGATIVE_TAG
 from fiftyone_ntt.dataset.geometry import box_in_pixels, full_mask, points_in_pixels, read_map, stretched
-from fiftyone_ntt.errors import BadReferenceError, InputError, WrongTypeError, as_text
+from fiftyone_ntt.errors import BadReferenceError, InputError, WrongTypeError, as_text, counted
 from fiftyone_ntt.method.options.prompts import Prompt
 from fiftyone_ntt.pixels.drawing import fill_polygon
 
@@ -111,8 +111,8 @@ def _of_keypoint(label: fo.Keypoint, size: Size) -> LabelledObject:
     placed = np.isfinite(points).all(axis=1)
     if not (placed & on_object).any():
         raise InputError(
-            f"expected a point on the object, got {len(points)} points, of which {int((~placed).sum())} are missing "
-            f"(NaN) and {int((placed & ~on_object).sum())} marked as beside it"
+            f"expected a point on the object, got {counted(len(points), 'point')}: {int((~placed).sum())} missing "
+            f"(NaN), {int((placed & ~on_object).sum())} marked as beside it"
         )
     prompt = Prompt(points[placed], on_object[placed])
     return LabelledObject(label.label, label.id, "point", points=prompt, negative=_marked(label))
@@ -126,8 +126,8 @@ def _marks(label: fo.Keypoint, count: int) -> NDArray[np.bool_]:
     allowed = (*_ON_OBJECT, *_BESIDE_OBJECT)
     if isinstance(marks, str) or len(marks) != count or any(mark not in allowed for mark in marks):
         raise InputError(
-            f"expected {POINT_LABELS!r} to hold 1 (on the object) or 0 (beside it) for each of the {count} points, "
-            f"got {marks!r}"
+            f"expected {POINT_LABELS!r} to hold 1 (on the object) or 0 (beside it) for each of "
+            f"{counted(count, 'point')}, got {marks!r}"
         )
     return np.array([mark in _ON_OBJECT for mark in marks], bool)
 
@@ -172,8 +172,9 @@ class ClassValues:
                     yield value, self.names[value]
             elif value != 0 and self.strict:
                 raise InputError(
-                    f"value {value} of the segmentation map has no name; name it in dataset.mask_targets[field] or "
-                    f"dataset.default_mask_targets (known: {dict(self.names) or 'none'}), or give the classes you want"
+                    f"value {value} of the semantic segmentation mask has no name; name it in "
+                    "dataset.mask_targets[field] or dataset.default_mask_targets (known: "
+                    f"{dict(self.names) or 'none'}), or give the classes you want"
                 )
 
 
@@ -183,7 +184,7 @@ def class_values(collection: SampleCollection, field_name: str, *, strict: bool 
     if any(not isinstance(value, int) for value in targets):
         raise InputError(
             f"expected the mask targets of {field_name!r} to name whole numbers, got colours; references need "
-            "segmentation maps with one number a class"
+            "semantic segmentation masks with one number a class"
         )
     return ClassValues({int(value): str(name) for value, name in targets.items()}, strict)
 

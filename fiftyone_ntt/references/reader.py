@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fiftyone_ntt.dataset.documents import Document, SampleDocument, sample_documents, single_documents
 from fiftyone_ntt.dataset.fields import NEGATIVE_TAG, check_reference_field, image_samples, is_map_field, label_path
 from fiftyone_ntt.dataset.labels import CROWD, IGNORED, is_example, left_out_mark
-from fiftyone_ntt.errors import BadReferenceError, InputError, as_text
+from fiftyone_ntt.errors import BadReferenceError, InputError, as_text, counted
 from fiftyone_ntt.pixels.images import content_key, decode_image, read_bytes
 from fiftyone_ntt.references.label_kinds import (
     POINT_LABELS,
@@ -266,8 +266,8 @@ class ReferenceReader:
                 )
             if not present:
                 raise BadReferenceError(
-                    f"the {len(self.references)} reference samples have no labels with a class name in {fields} that "
-                    "can be an example (regions of a crowd, difficult and ignored labels are none); give each "
+                    f"{counted(len(self.references), 'reference sample')}, and no label with a class name in {fields} "
+                    "that can be an example (regions of a crowd, difficult and ignored labels are none); give each "
                     "reference the name of its class"
                 )
             return sorted(present)

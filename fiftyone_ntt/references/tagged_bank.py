@@ -25,7 +25,7 @@ from fiftyone_ntt.dataset.fields import (
     root_dataset_of,
 )
 from fiftyone_ntt.dataset.storage import database_collection
-from fiftyone_ntt.errors import InputError, WrongTypeError, as_text
+from fiftyone_ntt.errors import InputError, WrongTypeError, as_text, counted
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.params.base import DEFAULT_BANK_NAME, StageOneSettings
 from fiftyone_ntt.params.references import MADE_FIELD
@@ -90,7 +90,7 @@ class BankPlan:
             or "see their maps"
         )
         more = len(self.shots) - _NAMED
-        shown += f" and {more} more class{'es' * (more > 1)}" if more > 0 else ""
+        shown += f" and {counted(more, 'more class', 'more classes')}" if more > 0 else ""
         how = f"memory bank {self.name!r}" if self.fresh else "their memory bank is built first"
         return f"References: {shown} ({how})."
 

@@ -31,7 +31,7 @@ from fiftyone_ntt.dataset.fields import (
 )
 from fiftyone_ntt.dataset.labels import is_example
 from fiftyone_ntt.dataset.schema import index_tags
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, counted
 
 NO_REFERENCES = (
     "there are no references here yet: select images (or single labels) that show what you want, and press 'NTT: Use "
@@ -44,7 +44,7 @@ NOTHING_SELECTED = (
 
 
 NO_CLASS = "(no class)"
-MAPS = "(segmentation maps)"
+MAPS = "(semantic segmentation masks)"
 """What stands for the classes in semantic segmentation masks: to tell them, every one would have to be read."""
 
 
@@ -70,17 +70,17 @@ class ReferenceChange:
         parts = [(self.samples, "image"), (self.labels, "label")]
         if not (self.samples or self.labels):
             return "nothing was there to tag: " + NO_IMAGES if self.added else "no reference was there to untag"
-        what = " and ".join(f"{count} {name}{'' if count == 1 else 's'}" for count, name in parts if count)
+        what = " and ".join(counted(count, name) for count, name in parts if count)
         single = self.samples + self.labels == 1
         text = f"{what} {'is a reference' if single else 'are references'} now" if self.added else (
             f"{what} {'is' if single else 'are'} no reference any more"
         )  # fmt: skip
         if self.added and self.unlabelled:
-            it = "it has" if self.unlabelled == 1 == self.samples else f"{self.unlabelled} of them have"
-            text += f", but {it} no labels yet: draw a box or a mask around each object first"
+            it = "it has no" if self.unlabelled == 1 == self.samples else f"{self.unlabelled} of them without"
+            text += f", but {it} labels yet: draw a box or a mask around each object first"
         if self.added and self.left_out:
-            count = "1 label is" if self.left_out == 1 else f"{self.left_out} labels are"
-            text += f"; {count} left out, as marked for a crowd, difficult or to be ignored"
+            labels = counted(self.left_out, "label is", "labels are")
+            text += f"; {labels} left out, as marked for a crowd, difficult or to be ignored"
         return text
 
 
@@ -331,7 +331,7 @@ def tagged_references(target: SampleCollection, tag: str, label_field: str | Seq
     if references is not None:
         return references
     raise InputError(
-        f"none of the {len(target)} samples is tagged {tag!r}: tag your references, or clear 'reference_tag' to use "
+        f"{counted(len(target), 'sample')}, none tagged {tag!r}: tag your references, or clear 'reference_tag' to use "
         "every sample of the target (select the references first)"
     )
 

@@ -104,7 +104,8 @@ def advise_references(
     advice.classes = dict(zip(memory_bank.classes, needs, strict=True))
     if run is not None and suggest:
         advice.suggestions = _suggestions(run, samples, memory_bank, lessons, suggest, advice, progress)
-    logger.info("advice on %d references, %d suggestions", len(advice.references), len(advice.suggestions))
+    of, told = counted(len(advice.references), "reference"), counted(len(advice.suggestions), "suggestion")
+    logger.info("advice on %s, %s", of, told)
     return advice
 
 
@@ -250,7 +251,7 @@ def _suggestions(
             wanted = [label for label in labels[sample_id] if str(label.get("_id")) in by_sample[sample_id]]
             read += lessons_of(sample_id, wanted, content)
         if progress is not None:
-            progress(len(read), len(doubts), f"looked at {len(read)} of {len(doubts)} labels")
+            progress(len(read), len(doubts), f"looked at {len(read)} of {counted(len(doubts), 'label')}")
     if not read:
         return []
     good = [lesson.vector for lesson in lessons if lesson.kind != "rejected"]

@@ -174,8 +174,8 @@ class Advice:
         lines += [f"More references would help: {', '.join(needy)}."] if needy else []
         if self.suggestions:
             lines.append(
-                f"Label next: {len(self.suggestions)} objects that your references are unsure of and that stand for "
-                "many others."
+                f"Label next: {counted(len(self.suggestions), 'object')} that your references leave unsure and that "
+                "would tell about many others."
             )
         return "\n".join([*lines, *self.notes])
 

@@ -377,7 +377,8 @@ def _notes(view: SampleCollection, chosen: SampleCollection, label_field: str, o
         return []
     undecided = ~is_tagged(sorted(DECIDED_TAGS)) & F("predicted_iou").exists()
     partly = sum(len(images.filter_labels(label_field, undecided)) for images in selections(view, chosen.values("id")))
-    return [f"{partly} of the images also hold labels that nobody has decided on: not written"] if partly else []
+    also_hold = counted(partly, "image also holds", "images also hold")
+    return [f"{also_hold} labels that nobody has decided on: not written"] if partly else []
 
 
 def _how_to_load(folder: Path, job: _Job, root: str) -> str:

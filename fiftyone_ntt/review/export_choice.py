@@ -21,7 +21,7 @@ from fiftyone_ntt.dataset.fields import (
 )
 from fiftyone_ntt.dataset.labels import is_edited
 from fiftyone_ntt.dataset.storage import raw_values
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.runs.record import provenance_of, run_of_field
 
 _CHUNK = 100
@@ -95,12 +95,10 @@ def why_nothing(view: SampleCollection, label_field: str, only: str) -> str:
     if not len(view):
         return NO_IMAGES
     if not count:
-        return f"none of the {len(view)} samples has labels in {label_field!r}; label them first"
+        return f"{counted(len(view), 'sample')}, none with labels in {label_field!r}; label them first"
     if only == "accepted":
-        return (
-            f"none of the {count} labels in {label_field!r} has been accepted; accept some, or export all (only='all')"
-        )
+        return f"{counted(count, 'label')} in {label_field!r}, none accepted; accept some, or export all (only='all')"
     return (
-        f"all {count} labels in {label_field!r} were rejected, have another class, or too low a score; "
-        "lower score_threshold, or choose other classes"
+        f"{counted(count, 'label')} in {label_field!r}: rejected, of another class, or of too low a score; lower "
+        "score_threshold, or choose other classes"
     )

@@ -20,7 +20,7 @@ import yaml
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.pixels.files import naming, write_file, write_problem
 from fiftyone_ntt.pixels.mask_codes import encode_crop
 from fiftyone_ntt.pixels.polygons import Points, one_polygon, polygons_of, rings_of
@@ -87,11 +87,11 @@ class Loss:
         lines = []
         if self.labels:
             lines.append(
-                f"{self.labels} of {labels} labels lost something as polygons: {self.pixels} pixels differ in all, "
-                f"least IoU {self.least_iou:.3f}"
+                f"{self.labels} of {counted(labels, 'label')} lost something as polygons: "
+                f"{counted(self.pixels, 'pixel')} in all, least IoU {self.least_iou:.3f}"
             )
         if self.crowds:
-            lines.append(f"{self.crowds} crowd regions left out: YOLO has no crowds")
+            lines.append(f"{counted(self.crowds, 'crowd region')} left out: YOLO has no crowds")
         return lines
 
 

@@ -28,7 +28,7 @@ from fiftyone_ntt.dataset.documents import label_of
 from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, REJECTED_TAG, label_root
 from fiftyone_ntt.dataset.labels import Document, is_from_run
 from fiftyone_ntt.dataset.storage import database_collection, raw_values, shows_whole_lists, store
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.runs.record import status_field
 
 logger = logging.getLogger(__name__)
@@ -175,8 +175,8 @@ def _restore(dataset: fo.Dataset, sample_id: str, field: str, facts: dict[str, A
     if not lost and not undecided:
         return 0
     logger.info(
-        "sample %s: the editor dropped %d labels, and decisions on %d, in %r; they are put back",
-        sample_id, len(lost), len(undecided), field,
+        "sample %s: the editor dropped %s, and decisions on %d, in %r; they are put back",
+        sample_id, counted(len(lost), "label"), len(undecided), field,
     )  # fmt: skip
     for key in lost:
         # Accepted or rejected meanwhile: that was on purpose.

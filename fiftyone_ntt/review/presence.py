@@ -21,6 +21,7 @@ from fiftyone_ntt.dataset.fields import (
     with_all_fields,
 )
 from fiftyone_ntt.dataset.storage import patiently
+from fiftyone_ntt.errors import counted
 from fiftyone_ntt.params.review import JudgePresenceParams
 from fiftyone_ntt.review.label_table import table_of
 from fiftyone_ntt.review.presence_fit import Bools, Pairs
@@ -63,7 +64,7 @@ class PresenceReport:
         ]
 
     def __str__(self) -> str:
-        text = f"Judged {self.images} images from the labels in {self.label_field!r}"
+        text = f"Image-level labels for {counted(self.images, 'image')}, from the labels in {self.label_field!r}"
         text += f" ({self.left_out} left out)" if self.left_out else ""
         if not self.images:
             reason = "references, images that failed, or not of this run" if self.left_out else "the view holds none"

@@ -18,7 +18,7 @@ import fiftyone as fo
 from fiftyone_ntt.dataset.fields import check_name, every_image, is_detections_field
 from fiftyone_ntt.dataset.schema import declare_status
 from fiftyone_ntt.dataset.storage import database_collection, refresh, store
-from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.errors import InputError, WrongTypeError, counted
 from fiftyone_ntt.runs.presence_fields import forget_presence, presence_field_names
 from fiftyone_ntt.runs.record import (
     COMPLETED,
@@ -39,7 +39,7 @@ from fiftyone_ntt.runs.workers import DONE, live_workers
 logger = logging.getLogger(__name__)
 
 LEARNED_STORE = "ntt_learn"
-"""Where the outcome of the last learning on each label field is kept, see ``keep_outcome``."""
+"""Where the outcome of the last learning on each label field is kept, see ``last_outcome``."""
 
 
 def mend_runs(dataset: fo.Dataset) -> dict[str, dict[str, Any]]:
@@ -114,7 +114,7 @@ def mask_paths(dataset: fo.Dataset, label_field: str) -> set[str]:
 
 def said_of_lost(lost: int, label_field: str) -> list[str]:
     """What a report says of samples that had to be labelled again."""
-    text = f"{lost} samples had been labelled before, and their labels were gone from {label_field!r}"
+    text = f"{counted(lost, 'sample')} labelled before, whose labels were gone from {label_field!r}"
     return [text] if lost else []
 
 

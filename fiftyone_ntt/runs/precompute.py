@@ -149,7 +149,7 @@ def _run(view: SampleCollection, source: CandidateSource, report: IndexReport, p
                 report.failed += 1
                 report.errors[outcome.key] = error
             if progress is not None:
-                progress(done, len(samples), f"{done} of {len(samples)} images, {report.failed} failed")
+                progress(done, len(samples), f"{done} of {counted(len(samples), 'image')}, {report.failed} failed")
 
 
 def _nothing_more(key: str, content: CompactImage) -> None:

@@ -85,7 +85,7 @@ def test_masks_come_back_from_yolo(dataset, tmp_path, name):
     mask = drawn > 0
     assert (mask & MASKS[name]).sum() / (mask | MASKS[name]).sum() >= LEAST_IN_YOLO.get(name, 1.0)
     assert bool(report.notes) == (name in LEAST_IN_YOLO)
-    assert all("1 of 1 labels" in note for note in report.notes)
+    assert all("1 of 1 label " in note for note in report.notes)
 
 
 PATHS = {

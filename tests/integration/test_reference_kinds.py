@@ -121,7 +121,7 @@ def test_every_part_of_a_class_in_a_map_is_an_instance():
         (line((50, 40), (20, 20)), "outside the image"),
         (fo.Polyline(label="fig", points=[]), "line of points"),
         (fo.Segmentation(mask=np.ones((3, 4, 3), np.uint8)), "number.*pixel"),
-        (fo.Segmentation(mask=np.full((3, 4), 7, np.uint8)), "value 7.*segmentation map.*name"),
+        (fo.Segmentation(mask=np.full((3, 4), 7, np.uint8)), "value 7.*segmentation mask.*name"),
         (fo.Segmentation(mask_path="/nowhere.png"), "cannot be read"),
     ],
 )

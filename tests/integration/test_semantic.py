@@ -130,7 +130,7 @@ def test_a_map_that_a_person_changed_stays_unless_asked(labelled):
     ("options", "error", "text"),
     [
         ({"out_field": "drawn"}, InputError, "out_field"),
-        ({"out_field": "ntt"}, WrongTypeError, "Segmentation maps"),
+        ({"out_field": "ntt"}, WrongTypeError, "semantic segmentation masks"),
         ({"out_field": "a b"}, InputError, "letters.*underscores"),
         ({"label_field": "none"}, InputError, "field 'none'"),
         ({"only": "good"}, InputError, "all, accepted"),
@@ -151,7 +151,7 @@ def test_mask_values_keep_the_meaning_that_other_maps_rely_on(labelled):
     ntt.to_segmentation(labelled)
     with pytest.raises(InputError, match=r"\['bolt', 'nut', 'washer'\].*\['nut'\]"):
         ntt.to_segmentation(labelled, classes=["nut"])
-    with pytest.raises(InputError, match="1 more maps.*view"):
+    with pytest.raises(InputError, match="1 more mask.*view"):
         ntt.to_segmentation(labelled.limit(1), classes=["nut"], overwrite=True)
     ntt.to_segmentation(labelled, classes=["nut"], overwrite=True)
     assert set(np.unique(map_of(labelled))) == {0, 1}
@@ -241,7 +241,7 @@ def test_missing_maps_void_pixels_sizes_and_references(labelled, tmp_path):
     labelled.save()
     results = ntt.evaluate(labelled, "ntt_semantic", "gt")
     notes = " | ".join(results.notes)
-    assert results.images == 2 and "1 samples without a map in 'gt'" in notes
+    assert results.images == 2 and "1 sample without a mask in 'gt'" in notes
     assert "1 of 2 samples" in notes and "mask target" in notes
     bolts = 200 / (200 + 400)  # all of the first image's, none of the second's 20 x 20
     assert results.semantic.per_class == {"bolt": pytest.approx(bolts), "nut": 1.0}

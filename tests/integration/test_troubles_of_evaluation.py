@@ -63,8 +63,8 @@ def test_copies_of_references_are_left_out_by_content(pictures, tmp_path, capsys
     predict(pictures)
     results = ntt.evaluate(pictures, "ntt", "truth")
     assert results.images == 3
-    assert any("1 reference samples left out" in note for note in results.notes)
-    assert any("1 samples left out that are copies" in note for note in results.notes)
+    assert any("1 reference sample left out" in note for note in results.notes)
+    assert any("1 sample left out, as copies of reference images" in note for note in results.notes)
     assert ntt.evaluate(pictures, "ntt", "truth", include_references=True).images == 5
     assert main(["evaluate", pictures.name, "--gt-field", "truth"]) == 0
     assert "copies of reference images" in capsys.readouterr().out
@@ -106,8 +106,8 @@ def test_learned_and_negative_images_are_left_out(pictures):
     predict(pictures)
     results = ntt.evaluate(pictures, "ntt", "truth")
     notes = " | ".join(results.notes)
-    assert results.images == 1 and "1 reference samples" in notes
-    assert "1 samples left out whose labels were learned from" in notes and "1 samples left out that are neg" in notes
+    assert results.images == 1 and "1 reference sample" in notes
+    assert "1 sample left out whose labels were learned from" in notes and "1 sample left out, as negatives" in notes
     with pytest.raises(InputError, match="all 2 samples .*learned"):
         ntt.evaluate(pictures.limit(2), "ntt", "truth")
 
@@ -196,7 +196,7 @@ def test_classes_of_one_side_only_are_named_with_counts(pictures, capsys):
     sample.truth.detections += [fo.Detection(label=name, bounding_box=[0, 0, 0.1, 0.1]) for name in ("tree", "tree")]
     sample.save()
     notes = " | ".join(ntt.evaluate(pictures, "ntt", "truth").notes)
-    assert "2 objects of 1 classes are not scored" in notes and "tree (2)" in notes and "fig (0 labels)" in notes
+    assert "2 objects of 1 class not scored" in notes and "tree (2)" in notes and "fig (0 labels)" in notes
     assert main(["evaluate", pictures.name, "--gt-field", "truth"]) == 0
     assert "tree (2)" in capsys.readouterr().out
     asked = " | ".join(ntt.evaluate(pictures, "ntt", "truth", classes=["square"]).notes)

@@ -185,7 +185,7 @@ def test_runs_say_what_became_of_their_labels(labelled):
     set_to_none(dataset)
     (listed,) = ntt.list_runs(dataset)
     assert (listed["state"], listed["counts"]["left"], listed["counts"]["ok"]) == ("interrupted", 1, IMAGES - 1)
-    assert listed["note"].startswith("1 images have lost their labels")
+    assert listed["note"].startswith("1 image has lost its labels")
     dataset.delete_sample_field("found")
     (listed,) = ntt.list_runs(dataset)
     assert (listed["state"], listed["counts"]["left"], listed["counts"]["ok"]) == ("interrupted", IMAGES, 0)

@@ -298,7 +298,7 @@ def test_a_map_that_is_none_costs_one_image(dataset, tmp_path, patience, side):
     results = ntt.evaluate(dataset, "pred", "gt", include_references=True, eval_key="ev")
     assert (results.images, results.semantic.miou) == (1, 1.0)
     (note,) = [note for note in results.notes if "cannot be used" in note]
-    assert note.startswith(f"{len(changes) - 1} maps")
+    assert note.startswith(f"{len(changes) - 1} masks")
     assert sorted(map(str, database_collection(dataset).distinct("ev_accuracy", {"row": "good"}))) == ["1.0"]
     for sample_id, name in zip(*dataset.values(["id", "row"]), strict=True):
         if name == "good":

@@ -246,7 +246,7 @@ def test_a_sample_that_cannot_be_taken_back_costs_itself(shelf):
     culprit = shelf.first()
     culprit["large"] = "x" * (16 * 2**20 - 2**17)
     culprit.save()
-    with pytest.raises(NttError, match=f"1 samples.*{culprit.id}"):
+    with pytest.raises(NttError, match=f"1 sample.*{culprit.id}"):
         ntt.undo_run(shelf, "ntt_ntt")
     restored = shelf.exclude(culprit.id).limit(2).values("ntt.detections.label")
     assert restored == [["fig"], ["fig"]]

@@ -26,7 +26,7 @@ def test_a_panorama_says_what_cannot_be_seen_in_it(pictures, bank, preset, tmp_p
         report = ntt.segment(pictures, bank, "found", preset=preset, index_dir=index_dir, overwrite=not labels)
         notes = pictures.values("found_status.note")
         assert "240 pixels" in notes[-1] and notes[1:-1] == [None] * 3
-        assert [note for note in report.notes if "in 1 images objects smaller" in note and panorama.id in note]
+        assert [note for note in report.notes if "in 1 image objects smaller" in note and panorama.id in note]
 
 
 def test_the_most_labels_of_an_image_are_named_and_can_be_raised(pictures, bank, preset, index_dir):

@@ -40,7 +40,7 @@ def test_renamed_labels_are_protected_and_undecided(named, bank, preset, tmp_pat
     assert ntt.fit_thresholds(dataset, KEY).guessed
     with pytest.raises(InputError, match="decided"):
         ntt.learn(dataset, "found")
-    with pytest.raises(InputError, match="has been accepted"):
+    with pytest.raises(InputError, match="none accepted"):
         ntt.export_labels(dataset, tmp_path / "export", "found")
     assert ntt.export_labels(dataset, tmp_path / "all", "found", only="all").labels == dataset.count("found.detections")
     assert ntt.to_segmentation(dataset, "found", only="accepted").maps == 0

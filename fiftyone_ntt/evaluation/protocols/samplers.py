@@ -11,7 +11,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.evaluation.protocols.coco_files import CocoFile, Reference, digest_of
 
 LEAST_SIDE, LEAST_GAP = 32, 10
@@ -67,7 +67,7 @@ def draw(file: CocoFile, classes: Sequence[str], shots: int, seed: int, *, fill:
         drawn[ids[k]] = _filled(chosen or unclear[:shots], shots) if fill else chosen
         if len(drawn[ids[k]]) < shots:
             raise InputError(
-                f"expected {shots} references of {ids[k]!r} in {file.path.name}, got {len(chosen)} that are at least "
+                f"expected {counted(shots, 'reference')} of {ids[k]!r} in {file.path.name}, got {len(chosen)} that are at least "
                 f"{LEAST_SIDE} pixels wide and high, {LEAST_GAP} from the border, and in images of their own; choose "
                 "fewer shots"
             )

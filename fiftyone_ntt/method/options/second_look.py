@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.method.backends import BatchSize, CropEncoder, in_batches
 from fiftyone_ntt.method.memory_bank import MemoryBank, VectorSet
 from fiftyone_ntt.method.proposals import Candidates
@@ -208,7 +208,7 @@ def blended(
         return similarities
     if group.shape != similarities.shape[:1] or vectors.shape[1] != prototypes.shape[1]:
         raise InputError(
-            f"expected a group for each of the {len(similarities)} candidates and crop vectors of "
+            f"expected a group for each of {counted(len(similarities), 'candidate')} and crop vectors of "
             f"{prototypes.shape[1]} channels, got {list(group.shape)} and {list(vectors.shape)}"
         )
     seen = similarity(normalise(vectors), prototypes)[group.clamp(min=0)]
