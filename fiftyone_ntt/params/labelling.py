@@ -133,7 +133,7 @@ class EvaluateParams(Params):
     """Arguments of ``fiftyone_ntt.evaluate``."""
 
     label_field: str = param(
-        "ntt", label="Predictions", help="field with the detections, or semantic segmentation masks, to score"
+        "ntt", label="Labels to evaluate", help="field with the detections, or semantic segmentation masks, to score"
     )
     gt_field: str = param(
         "ground_truth",

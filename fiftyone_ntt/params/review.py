@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fiftyone_ntt.params.base import Params, PresetObject, StageOneSettings, param, param_of
-from fiftyone_ntt.params.labelling import SegmentParams
+from fiftyone_ntt.params.labelling import LOOK_FOR, SegmentParams
 
 DOUBTS = ("threshold", "classes", "mask", "merged")
 """What can make a label uncertain."""
@@ -26,6 +26,9 @@ class DecisionFormParams(Params):
     below: float | None = param(
         None, label="Score up to", help="only labels with a score of at most this", minimum=0, maximum=1
     )
+    undecided: bool = param(
+        False, label="Only undecided labels", help="leave labels alone that somebody has accepted, rejected or edited"
+    )
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class DecisionParams(DecisionFormParams):
     """Arguments of ``fiftyone_ntt.accept_labels``, ``reject_labels`` and ``clear_decisions``."""
 
     label_ids: tuple[str, ...] | None = param(None, label="Ids", help="only labels with these ids")
+
+    def describes_labels(self) -> bool:
+        """Whether anything says which labels of the field are meant."""
+        return any((self.label_ids, self.undecided)) or (self.classes, self.above, self.below) != (None, None, None)
 
 
 @dataclass(frozen=True)
@@ -50,13 +57,11 @@ class DoubtParams(Params):
     threshold: float | None = param(
         None,
         label="Score threshold",
-        help="for 'threshold'; where left empty, the score that parts the labels into two groups best",
+        help="for 'threshold'; where left empty, the score threshold at which a review begins",
         minimum=0,
         maximum=1,
     )
-    classes: tuple[str, ...] | None = param(
-        None, label="Classes", help="only labels of these classes; all classes where left empty"
-    )
+    classes: tuple[str, ...] | None = param_of(DecisionFormParams, "classes")
     limit: int = param(200, label="Labels", help="how many labels to show", minimum=1, maximum=5000)
 
 
@@ -144,9 +149,7 @@ class ToSegmentationParams(Params):
 
     label_field: str = param("ntt", label="Labels", help="field with the labels to paint")
     out_field: str = param("ntt_semantic", label="Write to", help="field for the masks; created if absent")
-    score_threshold: float | None = param(
-        None, label="Score threshold", help="undecided labels at or below this score are left out", minimum=0, maximum=1
-    )
+    score_threshold: float | None = param_of(ExportParams, "score_threshold", group="More")
     classes: tuple[str, ...] | None = param(
         None,
         label="Classes",
@@ -180,6 +183,10 @@ class PreviewParams(StageOneSettings):
     score_threshold: float | None = param(
         None, label="Score threshold", help="labels at or below this score do not count", minimum=0, maximum=1
     )
+    thresholds: str | None = param_of(SegmentParams, "thresholds", group=LOOK_FOR)
+    mode: str = param_of(SegmentParams, "mode")
+    max_instances: int | None = param_of(SegmentParams, "max_instances")
+    include_references: bool = param_of(SegmentParams, "include_references", label="Look at the references too")
     preset: str | PresetObject | None = param_of(StageOneSettings, "preset", help=_MODELS)
 
 
@@ -193,10 +200,11 @@ class LearnParams(Params):
         label="Write the new labels",
         help="otherwise it only shows what would change. Your decisions stay, and the run can be undone",
     )
-    threshold: float = param(
-        0.3,
+    threshold: float | None = param(
+        None,
         label="Count labels above",
-        help="only labels with a score above this count in what is shown; all are written",
+        help="only labels with a score above this count in what is shown; where left empty, those above which a review "
+        "begins. All are written",
         minimum=0,
         maximum=1,
     )
@@ -215,7 +223,7 @@ class AdviceParams(Params):
     reviewed: str = param(
         "ntt",
         label="Labels of a run",
-        help="field that 'NTT: Segment images' filled: what you accepted and rejected there counts too. It may "
+        help="field that 'NTT: Label images' filled: what you accepted and rejected there counts too. It may "
         "be missing",
     )
     suggest: int = param(

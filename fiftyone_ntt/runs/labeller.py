@@ -12,7 +12,7 @@ from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.referring import ReferringMatcher
-from fiftyone_ntt.method.results import StageOneResult
+from fiftyone_ntt.method.results import Instances, StageOneResult
 from fiftyone_ntt.runs.record import REFERRING
 
 
@@ -36,13 +36,17 @@ class Labeller:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, sample_id: str, content: StageOneResult) -> dict[str, Any]:
+        return to_document(self.instances(content), self.names, self.reference_ids)
+
+    def instances(self, content: StageOneResult) -> Instances:
+        """What a run keeps of what is found in an image."""
         instances = self.matcher.match(content)
         if self.least is not None:
             every = len(instances)
             instances = instances.above(self.least)
             with self._lock:
                 self.left_out += every - len(instances)
-        return to_document(instances, self.names, self.reference_ids)
+        return instances
 
 
 def labeller_of(bank: MemoryBank, config: MatchConfig, least: list[float] | None, mode: str) -> Labeller:

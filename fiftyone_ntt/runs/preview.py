@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,8 +18,7 @@ from PIL import Image
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne, describe_error
 from fiftyone_ntt.dataset.fields import NO_IMAGES, REFERENCE_TAG, root_dataset_of, whole_images
-from fiftyone_ntt.errors import InputError, as_text
-from fiftyone_ntt.method.matcher import Matcher
+from fiftyone_ntt.errors import InputError, as_text, counted
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.results import Instances
 from fiftyone_ntt.params.base import Progress, StageOneFields, StageOneSettings, check_arguments, stage_one_of
@@ -28,7 +27,9 @@ from fiftyone_ntt.pixels.drawing import Shape, draw_shapes
 from fiftyone_ntt.pixels.images import read_image
 from fiftyone_ntt.references.banks import notes_of, without_references
 from fiftyone_ntt.references.tagged_bank import resolve_bank
+from fiftyone_ntt.runs.applied_thresholds import ScoreThresholds, check_mode, score_thresholds
 from fiftyone_ntt.runs.estimate import Estimate, estimate, remember_speed
+from fiftyone_ntt.runs.labeller import Labeller, labeller_of
 from fiftyone_ntt.runs.outcome import all_failed, nothing_found, only_references
 from fiftyone_ntt.runs.segment import settled
 
@@ -76,7 +77,7 @@ class PreviewImage:
         objects = ", ".join(f"{count} × {as_text(label)}" for label, count in sorted(self.counts.items())) or (
             "nothing clear" if self.weak else "nothing found"
         )
-        weak = f" ({self.weak} weaker ones not drawn)" if self.weak else ""
+        weak = f" ({counted(self.weak, 'weaker one')} not drawn)" if self.weak else ""
         how = "from the candidate cache" if self.from_index else f"{self.seconds:.1f} s"
         return f"{self.name}: {objects}{weak}, {how}"
 
@@ -113,14 +114,18 @@ def preview(
     *,
     images: int = 4,
     score_threshold: float | None = None,
+    thresholds: str | Mapping[str, float] | ScoreThresholds | None = None,
+    mode: str = "generic",
+    max_instances: int | None = None,
+    include_references: bool = False,
     stage_one: StageOneSettings | None = None,
     progress: Progress | None = None,
     **stage_one_fields: Unpack[StageOneFields],
 ) -> Preview:
     """Labels a few images of a view and draws what was found. Writes nothing to the dataset's samples.
 
-    The images are spread evenly over the view, the same ones each time; references are left out. What is computed goes
-    into the candidate cache, so a run that follows does not compute it again.
+    The images are spread evenly over the view, the same ones each time. What is computed goes into the candidate cache,
+    so a run that follows does not compute it again.
 
     Args:
         view: where to take the images from.
@@ -130,6 +135,10 @@ def preview(
             built from, or else the one with tagged labels, where ``None``.
         images: how many.
         score_threshold: labels with a score at or below this do not count.
+        thresholds: nor do those at or below the score threshold of their class, as for ``segment``.
+        mode: ``"generic"`` or ``"referring"``, as for ``segment``.
+        max_instances: at most so many labels in an image, the best; 100 where ``None``.
+        include_references: look at the reference samples too.
         stage_one: how candidates are made, as for ``segment``. Without a bank the models are ``"lite"`` where none are
             named, and the references are asked what ``"auto"`` granularity is.
         progress: called with (done, total, message).
@@ -148,23 +157,29 @@ def preview(
         ...     print(image)
     """
     within = min(max(images, 1), 20) if isinstance(images, int) else images  # a form has its own bounds
-    check_arguments(PreviewParams, progress, images=within, score_threshold=score_threshold)
+    check_arguments(
+        PreviewParams, progress, images=within, score_threshold=score_threshold, include_references=include_references
+    )
+    check_mode(mode, thresholds)
     images = int(images)
     if images < 1:
         raise InputError(f"expected at least 1 image to look at, got {images}")
     flat = whole_images(view)
-    config, asked = settled(None, score_threshold, stage_one_of(stage_one, stage_one_fields))
+    config, asked = settled(None, score_threshold, max_instances, stage_one_of(stage_one, stage_one_fields))
     bank = resolve_bank(flat, bank, label_field, asked, progress)
     made_how = StageOne.of(asked, bank)
-    targets = without_references(flat.match_tags(REFERENCE_TAG, bool=False), bank)
+    targets = flat
+    if not include_references:
+        targets = without_references(targets.match_tags(REFERENCE_TAG, bool=False), bank)
+    least = score_thresholds(thresholds, root_dataset_of(flat), bank, config)
+    labeller = labeller_of(bank, config, least, mode)
     chosen, notes = _spread(targets, images), notes_of(bank)
     if not chosen:
         raise InputError(f"there is no image to look at: {only_references(len(flat)) if len(flat) else NO_IMAGES}")
     source = CandidateSource(made_how, bank=bank)
     source.open()
-    pictures = _previews(
-        targets, chosen, source, _Drawer(bank, Matcher(bank, config), dict(chosen)), made_how, progress, notes
-    )
+    drawer = _Drawer(bank.classes, labeller, config.score_threshold, dict(chosen))
+    pictures = _previews(targets, chosen, source, drawer, made_how, progress, notes)
     settings = made_how.settings.changed(preset=made_how.preset)
     return Preview(targets, len(chosen), pictures, settings, notes)
 
@@ -183,25 +198,28 @@ def _spread(view: SampleCollection, images: int) -> list[tuple[str, str]]:
 class _Drawer:
     """Stage two as ``stream`` calls it, and the picture of what it finds."""
 
-    bank: MemoryBank
-    matcher: Matcher
+    classes: Sequence[str]
+    labeller: Labeller
+    score_threshold: float
     paths: dict[str, str]
 
     def __call__(self, sample_id: str, content: CompactImage) -> PreviewImage:
-        instances = self.matcher.match(content)
+        instances, names = self.labeller.instances(content), self.labeller.names
         best = float(instances.scores.max()) if len(instances) else 0.0
         # A score threshold below the floor lowers it: what the user asked to see is drawn.
-        least = max(_CLEAR * best, min(_FLOOR, self.matcher.config.score_threshold or 1.0))
+        least = max(_CLEAR * best, min(_FLOOR, self.score_threshold or 1.0))
         clear = [i for i in range(len(instances)) if instances.scores[i] >= least]
-        counts = Counter(self.bank.classes[int(instances.labels[i])] for i in clear)
+        counts = Counter(names[int(instances.labels[i])] for i in clear)
         path = self.paths[sample_id]
-        picture = _picture(read_image(path), instances, clear, self.bank.classes)
+        picture = _picture(read_image(path), instances, clear, names, self.classes)
         return PreviewImage(
             sample_id, Path(path).name, dict(counts), len(instances) - len(clear), best, picture=picture
         )
 
 
-def _picture(pixels: NDArray[np.uint8], instances: Instances, clear: Sequence[int], classes: Sequence[str]) -> bytes:
+def _picture(
+    pixels: NDArray[np.uint8], instances: Instances, clear: Sequence[int], names: Sequence[str], classes: Sequence[str]
+) -> bytes:
     """Drawn small: masks at the size of a large photograph would take gigabytes."""
     height, width = pixels.shape[:2]
     scale = min(1.0, _WIDTH / max(height, width))
@@ -210,7 +228,7 @@ def _picture(pixels: NDArray[np.uint8], instances: Instances, clear: Sequence[in
     shapes = []
     for i in clear:
         mask = Image.fromarray(instances.mask(i).view(np.uint8) * 255).resize(size, Image.Resampling.BOX)
-        shapes.append(Shape(classes[int(instances.labels[i])], np.asarray(mask) > 127, float(instances.scores[i])))
+        shapes.append(Shape(names[int(instances.labels[i])], np.asarray(mask) > 127, float(instances.scores[i])))
     data = io.BytesIO()
     wide = _WIDTH if width >= height else max(1, round(_WIDTH * width / height))
     draw_shapes(small, shapes, classes, wide).save(data, "JPEG", quality=85)
@@ -236,9 +254,9 @@ def _previews(
                 spent += [] if outcome.from_index else [outcome.seconds]
                 yield replace(outcome.value, seconds=outcome.seconds, from_index=outcome.from_index)
             if progress is not None:
-                progress(done, len(chosen), f"{done} of {len(chosen)} images")
+                progress(done, len(chosen), f"{done} of {counted(len(chosen), 'image')}")
     remember_speed(root_dataset_of(view), stage_one, sum(spent), len(spent))
     if len(errors) == len(chosen):
         notes.append(all_failed(errors, "see to the files, or choose a view that holds others"))
     elif not labels:
-        notes.append(nothing_found(len(chosen) - len(errors), drawer.matcher.config.score_threshold))
+        notes.append(nothing_found(len(chosen) - len(errors), drawer.score_threshold))

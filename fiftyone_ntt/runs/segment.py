@@ -236,10 +236,9 @@ def segment(
     )  # fmt: skip
     check_mode(mode, thresholds)
     asked = stage_one_of(stage_one, stage_one_fields)
-    settings, asked = settled(config, score_threshold, asked)
+    settings, asked = settled(config, score_threshold, max_instances, asked)
     if score_threshold is None and thresholds is None and config is None and mode == GENERIC:
         thresholds = STARTING
-    settings = settings if max_instances is None else replace(settings, max_instances=max_instances)
     memory_bank = resolve_bank(flat, bank, reference_field, asked, progress)
     if bank is None:
         memory_bank = taught(flat, memory_bank, label_field)
@@ -308,12 +307,14 @@ def finishers() -> int:
 
 
 def settled(
-    config: MatchConfig | None, score_threshold: float | None, asked: StageOneSettings
+    config: MatchConfig | None, score_threshold: float | None, max_instances: int | None, asked: StageOneSettings
 ) -> tuple[MatchConfig, StageOneSettings]:
     """The settings of both stages, which must agree on whether there is a second look."""
     config = checked_config(config)
     if score_threshold is not None:
         config = replace(config, score_threshold=score_threshold)
+    if max_instances is not None:
+        config = replace(config, max_instances=max_instances)
     if asked.second_look and not config.second_look:
         config = replace(config, second_look=WEIGHT)
     return config, asked.changed(second_look=config.second_look > 0)

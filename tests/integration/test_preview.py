@@ -112,6 +112,25 @@ def test_a_threshold_leaves_nothing(photos, fakes, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "most"),
+    [({}, 100), ({"max_instances": 1}, 1), ({"thresholds": {"disc": 1.0}}, 0), ({"mode": "referring"}, 1)],
+)
+def test_it_takes_the_settings_of_a_run(photos, fakes, tmp_path, arguments, most):
+    settings = {**arguments, "index_dir": tmp_path / "index"}
+    bank = ntt.build_memory_bank(photos.match_tags(TAG))
+    (shown,) = ntt.preview(photos, bank, images=1, **settings)
+    found = sum(shown.counts.values()) + shown.weak
+    assert found <= most and bool(found) == bool(most)
+    ntt.segment(photos.select(shown.sample_id), bank, "found", **{"score_threshold": 0, **settings})
+    assert photos.count("found.detections") == found, "what it speaks of is what a run finds"
+
+
+def test_it_may_look_at_references(photos, fakes, tmp_path):
+    preview = ntt.preview(photos.match_tags(TAG), include_references=True, index_dir=tmp_path / "index")
+    assert [image.name for image in preview] == ["2.png"]
+
+
+@pytest.mark.parametrize(
     ("arguments", "change", "expected"),
     [
         ({"images": 0}, None, "at least 1 image"),

@@ -67,9 +67,9 @@ def draw(file: CocoFile, classes: Sequence[str], shots: int, seed: int, *, fill:
         drawn[ids[k]] = _filled(chosen or unclear[:shots], shots) if fill else chosen
         if len(drawn[ids[k]]) < shots:
             raise InputError(
-                f"expected {counted(shots, 'reference')} of {ids[k]!r} in {file.path.name}, got {len(chosen)} that are at least "
-                f"{LEAST_SIDE} pixels wide and high, {LEAST_GAP} from the border, and in images of their own; choose "
-                "fewer shots"
+                f"expected {counted(shots, 'reference')} of {ids[k]!r} in {file.path.name}, got {len(chosen)} that are "
+                f"at least {LEAST_SIDE} pixels wide and high, {LEAST_GAP} from the border, and in images of their own; "
+                "choose fewer shots"
             )
     return drawn
 
