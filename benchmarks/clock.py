@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from statistics import median
 from typing import Any
 
 import torch
@@ -51,6 +52,17 @@ class Clock:
             for name, value in now.items():
                 self.used[self._open[-1]][name] += value - self._last[name]
         self._last = now
+
+
+def median_seconds(work: Callable[[], object], repeats: int) -> float:
+    """How long a piece of work takes, after one that does not count."""
+    work()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return median(times)
 
 
 def timer(device: torch.device) -> Clock:

@@ -12,12 +12,10 @@ does once an image is shared among the points; they are fewer here than usual, s
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -25,7 +23,7 @@ from torch import Tensor
 
 from benchmarks import roofline
 from benchmarks.arguments import count, counts, names
-from benchmarks.clock import DECODE, ENCODE, staged_model, timer
+from benchmarks.clock import DECODE, ENCODE, median_seconds, staged_model, timer
 from benchmarks.plain import PlainMasks, PlainMiniSam, PlainSam2
 from benchmarks.subjects import make_images, random_preset
 from benchmarks.tables import number, table, write_json
@@ -101,9 +99,9 @@ def compare(
     return Comparison(
         name,
         torch.get_num_threads(),
-        _median(lambda: [stock.decode(plain_embedding, points) for points in batches], repeats) / count,
-        _median(ours(EVERYTHING), repeats) / count + once,
-        _median(ours(threshold), repeats) / count + once,
+        median_seconds(lambda: [stock.decode(plain_embedding, points) for points in batches], repeats) / count,
+        median_seconds(ours(EVERYTHING), repeats) / count + once,
+        median_seconds(ours(threshold), repeats) / count + once,
         passed / count,
         max(float(difference.max()) for _, difference in expected),
         changed,
@@ -125,16 +123,6 @@ def _compare(
         pixels += int(((logits > 0).cpu() != expected.cpu()[kept.cpu()]).sum())
         of += expected.numel()
     return found, pixels, of
-
-
-def _median(work: Callable[[], object], repeats: int) -> float:
-    work()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return median(times)
 
 
 @contextmanager

@@ -12,16 +12,16 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
 from benchmarks import matching, roofline
 from benchmarks.arguments import count
+from benchmarks.clock import median_seconds
 from benchmarks.subjects import make_bank, make_images
 from benchmarks.tables import number, table, write_json
 from fiftyone_ntt.candidates.compact import CompactImage, compact
@@ -116,7 +116,7 @@ def image_size(megapixels: Sequence[float], repeats: int) -> Series:
 def _stage_two(series: Series, x: float, image: IndexedImage, bank: MemoryBank, repeats: int) -> None:
     small = compact(image)
     config = MatchConfig.published()
-    ours = _median(lambda: _match_anew(small, bank, config), repeats)
+    ours = median_seconds(lambda: _match_anew(small, bank, config), repeats)
     height, width = image.candidates.frame.image_size
     affordable = 9 * min(len(image.candidates), 800) * height * width < PLAIN_BYTES
     series.add(x, ours, matching.time_plain(image, bank, config, 1)[0] if affordable else None)
@@ -125,16 +125,6 @@ def _stage_two(series: Series, x: float, image: IndexedImage, bank: MemoryBank, 
 
 def _match_anew(image: CompactImage, bank: MemoryBank, config: MatchConfig) -> object:
     return Segmenter.match(image, bank.changed(), config)  # a copy has not made its prototypes yet
-
-
-def _median(work: Callable[[], object], repeats: int) -> float:
-    work()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return median(times)
 
 
 def draw(series: Series, folder: Path) -> Path:
