@@ -28,6 +28,7 @@ from fiftyone_ntt.params.base import Progress, check_arguments
 from fiftyone_ntt.params.review import LearnParams
 from fiftyone_ntt.references.banks import METHOD as BANK
 from fiftyone_ntt.references.banks import save_bank, with_contents
+from fiftyone_ntt.review.label_table import table_of
 from fiftyone_ntt.review.lessons import (
     ClassChange,
     Lesson,
@@ -40,8 +41,9 @@ from fiftyone_ntt.review.lessons import (
     stays,
     taught,
 )
+from fiftyone_ntt.review.thresholds import first_threshold
 from fiftyone_ntt.runs.control import segment_again
-from fiftyone_ntt.runs.history import LEARNING
+from fiftyone_ntt.runs.history import LEARNING, last_pass
 from fiftyone_ntt.runs.mending import LEARNED_STORE
 from fiftyone_ntt.runs.outcome import all_failed
 from fiftyone_ntt.runs.segment import SegmentReport
@@ -107,17 +109,23 @@ class LearnReport:
         """The changes as a table, a row a class."""
         return [{"class": name, **asdict(change)} for name, change in self.changes.items()]
 
+    @property
+    def what_changes(self) -> str:
+        """The changes in one line; whoever speaks of them later says the same."""
+        return (
+            f"{counted(len(self.changed), 'image')}: {counted(self.total('gained'), 'label')} gained, "
+            f"{self.total('lost')} lost, {self.total('relabelled')} of another class"
+        )
+
     def __str__(self) -> str:
         learned = Counter[str]()
         for counts in self.decisions.values():
             learned.update(counts)
-        done = "Changed" if self.applied else "Would change"
         text = (
-            f"Learned from {learned['accepted']} accepted, {learned['edited']} edited and {learned['rejected']} "
-            f"rejected labels. {done} {counted(len(self.changed), 'image')}: {counted(self.total('gained'), 'label')} "
-            f"gained, {self.total('lost')} lost, {self.total('relabelled')} of another class now, "
-            f"{self.total('unchanged')} unchanged (of those with a score above {self.threshold:.2f}), {self.kept} kept "
-            "as you decided."
+            f"Learned from {learned['accepted']} accepted, {learned['edited']} edited and "
+            f"{counted(learned['rejected'], 'rejected label')}. "
+            f"{'Changed' if self.applied else 'Would change'} {self.what_changes}, {self.total('unchanged')} unchanged "
+            f"(of those with a score above {self.threshold:.2f}), {self.kept} kept as you decided."
         )
         if not sum(learned.values()):
             return f"{text} {'; '.join(self.notes)}"
@@ -130,7 +138,7 @@ def learn(
     *,
     apply: bool = False,
     bank_name: str | None = None,
-    threshold: float = 0.3,
+    threshold: float | None = None,
     index_dir: str | Path | None = None,
     preset: str | Preset | None = None,
     progress: Progress | None = None,
@@ -147,8 +155,8 @@ def learn(
         apply: write the new labels.
         bank_name: name under which to keep the memory bank when it is applied; ``<label_field>_learned`` where
             ``None``.
-        threshold: only labels with a score above this count in the report; all above those of the run are
-            written.
+        threshold: only labels with a score above this count in the report, those above which a review begins where
+            ``None``: the fitted or the suggested one. All above those of the run are written.
         index_dir: folder of the candidate cache; where the run had it, or else the default one, where ``None``.
         preset: the preset of the run; only needed where that was a ``Preset`` object of your own.
         progress: called with (done, total, message).
@@ -184,6 +192,8 @@ def learn(
             f"nobody has decided on a label in {label_field!r} yet: accept what is right, reject what is wrong "
             "(twenty labels are enough to begin with), then learn"
         )
+    if threshold is None:
+        threshold = first_threshold(review.dataset, label_field, table_of(review.dataset, label_field).refreshed())
     bank, decisions, errors = _learned(review, decided, progress)
     report = LearnReport(review.run_key, label_field, threshold, decisions, bank, errors=errors)
     report.changes = {name: ClassChange() for name in bank.classes}
@@ -192,6 +202,7 @@ def learn(
         _write(review, report, progress)
         save_bank(review.dataset, name, bank)
         report.bank_name = name
+        patiently(last_pass(review.dataset, review.run_key).tell, report.what_changes)
     else:
         _compare(review, report, progress)
         report.from_index, report.notes = review.source.from_index, review.source.notes
@@ -200,6 +211,7 @@ def learn(
         failed = all_failed(errors, "see to the files, then learn again") if errors else "see the notes"
         report.notes.insert(0, f"nothing was learned: {failed}")
     report.seconds = time.perf_counter() - started
+    _keep_outcome(review.dataset, report)
     logger.info("%s", report)
     return report
 
@@ -228,7 +240,7 @@ def _learned(
                 errors[outcome.key] = describe_error(outcome.key, outcome.error)
             lessons += outcome.value or []
             if progress is not None:
-                progress(i, len(decided), f"read the decisions in {i} of {len(decided)} images")
+                progress(i, len(decided), f"read the decisions in {i} of {counted(len(decided), 'image')}")
     counts: dict[str, dict[str, int]] = {}
     for lesson in lessons:
         of_class = counts.setdefault(lesson.label, {"accepted": 0, "edited": 0, "rejected": 0})
@@ -240,7 +252,8 @@ def _learned(
 def _left_out(decided: dict[str, tuple[str, list[Document]]]) -> list[str]:
     """A line where labels that a person wants taught nothing, as they are marked as no examples."""
     count = sum(is_no_example(label) for _, labels in decided.values() for label in labels)
-    return [f"{count} labels taught nothing, as marked for a crowd, difficult or to be ignored"] if count else []
+    why = "taught nothing, as marked for a crowd, difficult or to be ignored"
+    return [f"{counted(count, 'label')} {why}"] if count else []
 
 
 def _compare(review: ReviewedRun, report: LearnReport, progress: Progress | None) -> None:
@@ -265,15 +278,15 @@ def _compare(review: ReviewedRun, report: LearnReport, progress: Progress | None
                 elif outcome.value is not None:
                     _count(report, outcome.key, labels[outcome.key], outcome.value)
         if progress is not None:
-            progress(done, total, f"matched {done} of {total} images again")
+            progress(done, total, f"matched {done} of {counted(total, 'image')} again")
 
 
 def _write(review: ReviewedRun, report: LearnReport, progress: Progress | None) -> None:
     """Makes a new pass of the run with the bank that has learned, and counts what is different as it is written."""
-    counted: set[str] = set()
+    seen: set[str] = set()
 
     def written(sample_id: str, before: list[Document], new: list[Document]) -> None:
-        counted.add(sample_id)
+        seen.add(sample_id)
         _count(report, sample_id, before, new)
 
     thresholds, suggested = review.thresholds_for(report.bank)
@@ -290,7 +303,7 @@ def _write(review: ReviewedRun, report: LearnReport, progress: Progress | None) 
     report.errors |= applied.errors
     if applied.resumed or applied.by_others:  # an earlier call was stopped, or another worker shared the work
         for _, labels in labels_in_chunks(review.targets, review.label_field):
-            for sample_id in labels.keys() - counted - applied.errors.keys():
+            for sample_id in labels.keys() - seen - applied.errors.keys():
                 new = [label for label in labels[sample_id] if not stays(label)]
                 _count(report, sample_id, labels[sample_id], new)
     report.applied, report.from_index = applied, review.source.from_index + applied.from_index
@@ -319,8 +332,8 @@ def _mark_edited(review: ReviewedRun, decided: dict[str, tuple[str, list[Documen
         patiently(some.tag_labels, EDITED_TAG, review.label_field)
 
 
-def keep_outcome(dataset: fo.Dataset, report: LearnReport) -> dict[str, Any]:
-    """Keeps what a panel shows of a report, in place of what was kept for this field; returns it."""
+def _keep_outcome(dataset: fo.Dataset, report: LearnReport) -> None:
+    """Keeps what a panel shows of a report, in place of what was kept for this field."""
     outcome = {
         "summary": str(report),
         "rows": report.rows(),
@@ -328,11 +341,10 @@ def keep_outcome(dataset: fo.Dataset, report: LearnReport) -> dict[str, Any]:
         "applied": report.applied is not None,
         "threshold": report.threshold,
     }
-    store(dataset, LEARNED_STORE).set(report.label_field, outcome)
-    return outcome
+    patiently(store(dataset, LEARNED_STORE).set, report.label_field, outcome)
 
 
 def last_outcome(dataset: fo.Dataset, label_field: str) -> dict[str, Any] | None:
-    """What ``keep_outcome`` kept for a field; ``None`` if there is nothing."""
+    """What the last learning on a field came to; ``None`` if there is nothing."""
     outcome: dict[str, Any] | None = store(dataset, LEARNED_STORE).get(label_field)
     return outcome

@@ -19,14 +19,11 @@ from numpy.typing import NDArray
 
 from fiftyone_ntt.dataset.documents import single_documents
 from fiftyone_ntt.dataset.fields import (
-    DECIDED_TAGS,
     check_detections_field,
     dataset_of,
     image_samples,
     is_generated,
-    is_tagged,
     label_root,
-    with_all_fields,
 )
 from fiftyone_ntt.dataset.storage import (
     app_view,
@@ -39,7 +36,8 @@ from fiftyone_ntt.dataset.storage import (
 from fiftyone_ntt.errors import WrongTypeError
 from fiftyone_ntt.params.review import DOUBTS, DoubtParams
 from fiftyone_ntt.review.label_rows import UNDECIDED, Rows, decisions
-from fiftyone_ntt.review.label_table import LabelTable, suggest_threshold, table_of
+from fiftyone_ntt.review.label_table import LabelTable, table_of
+from fiftyone_ntt.review.thresholds import first_threshold
 
 Filters = dict[str, dict[str, Any]]
 """Path -> what of it to show, as the App's sidebar holds it."""
@@ -47,11 +45,6 @@ _OURS, _BEFORE = "ntt", "before"
 """Marks a filter as review's own; with what the person had filtered by there."""
 _FINGERPRINT = "written"
 _STORE, _STAGES, _MOST_STAGES = "ntt_review", "stages", 50
-
-
-def undecided(view: fo.DatasetView, label_field: str) -> fo.DatasetView:
-    """Only labels without a tag of a decision, and images that have some."""
-    return with_all_fields(view).filter_labels(label_field, ~is_tagged(sorted(DECIDED_TAGS)))
 
 
 class Grid:
@@ -230,7 +223,7 @@ def doubtful(
     classes: Collection[str] | None = None,
     limit: int = 200,
 ) -> SampleCollection:
-    """The labels that are most in doubt, as a view of their images, the most doubtful image first.
+    """The most uncertain labels, as a view of their images, the most uncertain first.
 
     Only labels that nobody has decided on are looked at, and the view shows no other labels of this field.
 
@@ -239,7 +232,7 @@ def doubtful(
         label_field: field of the labels, written by a run.
         by: ``"threshold"``: closest to the threshold; ``"classes"``: another class fits nearly as well; ``"mask"``: the
             mask model itself is not sure of the mask; ``"merged"``: the score fell most since other labels overlap.
-        threshold: for ``by="threshold"``; where left out, where the scores fall apart into two groups best.
+        threshold: for ``by="threshold"``; where left out, the one at which a review begins, see ``fit_thresholds``.
         classes: only labels of these classes.
         limit: number of labels.
 
@@ -273,7 +266,10 @@ def most_doubtful(table: LabelTable, samples: SampleCollection, params: DoubtPar
     if stages_of(samples):
         inside = set(samples.values("_id"))
         kept &= np.array([sample_id in inside for sample_id in ids], bool)[rows["sample"]]
-    threshold = params.threshold if params.threshold is not None else suggest_threshold(table)
+    threshold = params.threshold
+    if threshold is None:
+        name = params.classes[0] if params.classes and len(params.classes) == 1 else None
+        threshold = first_threshold(dataset_of(samples), params.label_field, table, name)
     doubt = np.where(kept, _DOUBT[params.by](rows, threshold), np.nan)
     found = np.flatnonzero(np.isfinite(doubt))
     if len(found) > params.limit:  # few of very many: no need to sort all

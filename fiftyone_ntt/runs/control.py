@@ -10,7 +10,7 @@ from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.fields import dataset_of, every_image
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.starting_threshold import starting_thresholds
@@ -21,7 +21,8 @@ from fiftyone_ntt.references.banks import bank_of_run
 from fiftyone_ntt.references.tagged_bank import BankPlan
 from fiftyone_ntt.runs.applied_thresholds import STARTING, check_mode, named
 from fiftyone_ntt.runs.background import cancel
-from fiftyone_ntt.runs.listing import list_runs, queued_runs
+from fiftyone_ntt.runs.history import undo_run
+from fiftyone_ntt.runs.listing import last_layer, layers_of, list_runs, queued_runs
 from fiftyone_ntt.runs.mending import check_field, check_free, is_superseded, mend_runs
 from fiftyone_ntt.runs.record import (
     BEGINNING,
@@ -191,7 +192,7 @@ def foresee(view: SampleCollection, params: SegmentParams, plan: BankPlan) -> bo
         return written is not None
     bank = plan.bank()
     bank = taught(view, bank, name) if params.bank is None else bank
-    config, asked = settled(None, params.score_threshold, stage_one_of(params, {}))
+    config, asked = settled(None, params.score_threshold, params.max_instances, stage_one_of(params, {}))
     chosen = params.thresholds
     if params.score_threshold is None and chosen is None and params.mode == GENERIC:
         chosen = STARTING
@@ -321,7 +322,7 @@ def written_by(dataset: fo.Dataset, label_field: str, otherwise: str) -> str:
     if run_key is None or run_key not in records:
         raise InputError(
             f"no run of this plugin wrote the labels in {label_field!r}, so {otherwise}; choose a field that "
-            "'NTT: Segment images' filled"
+            "'NTT: Label images' filled"
         )
     name = records[run_key]["label_field"]
     if name != label_field:
@@ -344,3 +345,31 @@ def config_of(dataset: fo.Dataset, run_key: str) -> Any:
         raise InputError(f"run {run_key!r} has not begun yet; wait until it has, or cancel it")
     keys = ", ".join(repr(run["run_key"]) for run in list_runs(dataset)) or "none"
     raise InputError(f"no labelling run {run_key!r} in {dataset.name!r}; there is: {keys}")
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What ``undo_last_layer`` took back.
+
+    Attributes:
+        run_key: the run.
+        layer: what it was, in words.
+        removed: number of labels removed.
+        told: whether ``layer`` says what had changed: the number of labels that were replaced would only confuse then.
+    """
+
+    run_key: str
+    layer: str
+    removed: int
+    told: bool
+
+    def __str__(self) -> str:
+        number = "" if self.told else f": {counted(self.removed, 'label')} removed"
+        return f"Run {self.run_key!r}: took back {self.layer}{number}."
+
+
+def undo_last_layer(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> Undone:
+    """``undo_run``, and what to say of it."""
+    layer, layers = last_layer(dataset, run_key), layers_of(dataset, run_key)
+    removed = undo_run(dataset, run_key, keep_edited=keep_edited)
+    return Undone(run_key, layer, removed, bool(layers and layers[-1]["told"]))

@@ -29,7 +29,7 @@ from fiftyone_ntt.runs.record import (
     status_field,
 )
 
-_FACTS, _SAMPLE, _PART, _STATUSES, _RESULTS = "facts", "sample:", "part:", "statuses:", "results"
+_FACTS, _SAMPLE, _PART, _STATUSES, _RESULTS, _TOLD = "facts", "sample:", "part:", "statuses:", "results", "told"
 _PART_SIZE, _MOST_PARTS = 8 * 2**20, 1024
 _STATUSES_AT_ONCE = 1000
 
@@ -55,7 +55,7 @@ class Pass:
         made: fields that were not there before it.
         previous: what the label field's ``info`` said of its labels before.
         config: the run's own record before; ``None`` unless it has run before.
-        what: ``LABELLING`` or ``LEARNING``; begun ``at``, as ISO time.
+        what: ``LABELLING`` or ``LEARNING``; begun ``at``, as ISO time; ``told``: what its report said, in one line.
     """
 
     def __init__(self, dataset: fo.Dataset, run_key: str, number: int) -> None:
@@ -72,10 +72,15 @@ class Pass:
         self.previous: dict[str, Any] | None = noted.get("previous")
         self.config: dict[str, Any] | None = noted.get("config")
         self.what, self.at = str(noted.get("what") or LABELLING), noted.get("at")
+        self.told = str(self._store.get(_TOLD) or "")
 
     def begin(self, **facts: Any) -> None:
         """Notes the facts of the pass; from now on it exists."""
         self._store.set(_FACTS, {"json": json.dumps(facts)})
+
+    def tell(self, text: str) -> None:
+        """Notes what a report said that the pass changed: whoever takes it back says the same."""
+        self._store.set(_TOLD, text)
 
     def keep(self, sample_id: str, labels: Document | None, status: Document | None) -> None:
         """Keeps what a sample holds, unless that was done before: only the first call sees the old labels."""

@@ -15,7 +15,7 @@ from fiftyone.operators.executor import ExecutionRunState
 
 from fiftyone_ntt.dataset.fields import every_image
 from fiftyone_ntt.dataset.storage import database_collection, dataset_id
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.runs.background import is_alive, is_in_background, mend
 from fiftyone_ntt.runs.history import passes
 from fiftyone_ntt.runs.mending import mend_runs
@@ -74,24 +74,24 @@ def status_counts(dataset: fo.Dataset, label_field: str) -> dict[str, dict[str, 
     return counts
 
 
-def figures_of(dataset: fo.Dataset, run_key: str, label_field: str, counted: dict[str, int]) -> dict[str, Any]:
+def figures_of(dataset: fo.Dataset, run_key: str, label_field: str, by_state: dict[str, int]) -> dict[str, Any]:
     """State, speed and origin of a run that has begun, as ``list_runs`` tells them.
 
     Args:
         dataset: the dataset.
         run_key: key of the run.
         label_field: the field that it writes.
-        counted: samples that it has been at, see ``status_counts``.
+        by_state: samples that it has been at, see ``status_counts``.
     """
-    state, note = state_of(dataset, run_key), _note(dataset, label_field, counted)
+    state, note = state_of(dataset, run_key), _note(dataset, label_field, by_state)
     if state is None:  # of an earlier version, or of a dataset that was copied without it
         unknown = dict.fromkeys(("throughput", "eta_seconds", "started_by", "door", "error", "ended"))
-        figures = {"state": INTERRUPTED if note else COMPLETED, "left": counted.get(LOST, 0), "note": note}
+        figures = {"state": INTERRUPTED if note else COMPLETED, "left": by_state.get(LOST, 0), "note": note}
         return {**figures, "workers": 0, "options": {}, **unknown}
     if note and state["state"] == COMPLETED:  # something is left to do after all
         state = {**state, "state": RUNNING}
     workers = live_workers(dataset, run_key)
-    left = _left(dataset, state, label_field, run_key, sum(counted.values()) - counted.get(LOST, 0))
+    left = _left(dataset, state, label_field, run_key, sum(by_state.values()) - by_state.get(LOST, 0))
     running = state["state"] == RUNNING and (bool(workers) or is_alive(dataset, state.get("operation")))
     parts = [job["progress"] for job in workers if job["progress"]] if running else []
     throughput = sum(map(_speed, parts)) or _speed(state["worked"])
@@ -110,13 +110,14 @@ def figures_of(dataset: fo.Dataset, run_key: str, label_field: str, counted: dic
     }
 
 
-def _note(dataset: fo.Dataset, label_field: str, counted: dict[str, int]) -> str | None:
+def _note(dataset: fo.Dataset, label_field: str, by_state: dict[str, int]) -> str | None:
     """What a person should know who believes that the labels of a run are there."""
     advice = "resume_run labels again, undo_run forgets the run"
     if not dataset.has_field(label_field):
         return f"field {label_field!r} was deleted: {advice}"
-    lost = counted.get(LOST, 0)
-    return f"{lost} images have lost their labels in field {label_field!r}: {advice}" if lost else None
+    lost = by_state.get(LOST, 0)
+    have_lost = counted(lost, "image has lost its labels", "images have lost their labels")
+    return f"{have_lost} in field {label_field!r}: {advice}" if lost else None
 
 
 def queued_runs(dataset: fo.Dataset) -> dict[str, dict[str, Any]]:
@@ -309,32 +310,44 @@ def _described(
     dataset: fo.Dataset, facts: dict[str, Any], counts: dict[str, dict[str, dict[str, int]]]
 ) -> dict[str, Any]:
     key, name = facts["run_key"], facts["label_field"]
-    counted = counts[name].get(key, {})
-    figures = figures_of(dataset, key, name, counted)
+    by_state = counts[name].get(key, {})
+    figures = figures_of(dataset, key, name, by_state)
     return {
         **facts,
         "configuration": {name: facts[name] for name in DECISIVE if name in facts},
         "layers": layers_of(dataset, key),
-        "counts": {**{state: counted.get(state, 0) for state in ("ok", "empty", "error")}, "left": figures.pop("left")},
+        "counts": {**{name: by_state.get(name, 0) for name in ("ok", "empty", "error")}, "left": figures.pop("left")},
         **figures,
     }
 
 
 def layers_of(dataset: fo.Dataset, run_key: str) -> list[dict[str, Any]]:
-    """What ``undo_run`` takes back of a run, one layer a call, the last one first: ``what`` it was, begun ``at``."""
-    return [{"what": run_pass.what, "at": run_pass.at} for run_pass in passes(dataset, run_key)]
+    """What ``undo_run`` takes back of a run, a layer a call, the last one first.
+
+    Args:
+        dataset: the dataset.
+        run_key: key of the run.
+
+    Returns:
+        ``what`` each was, begun ``at``, and what its report ``told``, in the order in which they were written.
+    """
+    return [{"what": run_pass.what, "at": run_pass.at, "told": run_pass.told} for run_pass in passes(dataset, run_key)]
 
 
 def last_layer(dataset: fo.Dataset, run_key: str) -> str:
-    """What ``undo_run`` would take back now, in words: ``"what learning wrote on 2026-11-29 16:20"``."""
+    """What ``undo_run`` would take back now, in words: ``"what learning wrote on 2026-11-29 16:20"``.
+
+    Of what was learned it says what changed, in the words and numbers of the report.
+    """
     layers = layers_of(dataset, run_key)
     what, at = (layers[-1]["what"], layers[-1]["at"]) if layers else ("labelling", None)
     when = f" on {at[:16].replace('T', ' ')}" if at else ""
+    told = f" ({layers[-1]['told']})" if layers and layers[-1]["told"] else ""
     before = len(layers) - 1
-    rest = "" if not before else "; what was there before comes back" if before == 1 else (
-        f"; the {before} layers before it stay, and can be undone after it"
+    rest = "" if before < 1 else "; what was there before comes back" if before == 1 else (
+        f"; the {counted(before, 'layer')} before it stay, and can be undone after it"
     )  # fmt: skip
-    return f"what {what} wrote{when}{rest}"
+    return f"what {what} wrote{when}{told}{rest}"
 
 
 def images_of_run(dataset: fo.Dataset, run_key: str, label_field: str, state: str) -> SampleCollection | None:

@@ -14,7 +14,7 @@ from fiftyone_ntt.dataset.fields import every_image
 from fiftyone_ntt.dataset.labels import ATTRIBUTES, is_from_run, is_kept
 from fiftyone_ntt.dataset.schema import declare_labels, declare_status
 from fiftyone_ntt.dataset.storage import masks_folder, patiently, remove_masks, store
-from fiftyone_ntt.errors import InputError, NttError
+from fiftyone_ntt.errors import InputError, NttError, counted
 from fiftyone_ntt.params.base import check_arguments
 from fiftyone_ntt.params.labelling import UndoParams
 from fiftyone_ntt.runs.history import Document, Pass, last_pass, passes
@@ -81,8 +81,8 @@ def _undo(dataset: fo.Dataset, run_key: str, keep_edited: bool, guard: Callable[
         if refused:
             sample_id, reason = next(iter(refused.items()))
             raise NttError(
-                f"run {run_key!r} is undone but for {len(refused)} samples that the database does not take back, e.g. "
-                f"sample {sample_id}: {reason}; see to them, then call undo_run again"
+                f"run {run_key!r} is undone but for {counted(len(refused), 'sample')} that the database does not take "
+                f"back, e.g. sample {sample_id}: {reason}; see to that, then call undo_run again"
             )
         forget_presence(dataset, name, run_key)
         patiently(store(dataset, LEARNED_STORE).delete, name)  # what learning found was found in labels that are gone

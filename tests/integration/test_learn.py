@@ -6,7 +6,7 @@ from collections import Counter
 import fiftyone.operators as foo
 import numpy as np
 import pytest
-from support.app import PanelSession, context, operator
+from support.app import PanelSession, context, operator, run
 from support.pictures import Shape
 
 import fiftyone_ntt as ntt
@@ -16,7 +16,7 @@ from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.params.review import LearnParams
 from fiftyone_ntt.references.banks import bank_of_run
-from fiftyone_ntt.review.learn import ALL_DECIDED, keep_outcome, last_outcome, learn
+from fiftyone_ntt.review.learn import ALL_DECIDED, last_outcome, learn
 from fiftyone_ntt.review.lessons import ClassChange, Lesson, changes_of, taught
 from fiftyone_ntt.runs.listing import last_layer
 
@@ -91,7 +91,8 @@ def test_applied_learning_is_a_pass_that_undo_takes_back(reviewed, preset):
     again = learn(reviewed, "found", preset=preset, threshold=0.0)
     assert again.changed == [] and again.bank.content_hash == report.bank.content_hash
     result = operator("undo_run").execute(context("undo_run", reviewed, {"run_key": "ntt_found"}))
-    assert "what learning wrote" in result["summary"] and last_layer(reviewed, "ntt_found").startswith("what labelling")
+    assert "what learning wrote" in result["summary"] and report.what_changes in result["summary"]
+    assert report.what_changes in str(report) and last_layer(reviewed, "ntt_found").startswith("what labelling")
     after = reviewed.values("found", _raw=True)
     assert [strip(one) for one in after] == [strip(one) for one in before]
     assert bank_of_run(reviewed, "ntt_found").content_hash != report.bank.content_hash
@@ -169,9 +170,22 @@ def test_learn_operator_writes_when_told_and_keeps_the_outcome(reviewed, preset,
     assert done.result["rows"] == shown.result["rows"] and last_outcome(reviewed, "found")["applied"]
 
 
+def test_the_app_shows_what_learning_wrote(reviewed, preset, monkeypatch):
+    monkeypatch.setattr("fiftyone_ntt.candidates.source.resolve_preset", lambda name: preset)
+    decide(reviewed)
+    params = {"label_field": "found", "threshold": 0.0}
+    assert "set_active_fields" not in run("learn", reviewed, params)[1], "nothing was written"
+    shown = run("learn", reviewed, {**params, "apply": True}, active_fields=["truth"])[1]["set_active_fields"]
+    assert shown == {"fields": ["truth", "found"]}, "what the person has ticked stays"
+    entry = next(one for one in reviewed.app_config.color_scheme.fields if one["path"] == "found")
+    assert entry["colorByAttribute"] == "label" and "lamp" in {one["value"] for one in entry["valueColors"]}
+    assert run("undo_run", reviewed, {"run_key": "ntt_found"})[1]["set_active_fields"] == {"fields": ["found"]}
+    assert "set_active_fields" not in run("undo_run", reviewed, {"run_key": "ntt_found", "keep_edited": False})[1]
+
+
 def test_undo_forgets_the_outcome_of_learning(reviewed, preset):
     decide(reviewed)
-    keep_outcome(reviewed, learn(reviewed, "found", preset=preset, threshold=0.0))
+    learn(reviewed, "found", preset=preset, threshold=0.0)
     assert last_outcome(reviewed, "found") is not None
     ntt.undo_run(reviewed, "ntt_found")
     assert last_outcome(reviewed, "found") is None
