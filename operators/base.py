@@ -114,6 +114,10 @@ class NttOperator(foo.Operator):
         """Whether the App has to load the dataset again after a call with these parameters."""
         return self.CHANGES
 
+    def writes(self, ctx: Any, params: Any) -> str | None:
+        """The field whose labels it has changed, which the App then shows; ``None`` where it is about none."""
+        return None
+
     @property
     def config(self) -> foo.OperatorConfig:
         # At once or scheduled, with a form that follows what is typed; safe to run again.
@@ -164,6 +168,7 @@ class NttOperator(foo.Operator):
             return self._each(ctx, result)
         if self.changes(params) and not ctx.delegated:
             ctx.ops.reload_dataset()
+            tick(ctx, self.writes(ctx, params))
         return result
 
     def resolve_output(self, ctx: Any) -> types.Property | None:
@@ -254,6 +259,12 @@ class NttOperator(foo.Operator):
         if twice := sorted(set(by_order) & set(arguments)):
             raise InputError(f"expected {', '.join(map(repr, twice))} once, got it by its place and by its name")
         return self.PARAMS.from_mapping({**self.CALL_DEFAULTS, **by_order, **arguments})
+
+
+def tick(ctx: Any, label_field: str | None) -> None:
+    """The App shows a field's labels in the grid, beside those that it shows already."""
+    if label_field is not None and ctx.dataset.has_field(label_field):
+        ctx.ops.set_active_fields(list(dict.fromkeys([*(ctx.active_fields or ()), label_field])))
 
 
 def origin_of(ctx: Any) -> Origin:

@@ -30,7 +30,7 @@ REPLACED = (
 )
 NOTHING_WRITTEN = (
     "Nothing has been written. If this looks right, label the rest: **Label images** in the panel, or the operator "
-    "**NTT: Segment images**."
+    "**NTT: Label images**."
 )
 
 
@@ -71,7 +71,7 @@ class IndexCandidates(NttOperator):
 class Segment(NttOperator):
     """Labels a view with what the references show."""
 
-    NAME, LABEL, ICON = "segment", "NTT: Segment images", "auto_awesome"
+    NAME, LABEL, ICON = "segment", "NTT: Label images", "auto_awesome"
     DESCRIPTION = "Finds instances of your references' classes in every image of the target, with masks and scores."
     PARAMS = SegmentParams
     BUTTON = GRID

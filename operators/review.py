@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.dataset.fields import detections_fields, is_patches, label_root
-from fiftyone_ntt.errors import as_text
+from fiftyone_ntt.dataset.fields import detections_fields, is_patches
+from fiftyone_ntt.errors import NttError, as_text
 from fiftyone_ntt.operators.base import FAILED_SAMPLES, SAMPLE, NttOperator, Table, error_rows, progress_of
 from fiftyone_ntt.operators.forms import Form, as_markdown, counted
 from fiftyone_ntt.operators.references import selected_labels
@@ -22,6 +21,9 @@ from fiftyone_ntt.params.review import (
 )
 
 if TYPE_CHECKING:
+    from fiftyone.core.collections import SampleCollection
+
+    from fiftyone_ntt.review.decisions import InSight
     from fiftyone_ntt.review.label_table import ClassScores
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class _Decide(NttOperator):
 
     Attributes:
         DONE: completes "3 labels ...".
+        ASKS: what its form asks for where no label is selected.
     """
 
     PARAMS = DecisionParams
@@ -61,15 +64,16 @@ class _Decide(NttOperator):
     OPTIONS = {"allow_delegated_execution": False, "risk_level": types.RiskLevel.LOW, "view_target": False}
     CHANGES = False  # the samples are loaded again below, which is quicker
     DONE: str
+    ASKS: tuple[str, ...] = tuple(info.name for info in DecisionFormParams.infos())
 
     def resolve_input(self, ctx: Any) -> types.Property | None:
         """What to decide on where nothing is selected; otherwise one line to confirm.
 
         Never nothing at all where a button in an open image asks for it: FiftyOne then waits in an empty dialog.
         """
-        selected = _selected(ctx)
         if IN_GRID in ctx.params:
             return self._question(ctx) if ctx.params[IN_GRID] else None
+        selected = _in_sight(ctx).selected()
         if ctx.params.get("label_ids") or (selected and not ctx.current_sample):
             return None
         form = Form(ctx, DecisionFormParams)
@@ -83,57 +87,49 @@ class _Decide(NttOperator):
     def fill(self, form: Form) -> None:
         from fiftyone_ntt.runs.record import provenance_of
 
-        samples, text = _scope(form.ctx)
+        samples, text = _in_sight(form.ctx).images()
         form.notice("where", f"No label is selected, so this is about the labels of {text}.")
         classes = provenance_of(form.ctx.dataset, form.value("label_field")).get("classes", ())
-        form.add(suggestions={"label_field": detections_fields(samples), "classes": list(classes)})
-        form.require_detections("label_field", samples)
+        form.add(*self.ASKS, suggestions={"label_field": detections_fields(samples), "classes": list(classes)})
+        if form.require_detections("label_field", samples):
+            self._check_classes(form, samples)
+
+    def _check_classes(self, form: Form, samples: SampleCollection) -> None:
+        from fiftyone_ntt.review.decisions import check_classes
+
+        try:
+            check_classes(samples, form.value("label_field"), form.value("classes"))
+        except NttError as error:
+            form.refuse("classes", str(error))
 
     def _question(self, ctx: Any) -> types.Property:
         """What is about to be decided on for the whole grid."""
+        from fiftyone_ntt.review.decisions import amount
+
         params = DecisionParams.from_mapping(ctx.params)
-        samples, labels = _undecided_in_grid(ctx, params)
+        images, labels = amount(_in_sight(ctx).view, **params.to_mapping())
         form = Form(ctx, DecisionFormParams)
         side, bound = ("above", params.above) if params.above is not None else ("of at most", params.below)
         of = f" of {', '.join(params.classes)}" if params.classes else ""
-        text = f"{counted(labels, 'label')}{of} {side} {bound:g} in {counted(samples, 'image')}: all in the grid that "
+        text = f"{counted(labels, 'label')}{of} {side} {bound:g} in {counted(images, 'image')}: all in the grid that "
         form.notice("how_many", f"{text}nobody has decided on. You can undo it in the panel.")
         return form.finished(self.LABEL)
 
     def perform(self, ctx: Any, params: DecisionParams) -> dict[str, Any]:
-        changed = self._decide(ctx, params)
+        import fiftyone_ntt as ntt
+
+        in_sight = _in_sight(ctx)
+        of_selection = in_sight.selects(params)
+        changed = in_sight.decide(getattr(ntt, self.NAME), params)
         summary = f"{counted(changed, 'label')} {self.DONE}"
-        summary += "." if changed else as_markdown(f": {self._why(ctx, params)}.")
+        summary += "." if changed else as_markdown(f": {in_sight.why_unchanged(params)}.")
+        if of_selection:
+            ctx.ops.clear_selected_labels()
+            if is_patches(ctx.view):
+                ctx.ops.clear_selected_samples()
         ctx.ops.reload_samples()
         ctx.ops.notify(summary, variant="success" if changed else "info")
         return {"changed": changed, "summary": summary}
-
-    def _why(self, ctx: Any, params: DecisionParams) -> str:
-        """Why no label was changed."""
-        from fiftyone_ntt.review.decisions import why_unchanged
-
-        if IN_GRID in ctx.params:
-            return why_unchanged(_grid(ctx, params), **params.to_mapping())
-        if _selected(ctx) and not params.label_ids:
-            return "nothing was left to change on what is selected"
-        return why_unchanged(ctx.view if params.label_ids else _scope(ctx)[0], **params.to_mapping())
-
-    def _decide(self, ctx: Any, params: DecisionParams) -> int:
-        import fiftyone_ntt as ntt
-
-        service = getattr(ntt, self.NAME)
-        selected = _selected(ctx)
-        if IN_GRID in ctx.params:
-            return int(service(_grid(ctx, params), **params.to_mapping()))
-        described = (params.classes, params.above, params.below) != (None, None, None)
-        if params.label_ids or described or not selected:
-            samples = ctx.view if params.label_ids else _scope(ctx)[0]
-            return int(service(samples, **params.to_mapping()))
-        changed = sum(service(ctx.view, field, label_ids=ids) for field, ids in selected.items())
-        ctx.ops.clear_selected_labels()
-        if is_patches(ctx.view):
-            ctx.ops.clear_selected_samples()
-        return changed
 
 
 class AcceptLabels(_Decide):
@@ -168,12 +164,13 @@ class ClearDecisions(_Decide):
 
     NAME, LABEL, ICON, DONE = "clear_decisions", "NTT: Clear decisions", "restart_alt", "without a decision"
     DESCRIPTION = "Takes back that the selected labels (or else those that a form describes) were accepted or rejected."
+    ASKS = tuple(name for name in _Decide.ASKS if name != "undecided")  # of these, there is nothing to take back
 
 
 class Learn(NttOperator):
     """Learns from decisions, shows what would change, and writes it if told to."""
 
-    NAME, LABEL, ICON = "learn", "NTT: Learn from review", "school"
+    NAME, LABEL, ICON = "learn", "NTT: Learn from my decisions", "school"
     DESCRIPTION = (
         "Accepted labels become references, rejected ones examples of what you do not want; then matches again."
     )
@@ -192,24 +189,25 @@ class Learn(NttOperator):
         if field in fields:
             self._show_decisions(form, field)
             return
-        there = ", ".join(fields) or "none yet, run 'NTT: Segment images' first"
+        there = ", ".join(fields) or "none yet, run 'NTT: Label images' first"
         form.refuse("label_field", f"no run wrote the labels in {field!r}; runs wrote: {there}")
 
     def perform(self, ctx: Any, params: LearnParams) -> dict[str, Any]:
         import fiftyone_ntt as ntt
-        from fiftyone_ntt.review.learn import keep_outcome
 
         report = ntt.learn(ctx.dataset, progress=progress_of(ctx), **params.to_mapping())
-        outcome = keep_outcome(ctx.dataset, report)  # the panel shows it
         return {
             "summary": f"{as_markdown(report)}\n\n{APPLIED if params.apply else DRY_RUN}",
-            "rows": outcome["rows"],
+            "rows": report.rows(),
             "changed": len(report.changed),
             "errors": error_rows(report.errors),
         }
 
     def changes(self, params: LearnParams) -> bool:
         return params.apply
+
+    def writes(self, ctx: Any, params: LearnParams) -> str:
+        return params.label_field
 
     def _show_decisions(self, form: Form, field: str) -> None:
         decided, others = _by_decisions(form, field)
@@ -260,7 +258,9 @@ class FitThresholds(NttOperator):
         decided, others = _by_decisions(form, field)
         for i, scores in enumerate(decided[:_MOST_CLASSES]):
             right = scores.accepted + scores.edited
-            text = f"{as_text(scores.name)}: {right} right, {scores.rejected} wrong, of {scores.labels} labels"
+            text = (
+                f"{as_text(scores.name)}: {right} right, {scores.rejected} wrong, of {counted(scores.labels, 'label')}"
+            )
             form.notice(f"decided_{i}", text)
         if not decided:
             form.notice("nothing_decided", NOTHING_DECIDED, warning=True)
@@ -311,35 +311,17 @@ class JudgePresence(NttOperator):
         return {"summary": as_markdown(report), "rows": report.rows()}
 
 
-def _selected(ctx: Any) -> dict[str, list[str]]:
-    from fiftyone_ntt.review.decisions import selected_labels as by_field
+def _in_sight(ctx: Any) -> InSight:
+    """What the person looks at, and what she has selected there; of a question of the panel, what the grid would show
+    on both sides of its threshold."""
+    from fiftyone_ntt.review.decisions import InSight
 
-    return by_field(ctx.view, ctx.selected, selected_labels(ctx))
+    if IN_GRID not in ctx.params:
+        return InSight(ctx.view, ctx.selected or (), selected_labels(ctx), ctx.current_sample)
+    from fiftyone_ntt.review.ranking import Grid
 
-
-def _grid(ctx: Any, params: DecisionParams) -> SampleCollection:
-    """The undecided labels in the grid, also those that the panel's threshold hides."""
-    from fiftyone_ntt.review.ranking import Grid, undecided
-
-    shown = Grid(ctx.dataset, ctx.request_params, params.label_field).on_both_sides()
-    return undecided(shown, params.label_field)
-
-
-def _undecided_in_grid(ctx: Any, params: DecisionParams) -> tuple[int, int]:
-    """How many images and labels a decision on the grid is about."""
-    from fiftyone_ntt.review.decisions import described
-
-    labels = described(_grid(ctx, params), **params.to_mapping())
-    return len(labels), labels.count(label_root(labels, params.label_field)[0])
-
-
-def _scope(ctx: Any) -> tuple[SampleCollection, str]:
-    """The samples that a form is about, and what they are called."""
-    if ctx.current_sample:
-        return ctx.view.select(ctx.current_sample), "this image"
-    if ctx.selected:
-        return ctx.view.select(ctx.selected), counted(len(ctx.selected), "selected image")
-    return ctx.view, "all images in the grid"
+    field = DecisionParams.from_mapping(ctx.params).label_field
+    return InSight(Grid(ctx.dataset, ctx.request_params, field).on_both_sides())
 
 
 def _by_decisions(form: Form, field: str) -> tuple[list[ClassScores], list[ClassScores]]:

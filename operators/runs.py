@@ -60,7 +60,7 @@ class ResumeRun(NttOperator):
 class LowerThreshold(NttOperator):
     """Writes what a run has left out since it looked too little like the references."""
 
-    NAME, LABEL, ICON = "lower_threshold", "NTT: Lower the score threshold of a run", "vertical_align_bottom"
+    NAME, LABEL, ICON = "lower_threshold", "NTT: Bring weaker labels back", "vertical_align_bottom"
     DESCRIPTION = "Brings the weak labels that a run left out back from the candidate cache; decisions stay."
     PARAMS = LowerThresholdParams
     LONG = True
@@ -95,13 +95,15 @@ class UndoRun(NttOperator):
             form.notice("scope", f"Takes back {layer}. All of it, whatever the view or selection.", warning=True)
 
     def perform(self, ctx: Any, params: UndoParams) -> dict[str, Any]:
-        import fiftyone_ntt as ntt
-        from fiftyone_ntt.runs.listing import last_layer
+        from fiftyone_ntt.runs.control import undo_last_layer
 
-        layer = last_layer(ctx.dataset, params.run_key)
-        removed = ntt.undo_run(ctx.dataset, **params.to_mapping())
-        summary = as_markdown(f"Took back {layer} ({counted(removed, 'label')} of run {params.run_key!r} removed).")
-        return {"run_key": params.run_key, "removed": removed, "summary": summary}
+        undone = undo_last_layer(ctx.dataset, **params.to_mapping())
+        return {"run_key": params.run_key, "removed": undone.removed, "summary": as_markdown(undone)}
+
+    def writes(self, ctx: Any, params: UndoParams) -> str | None:
+        from fiftyone_ntt.runs.record import fields_of_runs
+
+        return fields_of_runs(ctx.dataset).get(params.run_key)  # labels of before, where there are some
 
 
 def _choose_run(form: Form, states: Collection[str], what: str) -> None:

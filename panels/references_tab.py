@@ -86,7 +86,7 @@ class ReferencesTab(Tab):
         """Which labels count; nothing to choose where there is one field only."""
         fields = reference_fields(ctx.dataset)
         if len(fields) > 1:
-            view = choice(fields, label="Labels to learn from")
+            view = choice(fields, label="Reference labels")
             panel.enum("references_field", fields, view=view, on_change=self.on("field"))
 
     def _render_buttons(self, panel: types.Object, any_references: bool, any_prompted: bool) -> None:

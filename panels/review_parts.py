@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, REJECTED_TAG
-from fiftyone_ntt.errors import as_text
+from fiftyone_ntt.errors import as_text, counted
 from fiftyone_ntt.operators.forms import as_markdown, as_plot_text
 from fiftyone_ntt.operators.review import CHANGES_OF_LABELS
 from fiftyone_ntt.panels.tabs import Button, Tab, add_plot, choice, table
@@ -121,7 +121,8 @@ def _expected(ctx: Any, labels: LabelTable) -> str | None:
         return f"{GUESSED} {fit.needed}" if fit.guessed else fit.needed
     expected = fit.expected(labels, threshold(ctx), chosen(ctx))
     decided = fit.overall.right + fit.overall.wrong
-    return f"At {threshold(ctx):g}: {in_words(expected.precision, expected.recall)} (from {decided:,} decisions)."
+    what = in_words(expected.precision, expected.recall)
+    return f"At {threshold(ctx):g}: {what} (from {counted(decided, 'decision')})."
 
 
 def bar_start(x: float) -> float:
@@ -344,4 +345,4 @@ def render_export(tab: Tab, panel: types.Object) -> None:
     """The way out, to a model that is trained on what was reviewed."""
     text = "**Export.** Reviewed labels, ready to train something smaller: COCO, YOLO or FiftyOne."
     panel.md(text, name="review_out")
-    tab.add_buttons(panel, [("export", "Export reviewed labels", "file_download", None)])
+    tab.add_buttons(panel, [("export", "Export labels", "file_download", None)])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import is_generated, is_patches
+from fiftyone_ntt.operators.base import tick
 from fiftyone_ntt.operators.forms import counted
 from fiftyone_ntt.operators.review import ASK_ABOVE, IN_GRID
 from fiftyone_ntt.panels import review_parts as parts
@@ -77,7 +78,7 @@ class ReviewTab(Tab):
         go_to(ctx, self.KEY)
         state.review_field, state.review_class = label_field, parts.ALL
         state.review_threshold, state.review_shown, state.review_new = None, parts.ABOVE, True
-        ctx.ops.set_active_fields([label_field])
+        tick(ctx, label_field)
         self.load(ctx)
 
     def render(self, ctx: Any, panel: types.Object) -> None:
@@ -213,6 +214,7 @@ class ReviewTab(Tab):
         params = {
             "label_field": state.review_field,
             side: parts.threshold(ctx),
+            "undecided": True,
             **({} if name is None else {"classes": [name]}),
         }
         count = parts.undecided(ctx, parts.label_table(ctx), parts.grid(ctx))[side]

@@ -8,7 +8,7 @@ from typing import Any
 
 from fiftyone.operators import types
 
-from fiftyone_ntt.errors import NttError
+from fiftyone_ntt.errors import NttError, counted
 from fiftyone_ntt.operators.forms import as_markdown
 from fiftyone_ntt.operators.runs import CANCELLABLE, RESUMABLE
 from fiftyone_ntt.panels.tabs import Handle, Tab, go_to, show_images, table
@@ -250,7 +250,7 @@ def _lesson_row(layer: dict[str, Any]) -> dict[str, Any]:
 def _state(run: dict[str, Any]) -> str:
     workers, word = run.get("workers") or 0, WORDS[run["state"]]
     if run["state"] == "running" and workers > 1:
-        return f"running ({workers} workers)"
+        return f"running ({counted(workers, 'worker')})"
     return f"{word}: {run['message']}" if run.get("message") else word
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.fields import (
     ACCEPTED_TAG,
+    DECIDED_TAGS,
     NO_IMAGES,
     REJECTED_TAG,
     check_detections_field,
@@ -23,11 +24,13 @@ from fiftyone_ntt.dataset.fields import (
     image_samples,
     is_generated,
     is_patches,
+    is_tagged,
     label_fields,
     label_root,
 )
 from fiftyone_ntt.dataset.storage import database_collection, edit_label_tags, store
 from fiftyone_ntt.errors import InputError, counted
+from fiftyone_ntt.params.review import DecisionParams
 from fiftyone_ntt.review.guard import note_decision
 from fiftyone_ntt.review.label_rows import decision_of
 from fiftyone_ntt.review.label_table import catch_up, note_tags, table_of
@@ -52,6 +55,7 @@ def accept_labels(
     classes: Collection[str] | None = None,
     above: float | None = None,
     below: float | None = None,
+    undecided: bool = False,
 ) -> int:
     """Marks labels as right (tag ``ntt:accepted``): later runs keep them, learning makes references of them.
 
@@ -62,6 +66,7 @@ def accept_labels(
         classes: only labels of these classes.
         above: only labels with a confidence above this.
         below: only labels with a confidence of at most this.
+        undecided: only labels that nobody has accepted, rejected or edited; otherwise a decision takes another's place.
 
     Returns:
         Number of labels whose decision changed.
@@ -74,7 +79,7 @@ def accept_labels(
         >>> import fiftyone_ntt as ntt
         >>> ntt.accept_labels(dataset, "ntt", classes=["cat"], above=0.8)  # doctest: +SKIP
     """
-    return _decide(view, label_field, _Choice(label_ids, classes, above, below), ACCEPTED_TAG)
+    return _decide(view, label_field, _Choice(label_ids, classes, above, below, undecided), ACCEPTED_TAG)
 
 
 def reject_labels(
@@ -85,6 +90,7 @@ def reject_labels(
     classes: Collection[str] | None = None,
     above: float | None = None,
     below: float | None = None,
+    undecided: bool = False,
 ) -> int:
     """Marks labels as wrong (tag ``ntt:rejected``): they stay, but are left out of scores and exports.
 
@@ -97,7 +103,7 @@ def reject_labels(
         >>> import fiftyone_ntt as ntt
         >>> ntt.reject_labels(dataset, "ntt", below=0.2)  # doctest: +SKIP
     """
-    return _decide(view, label_field, _Choice(label_ids, classes, above, below), REJECTED_TAG)
+    return _decide(view, label_field, _Choice(label_ids, classes, above, below, undecided), REJECTED_TAG)
 
 
 def clear_decisions(
@@ -108,6 +114,7 @@ def clear_decisions(
     classes: Collection[str] | None = None,
     above: float | None = None,
     below: float | None = None,
+    undecided: bool = False,
 ) -> int:
     """Takes acceptance and rejection back. What a person edited stays edited.
 
@@ -120,33 +127,7 @@ def clear_decisions(
         >>> import fiftyone_ntt as ntt
         >>> ntt.clear_decisions(dataset, "ntt", classes=["cat"])  # doctest: +SKIP
     """
-    return _decide(view, label_field, _Choice(label_ids, classes, above, below), None)
-
-
-def selected_labels(
-    view: SampleCollection, samples: Sequence[str], labels: Iterable[tuple[str, str]]
-) -> dict[str, list[str]]:
-    """What is selected in the App, as labels; a selected patch is a selected label.
-
-    Args:
-        view: what the grid shows.
-        samples: ids of the selected samples (or patches).
-        labels: field and id of each selected label.
-
-    Returns:
-        Field -> ids of its labels.
-    """
-    selected: dict[str, list[str]] = {}
-    for field, label_id in labels:
-        selected.setdefault(field, []).append(label_id)
-    if selected or not samples or not is_patches(view):
-        return selected
-    patches = view.select(list(samples))
-    for field in label_fields(patches):
-        if patches.has_field(field):
-            ids = patches.values(f"{label_root(patches, field)[0]}.id", unwind=True)
-            selected[field] = [label_id for label_id in ids if label_id]
-    return selected
+    return _decide(view, label_field, _Choice(label_ids, classes, above, below, undecided), None)
 
 
 @dataclass(frozen=True)
@@ -155,6 +136,7 @@ class _Choice:
     classes: Collection[str] | None
     above: float | None
     below: float | None
+    undecided: bool
 
     def condition(self) -> Any:
         parts = []
@@ -165,13 +147,100 @@ class _Choice:
             parts.append(F("confidence") > self.above)
         if self.below is not None:
             parts.append(F("confidence") <= self.below)
+        if self.undecided:
+            parts.append(~is_tagged(sorted(DECIDED_TAGS)))
         whole = None
         for part in parts:
             whole = part if whole is None else whole & part
         return whole
 
 
-def described(
+Decision = Callable[..., int]
+"""``accept_labels``, ``reject_labels`` or ``clear_decisions``."""
+
+
+@dataclass(frozen=True)
+class InSight:
+    """What a person looks at in the App, and what she has selected there.
+
+    Attributes:
+        view: what the grid shows.
+        samples: ids of the selected samples (or patches).
+        labels: field and id of each selected label.
+        opened: id of the sample that is open, if any.
+    """
+
+    view: SampleCollection
+    samples: Sequence[str] = ()
+    labels: Sequence[tuple[str, str]] = ()
+    opened: str | None = None
+
+    def selected(self) -> dict[str, list[str]]:
+        """Field -> ids of the labels that are selected there; a selected patch is a selected label."""
+        selected: dict[str, list[str]] = {}
+        for field, label_id in self.labels:
+            selected.setdefault(field, []).append(label_id)
+        if selected or not self.samples or not is_patches(self.view):
+            return selected
+        patches = self.view.select(list(self.samples))
+        for field in label_fields(patches):
+            if patches.has_field(field):
+                ids = patches.values(f"{label_root(patches, field)[0]}.id", unwind=True)
+                selected[field] = [label_id for label_id in ids if label_id]
+        return selected
+
+    def images(self) -> tuple[SampleCollection, str]:
+        """The images that a description is about, and what they are called: the open one, the selected ones, or all."""
+        if self.opened:
+            return self.view.select(self.opened), "this image"
+        if self.samples:
+            return self.view.select(list(self.samples)), counted(len(self.samples), "selected image")
+        return self.view, "all images in the grid"
+
+    def selects(self, params: DecisionParams) -> bool:
+        """Whether a decision is about what is selected: something is, and ``params`` describe nothing."""
+        return not params.describes_labels() and bool(self.selected())
+
+    def decide(self, decision: Decision, params: DecisionParams) -> int:
+        """Decides on what ``params`` describe; where they describe nothing, on what is selected, or else on all.
+
+        Args:
+            decision: what to do with the labels.
+            params: as for a call from Python; ids of labels hold wherever in the grid these are.
+
+        Returns:
+            Number of labels whose decision changed.
+        """
+        if self.selects(params):
+            return sum(decision(self.view, field, label_ids=ids) for field, ids in self.selected().items())
+        return decision(self._where(params), **params.to_mapping())
+
+    def why_unchanged(self, params: DecisionParams) -> str:
+        """Why ``decide`` changed no label, and what to do."""
+        if self.selects(params):
+            return "nothing was left to change on what is selected"
+        return why_unchanged(self._where(params), **params.to_mapping())
+
+    def _where(self, params: DecisionParams) -> SampleCollection:
+        return self.view if params.label_ids else self.images()[0]
+
+
+def check_classes(view: SampleCollection, label_field: str, classes: Collection[str] | None) -> None:
+    """Raises InputError where a field has no label of a class: a slip of the pen would decide on nothing, silently."""
+    check_detections_field(image_samples(view), label_field)
+    if not classes:
+        return
+    dataset = dataset_of(view)
+    there = sorted(filter(None, every_image(dataset).distinct(f"{label_root(dataset, label_field)[0]}.label")))
+    unknown = [name for name in classes if name not in there]
+    if unknown:
+        raise InputError(
+            f"expected classes of labels in {label_field!r}, got {', '.join(map(repr, unknown))}; there is: "
+            f"{', '.join(there) or 'no label yet'}"
+        )
+
+
+def amount(
     view: SampleCollection,
     label_field: str,
     *,
@@ -179,9 +248,11 @@ def described(
     classes: Collection[str] | None = None,
     above: float | None = None,
     below: float | None = None,
-) -> SampleCollection:
-    """The labels that a decision with these arguments would be about; see ``accept_labels``."""
-    return _chosen(view, label_field, _Choice(label_ids, classes, above, below))
+    undecided: bool = False,
+) -> tuple[int, int]:
+    """How many images and labels a decision with these arguments would be about; see ``accept_labels``."""
+    chosen = _chosen(view, label_field, _Choice(label_ids, classes, above, below, undecided))
+    return len(chosen), chosen.count(label_root(chosen, label_field)[0])
 
 
 def _chosen(view: SampleCollection, label_field: str, choice: _Choice) -> SampleCollection:
@@ -210,6 +281,7 @@ def why_unchanged(
     classes: Collection[str] | None = None,
     above: float | None = None,
     below: float | None = None,
+    undecided: bool = False,
 ) -> str:
     """Why a decision with these arguments changed no label, and what to do; see ``accept_labels``."""
     samples = image_samples(view)
@@ -217,7 +289,7 @@ def why_unchanged(
     there = samples.count(path)
     if not there:
         return f"no image of the view has labels in {label_field!r}; label them first" if len(samples) else NO_IMAGES
-    count = _chosen(view, label_field, _Choice(label_ids, classes, above, below)).count(path)
+    count = _chosen(view, label_field, _Choice(label_ids, classes, above, below, undecided)).count(path)
     if not count:
         return (
             f"none of the {counted(there, 'label')} in {label_field!r} is of that class, score or id; give others, or "
@@ -280,7 +352,7 @@ class LastDecision:
 
     def __str__(self) -> str:
         done = {ACCEPTED_TAG: "accepted", REJECTED_TAG: "rejected"}.get(self.tag or "", "without a decision")
-        return f"{self.labels:,} label{'' if self.labels == 1 else 's'} {done}"
+        return f"{counted(self.labels, 'label')} {done}"
 
 
 def last_decision(dataset: fo.Dataset, label_field: str) -> LastDecision | None:

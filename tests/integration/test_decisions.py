@@ -171,3 +171,20 @@ def test_on_the_command_line(arguments, words, decided, labelled, capsys):
     assert tagged == decided
     assert main(["clear", labelled.name]) == 0
     assert capsys.readouterr().out.strip() == f"{counted(decided, 'label')} without a decision now"
+
+
+def test_undecided_labels_only(labelled):
+    """What somebody decided stays, by every entry point alike."""
+    ntt.reject_labels(labelled, classes=["dog"])
+    assert ntt.accept_labels(labelled.limit(1), above=0.5, undecided=True) == 1, "the dog stays rejected"
+    assert execute("accept_labels", labelled.limit(2).view(), {"above": 0.5, "undecided": True})[1]["changed"] == 1
+    from fiftyone_ntt.cli.main import main
+
+    assert main(["accept", labelled.name, "--above", "0.5", "--undecided"]) == 0
+    assert labelled.count_label_tags("ntt") == {"ntt:rejected": 4, "ntt:accepted": 4}
+
+
+def test_a_description_goes_before_a_selection(labelled):
+    request = {"selected_labels": selected(labelled)}
+    assert execute("accept_labels", labelled.view(), {"classes": ["dog"]}, **request)[1]["changed"] == 4
+    assert execute("reject_labels", labelled.view(), **request)[1]["changed"] == 2

@@ -25,6 +25,7 @@ from fiftyone_ntt.params.labelling import (
 )
 from fiftyone_ntt.params.references import BuildBankParams, MakeMasksParams, TaggedBankParams
 from fiftyone_ntt.params.review import (
+    DecisionParams,
     ExportParams,
     FitThresholdsParams,
     JudgePresenceParams,
@@ -62,6 +63,8 @@ ALL = [
         ("evaluate", EvaluateParams, {"progress"}),
         ("learn", LearnParams, {"progress", "preset"}),
         ("export_labels", ExportParams, {"progress"}),
+        *((f"{name}_labels", DecisionParams, set()) for name in ("accept", "reject")),
+        ("clear_decisions", DecisionParams, set()),
         ("cancel_run", CancelParams, set()),
         ("resume_run", ResumeParams, {"progress", "preset"}),
         ("lower_threshold", LowerThresholdParams, {"progress", "preset"}),
