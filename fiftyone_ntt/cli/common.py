@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich import box
 from rich.console import Console
@@ -27,6 +27,16 @@ if TYPE_CHECKING:
 
 Command = Callable[..., int]
 """Does what a command says with its options; returns the exit status."""
+
+
+class Report(Protocol):
+    """What a service returns that goes through images.
+
+    Attributes:
+        errors: sample id -> what went wrong.
+    """
+
+    errors: dict[str, str]
 
 
 def add_group(commands: Any, name: str, help: str) -> Any:
@@ -101,10 +111,13 @@ def say(text: object) -> None:
     console().print(spelt_out(str(text)), soft_wrap=True, markup=False)
 
 
-def say_failed(errors: Mapping[str, str]) -> None:
-    """Prints what failed: id of a sample -> why."""
-    for sample_id, error in errors.items():
+def say_report(report: Report, *lines: str) -> int:
+    """Prints a report, further lines, and what failed; returns the exit status: 1 where anything did."""
+    for line in (report, *lines):
+        say(line)
+    for sample_id, error in report.errors.items():
         console().print(f"[yellow]failed[/] {sample_id}: {plain(error)}", soft_wrap=True)
+    return 1 if report.errors else 0
 
 
 def narrow_table(**options: Any) -> Table:

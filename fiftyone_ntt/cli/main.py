@@ -23,7 +23,7 @@ from fiftyone_ntt.cli.common import (
     progress_bar,
     results_table,
     say,
-    say_failed,
+    say_report,
     view_of,
 )
 from fiftyone_ntt.cli.protocols import add_commands as add_protocol_commands
@@ -170,9 +170,7 @@ def index_build(dataset: str, tag: str | None, saved_view: str | None, **options
     view = view_of(dataset, tag, saved_view)
     with progress_bar("images") as progress:
         report = index(view, progress=progress, **params)
-    say(report)
-    say_failed(report.errors)
-    return 1 if report.failed else 0
+    return say_report(report)
 
 
 def index_info(index_dir: Path | None) -> int:
@@ -244,8 +242,7 @@ def segment(dataset: str, tag: str | None, saved_view: str | None, **options: An
     view = view_of(dataset, tag, saved_view)
     with progress_bar("images") as progress, through(Origin("cli")):
         report = ntt.segment(view, progress=progress, **params)
-    say(report)
-    return 0
+    return say_report(report)
 
 
 def evaluate(dataset: str, tag: str | None, saved_view: str | None, **options: Any) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,7 @@ from fiftyone_ntt.cli.common import (
     plain,
     progress_bar,
     say,
-    say_failed,
+    say_report,
     view_of,
 )
 from fiftyone_ntt.errors import counted
@@ -58,14 +57,14 @@ def add_commands(commands: Any) -> None:
 
 def decide(dataset: str, tag: str | None, saved_view: str | None, *, service: str, done: str, **options: Any) -> int:
     """Decides on labels and prints on how many."""
-    params = DecisionParams.from_mapping(options).to_mapping()
+    params = DecisionParams.from_mapping(options)
     import fiftyone_ntt as ntt
-    from fiftyone_ntt.review.decisions import why_unchanged
+    from fiftyone_ntt.review.decisions import check_classes, why_unchanged
 
-    decision: Callable[..., int] = getattr(ntt, service)
-    view = view_of(dataset, tag, saved_view)
-    changed = decision(view, **params)
-    say(f"{counted(changed, 'label')} {done}" + ("" if changed else f": {why_unchanged(view, **params)}"))
+    view, decision = view_of(dataset, tag, saved_view), getattr(ntt, service)
+    check_classes(view, params.label_field, params.classes)
+    changed = decision(view, **params.to_mapping())
+    say(f"{counted(changed, 'label')} {done}" + ("" if changed else f": {why_unchanged(view, **params.to_mapping())}"))
     return 0
 
 
@@ -83,9 +82,7 @@ def learn(dataset: str, tag: str | None, saved_view: str | None, **options: Any)
         cells = (str(row[key]) for key in ("gained", "lost", "relabelled", "unchanged"))
         table.add_row(plain(row["class"]), *cells)
     console().print(table)
-    say(report)
-    say_failed(report.errors)
-    return 1 if report.errors else 0
+    return say_report(report)
 
 
 def export(dataset: str, tag: str | None, saved_view: str | None, **options: Any) -> int:
@@ -136,13 +133,9 @@ def to_segmentation(dataset: str, tag: str | None, saved_view: str | None, **opt
     params = ToSegmentationParams.from_mapping(options).to_mapping()
     import fiftyone_ntt as ntt
 
-    with progress_bar("maps") as progress:
+    with progress_bar("images") as progress:
         report = ntt.to_segmentation(view_of(dataset, tag, saved_view), progress=progress, **params)
-    say(report)
-    for value, name in enumerate(report.classes, start=1):
-        say(f"{value} = {name}")
-    say_failed(report.errors)
-    return 1 if report.errors else 0
+    return say_report(report, *(f"{value} = {name}" for value, name in enumerate(report.classes, start=1)))
 
 
 def _table(first: str, *others: str) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fiftyone_ntt.cli.common import add_command, console, dataset_of, narrow_table, plain, progress_bar, say
+from fiftyone_ntt.cli.common import add_command, console, dataset_of, narrow_table, plain, progress_bar, say, say_report
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.params.labelling import LowerThresholdParams, UndoParams
 
@@ -82,8 +82,7 @@ def runs_resume(dataset: str, run_key: str) -> int:
 
     with progress_bar("images") as progress, through(Origin("cli")):
         report = ntt.resume_run(dataset_of(dataset), run_key, progress=progress)
-    say(report)
-    return 0
+    return say_report(report)
 
 
 def runs_lower(dataset: str, run_key: str, score_threshold: float) -> int:
@@ -93,8 +92,7 @@ def runs_lower(dataset: str, run_key: str, score_threshold: float) -> int:
 
     with progress_bar("images") as progress, through(Origin("cli")):
         report = ntt.lower_threshold(dataset_of(dataset), run_key, score_threshold, progress=progress)
-    say(report)
-    return 0
+    return say_report(report)
 
 
 def runs_cancel(dataset: str, run_key: str) -> int:
@@ -108,13 +106,9 @@ def runs_cancel(dataset: str, run_key: str) -> int:
 
 def runs_undo(dataset: str, run_key: str, keep_edited: bool) -> int:
     """Takes a run back."""
-    import fiftyone_ntt as ntt
-    from fiftyone_ntt.runs.listing import last_layer
+    from fiftyone_ntt.runs.control import undo_last_layer
 
-    loaded = dataset_of(dataset)
-    layer = last_layer(loaded, run_key)
-    removed = ntt.undo_run(loaded, run_key, keep_edited=keep_edited)
-    say(f"run {run_key!r} undone, {layer}: {counted(removed, 'label')} removed")
+    say(undo_last_layer(dataset_of(dataset), run_key, keep_edited=keep_edited))
     return 0
 
 
