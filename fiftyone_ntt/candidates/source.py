@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from fiftyone_ntt.models import Preset, load_segmenters
 from fiftyone_ntt.models.devices import Precision, choose_devices
 from fiftyone_ntt.models.presets import resolve_preset
 from fiftyone_ntt.params.base import GRANULARITIES, StageOneSettings
+from fiftyone_ntt.pixels.frames import smallest_object
 from fiftyone_ntt.pixels.images import NO_CONTRAST, content_digest, decode_with_notes, notes_at_a_glance, read_bytes
 
 logger = logging.getLogger(__name__)
@@ -37,8 +37,6 @@ _Read = NDArray[np.uint8] | CompactImage
 _Finish = Callable[[str, Any], T]
 _COARSE, _VERY_COARSE = 64, 200
 """Pixels between prompt points: below the first nobody misses objects that small, from the second on in any image."""
-_FINEST = 128
-"""Points along a side from which on the masks, of 256 pixels a side, are what limits how small an object can be."""
 _TOO_SMALL = (
     "objects smaller than up to {} pixels can lie unseen between the prompt points: raise points_per_side, or cut the "
     "images into parts"
@@ -347,11 +345,6 @@ class CandidateSource:
             f"the candidate cache in {self._root} was made with other settings than they looked like before the "
             f"models were loaded ({differences}); call again, and the right ones are used"
         )
-
-
-def smallest_object(size: tuple[int, int], points_per_side: int) -> int:
-    """Side in pixels of the objects that a grid of points surely meets, in an image of ``(height, width)``."""
-    return math.ceil(max(size) / min(points_per_side, _FINEST))
 
 
 def outputs_for(granularity: str, bank: MemoryBank | None = None) -> str:

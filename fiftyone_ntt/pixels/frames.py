@@ -26,6 +26,8 @@ from fiftyone_ntt.pixels.files import MOST_PIXELS, MOST_SIDE
 
 MASK_SIDE = 256
 """Side of the mask logits of every model of the SAM family, in pixels."""
+_FINEST = 128
+"""Points along a side from which on the masks, of 256 pixels a side, are what limits how small an object can be."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,11 @@ def outline_radius(frame: ImageFrame) -> int:
     """
     shrink = max(frame.mask_content[axis] / frame.image_size[axis] for axis in (0, 1))
     return 1 if shrink <= 1 else min(ceil(2 * shrink), MASK_SIDE)
+
+
+def smallest_object(size: tuple[int, int], points_per_side: int) -> int:
+    """Side in pixels of the objects that a grid of points surely meets, in an image of ``(height, width)``."""
+    return ceil(max(size) / min(points_per_side, _FINEST))
 
 
 def resize_pil(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

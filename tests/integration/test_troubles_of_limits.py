@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt.candidates.source import smallest_object
+from fiftyone_ntt.pixels.frames import smallest_object
 
 # (height, width), points a side -> side of the smallest object that is surely met, and whether that is worth a note.
 SIZES = [((360, 5760), 32, 180), ((480, 640), 16, 40), ((9000, 12000), 32, 375), ((9000, 12000), 256, 94)]
