@@ -4,7 +4,8 @@ Answers of a busy server overtake each other, so an answer may be of a tab that 
 content with the tab. Which tab is open is only said by the tabs themselves: they write it into the panel's state before
 they tell of it, every event brings that state along, and no answer overwrites it. Whatever the event, what is drawn is
 the tab that the event says is open. And drawing another tab than before starts a timer under a name of its own, which
-asks whether that tab is the one that is open: so an answer that came too late is found out by the browser itself.
+asks whether that tab is the one that is open: so an answer that came too late is found out by the browser itself, also
+where it lacks the timer that looks after filters.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from fiftyone.operators import types
 
 from fiftyone_ntt.operators.review import guard_labels
 from fiftyone_ntt.panels.evaluate_tab import EvaluateTab
-from fiftyone_ntt.panels.kept_filters import Found, are_kept, let_go, look_after
+from fiftyone_ntt.panels.kept_filters import Found, let_go, look_after, number_of_kept
 from fiftyone_ntt.panels.references_tab import ReferencesTab
 from fiftyone_ntt.panels.review_tab import ReviewTab
 from fiftyone_ntt.panels.runs_tab import RunsTab
@@ -119,7 +120,7 @@ class NttReview(foo.Panel):
             panel.md("Open a dataset first.", name="no_dataset")
         else:
             self.tabs[tab].render(ctx, panel)
-        if are_kept(ctx):
+        if number_of_kept(ctx):
             # Under names of their own: a timer that is there already goes on as it is.
             look = self.on_seen if ctx.params.get("__method__") == "on_kept" else self.on_kept
             panel.view(look.__name__, view=types.TimerView(interval=_LOOK_EVERY, on_interval=look))
@@ -142,5 +143,5 @@ def open_tab(ctx: Any) -> str:
 
 
 def _drawn(ctx: Any) -> str:
-    """What is drawn: which tab, of which tabs."""
-    return f"{tabs_name(ctx)}_{open_tab(ctx)}"
+    """What is drawn: which tab, of which tabs, and for which filters there is a timer."""
+    return f"{tabs_name(ctx)}_{open_tab(ctx)}_{number_of_kept(ctx)}"

@@ -44,7 +44,7 @@ class AppPage:
 
     def __init__(self, page: Page, url: str, pictures: Path | None) -> None:
         self.page, self.dataset = page, None
-        self._told: list[set[str]] = []
+        self._told: list[tuple[str, set[str]]] = []
         page.on("request", self._note_filters)
         self._url = url
         self._pictures = pictures
@@ -55,7 +55,9 @@ class AppPage:
 
     def _note_filters(self, request: Any) -> None:
         if request.url.endswith("/operators/execute"):
-            self._told = [*self._told, set(json.loads(request.post_data or "{}").get("filters") or {})]
+            told = json.loads(request.post_data or "{}")
+            event = str(told["params"].get("__method__") or told["operator_uri"])
+            self._told.append((event, {path.rpartition(".")[2] for path in told.get("filters") or {}}))
 
     def expect_filters(self, attributes: set[str]) -> None:
         """Waits until the App tells the panel that its sidebar filters by just these attributes, and nothing more."""
@@ -63,9 +65,9 @@ class AppPage:
         while time.monotonic() < deadline:
             before = len(self._told)
             self.page.wait_for_timeout(3500)
-            if len(self._told) == before and {path.rpartition(".")[2] for path in self._told[-1]} == attributes:
+            if len(self._told) == before and self._told[-1][1] == attributes:
                 return
-        raise AssertionError(f"the sidebar filters by {self._told[-3:]}")
+        raise AssertionError(f"{attributes} expected; the App told of its filters: {self._told[-40:]}")
 
     def open(self, dataset: str) -> None:
         """Opens the dataset, or loads the page again, and waits until its grid and its operators are there."""

@@ -60,6 +60,15 @@ def registered_panel():
     return foo.get_operator(PANEL)
 
 
+def as_in_a_browser(value):
+    """Numbers as JavaScript writes them: 1.0 comes back as 1."""
+    if isinstance(value, dict):
+        return {key: as_in_a_browser(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [as_in_a_browser(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class PanelSession:
     """The panel, opened on a dataset at a tab: keeps its state, data and view between events, as the App does.
 
@@ -101,7 +110,7 @@ class PanelSession:
         if name == "set_view":
             self.view = fo.DatasetView._build(self.dataset, params["view"])
         elif name == "set_filters":
-            self.filters = params
+            self.filters = as_in_a_browser(params)
         elif name == "patch_panel_data":
             self.sent.update(params["data"])
         elif name == "show_panel_output":
