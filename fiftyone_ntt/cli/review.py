@@ -59,12 +59,12 @@ def decide(dataset: str, tag: str | None, saved_view: str | None, *, service: st
     """Decides on labels and prints on how many."""
     params = DecisionParams.from_mapping(options)
     import fiftyone_ntt as ntt
-    from fiftyone_ntt.review.decisions import check_classes, why_unchanged
+    from fiftyone_ntt.review.decisions import check_classes
 
     view, decision = view_of(dataset, tag, saved_view), getattr(ntt, service)
     check_classes(view, params.label_field, params.classes)
-    changed = decision(view, **params.to_mapping())
-    say(f"{counted(changed, 'label')} {done}" + ("" if changed else f": {why_unchanged(view, **params.to_mapping())}"))
+    # Why none, is in the log.
+    say(f"{counted(decision(view, **params.to_mapping()), 'label')} {done}")
     return 0
 
 

@@ -322,11 +322,13 @@ def _make_tag_lists(view: SampleCollection, label_field: str, sample_ids: Iterab
     """Gives labels whose tags are ``null``, or not there, an empty list: FiftyOne tags no label beside such a one."""
     root, is_list = label_root(view, label_field)
     ids, samples = list(sample_ids), database_collection(dataset_of(view))
-    bare = {root: {"$elemMatch": {"tags": None}}} if is_list else {root: {"$type": "object"}, f"{root}.tags": None}
-    path, filters = (f"{root}.$[label].tags", [{"label.tags": None}]) if is_list else (f"{root}.tags", None)
+    bare: dict[str, Any] = {root: {"$elemMatch": {"tags": None}}}
+    path, filters = f"{root}.$[label].tags", [{"label.tags": None}]
+    if not is_list:
+        bare, path, filters = {root: {"$type": "object"}, f"{root}.tags": None}, f"{root}.tags", []
     for start in range(0, len(ids), _IDS_AT_ONCE):
         some = {"_id": {"$in": ids[start : start + _IDS_AT_ONCE]}, **bare}
-        samples.update_many(some, {"$set": {path: []}}, array_filters=filters)
+        samples.update_many(some, {"$set": {path: []}}, array_filters=filters or None)
 
 
 def _note(samples: SampleCollection, label_field: str, labels: Changes, tag: str | None) -> None:

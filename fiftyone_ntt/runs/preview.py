@@ -239,7 +239,9 @@ def _previews(
     view: SampleCollection, chosen: list[tuple[str, str]], source: CandidateSource, drawer: _Drawer,
     stage_one: StageOne, progress: Progress | None, notes: list[str],
 ) -> Iterator[PreviewImage]:  # fmt: skip
-    spent, errors, labels = [], {}, 0
+    spent: list[float] = []
+    errors: dict[str, str] = {}
+    labels = 0
     if progress is not None:
         progress(0, len(chosen), "loading the models")
     with closing(source.outcomes(chosen, drawer)) as outcomes:

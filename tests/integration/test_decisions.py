@@ -6,6 +6,7 @@ import pytest
 from support.app import context, operator, requests_of
 
 import fiftyone_ntt as ntt
+from fiftyone_ntt.dataset.storage import database_collection
 from fiftyone_ntt.errors import InputError, WrongTypeError, counted
 
 NAMES = ("accept_labels", "reject_labels", "clear_decisions")
@@ -70,6 +71,17 @@ def test_labels_by_id_keep_their_other_tags(labelled):
     assert labelled.count_label_tags("ntt") == {"mine": 16, "ntt:rejected": 3}
     assert ntt.accept_labels(labelled, label_ids=chosen[:1]) == 1
     assert labelled.count_label_tags("ntt") == {"mine": 16, "ntt:rejected": 2, "ntt:accepted": 1}
+
+
+@pytest.mark.parametrize(
+    "change", [{"$set": {"ntt.detections.0.tags": None}}, {"$unset": {"ntt.detections.0.tags": 1}}]
+)
+def test_a_label_without_tags_keeps_no_other_from_its_decision(labelled, change):
+    """FiftyOne tags no label of a sample of which one has ``null`` for tags, and says nothing."""
+    database_collection(labelled).update_one({"ntt.detections.0": {"$exists": True}}, change)
+    assert ntt.accept_labels(labelled) == 16
+    assert labelled.count_label_tags("ntt") == {"ntt:accepted": 16}
+    assert ntt.clear_decisions(labelled) == 16
 
 
 def test_patches(labelled):

@@ -142,7 +142,6 @@ SAID = [
     (export, "no images", NONE),
     (export, "references", "none of the 1 samples has labels in 'ntt'; label them first"),
     (export, "weak", "too low a score; lower score_threshold, or choose other classes"),
-    (export, "failed", "nothing|cannot be|not found"),
     (maps, "no images", NONE),
     (maps, "references", "0 segmentation masks.*label images first, or choose a view that holds labelled ones"),
     (maps, "weak", "all of them are background: no label counts; lower score_threshold"),
@@ -151,7 +150,7 @@ SAID = [
       for service in map(by_operator, ("accept_labels", "reject_labels"))),
     *((service, "weak", "none of the .* labels in 'ntt' is of that class, score or id; give others")
       for service in map(by_operator, ("accept_labels", "reject_labels"))),
-    (by_command, "weak", "0 labels accepted: none of the .* labels in 'ntt'"),
+    (by_command, "weak", "0 labels accepted.*none of the .* labels in 'ntt'"),
     (in_log("accept_labels"), "no images", NONE),
     (in_log("reject_labels"), "weak", "no decision changed: none of the"),
     (learn, "no images", NONE),
