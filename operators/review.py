@@ -23,7 +23,7 @@ from fiftyone_ntt.params.review import (
 if TYPE_CHECKING:
     from fiftyone.core.collections import SampleCollection
 
-    from fiftyone_ntt.review.decisions import InSight
+    from fiftyone_ntt.review.in_sight import InSight
     from fiftyone_ntt.review.label_table import ClassScores
 
 logger = logging.getLogger(__name__)
@@ -314,7 +314,7 @@ class JudgePresence(NttOperator):
 def _in_sight(ctx: Any) -> InSight:
     """What the person looks at, and what she has selected there; of a question of the panel, what the grid would show
     on both sides of its threshold."""
-    from fiftyone_ntt.review.decisions import InSight
+    from fiftyone_ntt.review.in_sight import InSight
 
     if IN_GRID not in ctx.params:
         return InSight(ctx.view, ctx.selected or (), selected_labels(ctx), ctx.current_sample)

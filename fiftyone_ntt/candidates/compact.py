@@ -214,7 +214,7 @@ def _compact_masks(logits: Tensor, radius: int) -> dict[str, NDArray[Any]]:
 def _lengths(changed: NDArray[np.int64]) -> NDArray[np.uint16]:
     """The distance from the change before, of flat places; a mask's first run is counted from its first pixel."""
     before = np.concatenate([[0], changed[:-1]])
-    return (changed - np.maximum(before, changed & -(MASK_SIDE * MASK_SIDE))).astype(np.uint16)
+    return np.asarray(changed - np.maximum(before, changed & -(MASK_SIDE * MASK_SIDE)), np.uint16)
 
 
 def _compact_on_device(logits: Tensor, radius: int) -> dict[str, NDArray[Any]]:

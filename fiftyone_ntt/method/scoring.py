@@ -167,9 +167,9 @@ def _some_weights(runs: Runs, first: int, shape: tuple[int, ...], tables: Sequen
             add(whole, np.bincount(place, table.whole.take(at), size), out=whole)
             add(part, np.bincount(place, table.part.take(at), size), out=part)
     # Of the cell that an edge is in a part counts, of all cells right of it the whole.
-    whole, part = whole.reshape(shape[0], rows, columns), part.reshape(shape[0], rows, columns)
-    part[:, :, 1:] += whole[:, :, :-1] - part[:, :, :-1]
-    return np.cumsum(part, axis=2)[:, :, :-1].clip(0, 1)
+    wholes, parts = whole.reshape(shape[0], rows, columns), part.reshape(shape[0], rows, columns)
+    parts[:, :, 1:] += wholes[:, :, :-1] - parts[:, :, :-1]
+    return np.cumsum(parts, axis=2)[:, :, :-1].clip(0, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,4 +222,4 @@ def grown(weights: NDArray[np.float32], reach: int) -> NDArray[np.float32]:
             covered += step
     largest = np.zeros(padded.size, np.float32)
     largest[: flat.size] = flat
-    return largest.reshape(padded.shape)[:, :rows, :columns]
+    return np.asarray(largest.reshape(padded.shape)[:, :rows, :columns])

@@ -6,6 +6,7 @@ The lowest bit of a word is its first pixel, so that a shift to the left moves a
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,8 @@ _ONE, _LAST = np.uint64(1), np.uint64(WORD - 1)
 
 def packed(flags: NDArray[np.bool_]) -> Bits:
     """Bits of flags bool ``[..., w]``, uint64 ``[..., w / 64]``; w is a multiple of 64."""
-    return np.packbits(flags, axis=-1, bitorder="little").view("<u8")
+    bits: Bits = np.packbits(flags, axis=-1, bitorder="little").view("<u8")
+    return bits
 
 
 def unpacked(bits: Bits) -> NDArray[np.uint8]:
@@ -31,12 +33,12 @@ def places(bits: Bits) -> NDArray[np.int64]:
     used = np.flatnonzero(words)
     flags = np.unpackbits(words[used].view(np.uint8), bitorder="little").view(bool)
     found = np.flatnonzero(flags)
-    return used[found >> 6] * WORD + (found & (WORD - 1))
+    return np.asarray(used[found >> 6] * WORD + (found & (WORD - 1)), np.int64)
 
 
 def counts(bits: Bits) -> NDArray[np.int64]:
     """How many bits are set in each mask of ``[n, ...]``: int64 ``[n]``."""
-    return np.bitwise_count(_flat(bits)).sum(axis=1, dtype=np.int64)
+    return np.asarray(np.bitwise_count(_flat(bits)).sum(axis=1, dtype=np.int64))
 
 
 def changes(bits: Bits) -> Bits:
@@ -44,7 +46,7 @@ def changes(bits: Bits) -> Bits:
     flat = _flat(bits)
     before = flat << _ONE
     before[:, 1:] |= flat[:, :-1] >> _LAST
-    return flat ^ before
+    return np.asarray(flat ^ before, np.uint64)
 
 
 def _flat(bits: Bits) -> Bits:
@@ -56,15 +58,15 @@ def near_both(bits: Bits, radius: int) -> Bits:
     inside, outside = bits, ~bits
     for _ in range(radius):
         inside, outside = _grown(inside), _grown(outside)
-    return inside & outside
+    return np.asarray(inside & outside, np.uint64)
 
 
 def _grown(bits: Bits) -> Bits:
     """The pixels and their eight neighbours."""
-    wide = bits | bits << _ONE | bits >> _ONE
+    wide: Bits = bits | bits << _ONE | bits >> _ONE
     wide[..., 1:] |= bits[..., :-1] >> _LAST
     wide[..., :-1] |= bits[..., 1:] << _LAST
-    grown = wide.copy()
+    grown: Bits = wide.copy()
     grown[:, 1:] |= wide[:, :-1]
     grown[:, :-1] |= wide[:, 1:]
     return grown
@@ -72,12 +74,12 @@ def _grown(bits: Bits) -> Bits:
 
 def extents(bits: Bits) -> NDArray[np.float32]:
     """float32 ``[n, 4]`` xyxy of ``[n, h, words]``, x2 and y2 the last column and row; zeros for an empty mask."""
-    rows = bits.any(axis=2)
+    rows: NDArray[np.bool_] = (bits != 0).any(axis=2)
     across = np.bitwise_or.reduce(bits, axis=1)
     columns = np.unpackbits(across.view(np.uint8), axis=1, bitorder="little")
     boxes = np.stack([*_first_and_last(columns), *_first_and_last(rows)], axis=1)[:, [0, 2, 1, 3]]
     return np.asarray(boxes * rows.any(axis=1, keepdims=True), np.float32)
 
 
-def _first_and_last(flags: NDArray[np.generic]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _first_and_last(flags: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return flags.argmax(axis=1), flags.shape[1] - 1 - flags[:, ::-1].argmax(axis=1)

@@ -54,7 +54,7 @@ class Runs:
     def pixels(self, top: int, left: int, width: int) -> IntArray:
         """The flat places of all runs' pixels in an array whose first pixel is (``left``, ``top``), ``width`` wide."""
         first, length = (self.row - top) * width + (self.start - left), self.length
-        return np.arange(int(length.sum())) + np.repeat(first - (np.cumsum(length) - length), length)
+        return np.asarray(np.arange(int(length.sum())) + np.repeat(first - (np.cumsum(length) - length), length))
 
     @property
     def length(self) -> IntArray:
@@ -98,7 +98,7 @@ def runs_of_lengths(lengths: NDArray[np.uint16], ends: IntArray, width: int) -> 
     return runs_of_changes(edges, counts, width)
 
 
-def runs_of_changes(edges: IntArray, counts: IntArray, width: int) -> Runs:
+def runs_of_changes(edges: NDArray[np.signedinteger[Any]], counts: IntArray, width: int) -> Runs:
     """Runs from where a row-major sweep over each mask meets another kind of pixel; it begins outside.
 
     Args:

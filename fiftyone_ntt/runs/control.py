@@ -21,7 +21,6 @@ from fiftyone_ntt.references.banks import bank_of_run
 from fiftyone_ntt.references.tagged_bank import BankPlan
 from fiftyone_ntt.runs.applied_thresholds import STARTING, check_mode, named
 from fiftyone_ntt.runs.background import cancel
-from fiftyone_ntt.runs.history import undo_run
 from fiftyone_ntt.runs.listing import last_layer, layers_of, list_runs, queued_runs
 from fiftyone_ntt.runs.mending import check_field, check_free, is_superseded, mend_runs
 from fiftyone_ntt.runs.record import (
@@ -43,6 +42,7 @@ from fiftyone_ntt.runs.record import (
 )
 from fiftyone_ntt.runs.segment import SegmentReport, Task, label, record_of, settled, taught
 from fiftyone_ntt.runs.session import goes_on
+from fiftyone_ntt.runs.undo import undo_run
 from fiftyone_ntt.runs.workers import request_cancel
 
 
