@@ -36,7 +36,7 @@ def test_the_weights_are_the_covered_shares(frame):
 
 @pytest.mark.parametrize("grid", [(16, 16), (37, 23), (3, 300)])
 @pytest.mark.parametrize("frame", [ImageFrame.squash((256, 256)), ImageFrame.letterbox((137, 256), 256)])
-def test_weights_of_ragged_masks_on_any_grid_are_the_covered_shares(frame, grid):
+def test_weights_of_ragged_masks_are_the_covered_shares(frame, grid):
     """Against the shares of each token's area that each pixel takes, pixel by pixel."""
     logits = torch.randn(70, 256, 256, generator=torch.Generator().manual_seed(1))
     logits[0], logits[1] = -1, 1
