@@ -152,10 +152,17 @@ def _show(results: list[dict[str, Any]]) -> None:
     rows = report.rows_of(results)
     for presence, group in report.by_presence(rows).items():
         table = narrow_table(title=report.TITLES[presence], title_justify="left")
-        for heading in report.HEADINGS:
-            table.add_column(heading, overflow="fold")
+        table.add_column("", overflow="fold")
+        for heading in ("expected", "measured", "difference"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        last = ""
         for row in group:
-            table.add_row(*(plain(cell) for cell in row.cells()), style="yellow" if row.marked else None)
+            if row.title != last:
+                table.add_row(plain(row.title), style="bold")
+                last = row.title
+            cells = (report.points(row.expected), report.points(row.measured), report.points(row.difference, "+.1f"))
+            figures = (*cells[:2], f"{cells[2]} !" if row.marked else f"{cells[2]}  ")
+            table.add_row(f"  {row.scorer} {row.metric}", *figures, style="yellow" if row.marked else None)
         console().print(table)
     for source in sorted({f"expected, {row.protocol}: {row.source}" for row in rows if row.source}):
         say(source)

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.evaluation.protocols.curve import series_of, svg_of, table_of
 from fiftyone_ntt.pixels.files import write_files
 
@@ -55,10 +55,19 @@ class Row:
         """Whether it differs by more than the tolerance."""
         return self.difference is not None and abs(self.difference) > TOLERANCE + 1e-9
 
+    @property
+    def title(self) -> str:
+        """What run it is of, in a line."""
+        seed = "" if self.seed is None else f", seed {self.seed}"
+        size = "" if self.size == "image" else f", at {self.size} pixels"
+        note = f" ({self.note})" if self.note else ""
+        run = f"{self.protocol} {self.part}, {counted(self.shots, 'shot')}{seed}; {self.preset}, {self.match}"
+        return f"{run}{size}{note}"
+
     def cells(self) -> list[str]:
         """For a table."""
         seed = "-" if self.seed is None else str(self.seed)
-        texts = [_points(self.expected), _points(self.measured), _points(self.difference, "+.1f")]
+        texts = [points(self.expected), points(self.measured), points(self.difference, "+.1f")]
         facts = [self.protocol, self.part, str(self.shots), seed, self.preset, self.match, self.scorer, self.metric]
         return [*facts, self.size, *texts, "!" if self.marked else "", self.note]
 
@@ -67,7 +76,8 @@ HEADINGS = ("protocol", "part", "shots", "seed", "preset", "match", "scorer", "m
             "difference", "", "note")  # fmt: skip
 
 
-def _points(value: float | None, form: str = ".1f") -> str:
+def points(value: float | None, form: str = ".1f") -> str:
+    """A figure as text; a dash where there is none."""
     return "-" if value is None else format(value, form)
 
 
@@ -114,7 +124,8 @@ def rows_of(results: Sequence[dict[str, Any]]) -> list[Row]:
     rows = []
     for one in results:
         subset = one["limit"] is not None
-        note = f"only {one.get('images', one.get('episodes'))} of all" if subset else ""
+        count = counted(one["images"], "image") if "images" in one else counted(one["episodes"], "episode")
+        note = f"only {count}" if subset else ""
         if one.get("references_as_published") is False:
             note = "; ".join(filter(None, (note, "references not as published")))
         if one["failed"]:
