@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, counted
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ class Compiled:
             return self._plain(images)
         self._seen.add(images.shape)
         seconds = time.perf_counter() - started
-        logger.info("%s is compiled: the first %s images took %.0f s", self._name, len(images), seconds)
+        logger.info("%s is compiled: the first %s took %.0f s", self._name, counted(len(images), "image"), seconds)
         return result
 
 

@@ -266,7 +266,7 @@ class ReferenceReader:
                 )
             if not present:
                 raise BadReferenceError(
-                    f"{counted(len(self.references), 'reference sample')}, and no label with a class name in {fields} "
+                    f"{counted(len(self.references), 'reference sample')}, and no labels with a class name in {fields} "
                     "that can be an example (regions of a crowd, difficult and ignored labels are none); give each "
                     "reference the name of its class"
                 )

@@ -365,7 +365,7 @@ class Undone:
 
     def __str__(self) -> str:
         number = "" if self.told else f": {counted(self.removed, 'label')} removed"
-        return f"Run {self.run_key!r}: took back {self.layer}{number}."
+        return f"Run {self.run_key!r} undone: took back {self.layer}{number}."
 
 
 def undo_last_layer(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> Undone:

@@ -39,7 +39,7 @@ def ended_silently(report: SegmentReport, images: int, score_threshold: float) -
 def only_references(images: int) -> str:
     """Of a view that holds nothing to label."""
     of = "the only image of the view is a reference" if images == 1 else (
-        f"all {images} images of the view are references"
+        f"all {counted(images, 'image')} of the view are references"
     )  # fmt: skip
     return f"{of}; choose a view that holds others"
 
@@ -47,7 +47,7 @@ def only_references(images: int) -> str:
 def all_failed(errors: Mapping[str, str], where: str) -> str:
     """Of images none of which could be used: sample -> why."""
     sample_id, reason = next(iter(errors.items()))
-    of = "the only image" if len(errors) == 1 else f"all {len(errors)} images"
+    of = "the only image" if len(errors) == 1 else f"all {counted(len(errors), 'image')}"
     return f"{of} failed, e.g. sample {sample_id}: {as_text(reason, 300)}; {where}"
 
 
@@ -57,4 +57,5 @@ def nothing_found(images: int, score_threshold: float) -> str:
     advice = "lower score_threshold" if score_threshold else (
         "look whether the references show what is in these images, and try more points_per_side"
     )  # fmt: skip
-    return f"nothing was found {what}in {'the image' if images == 1 else f'any of {images} images'}: {advice}"
+    where = "the image" if images == 1 else f"any of {counted(images, 'image')}"
+    return f"nothing was found {what}in {where}: {advice}"

@@ -115,7 +115,7 @@ def test_every_part_of_a_class_in_a_map_is_an_instance():
     [
         (point((0.5, 0.5), (0.1, 0.1), point_labels=[1]), "1.*object.*0.*beside"),
         (point((0.5, 0.5), point_labels=["maybe"]), "maybe"),
-        (point((NAN, NAN)), "1 points.*1.*missing"),
+        (point((NAN, NAN)), "1 point:.*1.*missing"),
         (point((0.5, 0.5), point_labels=[0]), "1 marked.*beside"),
         (point((50, 40)), "outside the image.*relative"),
         (line((50, 40), (20, 20)), "outside the image"),

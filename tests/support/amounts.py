@@ -8,7 +8,7 @@ NOUNS = (
     "annotations|banks|boxes|candidates|changes|channels|classes|colours|copies|crops|days|decisions|detections|devices|"
     "drawings|edits|entries|errors|fields|files|frames|groups|hours|images|instances|items|labels|layers|maps|masks|"
     "matches|minutes|mistakes|negatives|notes|objects|ones|operations|parts|people|pictures|points|predictions|prompts|"
-    "proposals|prototypes|references|regions|rows|runs|samples|seconds|settings|steps|suggestions|tags|things|"
+    "proposals|prototypes|references|regions|rows|runs|samples|seconds|settings|shots|steps|suggestions|tags|things|"
     "thresholds|tiles|times|values|vectors|views|weights|workers"
 )
 _ONE = re.compile(rf"(?<![\d.,/])1 (?:(?P<between>[a-z-]+) )?(?:{NOUNS})\b")

@@ -133,7 +133,7 @@ def test_compiled_function_logs_and_passes_memory_errors_on(monkeypatch, caplog)
             compiled(torch.ones(9))
         compiled(torch.ones(1))
     assert len(calls) == 7, "the compiled one is still in use"
-    assert ["first 1 images" in caplog.messages[0], "first 4 images" in caplog.messages[1]] == [True, True]
+    assert ["first 1 image took" in caplog.messages[0], "first 4 images" in caplog.messages[1]] == [True, True]
     assert len(caplog.messages) == 2
 
 
