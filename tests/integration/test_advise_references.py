@@ -16,7 +16,7 @@ from fiftyone_ntt.errors import BadReferenceError, InputError, NttError
 from fiftyone_ntt.params.review import AdviceParams
 from fiftyone_ntt.references.banks import save_bank
 from fiftyone_ntt.review.advice import _doubt
-from fiftyone_ntt.review.label_table import _ROW
+from fiftyone_ntt.review.label_rows import ROW
 
 ADVISE = "@fiftyone-ntt/ntt/advise_references"
 BOXES = {"square": [10 / 120, 20 / 90, 40 / 120, 40 / 90], "disc": [80 / 120, 65 / 90, 30 / 120, 20 / 90]}
@@ -94,7 +94,7 @@ def test_a_run_says_more_and_no_model_is_loaded(run, preset, tmp_path, monkeypat
 
 
 def test_uncertainty_ranks_middling_scores_above_clear_cases():
-    rows = np.zeros(5, _ROW)
+    rows = np.zeros(5, ROW)
     rows["confidence"] = rows["similarity"] = [0.9, 0.5, 0.1, 0.5, 0.5]
     rows["predicted_iou"], rows["alternative_similarity"] = [1, 1, 1, 1, 0.2], [0, 0, 0, 0.4, np.nan]
     doubt = _doubt(rows)
