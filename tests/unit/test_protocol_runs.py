@@ -25,6 +25,7 @@ from fiftyone_ntt.evaluation.protocols.protocol_run import Order, run
 from fiftyone_ntt.evaluation.protocols.registry import PROTOCOLS, protocol_of
 from fiftyone_ntt.evaluation.protocols.report import by_presence, expected, markdown, read_results, rows_of, write_page
 from fiftyone_ntt.params.base import StageOneSettings
+from fiftyone_ntt.pixels.images import content_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -151,8 +152,12 @@ def test_annotations_are_of_pixels_as_stored(tmp_path):
     path = wanted.data / "test" / "t2.png"
     exif = Image.Exif()
     exif[0x0112] = 6
+    plain = path.read_bytes()
     with Image.open(path) as image:
         image.save(path, exif=exif)
+    turned = path.read_bytes()
+    assert content_digest(plain) == content_digest(plain, upright=False)
+    assert content_digest(turned) != content_digest(turned, upright=False), "the cache keeps both apart"
     (result,) = map(result_of, run(protocol_of("folder"), wanted))
     assert result["failed"] == {} and result["scores"]["coco"]["metrics"]["mask_ap"] > 0.85
 
@@ -295,6 +300,8 @@ def test_report_of_a_bundle_has_a_curve(tmp_path):
     assert x1 < x2 and y1 > y2, "more shots to the right, more points upwards"
     with pytest.raises(InputError, match="not there yet"):
         write_page(rows_of(read_results([tmp_path])), page)
+    with pytest.raises(InputError, match="without 'failed'"):
+        rows_of([{key: value for key, value in fake_result().items() if key != "failed"}])
     with pytest.raises(InputError, match="protocol run"):
         read_results([tmp_path / "none" if (tmp_path / "none").mkdir() else tmp_path / "none"])
 

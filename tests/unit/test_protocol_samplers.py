@@ -198,6 +198,12 @@ def test_pascal_episodes_go_through_the_list():
     assert all(dict(lines)[name] == one.label for one in episodes for name in one.supports)
     with pytest.raises(InputError, match=r"fold 0.*\[5"):
         list(pascal_episodes(lines, 0, 1))
+    with pytest.raises(InputError, match="empty"):
+        list(pascal_episodes([], 0, 1))
+    with pytest.raises(InputError, match="another image"):
+        list(pascal_episodes(lines[:1], 1, 1))
+    with pytest.raises(InputError, match=r"none of \[2\]"):
+        list(coco_episodes({**image_lists(), 2: []}, 2, 1))
 
 
 @pytest.mark.parametrize(

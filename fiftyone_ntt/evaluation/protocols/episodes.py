@@ -62,6 +62,9 @@ def coco_episodes(lists: Mapping[int, Sequence[str]], fold: int, shots: int) -> 
         shots: supports of an episode.
     """
     stream, classes = np.random.RandomState(0), coco_classes(fold)
+    missing = [k for k in classes if not lists.get(k)]
+    if missing:
+        raise InputError(f"expected images of each class of fold {fold}, got none of {missing}; get the list again")
     for number in range(EPISODES):
         label = int(_one_of(stream, classes))
         query = str(_one_of(stream, lists[label]))
@@ -77,6 +80,8 @@ def pascal_episodes(lines: Sequence[tuple[str, int]], fold: int, shots: int) -> 
         shots: supports of an episode.
     """
     stream, by_class = np.random.RandomState(0), {k: [n for n, label in lines if label == k] for _, k in lines}
+    if not lines:
+        raise InputError(f"expected images of fold {fold}, got an empty list; get it again")
     outside = sorted(set(by_class) - set(pascal_classes(fold)))
     if outside:
         raise InputError(f"expected classes {pascal_classes(fold)} in fold {fold}, got also {outside}")

@@ -1,4 +1,7 @@
-"""The published reference sets of seed 33, and whether a draw is one of them."""
+"""The published reference sets of seed 33, and whether a draw is one of them.
+
+The lists are those of FSOD-VFM (arXiv 2602.03137), which obey the rules of NTT's sampler.
+"""
 
 from __future__ import annotations
 

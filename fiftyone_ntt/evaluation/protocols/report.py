@@ -120,28 +120,53 @@ def read_results(paths: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def rows_of(results: Sequence[dict[str, Any]]) -> list[Row]:
-    """A row for the main figures of each result."""
+    """A row for each of the main figures of results.
+
+    Raises:
+        InputError: if something of a result is missing.
+    """
     rows = []
     for one in results:
-        subset = one["limit"] is not None
-        count = counted(one["images"], "image") if "images" in one else counted(one["episodes"], "episode")
-        note = f"only {count}" if subset else ""
-        if one.get("references_as_published") is False:
-            note = "; ".join(filter(None, (note, "references not as published")))
-        if one["failed"]:
-            note = "; ".join(filter(None, (note, f"{len(one['failed'])} failed")))
-        for scorer, scored in one["scores"].items():
-            for metric in _main(scorer, scored["metrics"]):
-                value = scored["metrics"][metric]
-                figure = None if subset else expected(
-                    one["protocol"], one["part"], one["shots"], one["seed"], scorer, metric
-                )  # fmt: skip
-                rows.append(Row(
-                    one["protocol"], one["part"], one["shots"], one["seed"], one["models"]["preset"],
-                    one["match_name"], scorer, metric, str(one["evaluation_size"]), one["presence"],
-                    None if value is None else 100 * value, figure,
-                    _published().get(one["protocol"], {}).get("source", "") if figure is not None else "", note,
-                ))  # fmt: skip
+        try:
+            rows += _rows(one)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"expected the result of a protocol in {one.get('path')}, got one without {error}; run it again"
+            ) from error
+    return rows
+
+
+def _rows(one: dict[str, Any]) -> list[Row]:
+    subset = one["limit"] is not None
+    count = counted(one["images"], "image") if "images" in one else counted(one["episodes"], "episode")
+    notes = [f"only {count}"] if subset else []
+    notes += ["references not as published"] if one.get("references_as_published") is False else []
+    notes += [f"{len(one['failed'])} failed"] if one["failed"] else []
+    source = _published().get(one["protocol"], {}).get("source", "")
+    rows = []
+    for scorer, scored in one["scores"].items():
+        for metric in _main(scorer, scored["metrics"]):
+            value = scored["metrics"][metric]
+            key = (one["protocol"], one["part"], one["shots"], one["seed"], scorer, metric)
+            figure = None if subset else expected(*key)
+            rows.append(
+                Row(
+                    protocol=one["protocol"],
+                    part=one["part"],
+                    shots=one["shots"],
+                    seed=one["seed"],
+                    preset=one["models"]["preset"],
+                    match=one["match_name"],
+                    scorer=scorer,
+                    metric=metric,
+                    size=str(one["evaluation_size"]),
+                    presence=one["presence"],
+                    measured=None if value is None else 100 * value,
+                    expected=figure,
+                    source="" if figure is None else source,
+                    note="; ".join(notes),
+                )
+            )
     return rows
 
 
