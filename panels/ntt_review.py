@@ -17,7 +17,7 @@ from fiftyone.operators import types
 
 from fiftyone_ntt.operators.review import guard_labels
 from fiftyone_ntt.panels.evaluate_tab import EvaluateTab
-from fiftyone_ntt.panels.kept_filters import Found, let_go, look_after, number_of_kept
+from fiftyone_ntt.panels.kept_filters import LOOK, Found, look_after, mark, next_look
 from fiftyone_ntt.panels.references_tab import ReferencesTab
 from fiftyone_ntt.panels.review_tab import ReviewTab
 from fiftyone_ntt.panels.runs_tab import RunsTab
@@ -67,14 +67,14 @@ class NttReview(foo.Panel):
             for key in TABS:
                 if method.startswith(f"on_{key}_"):
                     go_to(ctx, key)
-        filters = look_after(ctx)
-        if method == "on_kept" and filters is Found.OLDER:
+        is_drawn = method == "on_drawn" and ctx.params.get("drawn") == _drawn(ctx)
+        filters = look_after(ctx, method, quiet=is_drawn)
+        if method == LOOK and filters is Found.OLDER:
             return None
-        if method == "on_seen" and filters is Found.WANTED:
-            let_go(ctx)  # seen twice
+        ctx.params["filters_found"] = filters
         if ctx.dataset is not None and guard_labels(ctx, tell=True):
             ctx.panel.state.settling = True  # the editor may still be saving: look once more a moment later
-        elif method == "on_drawn" and ctx.params.get("drawn") == _drawn(ctx):
+        elif is_drawn:
             return None
         return super().execute(ctx)
 
@@ -100,7 +100,7 @@ class NttReview(foo.Panel):
         """The App has the filters that are looked after; ``render`` asks for one more look."""
 
     def on_seen(self, ctx: Any) -> None:
-        """A moment after that; ``execute`` has compared."""
+        """A moment after that; ``execute`` has compared, and the timer is gone where the App still has them."""
 
     def on_drawn(self, ctx: Any) -> None:
         """What was drawn is of another tab than the one that is open."""
@@ -120,10 +120,9 @@ class NttReview(foo.Panel):
             panel.md("Open a dataset first.", name="no_dataset")
         else:
             self.tabs[tab].render(ctx, panel)
-        if number_of_kept(ctx):
+        if look := next_look(ctx, str(ctx.params.get("__method__")), ctx.params.get("filters_found", Found.NOTHING)):
             # Under names of their own: a timer that is there already goes on as it is.
-            look = self.on_seen if ctx.params.get("__method__") == "on_kept" else self.on_kept
-            panel.view(look.__name__, view=types.TimerView(interval=_LOOK_EVERY, on_interval=look))
+            panel.view(look, view=types.TimerView(interval=_LOOK_EVERY, on_interval=getattr(self, look)))
         if ctx.panel.state.settling:
             panel.view("settling", view=types.TimerView(timeout=_SETTLING, on_timeout=self.on_settled))
         drawn = _drawn(ctx)
@@ -144,4 +143,4 @@ def open_tab(ctx: Any) -> str:
 
 def _drawn(ctx: Any) -> str:
     """What is drawn: which tab, of which tabs, and for which filters there is a timer."""
-    return f"{tabs_name(ctx)}_{open_tab(ctx)}_{number_of_kept(ctx)}"
+    return f"{tabs_name(ctx)}_{open_tab(ctx)}_{mark(ctx)}"

@@ -153,6 +153,12 @@ def test_the_slider_follows_the_sidebar(review):
 OWN = {"ntt.detections.label": {"values": ["dog"], "exclude": False, "isMatching": False}}
 
 
+def at_rest(review):
+    """What happens of itself once the App has the filters."""
+    assert "on_seen" in review.send("on_kept").drawn
+    assert "on_seen" not in review.send("on_seen").drawn and "on_kept" not in review.drawn
+
+
 def test_filters_that_the_app_forgets_are_sent_until_it_has_them(review):
     """While it is busy with its page the App goes back to the filters of before, however long that takes."""
     press_threshold(review)
@@ -165,10 +171,36 @@ def test_filters_that_the_app_forgets_are_sent_until_it_has_them(review):
     assert "on_seen" in review.send("on_kept").drawn
     review.filters = {}
     assert review.send("on_seen").asked("set_filters") == [wanted] and "on_kept" in review.drawn
-    assert "on_seen" in review.send("on_kept").drawn
-    assert "on_kept" not in review.send("on_seen").drawn and "on_seen" not in review.drawn
+    at_rest(review)
+
+
+@pytest.mark.parametrize(
+    ("event", "params"),
+    [
+        ("on_review_refresh", {}),
+        ("on_review_refresh", {"original_params": {}}),
+        ("on_change_current_sample", {}),
+    ],
+)
+def test_a_change_of_the_panel_may_cost_filters_again(review, event, params):
+    press_threshold(review)
+    wanted = review.filters
+    at_rest(review)
+    if not params:
+        assert "on_kept" in review.send(event).drawn
     review.filters = {}
-    assert not review.send("on_review_refresh").asked("set_filters"), "the person takes it off"
+    assert review.send(event, **params).asked("set_filters") == [wanted]
+    at_rest(review)
+
+
+def test_what_goes_while_the_app_is_at_rest_was_taken_away(review):
+    press_threshold(review)
+    at_rest(review)
+    review.filters = {}
+    review.send("on_review_refresh")
+    assert not review.asked("set_filters") and not review.state["review_filtered"] and "on_kept" not in review.drawn
+    press_threshold(review)
+    assert review.filters and "on_kept" in review.drawn
 
 
 def test_what_is_wanted_counts_while_the_app_is_busy(review):
@@ -200,8 +232,7 @@ def test_late_answers_lose_no_filters(review):
     review.send("on_review_refresh")  # lets the first go
     review.state, review.filters = {**now, "kept_filters_done": review.state["kept_filters_done"]}, {}
     assert review.send("on_kept").asked("set_filters") == [latest]
-    drawn_without = "tab_first_review_"
-    assert "on_kept" in review.send("on_drawn", drawn=drawn_without).drawn, "drawn by an answer that knew of none"
+    assert "on_kept" in review.send("on_drawn", drawn="tab_first_review_").drawn, "drawn by an answer that knew of none"
 
 
 def test_filters_are_not_carried_to_another_dataset(review, dataset):
