@@ -60,7 +60,16 @@ def original(database: str, tmp_path_factory: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def page(browser: Any) -> Iterator[Any]:
+def copies() -> Iterator[list[Any]]:
+    """The datasets of the tests: deleted after the last, since the page asks for those before once more."""
+    made: list[Any] = []
+    yield made
+    for dataset in made:
+        dataset.delete()
+
+
+@pytest.fixture(scope="module")
+def page(browser: Any, copies: list[Any]) -> Iterator[Any]:
     """The browser's page, which all tests here share."""
     page = browser.new_page(viewport=SIZE)
     yield page
@@ -68,11 +77,10 @@ def page(browser: Any) -> Iterator[Any]:
 
 
 @pytest.fixture
-def dataset(original: Any) -> Iterator[Any]:
+def dataset(original: Any, copies: list[Any]) -> Any:
     """The labels as they were before any test."""
-    copy = original.clone()
-    yield copy
-    copy.delete()
+    copies.append(original.clone())
+    return copies[-1]
 
 
 @pytest.fixture
