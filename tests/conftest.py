@@ -43,7 +43,7 @@ QUICK = {
     "dataset and references": "test_labels test_references_review",
     "runs, from references to an export": "test_public_names",
     "review": "test_advice test_calibration test_presence_fit",
-    "evaluation": "test_metrics",
+    "evaluation": "test_metrics test_protocol_samplers",
     "doors": "test_config test_cli test_demo_data test_manifest test_runs_tab",
     "the house": "test_architecture",
 }
