@@ -149,19 +149,27 @@ def results_table(results: EvaluationResults, title: str | None = None) -> Table
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Progress]:
-    """A bar in the terminal, fed by the ``(done, total, message)`` callback that every service takes."""
+    """A bar in the terminal, fed by the ``(done, total, message)`` callback that every service takes.
+
+    It appears with the first step: a service that refuses before costs a sentence and no bar.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bar(*columns, TextColumn("[dim]{task.fields[message]}"), console=console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None, message="")
-        last = 0.0
+    bar = Bar(*columns, TextColumn("[dim]{task.fields[message]}"), console=console(stderr=True))
+    task = bar.add_task(title, total=None, message="")
+    last = 0.0
 
-        def report(done: int, total: int, message: str) -> None:
-            nonlocal last
-            if done >= total or time.monotonic() - last > 0.1:
-                last = time.monotonic()
-                bar.update(task, completed=done, total=total, message=plain(as_text(message)))
+    def report(done: int, total: int, message: str) -> None:
+        nonlocal last
+        bar.start()  # does nothing where it is there
+        if done >= total or time.monotonic() - last > 0.1:
+            last = time.monotonic()
+            bar.update(task, completed=done, total=total, message=plain(as_text(message)))
 
+    try:
         yield report
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def _cell(value: object) -> str:
