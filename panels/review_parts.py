@@ -51,7 +51,7 @@ _AXIS_LEFT, _AXIS_RIGHT = 44, 8  # pixels beside the histogram's axis
 # FiftyOne puts 16 pixels beside a slider and 32 above and below it; these lay it along the axis, right below.
 _UNDER_AXIS = {
     "display": "block", "ml": f"{_AXIS_LEFT - 16}px", "width": f"calc(100% - {_AXIS_LEFT + _AXIS_RIGHT - 32}px)",
-    "mt": "-60px", "mb": "-30px",
+    "mt": "-60px", "mb": "-64px",
 }  # fmt: skip
 # Buttons that do not fit beside each other go on below, and none is squeezed into two lines.
 _WRAPPED = {
