@@ -47,7 +47,7 @@ def test_accepted_labels_come_back(reviewed, tmp_path, format):
     labels, masks = load(tmp_path / "out", format)
     assert (report.images, report.labels, report.per_class) == (2, 4, {"a": 2, "b": 2})
     assert sorted(map(sorted, labels)) == [["a", "b"], ["a", "b"]], "an object with a hole is one object"
-    assert report.notes == ["2 of the images also hold labels that nobody has decided on: not written"]
+    assert report.notes == ["2 images also hold labels that nobody has decided on: not written"]
     for name, mask in zip(labels[0], masks[0], strict=True):
         expected = disc(15, 30) if name == "a" else disc(60, 30, hole=3 if format == "fiftyone" else 0)
         assert (mask & expected).sum() / (mask | expected).sum() > 0.8
