@@ -148,6 +148,7 @@ class Context:
         """All that decides what comes out of a case."""
         return {
             "protocol": self.protocol.name,
+            "data": str(case.data.resolve()),
             "part": case.part,
             "shots": case.shots,
             "seed": case.seed if self.protocol.seeds else None,
@@ -174,7 +175,6 @@ class Context:
             **header,
             "match_name": self.order.match,
             "presence": self.protocol.presence,
-            "data": str(self.order.data),
             "labels": journal.path.name,
             "versions": versions(),
             "seconds": journal.seconds,  # of labelling, with all cases of the same call

@@ -7,6 +7,7 @@ the draw of k shots is the first k of every class of a larger one.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -126,5 +127,7 @@ def references_of(file: CocoFile, drawn: Draw) -> list[Reference]:
 
 
 def list_digest(references: Sequence[Reference]) -> str:
-    """What tells a list of references apart from others: sha256 of class, image and box of each, in their order."""
-    return digest_of(f"{one.label} {one.path.name} {' '.join(f'{v:.2f}' for v in one.box)}" for one in references)
+    """What tells a list of references apart from others: sha256 of class, image, box and mask of each, in order."""
+    masks = ("box" if one.segmentation is None else json.dumps(one.segmentation, default=str) for one in references)
+    lines = (f"{one.label} {one.path.name} {' '.join(f'{v:.2f}' for v in one.box)}" for one in references)
+    return digest_of(f"{line} {mask}" for line, mask in zip(lines, masks, strict=True))
