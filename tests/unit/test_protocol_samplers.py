@@ -231,7 +231,7 @@ def test_lists_are_read_without_running_anything(tmp_path):
     path = tmp_path / "fold0.pkl"
     path.write_bytes(pickle.dumps(image_lists()))
     assert coco_lists(path) == image_lists()
-    for content, message in ((os.system, "not read"), ({0: [1]}, "lists of names"), ([1], "lists of names")):
+    for content, message in ((os.system, "not taken"), ({0: [1]}, "lists of names"), ([1], "lists of names")):
         path.write_bytes(pickle.dumps(content))
         with pytest.raises(InputError, match=message):
             coco_lists(path)

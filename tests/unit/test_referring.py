@@ -108,4 +108,5 @@ def test_sharing_masks_between_references_changes_nothing():
     together = refer(image, bank, MatchConfig())
     for label, score, box in zip(together.labels, together.scores, together.boxes, strict=True):
         alone = refer(image, bank_of(bank.vectors[[label]]), MatchConfig())
-        assert (alone.scores[0], alone.boxes[0].tolist()) == (score, box.tolist())
+        assert alone.boxes[0].tolist() == box.tolist()
+        assert alone.scores[0] == pytest.approx(score, abs=1e-6), "a product of other shapes may round otherwise"

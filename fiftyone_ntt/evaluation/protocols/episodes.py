@@ -5,12 +5,11 @@ All draws come from numpy's legacy stream, seeded once a fold. Pure: numpy only.
 
 from __future__ import annotations
 
-import io
-import pickle
+import pickletools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -114,13 +113,6 @@ def pascal_lines(path: Path) -> list[tuple[str, int]]:
         raise InputError(f"expected lines such as 2007_000033__01 in {path}, got others ({error})") from error
 
 
-class _OnlyPlainValues(pickle.Unpickler):
-    """Reads lists, dictionaries, texts and numbers; whatever would run code is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise InputError(f"expected plain lists of names, got {module}.{name}, which is not read; get the file again")
-
-
 def coco_lists(path: Path) -> dict[int, list[str]]:
     """Class index -> image names, of a published file ``fold{f}.pkl``; nothing in it is run.
 
@@ -128,11 +120,51 @@ def coco_lists(path: Path) -> dict[int, list[str]]:
         InputError: if it holds something else.
     """
     try:
-        content = _OnlyPlainValues(io.BytesIO(read_file(path, _MOST_BYTES))).load()
+        content = _plain_values(read_file(path, _MOST_BYTES))
         if all(isinstance(k, int) and all(isinstance(name, str) for name in names) for k, names in content.items()):
             return {int(k): list(names) for k, names in content.items()}
     except InputError:
         raise
-    except Exception as error:  # a damaged pickle can raise nearly anything
+    except Exception as error:  # a damaged file can raise nearly anything
         raise InputError(f"expected lists of names in {path}, got something else ({error}); get it again") from error
     raise InputError(f"expected class numbers and lists of names in {path}, got something else; get it again")
+
+
+_MARK: Any = object()
+_NEW: dict[str, Callable[[], Any]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "MARK": lambda: _MARK}
+_VALUES = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "STRING", "BINSTRING", "SHORT_BINSTRING"}
+_VALUES |= {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE"}
+
+
+def _plain_values(data: bytes) -> Any:
+    """Dictionaries, lists, texts and numbers of Python's own format, read step by step; any other step is refused."""
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+    for step, given, _ in pickletools.genops(data):
+        name, value = step.name, cast(Any, given)
+        if name in _NEW:
+            stack.append(_NEW[name]())
+        elif name in _VALUES:
+            stack.append(value)
+        elif name in ("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"):
+            memo[len(memo) if value is None else int(value)] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET", "GET"):
+            stack.append(memo[int(value)])
+        elif name in ("APPEND", "APPENDS", "SETITEM", "SETITEMS"):
+            _fill(stack, name)
+        elif name in ("DICT", "LIST") and stack[-1] is _MARK:  # how the oldest form begins one
+            stack[-1] = {} if name == "DICT" else []
+        elif name not in ("PROTO", "FRAME", "STOP"):
+            raise InputError(f"expected plain lists of names, got the step {name}, which is not taken; get it again")
+    return stack[-1]
+
+
+def _fill(stack: list[Any], name: str) -> None:
+    """Moves what was collected into the list or dictionary that waits for it."""
+    first = len(stack) - 1 - stack[::-1].index(_MARK) if name.endswith("S") else len(stack) - 1 - (name == "SETITEM")
+    items = stack[first + name.endswith("S") :]
+    del stack[first:]
+    if name.startswith("APPEND"):
+        stack[-1].extend(items)
+    else:
+        stack[-1].update(zip(items[::2], items[1::2], strict=True))
