@@ -119,7 +119,7 @@ def test_six_clicks_lead_to_the_first_mask(start: Start) -> None:
     app.select(COINS)
     app.press("Use selection as references")
     app.press("Label images")
-    app.expect_form("NTT: Segment images")
+    app.expect_form("NTT: Label images")
     app.execute()
     app.expect_tab("2 Runs")
     app.expect_after_run("2 Runs")
