@@ -25,7 +25,6 @@ CONTENT = {
 """Words that only the content of each tab has, on a labelled dataset without an evaluation."""
 # Popovers about the paid product lie over buttons.
 NO_POPOVERS = "localStorage.setItem('fiftyone-enterprise-tooltip-seen', 'true')"
-_COUNT_CLICKS = "addEventListener('pointerdown', () => { window.clicks = (window.clicks || 0) + 1 }, true)"
 # Milliseconds until a wait is given up: far more than a busy machine takes.
 _PATIENCE, _PATIENCE_WITH_MODELS = 300_000, 900_000
 
@@ -51,7 +50,6 @@ class AppPage:
         page.set_default_timeout(_PATIENCE)
         expect.set_options(timeout=_PATIENCE)
         page.add_init_script(NO_POPOVERS)
-        page.add_init_script(_COUNT_CLICKS)
 
     def _note_filters(self, request: Any) -> None:
         if request.url.endswith("/operators/execute"):
@@ -74,11 +72,6 @@ class AppPage:
         self.page.goto(f"{self._url}/datasets/{dataset}")
         self.samples.first.wait_for()
         self.page.locator("[data-item-id^='@fiftyone-ntt/']").first.wait_for(state="attached")
-
-    @property
-    def clicks(self) -> int:
-        """How often the mouse was pressed since the page was loaded."""
-        return int(self.page.evaluate("window.clicks || 0"))
 
     @property
     def samples(self) -> Locator:

@@ -26,8 +26,6 @@ COINS, COINS_TO_LABEL, MOTORCYCLE = 0, 1, 3
 A_COIN = (0.757, 0.285)
 """Where one lies in ``COINS_TO_LABEL``: x and y, of 1."""
 TARGETS = 7
-CLICKS_TO_FIRST_MASK = 6
-"""Open the panel (two), tick an image with labels, make it a reference, label images, execute."""
 Start = Callable[..., AppPage]
 
 
@@ -111,25 +109,6 @@ def test_the_references_make_a_bank(start: Start) -> None:
     expect(app.panel).to_contain_text("as tagged now")
     app.dataset.reload()
     assert list_banks(app.dataset) == ["ntt_bank"]
-
-
-def test_six_clicks_lead_to_the_first_mask(start: Start) -> None:
-    app = start("plain")
-    app.open_panel()
-    app.select(COINS)
-    app.press("Use selection as references")
-    app.press("Label images")
-    app.expect_form("NTT: Label images")
-    app.execute()
-    app.expect_tab("2 Runs")
-    app.expect_after_run("2 Runs")
-    app.expect_tab("3 Review")
-    app.expect_filters({"confidence"})
-    assert app.clicks == CLICKS_TO_FIRST_MASK
-    app.dataset.reload()
-    assert above(app.dataset, 0.0).count("ntt.detections") > 0
-    expect(app.page.locator("[data-cy='checkbox-ntt'] input").first).to_be_checked()
-    app.picture("5-first-look")
 
 
 def test_a_run_labels_the_rest_and_shows_in_its_tab(start: Start) -> None:
