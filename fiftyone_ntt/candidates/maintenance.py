@@ -174,8 +174,7 @@ def prune(
     """Removes damaged files and what killed workers left, and whatever else is asked for.
 
     A file counts as damaged here if its beginning or its length tells so, which takes no time worth speaking of;
-    ``verify`` reads every byte. A dry run goes by names, sizes and ages and opens no image's file, so that files that
-    are damaged are not in what it says.
+    ``verify`` reads every byte.
 
     Args:
         root: the index's folder.
@@ -194,8 +193,7 @@ def prune(
     digest = None if settings is None else _only(settings, sorted({file.settings for file in files}))
     reasons = {file.path: "left by a killed worker" for file in files if file.part}
     reasons |= {file.path: "of the settings named" for file in files if file.settings == digest}
-    if not dry_run:
-        reasons |= _damaged([file for file in files if file.path not in reasons], progress, only_glance=True)
+    reasons |= _damaged([file for file in files if file.path not in reasons], progress, only_glance=True)
     images = sorted((file for file in files if file.image and file.path not in reasons), key=lambda file: file.used)
     if older_than is not None:
         before = time.time() - older_than * _DAY
