@@ -118,7 +118,9 @@ def evaluate(
     notes += class_notes(samples, label_field, gt_field, names, classes)
     objects = _read(samples, label_field, gt_field, names, progress)
     if eval_key is not None and objects.uncounted:
-        notes.append(UNCOUNTED_NOTE.format(key=repr(eval_key), count=len(objects.uncounted)))
+        notes.append(
+            UNCOUNTED_NOTE.format(key=repr(eval_key), objects=counted(len(objects.uncounted), "ground-truth object"))
+        )
     review = review_thresholds(samples, label_field, names, [item.score for item in objects.predicted], score_threshold)
     results = _score(objects, names, score_threshold or 0.0, label_field, notes, review)
     if eval_key is not None:

@@ -22,8 +22,8 @@ METRIC_URI = "@fiftyone-ntt/ntt/metric_"
 METRICS = ("box_ap", "mask_ap", "mask_ap50", "ar100")
 """Scores that have such an operator."""
 UNCOUNTED_NOTE = (
-    "in FiftyOne's matches ({key}) what lies on one of {count} ground-truth objects that count neither way is marked "
-    "'tp', and one with nothing on it 'fn'; the scores here leave both out"
+    "in FiftyOne's matches ({key}) labels on the {objects} that count neither way are marked 'tp' or 'fp', and one of "
+    "these with nothing on it 'fn'; the scores here leave all of that out"
 )
 _STORE, _LAST = "ntt_evaluation", "last"
 _UNCOUNTED, _IDS_AT_ONCE = "ntt_uncounted", 10_000

@@ -208,11 +208,11 @@ def _class_notes(
     )
     for name, side, pixels in sides:
         if is_map_field(samples, name):
-            others, unit = dict(pixels), " pixels"
+            others, unit = dict(pixels), "pixel"
         else:
             there = samples.count_values(label_path(samples, name, "label"))
             others = {label: count for label, count in there.items() if label is not None and label not in classes}
-            unit = " labels"
+            unit = "label"
         if others:
             notes.append(
                 f"classes of the {side} that are not scored, since the run does not know them, and count as "

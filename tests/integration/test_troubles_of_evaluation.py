@@ -108,7 +108,7 @@ def test_learned_and_negative_images_are_left_out(pictures):
     notes = " | ".join(results.notes)
     assert results.images == 1 and "1 reference sample" in notes
     assert "1 sample left out whose labels were learned from" in notes and "1 sample left out, as negatives" in notes
-    with pytest.raises(InputError, match="all 2 samples .*learned"):
+    with pytest.raises(InputError, match="only references .*learned from"):
         ntt.evaluate(pictures.limit(2), "ntt", "truth")
 
 
