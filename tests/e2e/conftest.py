@@ -26,10 +26,12 @@ _numbers = itertools.count(1)
 def pytest_runtest_makereport(item: Any, call: Any) -> Any:
     """Keeps a picture of the screen as it was when a test failed, and the end of the App's log."""
     report = yield
-    if report.failed and (app := getattr(item, "ntt_app", None) or item.funcargs.get("app")):
+    app = getattr(item, "ntt_app", None) or item.funcargs.get("app")
+    if report.failed and call.when != "teardown" and app:  # then the page is closed
         place = Path(os.environ["FIFTYONE_DATABASE_DIR"]).parent.with_suffix(f".{item.name}.failed.png")
         app.page.screenshot(path=place)
         report.sections.append(("The screen when it failed", str(place)))
+    if report.failed and "app_process" in item.funcargs:
         report.sections.append(("The App's log ends", item.funcargs["app_process"].tail()))
     return report
 
