@@ -136,7 +136,7 @@ def test_it_may_look_at_references(photos, fakes, tmp_path):
         ({"images": 0}, None, "at least 1 image"),
         ({"bank": "circles"}, None, "'circles'"),
         ({}, "untag", "no references here yet.*'NTT: Use as reference'"),
-        ({}, "only references", "no image.*references"),
+        ({}, "only references", "no image.*reference"),
     ],
 )
 def test_what_cannot_be_shown_says_why(photos, fakes, arguments, change, expected):

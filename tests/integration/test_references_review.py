@@ -62,7 +62,7 @@ def test_a_view_without_ids_is_taken_as_a_whole(labelled):
 def test_samples_without_labels_are_told(labelled):
     change = ntt.use_as_references(labelled, sample_ids=first_ids(labelled, 1, 2))
     assert (change.samples, change.unlabelled) == (2, 1)
-    assert "1 of them have no labels" in str(change)
+    assert "1 of them without labels yet" in str(change)
 
 
 def test_single_labels_are_tagged_and_the_sample_is_not(labelled):
