@@ -139,6 +139,7 @@ def detection_of(document: Document) -> Any:
         return label_of(document)
     score, mask, path = score_of(document), document.get("mask"), document.get("mask_path")
     relative_box(document.get("bounding_box"))
+    _checked(document)  # what FiftyOne could not read must not get to its evaluation either
     if path is not None and not isinstance(path, str):
         raise InputError(f"expected the name of a mask file, got {shortened(path)}; draw it again or remove the label")
     return StoredDetection(
