@@ -140,7 +140,7 @@ SAID = [
     (evaluate, "weak", "no label has a score above 0.999, so no class is claimed: lower score_threshold"),
     (evaluate_nothing, "again", "no label in 'none' counts here: label these images first, or choose another field"),
     (export, "no images", NONE),
-    (export, "references", "none of the 1 samples has labels in 'ntt'; label them first"),
+    (export, "references", "1 sample, none with labels in 'ntt'; label them first"),
     (export, "weak", "too low a score; lower score_threshold, or choose other classes"),
     (maps, "no images", NONE),
     (maps, "references", "0 segmentation masks.*label images first, or choose a view that holds labelled ones"),
@@ -159,8 +159,8 @@ SAID = [
     (learn_decided, "failed", f"nothing was learned: all {IMAGES} images failed"),
     (lambda view, *_: ntt.index(view, "lite"), "no images", NONE),
     (lambda view, folder, _: ntt.index(view, "lite", index_dir=folder / "empty"), "failed", GONE),
-    (lambda view, *_: ntt.judge_presence(view), "no images", "Judged 0 images.*choose a view"),
-    (lambda view, *_: ntt.judge_presence(view), "references", "Judged 0 images.*choose a view"),
+    (lambda view, *_: ntt.judge_presence(view), "no images", "Image-level labels for 0 images.*choose a view"),
+    (lambda view, *_: ntt.judge_presence(view), "references", "Image-level labels for 0 images.*choose a view"),
     (lambda view, *_: ntt.use_as_references(view), "no images", NONE),
 ]  # fmt: skip
 

@@ -66,7 +66,7 @@ def test_a_cache_file_that_nobody_could_read_is_not_written(pictures, bank, pres
     monkeypatch.setattr(file_format, "_LARGEST", 1000)
     report = ntt.segment(pictures, bank, "found", preset=preset, index_dir=index_dir)
     assert report.failed == 0 and report.labelled + report.empty == 3 and report.indexed == 0
-    assert any("at most 1000 bytes" in note for note in report.notes)
+    assert any("at most 1000" in note for note in report.notes)
     assert not list(Path(index_dir).rglob("*.ntt"))
 
 
