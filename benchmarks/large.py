@@ -36,6 +36,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only", help="run this step here (used internally)")
     options = parser.parse_args()
+    if options.keep and options.folder is None:
+        parser.error("--keep needs --folder: the pictures and the cache of the datasets lie there")
     if options.only:
         _run_here(options.only, options.samples, options.folder)
         return

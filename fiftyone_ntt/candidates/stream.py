@@ -88,6 +88,7 @@ def stream(
     readers = max(2, finishers // 2) if readers is None else readers
     if readers < 1 or finishers < 1:
         raise InputError(f"expected at least one reader and one finisher, got {readers} and {finishers}")
+    finishers = min(finishers, _FOUND_AHEAD) if whole else finishers  # each holds all masks while it matches
     run = _Stream(segmenters, items, finish, finishers, whole)
     try:
         run.start(readers, finishers)

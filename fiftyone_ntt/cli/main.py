@@ -308,4 +308,4 @@ def _index_commands(commands: Any) -> None:
     prune.add_argument("--older-than", type=float, metavar="DAYS", help="also images not used for so many days")
     prune.add_argument("--settings", metavar="DIGEST", help="also all of these settings (see `info`)")
     prune.add_argument("--limit", type=float, metavar="GB", help="also what was not used for longest, to this size")
-    prune.add_argument("--dry-run", action="store_true", help="only say what would go, by names and ages")
+    prune.add_argument("--dry-run", action="store_true", help="only say what would go")

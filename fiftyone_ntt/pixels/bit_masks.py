@@ -18,7 +18,8 @@ _ONE, _LAST = np.uint64(1), np.uint64(WORD - 1)
 
 def packed(flags: NDArray[np.bool_]) -> Bits:
     """Bits of flags bool ``[..., w]``, uint64 ``[..., w / 64]``; w is a multiple of 64."""
-    bits: Bits = np.packbits(flags, axis=-1, bitorder="little").view("<u8")
+    # packbits keeps Fortran's order, also of a single transposed mask.
+    bits: Bits = np.ascontiguousarray(np.packbits(flags, axis=-1, bitorder="little")).view("<u8")
     return bits
 
 

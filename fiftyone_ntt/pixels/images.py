@@ -49,7 +49,8 @@ def read_image(path: str | Path, *, upright: bool = True) -> NDArray[np.uint8]:
 
     Args:
         path: any file PIL can open, and TIFF files of up to 64 bits a value and any number of channels.
-        upright: apply EXIF rotation; the annotations of published data sets are of the pixels as they are stored.
+        upright: apply EXIF rotation; the annotations of published data sets are of the pixels as they are stored. TIFF
+            files are upright always.
 
     Returns:
         uint8 ``[H, W, 3]``.

@@ -277,7 +277,7 @@ def label(task: Task) -> SegmentReport:
             report.notes = [*notes_of(bank), *said_of_lost(work.lost, task.label_field), *source.notes]
     report.notes += ended_silently(report, len(task.view), config.score_threshold)
     report.seconds = time.perf_counter() - started
-    if report.indexed > report.from_index and not report.by_others:
+    if report.indexed > report.from_index and not report.by_others and not config.to_the_bit:
         remember_speed(root_dataset_of(task.view), stage_one, report.seconds, report.indexed)
     logger.info("%s", report.counts)
     return report

@@ -49,12 +49,6 @@ def read(monkeypatch):
     return counts
 
 
-def test_a_dry_prune_opens_no_image(index, read):
-    report = prune(index.root, dry_run=True, older_than=0)
-    assert len([path for path in report.reasons if path.suffix == ".ntt"]) == len(IMAGES)
-    assert read == {}
-
-
 def test_prune_reads_the_beginnings_only(index, read):
     size = index.path_of(IMAGES[0]).stat().st_size
     assert prune(index.root).reasons == {}

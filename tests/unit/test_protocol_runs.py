@@ -95,9 +95,9 @@ def test_a_curve_encodes_each_image_once(tmp_path):
         (1, 42),
         (2, 42),
     ]
-    assert all(result_of(path)["candidates"] == {"computed": 3, "from_cache": 0} for path in paths)
+    assert all(result_of(path)["candidates"] == {"stored": 3, "from_cache": 0} for path in paths)
     (other,) = run(protocol_of("folder"), replace(wanted, shots=(1,), seeds=(13,)))
-    assert result_of(other)["candidates"] == {"computed": 0, "from_cache": 3}
+    assert result_of(other)["candidates"] == {"stored": 0, "from_cache": 3}
     alone = {path.name: result_of(path)["scores"] for path in paths}
     for path in paths:
         path.unlink()

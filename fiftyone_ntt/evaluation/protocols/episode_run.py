@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -113,11 +114,12 @@ class EpisodeWork:
                 journal.put(str(one.number), asdict(self._overlap(one, mask)))
 
         paths = ((query, str(self._protocol.paths(self._case.data, query)[0])) for query in by_query)
-        for done, outcome in enumerate(source.outcomes(paths, finish, whole=whole), start=1):
-            if outcome.error is not None:
-                for one in by_query[outcome.key]:
-                    journal.fail(str(one.number), describe_error(outcome.key, outcome.error))
-            progress(done, len(by_query), outcome.key)
+        with closing(source.outcomes(paths, finish, whole=whole)) as outcomes:
+            for done, outcome in enumerate(outcomes, start=1):
+                if outcome.error is not None:
+                    for one in by_query[outcome.key]:
+                        journal.fail(str(one.number), describe_error(outcome.key, outcome.error))
+                progress(done, len(by_query), outcome.key)
 
     def _name(self, episode: Episode) -> str:
         return self._protocol.class_names[episode.label]

@@ -89,7 +89,7 @@ class Journal:
 
     def _append(self, line: Mapping[str, Any]) -> None:
         with self._lock:
-            self._note(line)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+            self._note(line)  # only what was written is done

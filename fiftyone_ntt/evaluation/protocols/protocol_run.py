@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -179,7 +180,7 @@ class Context:
             "versions": versions(),
             "seconds": journal.seconds,  # of labelling, with all cases of the same call
             "peak_memory_bytes": peak_memory(),
-            "candidates": {"computed": self.source.indexed, "from_cache": self.source.from_index},
+            "candidates": {"stored": self.source.indexed, "from_cache": self.source.from_index},
             "notes": self.source.notes,
             "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             **facts,
@@ -227,13 +228,14 @@ def _label(context: Context, targets: Targets, journals: Sequence[Journal], matc
 
     try:
         samples = ((key, str(images[key].path)) for key in missing)
-        outcomes = context.source.outcomes(samples, finish, finishers=FINISHERS, whole=context.order.whole)
-        for done, outcome in enumerate(outcomes, start=1):
-            if outcome.error is not None:
-                for journal in journals:
-                    if outcome.key not in journal.done:
-                        journal.fail(outcome.key, describe_error(outcome.key, outcome.error))
-            context.progress(done, len(missing), images[outcome.key].path.name)
+        found = context.source.outcomes(samples, finish, finishers=FINISHERS, whole=context.order.whole)
+        with closing(found) as outcomes:
+            for done, outcome in enumerate(outcomes, start=1):
+                if outcome.error is not None:
+                    for journal in journals:
+                        if outcome.key not in journal.done:
+                            journal.fail(outcome.key, describe_error(outcome.key, outcome.error))
+                context.progress(done, len(missing), images[outcome.key].path.name)
     finally:
         for journal in journals:
             journal.spent(time.perf_counter() - started)
