@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict, deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
@@ -106,7 +107,7 @@ def mark(ctx: Any) -> str:
 
 
 def _note_rest(number: str, rests: bool) -> None:
-    if number in _at_rest:
+    with suppress(ValueError):  # another event may have been quicker
         _at_rest.remove(number)
     if rests:
         _at_rest.append(number)

@@ -12,7 +12,7 @@ import io
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -25,6 +25,7 @@ from numpy.lib import format as numpy_format
 from numpy.typing import NDArray
 from pymongo import UpdateOne
 
+from fiftyone_ntt.dataset.fields import dataset_of, is_patches, label_root, root_dataset_of
 from fiftyone_ntt.dataset.storage import database_collection, raw_samples
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.pixels.deep_images import stored_values
@@ -304,3 +305,32 @@ def _checked(value: Any) -> Any:
 def _words(error: Exception) -> str:
     text = " ".join(str(error).split())
     return (text if len(text) < 300 else f"{text[:300]}...") or type(error).__name__
+
+
+_IDS_AT_ONCE = 50_000
+
+
+def make_tag_lists(labels: SampleCollection, label_field: str, sample_ids: Iterable[Any] | None = None) -> None:
+    """Gives labels whose tags are ``null``, or not there, an empty list; to be called before any are tagged.
+
+    FiftyOne, asked to tag a label without a list of tags, writes its sample with that label alone: the others are gone.
+
+    Args:
+        labels: samples, or patches of them, with the labels that are to be tagged.
+        label_field: their field.
+        sample_ids: only these samples; all where ``None``.
+    """
+    places = [(dataset_of(labels), list(labels.values("_id") if sample_ids is None else sample_ids))]
+    if is_patches(labels):  # FiftyOne tags what they are of as well
+        places.append((root_dataset_of(labels), [ObjectId(key) for key in labels.values("sample_id")]))
+    for dataset, ids in places:
+        if not dataset.has_field(label_field):
+            continue
+        root, is_list = label_root(dataset, label_field)
+        bare: dict[str, Any] = {root: {"$elemMatch": {"tags": None}}}
+        path, filters = f"{root}.$[label].tags", [{"label.tags": None}]
+        if not is_list:
+            bare, path, filters = {root: {"$type": "object"}, f"{root}.tags": None}, f"{root}.tags", []
+        for start in range(0, len(ids), _IDS_AT_ONCE):
+            some = {"_id": {"$in": ids[start : start + _IDS_AT_ONCE]}, **bare}
+            database_collection(dataset).update_many(some, {"$set": {path: []}}, array_filters=filters or None)

@@ -50,6 +50,10 @@ def declare_status(dataset: fo.Dataset, label_field: str, status: str) -> None:
     dataset.create_index([(f"{status}.run_key", 1), (f"{status}.state", 1), (f"{label_field}._cls", 1)])
 
 
+_MOST_INDEXES = 40
+"""MongoDB takes 64 of a collection; the rest is for statuses, and for what people make themselves."""
+
+
 def index_tags(dataset: fo.Dataset, label_fields: Sequence[str]) -> None:
     """Makes the indexes that tell which samples, and which of them by their labels, have a tag; see ``has_label_tag``.
 
@@ -60,8 +64,9 @@ def index_tags(dataset: fo.Dataset, label_fields: Sequence[str]) -> None:
     paths = ["tags", *(label_path(dataset, name, "tags") for name in label_fields if dataset.has_field(name))]
     there = {index["key"][0][0] for index in dataset._sample_collection.index_information().values()}
     for path in paths:
-        if path not in there:
+        if path not in there and len(there) < _MOST_INDEXES:
             dataset.create_index(path)
+            there.add(path)
 
 
 def activate_schema(dataset: fo.Dataset, label_field: str, classes: Sequence[str] | None = None) -> bool:

@@ -118,9 +118,9 @@ def evaluate(
     notes += class_notes(samples, label_field, gt_field, names, classes)
     objects = _read(samples, label_field, gt_field, names, progress)
     if eval_key is not None and objects.uncounted:
-        notes.append(
-            UNCOUNTED_NOTE.format(key=repr(eval_key), objects=counted(len(objects.uncounted), "ground-truth object"))
-        )
+        count = len(objects.uncounted)
+        objects_that = counted(count, "ground-truth object that counts", "ground-truth objects that count")
+        notes.append(UNCOUNTED_NOTE.format(key=repr(eval_key), objects=objects_that))
     review = review_thresholds(samples, label_field, names, [item.score for item in objects.predicted], score_threshold)
     results = _score(objects, names, score_threshold or 0.0, label_field, notes, review)
     if eval_key is not None:
@@ -226,7 +226,7 @@ def _read(
             objects.ignored += ignored
             counts_not = ignored or is_crowd(document)
             objects.truth.append(GroundTruth(key, index[label.label], box, rle, counts_not))
-            objects.uncounted += [document.get("_id")] * counts_not
+            objects.uncounted += [document.get("_id")] * (counts_not and "_id" in document)
             objects.misread |= counts_not != bool(attribute_of(document, "iscrowd"))
         for _, label, box, rle in _usable(objects, predicted, index, size, key, label_field):
             score = 1.0 if label.confidence is None else float(label.confidence)

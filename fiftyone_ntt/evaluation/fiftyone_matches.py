@@ -22,7 +22,7 @@ METRIC_URI = "@fiftyone-ntt/ntt/metric_"
 METRICS = ("box_ap", "mask_ap", "mask_ap50", "ar100")
 """Scores that have such an operator."""
 UNCOUNTED_NOTE = (
-    "in FiftyOne's matches ({key}) labels on the {objects} that count neither way are marked 'tp' or 'fp', and one of "
+    "in FiftyOne's matches ({key}) labels on the {objects} neither way are marked 'tp' or 'fp', and one of "
     "these with nothing on it 'fn'; the scores here leave all of that out"
 )
 _STORE, _LAST = "ntt_evaluation", "last"

@@ -138,7 +138,8 @@ class ReferenceReader:
         told = {key for ids in self._bare.values() for key in ids}
         reasons = [reason for key, reason in self.unusable.items() if key not in told]
         bare = [
-            f"class {as_text(name)} is left out, none of its references can be used: {_listed(self.unusable, ids)}"
+            f"class {as_text(name)} is left out, none of its references can be used"
+            + (f": {_listed(self.unusable, ids)}" if ids else "")
             for name, ids in self._bare.items()
         ]
         more = len(reasons) - _MOST_REASONS

@@ -11,6 +11,7 @@ from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 from fiftyone.core.patches import PatchesView
 
+from fiftyone_ntt.dataset.documents import make_tag_lists
 from fiftyone_ntt.dataset.fields import (
     NEGATIVE_TAG,
     NO_IMAGES,
@@ -295,6 +296,7 @@ def _tag_labels(labels: SampleCollection, field: str, add: bool) -> int:
     path = label_path(labels, field, "id")
     if add:
         count = int(labels.count(path))
+        make_tag_lists(labels, field)
         labels.tag_labels(REFERENCE_TAG, field)
     else:
         count = int(labels.count_label_tags(field).get(REFERENCE_TAG, 0))

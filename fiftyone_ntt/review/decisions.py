@@ -13,6 +13,7 @@ from bson.errors import InvalidId
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
+from fiftyone_ntt.dataset.documents import make_tag_lists
 from fiftyone_ntt.dataset.fields import (
     ACCEPTED_TAG,
     DECIDED_TAGS,
@@ -26,7 +27,7 @@ from fiftyone_ntt.dataset.fields import (
     is_tagged,
     label_root,
 )
-from fiftyone_ntt.dataset.storage import database_collection, edit_label_tags, store
+from fiftyone_ntt.dataset.storage import edit_label_tags, store
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.review.guard import note_decision
 from fiftyone_ntt.review.label_rows import decision_of
@@ -41,7 +42,6 @@ Before = dict[str, list[ObjectId]]
 _STORE, _LABELS, _UNDECIDED, _MOST_TO_UNDO = "ntt_decided", ":labels", "undecided", 500_000
 _MOST_HOLDING = 10_000
 """A query of more samples than this is no quicker than one of all."""
-_IDS_AT_ONCE = 50_000
 
 
 def accept_labels(
@@ -135,6 +135,10 @@ class _Choice:
     below: float | None
     undecided: bool
 
+    def __post_init__(self) -> None:
+        if self.label_ids is not None:  # an iterator is used up by the first look
+            object.__setattr__(self, "label_ids", list(self.label_ids))
+
     def condition(self) -> Any:
         parts = []
         if self.classes is not None:
@@ -219,7 +223,7 @@ def why_unchanged(
     count = _chosen(view, label_field, _Choice(label_ids, classes, above, below, undecided)).count(path)
     if not count:
         return (
-            f"none of the {counted(there, 'label')} in {label_field!r} is of that class, score or id; give others, or "
+            f"{counted(there, 'label')} in {label_field!r}, none of that class, score or id; give others, or "
             "choose another view"
         )
     return f"nothing was left to change on {counted(count, 'label')} in {label_field!r}"
@@ -230,7 +234,7 @@ def _decide(view: SampleCollection, label_field: str, choice: _Choice, tag: str 
     others = {ACCEPTED_TAG, REJECTED_TAG} - {tag}
     wrong, missing, before = _to_change(chosen, label_field, tag, others)
     if missing:
-        _make_tag_lists(samples, label_field, missing)
+        make_tag_lists(samples, label_field, missing)
     catch_up(samples, label_field)
     _note_last(samples, label_field, tag, before)
     if wrong:
@@ -243,19 +247,6 @@ def _decide(view: SampleCollection, label_field: str, choice: _Choice, tag: str 
     if not changed:
         logger.warning("no decision changed: %s", why_unchanged(view, label_field, **vars(choice)))
     return changed
-
-
-def _make_tag_lists(view: SampleCollection, label_field: str, sample_ids: Iterable[Any]) -> None:
-    """Gives labels whose tags are ``null``, or not there, an empty list: FiftyOne tags no label beside such a one."""
-    root, is_list = label_root(view, label_field)
-    ids, samples = list(sample_ids), database_collection(dataset_of(view))
-    bare: dict[str, Any] = {root: {"$elemMatch": {"tags": None}}}
-    path, filters = f"{root}.$[label].tags", [{"label.tags": None}]
-    if not is_list:
-        bare, path, filters = {root: {"$type": "object"}, f"{root}.tags": None}, f"{root}.tags", []
-    for start in range(0, len(ids), _IDS_AT_ONCE):
-        some = {"_id": {"$in": ids[start : start + _IDS_AT_ONCE]}, **bare}
-        samples.update_many(some, {"$set": {path: []}}, array_filters=filters or None)
 
 
 def _note(samples: SampleCollection, label_field: str, labels: Changes, tag: str | None) -> None:

@@ -75,13 +75,13 @@ def watch(dataset: fo.Dataset, view: fo.DatasetView, sample_id: str) -> int:
         document = _document(dataset, sample_id, field)
         labels = _labels(document, root)
         hidden = _hidden(view, sample_id, field, root, labels)
-        decided = {str(label.get("_id")): tag for label in labels if (tag := _decision(label)) is not None}
+        decided = {str(_key(label)): tag for label in labels if (tag := _decision(label)) is not None}
         if not (hidden or decided):
             continue
         count += len(hidden)
         facts = {
             "root": root,
-            "order": [label.get("_id") for label in labels],
+            "order": [_key(label) for label in labels],
             "hidden": bson.encode({"labels": hidden}),
             "decided": decided,
             "content": _content(labels),
@@ -118,6 +118,11 @@ def _hidden(
 
 def _decision(label: dict[str, Any]) -> str | None:
     return next((tag for tag in (ACCEPTED_TAG, REJECTED_TAG) if tag in (label.get("tags") or [])), None)
+
+
+def _key(label: dict[str, Any]) -> Any:
+    """Its id; a stranger's label without one is told by all that is in it."""
+    return label["_id"] if "_id" in label else hashlib.sha256(bson.encode(label)).hexdigest()
 
 
 def _content(labels: list[dict[str, Any]]) -> str:
@@ -166,10 +171,10 @@ def put_back(dataset: fo.Dataset, open_sample: str | None = None, *, tell: bool 
 
 def _restore(dataset: fo.Dataset, sample_id: str, field: str, facts: dict[str, Any]) -> int:
     document = _document(dataset, sample_id, field)
-    now = {label.get("_id"): label for label in _labels(document, facts["root"])}
+    now = {_key(label): label for label in _labels(document, facts["root"])}
     if not document or _was_labelled_again(document, field, facts, now):
         return 0
-    hidden = {label.get("_id"): label for label in bson.decode(facts["hidden"])["labels"]}
+    hidden = {_key(label): label for label in bson.decode(facts["hidden"])["labels"]}
     lost = [key for key, label in hidden.items() if key not in now or not _same(label, now[key])]
     undecided = _undecided(facts, now)
     if not lost and not undecided:

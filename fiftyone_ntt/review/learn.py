@@ -16,6 +16,7 @@ from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.source import describe_error
+from fiftyone_ntt.dataset.documents import make_tag_lists
 from fiftyone_ntt.dataset.fields import DECIDED_TAGS, EDITED_TAG, NO_IMAGES, check_name, every_image, whole_images
 from fiftyone_ntt.dataset.labels import to_document, without_contradictions
 from fiftyone_ntt.dataset.storage import patiently, store
@@ -50,8 +51,6 @@ from fiftyone_ntt.runs.segment import SegmentReport
 
 logger = logging.getLogger(__name__)
 
-_AT_ONCE = 100
-"""Samples whose labels are in memory at once."""
 MOST_IDS = 5000
 """Changed samples that are noted: nobody looks at more, and the App would be slow to show them."""
 Document = dict[str, Any]
@@ -327,6 +326,7 @@ def _mark_edited(review: ReviewedRun, decided: dict[str, tuple[str, list[Documen
         for label in labels
         if isinstance(label.get("_id"), ObjectId) and not DECIDED_TAGS & set(label.get("tags") or [])
     ]
+    make_tag_lists(every_image(review.dataset), review.label_field, [ObjectId(key) for key in decided])
     for start in range(0, len(ids), 1000):
         some = every_image(review.dataset).select_labels(ids=ids[start : start + 1000], fields=review.label_field)
         patiently(some.tag_labels, EDITED_TAG, review.label_field)

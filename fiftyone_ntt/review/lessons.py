@@ -1,8 +1,6 @@
 """A run that a person has reviewed, and from what was decided on its labels to vectors for the memory bank.
 
 What is different between the labels that an image has and those that it would get.
-
-What the last learning on a field found, kept with the dataset for whoever opens the panel.
 """
 
 from __future__ import annotations
@@ -154,7 +152,7 @@ def lessons_of(sample_id: str, labels: Sequence[dict[str, Any]], content: Compac
         except InputError:
             continue
         if name and mask.any():
-            lessons.append(Lesson(f"{sample_id}/{label['_id']}", name, _kind(label), pool_mask(mask, tokens)))
+            lessons.append(Lesson(f"{sample_id}/{label.get('_id')}", name, _kind(label), pool_mask(mask, tokens)))
     return lessons
 
 

@@ -364,8 +364,8 @@ class Undone:
     told: bool
 
     def __str__(self) -> str:
-        number = "" if self.told else f": {counted(self.removed, 'label')} removed"
-        return f"Run {self.run_key!r} undone: took back {self.layer}{number}."
+        number = "" if self.told else f" ({counted(self.removed, 'label')} removed)"
+        return f"Run {self.run_key!r} undone{number}: took back {self.layer}."
 
 
 def undo_last_layer(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> Undone:

@@ -30,10 +30,15 @@ def ended_silently(report: SegmentReport, images: int, score_threshold: float) -
         return [f"nothing was left to do: {counted(report.resumed, 'image')} done before; overwrite=True labels anew"]
     if report.failed == report.done:
         return [all_failed(report.errors, f"see to them ('{report.label_field}_status' says why), then run it again")]
-    weak = f"all {counted(report.left_out, 'label')} found lie below the score thresholds of their classes; "
     if report.left_out:
-        return [f"{weak}lower_threshold writes them, or choose others"]
+        return [f"{all_weak(report.left_out)}; lower_threshold writes them, or choose others"]
     return [nothing_found(report.empty, score_threshold)]
+
+
+def all_weak(count: int) -> str:
+    """Of labels none of which is good enough."""
+    below = "found lie below the score thresholds of their classes"
+    return counted(count, "label found lies below the score threshold of its class", f"labels {below}")
 
 
 def only_references(images: int) -> str:

@@ -30,7 +30,7 @@ from fiftyone_ntt.references.tagged_bank import resolve_bank
 from fiftyone_ntt.runs.applied_thresholds import ScoreThresholds, check_mode, score_thresholds
 from fiftyone_ntt.runs.estimate import Estimate, estimate, remember_speed
 from fiftyone_ntt.runs.labeller import Labeller, labeller_of
-from fiftyone_ntt.runs.outcome import all_failed, nothing_found, only_references
+from fiftyone_ntt.runs.outcome import all_failed, all_weak, nothing_found, only_references
 from fiftyone_ntt.runs.segment import settled
 
 if TYPE_CHECKING:
@@ -260,5 +260,7 @@ def _previews(
     remember_speed(root_dataset_of(view), stage_one, sum(spent), len(spent))
     if len(errors) == len(chosen):
         notes.append(all_failed(errors, "see to the files, or choose a view that holds others"))
+    elif not labels and drawer.labeller.left_out:
+        notes.append(f"{all_weak(drawer.labeller.left_out)}; choose others")
     elif not labels:
         notes.append(nothing_found(len(chosen) - len(errors), drawer.score_threshold))

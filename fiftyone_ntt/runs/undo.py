@@ -173,17 +173,18 @@ def _restored(now: Document | None, before: Document | None, keep_edited: bool) 
     stay = {key: label for key, label in there.items() if not is_from_run(label) or (keep_edited and is_kept(label))}
     # What was there before and outlived the run: what a person did to it since, stays.
     current = there if keep_edited else stay
-    old = [current.get(key, label) for key, label in _by_id(before).items()]
-    for label in old:
-        stay.pop(label.get("_id"), None)
+    was = _by_id(before)
+    old = [current.get(key, label) for key, label in was.items()]
+    for key in was:
+        stay.pop(key, None)
     if not old and not stay:
         return before
     return {**(before or now or {}), "detections": [*old, *stay.values()]}
 
 
 def _by_id(labels: Document | None) -> dict[Any, Document]:
-    """The labels of a sample; those of strangers that have no id by their place."""
-    return {label.get("_id", number): dict(label) for number, label in enumerate(single_documents(labels))}
+    """The labels of a sample; those of strangers that have no id by what is in them."""
+    return {label.get("_id", repr(label)): dict(label) for label in single_documents(labels)}
 
 
 def _set(dataset: fo.Dataset, field: str, documents: dict[str, Document | None]) -> dict[str, str]:

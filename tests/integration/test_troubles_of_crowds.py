@@ -69,7 +69,7 @@ def test_what_fiftyones_matches_know_is_said(scene):
     # Between masks FiftyOne knows no crowd: a small label on a large region is none of its matches, and we say so.
     assert marks_of(dataset, "found", "ev") == ["tp", "fp"]
     assert marks_of(dataset, "truth", "ev") == ["tp", "fn"]
-    said = [note for note in results.notes if "'ev'" in note and "1 ground-truth object that" in note]
+    said = [note for note in results.notes if "'ev'" in note and "1 ground-truth object that counts" in note]
     assert bool(said) is is_void
     assert not any("uncounted" in key for key in keys_of(dataset)), "nothing else is left on anybody's labels"
 
