@@ -148,11 +148,11 @@ SAID = [
     *((service, "no images", NONE) for service in map(by_operator, ("accept_labels", "reject_labels"))),
     *((service, "references", "no image of the view has labels in 'ntt'; label them first")
       for service in map(by_operator, ("accept_labels", "reject_labels"))),
-    *((service, "weak", "none of the .* labels in 'ntt' is of that class, score or id; give others")
+    *((service, "weak", "labels in 'ntt', none of that class, score or id; give others")
       for service in map(by_operator, ("accept_labels", "reject_labels"))),
-    (by_command, "weak", "0 labels accepted.*none of the .* labels in 'ntt'"),
+    (by_command, "weak", "0 labels accepted.*labels in 'ntt', none of that class"),
     (in_log("accept_labels"), "no images", NONE),
-    (in_log("reject_labels"), "weak", "no decision changed: none of the"),
+    (in_log("reject_labels"), "weak", "no decision changed: .* none of that class"),
     (learn, "no images", NONE),
     (learn, "again", "nobody has decided on a label in 'ntt' yet: accept what is right"),
     (learn_elsewhere, "references", "none of the labels in 'ntt' that somebody has decided on is in this view; choose"),
