@@ -22,6 +22,7 @@ from fiftyone_ntt.dataset.fields import (
     check_name,
     dataset_of,
     is_map_field,
+    is_name,
     label_path,
     whole_images,
     with_sizes,
@@ -208,7 +209,7 @@ def _labels_of(view: SampleCollection, field_name: str) -> list[str]:
     if is_map_field(view, field_name):
         return [name for value, name in targets_of(view, field_name).items() if value]
     names = view.distinct(label_path(view, field_name, "label"))
-    return [label for label in names if label is not None]
+    return list(filter(is_name, names))
 
 
 def _read(
@@ -250,6 +251,8 @@ def _usable(
         try:
             score_of(document)
             label = detection_of(document)
+            if not hasattr(label, "has_mask"):  # of another class, in a list of detections
+                raise InputError(f"expected a detection, got {type(label).__name__}; draw it again or remove it")
             yield document, label, *_geometry(label, size)
         except InputError as error:
             name = f"sample {sample_id}, label {document.get('_id')} ({as_text(document['label'])}) in {field!r}"

@@ -9,6 +9,7 @@ from fiftyone import ViewExpression
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
+from fiftyone_ntt.dataset.documents import single_documents
 from fiftyone_ntt.dataset.fields import (
     DECIDED_TAGS,
     NO_IMAGES,
@@ -67,7 +68,7 @@ def _edited(view: SampleCollection, label_field: str) -> list[ObjectId]:
     ids, edited, classes = view.values("id"), [], provenance_of(view, label_field).get("classes") or ()
     for start in range(0, len(ids), _CHUNK):
         for document in raw_values(view.select(ids[start : start + _CHUNK]), label_field):
-            for label in (document or {}).get("detections") or []:
+            for label in single_documents(document):
                 if not DECIDED_TAGS & set(label.get("tags") or ()) and is_edited(label, classes):
                     edited.append(label.get("_id"))
     return edited
