@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from bson import ObjectId
 from fiftyone import ViewExpression
@@ -65,7 +66,8 @@ def _true() -> ViewExpression:
 
 def _edited(view: SampleCollection, label_field: str) -> list[ObjectId]:
     """Labels without a decision's tag whose shape is no longer as a run wrote it."""
-    ids, edited, classes = view.values("id"), [], provenance_of(view, label_field).get("classes") or ()
+    ids, classes = view.values("id"), provenance_of(view, label_field).get("classes") or ()
+    edited: list[Any] = []
     for start in range(0, len(ids), _CHUNK):
         for document in raw_values(view.select(ids[start : start + _CHUNK]), label_field):
             for label in single_documents(document):
