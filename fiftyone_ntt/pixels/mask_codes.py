@@ -113,16 +113,6 @@ def runs_of_changes(edges: NDArray[np.signedinteger[Any]], counts: IntArray, wid
     return _split_at_rows(edges[::2], edges[1::2], width)
 
 
-def runs_of_masks(masks: NDArray[np.bool_]) -> Runs:
-    """Runs of masks bool ``[N, h, w]``."""
-    padded = np.zeros((*masks.shape[:2], masks.shape[2] + 2), np.int8)
-    padded[:, :, 1:-1] = masks
-    change = np.diff(padded, axis=2)
-    owner, row, start = np.nonzero(change > 0)
-    stop = np.nonzero(change < 0)[2]
-    return Runs(owner, row, start, stop)
-
-
 def _split_at_rows(start: IntArray, stop: IntArray, width: int) -> Runs:
     """Runs of a sweep over masks end to end, cut where a row ends."""
     first = start // width

@@ -6,11 +6,12 @@ import fiftyone as fo
 import pytest
 
 import fiftyone_ntt as ntt
+from fiftyone_ntt.dataset.fields import is_patches
 from fiftyone_ntt.dataset.storage import database_collection
 
 DOORS = {
     "reference": lambda labels: ntt.use_as_references(
-        labels, "truth", label_ids=None if labels._is_patches else labels.values("truth.detections.id", unwind=True)
+        labels, "truth", label_ids=None if is_patches(labels) else labels.values("truth.detections.id", unwind=True)
     ),
     "accept": lambda labels: ntt.accept_labels(labels, "truth"),
     "reject": lambda labels: ntt.reject_labels(labels, "truth"),

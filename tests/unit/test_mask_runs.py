@@ -8,10 +8,20 @@ import torch
 from scipy import ndimage
 
 from fiftyone_ntt.core import Candidates, ImageFrame, IndexedImage, compact
-from fiftyone_ntt.pixels.mask_codes import are_small_regions, components, runs_of_lengths, runs_of_masks
+from fiftyone_ntt.pixels.mask_codes import Runs, are_small_regions, components, runs_of_lengths
 from fiftyone_ntt.pixels.packed_masks import WithoutSmallRegions
 
 FRAME = ImageFrame.squash((120, 160))
+
+
+def runs_of_masks(masks):
+    """Runs of masks bool ``[N, h, w]``, row by row; the package gets them from packed bits."""
+    padded = np.zeros((*masks.shape[:2], masks.shape[2] + 2), np.int8)
+    padded[:, :, 1:-1] = masks
+    change = np.diff(padded, axis=2)
+    owner, row, start = np.nonzero(change > 0)
+    stop = np.nonzero(change < 0)[2]
+    return Runs(owner, row, start, stop)
 
 
 def speckled(count=24, side=64, seed=0):
