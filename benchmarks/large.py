@@ -70,9 +70,10 @@ def _steps() -> list[str]:
 def _is_there(samples: int) -> bool:
     import fiftyone as fo
 
-    from benchmarks.large_data import dataset_name
+    from benchmarks.large_data import COMPLETE, dataset_name
 
-    return bool(fo.dataset_exists(dataset_name(samples)))
+    name = dataset_name(samples)
+    return fo.dataset_exists(name) and COMPLETE in fo.load_dataset(name).info
 
 
 def _delete(sizes: list[int]) -> None:
@@ -81,7 +82,7 @@ def _delete(sizes: list[int]) -> None:
     from benchmarks.large_data import dataset_name
 
     for size in sizes:
-        if _is_there(size):
+        if fo.dataset_exists(dataset_name(size)):
             fo.delete_dataset(dataset_name(size))
 
 

@@ -41,6 +41,8 @@ CLASSES, SHOTS, LABELS = 20, 5, 29
 PICTURES, SIZE = 8, (480, 640)
 SMALL_CANDIDATES, CHANNELS = 12, 32
 _AT_ONCE = 500
+COMPLETE = "complete"
+"""Of a dataset's info: it was built to the end."""
 
 
 def dataset_name(samples: int) -> str:
@@ -70,6 +72,8 @@ def build(folder: Path, samples: int) -> fo.Dataset:
     _copy_samples(dataset, folder / f"images-{samples}", samples)
     change_state(dataset, RUN, lambda state: {**state, "total": samples, "chunks": max(samples // 100, 1)})
     _copy_index(index, samples)
+    dataset.info = {COMPLETE: True}
+    dataset.save()
     return dataset
 
 

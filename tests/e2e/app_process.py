@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # The shell ends the App when its standard input closes, which happens however pytest ends (also when killed).
@@ -47,10 +48,14 @@ class AppProcess:
 
     Args:
         folder: for its log, and for what makes it slow.
+
+    Attributes:
+        datasets: what the tests showed. Deleted after the server has ended: it may still be answering the last question
+            of a page that was closed, and FiftyOne's queries end in a traceback where a collection vanishes then.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.log = folder / "app.log"
+        self.log, self.datasets = folder / "app.log", list[Any]()
         self._delay = folder / "delay"
         self.url = f"http://127.0.0.1:{(port := free_port())}"
         package = next(iter(find_spec("fiftyone").submodule_search_locations))

@@ -69,6 +69,9 @@ def app_process(database: str, tmp_path_factory: Any) -> Iterator[AppProcess]:
         yield process
     finally:
         process.stop()
+        for dataset in process.datasets:
+            if not dataset.deleted:
+                dataset.delete()
 
 
 @pytest.fixture(autouse=True)
@@ -103,13 +106,13 @@ def start(
     pytest.importorskip("skimage", reason="the demo's photographs are part of scikit-image")
     from app_page import SIZE, AppPage
 
-    datasets, pages = [], []
+    pages = []
 
     def begin(stage: str, **size: int) -> AppPage:
         # Playwright keeps an event loop in this thread, where FiftyOne would take itself for a server.
         with ThreadPoolExecutor(1) as thread:
             dataset = thread.submit(_dataset, stage, tmp_path_factory.getbasetemp()).result()
-        datasets.append(dataset)
+        app_process.datasets.append(dataset)
         page = browser.new_page(viewport={**SIZE, **size})
         pages.append(page)
         app = AppPage(page, app_process.url, pictures)
@@ -120,9 +123,6 @@ def start(
     yield begin
     for page in pages:
         page.close()
-    for dataset in datasets:
-        if not dataset.deleted:
-            dataset.delete()
 
 
 def _dataset(stage: str, folder: Path) -> Any:

@@ -40,7 +40,7 @@ def label(number: int, score: float) -> fo.Detection:
 
 
 @pytest.fixture(scope="module")
-def original(database: str, tmp_path_factory: Any) -> Iterator[Any]:
+def original(app_process: Any, tmp_path_factory: Any) -> Any:
     """The demo's photographs as a run leaves them, with the same labels on each."""
     pytest.importorskip("skimage", reason="the demo's photographs are part of scikit-image")
     from fiftyone_ntt.demo.data import load_images
@@ -55,21 +55,12 @@ def original(database: str, tmp_path_factory: Any) -> Iterator[Any]:
     activate_schema(dataset, "ntt", CLASSES)
     ntt.reject_labels(dataset, below=0.2)
     dataset.save_view("dogs", dataset.filter_labels("ntt", F("label") == "dog"))
-    yield dataset
-    dataset.delete()
+    app_process.datasets.append(dataset)
+    return dataset
 
 
 @pytest.fixture(scope="module")
-def copies() -> Iterator[list[Any]]:
-    """The datasets of the tests: deleted after the last, since the page asks for those before once more."""
-    made: list[Any] = []
-    yield made
-    for dataset in made:
-        dataset.delete()
-
-
-@pytest.fixture(scope="module")
-def page(browser: Any, copies: list[Any]) -> Iterator[Any]:
+def page(browser: Any) -> Iterator[Any]:
     """The browser's page, which all tests here share."""
     page = browser.new_page(viewport=SIZE)
     yield page
@@ -77,10 +68,10 @@ def page(browser: Any, copies: list[Any]) -> Iterator[Any]:
 
 
 @pytest.fixture
-def dataset(original: Any, copies: list[Any]) -> Any:
+def dataset(original: Any, app_process: Any) -> Any:
     """The labels as they were before any test."""
-    copies.append(original.clone())
-    return copies[-1]
+    app_process.datasets.append(original.clone())
+    return app_process.datasets[-1]
 
 
 @pytest.fixture
