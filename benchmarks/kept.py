@@ -22,7 +22,7 @@ from benchmarks.accuracy import _mean_and_std
 from benchmarks.arguments import count, folder, seeds
 from benchmarks.candidate_cache import CandidateCache
 from benchmarks.coco_data import Targets, default_classes, read_references, read_targets
-from fiftyone_ntt.candidates.compact import compact_tokens
+from fiftyone_ntt.candidates.compact import CompactTokens, reduced_tokens
 from fiftyone_ntt.core import Candidates, IndexedImage, Instances, MatchConfig, MemoryBank, Segmenter, compact
 from fiftyone_ntt.evaluation.coco import Prediction, coco_scores
 from fiftyone_ntt.evaluation.protocols.predictions import to_predictions
@@ -30,6 +30,7 @@ from fiftyone_ntt.method.matcher import to_instances
 from fiftyone_ntt.method.merging import CandidateMasks, soft_merge, suppress
 from fiftyone_ntt.method.scoring import label, normalise, similarity
 from fiftyone_ntt.models import load_preset
+from fiftyone_ntt.models.devices import fetched
 
 CONFIG = MatchConfig()
 RANKS = (16, 32, 64, 128)
@@ -70,7 +71,7 @@ def labelled(indexed: IndexedImage, bank: MemoryBank) -> Iterator[tuple[str, Ins
     yield "coverage, full precision", match(indexed.candidates, vectors, indexed.tokens)
     yield "coverage, as kept", match(small.candidates, small.vectors, torch.from_numpy(small.tokens.full()))
     for rank in RANKS:
-        tokens = torch.from_numpy(compact_tokens(indexed.tokens, rank).full())
+        tokens = torch.from_numpy(CompactTokens.from_arrays(fetched(reduced_tokens(indexed.tokens, rank))).full())
         yield f"coverage, only tokens reduced, rank {rank}", match(indexed.candidates, vectors, tokens)
 
 

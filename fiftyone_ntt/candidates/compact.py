@@ -19,17 +19,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.method.proposals import stability_of
+from fiftyone_ntt.method.proposals import SURE_POSSIBLE, Candidates, stability_of, stability_of_areas
 from fiftyone_ntt.method.results import IndexedImage
-from fiftyone_ntt.pixels.bit_masks import changes, counts, extents, near_both, packed, places
+from fiftyone_ntt.models.devices import fetched
+from fiftyone_ntt.pixels import bit_masks
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame, outline_radius
-from fiftyone_ntt.pixels.mask_codes import LEVELS, WIDE, Outlined, Runs, near_outline, runs_of_lengths, to_codes
+from fiftyone_ntt.pixels.mask_codes import (
+    LEVELS,
+    WIDE,
+    Outlined,
+    Runs,
+    codes_of,
+    near_outline,
+    runs_of_lengths,
+    to_codes,
+)
 from fiftyone_ntt.pixels.packed_masks import Crop, boxes_of
 
-_CHUNK = 64
-"""Masks read at once, or compacted on a device."""
-_AT_ONCE = 16
-"""Masks compacted at once on the CPU: they stay in its cache."""
+_CHUNK, _AT_ONCE, _ON_DEVICE = 64, 16, 256
+"""Masks read at once; compacted at once on the CPU, in whose cache they stay; and on a device, 64 MB of logits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +83,11 @@ class CompactCandidates:
         """
         for start in range(0, len(index), _CHUNK):
             chunk = [int(i) for i in index[start : start + _CHUNK]]
-            masks = Outlined(
-                [self.runs[_start(self.run_ends, i) : self.run_ends[i]] for i in chunk],
-                [self.outline[_start(self.outline_ends, i) : self.outline_ends[i]] for i in chunk],
-                self.boxes[chunk],
-                outline_radius(self.frame),
+            runs, outlines = (
+                [array[ends[i - 1] if i else 0 : ends[i]] for i in chunk]
+                for array, ends in ((self.runs, self.run_ends), (self.outline, self.outline_ends))
             )
+            masks = Outlined(runs, outlines, self.boxes[chunk], outline_radius(self.frame))
             yield from (masks.crop(k) for k in range(len(chunk)))
 
 
@@ -117,6 +124,7 @@ class CompactImage:
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Plain arrays by name, as ``from_arrays`` takes them."""
         candidates, frame = self.candidates, self.candidates.frame
+        looks = {} if self.group is None else {"crop_vectors": self.crop_vectors, "group": self.group}
         return {
             "image_size": np.array(frame.image_size, np.int64),
             "frame": np.array([frame.side, *frame.content], np.float64),
@@ -129,13 +137,8 @@ class CompactImage:
             "outline_ends": candidates.outline_ends,
             "vectors": self.vectors,
             **self.tokens.to_arrays(),
-            **self._look_arrays(),
+            **looks,
         }
-
-    def _look_arrays(self) -> dict[str, NDArray[Any]]:
-        if self.crop_vectors is None or self.group is None:
-            return {}
-        return {"crop_vectors": self.crop_vectors, "group": self.group}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> CompactImage:
@@ -165,60 +168,63 @@ class CompactImage:
 @torch.inference_mode()
 def compact(indexed: IndexedImage) -> CompactImage:
     """Reduces what stage one found, on any device, to what has to be kept of it."""
-    candidates = indexed.candidates
-    radius = outline_radius(candidates.frame)
-    # Packed bits are quickest, but torch has none, and what is on a device stays there until it is small.
-    on_cpu = candidates.mask_logits.device.type == "cpu" and radius <= WIDE
-    reduce, at_once = (_compact_masks, _AT_ONCE) if on_cpu else (_compact_on_device, _CHUNK)
-    parts = [reduce(chunk.float(), radius) for chunk in torch.split(candidates.mask_logits, at_once)]
-    masks = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    candidates, looks = indexed.candidates, indexed.looks
+    tensors = {
+        "predicted_iou": candidates.predicted_iou.float(),
+        "vectors": _half(indexed.vectors),
+        **({} if looks is None else {"crop_vectors": _half(looks.vectors), "group": looks.group.to(torch.int16)}),
+        **reduced_tokens(indexed.tokens),
+        **_compact_masks(candidates),
+    }
+    arrays = fetched(tensors)
     return CompactImage(
         CompactCandidates(
             candidates.frame,
-            candidates.predicted_iou.float().cpu().numpy(),
-            masks["stability"],
-            masks["boxes"],
-            masks["runs"],
-            np.cumsum(masks["run_counts"], dtype=np.int64),
-            masks["outline"],
-            np.cumsum(masks["outline_counts"], dtype=np.int64),
+            *(arrays[name] for name in ("predicted_iou", "stability", "boxes")),
+            arrays["runs"].view(np.uint16),
+            np.cumsum(arrays["run_counts"], dtype=np.int64),
+            arrays["outline"],
+            np.cumsum(arrays["outline_counts"], dtype=np.int64),
         ),
-        _half(indexed.vectors),
-        compact_tokens(indexed.tokens),
-        None if indexed.looks is None else _half(indexed.looks.vectors),
-        None if indexed.looks is None else indexed.looks.group.numpy().astype(np.int16),
+        arrays["vectors"],
+        CompactTokens.from_arrays(arrays),
+        arrays.get("crop_vectors"),
+        arrays.get("group"),
     )
 
 
-def _half(vectors: Tensor) -> NDArray[np.float16]:
-    return np.asarray(vectors.clamp(-_HALF_MAX, _HALF_MAX).half().cpu().numpy(), np.float16)
+def _compact_masks(candidates: Candidates) -> dict[str, Tensor]:
+    """Run lengths, outline values, boxes and stability of all masks, on the device that they are on."""
+    radius = outline_radius(candidates.frame)
+    # Packed bits are quickest, but torch has none, and what is on a device stays there until it is small.
+    on_cpu = candidates.mask_logits.device.type == "cpu" and radius <= WIDE
+    reduce, at_once = (_compact_bits, _AT_ONCE) if on_cpu else (_compact_on_device, _ON_DEVICE)
+    parts = [reduce(chunk.float(), radius) for chunk in torch.split(candidates.mask_logits, at_once)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-_HALF_MAX = float(torch.finfo(torch.float16).max)
+def _half(vectors: Tensor) -> Tensor:
+    return vectors.clamp(-65504, 65504).half()  # the largest number that it has
 
 
-def _compact_masks(logits: Tensor, radius: int) -> dict[str, NDArray[Any]]:
-    """Run lengths, outline values, boxes and stability of masks float32 ``[n, 256, 256]`` in the CPU's memory."""
-    bits = packed(logits.numpy() > 0)  # [n, 256, 4]
-    changed, near = changes(bits), near_both(bits, radius)
-    return {
-        "stability": stability_of(logits).numpy(),
-        "boxes": extents(bits),
-        "runs": _lengths(places(changed)),
-        "outline": to_codes(logits.reshape(-1)[torch.from_numpy(places(near))]).numpy(),
-        "run_counts": counts(changed),
-        "outline_counts": counts(near),
+def _compact_bits(logits: Tensor, radius: int) -> dict[str, Tensor]:
+    """``_compact_masks`` of masks float32 ``[n, 256, 256]`` in the CPU's memory; runs as int16, as torch has it."""
+    values = logits.numpy()
+    bits, areas = bit_masks.packed_and_areas(values, SURE_POSSIBLE)  # [n, 256, 4], [2, n]
+    changed, near = bit_masks.changes(bits), bit_masks.near_both(bits, radius)
+    found = {
+        "stability": stability_of_areas(areas),
+        "boxes": bit_masks.extents(bits),
+        "runs": bit_masks.run_lengths(bit_masks.places(changed), MASK_SIDE * MASK_SIDE).view(np.int16),
+        "outline": codes_of(bit_masks.values_at(values, near)),
+        "run_counts": bit_masks.counts(changed),
+        "outline_counts": bit_masks.counts(near),
     }
+    return {name: torch.from_numpy(array) for name, array in found.items()}
 
 
-def _lengths(changed: NDArray[np.int64]) -> NDArray[np.uint16]:
-    """The distance from the change before, of flat places; a mask's first run is counted from its first pixel."""
-    before = np.concatenate([[0], changed[:-1]])
-    return np.asarray(changed - np.maximum(before, changed & -(MASK_SIDE * MASK_SIDE)), np.uint16)
-
-
-def _compact_on_device(logits: Tensor, radius: int) -> dict[str, NDArray[Any]]:
-    """``_compact_masks`` with torch alone: what leaves the device is small."""
+def _compact_on_device(logits: Tensor, radius: int) -> dict[str, Tensor]:
+    """The same, to the bit, with torch alone: nothing leaves the device."""
     inside = logits > 0
     flat = inside.flatten(1)  # [n, 65536]
     changed = flat.clone()
@@ -229,25 +235,21 @@ def _compact_on_device(logits: Tensor, radius: int) -> dict[str, NDArray[Any]]:
     runs[1:] -= torch.where(mask[1:] == mask[:-1], position[:-1], torch.zeros_like(position[:-1]))
     # Where a resize can see a value and not only a sign: flat places in [n * 256 * 256].
     near = near_outline(inside, ~inside, radius).flatten().nonzero()[:, 0]
-    counts = {"run_counts": mask, "outline_counts": near // flat.shape[1]}
     return {
-        "stability": stability_of(logits).cpu().numpy(),
-        "boxes": boxes_of(inside).cpu().numpy(),
-        "runs": runs.cpu().numpy().astype(np.uint16),
-        "outline": to_codes(logits.flatten()[near]).cpu().numpy(),
-        **{name: torch.bincount(owner, minlength=len(logits)).cpu().numpy() for name, owner in counts.items()},
+        "stability": stability_of(logits),
+        "boxes": boxes_of(inside),
+        "runs": runs.int().view(torch.int16)[::2],  # the lower halves: the bits of uint16
+        "outline": to_codes(logits.flatten()[near]),
+        "run_counts": torch.bincount(mask, minlength=len(logits)),
+        "outline_counts": torch.bincount(near // flat.shape[1], minlength=len(logits)),
     }
-
-
-def _start(ends: NDArray[np.int64], i: int) -> int:
-    return int(ends[i - 1]) if i else 0
 
 
 def _check(image: CompactImage) -> None:
     """Refuses arrays that do not fit each other; what passes can be read without running out of bounds."""
     candidates = image.candidates
     n = len(candidates)
-    types: dict[str, tuple[NDArray[Any], Any, tuple[int, ...]]] = {
+    types: _Expected = {
         "predicted_iou": (candidates.predicted_iou, np.float32, (n,)),
         "stability": (candidates.stability, np.float32, (n,)),
         "boxes": (candidates.boxes, np.float32, (n, 4)),
@@ -260,10 +262,7 @@ def _check(image: CompactImage) -> None:
     if image.crop_vectors is not None and image.group is not None:
         looked = (len(image.crop_vectors), image.tokens.basis.shape[1])
         types |= {"crop_vectors": (image.crop_vectors, np.float16, looked), "group": (image.group, np.int16, (n,))}
-    for name, (array, kind, shape) in types.items():
-        if array.dtype != kind or array.shape != shape:
-            expected = f"{np.dtype(kind).name} {list(shape)}"
-            raise InputError(f"expected {name} of {expected}, got {array.dtype} {list(array.shape)}")
+    _check_arrays(types)
     if (candidates.boxes[:, :2] > candidates.boxes[:, 2:]).any() or (candidates.outline >= len(LEVELS)).any():
         raise InputError("expected boxes and outlines of masks, got boxes that are inverted or unknown codes")
     if image.group is not None and image.crop_vectors is not None:
@@ -277,6 +276,17 @@ def _check(image: CompactImage) -> None:
         steps = np.diff(ends, prepend=0)
         if (steps < 0).any() or (int(ends[-1]) if n else 0) != total:
             raise InputError(f"expected {name} to rise to {total}, got something else")
+
+
+_Expected = dict[str, tuple[NDArray[Any], Any, tuple[int, ...]]]
+"""Arrays by name, each with the type and the shape that it is to have."""
+
+
+def _check_arrays(expected: _Expected) -> None:
+    for name, (array, kind, shape) in expected.items():
+        if array.dtype != kind or array.shape != shape:
+            wanted = f"{np.dtype(kind).name} {list(shape)}"
+            raise InputError(f"expected {name} of {wanted}, got {array.dtype} {list(array.shape)}")
 
 
 # ---- Patch tokens of low rank ----
@@ -338,23 +348,18 @@ class CompactTokens:
             raise InputError(f"expected a grid of 1 to {_MOST_TOKENS} tokens, got {rows} x {columns}")
         if rows * columns * channels > _MOST_NUMBERS:
             raise InputError(f"expected tokens of at most {_MOST_NUMBERS} numbers in all, got more")
-        expected: dict[str, tuple[NDArray[Any], Any, tuple[int, ...]]] = {
-            "mean": (mean, np.float16, (channels,)),
-            "basis": (basis, np.float16, (rank, channels)),
-            "scale": (scale, np.float32, (rank,)),
-            "weights": (weights, np.int8, (rows * columns, rank)),
+        expected: _Expected = {
+            "token_mean": (mean, np.float16, (channels,)),
+            "token_basis": (basis, np.float16, (rank, channels)),
+            "token_scale": (scale, np.float32, (rank,)),
+            "token_weights": (weights, np.int8, (rows * columns, rank)),
         }
-        for name, (array, kind, shape) in expected.items():
-            if array.dtype != kind or array.shape != shape:
-                raise InputError(
-                    f"expected token_{name} of {np.dtype(kind).name} {list(shape)}, "
-                    f"got {array.dtype} {list(array.shape)}"
-                )
+        _check_arrays(expected)
         return cls((rows, columns), mean, basis, scale, weights)
 
 
-def compact_tokens(tokens: Tensor, rank: int = RANK) -> CompactTokens:
-    """Keeps the ``rank`` strongest directions of an image's tokens.
+def reduced_tokens(tokens: Tensor, rank: int = RANK) -> dict[str, Tensor]:
+    """The ``rank`` strongest directions of an image's tokens: the arrays of ``CompactTokens``, where the tokens are.
 
     Found by a few rounds of subspace iteration from a fixed start, so that the same tokens always give the same result.
 
@@ -369,13 +374,13 @@ def compact_tokens(tokens: Tensor, rank: int = RANK) -> CompactTokens:
     basis = _strongest_directions(centred, min(rank, *centred.shape))
     weights = centred @ basis.T
     scale = weights.abs().amax(dim=0).clamp(min=1e-12) / 127
-    return CompactTokens(
-        (int(rows), int(columns)),
-        mean.half().cpu().numpy(),
-        basis.half().cpu().numpy(),
-        scale.cpu().numpy(),
-        (weights / scale).round().to(torch.int8).cpu().numpy(),
-    )
+    return {
+        "token_grid": torch.tensor([rows, columns]),
+        "token_mean": mean.half(),
+        "token_basis": basis.half(),
+        "token_scale": scale,
+        "token_weights": (weights / scale).round().to(torch.int8),
+    }
 
 
 def _strongest_directions(centred: Tensor, rank: int) -> Tensor:
@@ -387,6 +392,7 @@ def _strongest_directions(centred: Tensor, rank: int) -> Tensor:
         directions = torch.linalg.qr(directions)[0]
         directions = centred.T @ (centred @ directions)
     directions = torch.linalg.qr(directions)[0]
-    _, vectors = torch.linalg.eigh((centred @ directions).T @ (centred @ directions))
+    along = centred @ directions
+    _, vectors = torch.linalg.eigh(along.T @ along)
     strongest: Tensor = directions @ vectors.flip(1)[:, :rank]
     return strongest.T.contiguous()

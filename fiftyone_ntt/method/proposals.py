@@ -15,7 +15,7 @@ from torch import Tensor
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.backends import AmongDecoder, BatchSize, ProposalModel, in_batches
 from fiftyone_ntt.method.config import ProposalConfig
-from fiftyone_ntt.pixels.bit_masks import Bits, changes, counts, extents, packed, places
+from fiftyone_ntt.pixels.bit_masks import Bits, changes, counts, extents, packed_and_areas, places
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame
 from fiftyone_ntt.pixels.mask_codes import Runs, runs_of_changes
 from fiftyone_ntt.pixels.packed_masks import Crop
@@ -87,7 +87,7 @@ class Candidates:
     @cached_property
     def bits(self) -> Bits:
         """The masks as packed bits uint64 ``[N, 256, 4]``, see ``pixels.bit_masks``."""
-        parts = [packed((chunk > 0).cpu().numpy()) for chunk in torch.split(self.mask_logits, _CHUNK)]
+        parts = [packed_and_areas(chunk.float().cpu().numpy(), ())[0] for chunk in self._chunks()]
         return np.concatenate(parts)
 
     @cached_property
@@ -98,8 +98,10 @@ class Candidates:
     @cached_property
     def stability(self) -> NDArray[np.float32]:
         """float32 ``[N]``, area above logit 1 over area above logit -1 (1 where that is empty)."""
-        parts = [stability_of(chunk.float()).cpu() for chunk in torch.split(self.mask_logits, _CHUNK)]
-        return np.asarray(torch.cat(parts).numpy(), np.float32)
+        return np.concatenate([stability_of(chunk.float()).cpu() for chunk in self._chunks()])
+
+    def _chunks(self) -> Sequence[Tensor]:
+        return torch.split(self.mask_logits, _CHUNK)
 
     @cached_property
     def mask_runs(self) -> Runs:
@@ -113,19 +115,24 @@ class Candidates:
             yield 0, 0, np.asarray(self.mask_logits[int(i)].float().cpu().numpy(), np.float32)
 
 
+SURE_POSSIBLE = (1.0, -1.0)
+"""Levels of logits above which a pixel is surely, and possibly, inside."""
+
+
 def stability_of(logits: Tensor) -> Tensor:
-    """Area above 1 over area above -1: float32 ``[n]``."""
-    # Two areas for each mask: surely inside, and possibly inside.
-    sure, possible = (_areas_above(logits, level) for level in (1, -1))
+    """Area above 1 over area above -1 of masks ``[n, 256, 256]``: float32 ``[n]`` on the same device."""
+    if logits.device.type == "cpu":
+        return torch.from_numpy(stability_of_areas(packed_and_areas(logits.numpy(), SURE_POSSIBLE)[1]))
+    # As products with ones: much faster than sums of flags.
+    ones = logits.new_ones(MASK_SIDE * MASK_SIDE)
+    sure, possible = ((logits > level).flatten(1).float() @ ones for level in SURE_POSSIBLE)
     return torch.where(possible > 0, sure / possible, torch.ones_like(sure))
 
 
-def _areas_above(logits: Tensor, level: float) -> Tensor:
-    """float32 ``[n]``, whole numbers."""
-    if logits.device.type == "cpu":
-        return torch.tensor([np.count_nonzero(mask > level) for mask in logits.numpy()], dtype=torch.float32)
-    # As products with ones: much faster than sums of flags.
-    return (logits > level).flatten(1).float() @ logits.new_ones(MASK_SIDE * MASK_SIDE)
+def stability_of_areas(areas: NDArray[Any]) -> NDArray[np.float32]:
+    """float32 ``[n]`` of the areas ``[2, n]`` above either level; 1 where the second is empty."""
+    sure, possible = areas.astype(np.float32)
+    return np.divide(sure, possible, out=np.ones_like(sure), where=possible > 0)
 
 
 def grid_points(frame: ImageFrame, config: ProposalConfig) -> Tensor:

@@ -12,12 +12,14 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fiftyone_ntt.errors import InputError, counted
@@ -228,3 +230,27 @@ def use_torch_threads(count: int) -> None:
     """
     torch.get_num_threads()  # a thread's first question makes it take over the process's number; then ours stays
     torch.set_num_threads(count)
+
+
+def fetched(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """Tensors as arrays in the CPU's memory; all those on a device come in one transfer.
+
+    Args:
+        tensors: by name; those that are not on the CPU are all on one device.
+    """
+    away = {name: tensor for name, tensor in tensors.items() if tensor.device.type != "cpu"}
+    here = {name: tensor.numpy() for name, tensor in tensors.items() if name not in away}
+    return {**here, **(_together(away) if away else {})}
+
+
+def _together(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """Tensors of one device as arrays, by way of one row of bytes."""
+    # The widest first, so that each begins at a multiple of its size.
+    names = sorted(tensors, key=lambda name: -tensors[name].element_size())
+    parts = [tensors[name].contiguous().flatten().view(torch.uint8) for name in names]
+    row, ends = torch.cat(parts).cpu().numpy(), np.cumsum([len(part) for part in parts])
+    arrays = {}
+    for name, part in zip(names, np.split(row, ends[:-1]), strict=True):
+        kind = torch.empty(0, dtype=tensors[name].dtype).numpy().dtype
+        arrays[name] = part.view(kind).reshape(tuple(tensors[name].shape))
+    return arrays

@@ -23,6 +23,27 @@ def packed(flags: NDArray[np.bool_]) -> Bits:
     return bits
 
 
+def packed_and_areas(values: NDArray[np.float32], levels: tuple[float, ...]) -> tuple[Bits, NDArray[np.int64]]:
+    """Where values are above 0, as bits, and how many are above each of some levels.
+
+    Mask by mask: a mask's values come from memory once, and are still in a core's cache when they are looked at again.
+
+    Args:
+        values: float32 ``[n, h, w]``.
+        levels: L of them.
+
+    Returns:
+        uint64 ``[n, h, w / 64]`` and int64 ``[L, n]``.
+    """
+    bits = np.empty((*values.shape[:2], values.shape[2] // WORD), np.uint64)
+    areas = np.empty((len(levels), len(values)), np.int64)
+    flags = np.empty(values.shape[1:], bool)
+    for k, mask in enumerate(values):
+        bits[k] = packed(np.greater(mask, 0, out=flags))
+        areas[:, k] = [np.count_nonzero(np.greater(mask, level, out=flags)) for level in levels]
+    return bits, areas
+
+
 def unpacked(bits: Bits) -> NDArray[np.uint8]:
     """The flags of bits uint64 ``[..., w]`` as 0 and 1: ``[..., 64 * w]``."""
     return np.unpackbits(np.ascontiguousarray(bits).view(np.uint8), axis=-1, bitorder="little")
@@ -30,11 +51,25 @@ def unpacked(bits: Bits) -> NDArray[np.uint8]:
 
 def places(bits: Bits) -> NDArray[np.int64]:
     """Where bits are set, counted over all words in their order: int64, ascending."""
-    words = bits.reshape(-1)
-    used = np.flatnonzero(words)
-    flags = np.unpackbits(words[used].view(np.uint8), bitorder="little").view(bool)
-    found = np.flatnonzero(flags)
-    return np.asarray(used[found >> 6] * WORD + (found & (WORD - 1)), np.int64)
+    used, found = _set_bits(bits)
+    places = used.take(found >> 3)
+    places <<= 3  # in place, all of it: there are many
+    found &= 7
+    places |= found
+    return places
+
+
+def values_at(values: NDArray[np.float32], bits: Bits) -> NDArray[np.float32]:
+    """The values ``[n, h, w]`` where bits ``[n, h, w / 64]`` are set, in the order of ``places``."""
+    used, found = _set_bits(bits)
+    return values.reshape(-1, 8).take(used, axis=0).reshape(-1).take(found)
+
+
+def _set_bits(bits: Bits) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which bytes are not empty, and which bits are set among those bytes' bits alone."""
+    octets = bits.reshape(-1).view(np.uint8)
+    used = np.flatnonzero(octets != 0)
+    return used, np.flatnonzero(np.unpackbits(octets[used], bitorder="little").view(bool))
 
 
 def counts(bits: Bits) -> NDArray[np.int64]:
@@ -54,29 +89,58 @@ def _flat(bits: Bits) -> Bits:
     return bits.reshape(len(bits), math.prod(bits.shape[1:]))  # -1 would not do for no mask at all
 
 
-def near_both(bits: Bits, radius: int) -> Bits:
-    """Pixels of ``[n, h, words]`` that have one inside and one outside within ``radius`` (Chebyshev)."""
-    inside, outside = bits, ~bits
+def run_lengths(changed: NDArray[np.int64], size: int) -> NDArray[np.uint16]:
+    """The distance from the change before, of ``places(changes(...))`` of masks of ``size`` pixels, a power of two.
+
+    A mask's first run is counted from its first pixel.
+    """
+    before = np.concatenate([[0], changed[:-1]])
+    return np.asarray(changed - np.maximum(before, changed & -size), np.uint16)
+
+
+def near_both(bits: Bits, radius: int, real: NDArray[np.bool_] | None = None) -> Bits:
+    """Pixels that have one inside and one outside within ``radius`` (Chebyshev).
+
+    Args:
+        bits: ``[n, h, words]``.
+        radius: in pixels.
+        real: bool ``[h]``, rows that count, where not all do; the others are empty.
+    """
+    inside = _words_apart(bits)
+    outside = ~inside
+    if real is not None:
+        outside[..., ~real] = 0
     for _ in range(radius):
         inside, outside = _grown(inside), _grown(outside)
-    return np.asarray(inside & outside, np.uint64)
+    inside &= outside
+    if real is not None:
+        inside[..., ~real] = 0
+    return np.ascontiguousarray(np.moveaxis(inside, 0, 2))
+
+
+def _words_apart(bits: Bits) -> Bits:
+    """``[n, h, words]`` as ``[words, n, h]``: what goes from word to word is then one long operation."""
+    return np.ascontiguousarray(np.moveaxis(bits, 2, 0))
 
 
 def _grown(bits: Bits) -> Bits:
-    """The pixels and their eight neighbours."""
-    wide: Bits = bits | bits << _ONE | bits >> _ONE
-    wide[..., 1:] |= bits[..., :-1] >> _LAST
-    wide[..., :-1] |= bits[..., 1:] << _LAST
+    """The pixels of ``[words, n, h]`` and their eight neighbours."""
+    wide: Bits = bits << _ONE
+    wide |= bits
+    wide |= bits >> _ONE
+    wide[1:] |= bits[:-1] >> _LAST
+    wide[:-1] |= bits[1:] << _LAST
     grown: Bits = wide.copy()
-    grown[:, 1:] |= wide[:, :-1]
-    grown[:, :-1] |= wide[:, 1:]
+    grown[..., 1:] |= wide[..., :-1]
+    grown[..., :-1] |= wide[..., 1:]
     return grown
 
 
 def extents(bits: Bits) -> NDArray[np.float32]:
     """float32 ``[n, 4]`` xyxy of ``[n, h, words]``, x2 and y2 the last column and row; zeros for an empty mask."""
-    rows: NDArray[np.bool_] = (bits != 0).any(axis=2)
-    across = np.bitwise_or.reduce(bits, axis=1)
+    apart = _words_apart(bits)
+    rows: NDArray[np.bool_] = np.bitwise_or.reduce(apart, axis=0) != 0
+    across = np.ascontiguousarray(np.bitwise_or.reduce(apart, axis=2).T)
     columns = np.unpackbits(across.view(np.uint8), axis=1, bitorder="little")
     boxes = np.stack([*_first_and_last(columns), *_first_and_last(rows)], axis=1)[:, [0, 2, 1, 3]]
     return np.asarray(boxes * rows.any(axis=1, keepdims=True), np.float32)

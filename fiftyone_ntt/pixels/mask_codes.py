@@ -11,7 +11,7 @@ a few hundredths of a mask pixel.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import log
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.pixels.bit_masks import near_both, packed, places
 from fiftyone_ntt.pixels.frames import MASK_SIDE
 
 IntArray = NDArray[np.int64]
@@ -227,6 +228,15 @@ def encode_crop(crop: NDArray[np.bool_], left: int, top: int, image_size: tuple[
 
 LEVELS = np.geomspace(0.1, 25.0, 16).astype(np.float32)
 """Magnitudes of logits that can be told apart. Beyond both ends the place of the outline hardly changes."""
+_BORDERS = np.array(
+    [
+        0.120207444, 0.17369768, 0.25099015, 0.3626764, 0.52406114, 0.7572593, 1.0942266, 1.5811385,
+        2.2847183, 3.301377, 4.770435, 6.893195, 9.960547, 14.3928175, 20.797382,
+    ],
+    np.float32,
+)  # fmt: skip
+"""The magnitude from which on the next level is the nearer one, on their scale. Written out: logarithms are rounded
+in another way on another machine or device, and what is kept must not be."""
 _FAR = len(LEVELS)
 WIDE = 8
 """Above this radius, which only images of a few pixels have, growing pixel by pixel takes too long."""
@@ -273,10 +283,27 @@ def _steps(radius: int) -> list[int]:
 
 def to_codes(logits: Tensor) -> Tensor:
     """uint8: which of ``LEVELS`` is nearest, on their scale, to each value's magnitude."""
-    low, high = LEVELS[[0, -1]].tolist()
-    steps = (logits.abs().nan_to_num(0.0).clamp(low, high) / low).log() / log(float(LEVELS[1]) / low)
-    rounded: Tensor = steps.round()
-    return rounded.to(torch.uint8)
+    borders = torch.from_numpy(_BORDERS).to(logits.device)
+    return torch.bucketize(logits.abs().nan_to_num(0.0), borders, right=True, out_int32=True).to(torch.uint8)
+
+
+def codes_of(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """``to_codes`` of values in the CPU's memory: a table knows all but those near to a border."""
+    codes = _code_table().take(values.view(np.uint16)[1::2])  # the upper halves of their four bytes
+    unsure = np.flatnonzero(codes == _UNSURE)
+    codes[unsure] = to_codes(torch.from_numpy(values[unsure])).numpy()
+    return codes
+
+
+_UNSURE = 255
+
+
+@lru_cache(maxsize=1)
+def _code_table() -> NDArray[np.uint8]:
+    """uint8 ``[65536]``: the code of all float32 whose upper half this is, where they have the same."""
+    bits = np.arange(1 << 16, dtype=np.uint32) << 16
+    ends = [to_codes(torch.from_numpy(end.view(np.float32))).numpy() for end in (bits, bits | 0xFFFF)]
+    return np.where(ends[0] == ends[1], ends[0], np.uint8(_UNSURE))
 
 
 class Outlined:
@@ -341,7 +368,7 @@ class Outlined:
 
 
 def _near_packed(inside: NDArray[np.bool_], owned: NDArray[np.bool_], radius: int) -> NDArray[np.int64]:
-    """``near_outline`` for masks below each other, eight pixels a byte: where in the flat canvas.
+    """``near_outline`` for masks below each other, as packed bits: where in the flat canvas.
 
     Args:
         inside: bool ``[rows, 256]``.
@@ -352,23 +379,7 @@ def _near_packed(inside: NDArray[np.bool_], owned: NDArray[np.bool_], radius: in
         background = torch.from_numpy(~inside & owned[:, None])
         near = near_outline(torch.from_numpy(inside)[None], background[None], radius)[0].numpy()
         return np.flatnonzero(near & owned[:, None])
-    bits = np.packbits(inside, axis=1)
-    real = np.where(owned, np.uint8(255), np.uint8(0))[:, None]
-    positive, negative = bits, ~bits & real
-    for _ in range(radius):
-        positive, negative = _grown(positive), _grown(negative)
-    return np.flatnonzero(np.unpackbits(positive & negative & real).view(bool))
-
-
-def _grown(bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The pixels and their eight neighbours; a byte's highest bit is its first pixel."""
-    wide: NDArray[np.uint8] = bits | bits << np.uint8(1) | bits >> np.uint8(1)
-    wide[:, :-1] |= bits[:, 1:] >> np.uint8(7)
-    wide[:, 1:] |= bits[:, :-1] << np.uint8(7)
-    grown: NDArray[np.uint8] = wide.copy()
-    grown[1:] |= wide[:-1]
-    grown[:-1] |= wide[1:]
-    return grown
+    return places(near_both(packed(inside)[None], radius, owned))
 
 
 _MISFIT = "expected runs, boxes and outlines of masks, got some that do not belong together; index the image again"

@@ -5,10 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fiftyone_ntt.candidates.compact import _compact_masks, _compact_on_device, compact_tokens
+from fiftyone_ntt.candidates.compact import CompactTokens, _compact_bits, _compact_on_device, reduced_tokens
 from fiftyone_ntt.core import Candidates, CompactImage, ImageFrame, IndexedImage, MatchConfig, compact, match_vectors
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.models.devices import _together, fetched
 from fiftyone_ntt.pixels.frames import outline_radius
+from fiftyone_ntt.pixels.mask_codes import _BORDERS, LEVELS, codes_of, to_codes
 from fiftyone_ntt.pixels.packed_masks import masks_at_image_size
 
 SIZES = [(480, 640), (256, 256), (900, 333), (64, 100), (30, 2000)]
@@ -80,10 +82,36 @@ def test_packed_bits_give_what_torch_gives(radius):
     logits[0], logits[1], logits[2], logits[3] = -5, 5, -5, 0
     logits[2, 255, 255] = logits[2, 0, 0] = logits[3, 100, 63:65] = 1e-30
     logits[4] = float("nan")
-    bits, plain = _compact_masks(logits, radius), _compact_on_device(logits, radius)
+    bits, plain = _compact_bits(logits, radius), _compact_on_device(logits, radius)
     assert bits.keys() == plain.keys()
     for name, array in plain.items():
-        assert bits[name].dtype == array.dtype and np.array_equal(bits[name], array), name
+        assert bits[name].dtype == array.dtype and torch.equal(bits[name], array), name
+
+
+def by_logarithm(values):
+    """The nearest of the sixteen levels on a logarithmic scale, in float64."""
+    magnitudes = np.abs(values.astype(np.float64)).clip(LEVELS[0], LEVELS[-1])
+    return np.log(magnitudes / LEVELS[0]) / np.log(float(LEVELS[1]) / float(LEVELS[0]))
+
+
+def test_codes_are_the_nearest_levels():
+    """Borders are written out: but for rounding they are where the logarithm is half-way."""
+    random = np.random.default_rng(0)
+    values = random.integers(0, 1 << 32, 1 << 20, np.uint32).view(np.float32)
+    values = np.concatenate([values[~np.isnan(values)], 9 * LEVELS - 1])
+    off = by_logarithm(values) - to_codes(torch.from_numpy(values)).numpy()
+    assert np.abs(off).max() < 0.5 + 1e-5
+
+
+def test_codes_from_the_table_are_those_of_the_borders():
+    """Also right at a border, and of what is no number."""
+    random = np.random.default_rng(0)
+    odd = np.array([0.0, np.nan, np.inf, 1e-30, 1e30], np.float32)
+    values = np.concatenate([random.integers(0, 1 << 32, 1 << 20, np.uint32).view(np.float32), odd])
+    values = np.concatenate([values, _BORDERS, np.nextafter(_BORDERS, np.float32(0)), -_BORDERS, -values])
+    codes = codes_of(values)
+    assert np.array_equal(codes, to_codes(torch.from_numpy(values)).numpy())
+    assert set(codes.tolist()) == set(range(16))
 
 
 def test_the_outline_is_as_wide_as_the_resize_can_see():
@@ -171,6 +199,10 @@ def test_masks_that_do_not_fit_are_refused_when_read(name, damage):
         masks_at_image_size(damaged, range(len(damaged)))
 
 
+def compact_tokens(tokens):
+    return CompactTokens.from_arrays(fetched(reduced_tokens(tokens)))
+
+
 def test_tokens_of_low_rank_come_back_almost_as_they_were():
     random = torch.Generator().manual_seed(0)
     tokens = torch.randn(37 * 37, 40, generator=random) @ torch.randn(40, 256, generator=random) + 3
@@ -185,3 +217,22 @@ def test_tokens_of_low_rank_come_back_almost_as_they_were():
 def test_few_tokens_keep_all_their_directions():
     tokens = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
     assert np.allclose(compact_tokens(tokens).full(), tokens, atol=0.05)
+
+
+def test_tensors_of_a_device_come_in_one_row_of_bytes():
+    """Odd sizes of every kind, so that one that begins at a wrong place would be seen, and empty ones."""
+    random = torch.Generator().manual_seed(0)
+    tensors = {
+        "bytes": torch.randint(0, 200, (3, 7), generator=random).to(torch.uint8),
+        "halves": torch.rand(5, generator=random).half(),
+        "none": torch.zeros(0, 4),
+        "floats": torch.rand(3, 1, generator=random),
+        "numbers": torch.randint(0, 1 << 40, (3,), generator=random),
+        "every second": torch.arange(9, dtype=torch.int16)[::2],
+    }
+    arrays = _together(tensors)
+    assert arrays.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        array = arrays[name]
+        assert array.dtype == tensor.numpy().dtype and np.array_equal(array, tensor.numpy()), name
+        assert array.flags.aligned, name
