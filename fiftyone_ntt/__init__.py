@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from fiftyone_ntt.review.decisions import accept_labels as accept_labels
     from fiftyone_ntt.review.decisions import clear_decisions as clear_decisions
     from fiftyone_ntt.review.decisions import reject_labels as reject_labels
+    from fiftyone_ntt.review.done import clear_done as clear_done
+    from fiftyone_ntt.review.done import mark_done as mark_done
     from fiftyone_ntt.review.export import export_labels as export_labels
     from fiftyone_ntt.review.learn import learn as learn
     from fiftyone_ntt.review.presence import judge_presence as judge_presence
@@ -59,6 +61,7 @@ _LAZY = {
     "build_memory_bank": "references.banks",
     "cancel_run": "runs.control",
     "clear_decisions": "review.decisions",
+    "clear_done": "review.done",
     "describe_references": "references.gallery",
     "doubtful": "review.ranking",
     "evaluate": "evaluation.evaluate",
@@ -73,6 +76,7 @@ _LAZY = {
     "load_thresholds": "review.thresholds",
     "lower_threshold": "runs.control",
     "make_reference_masks": "references.editable_masks",
+    "mark_done": "review.done",
     "preview": "runs.preview",
     "reject_labels": "review.decisions",
     "remove_references": "references.tagging",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fiftyone_ntt.operators.done import ClearDone, MarkDone
 from fiftyone_ntt.operators.evaluate import AR100, BoxAP, Evaluate, MaskAP, MaskAP50
 from fiftyone_ntt.operators.labelling import IndexCandidates, Preview, Segment
 from fiftyone_ntt.operators.outputs import ExportLabels, ToSegmentation
@@ -37,6 +38,8 @@ OPERATORS = (
     AcceptLabels,
     RejectLabels,
     ClearDecisions,
+    MarkDone,
+    ClearDone,
     Learn,
     FitThresholds,
     JudgePresence,

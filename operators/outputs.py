@@ -17,6 +17,7 @@ from fiftyone_ntt.params.review import ExportParams, ToSegmentationParams
 
 _FORMATS = {"coco": "COCO (masks)", "yolo": "YOLO (polygons)", "fiftyone": "FiftyOne dataset (masks)"}
 _ALL, _ACCEPTED = "Everything that was not rejected", "Only what a person accepted"
+_DONE = "The same, of images that are done"
 
 
 class ExportLabels(NttOperator):
@@ -29,7 +30,7 @@ class ExportLabels(NttOperator):
 
     def fill(self, form: Form) -> None:
         target = form.ctx.target_view()
-        choices = {"format": _FORMATS, "only": {"accepted": _ACCEPTED, "all": _ALL}}
+        choices = {"format": _FORMATS, "only": {"accepted": _ACCEPTED, "done": _DONE, "all": _ALL}}
         suggestions = {"label_field": detections_fields(target)}
         form.add("export_dir", "label_field", "format", "only", choices=choices, suggestions=suggestions)
         proposed = _proposed_folder(form.ctx.dataset)

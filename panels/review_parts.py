@@ -298,6 +298,7 @@ def render_decisions(tab: Tab, ctx: Any, panel: types.Object) -> None:
         ("accept", "Accept selected", "thumb_up", None),
         ("reject", "Reject selected", "thumb_down", None),
         ("clear", "Clear decision", "restart_alt", None),
+        ("done", "Selected images are done", "task_alt", None),
     ]
     tab.add_buttons(panel.h_stack("review_selected", componentsProps=_WRAPPED, gap=1), buttons)
     row = panel.h_stack("review_bulk", componentsProps=_WRAPPED, gap=1)

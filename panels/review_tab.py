@@ -48,6 +48,7 @@ class ReviewTab(Tab):
             "accept": partial(decide, operator="accept_labels"),
             "reject": partial(decide, operator="reject_labels"),
             "clear": partial(decide, operator="clear_decisions"),
+            "done": self._mark_done,
             "accept_above": partial(all_of, operator="accept_labels", side="above"),
             "reject_below": partial(all_of, operator="reject_labels", side="below"),
             "undo": self._undo,
@@ -220,6 +221,10 @@ class ReviewTab(Tab):
         count = parts.undecided(ctx, parts.label_table(ctx), parts.grid(ctx))[side]
         ask = count is None or count > ASK_ABOVE
         self.prompt(ctx, operator, {**params, IN_GRID: ask}, then="refresh", at_once=not ask)
+
+    def _mark_done(self, ctx: Any) -> None:
+        """The selected images are done."""
+        self.prompt(ctx, "mark_done", {}, then="refresh", at_once=True)
 
     def _undo(self, ctx: Any) -> None:
         """The last decision is taken back."""

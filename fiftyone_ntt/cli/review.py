@@ -21,6 +21,7 @@ from fiftyone_ntt.cli.common import (
     view_of,
 )
 from fiftyone_ntt.errors import counted
+from fiftyone_ntt.params.base import Params
 from fiftyone_ntt.params.review import (
     DecisionParams,
     ExportParams,
@@ -39,6 +40,11 @@ def add_commands(commands: Any) -> None:
         ("clear", "clear_decisions", "without a decision now", "take acceptance and rejection of labels back"),
     ):
         add_service(commands, name, partial(decide, service=service, done=done), DecisionParams, text)
+    for name, service, done, text in (
+        ("done", "mark_done", "done now", "say that all that is wanted in images is accepted, edited or drawn"),
+        ("not-done", "clear_done", "not done any more", "take back that images are done"),
+    ):
+        add_service(commands, name, partial(change_done, service=service, done=done), Params, text)
     text = "learn from accepted and rejected labels, show what would change, and write it with --apply"
     add_service(commands, "learn", learn, LearnParams, text)
     add_service(commands, "export", export, ExportParams, "write labels and images to a folder, to train with")
@@ -65,6 +71,15 @@ def decide(dataset: str, tag: str | None, saved_view: str | None, *, service: st
     check_classes(view, params.label_field, params.classes)
     # Why none, is in the log.
     say(f"{counted(decision(view, **params.to_mapping()), 'label')} {done}")
+    return 0
+
+
+def change_done(dataset: str, tag: str | None, saved_view: str | None, *, service: str, done: str) -> int:
+    """Says of images that they are done, or not, and prints of how many that was not said before."""
+    import fiftyone_ntt as ntt
+
+    changed = getattr(ntt, service)(view_of(dataset, tag, saved_view))
+    say(f"{counted(changed, 'image')} {done}")
     return 0
 
 

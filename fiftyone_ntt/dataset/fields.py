@@ -23,6 +23,8 @@ PROTECTED_TAGS = frozenset({ACCEPTED_TAG, EDITED_TAG})
 """Marks labels a person wants to keep; nothing overwrites them unasked."""
 DECIDED_TAGS = frozenset({*PROTECTED_TAGS, REJECTED_TAG})
 """Marks labels a person has decided on, one way or the other."""
+DONE_TAG = "ntt:done"
+"""Marks samples that a person has gone through: what nobody accepted, edited or drew there is not wanted."""
 REFERENCE_TYPES = (
     fo.Detections, fo.Detection, fo.Keypoints, fo.Keypoint, fo.Polylines, fo.Polyline, fo.Segmentation,
 )  # fmt: skip

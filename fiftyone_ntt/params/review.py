@@ -114,9 +114,9 @@ class ExportParams(Params):
     only: str = param(
         "accepted",
         label="Which labels",
-        help="'accepted': what a person accepted, edited or drew; 'all': also what nobody has decided on. Rejected "
-        "labels are never written",
-        choices=("accepted", "all"),
+        help="'accepted': what a person accepted, edited or drew; 'done': the same of images marked as done, those "
+        "without labels included; 'all': also what nobody has decided on. Rejected labels are never written",
+        choices=("accepted", "done", "all"),
     )
     score_threshold: float | None = param(
         None,

@@ -51,7 +51,7 @@ from fiftyone_ntt.review.export_formats import (
 
 FORMATS = {"coco": "COCO", "yolo": "YOLO", "fiftyone": "FiftyOne dataset"}
 """Formats, and what they are called."""
-ONLY = ("accepted", "all")
+ONLY = ("accepted", "done", "all")
 MASKS = ("rle", "polygons")
 NOTE = "ntt_export.json"
 """File that tells what lies in the folder; only a folder with it is ever replaced."""
@@ -129,6 +129,7 @@ def export_labels(
         label_field: ``Detections`` field with the labels.
         format: ``"coco"``, ``"yolo"`` (segmentation) or ``"fiftyone"``.
         only: ``"accepted"`` writes what a person accepted, edited or drew, and the images that have such labels;
+            ``"done"`` the same of the images that ``mark_done`` has marked, those without labels included;
             ``"all"`` also what nobody has decided on, and images without labels.
         score_threshold: undecided labels at or below this score are left out.
         classes: the classes to write, in this order; those of the run that wrote the labels, else all, where ``None``.
@@ -169,7 +170,7 @@ def export_labels(
     report = ExportReport(str(folder), format, 0, 0, {}, "", _notes(view, chosen, label_field, only))
     if nameless := labels_there[None] + labels_there[""]:
         report.notes.append(f"{counted(nameless, 'label')} without a class left out")
-    job = _Job(chosen, label_field, names, format, masks, export_media, report, keep_empty=only == "all")
+    job = _Job(chosen, label_field, names, format, masks, export_media, report, keep_empty=only != "accepted")
     _write(job, folder, before, progress)
     return report
 

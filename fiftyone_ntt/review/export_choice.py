@@ -13,6 +13,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone_ntt.dataset.documents import single_documents
 from fiftyone_ntt.dataset.fields import (
     DECIDED_TAGS,
+    DONE_TAG,
     NO_IMAGES,
     PROTECTED_TAGS,
     REJECTED_TAG,
@@ -37,10 +38,12 @@ def chosen_labels(
     Args:
         view: the samples.
         label_field: field of detections.
-        only: ``"accepted"`` or ``"all"``.
+        only: ``"accepted"``, ``"done"`` or ``"all"``.
         score_threshold: undecided labels at or below this score are left out.
         exact: also finds labels that a person edited without saying so, which takes reading every mask.
     """
+    if only == "done":
+        view = view.match_tags(DONE_TAG)
     kept = is_tagged(sorted(PROTECTED_TAGS))
     if run_of_field(dataset_of(view), label_field):
         kept |= ~F("predicted_iou").exists()  # drawn by a person: no run leaves this out
@@ -97,8 +100,15 @@ def why_nothing(view: SampleCollection, label_field: str, only: str) -> str:
     count = view.count(f"{label_field}.detections")
     if not len(view):
         return NO_IMAGES
+    if only == "done" and not len(view.match_tags(DONE_TAG)):
+        return (
+            f"{counted(len(view), 'image')}, none marked as done; mark those that you have gone through (mark_done, or "
+            "'NTT: Image is done' in the App), or export what is accepted (only='accepted')"
+        )
     if not count:
         return f"{counted(len(view), 'sample')}, none with labels in {label_field!r}; label them first"
+    if only == "done":
+        return "the images that are done hold no accepted, edited or drawn label; accept what is right in them"
     if only == "accepted":
         return f"{counted(count, 'label')} in {label_field!r}, none accepted; accept some, or export all (only='all')"
     return (

@@ -193,6 +193,21 @@ def test_what_a_person_deletes_stays_deleted(app: AppPage, dataset: Any) -> None
     assert set(stored(dataset)) == set(before) - {chosen}
 
 
+def test_an_open_image_is_done(app: AppPage, dataset: Any) -> None:
+    """The tick is there in an opened image, and asks for nothing; the label tags stay what they were."""
+    before = stored(dataset)
+    app.open(dataset.name)
+    app.open_sample(EDITED)
+    app.page.get_by_text("task_alt", exact=True).last.click()
+    app.expect_toast("1 image is done now; 1 in all are done")
+    eventually(
+        lambda: dataset.match_tags("ntt:done").values("id"), lambda ids: ids == [dataset.skip(EDITED).first().id]
+    )
+    app.picture("done")
+    app.close_sample()
+    assert stored(dataset) == before
+
+
 def test_the_slider_filters_again_where_it_stands(app: AppPage, dataset: Any) -> None:
     to_review(app, dataset)
     app.expect_filters(set())  # drawing the slider does not filter

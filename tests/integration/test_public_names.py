@@ -12,9 +12,10 @@ import torch
 import fiftyone_ntt as ntt
 
 OPERATORS = {
-    "accept_labels", "advise_references", "build_memory_bank", "cancel_run", "clear_decisions", "evaluate",
+    "accept_labels", "advise_references", "build_memory_bank", "cancel_run", "clear_decisions", "clear_done",
+    "evaluate",
     "export_labels", "fit_thresholds", "index_candidates", "judge_presence", "learn", "lower_threshold",
-    "make_reference_masks",
+    "make_reference_masks", "mark_done",
     "metric_ar100", "metric_box_ap", "metric_mask_ap", "metric_mask_ap50", "preview", "reject_labels",
     "remove_reference", "resume_run", "segment", "to_segmentation", "undo_run", "use_as_reference",
 }  # fmt: skip
