@@ -204,7 +204,7 @@ def test_an_open_image_is_done(app: AppPage, dataset: Any) -> None:
         lambda: dataset.match_tags("ntt:done").values("id"), lambda ids: ids == [dataset.skip(EDITED).first().id]
     )
     app.picture("done")
-    app.close_sample()
+    app.leave_editor()
     assert stored(dataset) == before
 
 
