@@ -158,14 +158,18 @@ def _some_weights(runs: Runs, first: int, shape: tuple[int, ...], tables: Sequen
     size = shape[0] * rows * columns
     whole, part = np.zeros(size), np.zeros(size)
     for table in tables:
-        used = runs if table.rows.all() else runs.select(table.rows[runs.row])
-        mine = (used.owner - first).astype(np.intp) * (rows * columns)
-        line = used.row.astype(np.intp) * (MASK_SIDE + 1)
+        used = runs if table.rows.all() else runs.select(np.flatnonzero(table.rows.take(runs.row)))
+        row = (used.owner - first).astype(np.intp)
+        row *= rows * columns
+        row += table.row.take(used.row)
+        height = table.height.take(used.row)
         for edge, add in ((used.start, np.add), (used.stop, np.subtract)):
-            at = line + edge
-            place = mine + table.place.take(at)
-            add(whole, np.bincount(place, table.whole.take(at), size), out=whole)
-            add(part, np.bincount(place, table.part.take(at), size), out=part)
+            place = table.cell.take(edge)
+            place += row
+            share = table.right.take(edge)
+            share *= height
+            add(whole, np.bincount(place, height, size), out=whole)
+            add(part, np.bincount(place, share, size), out=part)
     # Of the cell that an edge is in a part counts, of all cells right of it the whole.
     wholes, parts = whole.reshape(shape[0], rows, columns), part.reshape(shape[0], rows, columns)
     parts[:, :, 1:] += wholes[:, :, :-1] - parts[:, :, :-1]
@@ -174,19 +178,21 @@ def _some_weights(runs: Runs, first: int, shape: tuple[int, ...], tables: Sequen
 
 @dataclass(frozen=True, eq=False)
 class _EdgeTable:
-    """What an edge of a run counts, by its row and column in the mask frame.
+    """What an edge of a run counts, by its row and by its column in the mask frame.
 
     Attributes:
         rows: bool ``[256]``, which rows of pixels this is about.
-        place: int64 ``[256 * 257]``, the token that the edge is in, of rows that are one longer than the grid's.
-        whole: float64 ``[256 * 257]``, the share of a token's height that the row of pixels takes.
-        part: float64 ``[256 * 257]``, the same times the share of the token's width right of the edge.
+        row: int64 ``[256]``, the first token of the row of tokens, in rows that are one longer than the grid's.
+        height: float64 ``[256]``, the share of a token's height that the row of pixels takes.
+        cell: int64 ``[257]``, the token of that row that an edge is in.
+        right: float64 ``[257]``, the share of this token's width right of the edge.
     """
 
     rows: NDArray[np.bool_]
-    place: NDArray[np.int64]
-    whole: NDArray[np.float64]
-    part: NDArray[np.float64]
+    row: NDArray[np.int64]
+    height: NDArray[np.float64]
+    cell: NDArray[np.int64]
+    right: NDArray[np.float64]
 
 
 def _edge_tables(frame: ImageFrame, grid: tuple[int, int]) -> Iterator[_EdgeTable]:
@@ -199,10 +205,8 @@ def _edge_tables(frame: ImageFrame, grid: tuple[int, int]) -> Iterator[_EdgeTabl
         row = edge[:-1].astype(np.int64) + step
         weight = np.minimum(edge[1:], row + 1) - np.maximum(edge[:-1], row)
         used = (row < rows) & (weight > 0)
-        weight = np.where(used, weight, 0)[:, None]
-        place = np.where(used, row, 0)[:, None] * (columns + 1) + cell
-        whole = np.broadcast_to(weight, place.shape)
-        yield _EdgeTable(used, place.ravel(), whole.ravel(), (weight * (cell + 1 - position)).ravel())
+        place = np.where(used, row, 0) * (columns + 1)
+        yield _EdgeTable(used, place, np.where(used, weight, 0), cell, cell + 1 - position)
 
 
 def grown(weights: NDArray[np.float32], reach: int) -> NDArray[np.float32]:

@@ -11,7 +11,8 @@ Every coordinate in this package belongs to a named frame:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from functools import cached_property, lru_cache
+from math import ceil, gcd
 from typing import Any
 
 import numpy as np
@@ -189,3 +190,104 @@ def imagenet_normalize(images: Tensor) -> Tensor:
     mean = images.new_tensor(IMAGENET_MEAN).reshape(1, 3, 1, 1)
     std = images.new_tensor(IMAGENET_STD).reshape(1, 3, 1, 1)
     return (images - mean) / std
+
+
+# ---- From the mask frame to image pixels ----
+
+_BLOCK = 64
+"""Outputs made at once: each block needs only a few inputs of the banded matrix."""
+
+
+@dataclass(frozen=True, eq=False)
+class Resize:
+    """One axis of an antialiased bilinear resize, as a banded matrix.
+
+    Attributes:
+        matrix: float32 ``[out, 256]``, the weight of each mask pixel in each output.
+        first: int64 ``[out]``, the first mask pixel with a weight.
+        last: int64 ``[out]``, the last one.
+        extent: how many mask pixels are resized.
+    """
+
+    matrix: NDArray[np.float32]
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+    extent: float
+
+    @cached_property
+    def period(self) -> tuple[int, int] | None:
+        """After how many inputs and outputs the weights repeat; ``None`` unless each output is between two inputs."""
+        out = len(self.matrix)
+        if self.extent % 1 or out < self.extent or (self.last - self.first).max() > 1:
+            return None
+        common = gcd(int(self.extent), out)
+        return int(self.extent) // common, out // common
+
+    def padding(self, outputs: slice) -> tuple[int, int, int, int]:
+        """What brings the inputs of some outputs to whole periods, so that they can be enlarged by themselves.
+
+        Returns:
+            Inputs to add before and after, then the first output that all these make, and how many they make.
+        """
+        step, made = self.period or (1, 1)
+        needed = self.inputs(outputs.start, outputs.stop)
+        first, last = needed.start // step, -(-needed.stop // step)
+        return needed.start - first * step, last * step - needed.stop, first * made, (last - first) * made
+
+    def taps(
+        self, outputs: slice, index: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+        """Both inputs of each output at ``index`` of ``outputs``, counted from the first needed, and their weights."""
+        at, start = outputs.start + index, self.inputs(outputs.start, outputs.stop).start
+        first, last = self.first[at], self.last[at]
+        weight = np.where(last > first, self.matrix[at, last], np.float32(0))
+        return first - start, last - start, self.matrix[at, first], weight
+
+    def outputs(self, low: int, high: int) -> tuple[int, int]:
+        """The range of outputs that any of the inputs ``low..high`` (inclusive) reaches."""
+        # Both rise with the output, so the outputs reached are neighbours.
+        return int(np.searchsorted(self.last, low)), int(np.searchsorted(self.first, high, side="right"))
+
+    def apply(self, values: NDArray[np.float32], start: int, stop: int) -> NDArray[np.float32]:
+        """Outputs ``start..stop`` (exclusive) of ``values``, which are ``inputs(start, stop)`` along the first axis."""
+        # Torch's product, not numpy's: its threads can be limited, and numpy's fight whatever else is running.
+        matrix, given = torch.from_numpy(self.matrix), torch.from_numpy(values)
+        inputs = self.inputs(start, stop)
+        if stop - start <= 2 * _BLOCK:
+            return torch.mm(matrix[start:stop, inputs], given).numpy()
+        result = given.new_empty(stop - start, values.shape[1])
+        for low in range(start, stop, _BLOCK):
+            high = min(low + _BLOCK, stop)
+            used = self.inputs(low, high)
+            part = given[used.start - inputs.start : used.stop - inputs.start]
+            torch.mm(matrix[low:high, used], part, out=result[low - start : high - start])
+        return result.numpy()
+
+    def inputs(self, start: int, stop: int) -> slice:
+        """The inputs that the outputs ``start..stop`` (exclusive) need."""
+        return slice(int(self.first[start]), int(self.last[stop - 1]) + 1) if start < stop else slice(0, 0)
+
+
+@lru_cache(maxsize=64)
+def resize_axis(extent: float, out: int) -> Resize:
+    """Weights that resize the first ``extent`` mask pixels to ``out`` pixels, bilinear with antialias."""
+    weights = _torch_weights(out) if extent == MASK_SIDE else _triangle_weights(extent, out)
+    used = weights > 0
+    return Resize(weights, used.argmax(axis=1), MASK_SIDE - 1 - used[:, ::-1].argmax(axis=1), extent)
+
+
+def _torch_weights(out: int) -> NDArray[np.float32]:
+    """Torch's own float32 weights, read off an identity: with them, and only them, mask bits agree with the oracle."""
+    identity = torch.eye(MASK_SIDE)[None, None]
+    resized = F.interpolate(identity, size=(out, MASK_SIDE), mode="bilinear", align_corners=False, antialias=True)
+    return np.asarray(resized[0, 0].numpy(), np.float32)
+
+
+def _triangle_weights(extent: float, out: int) -> NDArray[np.float32]:
+    """The same filter for a part of the mask frame that need not end on a whole pixel (letterbox)."""
+    scale = extent / out
+    centre = (np.arange(out) + 0.5) * scale
+    pixels = np.arange(MASK_SIDE)[None]
+    weights = np.maximum(0.0, 1.0 - np.abs(pixels + 0.5 - centre[:, None]) / max(scale, 1.0))
+    weights *= pixels < int(np.ceil(extent))
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)

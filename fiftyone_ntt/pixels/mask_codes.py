@@ -91,12 +91,17 @@ def runs_of_lengths(lengths: NDArray[np.uint16], ends: IntArray, width: int) -> 
     counts = np.diff(ends, prepend=0)
     size = width * width
     # All masks end to end: where each begins there, less what the lengths before it add up to.
-    kind = np.int32 if len(ends) * size < 1 << 30 else np.int64
+    kind = _kind(len(ends) * size)
     total = np.zeros(len(lengths) + 1, kind)
     np.cumsum(lengths, out=total[1:])
     shift = np.arange(len(ends), dtype=kind) * size - total[ends - counts]
     edges = total[1:] + np.repeat(shift, counts)
     return runs_of_changes(edges, counts, width)
+
+
+def _kind(pixels: int) -> type[np.int32] | type[np.int64]:
+    """The smaller one, where it holds four times so many pixels: what is done with their places needs that."""
+    return np.int32 if pixels < 1 << 29 else np.int64
 
 
 def runs_of_changes(edges: NDArray[np.signedinteger[Any]], counts: IntArray, width: int) -> Runs:
@@ -107,6 +112,7 @@ def runs_of_changes(edges: NDArray[np.signedinteger[Any]], counts: IntArray, wid
         counts: int64 ``[N]``, how many there are of each mask.
         width: columns of a mask.
     """
+    edges = edges.astype(_kind(len(counts) * width * width), copy=False)
     # A mask whose last pixel is set has no closing edge: its last run ends with the mask.
     open_ended = np.flatnonzero(counts % 2)
     if len(open_ended):
@@ -131,20 +137,41 @@ def _split_at_rows(start: IntArray, stop: IntArray, width: int) -> Runs:
 def components(runs: Runs) -> IntArray:
     """Which runs hang together, corners included (8-connectivity).
 
+    Every run that touches one above it hangs on that one, so all hang on runs that touch none. Of these, far fewer,
+    some are joined further down.
+
     Returns:
-        int64 ``[R]``: the number of each run's component, from 0.
+        int64 ``[R]``: for each run the number of one run of its component.
     """
+    upper, lower = _touching(runs)
+    root = np.arange(len(runs))
+    root[lower] = upper
+    extra = root[lower] != upper  # those hang on another one already
+    while not np.array_equal(further := root.take(root), root):
+        root = further
+    return _joined(root, root[upper[extra]], root[lower[extra]]) if extra.any() else root
+
+
+def _joined(root: IntArray, a: IntArray, b: IntArray) -> IntArray:
+    """What each run hangs on, ``root``, where the roots ``a`` hang together with the roots ``b``."""
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
 
-    count = len(runs)
-    near = _touched(runs)
-    graph = csr_array((np.ones(near.size, np.int8), near.ravel(), np.arange(0, near.size + 1, 2)), (count, count))
-    return np.asarray(connected_components(graph, directed=False)[1], np.int64)
+    met = np.zeros(len(root), bool)
+    met[a] = met[b] = True
+    nodes = np.flatnonzero(met)
+    place = np.cumsum(met) - 1
+    links = (np.ones(len(a), np.int8), (place[a], place[b]))
+    part = connected_components(csr_array(links, (len(nodes), len(nodes))), directed=False)[1]
+    one_of = np.zeros(len(nodes), np.int64)
+    one_of[part] = nodes
+    joined = np.arange(len(root))
+    joined[nodes] = one_of[part]
+    return joined.take(root)
 
 
-def _touched(runs: Runs) -> IntArray:
-    """Of each run up to two that it touches in neighbouring rows: int ``[R, 2]``; its own number stands for none.
+def _touching(runs: Runs) -> tuple[IntArray, IntArray]:
+    """All pairs of runs that touch in neighbouring rows: the upper ones and the lower ones.
 
     Of two runs that touch, one begins further right, or at the same column. It knows the other as the last one of that
     row that begins before it does; so all pairs come from one merge of all beginnings with those of the row below.
@@ -153,36 +180,18 @@ def _touched(runs: Runs) -> IntArray:
     tall = int(runs.row.max(initial=0)) + 3
     line = (runs.owner * tall + runs.row) * width
     start, stop = line + runs.start, line + runs.stop  # ascending: rows do not overlap on this line
-    number = np.arange(len(runs), dtype=start.dtype)
-    upper = np.argsort(np.concatenate([start + width, start]), kind="stable") < len(runs)
-    below = (np.flatnonzero(upper) - number - 1).clip(0)
-    above = (np.flatnonzero(~upper) - number - 1).clip(0)
-    return np.stack(
-        [
-            np.where(_between(start + width, start[below], stop[below]), below, number),
-            np.where(_between(start, start[above] + width, stop[above] + width), above, number),
-        ],
-        axis=1,
-    )
-
-
-def _between(values: IntArray, low: IntArray, high: IntArray) -> NDArray[np.bool_]:
-    flags: NDArray[np.bool_] = (low <= values) & (values <= high)
-    return flags
-
-
-def are_small_regions(runs: Runs, share: float) -> NDArray[np.bool_]:
-    """bool ``[R]``: runs of components smaller than ``share`` times the largest one of their mask."""
-    if not len(runs):
-        return np.zeros(0, bool)
-    component = components(runs)
-    area = np.bincount(component, weights=runs.length)
-    of_mask = np.zeros(len(area), np.int64)
-    of_mask[component] = runs.owner
-    largest = np.zeros(int(runs.owner[-1]) + 1)
-    np.maximum.at(largest, of_mask, area)
-    small: NDArray[np.bool_] = (area < share * largest[of_mask])[component]
-    return small
+    merged = np.concatenate([2 * (start + width), 2 * start + 1])  # odd is the run as the lower one
+    merged.sort(kind="stable")  # two ascending parts: no more than merging them
+    is_lower = (merged & 1).astype(bool)
+    pairs = []
+    for shift, mine in ((0, is_lower), (width, ~is_lower)):
+        number = np.arange(len(runs))
+        other = (np.flatnonzero(mine) - number - 1).clip(0)
+        place = start + shift
+        touches = (start.take(other) + (width - shift) <= place) & (place <= stop.take(other) + (width - shift))
+        pairs.append((number[touches], other[touches]))
+    (low, above), (high, below) = pairs
+    return np.concatenate([high, above]), np.concatenate([below, low])
 
 
 # ---- COCO's run lengths ----

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame, outline_radius
-from fiftyone_ntt.pixels.mask_codes import Runs, are_small_regions
+from fiftyone_ntt.pixels.frames import ImageFrame, Resize, outline_radius, resize_axis
+from fiftyone_ntt.pixels.mask_codes import Runs, components
 
 WORD = 64
 """Pixels packed into one machine word; overlaps are counted a word at a time."""
@@ -168,8 +167,8 @@ def masks_at_image_size(source: MaskSource, index: Sequence[int]) -> list[Packed
         The masks at ``index``.
     """
     height, width = source.frame.mask_content
-    resize_y = _resize_matrix(height, source.frame.image_size[0])
-    resize_x = _resize_matrix(width, source.frame.image_size[1])
+    resize_y = resize_axis(height, source.frame.image_size[0])
+    resize_x = resize_axis(width, source.frame.image_size[1])
     boxes = source.boxes.astype(np.int64)
     return [
         _resize_one(crop, tuple(boxes[i].tolist()), resize_y, resize_x)
@@ -214,7 +213,7 @@ def _reach(source: MaskSource, index: NDArray[np.int64]) -> NDArray[np.float32]:
     return np.asarray(np.clip(corners * scale, 0, [width, height] * 2), np.float32)
 
 
-def _resize_one(crop: Crop, box: tuple[int, ...], resize_y: _Resize, resize_x: _Resize) -> PackedMask:
+def _resize_one(crop: Crop, box: tuple[int, ...], resize_y: Resize, resize_x: Resize) -> PackedMask:
     x1, y1, x2, y2 = box
     # An empty mask has the box of the one pixel in the corner; that pixel is not positive, so it stays empty.
     top, bottom = resize_y.outputs(y1, y2)
@@ -225,70 +224,79 @@ def _resize_one(crop: Crop, box: tuple[int, ...], resize_y: _Resize, resize_x: _
     in_y, in_x = resize_y.inputs(top, bottom), resize_x.inputs(left, right)
     first_y, first_x, logits = crop
     seen = logits[in_y.start - first_y : in_y.stop - first_y, in_x.start - first_x : in_x.stop - first_x]
+    if (bottom - top) * (right - left) >= _WORTH_IT and resize_y.period and resize_x.period:
+        inside = _enlarged(seen, resize_y, slice(top, bottom), resize_x, slice(left, right))
+        if inside is not None:
+            return PackedMask.from_crop(inside, top, left)
     widened = resize_x.apply(seen.T, left, right).T
     return PackedMask.from_crop(resize_y.apply(widened, top, bottom) > 0, top, left)
 
 
-_BLOCK = 64
-"""Outputs made at once: each block needs only a few inputs of the banded matrix."""
+_WORTH_IT = 1 << 15
+"""Outputs from which on OpenCV is quicker than products of small matrices."""
+_UNSURE = 1e-4
+"""How far OpenCV's values may be off, as a share of the largest; it is some 1e-5."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Resize:
-    """One axis of an antialiased bilinear resize, as a banded matrix ``[out, 256]``."""
+def _enlarged(
+    seen: NDArray[np.float32], resize_y: Resize, rows: slice, resize_x: Resize, columns: slice
+) -> NDArray[np.bool_] | None:
+    """Where an enlarged mask is above 0, to the bit: by OpenCV, and where that is close to 0 as the products give it.
 
-    matrix: NDArray[np.float32]
-    first: NDArray[np.int64]
-    last: NDArray[np.int64]
+    Args:
+        seen: logits of the inputs that the outputs need.
+        resize_y: the resize from row to row.
+        rows: the outputs.
+        resize_x: the resize from column to column.
+        columns: the outputs.
 
-    def outputs(self, low: int, high: int) -> tuple[int, int]:
-        """The range of outputs that any of the inputs ``low..high`` (inclusive) reaches."""
-        # Both rise with the output, so the outputs reached are neighbours.
-        return int(np.searchsorted(self.last, low)), int(np.searchsorted(self.first, high, side="right"))
+    Returns:
+        bool of the outputs; ``None`` where the logits are too large to tell what is close to 0, or no numbers, or
+        whole periods are far more than the outputs.
+    """
+    import cv2
 
-    def apply(self, values: NDArray[np.float32], start: int, stop: int) -> NDArray[np.float32]:
-        """Outputs ``start..stop`` (exclusive) of ``values``, which are ``inputs(start, stop)`` along the first axis."""
-        # Torch's product, not numpy's: its threads can be limited, and numpy's fight whatever else is running.
-        matrix, given = torch.from_numpy(self.matrix), torch.from_numpy(values)
-        inputs = self.inputs(start, stop)
-        if stop - start <= 2 * _BLOCK:
-            return torch.mm(matrix[start:stop, inputs], given).numpy()
-        result = given.new_empty(stop - start, values.shape[1])
-        for low in range(start, stop, _BLOCK):
-            high = min(low + _BLOCK, stop)
-            used = self.inputs(low, high)
-            part = given[used.start - inputs.start : used.stop - inputs.start]
-            torch.mm(matrix[low:high, used], part, out=result[low - start : high - start])
-        return result.numpy()
-
-    def inputs(self, start: int, stop: int) -> slice:
-        """The inputs that the outputs ``start..stop`` (exclusive) need."""
-        return slice(int(self.first[start]), int(self.last[stop - 1]) + 1) if start < stop else slice(0, 0)
-
-
-@lru_cache(maxsize=64)
-def _resize_matrix(extent: float, out: int) -> _Resize:
-    """Weights that resize the first ``extent`` mask pixels to ``out`` pixels, bilinear with antialias."""
-    weights = _torch_weights(out) if extent == MASK_SIDE else _triangle_weights(extent, out)
-    used = weights > 0
-    return _Resize(weights, used.argmax(axis=1), MASK_SIDE - 1 - used[:, ::-1].argmax(axis=1))
+    largest = max(float(seen.max()), -float(seen.min()))
+    (above, below, first_row, height), (before, after, first_column, width) = (
+        axis.padding(outputs) for axis, outputs in ((resize_y, rows), (resize_x, columns))
+    )
+    if not largest < 1e3 or height * width > 2 * (rows.stop - rows.start) * (columns.stop - columns.start):
+        return None
+    padded = cv2.copyMakeBorder(seen, above, below, before, after, cv2.BORDER_CONSTANT, value=-1.0)
+    values = cv2.resize(padded, (width, height), interpolation=cv2.INTER_LINEAR)
+    values = values[rows.start - first_row : rows.stop - first_row]
+    values = values[:, columns.start - first_column : columns.stop - first_column]
+    bound = _UNSURE * max(largest, 1.0)
+    inside = values > bound
+    y, x = np.divmod(np.flatnonzero(inside != (values > -bound)), values.shape[1])
+    inside[y, x] = _at(seen, resize_y, rows, y, resize_x, columns, x) > 0
+    return np.asarray(inside, bool)
 
 
-def _torch_weights(out: int) -> NDArray[np.float32]:
-    """Torch's own float32 weights, read off an identity: with them, and only them, mask bits agree with the oracle."""
-    identity = torch.eye(MASK_SIDE)[None, None]
-    resized = F.interpolate(identity, size=(out, MASK_SIDE), mode="bilinear", align_corners=False, antialias=True)
-    return np.asarray(resized[0, 0].numpy(), np.float32)
+def _at(
+    seen: NDArray[np.float32],
+    resize_y: Resize,
+    rows: slice,
+    y: NDArray[np.int64],
+    resize_x: Resize,
+    columns: slice,
+    x: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Single outputs of ``_enlarged``, rounded where the two products round."""
+    upper, lower, weight_up, weight_low = resize_y.taps(rows, y)
+    left, right, weight_left, weight_right = resize_x.taps(columns, x)
+    across = [
+        _fused(weight_left, seen[row, left], weight_right, seen[row, right]).astype(np.float32)
+        for row in (upper, lower)
+    ]
+    return _fused(weight_up, across[0], weight_low, across[1])
 
 
-def _triangle_weights(extent: float, out: int) -> NDArray[np.float32]:
-    """The same filter for a part of the mask frame that need not end on a whole pixel (letterbox)."""
-    scale = extent / out
-    centre = (np.arange(out) + 0.5) * scale
-    pixels = np.arange(MASK_SIDE)[None]
-    weights = np.maximum(0.0, 1.0 - np.abs(pixels + 0.5 - centre[:, None]) / max(scale, 1.0))
-    weights *= pixels < int(np.ceil(extent))
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
+def _fused(
+    weight: NDArray[np.float32], value: NDArray[np.float32], more: NDArray[np.float32], other: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """``weight * value``, rounded, and ``more * other`` added to it exactly: a fused multiply-add."""
+    return np.asarray((weight * value).astype(np.float64) + more.astype(np.float64) * other, np.float64)
 
 
 class WithoutSmallRegions:
@@ -324,3 +332,15 @@ class WithoutSmallRegions:
                 logits = logits.copy()
                 logits.reshape(-1)[self._small.select(slice(low, high)).pixels(top, left, logits.shape[1])] *= -1
             yield top, left, logits
+
+
+def are_small_regions(runs: Runs, share: float) -> NDArray[np.bool_]:
+    """bool ``[R]``: runs of components smaller than ``share`` times the largest one of their mask."""
+    if not len(runs):
+        return np.zeros(0, bool)
+    component = components(runs)
+    area = np.bincount(component, weights=runs.length, minlength=len(runs))  # at one run of each component
+    first = np.flatnonzero(np.diff(runs.owner, prepend=-1))
+    largest = np.maximum.reduceat(area, first)
+    enough = np.repeat(share * largest, np.diff(first, append=len(runs)))
+    return np.asarray((area < enough).take(component))

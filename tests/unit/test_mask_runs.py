@@ -8,8 +8,8 @@ import torch
 from scipy import ndimage
 
 from fiftyone_ntt.core import Candidates, ImageFrame, IndexedImage, compact
-from fiftyone_ntt.pixels.mask_codes import Runs, are_small_regions, components, runs_of_lengths
-from fiftyone_ntt.pixels.packed_masks import WithoutSmallRegions
+from fiftyone_ntt.pixels.mask_codes import Runs, components, runs_of_lengths
+from fiftyone_ntt.pixels.packed_masks import WithoutSmallRegions, are_small_regions
 
 FRAME = ImageFrame.squash((120, 160))
 

@@ -10,13 +10,9 @@ from support.masks import blobs
 from fiftyone_ntt.core import Candidates, ImageFrame, pool
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.pooling import bilinear_matrix, pool_mask
-from fiftyone_ntt.pixels.packed_masks import (
-    PackedMask,
-    _torch_weights,
-    _triangle_weights,
-    boxes_of,
-    masks_at_image_size,
-)
+from fiftyone_ntt.pixels import packed_masks as packed_masks_module
+from fiftyone_ntt.pixels.frames import _torch_weights, _triangle_weights
+from fiftyone_ntt.pixels.packed_masks import PackedMask, boxes_of, masks_at_image_size
 
 
 @pytest.mark.parametrize("grid", [(37, 37), (24, 24), (16, 20), (1, 3)])
@@ -72,6 +68,36 @@ def test_masks_at_image_size_equal_the_full_size_stack(size):
     for mask, full in zip(packed, expected, strict=True):
         np.testing.assert_array_equal(mask.full(size), full)
         assert mask.area == mask.full(size).sum()
+
+
+@pytest.mark.parametrize("make", [ImageFrame.squash, ImageFrame.letterbox])
+@pytest.mark.parametrize("size", [(480, 640), (427, 640), (512, 512), (300, 2000), (256, 257)])
+def test_masks_by_opencv_are_those_of_the_products(size, make, monkeypatch):
+    """To the bit, also where neighbours cancel out, which OpenCV rounds in another way."""
+    random = torch.Generator().manual_seed(sum(size))
+    logits = 3 * blobs(24, seed=1) + torch.randn(24, 256, 256, generator=random)
+    logits[:12] = logits[:12].sign() * 2.0 ** (logits[:12].abs() * 2).round().clamp(max=4)
+    logits[13, 100, 100], logits[14, 90, 80], logits[15] = float("nan"), 1e30, logits[15] * 1e6
+    logits[16, :120] = -1  # the mask begins amid a period
+    by_opencv = []
+    monkeypatch.setattr(packed_masks_module, "_enlarged", counting(packed_masks_module._enlarged, by_opencv))
+    monkeypatch.setattr(packed_masks_module, "_WORTH_IT", 1)
+    quick = packed_masks(logits, make(size))
+    monkeypatch.setattr(packed_masks_module, "_WORTH_IT", 1 << 60)
+    plain = packed_masks(logits, make(size))
+    for one, other in zip(quick, plain, strict=True):
+        assert one.extent == other.extent and np.array_equal(one.bits, other.bits)
+    whole = make(size).mask_content[0] % 1 == 0
+    assert len(by_opencv) >= 20 * whole and by_opencv.count(True) >= 15 * whole
+
+
+def counting(function, calls):
+    def call(*arguments):
+        made = function(*arguments)
+        calls.append(made is not None)
+        return made
+
+    return call
 
 
 def test_triangle_weights_are_torchs_up_to_its_rounding():
