@@ -126,7 +126,7 @@ def glance(path: Path) -> Signature:
         return Signature(facts["image"], IndexSettings.from_json(facts["settings"]))
     except DamagedIndexError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
         raise DamagedIndexError(f"it is no file of the index, or was cut off ({error})") from error
 
 

@@ -25,7 +25,7 @@ from numpy.lib import format as numpy_format
 from numpy.typing import NDArray
 from pymongo import UpdateOne
 
-from fiftyone_ntt.dataset.fields import dataset_of, is_patches, label_root, root_dataset_of
+from fiftyone_ntt.dataset.fields import dataset_of, every_image, is_patches, label_root, root_dataset_of
 from fiftyone_ntt.dataset.storage import database_collection, raw_samples
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.pixels.deep_images import stored_values
@@ -188,17 +188,35 @@ def documents_of(dataset: fo.Dataset, sample_ids: Sequence[str], fields: Sequenc
     return {str(document["_id"]): document for document in documents}
 
 
-def set_documents(dataset: fo.Dataset, values: Mapping[str, Mapping[str, Any]]) -> None:
+def set_documents(
+    dataset: fo.Dataset, values: Mapping[str, Mapping[str, Any]], stamps: Mapping[str, Any] | None = None
+) -> list[str]:
     """Writes fields of samples as the database is to hold them, several at once: sample id -> field -> document.
 
     What FiftyOne's ``set_values`` does for one field, without looking for the samples first.
+
+    Args:
+        dataset: the dataset.
+        values: what to write.
+        stamps: sample id -> ``last_modified_at`` as it was when ``values`` were made of what the sample held. A sample
+            that somebody has changed since is left alone.
+
+    Returns:
+        The samples that were left alone.
     """
     now = datetime.now(timezone.utc).replace(tzinfo=None)
+    now = now.replace(microsecond=now.microsecond // 1000 * 1000)  # as the database keeps it
     ids = [ObjectId(sample_id) for sample_id in values]
+    if not ids:
+        return []
     changes = [{"$set": {**fields, "last_modified_at": now}} for fields in values.values()]
-    if ids:
-        writes = [UpdateOne({"_id": _id}, change) for _id, change in zip(ids, changes, strict=True)]
-        dataset._bulk_write(writes, ids=ids)
+    known = {} if stamps is None else {ObjectId(key): {"last_modified_at": stamp} for key, stamp in stamps.items()}
+    writes = [UpdateOne({"_id": _id, **known.get(_id, {})}, change) for _id, change in zip(ids, changes, strict=True)]
+    dataset._bulk_write(writes, ids=ids)
+    if stamps is None:
+        return []
+    others = {"_id": {"$in": ids}, "last_modified_at": {"$ne": now}}
+    return [str(row["_id"]) for row in database_collection(dataset).find(others, {"_id": 1})]
 
 
 def relative_box(box: Any) -> NDArray[np.float64]:
@@ -308,6 +326,25 @@ def _words(error: Exception) -> str:
 
 
 _IDS_AT_ONCE = 50_000
+
+
+def tag_images(images: SampleCollection, tag: str, *, add: bool = True) -> None:
+    """Tags samples, or takes the tag away, and touches nothing else of them.
+
+    FiftyOne, asked to tag samples of which one has no list of tags, writes the samples as the view shows them: labels
+    that it hides are gone.
+
+    Args:
+        images: a dataset or view; filters on its labels do not matter.
+        tag: the tag.
+        add: whether they are to have it.
+    """
+    dataset, ids = dataset_of(images), list(images.values("_id"))
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        some = ids[start : start + _IDS_AT_ONCE]
+        database_collection(dataset).update_many({"_id": {"$in": some}, "tags": None}, {"$set": {"tags": []}})
+        chosen = every_image(dataset).select(some)
+        (chosen.tag_samples if add else chosen.untag_samples)(tag)
 
 
 def make_tag_lists(labels: SampleCollection, label_field: str, sample_ids: Iterable[Any] | None = None) -> None:

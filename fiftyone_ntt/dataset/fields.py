@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from copy import copy
 
 import fiftyone as fo
+from bson import ObjectId, json_util
 from fiftyone import ViewExpression
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
@@ -144,6 +146,35 @@ def whole_images(collection: SampleCollection) -> SampleCollection:
     if is_generated(flat):
         raise WrongTypeError("expected whole images, got a view of patches or frames; use the dataset it came from")
     return flat
+
+
+def steady(samples: SampleCollection, label_field: str) -> SampleCollection:
+    """The same samples, whatever becomes of a label field and of the fields beside it while a run is at work.
+
+    A view such as that of the images whose status is an error is empty once the run has cleared the statuses.
+
+    Args:
+        samples: a dataset or view of images.
+        label_field: the field; its status and its image-level labels go by its name and something more.
+
+    Returns:
+        ``samples`` where no stage asks for such a field; otherwise a view that names each sample.
+    """
+    stages = [] if isinstance(samples, fo.Dataset) else samples._stages
+    # As a stage of its own a name stands in quotes, in an expression behind a dollar.
+    asked = re.compile(rf'["$]{re.escape(label_field)}(_\w+)?["\\.]')
+    if not any(asked.search(json_util.dumps(stage._serialize())) for stage in stages):
+        return samples
+    return every_image(dataset_of(samples)).select(samples.values("id"), ordered=True)
+
+
+def checked_ids(ids: Iterable[object], what: str) -> list[str]:
+    """Ids as FiftyOne takes them; raises InputError where one is none. ``what`` they are of is for the error."""
+    texts = [ids] if isinstance(ids, str) else [str(one) for one in ids]
+    for text in texts:
+        if not ObjectId.is_valid(text):
+            raise InputError(f"expected ids of {what}, 24 hexadecimal digits each, got {text[:60]!r}; see its field id")
+    return texts
 
 
 def is_name(name: object) -> bool:

@@ -22,7 +22,7 @@ from fiftyone_ntt.dataset.fields import (
     field_names,
     image_samples,
 )
-from fiftyone_ntt.dataset.storage import check_results_size
+from fiftyone_ntt.dataset.storage import check_results_size, refresh
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.negatives import image_centres, with_negatives
@@ -274,7 +274,7 @@ def save_bank(dataset: fo.Dataset, name: str, bank: MemoryBank, made_from: MadeF
     check_name(name)
     if dataset.has_run(name) and dataset.get_run_info(name).config.method != METHOD:
         raise InputError(f"{name!r} is the key of another run of {dataset.name!r}; choose another name for the bank")
-    _check_kept_size(bank)
+    check_kept_size(bank)
     config = dataset.init_run(
         method=METHOD,
         preset=bank.preset,
@@ -297,6 +297,7 @@ def load_bank(dataset: fo.Dataset, name: str) -> MemoryBank:
         >>> bank = ntt.load_bank(dataset, "coins")  # doctest: +SKIP
         >>> ntt.segment(dataset, bank)  # doctest: +SKIP
     """
+    refresh(dataset)  # the App builds banks in processes of its own
     names = list_banks(dataset)
     if name not in names:
         raise InputError(
@@ -306,7 +307,7 @@ def load_bank(dataset: fo.Dataset, name: str) -> MemoryBank:
     return bank_of_run(dataset, name)
 
 
-def _check_kept_size(bank: MemoryBank) -> None:
+def check_kept_size(bank: MemoryBank) -> None:
     """Raises InputError if ``bank_of_run`` would not give the bank back, as it is too large."""
     tensors, description = bank.to_parts()
     size = sum(-(-tensor.nbytes // 3) * 4 for tensor in tensors.values()) + len(description)  # as text of base 64
@@ -324,7 +325,8 @@ def keep_with_run(dataset: fo.Dataset, run_key: str, bank: MemoryBank) -> None:
 def bank_of_run(dataset: fo.Dataset, run_key: str) -> MemoryBank:
     """The bank that ``keep_with_run`` kept."""
     check_results_size(dataset, run_key, _MOST_BYTES)
-    results = dataset.load_run_results(run_key)
+    # FiftyOne's own cache of results outlives what another process has put in their place.
+    results = dataset.load_run_results(run_key, cache=False)
     kept = {key: getattr(results, key, None) for key in _TENSORS}
     try:
         tensors = {key: np.asarray(value) for key, value in kept.items() if value is not None}
@@ -364,6 +366,7 @@ class BankSummary:
 
 def bank_summaries(dataset: fo.Dataset) -> dict[str, BankSummary]:
     """Name of each bank kept with a dataset -> what it is; the newest comes last."""
+    refresh(dataset)
     summaries = {}
     infos = {name: dataset.get_run_info(name) for name in list_banks(dataset)}
     for name, info in sorted(infos.items(), key=lambda item: item[1].timestamp):

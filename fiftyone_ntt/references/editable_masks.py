@@ -122,7 +122,7 @@ def make_reference_masks(
     tags, labels = _tags(references, fields), set[str]()
     for sample in reader.samples():
         if sample is not None and sample.objects:
-            _write(dataset, sample, masks, tags, overwrite, report)
+            _write(dataset, sample, masks, tags, fields, overwrite, report)
             labels |= {item.label for item in sample.positives if item.label}
     activate_schema(dataset, out_field, reader.drop_bare(labels))
     report.notes += reader.notes
@@ -171,11 +171,14 @@ def _flat(references: SampleCollection, name: str, part: str) -> list[Any]:
 
 def _write(
     dataset: fo.Dataset, read: ReferenceSample, masks: dict[Key, PromptedMask], tags: dict[str, list[str]],
-    overwrite: bool, report: MadeMasks,
+    fields: Sequence[str], overwrite: bool, report: MadeMasks,
 ) -> None:  # fmt: skip
     # As documents: what a person drew stays as it is, also where its mask cannot be read.
-    (value,) = raw_values(every_image(dataset).select(read.sample_id), report.out_field)
-    kept = [label for label in single_documents(value) if _stays(label, overwrite)]
+    values = raw_values(every_image(dataset).select(read.sample_id), [report.out_field, *fields])
+    made, *sources_there = ([label for value in column for label in single_documents(value)] for column in values)
+    others = {str(label.get("_id")) for labels in sources_there for label in labels}  # what this call is not about
+    others -= {item.label_id.split(".")[0] for item in read.objects}
+    kept = [label for label in made if _stays(label, overwrite) or str(label["source"]).split(".")[0] in others]
     sources = {label["source"] for label in kept if label.get("source")}
     new = []
     for item in read.objects:
@@ -192,7 +195,7 @@ def _write(
         return
     for label in new:
         report.kinds[label["reference_kind"]] = report.kinds.get(label["reference_kind"], 0) + 1
-    report.kept += len(kept)
+    report.kept += sum(_stays(label, overwrite) for label in kept)
     report.samples += bool(new)
 
 

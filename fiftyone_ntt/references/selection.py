@@ -9,7 +9,7 @@ from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
 from fiftyone_ntt.dataset.fields import dataset_of, every_image, image_samples
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.params.base import Progress
 from fiftyone_ntt.references.banks import build_memory_bank
@@ -39,6 +39,8 @@ def select_rows(vectors: Vectors, class_index: Index, n: int) -> list[int]:
         Indices, class by class, in the order in which they were chosen.
     """
     vectors, class_index = checked(vectors, class_index)
+    if type(n) is not int:
+        raise WrongTypeError(f"expected how many references a class, a whole number of at least 1, got {n!r}")
     if n < 1:
         raise InputError(f"expected at least 1 reference a class, got {n}; ask for one or more")
     points = unit(vectors)
@@ -107,6 +109,7 @@ def select_references(
 
     Raises:
         InputError: if ``n`` is less than 1, the field is missing, or there are no samples.
+        WrongTypeError: if ``n`` is no whole number.
         BadReferenceError: if a label cannot serve as a reference, or there are none.
 
     Example:

@@ -149,7 +149,8 @@ def plan_bank(
     wanted = models if isinstance(models, str) else models.name
     shots = {name: count for name, count in shots.items() if classes is None or name in classes}
     for bank in summaries:
-        if bank.preset == wanted and (bank.made_from == now if bank.made_from else bank.shots == shots):
+        # Equal counts say nothing: a bank that learned from rejections alone has those of the references it began with.
+        if bank.preset == wanted and bank.made_from == now:
             return BankPlan(dataset, bank.name, bank.shots, models)
     return BankPlan(dataset, _name(dataset, summaries), shots, models, now, references, negatives)
 

@@ -11,12 +11,13 @@ from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 from fiftyone.core.patches import PatchesView
 
-from fiftyone_ntt.dataset.documents import make_tag_lists
+from fiftyone_ntt.dataset.documents import make_tag_lists, tag_images
 from fiftyone_ntt.dataset.fields import (
     NEGATIVE_TAG,
     NO_IMAGES,
     REFERENCE_TAG,
     check_reference_field,
+    checked_ids,
     dataset_of,
     field_names,
     has_label_tag,
@@ -268,18 +269,20 @@ def _change(
         index_tags(dataset_of(samples), [field])
     # A patch has the id of its label. FiftyOne writes what is tagged in a patches view to the dataset as well.
     if isinstance(samples, PatchesView) and label_ids is None:
-        label_ids = _label_ids(samples if sample_ids is None else samples.select(list(sample_ids)), field)
+        label_ids = _label_ids(
+            samples if sample_ids is None else samples.select(checked_ids(sample_ids, "patches")), field
+        )
     if label_ids is not None:
-        labels = samples.select_labels(ids=list(label_ids), fields=field)
+        labels = samples.select_labels(ids=checked_ids(label_ids, "labels"), fields=field)
         left_out = _left_out(labels, field) if add else 0
         return ReferenceChange(labels=_tag_labels(labels, field, add), added=add, left_out=left_out)
-    chosen = samples if sample_ids is None else samples.select(list(sample_ids))
+    chosen = samples if sample_ids is None else samples.select(checked_ids(sample_ids, "samples"))
     if not add:
         labels_before = _tag_labels(chosen, field, False)
         count = len(chosen.match_tags(REFERENCE_TAG))
-        chosen.untag_samples(REFERENCE_TAG)
+        tag_images(chosen, REFERENCE_TAG, add=False)
         return ReferenceChange(count, labels_before, added=False)
-    chosen.tag_samples(REFERENCE_TAG)
+    tag_images(chosen, REFERENCE_TAG)
     count = len(chosen)
     labelled = len(chosen.match(_any_label(chosen, field))) if count else 0
     return ReferenceChange(count, 0, count - labelled, left_out=_left_out(chosen, field))

@@ -23,7 +23,8 @@ from fiftyone_ntt.dataset.fields import (
 from fiftyone_ntt.errors import InputError, WrongTypeError, counted
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.models import Preset
-from fiftyone_ntt.params.base import Progress
+from fiftyone_ntt.params.base import Progress, check_arguments
+from fiftyone_ntt.params.review import AdviceParams
 from fiftyone_ntt.references.banks import LEARNED, load_bank, notes_of
 from fiftyone_ntt.references.gallery import describe_references
 from fiftyone_ntt.references.tagged_bank import plan_bank
@@ -87,8 +88,7 @@ def advise_references(
         >>> advice = ntt.advise_references(dataset)  # doctest: +SKIP
         >>> session.view = advice.references_view(dataset)  # doctest: +SKIP
     """
-    if suggest < 0:
-        raise InputError(f"expected suggest of at least 0, got {suggest}")
+    check_arguments(AdviceParams, progress, suggest=suggest)
     samples = image_samples(view)
     memory_bank = _bank(samples, bank, label_field, preset, device, progress)
     vectors, advice = memory_bank.project(memory_bank.vectors), Advice([], {}, reviewed_field=reviewed)

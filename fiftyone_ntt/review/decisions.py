@@ -9,7 +9,6 @@ from typing import Any
 
 import fiftyone as fo
 from bson import ObjectId
-from bson.errors import InvalidId
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
@@ -20,6 +19,7 @@ from fiftyone_ntt.dataset.fields import (
     NO_IMAGES,
     REJECTED_TAG,
     check_detections_field,
+    checked_ids,
     dataset_of,
     every_image,
     image_samples,
@@ -190,7 +190,7 @@ def _chosen(view: SampleCollection, label_field: str, choice: _Choice) -> Sample
     chosen = image_samples(view)
     check_detections_field(chosen, label_field)
     if choice.label_ids is not None:
-        ids = _checked(choice.label_ids)
+        ids = checked_ids(choice.label_ids, "labels")
         chosen = _where(chosen, label_field, ids).select_labels(ids=ids, fields=label_field)
     condition = choice.condition()
     return chosen if condition is None else chosen.filter_labels(label_field, condition)
@@ -325,14 +325,6 @@ def _note_last(samples: SampleCollection, label_field: str, tag: str | None, bef
     ids = {name: b"".join(label.binary for label in labels) for name, labels in before.items()}
     decided.set(label_field + _LABELS, ids)  # by itself: the panel reads at every event what there is to undo
     decided.set(label_field, {"tag": tag, "labels": count})
-
-
-def _checked(label_ids: Iterable[str]) -> list[str]:
-    ids = [str(label_id) for label_id in label_ids]
-    try:
-        return [str(ObjectId(label_id)) for label_id in ids]
-    except InvalidId as error:
-        raise InputError(f"expected ids of labels, as Detection.id holds them: {error}") from None
 
 
 def _to_change(

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import DONE_TAG, whole_images
+from fiftyone_ntt.dataset.documents import tag_images
+from fiftyone_ntt.dataset.fields import DONE_TAG, checked_ids, whole_images
 
 
 def mark_done(samples: SampleCollection, *, sample_ids: Sequence[str] | None = None) -> int:
@@ -23,6 +24,7 @@ def mark_done(samples: SampleCollection, *, sample_ids: Sequence[str] | None = N
         Number of images that were not marked before.
 
     Raises:
+        InputError: if an id is none.
         WrongTypeError: if the samples are no whole images.
 
     Example:
@@ -33,7 +35,7 @@ def mark_done(samples: SampleCollection, *, sample_ids: Sequence[str] | None = N
     rest = _chosen(samples, sample_ids).match_tags(DONE_TAG, bool=False)
     count = len(rest)
     if count:
-        rest.tag_samples(DONE_TAG)
+        tag_images(rest, DONE_TAG)
     return count
 
 
@@ -51,7 +53,7 @@ def clear_done(samples: SampleCollection, *, sample_ids: Sequence[str] | None = 
     marked = _chosen(samples, sample_ids).match_tags(DONE_TAG)
     count = len(marked)
     if count:
-        marked.untag_samples(DONE_TAG)
+        tag_images(marked, DONE_TAG, add=False)
     return count
 
 
@@ -62,4 +64,4 @@ def count_done(samples: SampleCollection) -> int:
 
 def _chosen(samples: SampleCollection, sample_ids: Sequence[str] | None) -> SampleCollection:
     images = whole_images(samples)
-    return images if sample_ids is None else images.select(list(sample_ids))
+    return images if sample_ids is None else images.select(checked_ids(sample_ids, "samples"))

@@ -45,6 +45,7 @@ from fiftyone_ntt.review.export_formats import (
     count_on_disk,
     files_in,
     give_name,
+    not_written,
     save,
     write_error,
 )
@@ -188,7 +189,11 @@ def _checked_folder(export_dir: str | Path, overwrite: bool) -> tuple[Path, set[
         raise InputError(f"the folder {folder} is not empty and holds no earlier export; choose another one")
     if not overwrite:
         raise InputError(f"the folder {folder} holds an earlier export; choose another one, or set overwrite")
-    return folder, files_in(folder)
+    there = files_in(folder)
+    if others := not_written(folder / NOTE, there):
+        names = ", ".join(name.lstrip("/\\") for name in others[:3]) + (" and more" if len(others) > 3 else "")
+        raise InputError(f"the folder {folder} also holds what no export wrote ({names}); move that, or choose another")
+    return folder, there
 
 
 @dataclass
@@ -231,7 +236,8 @@ def _write(job: _Job, folder: Path, before: set[str], progress: Progress | None)
             "dataset": dataset_of(job.chosen).name,
         }
         facts |= {"label_field": job.label_field, "classes": job.names, **asdict(job.report)}
-        save(hidden / NOTE, json.dumps(facts, indent=2, ensure_ascii=False))
+        written = sorted(files_in(hidden))
+        save(hidden / NOTE, json.dumps({**facts, "written": written}, indent=2, ensure_ascii=False))
         give_name(hidden, folder, before)
     except OSError as error:
         raise write_error(error, hidden, folder) from error

@@ -27,6 +27,8 @@ from fiftyone_ntt.pixels.polygons import Points, one_polygon, polygons_of, rings
 
 IMAGES = {"coco": "data", "yolo": "images/train", "fiftyone": "data"}
 """Where each format keeps the images."""
+_OF_EXPORTS = {"data", "images", "labels", "fields", "labels.json", "dataset.yaml", "samples.json", "metadata.json"}
+"""What lies in the folder of an export of a version that did not list its files."""
 _LONGEST_PART, _LONGEST_NAME = 200, 800  # bytes; file systems allow 255 and about 4,000
 _INSET = 0.02  # pixels: corners lie in pixels of the mask, and boxes around the polygon stay those of the mask
 
@@ -336,6 +338,20 @@ def count_on_disk(folder: Path, format: str, label_field: str, classes: Sequence
 def files_in(folder: Path) -> set[str]:
     """Every file below a folder, as the end of its path."""
     return {os.path.join(parent, name)[len(str(folder)) :] for parent, _, names in os.walk(folder) for name in names}
+
+
+def not_written(note: Path, there: set[str]) -> list[str]:
+    """Files beside an export's note that no export wrote; caches of what trains with it aside.
+
+    Args:
+        note: the export's note; one of an earlier version names no files: then only the folders tell.
+        there: every file, as ``files_in`` gives them.
+    """
+    try:
+        written = set(json.loads(note.read_text(encoding="utf-8"))["written"])
+    except (OSError, ValueError, LookupError, TypeError):
+        written = {name for name in there if name.strip("/\\").replace("\\", "/").split("/")[0] in _OF_EXPORTS}
+    return sorted(name for name in there - written if not name.endswith((note.name, ".cache")))
 
 
 def give_name(hidden: Path, folder: Path, before: set[str]) -> None:

@@ -27,7 +27,7 @@ from bson import ObjectId
 from fiftyone_ntt.dataset.documents import label_of
 from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, REJECTED_TAG, label_root
 from fiftyone_ntt.dataset.labels import Document, is_from_run
-from fiftyone_ntt.dataset.storage import database_collection, raw_values, shows_whole_lists, store
+from fiftyone_ntt.dataset.storage import JsonStore, database_collection, raw_values, shows_whole_lists, store
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.runs.record import status_field
 
@@ -68,6 +68,7 @@ def watch(dataset: fo.Dataset, view: fo.DatasetView, sample_id: str) -> int:
         Number of hidden labels kept.
     """
     kept, count = store(dataset, _STORE), 0
+    _end_earlier(dataset, kept, sample_id)
     for field in dataset.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Label):
         root, is_list = label_root(dataset, field)
         if not is_list:
@@ -92,6 +93,19 @@ def watch(dataset: fo.Dataset, view: fo.DatasetView, sample_id: str) -> int:
             continue
         kept.set_if_absent(f"{sample_id}:{field}", facts)
     return count
+
+
+def _end_earlier(dataset: fo.Dataset, kept: JsonStore, sample_id: str) -> None:
+    """Ends what was kept when the sample was open before: what is deleted from now on was in sight."""
+    for key in kept.list_keys():
+        number, _, field = key.partition(":")
+        facts = kept.get(key) if number == sample_id else None
+        if facts is None or facts.get("closed") is None:
+            continue
+        labels = _restore(dataset, sample_id, field, facts) if dataset.has_field(field) else 0
+        kept.delete(key)
+        if labels:
+            kept.set(_UNTOLD, (kept.get(_UNTOLD) or 0) + labels)
 
 
 def note_decision(dataset: fo.Dataset, label_field: str, labels: Mapping[Any, Sequence[Any]], tag: str | None) -> None:

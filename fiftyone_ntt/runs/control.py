@@ -22,7 +22,7 @@ from fiftyone_ntt.references.tagged_bank import BankPlan
 from fiftyone_ntt.runs.applied_thresholds import STARTING, check_mode, named
 from fiftyone_ntt.runs.background import cancel
 from fiftyone_ntt.runs.listing import last_layer, layers_of, list_runs, queued_runs
-from fiftyone_ntt.runs.mending import check_field, check_free, is_superseded, mend_runs
+from fiftyone_ntt.runs.mending import check_field, check_free, default_run_key, is_superseded, mend_runs
 from fiftyone_ntt.runs.record import (
     BEGINNING,
     CANCELLED,
@@ -185,7 +185,8 @@ def foresee(view: SampleCollection, params: SegmentParams, plan: BankPlan) -> bo
         InputError: if the field, the run key or a setting cannot be used.
         WrongTypeError: if the field holds something other than detections.
     """
-    dataset, name, run_key = dataset_of(view), params.label_field, params.run_key or f"ntt_{params.label_field}"
+    dataset, name = dataset_of(view), params.label_field
+    run_key = params.run_key or default_run_key(dataset, name)
     check_mode(params.mode, params.thresholds)
     written = check_field(dataset, run_key, name, params.overwrite)
     if not plan.fresh:
@@ -202,7 +203,7 @@ def foresee(view: SampleCollection, params: SegmentParams, plan: BankPlan) -> bo
     record, _ = record_of(task)
     again = params.bank is None and is_superseded(dataset, record)
     overwrite = (params.overwrite or again) and not (
-        params.resume and goes_on(dataset, record, _records(dataset, run_key))
+        params.resume and goes_on(dataset, record, _records(dataset, run_key), params.overwrite)
     )
     check_free(dataset, record, params.resume, overwrite)
     return again

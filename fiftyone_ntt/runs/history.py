@@ -7,12 +7,15 @@ FiftyOne's execution store of the dataset, and is deleted with the dataset. ``un
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import bson
 import fiftyone as fo
 from bson import json_util
+from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 from fiftyone.core.runs import RunConfig, RunResults
 
@@ -56,6 +59,7 @@ class Pass:
         previous: what the label field's ``info`` said of its labels before.
         config: the run's own record before; ``None`` unless it has run before.
         what: ``LABELLING`` or ``LEARNING``; begun ``at``, as ISO time; ``told``: what its report said, in one line.
+        begun: the same in seconds, as exactly as is known: what tells which of two runs wrote over the other.
     """
 
     def __init__(self, dataset: fo.Dataset, run_key: str, number: int) -> None:
@@ -72,6 +76,7 @@ class Pass:
         self.previous: dict[str, Any] | None = noted.get("previous")
         self.config: dict[str, Any] | None = noted.get("config")
         self.what, self.at = str(noted.get("what") or LABELLING), noted.get("at")
+        self.begun = float(noted.get("begun") or _seconds(self.at))
         self.told = str(self._store.get(_TOLD) or "")
 
     def begin(self, **facts: Any) -> None:
@@ -142,6 +147,14 @@ class Pass:
         return None if parts is None else b"".join(self._store.get(f"{_PART}{key}:{i}") or b"" for i in range(parts))
 
 
+def _seconds(at: str | None) -> float:
+    """An ISO time in seconds; 0 where there is none."""
+    try:
+        return datetime.fromisoformat(at or "").timestamp()
+    except ValueError:
+        return 0.0
+
+
 def passes(dataset: fo.Dataset, run_key: str) -> Iterator[Pass]:
     """The passes of a run, the first one first."""
     number = 0
@@ -155,7 +168,14 @@ def last_pass(dataset: fo.Dataset, run_key: str) -> Pass:
     return next(reversed(list(passes(dataset, run_key))), Pass(dataset, run_key, 0))
 
 
-def begin_pass(targets: SampleCollection, record: RunRecord, overwrite: bool, what: str = LABELLING) -> None:
+def begin_pass(
+    targets: SampleCollection,
+    record: RunRecord,
+    overwrite: bool,
+    what: str = LABELLING,
+    *,
+    other_settings: bool = False,
+) -> None:
     """To be called where a run starts and before it is registered; where it is resumed only without ``overwrite``.
 
     Notes which fields the run is about to make. Where it overwrites, keeps the statuses of the targets and clears
@@ -166,6 +186,8 @@ def begin_pass(targets: SampleCollection, record: RunRecord, overwrite: bool, wh
         record: the run.
         overwrite: whether it may replace what is there.
         what: ``LABELLING`` or ``LEARNING``.
+        other_settings: whether a run of this key is there that would have labelled otherwise: then none of the samples
+            that it has been at is done, whether it is among the targets or not.
     """
     dataset, name, status = dataset_of(targets), record.label_field, status_field(record.label_field)
     before = list(passes(dataset, record.run_key))
@@ -183,15 +205,21 @@ def begin_pass(targets: SampleCollection, record: RunRecord, overwrite: bool, wh
     same_scores = overwrite and has_same_scores(record, info)
     paths = [name, *(f"{name}.detections.{attribute}" for attribute in ATTRIBUTES), status]
     this = Pass(dataset, record.run_key, len(before))
-    if overwrite and dataset.has_field(status):
-        ids, statuses = raw_values(targets, ["id", status])
-        this.keep_statuses({key: value for key, value in zip(ids, statuses, strict=True) if value is not None})
+    cleared = [targets] if overwrite and dataset.has_field(status) else []
+    if cleared and other_settings:
+        cleared.append(every_image(dataset).match(F(f"{status}.run_key") == record.run_key))
+    kept: dict[str, Document] = {}
+    for samples in cleared:
+        rows = zip(*raw_values(samples, ["id", status]), strict=True)
+        kept |= {str(sample_id): value for sample_id, value in rows if value is not None}
+    this.keep_statuses(kept)
     results = dataset.load_run_results(record.run_key, cache=False) if has_record else None
     if results is not None:
         this.keep_results(results)
     this.begin(
         what=what,
         at=record.started,
+        begun=time.time(),
         label_field=name,
         overwrites=overwrite,
         same_scores=same_scores,
@@ -201,5 +229,5 @@ def begin_pass(targets: SampleCollection, record: RunRecord, overwrite: bool, wh
     )
     if overwrite and not same_scores:
         clear_presence(targets, name)
-    if overwrite and dataset.has_field(status):
-        targets.clear_sample_field(status)
+    for samples in cleared:
+        samples.clear_sample_field(status)

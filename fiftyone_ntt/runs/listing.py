@@ -18,7 +18,7 @@ from fiftyone_ntt.dataset.storage import database_collection, dataset_id
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.runs.background import is_alive, is_in_background, mend
 from fiftyone_ntt.runs.history import passes
-from fiftyone_ntt.runs.mending import mend_runs
+from fiftyone_ntt.runs.mending import default_run_key, mend_runs
 from fiftyone_ntt.runs.record import (
     BEGINNING,
     COMPLETED,
@@ -132,7 +132,7 @@ def queued_runs(dataset: fo.Dataset) -> dict[str, dict[str, Any]]:
             continue
         params = dict((operation.context.request_params if operation.context else {}).get("params") or {})
         field = params.get("label_field") or "ntt"
-        key = params.get("run_key") or f"ntt_{field}"
+        key = params.get("run_key") or default_run_key(dataset, field)
         begun = state_of(dataset, key)
         if begun is not None and begun.get("operation") == str(operation.id):
             continue  # it has a state of its own by now

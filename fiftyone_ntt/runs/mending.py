@@ -15,7 +15,7 @@ from typing import Any
 
 import fiftyone as fo
 
-from fiftyone_ntt.dataset.fields import check_name, every_image, is_detections_field
+from fiftyone_ntt.dataset.fields import check_name, detections_fields, every_image, is_detections_field
 from fiftyone_ntt.dataset.schema import declare_status
 from fiftyone_ntt.dataset.storage import database_collection, refresh, store
 from fiftyone_ntt.errors import InputError, WrongTypeError, counted
@@ -105,11 +105,11 @@ def has_same_scores(record: RunRecord, info: Mapping[str, Any] | None) -> bool:
     return not set(record.differences(previous)) - {"thresholds"}
 
 
-def mask_paths(dataset: fo.Dataset, label_field: str) -> set[str]:
-    """Mask files of the labels that are there now."""
-    if not dataset.has_field(label_field):
-        return set()
-    return set(every_image(dataset).values(f"{label_field}.detections.mask_path", unwind=True))
+def mask_paths(dataset: fo.Dataset) -> set[str]:
+    """Mask files of all labels that are there now: a copy of a field shows the files of the field it was made from."""
+    images = every_image(dataset)
+    lists = (images.values(f"{name}.detections.mask_path", unwind=True) for name in detections_fields(images))
+    return {path for paths in lists for path in paths if path}
 
 
 def said_of_lost(lost: int, label_field: str) -> list[str]:

@@ -58,7 +58,8 @@ QUEUED, BEGINNING, RUNNING, INTERRUPTED = "queued", "starting", "running", "inte
 CANCELLED, COMPLETED, FAILED = "cancelled", "completed", "failed"
 IN_A_CHUNK = 16
 """Samples that a worker claims at once, on average."""
-_LARGEST_VIEW = 8 * 2**20
+_LARGEST_VIEWS = 3 * 2**20
+"""Bytes of all views of a run that are noted."""
 _ATTEMPTS = 16
 
 State = dict[str, Any]
@@ -298,10 +299,12 @@ def open_run(
 
     def change(state: State) -> State:
         if fresh or not state:
-            state = {"views": [], "chunks": None, "started": _now(), "worked": None, "door": origin.door}
+            # Of a pass that replaces labels, those that the run has been at before are not done any more.
+            views = state.get("views", []) if overwrites else []
+            state = {"views": views, "chunks": None, "started": _now(), "worked": None, "door": origin.door}
             state |= {"user": origin.user, "options": options, "overwrites": overwrites}
         if view not in state["views"]:
-            state["views"] = [[]] if not view else [*state["views"], view]
+            state["views"] = [[]] if view == [] else _bounded([*state["views"], view])
         if not shared or state["chunks"] is None:  # others that are at it have these chunks in mind
             state["chunks"] = max(state["chunks"] or 1, -(-size // IN_A_CHUNK))
         if len(state["views"]) == 1:
@@ -352,6 +355,12 @@ def close_quietly(dataset: fo.Dataset, run_key: str, label_field: str, worked: S
         logger.debug("why", exc_info=True)
 
 
+def _bounded(views: list[list[str] | None]) -> list[list[str] | None]:
+    """Views as far as a document takes them, which is written with the one before it in the same command."""
+    size = sum(len(stage) for view in views for stage in view or ())
+    return views if size < _LARGEST_VIEWS else [None]
+
+
 def targets_of(dataset: fo.Dataset, state: State) -> SampleCollection | None:
     """The samples that the calls of a run were for; ``None`` if that was too much to note."""
     views = state["views"]
@@ -382,7 +391,7 @@ def _stages_of(view: SampleCollection) -> list[str] | None:
         # What stages before the choice of a slice mean depends on the slice that is active when they are applied.
         view = every_image(dataset_of(view)).select(view.values("id"))
     stages = [json_util.dumps(stage) for stage in view_documents(view)]
-    return stages if sum(map(len, stages)) < _LARGEST_VIEW else None
+    return stages if sum(map(len, stages)) < _LARGEST_VIEWS else None
 
 
 def _now() -> str:

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import bson
@@ -18,7 +18,8 @@ from fiftyone import ViewExpression
 from fiftyone.core.collections import SampleCollection
 from pymongo.errors import DocumentTooLarge
 
-from fiftyone_ntt.dataset.fields import dataset_of, every_image
+from fiftyone_ntt.dataset.documents import set_documents
+from fiftyone_ntt.dataset.fields import dataset_of, every_image, steady
 from fiftyone_ntt.dataset.labels import is_from_run, is_touched, keep_identity, without_contradictions
 from fiftyone_ntt.dataset.storage import (
     COMFORTABLE_DOCUMENT,
@@ -32,7 +33,7 @@ from fiftyone_ntt.dataset.storage import (
 from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.pixels.files import write_problem
-from fiftyone_ntt.references.banks import keep_with_run
+from fiftyone_ntt.references.banks import check_kept_size, keep_with_run
 from fiftyone_ntt.runs.history import Document, begin_pass, last_pass
 from fiftyone_ntt.runs.mending import check_free, check_nobody_is_at, forget_lost_labels, is_superseded, mend_runs
 from fiftyone_ntt.runs.record import (
@@ -51,7 +52,7 @@ from fiftyone_ntt.runs.workers import Origin, Work, Worker, current_origin
 logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_SAVES = 20.0
-_LARGEST_CHUNK = 25
+_LARGEST_CHUNK, _ATTEMPTS = 25, 5
 _MOST_BYTES = 64 * 2**20
 Written: TypeAlias = Callable[[str, list[Document], list[Document]], None]
 
@@ -92,7 +93,9 @@ def part_in_run(call: Call) -> Iterator[tuple[Worker, Work]]:
         InputError: if the field or the run key is another's, or others are at what would be replaced.
     """
     dataset, run_key, name = dataset_of(call.targets), call.record.run_key, call.record.label_field
+    check_kept_size(call.bank)  # before anything is written: a run without its bank could not go on
     origin = current_origin()
+    call = replace(call, targets=patiently(steady, call.targets, name))
     worker = patiently(Worker, dataset, run_key, origin)
     begun, error = False, None
     try:
@@ -126,24 +129,34 @@ def _begin(call: Call, worker: Worker, origin: Origin) -> tuple[int, int]:
     is_there = dataset.has_field(name)
     # The run that was to overwrite and did not get through does not overwrite itself.
     overwrite = call.overwrite or (call.again and is_superseded(dataset, record))
-    overwrite = overwrite and is_there and not (call.resume and goes_on(dataset, record, records))
+    overwrite = overwrite and is_there and not (call.resume and goes_on(dataset, record, records, call.overwrite))
     check_nobody_is_at(dataset, name, _others(record, records, overwrite), worker.id)
     check_free(dataset, record, call.resume, overwrite)
     lost = 0 if is_there else forget_lost_labels(dataset, name)
     known = is_there and dataset.has_field(status_field(name)) and run_of_field(dataset, name) == record.run_key
     fresh = overwrite or not is_there or record.run_key not in records or state_of(dataset, record.run_key) is None
     if fresh or not known:
-        begin_pass(call.targets, record, overwrite, call.what)
+        other_settings = record.run_key in records and bool(record.differences(dict(records[record.run_key])))
+        begin_pass(call.targets, record, overwrite, call.what, other_settings=other_settings)
         register(dataset, record)
         keep_with_run(dataset, record.run_key, call.bank)
     opened = open_run(call.targets, record.run_key, origin, call.options, fresh, overwrite)
     return int(opened["chunks"]), lost
 
 
-def goes_on(dataset: fo.Dataset, record: RunRecord, records: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether a run of this key and these settings is there and not through."""
+def goes_on(dataset: fo.Dataset, record: RunRecord, records: Mapping[str, Mapping[str, Any]], overwrite: bool) -> bool:
+    """Whether a run of this key and these settings is there and not through; one that overwrites, where that is asked.
+
+    Args:
+        dataset: the dataset.
+        record: the run.
+        records: key of each run that is there -> its record.
+        overwrite: whether somebody asks for labels to be replaced: those of another run, or of this one's beginning.
+    """
     state, taken = state_of(dataset, record.run_key), records.get(record.run_key)
     if taken is None or state is None or state["state"] == COMPLETED:
+        return False
+    if overwrite and not (state.get("overwrites") and run_of_field(dataset, record.label_field) == record.run_key):
         return False
     return taken["label_field"] == record.label_field and not record.differences(dict(taken))
 
@@ -158,11 +171,12 @@ def _others(record: RunRecord, records: Mapping[str, Mapping[str, Any]], overwri
 
 @dataclass(frozen=True)
 class _Present:
-    """What a sample holds before it is written: its documents, and the bytes of everything else in it."""
+    """What a sample holds before it is written: its documents, the bytes of everything else in it, and since when."""
 
     labels: Document | None
     status: Document | None
     others: int
+    stamp: Any
 
 
 class LabelWriter:
@@ -197,6 +211,8 @@ class LabelWriter:
         self._statuses: dict[str, Document] = {}
         self._bytes, self._saved_at = 0, time.monotonic()
         self._pass = patiently(last_pass, dataset, run_key)
+        self._stamps: dict[str, Any] | None = None
+        self._changed: list[str] = []
         self.refused: dict[str, str] = {}
         self.unwritten = 0
 
@@ -242,25 +258,43 @@ class LabelWriter:
         """
         if self._statuses:
             patiently(self._check_field)
-            present = patiently(self._read)
+            present = patiently(self._read, list(self._statuses))
             for sample_id in set(self._statuses) - set(present):  # someone has deleted the sample
                 self._labels.pop(sample_id, None), self._statuses.pop(sample_id)
-            if self._pass.overwrites:
-                for sample_id, old in present.items():
-                    self._write(self._pass.keep, sample_id, old.labels, old.status)
-            if self._pass.same_scores:
-                for sample_id in self._labels.keys() & present.keys():
-                    keep_identity(self._labels[sample_id], present[sample_id].labels)
-            labels = {key: self._merged(self._labels[key], old) for key, old in present.items() if key in self._labels}
-            for sample_id, document in list(labels.items()):
-                self._fit(sample_id, labels, present[sample_id].others + len(bson.encode(document)))
-            self._set(self._field, labels)
+            labels = self._save_labels(present)
             self._set(status_field(self._field), dict(self._statuses))
             if self._written is not None:
                 for sample_id in labels:
                     before = (present[sample_id].labels or {}).get("detections") or []
                     self._written(sample_id, before, self._labels[sample_id]["detections"])
         self._labels, self._statuses, self._bytes, self._saved_at = {}, {}, 0, time.monotonic()
+
+    def _save_labels(self, present: dict[str, _Present]) -> list[str]:
+        """Writes labels; where somebody changed a sample since it was read, what it holds now is read, and merged.
+
+        Returns:
+            The samples that have their labels now.
+        """
+        rest, saved = present, list[str]()
+        for attempt in range(_ATTEMPTS):
+            if self._pass.overwrites:
+                for sample_id, old in rest.items():
+                    self._write(self._pass.keep, sample_id, old.labels, old.status)
+            if self._pass.same_scores:
+                for sample_id in self._labels.keys() & rest.keys():
+                    keep_identity(self._labels[sample_id], rest[sample_id].labels)
+            labels = {key: self._merged(self._labels[key], old) for key, old in rest.items() if key in self._labels}
+            for sample_id, document in list(labels.items()):
+                self._fit(sample_id, labels, rest[sample_id].others + len(bson.encode(document)))
+            last = attempt == _ATTEMPTS - 1  # whatever changes it all the time is no person
+            self._stamps = None if last else {key: rest[key].stamp for key in labels}
+            self._changed = []
+            self._set(self._field, labels)
+            saved += [key for key in labels if key not in self._changed]
+            if not self._changed:
+                break
+            rest = patiently(self._read, self._changed)
+        return saved
 
     def _check_field(self) -> None:
         if not is_field_in_database(self.dataset, self._field):
@@ -269,14 +303,14 @@ class LabelWriter:
                 "more is written: start the run again to go on"
             )
 
-    def _read(self) -> dict[str, _Present]:
-        view = every_image(self.dataset).select(list(self._statuses))
+    def _read(self, sample_ids: list[str]) -> dict[str, _Present]:
+        view = every_image(self.dataset).select(sample_ids)
         status = status_field(self._field)
         size = ViewExpression({"$bsonSize": "$$ROOT"})
-        columns = raw_values(view, ["id", self._field, status, size])
+        columns = raw_values(view, ["id", self._field, status, size, "last_modified_at"])
         return {
-            sample_id: _Present(labels, state, total - (len(bson.encode(labels)) if labels else 0))
-            for sample_id, labels, state, total in zip(*columns, strict=True)
+            sample_id: _Present(labels, state, total - (len(bson.encode(labels)) if labels else 0), stamp)
+            for sample_id, labels, state, total, stamp in zip(*columns, strict=True)
         }
 
     def _merged(self, new: Document, old: _Present) -> Document:
@@ -338,9 +372,10 @@ class LabelWriter:
             raise NttError(f"{reason}; see that the database's disk has room, then start the run again to resume it")
 
     def _set_values(self, field: str, documents: dict[str, Document]) -> None:
-        # FiftyOne writes documents as they are: what is slow, making them from objects, was done in other threads.
-        if documents:
-            self.dataset.set_values(field, documents, key_field="id", validate=False, dynamic=False)
+        # Documents are written as they are: what is slow, making them from objects, was done in other threads.
+        values = {key: {field: document} for key, document in documents.items()}
+        stamps = self._stamps if field == self._field else None
+        self._changed += set_documents(self.dataset, values, stamps)
 
     def _write(self, write: Callable[..., None], *arguments: Any) -> None:
         def guarded() -> None:  # a lease may have run out while the database was away

@@ -90,7 +90,8 @@ def _undo(dataset: fo.Dataset, run_key: str, keep_edited: bool, guard: Callable[
         patiently(_remove_fields, dataset, name, this)
     elif dataset.has_field(name):
         patiently(forget_statuses, dataset, name, run_key)  # labels of another run, in a field that was made anew since
-    remove_masks(masks_folder(dataset, run_key, this.number), patiently(mask_paths, dataset, name))
+    folder = masks_folder(dataset, run_key, this.number)
+    remove_masks(folder, patiently(mask_paths, dataset) if folder.is_dir() else set())
     _forget(dataset, run_key, name, this)
     return removed
 
@@ -120,8 +121,10 @@ def _check(dataset: fo.Dataset, run_key: str) -> str:
         raise InputError(f"run {run_key!r} cannot be undone: {runs[run_key]['error']}")
     others = [key for key, run in runs.items() if key != run_key and run["label_field"] == name]
     check_nobody_is_at(dataset, name, others)
+    last = last_pass(dataset, run_key).begun
     for other in others:
-        if any((run_pass.previous or {}).get("run_key") == run_key for run_pass in passes(dataset, other)):
+        later = (run_pass for run_pass in passes(dataset, other) if run_pass.begun > last)
+        if any((run_pass.previous or {}).get("run_key") == run_key for run_pass in later):
             raise InputError(f"run {other!r} has overwritten labels of run {run_key!r}; undo {other!r} first")
     return name
 

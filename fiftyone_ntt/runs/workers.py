@@ -14,10 +14,11 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import fiftyone as fo
@@ -254,12 +255,11 @@ def process_facts(pid: int | None = None) -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """Where process ids mean the same: a container has its own, even if it shares the host's name."""
-    try:
-        space = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        space = ""
-    return f"{platform.node()} {space}"
+    """Where process ids mean the same: a container has its own, and copies of a machine may share a name."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{platform.node()} {os.readlink('/proc/self/ns/pid')} {boot}"
+    return platform.node()
 
 
 def _user() -> str:

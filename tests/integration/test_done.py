@@ -11,7 +11,7 @@ from support.app import run
 import fiftyone_ntt as ntt
 from fiftyone_ntt.cli.main import main
 from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, DONE_TAG, REJECTED_TAG
-from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.errors import InputError, NttError, WrongTypeError
 
 
 @pytest.fixture
@@ -59,6 +59,35 @@ def test_of_grouped_images_those_in_sight_are_marked(dataset):
     both = dataset.select_group_slices(["left", "right"])
     assert both.match_tags(DONE_TAG).values("filepath") == ["/right/0.png"]
     assert ntt.mark_done(dataset) == 2
+
+
+@pytest.mark.parametrize("change", [ntt.mark_done, ntt.use_as_references])
+def test_labels_that_a_view_hides_outlive_a_tag(pictures, change):
+    """FiftyOne writes samples without a list of tags as the view shows them."""
+    pictures.clear_sample_field("tags")
+    before = pictures.values("ntt.detections.id")
+    view = pictures.filter_labels("ntt", fo.ViewField("confidence") > 0.9, only_matches=False)
+    change(view, **({"label_field": "ntt"} if change is ntt.use_as_references else {}))
+    view = pictures.view()
+    view.reload()
+    assert view.values("ntt.detections.id") == before and all(view.values("tags"))
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda dataset: ntt.mark_done(dataset, sample_ids=["x"]), "expected ids of samples"),
+        (lambda dataset: ntt.clear_done(dataset, sample_ids=[None]), "expected ids of samples"),
+        (lambda dataset: ntt.use_as_references(dataset, "ntt", sample_ids=["x"]), "expected ids of samples"),
+        (lambda dataset: ntt.remove_references(dataset, "ntt", label_ids=["x"]), "expected ids of labels"),
+        (lambda dataset: ntt.accept_labels(dataset, label_ids=["x"]), "expected ids of labels"),
+        (lambda dataset: ntt.select_references(dataset, "3"), "whole number"),
+        (lambda dataset: ntt.advise_references(dataset, suggest="3"), "suggest"),
+    ],
+)
+def test_what_is_no_id_or_number_is_said(pictures, call, error):
+    with pytest.raises(NttError, match=error):
+        call(pictures)
 
 
 def test_patches_are_no_images(pictures):

@@ -92,6 +92,25 @@ def test_a_folder_with_something_in_it_is_left_alone(reviewed, tmp_path):
     assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("format", ["coco", "yolo", "fiftyone"])
+@pytest.mark.parametrize("mine", ["runs/best.pt", "notes.txt", "data/0.png.bak"])
+@pytest.mark.parametrize("earlier_version", [False, True])
+def test_files_that_no_export_wrote_are_not_replaced(reviewed, tmp_path, format, mine, earlier_version):
+    out = tmp_path / "out"
+    export_labels(reviewed, out, format=format)
+    if earlier_version:  # which did not list its files
+        facts = json.loads((out / NOTE).read_text())
+        del facts["written"]
+        (out / NOTE).write_text(json.dumps(facts))
+    (out / "labels.cache").write_text("made by a trainer")
+    export_labels(reviewed, out, format=format, overwrite=True)
+    (out / mine).parent.mkdir(exist_ok=True)
+    (out / mine).write_text("hours of work")
+    with pytest.raises(InputError, match="also holds what no export wrote"):
+        export_labels(reviewed, out, format=format, overwrite=True)
+    assert (out / mine).read_text() == "hours of work"
+
+
 def test_earlier_export_is_replaced_only_when_asked(reviewed, tmp_path, monkeypatch):
     out = tmp_path / "out"
     export_labels(reviewed, out, export_media=False)

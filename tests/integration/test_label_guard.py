@@ -130,6 +130,17 @@ def test_nothing_comes_back_while_the_sample_is_open_or_twice(panel):
     assert labels(panel.dataset) == {}, "what happens later has other reasons"
 
 
+def test_what_is_deleted_when_it_is_opened_again_stays_deleted(panel):
+    """Between the two there may be no event of the panel that would forget what was kept."""
+    dataset, chosen = panel.dataset, by_score(panel.dataset)[0.2].id
+    guard.watch(dataset, strong(dataset), dataset.first().id)
+    guard.put_back(dataset, None)  # closed
+    guard.watch(dataset, dataset.view(), dataset.first().id)  # and opened with all labels in sight
+    dataset.delete_labels(ids=[chosen], fields="ntt")
+    guard.put_back(dataset, None)
+    assert chosen not in labels(dataset) and len(labels(dataset)) == 3
+
+
 def test_decisions_made_meanwhile_stay(panel):
     panel.opened = panel.dataset.first().id
     panel.send("on_change_current_sample", value=panel.opened)

@@ -212,6 +212,18 @@ def test_only_negatives_are_no_references(dataset, tmp_path):
         ntt.build_memory_bank(dataset, "truth")
 
 
+def test_masks_that_a_call_is_not_about_stay(dataset, tmp_path):
+    two = [box("cat"), box("dog")]
+    add(dataset, tmp_path, truth=fo.Detections(detections=two))
+    ntt.make_reference_masks(dataset, "truth")
+    report = ntt.make_reference_masks(dataset, "truth", classes=["cat"], overwrite=True)
+    assert (report.kinds, report.kept) == ({"box": 1}, 0)
+    assert sorted(one.label for one in dataset.first().ntt_references.detections) == ["cat", "dog"]
+    dataset.delete_labels(ids=[two[1].id], fields="truth")
+    ntt.make_reference_masks(dataset, "truth")
+    assert [one.label for one in dataset.first().ntt_references.detections] == ["cat"], "of a label that is gone"
+
+
 def test_masks_can_be_seen_and_corrected_before_they_count(dataset, tmp_path):
     add(dataset, tmp_path, truth=fo.Detections(detections=[box()]), clicks=fo.Keypoints(keypoints=[point((0.5, 0.5))]))
     add(dataset, tmp_path, lines=fo.Polylines(polylines=[line((0.3, 0.5), (0.7, 0.5), label="nut")]))

@@ -3,6 +3,7 @@
 import builtins
 import io
 import os
+import re
 
 import numpy as np
 import pytest
@@ -56,18 +57,31 @@ def test_prune_reads_the_beginnings_only(index, read):
     assert max(read.values()) < size / 2
 
 
-@pytest.mark.parametrize("damage", [
-    lambda data: data[:-1],
-    lambda data: data + b"x",
-    lambda data: data[:5],
-    lambda data: b"",
-    lambda data: b"\xff" * 64,
-    lambda data: data.replace(IMAGES[1].encode(), b"9" * 64),
-], ids=["cut off", "longer", "only the length", "empty", "other bytes", "another image"])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-1],
+        lambda data: data + b"x",
+        lambda data: data[:5],
+        lambda data: b"",
+        lambda data: b"\xff" * 64,
+        lambda data: data.replace(IMAGES[1].encode(), b"9" * 64),
+        lambda data: with_offsets(data, "Infinity"),
+        lambda data: with_offsets(data, "-1e400"),
+    ],
+    ids=["cut off", "longer", "only the length", "empty", "other bytes", "another image", "endless", "before itself"],
+)
 def test_prune_tells_damage_from_the_beginning(index, damage):
     path = index.path_of(IMAGES[1])
     path.write_bytes(damage(path.read_bytes()))
     assert prune(index.root).reasons.keys() == {path}
+
+
+def with_offsets(data, end):
+    """A file whose tensors would end at ``end``, a number as JSON may have it."""
+    length = int.from_bytes(data[:8], "little")
+    header = re.sub(rb'("data_offsets":\[\d+,)\d+', rb"\g<1>" + end.encode(), data[8 : 8 + length])
+    return len(header).to_bytes(8, "little") + header + data[8 + length :]
 
 
 def test_prune_does_not_wait_for_a_pipe(index):

@@ -1,0 +1,191 @@
+"""Passes that replace labels: on part of a run's images, in views that change on the way, one over the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fiftyone import ViewField as F
+from support.labelled import IMAGES, KEY, PICTURES, all_labels
+
+import fiftyone_ntt as ntt
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.references import banks
+from fiftyone_ntt.references.banks import save_bank
+from fiftyone_ntt.runs import session
+from fiftyone_ntt.runs.control import StoredRun
+from fiftyone_ntt.runs.history import Pass
+from fiftyone_ntt.runs.mending import default_run_key
+from fiftyone_ntt.runs.record import state_of
+
+pytestmark = pytest.mark.pictures(**PICTURES)
+
+
+def classes_of(dataset, field="found"):
+    """The classes of the labels of each target."""
+    return [sorted({label.label for label in sample[field].detections}) for sample in targets_of(dataset)]
+
+
+def targets_of(dataset):
+    return dataset.match_tags("ntt:reference", bool=False)
+
+
+@pytest.fixture
+def written(pictures, bank, preset):
+    """The pictures with labels of ``bank``, which are discs."""
+    ntt.segment(pictures, bank, "found", preset=preset)
+    return pictures
+
+
+def test_part_of_a_run_labelled_otherwise_leaves_the_rest_undone(written, other_bank, preset):
+    part = targets_of(written).limit(1)
+    ntt.segment(part, other_bank, "found", preset=preset, overwrite=True)
+    assert classes_of(written) == [["square"], ["disc"], ["disc"]]
+    (listed,) = ntt.list_runs(written)
+    assert (listed["state"], listed["counts"]["left"]) == ("interrupted", IMAGES - 1)
+    assert set(StoredRun.load(written, KEY).targets.values("id")) >= set(targets_of(written).values("id"))
+    report = ntt.segment(written, other_bank, "found", preset=preset)
+    assert (report.done, report.resumed) == (IMAGES - 1, 1)
+    assert classes_of(written) == [["square"]] * IMAGES
+    ntt.undo_run(written, KEY)
+    assert classes_of(written) == [["disc"]] * IMAGES, "what both calls replaced comes back"
+
+
+def test_the_same_settings_again_leave_the_rest_done(written, bank, preset):
+    report = ntt.segment(targets_of(written).limit(1), bank, "found", preset=preset, overwrite=True)
+    assert report.done == 1
+    (listed,) = ntt.list_runs(written)
+    assert (listed["state"], listed["counts"]["left"]) == ("completed", 0)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        F("found_status.state") == "ok",
+        F("found_status.run_key") == KEY,
+        F("found.detections").length() > 0,
+        F("found_status").exists(),
+    ],
+)
+def test_a_view_of_what_a_run_did_holds_while_it_is_done_again(written, other_bank, preset, condition):
+    view = written.match(condition)
+    count = len(view)
+    report = ntt.segment(view, other_bank, "found", preset=preset, overwrite=True)
+    assert report.done == count == IMAGES
+    assert classes_of(written) == [["square"]] * IMAGES
+    (listed,) = ntt.list_runs(written)
+    assert (listed["state"], listed["counts"]["ok"]) == ("completed", IMAGES)
+
+
+def test_runs_that_wrote_over_each_other_are_undone_last_first(written, bank, other_bank, preset):
+    before = all_labels(written)
+    ntt.segment(written, other_bank, "found", run_key="b", preset=preset, overwrite=True)
+    between = all_labels(written)
+    ntt.segment(written, bank, "found", run_key=KEY, preset=preset, overwrite=True, max_instances=1)
+    with pytest.raises(InputError, match=f"run '{KEY}' has overwritten labels of run 'b'"):
+        ntt.undo_run(written, "b")
+    ntt.undo_run(written, KEY)
+    assert all_labels(written) == between
+    with pytest.raises(InputError, match=f"run 'b' has overwritten labels of run '{KEY}'"):
+        ntt.undo_run(written, KEY)
+    ntt.undo_run(written, "b")
+    assert all_labels(written) == before
+    ntt.undo_run(written, KEY)
+    assert ntt.list_runs(written) == []
+
+
+def interrupted(dataset, bank, preset, **options):
+    """A run that wrote one image and was stopped."""
+
+    def progress(done, total, message):
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ntt.segment(dataset, bank, "found", preset=preset, progress=progress, **options)
+
+
+def test_who_asks_to_overwrite_gets_it_from_a_run_that_stopped(pictures, bank, other_bank, preset, monkeypatch):
+    monkeypatch.setattr(session, "_LARGEST_CHUNK", 1)
+    interrupted(pictures, bank, preset)
+    report = ntt.segment(pictures, bank, "found", preset=preset, overwrite=True)
+    assert (report.done, report.resumed) == (IMAGES, 0), "what it wrote itself is there to be replaced as well"
+
+
+def test_a_stopped_run_takes_a_field_back_that_another_took(pictures, bank, other_bank, preset, monkeypatch):
+    monkeypatch.setattr(session, "_LARGEST_CHUNK", 1)
+    interrupted(pictures, bank, preset)
+    ntt.segment(pictures, other_bank, "found", run_key="b", preset=preset, overwrite=True)
+    assert ntt.segment(pictures, bank, "found", preset=preset, overwrite=True).done == IMAGES
+    assert classes_of(pictures) == [["disc"]] * IMAGES
+
+
+def test_an_overwriting_run_that_stopped_goes_on(written, other_bank, preset, monkeypatch):
+    monkeypatch.setattr(session, "_LARGEST_CHUNK", 1)
+    interrupted(written, other_bank, preset, overwrite=True)
+    report = ntt.segment(written, other_bank, "found", preset=preset, overwrite=True)
+    assert report.resumed >= 1 and report.done == IMAGES - report.resumed
+    ntt.undo_run(written, KEY)
+    assert classes_of(written) == [["disc"]] * IMAGES
+
+
+def test_a_decision_while_labels_are_saved_stays(written, other_bank, preset, monkeypatch):
+    """Between the moment that a chunk is read and the one that it is written."""
+    keep, decided = Pass.keep, []
+
+    def meanwhile(self, sample_id, *facts):
+        keep(self, sample_id, *facts)
+        if not decided:
+            decided.append(ntt.accept_labels(written, "found"))
+
+    monkeypatch.setattr(Pass, "keep", meanwhile)
+    accepted = {label.id for sample in targets_of(written) for label in sample.found.detections}
+    ntt.segment(written, other_bank, "found", preset=preset, overwrite=True)
+    assert decided == [len(accepted)]
+    after = {label.id: label.tags for sample in targets_of(written) for label in sample.found.detections}
+    assert accepted <= set(after) and all(after[key] == ["ntt:accepted"] for key in accepted)
+
+
+def test_a_bank_that_another_process_built_anew_is_taken(pictures, bank, other_bank, loaded):
+    save_bank(pictures, "mine", bank)
+    assert ntt.load_bank(pictures, "mine").classes == bank.classes
+    save_bank(loaded(pictures), "mine", other_bank)
+    assert ntt.load_bank(pictures, "mine").content_hash == other_bank.content_hash
+    save_bank(loaded(pictures), "new", bank)
+    assert ntt.load_bank(pictures, "new").content_hash == bank.content_hash
+
+
+def test_a_bank_that_is_too_large_to_be_kept_is_refused_before_anything_is_written(pictures, bank, preset, monkeypatch):
+    monkeypatch.setattr(banks, "_MOST_BYTES", 10)
+    with pytest.raises(InputError, match="expected a memory bank of at most 10 bytes"):
+        ntt.segment(pictures, bank, "found", preset=preset)
+    assert not pictures.has_field("found") and ntt.list_runs(pictures) == []
+
+
+def test_many_long_views_do_not_outgrow_a_document(pictures, bank, preset, monkeypatch):
+    monkeypatch.setattr("fiftyone_ntt.runs.record._LARGEST_VIEWS", 400)
+    ids = targets_of(pictures).values("id")
+    for i in range(IMAGES):
+        ntt.segment(pictures.select(ids[i : i + 1]), bank, "found", preset=preset)
+    assert sum(len(stage) for view in state_of(pictures, KEY)["views"] for stage in view or ()) <= 400
+    with pytest.raises(InputError, match="call segment as before, it resumes"):
+        ntt.resume_run(pictures, KEY)
+    assert ntt.segment(pictures, bank, "found", preset=preset).resumed == IMAGES
+
+
+def test_the_form_knows_a_renamed_field(written, bank, preset):
+    written.rename_sample_field("found", "pets")
+    assert default_run_key(written, "found") == "ntt_found_2"
+    from support.app import form
+
+    _, errors = form("segment", written, {"label_field": "found"})
+    assert not errors
+
+
+def test_mask_files_of_a_copied_field_outlive_the_run(pictures, bank, preset, monkeypatch):
+    monkeypatch.setattr(session, "COMFORTABLE_DOCUMENT", 0)
+    ntt.segment(pictures, bank, "found", preset=preset)
+    pictures.clone_sample_field("found", "best")
+    ntt.undo_run(pictures, KEY)
+    paths = pictures.values("best.detections.mask_path", unwind=True)
+    assert paths and all(Path(path).is_file() for path in paths)
