@@ -39,8 +39,6 @@ def select_rows(vectors: Vectors, class_index: Index, n: int) -> list[int]:
         Indices, class by class, in the order in which they were chosen.
     """
     vectors, class_index = checked(vectors, class_index)
-    if type(n) is not int:
-        raise WrongTypeError(f"expected how many references a class, a whole number of at least 1, got {n!r}")
     if n < 1:
         raise InputError(f"expected at least 1 reference a class, got {n}; ask for one or more")
     points = unit(vectors)
@@ -116,6 +114,8 @@ def select_references(
         >>> references = ntt.select_references(dataset.take(200), 3, "ground_truth")  # doctest: +SKIP
         >>> bank = ntt.build_memory_bank(references, "ground_truth")  # doctest: +SKIP
     """
+    if type(n) is not int:
+        raise WrongTypeError(f"expected how many references a class, a whole number of at least 1, got {n!r}")
     if n < 1:
         raise InputError(f"expected at least 1 reference a class, got {n}")
     samples = image_samples(view)
