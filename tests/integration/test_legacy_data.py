@@ -11,13 +11,10 @@ import pytest
 from support.legacy_dataset import facts_of, load_fixture
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt.core import MatchConfig
 from fiftyone_ntt.errors import InputError
 
 FIXTURE = Path(__file__).resolve().parents[1] / "data" / "legacy"
 OPTIONS = {"device": "cpu", "points_per_side": 5}
-ITS_SETTINGS = {**OPTIONS, "config": MatchConfig(stability_exponent=0.0)}
-"""What that version took where nothing was said: stability was no part of its scores."""
 NOT_INDEXED = "cat"
 
 pytestmark = pytest.mark.usefixtures("database", "lite")
@@ -94,13 +91,13 @@ def test_its_labels_and_decisions_are_there(legacy, facts):
 
 
 def test_the_same_call_finds_its_run_done(legacy, facts):
-    report = ntt.segment(to_find(legacy), "coins", "ntt", **ITS_SETTINGS)
+    report = ntt.segment(to_find(legacy), "coins", "ntt", **OPTIONS)
     assert (report.resumed, report.done) == (len(to_find(legacy)), 0)
     assert legacy.count("ntt.detections") == facts["labels"]
 
 
 def test_old_index_gives_the_same_labels_without_a_model(legacy, facts):
-    report = ntt.segment(to_find(legacy), "coins", "again", **ITS_SETTINGS)
+    report = ntt.segment(to_find(legacy), "coins", "again", **OPTIONS)
     assert (report.from_index, report.indexed, report.failed) == (len(to_find(legacy)), 0, 0)
     assert report.notes == []
     found = scores(to_find(legacy), "again")
@@ -130,7 +127,7 @@ def test_the_fitted_thresholds_are_known_and_applied(legacy, facts):
     assert fitted is not None
     assert {name: asdict(one) for name, one in fitted.classes.items()} == facts["thresholds"]
     assert asdict(fitted.overall) == facts["overall"]
-    ntt.segment(to_find(legacy), "coins", "sure", thresholds="fitted", **ITS_SETTINGS)
+    ntt.segment(to_find(legacy), "coins", "sure", thresholds="fitted", **OPTIONS)
     assert run_of(legacy, "ntt_sure")["thresholds"] == [facts["thresholds"]["coin"]["threshold"]]
     kept = [one for values in scores(to_find(legacy), "sure").values() for one in values]
     assert 0 < len(kept) < facts["labels"] and min(kept) > facts["thresholds"]["coin"]["threshold"]

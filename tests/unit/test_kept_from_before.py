@@ -13,15 +13,11 @@ from fiftyone_ntt.method.memory_bank import VectorSet
 from fiftyone_ntt.runs.applied_thresholds import _bank_key, meaning
 
 THRESHOLDS = {
-    "default": (MatchConfig(), "d1569ebeaf387d680bbc574771ef6cbf0ef137a19de3b6b72868c7337fa8100a"),
-    "default of before": (
-        MatchConfig(stability_exponent=0),
-        "e9280b2d50971a1de1ca88f90625bc0edd5d6958b9585ec590525afa00145a9b",
-    ),
+    "default": (MatchConfig(), "e9280b2d50971a1de1ca88f90625bc0edd5d6958b9585ec590525afa00145a9b"),
     "paper": (MatchConfig.paper(), "427bcf2c516d701c0c74d5c19a05cc1cee1f8bb4b900ce8f9c8bb2b4bd8ca36a"),
     "published": (MatchConfig.published(), "ca88a6743629718a88c6730c9044d4da45877d8b6c4ae091f9724a4bef6dcf6c"),
     "options": (
-        MatchConfig(stability_exponent=0, second_look=0.3, self_support=0.5),
+        MatchConfig(second_look=0.3, self_support=0.5),
         "c688196841732ce6fc835f5cab1ae7e684b15460edf996dab69984d08a329f0b",
     ),
 }

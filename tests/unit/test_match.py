@@ -196,7 +196,7 @@ def test_merging_equals_the_plain_merge():
 
 
 @pytest.mark.parametrize("count", [1, 5, 30, 100])
-@pytest.mark.parametrize("threshold", [0.0, 0.3])
+@pytest.mark.parametrize("threshold", [0.0, 0.6])
 def test_merging_only_for_the_best_gives_the_whole_merges_best(count, threshold, monkeypatch):
     candidates, vectors, prototypes = many_candidates()
     config = MatchConfig(max_instances=1000, premerge_factor=1000, nms_threshold=0.9, score_threshold=threshold)

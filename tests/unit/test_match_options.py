@@ -8,15 +8,7 @@ import torch
 from support.fake_models import fake_segmenter
 from support.masks import three_shapes
 
-from fiftyone_ntt.core import (
-    Candidates,
-    ImageFrame,
-    IndexedImage,
-    MatchConfig,
-    MemoryBank,
-    ProposalConfig,
-    match_vectors,
-)
+from fiftyone_ntt.core import IndexedImage, MatchConfig, MemoryBank, ProposalConfig
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.method.config import OptionSettings, PaperSettings, ScoringSettings
 from fiftyone_ntt.method.options.self_support import self_supported
@@ -71,27 +63,12 @@ def test_the_options_reach_the_match():
     assert supported != plain
 
 
-def test_a_mask_whose_border_is_unsure_scores_less():
-    """Alike in all else: the score falls by the powers of predicted IoU and stability."""
-    logits = torch.full((2, 256, 256), -8.0)
-    logits[0, 20:60, 20:60] = logits[1, 20:60, 120:140] = 8.0
-    logits[1, 20:60, 140:160] = 0.5  # inside, but only just: half of the mask is sure
-    candidates = Candidates(logits, torch.tensor([0.9, 0.9]), ImageFrame.squash((256, 256)))
-    vectors, prototypes = torch.tensor([[1.0, 0.1], [1.0, 0.1]]), torch.tensor([[1.0, 0.0]])
-    alike = float(similarity(normalise(vectors[:1]), prototypes))
-    for exponents, lowered in (({}, 0.25), ({"stability_exponent": 1}, 0.5), ({"stability_exponent": 0}, 1)):
-        found = match_vectors(candidates, vectors, prototypes, MatchConfig(**exponents))
-        np.testing.assert_allclose(found.scores, [alike * 0.81, alike * 0.81 * lowered], rtol=1e-5)
-    published = match_vectors(candidates, vectors, prototypes, MatchConfig.published())
-    np.testing.assert_allclose(published.scores, [alike, alike], rtol=1e-5)
-
-
 def test_settings_are_three_groups_that_taken_together_are_flat():
     names = [[setting.name for setting in fields(group)] for group in (PaperSettings, ScoringSettings, OptionSettings)]
     assert [setting.name for setting in fields(MatchConfig)] == sum(names, [])
     assert MatchConfig.paper() == MatchConfig(
-        coverage=0, order="predicted_iou", quality_exponent=0, stability_exponent=0, island_share=0,
-        guard_degenerate=False, inclusive_boxes=True,
+        coverage=0, order="predicted_iou", quality_exponent=0, island_share=0, guard_degenerate=False,
+        inclusive_boxes=True,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from fiftyone_ntt.method.memory_bank import VectorSet
 from fiftyone_ntt.method.options.referring import one_class_each, refer
 
 SIDE = 64
-PLAIN = MatchConfig(coverage=0.0, quality_exponent=0.0, stability_exponent=0.0, island_share=0.0)
+PLAIN = MatchConfig(coverage=0.0, quality_exponent=0.0, island_share=0.0)
 """Scores are cosines."""
 
 
