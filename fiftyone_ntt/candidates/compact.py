@@ -83,11 +83,11 @@ class CompactCandidates:
         """
         for start in range(0, len(index), _CHUNK):
             chunk = [int(i) for i in index[start : start + _CHUNK]]
-            runs, outlines = (
+            parts: Iterator[list[NDArray[Any]]] = (
                 [array[ends[i - 1] if i else 0 : ends[i]] for i in chunk]
                 for array, ends in ((self.runs, self.run_ends), (self.outline, self.outline_ends))
             )
-            masks = Outlined(runs, outlines, self.boxes[chunk], outline_radius(self.frame))
+            masks = Outlined(*parts, self.boxes[chunk], outline_radius(self.frame))
             yield from (masks.crop(k) for k in range(len(chunk)))
 
 
@@ -124,7 +124,7 @@ class CompactImage:
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Plain arrays by name, as ``from_arrays`` takes them."""
         candidates, frame = self.candidates, self.candidates.frame
-        looks = {} if self.group is None else {"crop_vectors": self.crop_vectors, "group": self.group}
+        looks: dict[str, Any] = {} if self.group is None else {"crop_vectors": self.crop_vectors, "group": self.group}
         return {
             "image_size": np.array(frame.image_size, np.int64),
             "frame": np.array([frame.side, *frame.content], np.float64),
@@ -180,7 +180,9 @@ def compact(indexed: IndexedImage) -> CompactImage:
     return CompactImage(
         CompactCandidates(
             candidates.frame,
-            *(arrays[name] for name in ("predicted_iou", "stability", "boxes")),
+            arrays["predicted_iou"],
+            arrays["stability"],
+            arrays["boxes"],
             arrays["runs"].view(np.uint16),
             np.cumsum(arrays["run_counts"], dtype=np.int64),
             arrays["outline"],

@@ -132,7 +132,7 @@ def stability_of(logits: Tensor) -> Tensor:
 def stability_of_areas(areas: NDArray[Any]) -> NDArray[np.float32]:
     """float32 ``[n]`` of the areas ``[2, n]`` above either level; 1 where the second is empty."""
     sure, possible = areas.astype(np.float32)
-    return np.divide(sure, possible, out=np.ones_like(sure), where=possible > 0)
+    return np.asarray(np.divide(sure, possible, out=np.ones_like(sure), where=possible > 0), np.float32)
 
 
 def grid_points(frame: ImageFrame, config: ProposalConfig) -> Tensor:

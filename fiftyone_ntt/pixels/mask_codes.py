@@ -92,14 +92,14 @@ def runs_of_lengths(lengths: NDArray[np.uint16], ends: IntArray, width: int) -> 
     size = width * width
     # All masks end to end: where each begins there, less what the lengths before it add up to.
     kind = _kind(len(ends) * size)
-    total = np.zeros(len(lengths) + 1, kind)
+    total: NDArray[Any] = np.zeros(len(lengths) + 1, kind)
     np.cumsum(lengths, out=total[1:])
-    shift = np.arange(len(ends), dtype=kind) * size - total[ends - counts]
+    shift = (np.arange(len(ends)) * size).astype(kind) - total[ends - counts]
     edges = total[1:] + np.repeat(shift, counts)
     return runs_of_changes(edges, counts, width)
 
 
-def _kind(pixels: int) -> type[np.int32] | type[np.int64]:
+def _kind(pixels: int) -> Any:
     """The smaller one, where it holds four times so many pixels: what is done with their places needs that."""
     return np.int32 if pixels < 1 << 29 else np.int64
 
