@@ -79,11 +79,13 @@ class NttReview(foo.Panel):
         return super().execute(ctx)
 
     def on_load(self, ctx: Any) -> None:
+        self._index(ctx)
         self._load(ctx)
 
     def on_change_dataset(self, ctx: Any) -> None:
         ctx.panel.state.clear()
         go_to(ctx, next(iter(TABS)))
+        self._index(ctx)
         self._load(ctx)
 
     def on_change_current_sample(self, ctx: Any) -> None:
@@ -129,6 +131,14 @@ class NttReview(foo.Panel):
         check = types.TimerView(timeout=_CHECK_AFTER, on_timeout=self.on_drawn, params={"drawn": drawn})
         panel.view(f"drawn_{drawn}", view=check)
         return types.Property(panel, view=types.GridView(orientation="vertical", gap=2, componentsProps=PANEL))
+
+    def _index(self, ctx: Any) -> None:
+        """What the tabs ask of tags takes no time from here on, and one look at all samples the first time."""
+        from fiftyone_ntt.dataset.fields import reference_fields
+        from fiftyone_ntt.dataset.schema import index_tags
+
+        if ctx.dataset is not None:
+            index_tags(ctx.dataset, reference_fields(ctx.dataset))
 
     def _load(self, ctx: Any) -> None:
         if ctx.dataset is not None:

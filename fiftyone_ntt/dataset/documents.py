@@ -25,8 +25,8 @@ from numpy.lib import format as numpy_format
 from numpy.typing import NDArray
 from pymongo import UpdateOne
 
-from fiftyone_ntt.dataset.fields import dataset_of, every_image, is_patches, label_root, root_dataset_of
-from fiftyone_ntt.dataset.storage import database_collection, raw_samples
+from fiftyone_ntt.dataset.fields import dataset_of, every_image, is_patches, label_root, labels_at, root_dataset_of
+from fiftyone_ntt.dataset.storage import database_collection, in_parts, raw_samples
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.pixels.deep_images import stored_values
 from fiftyone_ntt.pixels.files import MOST_PIXELS
@@ -53,16 +53,33 @@ _PLAIN_KINDS, _LONGEST_PLAIN = {b"|b1": np.dtype(bool), b"|u1": np.dtype(np.uint
 _HOLDERS = {"Detections": "detections", "Keypoints": "keypoints", "Polylines": "polylines"}
 
 
-def single_documents(value: Document | None) -> list[Document]:
-    """The single labels in a field's value: those of its list, or the value itself."""
-    if not isinstance(value, Mapping):
+def single_documents(value: Any) -> list[dict[str, Any]]:
+    """The single labels in a field's value, those of its list or the value itself; what is no document is none."""
+    if not isinstance(value, dict):
         return []
     # A part of a document that was asked for may lack its class.
     name = _HOLDERS.get(str(value["_cls"])) if "_cls" in value else next(filter(value.get, _HOLDERS.values()), None)
     if name is None:
-        return [value] if "_cls" in value else []
+        return [value] if value.get("_cls") in _KINDS else []
     listed = value.get(name)
-    return [label for label in listed if isinstance(label, Mapping)] if isinstance(listed, list) else []
+    return [label for label in listed if isinstance(label, dict)] if isinstance(listed, list) else []
+
+
+def class_of(document: Document) -> str | None:
+    """The class of a label; ``None`` where no name of one stands there."""
+    name = document.get("label")
+    return name if isinstance(name, str) and name else None
+
+
+def tags_of(document: Document) -> set[str]:
+    """The tags of a label; none where something else stands in place of a list of texts."""
+    tags = document.get("tags")
+    return {tag for tag in tags if isinstance(tag, str)} if isinstance(tags, list) else set()
+
+
+def can_be_tagged(document: Document) -> bool:
+    """Whether FiftyOne can tag a label: others write something else in place of an id or of tags."""
+    return isinstance(document.get("_id"), ObjectId) and isinstance(document.get("tags"), (list, type(None)))
 
 
 def has_mask(document: Document) -> bool:
@@ -92,7 +109,7 @@ def label_of(document: Document) -> Any:
     """
     kind = _KINDS.get(str(document.get("_cls")))
     if kind is None:
-        raise InputError(f"expected a label, got {document.get('_cls')!r}; draw it again or remove it")
+        raise InputError(f"expected a label, got {shortened(document.get('_cls'))}; draw it again or remove it")
     if kind is fo.Detection:
         relative_box(document.get("bounding_box"))  # FiftyOne makes numbers of texts
     try:
@@ -110,7 +127,7 @@ class StoredDetection:
 
     Attributes:
         id: its id.
-        label: its class.
+        label: its class, if it has a name.
         bounding_box: x, y, width and height, relative.
         confidence: its score, if it has one.
         mask: its mask as it is stored, if the database holds one.
@@ -118,7 +135,7 @@ class StoredDetection:
     """
 
     id: str
-    label: Any
+    label: str | None
     bounding_box: Any
     confidence: float | None
     mask: NDArray[Any] | None
@@ -130,21 +147,21 @@ class StoredDetection:
         return self.mask is not None or self.mask_path is not None
 
 
-def detection_of(document: Document) -> Any:
-    """``label_of`` where only class, score, box and mask are asked for: of a detection, a ``StoredDetection``.
+def detection_of(document: Document) -> StoredDetection:
+    """What ``label_of`` gives of a detection, where only class, score, box and mask are asked for.
 
     Raises:
-        InputError: if it is no label, or its box or mask cannot be used.
+        InputError: if it is no detection, or its score, box or mask cannot be used.
     """
     if document.get("_cls") != "Detection":
-        return label_of(document)
+        raise InputError(f"expected a detection, got {shortened(document.get('_cls'))}; draw it again or remove it")
     score, mask, path = score_of(document), document.get("mask"), document.get("mask_path")
     relative_box(document.get("bounding_box"))
     _checked(document)  # what FiftyOne could not read must not get to its evaluation either
     if path is not None and not isinstance(path, str):
         raise InputError(f"expected the name of a mask file, got {shortened(path)}; draw it again or remove the label")
     return StoredDetection(
-        str(document.get("_id")), document.get("label"), document["bounding_box"],
+        str(document.get("_id")), class_of(document), document["bounding_box"],
         None if document.get("confidence") is None else score, None if mask is None else unpacked(mask), path,
     )  # fmt: skip
 
@@ -179,6 +196,16 @@ def sample_documents(collection: SampleCollection, fields: Sequence[str]) -> Ite
     names = [name for name in fields if collection.has_field(name)]
     for own, whole, path, tags, *values in raw_samples(collection, ["id", source, "filepath", "tags", *names]):
         yield SampleDocument(str(own), str(whole), path, tags or [], dict(zip(names, values, strict=True)))
+
+
+def label_parts(
+    collection: SampleCollection, field_name: str, parts: Sequence[str]
+) -> Iterator[tuple[ObjectId, list[Document]]]:
+    """Of each sample its id, and of each of its labels some attributes as far as it has them; nothing else is read."""
+    labels = labels_at(collection, field_name)
+    wanted = {"$map": {"input": labels, "in": {part: f"$$this.{part}" for part in parts}}}
+    for document in collection._aggregate(post_pipeline=[{"$project": {"labels": wanted}}]):
+        yield document["_id"], document["labels"]
 
 
 def documents_of(dataset: fo.Dataset, sample_ids: Sequence[str], fields: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -325,9 +352,6 @@ def _words(error: Exception) -> str:
     return (text if len(text) < 300 else f"{text[:300]}...") or type(error).__name__
 
 
-_IDS_AT_ONCE = 50_000
-
-
 def tag_images(images: SampleCollection, tag: str, *, add: bool = True) -> None:
     """Tags samples, or takes the tag away, and touches nothing else of them.
 
@@ -339,9 +363,8 @@ def tag_images(images: SampleCollection, tag: str, *, add: bool = True) -> None:
         tag: the tag.
         add: whether they are to have it.
     """
-    dataset, ids = dataset_of(images), list(images.values("_id"))
-    for start in range(0, len(ids), _IDS_AT_ONCE):
-        some = ids[start : start + _IDS_AT_ONCE]
+    dataset = dataset_of(images)
+    for some in in_parts(list(images.values("_id"))):
         database_collection(dataset).update_many({"_id": {"$in": some}, "tags": None}, {"$set": {"tags": []}})
         chosen = every_image(dataset).select(some)
         (chosen.tag_samples if add else chosen.untag_samples)(tag)
@@ -365,9 +388,9 @@ def make_tag_lists(labels: SampleCollection, label_field: str, sample_ids: Itera
             continue
         root, is_list = label_root(dataset, label_field)
         bare: dict[str, Any] = {root: {"$elemMatch": {"tags": None}}}
-        path, filters = f"{root}.$[label].tags", [{"label.tags": None}]
+        path, filters = f"{root}.$[label].tags", [{"label": {"$type": "object"}, "label.tags": None}]
         if not is_list:
             bare, path, filters = {root: {"$type": "object"}, f"{root}.tags": None}, f"{root}.tags", []
-        for start in range(0, len(ids), _IDS_AT_ONCE):
-            some = {"_id": {"$in": ids[start : start + _IDS_AT_ONCE]}, **bare}
-            database_collection(dataset).update_many(some, {"$set": {path: []}}, array_filters=filters or None)
+        for some in in_parts(ids):
+            query = {"_id": {"$in": some}, **bare}
+            database_collection(dataset).update_many(query, {"$set": {path: []}}, array_filters=filters or None)

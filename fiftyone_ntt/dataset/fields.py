@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from copy import copy
+from typing import Any
 
 import fiftyone as fo
 from bson import ObjectId, json_util
@@ -32,6 +34,7 @@ REFERENCE_TYPES = (
 )  # fmt: skip
 """What a field of references may hold."""
 _MOST_NAMED = 5
+NO_CLASS = "(no class)"  # stands for the class of labels that have none
 NO_IMAGES = "the view holds no images; choose another one, or clear its filters"
 _SCENES = {fo.core.media.THREE_D: "3D scenes", fo.core.media.POINT_CLOUD: "point clouds"}
 
@@ -177,9 +180,70 @@ def checked_ids(ids: Iterable[object], what: str) -> list[str]:
     return texts
 
 
-def is_name(name: object) -> bool:
-    """Whether something is the name of a class: strangers write numbers and nothing where names should be."""
-    return isinstance(name, str) and bool(name)
+def sound_lists(collection: SampleCollection, field_name: str) -> SampleCollection:
+    """The same samples with nothing but documents in a field's lists of labels, and empty lists for what is no list.
+
+    The database refuses a query that finds something else in place of a list. To be called before labels are chosen by
+    a stage. What is not of the field's declared kind, which FiftyOne does not load, counts as no labels.
+    """
+    root, is_list = label_root(collection, field_name)
+    if not is_list:
+        return collection
+    name, _, last = root.rpartition(".")
+    kind = dataset_of(collection).get_field(name).document_type.__name__
+    whole = {"$mergeObjects": [f"${name}", {last: labels_at(collection, field_name)}]}
+    return collection.mongo([{"$set": {name: {"$cond": [{"$eq": [f"${name}._cls", kind]}, whole, None]}}}])
+
+
+def with_labels(
+    collection: SampleCollection, field_name: str, condition: ViewExpression, *, only_matches: bool = True
+) -> SampleCollection:
+    """FiftyOne's ``filter_labels``, whatever stands in place of lists of labels."""
+    return sound_lists(collection, field_name).filter_labels(field_name, condition, only_matches=only_matches)
+
+
+def is_labelled(field_name: str) -> ViewExpression:
+    """For the database: whether a sample has been labelled in a field, if only with an empty list; by an index."""
+    return F(f"{field_name}._cls").exists()
+
+
+def has_labels(collection: SampleCollection, field_name: str) -> ViewExpression:
+    """For the database: whether a sample has a label in a field, whatever stands in place of a list of labels."""
+    root, is_list = label_root(collection, field_name)
+    return F(root).is_array().if_else(F(root).length() > 0, False) if is_list else F(root).exists()
+
+
+def has_masks(collection: SampleCollection, field_name: str) -> bool:
+    """Whether any label in a field has a mask, in the database or in a file, readable or not."""
+    is_masked = [{"$gt": [f"$$this.{name}", None]} for name in ("mask", "mask_path")]
+    masked = {"$anyElementTrue": {"$map": {"input": labels_at(collection, field_name), "in": {"$or": is_masked}}}}
+    some = collection._aggregate(post_pipeline=[{"$match": {"$expr": masked}}, {"$limit": 1}, {"$project": {"_id": 1}}])
+    return bool(list(some))
+
+
+def count_labels_in(collection: SampleCollection, field_name: str) -> int:
+    """How many labels there are in a field: documents only."""
+    return int(sound_lists(collection, field_name).count(label_root(collection, field_name)[0]))
+
+
+def count_classes(collection: SampleCollection, field_name: str) -> Counter[str]:
+    """Class -> labels of it in a field; those without the name of a class do not count. No mask is read."""
+    pipeline = [
+        {"$project": {"name": {"$map": {"input": labels_at(collection, field_name), "in": "$$this.label"}}}},
+        {"$unwind": "$name"},
+        {"$match": {"name": {"$ne": ""}, "$expr": {"$eq": [{"$type": "$name"}, "string"]}}},
+        {"$group": {"_id": "$name", "labels": {"$sum": 1}}},
+    ]
+    return Counter({row["_id"]: row["labels"] for row in collection._aggregate(post_pipeline=pipeline)})
+
+
+def labels_at(collection: SampleCollection, field_name: str) -> dict[str, Any]:
+    """For the database: the documents of a sample's labels in a field, as a list; whatever else is there is none."""
+    root, is_list = label_root(collection, field_name)
+    if not is_list:
+        return {"$cond": [{"$eq": [{"$type": f"${root}"}, "object"]}, [f"${root}"], []]}
+    documents = {"$filter": {"input": f"${root}", "cond": {"$eq": [{"$type": "$$this"}, "object"]}}}
+    return {"$cond": [{"$isArray": [f"${root}"]}, documents, []]}
 
 
 def is_tagged(tags: str | Sequence[str]) -> ViewExpression:

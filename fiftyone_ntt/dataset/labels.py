@@ -23,7 +23,7 @@ from fiftyone import ViewField as F
 from numpy.lib import format as numpy_format
 from numpy.typing import NDArray
 
-from fiftyone_ntt.dataset.documents import detection_of, mask_of, relative_box
+from fiftyone_ntt.dataset.documents import class_of, detection_of, mask_of, relative_box, single_documents, tags_of
 from fiftyone_ntt.dataset.fields import DECIDED_TAGS, PROTECTED_TAGS, REJECTED_TAG
 from fiftyone_ntt.dataset.geometry import place_mask
 from fiftyone_ntt.errors import InputError
@@ -215,24 +215,24 @@ def is_from_run(label: Document) -> bool:
 
 def is_decided(label: Document, classes: Iterable[str] = ()) -> bool:
     """Whether a person has accepted or rejected this label, or edited its shape; ``classes`` as for ``is_edited``."""
-    return bool(DECIDED_TAGS & set(label.get("tags") or [])) or is_edited(label, classes)
+    return bool(DECIDED_TAGS & tags_of(label)) or is_edited(label, classes)
 
 
 def is_right(label: Document, classes: Iterable[str] = ()) -> bool:
     """Whether a person said that this label is right: accepted it, or edited its shape and did not reject it."""
-    tags = set(label.get("tags") or [])
+    tags = tags_of(label)
     return bool(PROTECTED_TAGS & tags) or (REJECTED_TAG not in tags and is_edited(label, classes))
 
 
 def is_kept(label: Document) -> bool:
     """Whether a person wants this label as it is: right, or given another class and not rejected after all."""
-    tags = set(label.get("tags") or [])
+    tags = tags_of(label)
     return bool(PROTECTED_TAGS & tags) or (REJECTED_TAG not in tags and is_changed(label))
 
 
 def is_touched(label: Document) -> bool:
     """Whether a person did anything to this label: no run replaces it."""
-    return bool(DECIDED_TAGS & set(label.get("tags") or [])) or is_changed(label)
+    return bool(DECIDED_TAGS & tags_of(label)) or is_changed(label)
 
 
 def without_contradictions(new: list[Document], decided: list[Document]) -> list[Document]:
@@ -246,7 +246,7 @@ def without_contradictions(new: list[Document], decided: list[Document]) -> list
     if not decided or not new:
         return new
     size = _image_size(new[0])
-    places = [(_Place.of(label, size), label.get("label"), is_kept(label)) for label in decided]
+    places = [(_Place.of(label, size), class_of(label), is_kept(label)) for label in decided]
     return [label for label in new if not _contradicted(label, size, places)]
 
 
@@ -259,15 +259,17 @@ def keep_identity(new: Document, old: Document | None) -> None:
         new: detections that a run is about to write; changed in place.
         old: what is there, with the same scores.
     """
-    before = (old or {}).get("detections") or []
-    there = {label["written"]: label for label in before if isinstance(label.get("written"), str)}
+    there: dict[str, Document] = {}
+    for label in single_documents(old):
+        # What a person touched is kept anyway, beside what is written.
+        if isinstance(label.get("written"), str) and isinstance(label.get("_id"), ObjectId) and not is_touched(label):
+            there.setdefault(label["written"], label)
     for label in new["detections"]:
         same = there.pop(label.get("written"), None)
-        # What a person touched is kept anyway, beside what is written.
-        if same is None or "_id" not in same or is_touched(same):
+        if same is None:
             continue
         label |= {key: value for key, value in same.items() if key not in label and key != "mask_path"}
-        label |= {"_id": same["_id"], "tags": same.get("tags") or []}
+        label |= {"_id": same["_id"], "tags": same["tags"] if isinstance(same.get("tags"), list) else []}
 
 
 def _contradicted(label: Document, size: tuple[int, int], decided: list[tuple[_Place, Any, bool]]) -> bool:

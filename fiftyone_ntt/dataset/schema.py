@@ -5,13 +5,19 @@ the colours of its classes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import fiftyone as fo
+from fiftyone.core.collections import SampleCollection
+from fiftyone.core.odm import get_db_conn
+from pymongo import IndexModel
+from pymongo.errors import OperationFailure
 
-from fiftyone_ntt.dataset.fields import check_detections_field, label_path
+from fiftyone_ntt.dataset.documents import Document, can_be_tagged, class_of, tags_of
+from fiftyone_ntt.dataset.fields import check_detections_field, dataset_of, label_path, label_root
 from fiftyone_ntt.dataset.labels import ATTRIBUTES, OF_REFERENCES
+from fiftyone_ntt.dataset.storage import dataset_id
 from fiftyone_ntt.pixels.drawing import hex_colour
 
 logger = logging.getLogger(__name__)
@@ -57,16 +63,20 @@ _MOST_INDEXES = 40
 def index_tags(dataset: fo.Dataset, label_fields: Sequence[str]) -> None:
     """Makes the indexes that tell which samples, and which of them by their labels, have a tag; see ``has_label_tag``.
 
+    All in one command: the database goes through the samples once. A user who may only read goes on without.
+
     Args:
         dataset: the dataset.
         label_fields: fields of labels; those that are not there are passed over.
     """
     paths = ["tags", *(label_path(dataset, name, "tags") for name in label_fields if dataset.has_field(name))]
     there = {index["key"][0][0] for index in dataset._sample_collection.index_information().values()}
-    for path in paths:
-        if path not in there and len(there) < _MOST_INDEXES:
-            dataset.create_index(path)
-            there.add(path)
+    new = [path for path in dict.fromkeys(paths) if path not in there][: max(_MOST_INDEXES - len(there), 0)]
+    if new:
+        try:
+            dataset._sample_collection.create_indexes([IndexModel([(path, 1)]) for path in new])
+        except OperationFailure as error:
+            logger.info("no indexes are made of the tags in %r: %s", dataset.name, error)
 
 
 def activate_schema(dataset: fo.Dataset, label_field: str, classes: Sequence[str] | None = None) -> bool:
@@ -174,3 +184,38 @@ def _renew(dataset: fo.Dataset, label_field: str, schema: dict[str, Any], wanted
 def _is_of_no_use(attribute: dict[str, Any]) -> bool:
     """Whether an attribute is one that earlier versions showed, to be read only."""
     return attribute.get("name") in ATTRIBUTES and bool(attribute.get("read_only"))
+
+
+def is_field_in_database(dataset: fo.Dataset, name: str) -> bool:
+    """Whether the dataset has a field now, whatever this process remembers of it."""
+    query = {"_id": dataset_id(dataset), "sample_fields.name": name}
+    return get_db_conn().datasets.find_one(query, {"_id": 1}) is not None
+
+
+def declared_attributes(collection: SampleCollection, field_name: str) -> dict[str, fo.Field]:
+    """What a dataset declares of the detections in a field, beside FiftyOne's own attributes."""
+    field = dataset_of(collection).get_field(label_root(collection, field_name)[0])
+    return {of.name: of for of in getattr(field, "field", field).fields if of.name not in fo.Detection._fields}
+
+
+def can_be_loaded(document: Document, declared: Mapping[str, fo.Field]) -> bool:
+    """Whether FiftyOne makes a label of a detection's document: otherwise it cannot load the whole sample.
+
+    Args:
+        document: a detection that ``detection_of`` can read.
+        declared: ``declared_attributes`` of its field.
+    """
+    try:
+        for name, field in declared.items():
+            if document.get(name) is not None:
+                field.validate(document[name])
+    except Exception:  # whatever it raises where something else stands than was declared
+        return False
+    is_plain = can_be_tagged(document) and len(tags_of(document)) == len(document.get("tags") or ())
+    if is_plain and class_of(document) and not any(map(document.get, ("attributes", "index", "instance"))):
+        return True  # as nearly all are: asking FiftyOne takes long
+    try:
+        fo.Detection.from_dict({key: value for key, value in document.items() if key != "mask"}).validate()
+    except Exception:  # whatever it makes of what it does not expect
+        return False
+    return True

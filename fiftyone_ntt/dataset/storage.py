@@ -37,8 +37,7 @@ from fiftyone_ntt.pixels.files import write_file
 logger = logging.getLogger(__name__)
 
 PATIENCE_VARIABLE = "FIFTYONE_NTT_DATABASE_PATIENCE"
-_PATIENCE = 300.0
-"""Seconds, where the variable does not say."""
+_PATIENCE = 300.0  # seconds, where the variable does not say
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 15.0
 FOLDER_VARIABLE = "FIFTYONE_NTT_MASKS"
 LARGEST_DOCUMENT = 16 * 2**20 - 2**17
@@ -46,7 +45,7 @@ LARGEST_DOCUMENT = 16 * 2**20 - 2**17
 COMFORTABLE_DOCUMENT = 12 * 2**20
 """Masks go to files above this, so that a sample keeps room for what comes later (evaluations, tags, a second run)."""
 
-_AT_ONCE, _IDS_AT_ONCE = 50, 100_000
+_AT_ONCE, _KEYS_AT_ONCE = 50, 1000
 T = TypeVar("T")
 _WHOLE_LISTS = frozenset({
     stages.Exclude, stages.ExcludeBy, stages.Exists, stages.Limit, stages.Match, stages.MatchFrames,
@@ -113,6 +112,15 @@ class JsonStore(ExecutionStore):  # type: ignore[misc]  # FiftyOne has no types
 
     def get(self, key: str) -> Any:
         return _from_json(super().get(key))
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
+        """What lies under some keys, asked for at once; those without anything are left out."""
+        query = {"store_name": self.store_name, "dataset_id": self._store_service._dataset_id}
+        found: dict[str, Any] = {}
+        for some in in_parts(keys, _KEYS_AT_ONCE):
+            rows = get_db_conn()["execution_store"].find({**query, "key": {"$in": list(some)}}, {"key": 1, "value": 1})
+            found |= {row["key"]: _from_json(row["value"]) for row in rows}
+        return found
 
     def set(self, key: str, value: Any, ttl: int | None = None, policy: str | None = None) -> None:
         super().set(key, _to_json(value), ttl=ttl, policy=policy)
@@ -200,12 +208,6 @@ def refresh(dataset: fo.Dataset) -> bool:
     return True
 
 
-def is_field_in_database(dataset: fo.Dataset, name: str) -> bool:
-    """Whether the dataset has a field now, whatever this process remembers of it."""
-    query = {"_id": dataset_id(dataset), "sample_fields.name": name}
-    return get_db_conn().datasets.find_one(query, {"_id": 1}) is not None
-
-
 def database_collection(dataset: fo.Dataset) -> Collection[dict[str, Any]]:
     """The samples as MongoDB holds them, for what FiftyOne's own queries would read whole documents for."""
     samples: Collection[dict[str, Any]] = dataset._sample_collection
@@ -223,15 +225,20 @@ def raw_samples(view: SampleCollection, fields: Sequence[str]) -> Iterator[tuple
     What ``iter_samples`` is where labels are a stranger's: no mask is unpacked, see ``documents``.
     """
     ids = patiently(view.values, "id")
-    for start in range(0, len(ids), _AT_ONCE):
-        some = view.select(ids[start : start + _AT_ONCE], ordered=True)
-        yield from zip(*patiently(raw_values, some, fields), strict=True)
+    for some in in_parts(ids, _AT_ONCE):
+        yield from zip(*patiently(raw_values, view.select(some, ordered=True), fields), strict=True)
 
 
 def selections(view: SampleCollection, ids: Sequence[Any]) -> Iterator[SampleCollection]:
     """``view.select`` of many samples, in parts: a query is a document, and a million ids are more than one takes."""
-    for start in range(0, len(ids), _IDS_AT_ONCE):
-        yield view.select(ids[start : start + _IDS_AT_ONCE])
+    for some in in_parts(ids):
+        yield view.select(some)
+
+
+def in_parts(items: Sequence[T], size: int = 50_000) -> Iterator[Sequence[T]]:
+    """A long list in parts; of ids, as many as a query takes."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def edit_label_tags(

@@ -20,15 +20,16 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.evaluation.found import Matches, threshold_of_best_f1
+from fiftyone_ntt.evaluation.found import Matches, Presence, PresenceScores, check_objects, presence_scores
 from fiftyone_ntt.pixels.mask_codes import Rle, encode_crop
 
+__all__ = ["Presence", "PresenceScores", "presence_scores"]  # known by this name
 Box = tuple[float, float, float, float]
 MAX_DETECTIONS = 100
 """Per image and class, only this many predictions of highest score count (the COCO convention)."""
 
-_IMAGES_AT_ONCE = 500
+IMAGES_AT_ONCE = 500
+"""So many images are paired with what is predicted of them at once."""
 _Kind: TypeAlias = Literal["bbox", "segm"]
 
 # pycocotools prints; its output is swallowed by replacing sys.stdout, which two threads must not do at once.
@@ -109,44 +110,6 @@ class CocoScores:
     matches: dict[str, Matches] = field(default_factory=dict, compare=False)
 
 
-@dataclass(frozen=True)
-class Presence:
-    """How well "this class is in this image" is told.
-
-    Attributes:
-        precision: share of the claims that are right; ``None`` where nothing is claimed.
-        recall: share of the true presences that are claimed; ``None`` where there is none.
-        f1: their harmonic mean; ``None`` where neither exists.
-        images: number of images that hold the class (for the whole: of image-class pairs).
-        claimed: number of images in which the class is claimed.
-    """
-
-    precision: float | None
-    recall: float | None
-    f1: float | None
-    images: int
-    claimed: int
-
-
-@dataclass(frozen=True)
-class PresenceScores:
-    """What ``presence_scores`` returns.
-
-    Attributes:
-        threshold: a class is claimed for an image where a prediction of it scores above this.
-        micro: over all pairs of an image and a class.
-        per_class: class name -> presence of that class.
-        best_f1: the highest micro F1 that any threshold would reach. An oracle: it has seen the answers.
-        best_threshold: the threshold that reaches it; ``None`` if no prediction helps.
-    """
-
-    threshold: float
-    micro: Presence
-    per_class: dict[str, Presence]
-    best_f1: float | None
-    best_threshold: float | None
-
-
 def encode_box(box: Box, image_size: tuple[int, int]) -> Rle:
     """Compressed RLE at image size of a filled box (xyxy in image pixels), rounded to pixels."""
     height, width = image_size
@@ -178,60 +141,61 @@ def coco_scores(
     Raises:
         InputError: if an object names an unknown image or class, or lacks its mask.
     """
-    _check(ground_truth, predictions, classes, image_ids, masks)
-    kinds: tuple[_Kind, ...] = ("bbox", "segm") if masks else ("bbox",)
-    outcomes = {kind: [_Outcomes() for _ in classes] for kind in kinds}
-    for truth, predicted, images in _blocks(ground_truth, predictions, image_ids, masks):
-        for kind in kinds:
-            _add_outcomes(outcomes[kind], truth, predicted, classes, images, kind)
-    box, box_per_class, matches = _accumulated(outcomes["bbox"], classes, "bbox")
-    if not masks:
-        return CocoScores(box, None, box_per_class, {}, matches)
-    mask, mask_per_class, matches = _accumulated(outcomes["segm"], classes, "segm")
-    return CocoScores(box, mask, box_per_class, mask_per_class, matches)
+    check_objects(ground_truth, predictions, classes, image_ids, masks)
+    scorer = CocoScorer(classes, masks)
+    for block in _blocks(ground_truth, predictions, image_ids):
+        scorer.add(*block)
+    return scorer.scores()
+
+
+class CocoScorer:
+    """The same of some images at a time: what has been scored need not be kept.
+
+    pycocotools makes several copies of everything: of a hundred thousand images that is no memory to ask for.
+
+    Args:
+        classes: names; ``label`` of objects and predictions indexes them.
+        masks: also compare masks; every object must then have its ``rle``.
+    """
+
+    def __init__(self, classes: Sequence[str], masks: bool) -> None:
+        self._classes, self.masks = classes, masks
+        kinds: tuple[_Kind, ...] = ("bbox", "segm") if masks else ("bbox",)
+        self._outcomes = {kind: [_Outcomes() for _ in classes] for kind in kinds}
+
+    def add(self, truth: Sequence[GroundTruth], predicted: Sequence[Prediction], image_ids: Sequence[Hashable]) -> None:
+        """Pairs the predictions of some images, at most ``IMAGES_AT_ONCE``, with the objects there."""
+        number = {image_id: i for i, image_id in enumerate(image_ids)}
+        sides = (
+            [_annotation(i, item, number[item.image_id], self.masks) for i, item in enumerate(items, start=1)]
+            for items in (truth, predicted)
+        )
+        annotations = tuple(sides)
+        for kind, outcomes in self._outcomes.items():
+            _add_outcomes(outcomes, *annotations, self._classes, len(image_ids), kind)
+
+    def scores(self, masks: bool = True) -> CocoScores:
+        """The scores of all images so far; without those of masks where they were not, or are not to be, compared."""
+        box, box_per_class, matches = _accumulated(self._outcomes["bbox"], self._classes, "bbox")
+        if not (masks and self.masks):
+            return CocoScores(box, None, box_per_class, {}, matches)
+        mask, mask_per_class, matches = _accumulated(self._outcomes["segm"], self._classes, "segm")
+        return CocoScores(box, mask, box_per_class, mask_per_class, matches)
 
 
 def _blocks(
-    ground_truth: Sequence[GroundTruth], predictions: Sequence[Prediction], image_ids: Sequence[Hashable], masks: bool
-) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]], int]]:
-    """Annotations of truth and predictions of some images at a time, and how many images these are.
-
-    pycocotools makes several copies of everything: of a hundred thousand images that is no memory to ask for.
-    """
-    number = {image_id: i for i, image_id in enumerate(image_ids)}
-    sides: tuple[Sequence[GroundTruth | Prediction], ...] = (ground_truth, predictions)
-    by_block: dict[tuple[int, int], list[GroundTruth | Prediction]] = defaultdict(list)
-    for side, items in enumerate(sides):
-        for item in items:
-            by_block[number[item.image_id] // _IMAGES_AT_ONCE, side].append(item)
-    for block, start in enumerate(range(0, len(image_ids), _IMAGES_AT_ONCE)):
-        truth, predicted = (
-            [_annotation(i, item, number[item.image_id] - start, masks) for i, item in enumerate(chosen, start=1)]
-            for chosen in (by_block[block, side] for side in (0, 1))
-        )
-        yield truth, predicted, min(len(image_ids) - start, _IMAGES_AT_ONCE)
-
-
-def _check(
-    ground_truth: Sequence[GroundTruth],
-    predictions: Sequence[Prediction],
-    classes: Sequence[str],
-    image_ids: Sequence[Hashable],
-    masks: bool,
-) -> None:
-    if not classes or len(set(classes)) < len(classes):
-        raise InputError(f"expected distinct class names, got {list(classes)}")
-    images_given = set(image_ids)
-    if len(images_given) < len(image_ids):
-        raise InputError("expected every image once in image_ids, got some twice")
-    items: list[GroundTruth | Prediction] = [*ground_truth, *predictions]
-    for item in items:
-        if item.image_id not in images_given:
-            raise InputError(f"an object belongs to image {item.image_id!r}, which is not among image_ids")
-        if not 0 <= item.label < len(classes):
-            raise InputError(f"an object has class index {item.label}, expected 0 to {len(classes) - 1}")
-        if masks and item.rle is None:
-            raise InputError(f"an object of image {item.image_id!r} has no mask; pass masks=False to score boxes only")
+    ground_truth: Sequence[GroundTruth], predictions: Sequence[Prediction], image_ids: Sequence[Hashable]
+) -> Iterator[tuple[list[GroundTruth], list[Prediction], Sequence[Hashable]]]:
+    """Objects, predictions and ids of some images at a time."""
+    block_of = {image_id: i // IMAGES_AT_ONCE for i, image_id in enumerate(image_ids)}
+    truth: dict[int, list[GroundTruth]] = defaultdict(list)
+    predicted: dict[int, list[Prediction]] = defaultdict(list)
+    for item in ground_truth:
+        truth[block_of[item.image_id]].append(item)
+    for prediction in predictions:
+        predicted[block_of[prediction.image_id]].append(prediction)
+    for block, start in enumerate(range(0, len(image_ids), IMAGES_AT_ONCE)):
+        yield truth[block], predicted[block], image_ids[start : start + IMAGES_AT_ONCE]
 
 
 def _annotation(number: int, item: GroundTruth | Prediction, image: int, masks: bool) -> dict[str, Any]:
@@ -252,7 +216,7 @@ def _annotation(number: int, item: GroundTruth | Prediction, image: int, masks: 
 
 @dataclass
 class _Outcomes:
-    """What became of the predictions of one class, image after image, as pycocotools has it: ``[IoU, prediction]``."""
+    """What became of the predictions of one class, block after block, as pycocotools has it: ``[IoU, prediction]``."""
 
     scores: list[NDArray[np.float64]] = field(default_factory=list)
     matched: list[NDArray[np.bool_]] = field(default_factory=list)
@@ -280,13 +244,15 @@ def _add_outcomes(
         evaluation = COCOeval(_coco(truth, classes, images), _coco(predicted, classes, images), kind)
         _set_params(evaluation, MAX_DETECTIONS)
         evaluation.evaluate()
+    by_class: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for image in evaluation.evalImgs:
         if image is not None:  # an object or a prediction of the class is there
-            of_class = outcomes[image["category_id"]]
-            of_class.scores.append(np.asarray(image["dtScores"], np.float64))
-            of_class.matched.append(np.asarray(image["dtMatches"]) > 0)
-            of_class.ignored.append(np.asarray(image["dtIgnore"], bool))
-            of_class.objects_ignored.append(np.asarray(image["gtIgnore"], bool))
+            by_class[image["category_id"]].append(image)
+    for k, each in by_class.items():  # joined here: an array for each image would take more than what is in it
+        outcomes[k].scores.append(np.concatenate([np.asarray(image["dtScores"], np.float64) for image in each]))
+        outcomes[k].matched.append(np.concatenate([np.asarray(image["dtMatches"]) > 0 for image in each], axis=1))
+        outcomes[k].ignored.append(np.concatenate([np.asarray(image["dtIgnore"], bool) for image in each], axis=1))
+        outcomes[k].objects_ignored.append(np.concatenate([np.asarray(image["gtIgnore"], bool) for image in each]))
 
 
 def _accumulated(
@@ -349,50 +315,3 @@ def _scores(precision: NDArray[np.float64], recall: NDArray[np.float64], thresho
 def _mean(values: NDArray[np.float64]) -> float | None:
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else None
-
-
-def presence_scores(
-    ground_truth: Sequence[GroundTruth],
-    predictions: Sequence[Prediction],
-    classes: Sequence[str],
-    image_ids: Sequence[Hashable],
-    threshold: float = 0.0,
-) -> PresenceScores:
-    """Is the class in the image? Precision, recall and F1 over images, whatever the masks look like.
-
-    Args:
-        ground_truth: annotated objects; a crowd region counts as presence too.
-        predictions: predicted objects.
-        classes: names; ``label`` of both indexes them.
-        image_ids: every image that was looked at, those without any object included.
-        threshold: a class is claimed for an image where a prediction of it scores above this; 0: where any fires.
-    """
-    _check(ground_truth, predictions, classes, image_ids, masks=False)
-    row = {image_id: i for i, image_id in enumerate(image_ids)}
-    present = np.zeros((len(row), len(classes)), bool)
-    score = np.full((len(row), len(classes)), -np.inf)
-    for truth in ground_truth:
-        present[row[truth.image_id], truth.label] = True
-    for item in predictions:
-        cell = row[item.image_id], item.label
-        score[cell] = np.fmax(score[cell], item.score)
-    claimed = score > threshold
-    best_f1, best_threshold = threshold_of_best_f1(present.ravel(), score.ravel())
-    return PresenceScores(
-        threshold=float(threshold),
-        micro=_presence(present, claimed),
-        per_class={name: _presence(present[:, k], claimed[:, k]) for k, name in enumerate(classes)},
-        best_f1=best_f1,
-        best_threshold=best_threshold,
-    )
-
-
-def _presence(present: NDArray[np.bool_], claimed: NDArray[np.bool_]) -> Presence:
-    right, true, said = int((present & claimed).sum()), int(present.sum()), int(claimed.sum())
-    return Presence(
-        precision=right / said if said else None,
-        recall=right / true if true else None,
-        f1=2 * right / (true + said) if true + said else None,
-        images=true,
-        claimed=said,
-    )

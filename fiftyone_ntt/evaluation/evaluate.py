@@ -7,42 +7,50 @@ the per-object matches (``eval_key``) that its review tools rely on.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import fiftyone as fo
 import numpy as np
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.documents import Document, detection_of, relative_box, score_of, single_documents
+from fiftyone_ntt.dataset.documents import (
+    Document,
+    class_of,
+    detection_of,
+    relative_box,
+    single_documents,
+    tags_of,
+)
 from fiftyone_ntt.dataset.fields import (
     NO_IMAGES,
     REJECTED_TAG,
     check_detections_field,
     check_name,
+    count_classes,
     dataset_of,
+    has_masks,
     is_map_field,
-    is_name,
-    label_path,
     whole_images,
     with_sizes,
 )
 from fiftyone_ntt.dataset.geometry import FAR_OUTSIDE, place_mask
 from fiftyone_ntt.dataset.labels import attribute_of, is_crowd, is_ignored
+from fiftyone_ntt.dataset.schema import can_be_loaded, declared_attributes
 from fiftyone_ntt.dataset.storage import raw_samples
 from fiftyone_ntt.errors import InputError, as_text, counted
 from fiftyone_ntt.evaluation.coco import (
+    IMAGES_AT_ONCE,
     Box,
+    CocoScorer,
     CocoScores,
     GroundTruth,
     Prediction,
-    PresenceScores,
     Scores,
-    coco_scores,
     encode_box,
-    presence_scores,
 )
 from fiftyone_ntt.evaluation.fiftyone_matches import UNCOUNTED_NOTE, Matching, keep_results, write_matches
+from fiftyone_ntt.evaluation.found import PresenceCounter, PresenceScores
 from fiftyone_ntt.evaluation.left_out import SeenImages, class_notes
 from fiftyone_ntt.evaluation.map_documents import targets_of
 from fiftyone_ntt.evaluation.objects import Objects, remarks_on
@@ -117,16 +125,21 @@ def evaluate(
         return _of_maps(samples, label_field, gt_field, names, asked, score_threshold, notes, eval_key, progress)
     samples = with_sizes(samples, notes)
     notes += class_notes(samples, label_field, gt_field, names, classes)
-    objects = _read(samples, label_field, gt_field, names, progress)
+    objects, scorers = _read(samples, label_field, gt_field, names, score_threshold or 0.0, progress)
     if eval_key is not None and objects.uncounted:
         count = len(objects.uncounted)
         objects_that = counted(count, "ground-truth object that counts", "ground-truth objects that count")
         notes.append(UNCOUNTED_NOTE.format(key=repr(eval_key), objects=objects_that))
-    review = review_thresholds(samples, label_field, names, [item.score for item in objects.predicted], score_threshold)
-    results = _score(objects, names, score_threshold or 0.0, label_field, notes, review)
+    if eval_key is not None and objects.unmatched:
+        notes.append(
+            f"{counted(len(objects.unmatched), 'label')} not in FiftyOne's matches ({eval_key!r}), as it cannot load "
+            "what stands in place of tags, ids or attributes there"
+        )
+    review = review_thresholds(samples, label_field, names, objects.scores, score_threshold)
+    results = _score(objects, scorers, names, notes, review)
     if eval_key is not None:
         results = replace(results, eval_key=eval_key)
-        threshold, unusable = score_threshold or 0.0, list(objects.unusable)
+        threshold, unusable = score_threshold or 0.0, [*(key for key, _ in objects.unusable), *objects.unmatched]
         uncounted = objects.uncounted if objects.misread else None
         matching = Matching(label_field, gt_field, names, threshold, objects.all_masked, unusable, uncounted)
         write_matches(samples, matching, eval_key, results)
@@ -184,8 +197,8 @@ def score_view(view: SampleCollection, label_field: str, gt_field: str) -> Evalu
     """The scores of a view as it is: references count, and nothing is kept."""
     notes: list[str] = []
     names = _class_names(view, label_field, gt_field, None)
-    objects = _read(with_sizes(view, notes), label_field, gt_field, names, None)
-    return _score(objects, names, 0.0, label_field, notes, None)
+    objects, scorers = _read(with_sizes(view, notes), label_field, gt_field, names, 0.0, None)
+    return _score(objects, scorers, names, notes, None)
 
 
 def _class_names(view: SampleCollection, label_field: str, gt_field: str, classes: Sequence[str] | None) -> list[str]:
@@ -208,34 +221,82 @@ def _class_names(view: SampleCollection, label_field: str, gt_field: str, classe
 def _labels_of(view: SampleCollection, field_name: str) -> list[str]:
     if is_map_field(view, field_name):
         return [name for value, name in targets_of(view, field_name).items() if value]
-    names = view.distinct(label_path(view, field_name, "label"))
-    return list(filter(is_name, names))
+    return list(count_classes(view, field_name))
+
+
+_Scorers = tuple[CocoScorer, PresenceCounter]
 
 
 def _read(
-    view: SampleCollection, label_field: str, gt_field: str, classes: Sequence[str], progress: Progress | None
-) -> Objects:
+    view: SampleCollection, label_field: str, gt_field: str, classes: Sequence[str], threshold: float,
+    progress: Progress | None,
+) -> tuple[Objects, _Scorers]:  # fmt: skip
+    """Reads the labels of a view and scores them, some images at a time: all masks at once would take gigabytes."""
     objects, total = Objects(label_field), len(view)
+    objects.declared = {name: declared_attributes(view, name) for name in (gt_field, label_field)}
     index = {name: k for k, name in enumerate(classes)}
+    # Whether masks can be compared is known when all has been read. Without any in the truth they cannot.
+    scorers = CocoScorer(classes, has_masks(view, gt_field)), PresenceCounter(classes, threshold)
+    block = _Block({}, [], [])
     rows = raw_samples(view, ["id", "metadata.height", "metadata.width", gt_field, label_field])
-    for done, (sample_id, height, width, truth, predicted) in enumerate(rows, start=1):
+    for done, (sample_id, height, width, *documents) in enumerate(rows, start=1):
         key, size = str(sample_id), (int(height), int(width))
-        objects.sizes[key] = size
-        objects.unlabelled += predicted is None
-        for document, label, box, rle in _usable(objects, truth, index, size, key, gt_field):
-            ignored = is_ignored(document)
-            objects.ignored += ignored
-            counts_not = ignored or is_crowd(document)
-            objects.truth.append(GroundTruth(key, index[label.label], box, rle, counts_not))
-            objects.uncounted += [document.get("_id")] * (counts_not and "_id" in document)
-            objects.misread |= counts_not != bool(attribute_of(document, "iscrowd"))
-        for _, label, box, rle in _usable(objects, predicted, index, size, key, label_field):
-            score = 1.0 if label.confidence is None else float(label.confidence)
-            objects.without_score += label.confidence is None
-            objects.predicted.append(Prediction(key, index[label.label], box, score, rle))
+        truth, predicted = _of_sample(objects, key, size, documents, index, gt_field)
+        objects.count(truth, predicted)
+        block.sizes[key] = size
+        block.truth += truth
+        block.predicted += predicted
+        if len(block.sizes) == IMAGES_AT_ONCE or done == total:
+            _add(scorers, block)
+            block = _Block({}, [], [])
         if progress is not None:
             progress(done, total, f"reading labels ({done} of {total})")
-    return objects
+    if block.sizes:  # samples were deleted meanwhile
+        _add(scorers, block)
+    return objects, scorers
+
+
+@dataclass
+class _Block:
+    """Some images: id -> ``(height, width)`` in pixels, and what is on them."""
+
+    sizes: dict[str, tuple[int, int]]
+    truth: list[GroundTruth]
+    predicted: list[Prediction]
+
+
+def _of_sample(
+    objects: Objects, key: str, size: tuple[int, int], documents: Sequence[Any], index: dict[str, int], gt_field: str
+) -> tuple[list[GroundTruth], list[Prediction]]:
+    """Objects and predictions of a sample; ``documents`` are those of the truth, then of the predictions."""
+    truth, predicted = [], []
+    for document, label, box, rle in _usable(objects, documents[0], index, size, key, gt_field):
+        ignored = is_ignored(document)
+        objects.ignored += ignored
+        counts_not = ignored or is_crowd(document)
+        truth.append(GroundTruth(key, index[label.label], box, rle, counts_not))
+        objects.uncounted += [document.get("_id")] * (counts_not and "_id" in document)
+        objects.misread |= counts_not != bool(attribute_of(document, "iscrowd"))
+    objects.unlabelled += documents[1] is None
+    for _, label, box, rle in _usable(objects, documents[1], index, size, key, objects.label_field):
+        score = 1.0 if label.confidence is None else float(label.confidence)
+        objects.without_score += label.confidence is None
+        predicted.append(Prediction(key, index[label.label], box, score, rle))
+    return truth, predicted
+
+
+def _add(scorers: _Scorers, block: _Block) -> None:
+    """Where some labels have masks, the filled box stands in for those that have none."""
+    coco, presence = scorers
+
+    def filled(item: Any) -> Any:
+        return item if item.rle is not None else replace(item, rle=encode_box(item.box, block.sizes[item.image_id]))
+
+    truth, predicted, image_ids = block.truth, block.predicted, list(block.sizes)
+    presence.add(truth, predicted, image_ids)
+    if coco.masks:
+        truth, predicted = list(map(filled, truth)), list(map(filled, predicted))
+    coco.add(truth, predicted, image_ids)
 
 
 def _usable(
@@ -243,20 +304,21 @@ def _usable(
 ) -> Iterator[tuple[Document, Any, Box, Rle | None]]:
     """The labels of a sample's field that count, with box and mask. One that cannot be used is noted and left out."""
     for document in single_documents(value):
-        if document.get("label") not in index:
+        name = class_of(document)
+        if name not in index:
             continue
-        if field == objects.label_field and REJECTED_TAG in (document.get("tags") or ()):
+        if field == objects.label_field and REJECTED_TAG in tags_of(document):
             objects.rejected += 1
             continue
         try:
-            score_of(document)
             label = detection_of(document)
-            if not hasattr(label, "has_mask"):  # of another class, in a list of detections
-                raise InputError(f"expected a detection, got {type(label).__name__}; draw it again or remove it")
-            yield document, label, *_geometry(label, size)
+            box, rle = _geometry(label, size)
+            if not can_be_loaded(document, objects.declared[field]):
+                objects.unmatched.append(document.get("_id"))
+            yield document, label, box, rle
         except InputError as error:
-            name = f"sample {sample_id}, label {document.get('_id')} ({as_text(document['label'])}) in {field!r}"
-            objects.unusable[document.get("_id")] = f"{name}: {error}"
+            where = f"sample {sample_id}, label {document.get('_id')} ({as_text(name)}) in {field!r}"
+            objects.unusable.append((document.get("_id"), f"{where}: {error}"))
 
 
 def _geometry(label: fo.Detection, size: tuple[int, int]) -> tuple[Box, Rle | None]:
@@ -281,40 +343,25 @@ def _box(label: fo.Detection, size: tuple[int, int]) -> Box:
 
 
 def _score(
-    objects: Objects, classes: Sequence[str], threshold: float, label_field: str, notes: list[str],
+    objects: Objects, scorers: _Scorers, classes: Sequence[str], notes: list[str],
     review: tuple[str, dict[str, float]] | None,
 ) -> EvaluationResults:  # fmt: skip
-    notes.extend(remarks_on(objects, threshold))
-    compare_masks = any(item.rle is not None for item in objects.truth) and (
-        not objects.predicted or any(item.rle is not None for item in objects.predicted)
-    )
-    if compare_masks:
-        objects = _fill_boxes(objects)
-    else:
-        side = "predictions have" if any(item.rle is not None for item in objects.truth) else "ground truth has"
+    presence = scorers[1].scores()
+    notes.extend(remarks_on(objects, presence.threshold))
+    if not objects.can_compare_masks:
+        side = "predictions have" if objects.masked[0] else "ground truth has"
         notes.append(f"no mask scores: the {side} boxes only")
-    image_ids = list(objects.sizes)
-    coco = coco_scores(objects.truth, objects.predicted, classes, image_ids, masks=compare_masks)
-    presence = presence_scores(objects.truth, objects.predicted, classes, image_ids, threshold)
+    coco = scorers[0].scores(masks=objects.can_compare_masks)
     point = None if review is None else ReviewPoint.of(coco.matches, *review)
     return EvaluationResults(
         box=coco.box,
         mask=coco.mask or _NO_SCORES,
         presence=presence,
         per_class=tuple(_class_result(k, name, objects, coco, presence, point) for k, name in enumerate(classes)),
-        images=len(image_ids),
+        images=objects.images,
         notes=tuple(notes),
         review=point,
     )
-
-
-def _fill_boxes(objects: Objects) -> Objects:
-    """Where some labels have masks, the filled box stands in for those that have none."""
-
-    def filled(item: Any) -> Any:
-        return item if item.rle is not None else replace(item, rle=encode_box(item.box, objects.sizes[item.image_id]))
-
-    return replace(objects, truth=list(map(filled, objects.truth)), predicted=list(map(filled, objects.predicted)))
 
 
 def _class_result(
@@ -323,8 +370,8 @@ def _class_result(
     there, found = presence.per_class[name], None if point is None else point.per_class[name]
     return ClassResult(
         name=name,
-        objects=sum(item.label == k for item in objects.truth),
-        predictions=sum(item.label == k for item in objects.predicted),
+        objects=objects.truth[k],
+        predictions=objects.predicted[k],
         box=coco.box_per_class[name],
         mask=coco.mask_per_class.get(name, _NO_SCORES),
         precision=there.precision,

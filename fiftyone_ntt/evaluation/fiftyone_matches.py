@@ -13,8 +13,8 @@ import fiftyone.operators as foo
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import REJECTED_TAG, dataset_of, is_tagged
-from fiftyone_ntt.dataset.storage import database_collection, store
+from fiftyone_ntt.dataset.fields import REJECTED_TAG, dataset_of, is_tagged, with_labels
+from fiftyone_ntt.dataset.storage import database_collection, in_parts, store
 from fiftyone_ntt.evaluation.summary import EvaluationResults
 
 METRIC_URI = "@fiftyone-ntt/ntt/metric_"
@@ -26,7 +26,7 @@ UNCOUNTED_NOTE = (
     "these with nothing on it 'fn'; the scores here leave all of that out"
 )
 _STORE, _LAST = "ntt_evaluation", "last"
-_UNCOUNTED, _IDS_AT_ONCE = "ntt_uncounted", 10_000
+_UNCOUNTED = "ntt_uncounted"
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ def write_matches(view: SampleCollection, matching: Matching, eval_key: str, res
     wanted = F("label").is_in(list(matching.classes))
     if matching.unusable:  # FiftyOne would unpack their masks, and fail
         wanted &= ~F("_id").is_in(list(matching.unusable))
-    matched = view.filter_labels(matching.gt_field, wanted, only_matches=False)
+    matched = with_labels(view, matching.gt_field, wanted, only_matches=False)
     counted = wanted & ~is_tagged(REJECTED_TAG)
     if matching.threshold > 0:
         counted &= F("confidence") > matching.threshold
-    matched = matched.filter_labels(matching.label_field, counted, only_matches=False)
+    matched = with_labels(matched, matching.label_field, counted, only_matches=False)
     with _marked(dataset_of(view), matching.gt_field, matching.uncounted) as crowd:
         matched.evaluate_detections(
             matching.label_field,
@@ -98,8 +98,8 @@ def _marked(dataset: fo.Dataset, gt_field: str, ids: Sequence[Any] | None) -> It
         return
     samples, labels = database_collection(dataset), f"{gt_field}.detections"
     try:
-        for start in range(0, len(ids), _IDS_AT_ONCE):
-            some = {"$in": list(ids[start : start + _IDS_AT_ONCE])}
+        for part in in_parts(ids):
+            some = {"$in": list(part)}
             change = {"$set": {f"{labels}.$[label].{_UNCOUNTED}": True}}
             samples.update_many({f"{labels}._id": some}, change, array_filters=[{"label._id": some}])
         yield _UNCOUNTED

@@ -20,11 +20,12 @@ from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.fields import (
     REFERENCE_TAG,
+    count_classes,
     dataset_of,
     every_image,
     has_label_tag,
     is_tagged,
-    label_path,
+    with_labels,
 )
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.method.memory_bank import MemoryBank
@@ -68,7 +69,7 @@ class SeenImages:
         kinds = {} if bank is None else seen_images(bank)
         tagged = list(every_image(dataset_of(view)).match_tags(REFERENCE_TAG).values("id"))
         if has_label_tag(view, gt_field, REFERENCE_TAG):
-            tagged += view.filter_labels(gt_field, is_tagged(REFERENCE_TAG)).values("id")
+            tagged += with_labels(view, gt_field, is_tagged(REFERENCE_TAG)).values("id")
         contents = {} if bank is None else contents_of(bank)
         gone = bank is None and bool(record)
         return cls({**kinds, **dict.fromkeys(map(str, tagged), "reference")}, contents, gone)
@@ -172,10 +173,7 @@ def class_notes(
         names: the classes scored.
         asked: the classes that a caller wants, if any: others are left out on purpose.
     """
-    truth, predicted = (
-        {name: count for name, count in view.count_values(label_path(view, field, "label")).items() if name is not None}
-        for field in (gt_field, label_field)
-    )
+    truth, predicted = (count_classes(view, field) for field in (gt_field, label_field))
     notes = []
     unknown = {name: count for name, count in truth.items() if name not in names}
     if unknown and asked is None:

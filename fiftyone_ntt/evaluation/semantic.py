@@ -11,14 +11,14 @@ from typing import Any
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.documents import detection_of, score_of
+from fiftyone_ntt.dataset.documents import class_of, detection_of, score_of, single_documents, tags_of
 from fiftyone_ntt.dataset.fields import (
     REJECTED_TAG,
     check_detections_field,
+    count_classes,
     dataset_of,
     every_image,
     is_map_field,
-    is_name,
     whole_images,
     with_sizes,
 )
@@ -160,7 +160,7 @@ def to_segmentation(
 def _class_names(dataset: fo.Dataset, label_field: str, classes: Sequence[str] | None) -> list[str]:
     if isinstance(classes, str) or (classes is not None and (not classes or len(set(classes)) < len(classes))):
         raise InputError(f"expected a list of distinct class names, got {classes!r}")
-    there = set(filter(is_name, every_image(dataset).distinct(f"{label_field}.detections.label")))
+    there = set(count_classes(every_image(dataset), label_field))
     if classes is not None:
         if not there & set(classes):
             raise InputError(f"none of the classes {list(classes)} is in {label_field!r}; there is: {sorted(there)}")
@@ -276,7 +276,7 @@ class _Painter:
             try:
                 pieces.append(self._piece(label, rank, size))
             except InputError as error:
-                unusable.append(f"label {label.get('_id')} ({as_text(label.get('label'))}): {error}")
+                unusable.append(f"label {label.get('_id')} ({as_text(class_of(label))}): {error}")
         if unusable:  # the others are painted
             self.report.errors[sample_id] = "; ".join(unusable)
         if unusable and not pieces:
@@ -287,10 +287,9 @@ class _Painter:
 
     def _chosen(self, labels: Document) -> list[tuple[Document, tuple[float, ...]]]:
         """The labels that count, and their ranks."""
-        detections = labels.get("detections")
         chosen: list[tuple[Document, tuple[float, ...]]] = []
-        for label in detections if detections is not None else [labels]:  # a field of single Detection labels
-            if label.get("label") not in self.report.classes or REJECTED_TAG in (label.get("tags") or ()):
+        for label in single_documents(labels):
+            if class_of(label) not in self.report.classes or REJECTED_TAG in tags_of(label):
                 continue
             by_person = is_right(label, self.classes) or (self.of_run and not is_from_run(label))
             score = _score(label)

@@ -16,8 +16,17 @@ import numpy as np
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
-from fiftyone_ntt.dataset.documents import Document, detection_of, has_mask, label_of, score_of, single_documents
-from fiftyone_ntt.dataset.fields import REJECTED_TAG, dataset_of, is_map_field, label_path, with_sizes
+from fiftyone_ntt.dataset.documents import (
+    Document,
+    class_of,
+    detection_of,
+    has_mask,
+    label_of,
+    score_of,
+    single_documents,
+    tags_of,
+)
+from fiftyone_ntt.dataset.fields import REJECTED_TAG, count_classes, dataset_of, is_map_field, with_sizes
 from fiftyone_ntt.dataset.geometry import read_map
 from fiftyone_ntt.dataset.labels import left_out_mark
 from fiftyone_ntt.dataset.storage import raw_samples
@@ -163,18 +172,19 @@ def _painted(
     check_map_size(size)
     pieces = []
     for document in single_documents(value):
-        if document.get("label") not in index or REJECTED_TAG in (document.get("tags") or ()):
+        name = class_of(document)
+        if name not in index or REJECTED_TAG in tags_of(document):
             continue
         try:
             score, counts_not = score_of(document), is_truth and left_out_mark(document) is not None
             if least is None or score > least:
-                value_of = VOID if counts_not else index[document["label"]]
+                value_of = VOID if counts_not else index[name]
                 # An object on a region that counts neither way counts.
                 pieces.append(piece_of(detection_of(document), value_of, (float(not counts_not), score), size))
                 counts.marked += counts_not
         except InputError as error:
             key = document.get("_id")
-            counts.unusable[key] = f"label {key} ({as_text(document['label'])}): {error}"
+            counts.unusable[key] = f"label {key} ({as_text(name)}): {error}"
     return PaintedMap(pieces, size)
 
 
@@ -210,8 +220,7 @@ def _class_notes(
         if is_map_field(samples, name):
             others, unit = dict(pixels), "pixel"
         else:
-            there = samples.count_values(label_path(samples, name, "label"))
-            others = {label: count for label, count in there.items() if label is not None and label not in classes}
+            others = {label: count for label, count in count_classes(samples, name).items() if label not in classes}
             unit = "label"
         if others:
             notes.append(

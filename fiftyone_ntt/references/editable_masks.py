@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import fiftyone as fo
 import numpy as np
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
-from fiftyone_ntt.dataset.documents import Document, single_documents
+from fiftyone_ntt.dataset.documents import Document, label_parts, single_documents, tags_of
 from fiftyone_ntt.dataset.fields import (
     NEGATIVE_TAG,
     REFERENCE_TAG,
@@ -20,7 +19,6 @@ from fiftyone_ntt.dataset.fields import (
     every_image,
     field_names,
     image_samples,
-    label_path,
 )
 from fiftyone_ntt.dataset.labels import fingerprint, is_kept
 from fiftyone_ntt.dataset.schema import activate_schema
@@ -153,20 +151,9 @@ def _tags(references: SampleCollection, fields: Sequence[str]) -> dict[str, list
     """Label id -> those of its tags that matter here."""
     by_id: dict[str, list[str]] = {}
     for name in fields:
-        ids, tags = (references.values(label_path(references, name, part), unwind=True) for part in ("id", "tags"))
-        if len(ids) != len(tags):  # labels without tags leave no trace when unwound
-            ids, tags = (_flat(references, name, part) for part in ("id", "tags"))
-        by_id |= {
-            str(label_id): [tag for tag in marks or [] if tag in (REFERENCE_TAG, NEGATIVE_TAG)]
-            for label_id, marks in zip(ids, tags, strict=True)
-        }
+        for _, labels in label_parts(references, name, ["_id", "tags"]):
+            by_id |= {str(label.get("_id")): sorted(tags_of(label) & {REFERENCE_TAG, NEGATIVE_TAG}) for label in labels}
     return by_id
-
-
-def _flat(references: SampleCollection, name: str, part: str) -> list[Any]:
-    values = references.values(label_path(references, name, part))
-    listed = label_path(references, name) != name
-    return [value for group in values for value in group or []] if listed else values
 
 
 def _write(

@@ -18,8 +18,15 @@ from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 from PIL import Image
 
-from fiftyone_ntt.dataset.documents import Document, SampleDocument, sample_documents, single_documents
-from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_reference_field, image_samples, is_map_field, label_path
+from fiftyone_ntt.dataset.documents import (
+    Document,
+    SampleDocument,
+    class_of,
+    label_parts,
+    sample_documents,
+    single_documents,
+)
+from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_reference_field, image_samples, is_map_field
 from fiftyone_ntt.dataset.labels import left_out_mark
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.references import mask_extent
@@ -45,8 +52,7 @@ _IN_TABLE = 56
 _GREY_SIDE = 16
 _AROUND_POINTS = 0.08
 """How much a thumbnail shows around points whose mask has not been made, as a share of the image's longer side."""
-_NEARLY_EQUAL = 0.95
-_KEPT = 500
+_NEARLY_EQUAL, _KEPT = 0.95, 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,17 +206,13 @@ def describe_references(
 
 def _labels(references: SampleCollection, label_field: str) -> dict[tuple[str, str], str]:
     """(sample id, label id) -> class of every reference; nothing else is fetched."""
-    if is_map_field(references, label_field):
-        ids = zip(*references.values(["id", f"{label_field}.id"]), strict=True)
-        return {(sample_id, label_id): MAPS for sample_id, label_id in ids if label_id is not None}
-    paths = [label_path(references, label_field, name) for name in ("id", "label")]
-    classes = {}
-    for sample_id, ids, names in zip(*references.values(["id", *paths]), strict=True):
-        listed = isinstance(ids, list)
-        for label_id, name in zip(ids if listed else [ids], names if listed else [names], strict=True):
-            if label_id is not None:
-                classes[sample_id, label_id] = name or NO_CLASS
-    return classes
+    are_maps = is_map_field(references, label_field)
+    return {
+        (str(sample_id), str(label["_id"])): MAPS if are_maps else class_of(label) or NO_CLASS
+        for sample_id, labels in label_parts(references, label_field, ["_id", "label"])
+        for label in labels
+        if "_id" in label
+    }
 
 
 def _fair_share(labels: dict[tuple[str, str], str], most: int | None) -> set[tuple[str, str]]:
@@ -248,7 +250,7 @@ def _cards_of(
     image: NDArray[np.uint8] | None = None
     for label in labels:
         label_id = str(label.get("_id"))
-        name = MAPS if label.get("_cls") == "Segmentation" else str(label.get("label") or NO_CLASS)
+        name = MAPS if label.get("_cls") == "Segmentation" else class_of(label) or NO_CLASS
         card = ReferenceCard(sample.source_id, label_id, name, _kind(label))
         pictured = masks.get(label_id, label)  # the mask that was made from it tells more
         try:

@@ -17,7 +17,7 @@ from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from fiftyone_ntt.dataset.documents import Document, SampleDocument, label_of, single_documents
+from fiftyone_ntt.dataset.documents import Document, SampleDocument, class_of, label_of, single_documents, tags_of
 from fiftyone_ntt.dataset.fields import NEGATIVE_TAG
 from fiftyone_ntt.dataset.geometry import box_in_pixels, full_mask, points_in_pixels, read_map, stretched
 from fiftyone_ntt.errors import BadReferenceError, InputError, WrongTypeError, as_text, counted
@@ -64,7 +64,7 @@ class LabelledObject:
 
 def is_negative(label: Document) -> bool:
     """Whether a label shows what its class is not."""
-    return NEGATIVE_TAG in (label.get("tags") or [])
+    return NEGATIVE_TAG in tags_of(label)
 
 
 def objects_in(
@@ -91,7 +91,7 @@ def objects_in(
                 raise InputError(f"expected a box, a mask, points or a line, got {document.get('_cls')!r}")
         # Anything may stand where points should, and go wrong in any way.
         except (InputError, WrongTypeError, TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
-            name = f" ({as_text(document['label'])})" if document.get("label") else ""
+            name = f" ({as_text(class_of(document))})" if class_of(document) else ""
             raise BadReferenceError(f"label {document.get('_id')}{name}: {error}") from error
 
 

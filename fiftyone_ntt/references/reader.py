@@ -17,8 +17,16 @@ import numpy as np
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
-from fiftyone_ntt.dataset.documents import Document, SampleDocument, sample_documents, single_documents
-from fiftyone_ntt.dataset.fields import NEGATIVE_TAG, check_reference_field, image_samples, is_map_field, label_path
+from fiftyone_ntt.dataset.documents import (
+    Document,
+    SampleDocument,
+    class_of,
+    label_parts,
+    sample_documents,
+    single_documents,
+    tags_of,
+)
+from fiftyone_ntt.dataset.fields import NEGATIVE_TAG, check_reference_field, image_samples, is_map_field, with_labels
 from fiftyone_ntt.dataset.labels import CROWD, IGNORED, is_example, left_out_mark
 from fiftyone_ntt.errors import BadReferenceError, InputError, as_text, counted
 from fiftyone_ntt.pixels.images import content_key, decode_image, read_bytes
@@ -205,7 +213,7 @@ class ReferenceReader:
             data = read_bytes(sample.filepath)
             image = decode_image(data, sample.filepath)
         except InputError as error:
-            names = [label.get("label") for label in labels] if wanted else []
+            names = [class_of(label) for label in labels] if wanted else []
             self.cannot_use(sample.id, f"reference sample {sample.id}: {error}", names)
             return None
         objects = list(self._objects(sample, (int(image.shape[0]), int(image.shape[1]))))
@@ -222,13 +230,13 @@ class ReferenceReader:
         """Whether a label may be of a class wanted (a map has to be read for that), or is a negative."""
         if label.get("_cls") == "Segmentation" or is_negative(label):
             return True
-        return label.get("label") in self.classes and left_out_mark(label) is None
+        return class_of(label) in self.classes and left_out_mark(label) is None
 
     def _note_left_out(self, sample: SampleDocument, labels: Sequence[Document]) -> None:
         for label in labels:
             mark = None if is_negative(label) else left_out_mark(label)
-            if mark is not None and (self._all_classes or label.get("label") in self.classes):
-                self.left_out[str(label.get("_id"))] = sample.source_id, str(label.get("label")), mark
+            if mark is not None and (self._all_classes or class_of(label) in self.classes):
+                self.left_out[str(label.get("_id"))] = sample.source_id, str(class_of(label)), mark
 
     def _objects(self, sample: SampleDocument, size: Size) -> Iterator[LabelledObject]:
         """What the labels of a sample show. Labels of other classes are not looked at: they may be anything.
@@ -241,7 +249,7 @@ class ReferenceReader:
                     objects = list(objects_in(label, size, self._values.get(name)))
                 except BadReferenceError as error:
                     key, reason = f"{sample.source_id}/{label.get('_id')}", f"reference sample {sample.id}, {error}"
-                    self.cannot_use(key, reason, () if is_negative(label) else [label.get("label")])
+                    self.cannot_use(key, reason, () if is_negative(label) else [class_of(label)])
                     continue
                 for item in objects:
                     key = f"{sample.source_id}/{item.label_id}"
@@ -293,12 +301,9 @@ class ReferenceReader:
                 for sample in sample_documents(positive, [field_name]):
                     names |= classes_in_maps(sample, self._values[field_name], self.unusable)
                 continue
-            paths = [label_path(positive, field_name, part) for part in ("label", "tags")]
-            examples = positive.filter_labels(field_name, is_example(), only_matches=False)
-            for labels, tags in zip(*(examples.values(path) for path in paths), strict=True):
-                # A field of single labels has one of each, not lists.
-                pairs = zip(labels, tags, strict=True) if isinstance(labels, list) else [(labels, tags)]
-                names.update(name for name, marks in pairs if name is not None and NEGATIVE_TAG not in (marks or []))
+            examples = with_labels(positive, field_name, is_example(), only_matches=False)
+            for _, labels in label_parts(examples, field_name, ["label", "tags"]):
+                names.update(name for label in labels if not is_negative(label) and (name := class_of(label)))
         return names
 
 
@@ -380,7 +385,7 @@ def _lines(samples: SampleCollection, fields: Sequence[str]) -> Iterator[str]:
         for name, document in sample.fields.items():
             for label in single_documents(document):
                 facts = [(key, label[key]) for key in _TEACHES if key in label]
-                negative = NEGATIVE_TAG in (label.get("tags") or ())
+                negative = NEGATIVE_TAG in tags_of(label)
                 yield repr((path, name, str(label.get("_id")), negative, facts, _on_disk(label.get("mask_path"))))
 
 

@@ -6,23 +6,26 @@ whether the references are still the same; form, command line and Python ask her
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
+from fiftyone_ntt.dataset.documents import tags_of
 from fiftyone_ntt.dataset.fields import (
     REFERENCE_TAG,
     check_reference_field,
     dataset_of,
+    has_labels,
     image_samples,
     is_map_field,
     is_tagged,
     label_path,
     reference_fields,
     root_dataset_of,
+    with_labels,
 )
 from fiftyone_ntt.dataset.storage import database_collection
 from fiftyone_ntt.errors import InputError, WrongTypeError, as_text, counted
@@ -247,7 +250,7 @@ def _tagged(images: SampleCollection, fields: Sequence[str]) -> tuple[list[str],
     except InputError:
         raise InputError(NO_REFERENCES) from None
     for name in others:
-        references = references.filter_labels(name, is_tagged(REFERENCE_TAG), only_matches=False)
+        references = with_labels(references, name, is_tagged(REFERENCE_TAG), only_matches=False)
     return names, references
 
 
@@ -258,7 +261,7 @@ def _field_of_tagged(images: SampleCollection) -> str:
     # What a person drew comes before what a run wrote.
     written = {name for name in names if images.get_field(f"{name}.detections.predicted_iou") is not None}
     for name in sorted(names, key=lambda name: (name in written, name != "ground_truth")):
-        if tagged.count(label_path(tagged, name, "id")):
+        if len(tagged.match(has_labels(tagged, name)).limit(1)):
             return name
     return likely_field(images)
 
@@ -282,9 +285,9 @@ def _tags(document: dict[str, Any], path: str) -> set[str]:
     """All tags of the labels of a field."""
     value: Any = document
     for part in path.split(".")[:-1]:
-        value = (value or {}).get(part)
+        value = value.get(part) if isinstance(value, Mapping) else None
     labels = value if isinstance(value, list) else [value]
-    return {tag for label in labels for tag in (label or {}).get("tags") or ()}
+    return {tag for label in labels if isinstance(label, Mapping) for tag in tags_of(label)}
 
 
 def _classes(before: MadeFrom | None, shots: dict[str, int], any_maps: bool) -> tuple[str, ...] | None:

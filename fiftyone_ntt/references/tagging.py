@@ -11,16 +11,27 @@ from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 from fiftyone.core.patches import PatchesView
 
-from fiftyone_ntt.dataset.documents import make_tag_lists, tag_images
+from fiftyone_ntt.dataset.documents import (
+    can_be_tagged,
+    class_of,
+    label_parts,
+    make_tag_lists,
+    tag_images,
+    tags_of,
+)
 from fiftyone_ntt.dataset.fields import (
     NEGATIVE_TAG,
+    NO_CLASS,
     NO_IMAGES,
     REFERENCE_TAG,
     check_reference_field,
     checked_ids,
+    count_classes,
+    count_labels_in,
     dataset_of,
     field_names,
     has_label_tag,
+    has_labels,
     image_samples,
     is_detections_field,
     is_generated,
@@ -29,10 +40,13 @@ from fiftyone_ntt.dataset.fields import (
     is_tagged,
     label_path,
     reference_fields,
+    sound_lists,
     with_all_fields,
+    with_labels,
 )
 from fiftyone_ntt.dataset.labels import is_example
 from fiftyone_ntt.dataset.schema import index_tags
+from fiftyone_ntt.dataset.storage import edit_label_tags
 from fiftyone_ntt.errors import InputError, counted
 
 NO_REFERENCES = (
@@ -45,7 +59,6 @@ NOTHING_SELECTED = (
 )
 
 
-NO_CLASS = "(no class)"
 MAPS = "(semantic segmentation masks)"
 """What stands for the classes in semantic segmentation masks: to tell them, every one would have to be read."""
 
@@ -214,8 +227,7 @@ def count_labels(view: SampleCollection, fields: Sequence[str]) -> Counter[str]:
     view = with_all_fields(view)
     for name in fields:
         if name in reference_fields(view) and not is_map_field(view, name):
-            labels = examples_of(view, name).count_values(label_path(view, name, "label"))
-            counts.update({label: count for label, count in labels.items() if label is not None})
+            counts.update(count_classes(examples_of(view, name), name))
     return counts
 
 
@@ -223,7 +235,7 @@ def examples_of(view: SampleCollection, field: str) -> SampleCollection:
     """The view without the labels of a field that are no examples: crowds, difficult and ignored ones."""
     if is_map_field(view, field):
         return view
-    return view.filter_labels(field, is_example() | is_tagged(NEGATIVE_TAG), only_matches=False)
+    return with_labels(view, field, is_example() | is_tagged(NEGATIVE_TAG), only_matches=False)
 
 
 def truth_field(view: SampleCollection, names: Sequence[str]) -> str | None:
@@ -238,7 +250,7 @@ def truth_field(view: SampleCollection, names: Sequence[str]) -> str | None:
     """
     others = view.match_tags(REFERENCE_TAG, bool=False)
     preferred = sorted(names, key=lambda name: name != "ground_truth")
-    labelled = (name for name in preferred if len(others.match(_any_label(others, name)).limit(1)))
+    labelled = (name for name in preferred if len(others.match(has_labels(others, name)).limit(1)))
     return next(labelled, preferred[0] if preferred else None)
 
 
@@ -252,8 +264,9 @@ def count_references(
         return {}
     if is_map_field(references, label_field):
         return {MAPS: int(references.count(f"{label_field}.id"))}
-    counts = examples_of(references, label_field).count_values(label_path(references, label_field, "label"))
-    return {name or NO_CLASS: count for name, count in sorted(counts.items(), key=lambda item: str(item[0]))}
+    parts = label_parts(examples_of(references, label_field), label_field, ["label"])
+    counts = Counter(class_of(label) or NO_CLASS for _, labels in parts for label in labels)
+    return dict(sorted(counts.items()))
 
 
 def without_tagged(view: SampleCollection) -> tuple[SampleCollection, int]:
@@ -273,49 +286,42 @@ def _change(
             samples if sample_ids is None else samples.select(checked_ids(sample_ids, "patches")), field
         )
     if label_ids is not None:
-        labels = samples.select_labels(ids=checked_ids(label_ids, "labels"), fields=field)
+        labels = sound_lists(samples, field).select_labels(ids=checked_ids(label_ids, "labels"), fields=field)
         left_out = _left_out(labels, field) if add else 0
         return ReferenceChange(labels=_tag_labels(labels, field, add), added=add, left_out=left_out)
     chosen = samples if sample_ids is None else samples.select(checked_ids(sample_ids, "samples"))
     if not add:
-        labels_before = _tag_labels(chosen, field, False)
+        labels_before = _tag_labels(_narrowed(chosen, REFERENCE_TAG, [field]), field, False)
         count = len(chosen.match_tags(REFERENCE_TAG))
         tag_images(chosen, REFERENCE_TAG, add=False)
         return ReferenceChange(count, labels_before, added=False)
     tag_images(chosen, REFERENCE_TAG)
     count = len(chosen)
-    labelled = len(chosen.match(_any_label(chosen, field))) if count else 0
+    labelled = len(chosen.match(has_labels(chosen, field))) if count else 0
     return ReferenceChange(count, 0, count - labelled, left_out=_left_out(chosen, field))
 
 
 def _left_out(samples: SampleCollection, field: str) -> int:
     """Labels of a field that will be no references, whatever is tagged."""
-    path = label_path(samples, field, "id")
-    return int(samples.count(path)) - int(examples_of(samples, field).count(path))
+    return count_labels_in(samples, field) - count_labels_in(examples_of(samples, field), field)
 
 
 def _tag_labels(labels: SampleCollection, field: str, add: bool) -> int:
     """Tags or untags labels; returns how many that are (untagging: how many were tagged)."""
-    path = label_path(labels, field, "id")
+    which: dict[Any, list[Any]] = {}
+    for sample_id, found in label_parts(labels, field, ["_id", "tags"]):
+        for label in filter(can_be_tagged, found):
+            if add or REFERENCE_TAG in tags_of(label):
+                which.setdefault(sample_id, []).append(label["_id"])
     if add:
-        count = int(labels.count(path))
-        make_tag_lists(labels, field)
-        labels.tag_labels(REFERENCE_TAG, field)
-    else:
-        count = int(labels.count_label_tags(field).get(REFERENCE_TAG, 0))
-        labels.untag_labels(REFERENCE_TAG, field)
-    return count
+        make_tag_lists(labels, field, which)
+    if which:
+        edit_label_tags(labels, field, which, REFERENCE_TAG, add=add)
+    return sum(map(len, which.values()))
 
 
 def _label_ids(patches: SampleCollection, field: str) -> list[str]:
-    path: str = label_path(patches, field, "id")
-    return [label_id for label_id in patches.values(path, unwind=True) if label_id is not None]
-
-
-def _any_label(samples: SampleCollection, field: str) -> Any:
-    """An expression: whether a sample has a label in the field."""
-    path: str = label_path(samples, field)
-    return F(path).exists() if path == field else F(path).length() > 0
+    return [str(label["_id"]) for _, labels in label_parts(patches, field, ["_id"]) for label in labels if label]
 
 
 def tagged_references(target: SampleCollection, tag: str, label_field: str | Sequence[str]) -> SampleCollection:
@@ -359,7 +365,10 @@ def _with_tag(target: SampleCollection, tag: str, label_field: str | Sequence[st
     if fields and len(tagged):
         return _labels_or_samples(target, tag, field_names(label_field), fields)
     if fields:
-        return _narrowed(target, tag, fields).select_labels(tags=tag, fields=fields)
+        view = _narrowed(target, tag, fields)
+        for name in fields:
+            view = with_labels(view, name, is_tagged(tag), only_matches=False)
+        return view
     return tagged if len(tagged) else None
 
 
@@ -377,5 +386,5 @@ def _labels_or_samples(
     view = target.select(sorted(ids))
     for name in names:
         if is_reference_field(view, name):
-            view = view.filter_labels(name, F("$tags").contains(tag) | is_tagged(tag), only_matches=False)
+            view = with_labels(view, name, F("$tags").contains(tag) | is_tagged(tag), only_matches=False)
     return view

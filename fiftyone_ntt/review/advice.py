@@ -19,6 +19,7 @@ from fiftyone_ntt.dataset.fields import (
     image_samples,
     is_detections_field,
     root_dataset_of,
+    sound_lists,
 )
 from fiftyone_ntt.errors import InputError, WrongTypeError, counted
 from fiftyone_ntt.method.memory_bank import MemoryBank
@@ -230,7 +231,7 @@ def _flaws(samples: SampleCollection, label_ids: Sequence[str], fields: Sequence
     images, flaws = every_image(dataset_of(samples)), dict[str, tuple[str, ...]]()
     for name in fields:
         if label_ids and images.has_field(name) and is_detections_field(images, name):
-            held = images.select_labels(ids=list(label_ids), fields=name)
+            held = sound_lists(images, name).select_labels(ids=list(label_ids), fields=name)
             flaws |= {card.label_id: card.flaws for card in describe_references(held, name, tag="")}
     return flaws
 

@@ -12,7 +12,7 @@ from bson import ObjectId
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.documents import make_tag_lists
+from fiftyone_ntt.dataset.documents import can_be_tagged, label_parts, make_tag_lists, tags_of
 from fiftyone_ntt.dataset.fields import (
     ACCEPTED_TAG,
     DECIDED_TAGS,
@@ -20,12 +20,15 @@ from fiftyone_ntt.dataset.fields import (
     REJECTED_TAG,
     check_detections_field,
     checked_ids,
+    count_classes,
+    count_labels_in,
     dataset_of,
     every_image,
     image_samples,
     is_generated,
     is_tagged,
-    label_root,
+    sound_lists,
+    with_labels,
 )
 from fiftyone_ntt.dataset.storage import edit_label_tags, store
 from fiftyone_ntt.errors import InputError, counted
@@ -162,7 +165,7 @@ def check_classes(view: SampleCollection, label_field: str, classes: Collection[
     if not classes:
         return
     dataset = dataset_of(view)
-    there = sorted(filter(None, every_image(dataset).distinct(f"{label_root(dataset, label_field)[0]}.label")))
+    there = sorted(count_classes(every_image(dataset), label_field))
     unknown = [name for name in classes if name not in there]
     if unknown:
         raise InputError(
@@ -183,7 +186,7 @@ def amount(
 ) -> tuple[int, int]:
     """How many images and labels a decision with these arguments would be about; see ``accept_labels``."""
     chosen = _chosen(view, label_field, _Choice(label_ids, classes, above, below, undecided))
-    return len(chosen), chosen.count(label_root(chosen, label_field)[0])
+    return len(chosen), count_labels_in(chosen, label_field)
 
 
 def _chosen(view: SampleCollection, label_field: str, choice: _Choice) -> SampleCollection:
@@ -191,9 +194,9 @@ def _chosen(view: SampleCollection, label_field: str, choice: _Choice) -> Sample
     check_detections_field(chosen, label_field)
     if choice.label_ids is not None:
         ids = checked_ids(choice.label_ids, "labels")
-        chosen = _where(chosen, label_field, ids).select_labels(ids=ids, fields=label_field)
+        chosen = sound_lists(_where(chosen, label_field, ids), label_field).select_labels(ids=ids, fields=label_field)
     condition = choice.condition()
-    return chosen if condition is None else chosen.filter_labels(label_field, condition)
+    return chosen if condition is None else with_labels(chosen, label_field, condition)
 
 
 def _where(samples: SampleCollection, label_field: str, label_ids: list[str]) -> SampleCollection:
@@ -216,11 +219,12 @@ def why_unchanged(
 ) -> str:
     """Why a decision with these arguments changed no label, and what to do; see ``accept_labels``."""
     samples = image_samples(view)
-    path = f"{label_root(samples, label_field)[0]}.id"
-    there = samples.count(path)
+    there = count_labels_in(samples, label_field)
     if not there:
         return f"no image of the view has labels in {label_field!r}; label them first" if len(samples) else NO_IMAGES
-    count = _chosen(view, label_field, _Choice(label_ids, classes, above, below, undecided)).count(path)
+    _, count = amount(
+        view, label_field, label_ids=label_ids, classes=classes, above=above, below=below, undecided=undecided
+    )
     if not count:
         return (
             f"{counted(there, 'label')} in {label_field!r}, none of that class, score or id; give others, or "
@@ -331,16 +335,13 @@ def _to_change(
     view: SampleCollection, label_field: str, tag: str | None, others: set[str]
 ) -> tuple[Changes, Changes, Before]:
     """Labels with a tag of the ``others``, labels without ``tag``, and what all of them are; masks are not read."""
-    root, is_list = label_root(view, label_field)
     wrong: Changes = {}
     missing: Changes = {}
     before: Before = {}
-    for sample_id, ids, tags in zip(*view.values(["_id", f"{root}._id", f"{root}.tags"]), strict=True):
-        for label_id, own in zip(ids or [], tags or [], strict=True) if is_list else [(ids, tags)]:
-            # FiftyOne cannot tag what strangers write in place of an id or of tags.
-            if not isinstance(label_id, ObjectId) or not isinstance(own, (list, type(None))):
-                continue
-            contrary, lacks = others & set(own or []), tag is not None and tag not in (own or [])
+    for sample_id, labels in label_parts(view, label_field, ["_id", "tags"]):
+        for label in filter(can_be_tagged, labels):
+            label_id, own = label["_id"], tags_of(label)
+            contrary, lacks = others & own, tag is not None and tag not in own
             if contrary:
                 wrong.setdefault(sample_id, []).append(label_id)
             if lacks:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -19,13 +18,16 @@ from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 from PIL import Image
 
-from fiftyone_ntt.dataset.documents import Document, detection_of, single_documents
+from fiftyone_ntt.dataset.documents import Document, class_of, detection_of, single_documents
 from fiftyone_ntt.dataset.fields import (
     DECIDED_TAGS,
     check_detections_field,
+    count_classes,
+    count_labels_in,
     dataset_of,
     is_tagged,
     whole_images,
+    with_labels,
 )
 from fiftyone_ntt.dataset.geometry import box_in_pixels, place_mask
 from fiftyone_ntt.dataset.labels import is_crowd, is_ignored
@@ -164,12 +166,12 @@ def export_labels(
         progress(0, 1, "looking for labels to export")
     chosen = chosen_labels(view, label_field, only=only, score_threshold=score_threshold, exact=True)
     names = classes_of(chosen, label_field, classes)
-    labels_there = Counter(chosen.values(f"{label_field}.detections.label", unwind=True))
-    chosen = chosen.filter_labels(label_field, F("label").is_in(names), only_matches=only == "accepted")
+    labels_there, of_any_name = count_classes(chosen, label_field), count_labels_in(chosen, label_field)
+    chosen = with_labels(chosen, label_field, F("label").is_in(names), only_matches=only == "accepted")
     if not any(labels_there[name] for name in names):
         raise InputError(f"nothing to export: {why_nothing(view, label_field, only)}")
     report = ExportReport(str(folder), format, 0, 0, {}, "", _notes(view, chosen, label_field, only))
-    if nameless := labels_there[None] + labels_there[""]:
+    if nameless := of_any_name - labels_there.total():
         report.notes.append(f"{counted(nameless, 'label')} without a class left out")
     job = _Job(chosen, label_field, names, format, masks, export_media, report, keep_empty=only != "accepted")
     _write(job, folder, before, progress)
@@ -318,7 +320,7 @@ def _image(
             labels.append(_placed(job, label, size, path))
         except InputError as error:
             job.unusable.append(label.get("_id"))
-            name = f"label {label.get('_id')} ({as_text(label.get('label'))}) of {as_text(path, _LONGEST_PATH)}"
+            name = f"label {label.get('_id')} ({as_text(class_of(label))}) of {as_text(path, _LONGEST_PATH)}"
             job.report.left_out.append(f"left out: {name}: {error}")
     return (data, size, labels) if labels or job.keep_empty else None
 
@@ -362,7 +364,7 @@ def _write_fiftyone(job: _Job, folder: Path, written: dict[str, str]) -> None:
     every = len(written) == len(job.chosen)  # a million ids would be too long a query
     kept = job.chosen if every else job.chosen.select(list(written), ordered=True)
     if job.unusable:
-        kept = kept.filter_labels(job.label_field, ~F("_id").is_in(job.unusable), only_matches=False)
+        kept = with_labels(kept, job.label_field, ~F("_id").is_in(job.unusable), only_matches=False)
     with naming(folder / "samples.json"):
         kept.select_fields(job.label_field).export(
             export_dir=str(folder), dataset_type=fo.types.FiftyOneDataset, export_media=False, progress=False
@@ -383,7 +385,7 @@ def _notes(view: SampleCollection, chosen: SampleCollection, label_field: str, o
     if only != "accepted":
         return []
     undecided = ~is_tagged(sorted(DECIDED_TAGS)) & F("predicted_iou").exists()
-    partly = sum(len(images.filter_labels(label_field, undecided)) for images in selections(view, chosen.values("id")))
+    partly = sum(len(with_labels(images, label_field, undecided)) for images in selections(view, chosen.values("id")))
     also_hold = counted(partly, "image also holds", "images also hold")
     return [f"{also_hold} labels that nobody has decided on: not written"] if partly else []
 

@@ -10,17 +10,19 @@ from fiftyone import ViewExpression
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.documents import single_documents
+from fiftyone_ntt.dataset.documents import single_documents, tags_of
 from fiftyone_ntt.dataset.fields import (
     DECIDED_TAGS,
     DONE_TAG,
     NO_IMAGES,
     PROTECTED_TAGS,
     REJECTED_TAG,
+    count_classes,
+    count_labels_in,
     dataset_of,
     image_samples,
-    is_name,
     is_tagged,
+    with_labels,
 )
 from fiftyone_ntt.dataset.labels import is_edited
 from fiftyone_ntt.dataset.storage import raw_values
@@ -52,7 +54,7 @@ def chosen_labels(
         kept |= F("_id").is_in(edited)
     if only == "all":
         kept |= _true() if score_threshold is None else F("confidence") > score_threshold
-    return view.filter_labels(label_field, ~is_tagged(REJECTED_TAG) & kept, only_matches=only == "accepted")
+    return with_labels(view, label_field, ~is_tagged(REJECTED_TAG) & kept, only_matches=only == "accepted")
 
 
 def count_chosen(
@@ -60,7 +62,7 @@ def count_chosen(
 ) -> tuple[int, int]:
     """How many labels on how many images ``export_labels`` would write, about: no mask is read."""
     chosen = chosen_labels(image_samples(view), label_field, only=only, score_threshold=score_threshold)
-    return chosen.count(f"{label_field}.detections"), len(chosen)
+    return count_labels_in(chosen, label_field), len(chosen)
 
 
 def _true() -> ViewExpression:
@@ -74,7 +76,7 @@ def _edited(view: SampleCollection, label_field: str) -> list[ObjectId]:
     for start in range(0, len(ids), _CHUNK):
         for document in raw_values(view.select(ids[start : start + _CHUNK]), label_field):
             for label in single_documents(document):
-                if not DECIDED_TAGS & set(label.get("tags") or ()) and is_edited(label, classes):
+                if not DECIDED_TAGS & tags_of(label) and is_edited(label, classes):
                     edited.append(label.get("_id"))
     return edited
 
@@ -83,7 +85,7 @@ def classes_of(view: SampleCollection, label_field: str, classes: Sequence[str] 
     """The classes to write in the order of their numbers; those of the run and what else there is unless told."""
     if isinstance(classes, str) or (classes is not None and (not classes or len(set(classes)) < len(classes))):
         raise InputError(f"expected a list of distinct class names, got {classes!r}")
-    there = list(filter(is_name, view.distinct(f"{label_field}.detections.label")))
+    there = list(count_classes(view, label_field))
     if classes is not None:
         missing = sorted(set(classes) - set(there))
         if missing and len(missing) == len(classes):
@@ -97,7 +99,7 @@ def classes_of(view: SampleCollection, label_field: str, classes: Sequence[str] 
 
 def why_nothing(view: SampleCollection, label_field: str, only: str) -> str:
     """The reason that no label of a view would be written."""
-    count = view.count(f"{label_field}.detections")
+    count = count_labels_in(view, label_field)
     if not len(view):
         return NO_IMAGES
     if only == "done" and not len(view.match_tags(DONE_TAG)):

@@ -24,10 +24,10 @@ import fiftyone as fo
 import numpy as np
 from bson import ObjectId
 
-from fiftyone_ntt.dataset.documents import label_of
+from fiftyone_ntt.dataset.documents import label_of, label_parts, tags_of
 from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, REJECTED_TAG, label_root
 from fiftyone_ntt.dataset.labels import Document, is_from_run
-from fiftyone_ntt.dataset.storage import JsonStore, database_collection, raw_values, shows_whole_lists, store
+from fiftyone_ntt.dataset.storage import JsonStore, database_collection, shows_whole_lists, store
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.runs.record import status_field
 
@@ -75,15 +75,16 @@ def watch(dataset: fo.Dataset, view: fo.DatasetView, sample_id: str) -> int:
             continue
         document = _document(dataset, sample_id, field)
         labels = _labels(document, root)
-        hidden = _hidden(view, sample_id, field, root, labels)
-        decided = {str(_key(label)): tag for label in labels if (tag := _decision(label)) is not None}
+        by_key = _by_key(labels)
+        hidden = _hidden(view, sample_id, field, by_key)
+        decided = {str(key): tag for key, label in by_key.items() if (tag := _decision(label)) is not None}
         if not (hidden or decided):
             continue
         count += len(hidden)
         facts = {
             "root": root,
-            "order": [_key(label) for label in labels],
-            "hidden": bson.encode({"labels": hidden}),
+            "order": list(by_key),
+            "hidden": bson.encode({"labels": list(hidden.values()), "keys": list(hidden)}),
             "decided": decided,
             "content": _content(labels),
             "status": bson.encode({"status": document.get(status_field(field))}),
@@ -119,24 +120,28 @@ def note_decision(dataset: fo.Dataset, label_field: str, labels: Mapping[Any, Se
             kept.set(key, {**facts, "decided": {**rest, **(dict.fromkeys(changed, tag) if tag else {})}})
 
 
-def _hidden(
-    view: fo.DatasetView, sample_id: str, field: str, root: str, labels: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
+def _hidden(view: fo.DatasetView, sample_id: str, field: str, labels: dict[Any, Document]) -> dict[Any, Document]:
     """The labels of a sample that a view hides; none where the sample is no part of it."""
     if shows_whole_lists(view, field) or not view.has_field(field):
-        return []
-    lists = raw_values(view.select(sample_id), f"{root}._id")
-    in_view = {label_id for ids in lists for label_id in ids or []}
-    return [label for label in labels if label.get("_id") not in in_view] if lists else []
+        return {}
+    lists = list(label_parts(view.select(sample_id), field, ["_id"]))
+    in_view = {repr(label.get("_id")) for _, shown in lists for label in shown}
+    return {key: label for key, label in labels.items() if repr(label.get("_id")) not in in_view} if lists else {}
 
 
 def _decision(label: dict[str, Any]) -> str | None:
-    return next((tag for tag in (ACCEPTED_TAG, REJECTED_TAG) if tag in (label.get("tags") or [])), None)
+    return next((tag for tag in (ACCEPTED_TAG, REJECTED_TAG) if tag in tags_of(label)), None)
 
 
-def _key(label: dict[str, Any]) -> Any:
-    """Its id; a stranger's label without one is told by all that is in it."""
-    return label["_id"] if "_id" in label else hashlib.sha256(bson.encode(label)).hexdigest()
+def _by_key(labels: Sequence[Document]) -> dict[Any, Document]:
+    """Labels by their ids; one of a stranger without any, or with that of another, by all that is in it."""
+    by_key: dict[Any, Document] = {}
+    for label in labels:
+        key = label.get("_id")
+        if not isinstance(key, ObjectId) or key in by_key:
+            key = hashlib.sha256(bson.encode(label)).hexdigest()
+        by_key[f"{key} again" if key in by_key else key] = label
+    return by_key
 
 
 def _content(labels: list[dict[str, Any]]) -> str:
@@ -185,10 +190,12 @@ def put_back(dataset: fo.Dataset, open_sample: str | None = None, *, tell: bool 
 
 def _restore(dataset: fo.Dataset, sample_id: str, field: str, facts: dict[str, Any]) -> int:
     document = _document(dataset, sample_id, field)
-    now = {_key(label): label for label in _labels(document, facts["root"])}
+    now = _by_key(_labels(document, facts["root"]))
     if not document or _was_labelled_again(document, field, facts, now):
         return 0
-    hidden = {_key(label): label for label in bson.decode(facts["hidden"])["labels"]}
+    kept = bson.decode(facts["hidden"])
+    keys = kept.get("keys") or list(_by_key(kept["labels"]))  # an earlier version kept no keys
+    hidden = dict(zip(keys, kept["labels"], strict=True))
     lost = [key for key, label in hidden.items() if key not in now or not _same(label, now[key])]
     undecided = _undecided(facts, now)
     if not lost and not undecided:
@@ -201,11 +208,12 @@ def _restore(dataset: fo.Dataset, sample_id: str, field: str, facts: dict[str, A
         # Accepted or rejected meanwhile: that was on purpose.
         now[key] = {**hidden[key], "tags": now[key].get("tags")} if key in now else hidden[key]
     for key, tag in undecided.items():
-        now[key] = {**now[key], "tags": [*(now[key].get("tags") or []), tag]}
+        now[key] = {**now[key], "tags": [*sorted(tags_of(now[key])), tag]}
     order = [key for key in facts["order"] if key in now]
     labels = [now[key] for key in (*order, *(key for key in now if key not in set(order)))]
     name = facts["root"].rpartition(".")[2]
-    value = {**(document.get(field) or {}), name: labels}
+    others = [item for item in _listed(document, facts["root"]) if not isinstance(item, dict)]
+    value = {**(document.get(field) or {}), name: [*labels, *others]}
     dataset.set_values(field, {sample_id: value}, key_field="id", validate=False, dynamic=False)
     return len({*lost, *undecided})
 
@@ -247,7 +255,12 @@ def _document(dataset: fo.Dataset, sample_id: str, field: str) -> Document:
 
 def _labels(document: Document, root: str) -> list[Document]:
     """The labels at a path such as ``ntt.detections``."""
+    return [item for item in _listed(document, root) if isinstance(item, dict)]
+
+
+def _listed(document: Document, root: str) -> list[Any]:
+    """All that stands in the list there, labels or not."""
     value: Any = document
     for name in root.split("."):
-        value = (value or {}).get(name)
-    return list(value or [])
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, list) else []

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import is_patches, label_fields, label_root
+from fiftyone_ntt.dataset.documents import label_parts
+from fiftyone_ntt.dataset.fields import is_patches, label_fields
 from fiftyone_ntt.errors import counted
 from fiftyone_ntt.params.review import DecisionParams
 from fiftyone_ntt.review.decisions import why_unchanged
@@ -42,8 +43,8 @@ class InSight:
         patches = self.view.select(list(self.samples))
         for field in label_fields(patches):
             if patches.has_field(field):
-                ids = patches.values(f"{label_root(patches, field)[0]}.id", unwind=True)
-                selected[field] = [label_id for label_id in ids if label_id]
+                parts = label_parts(patches, field, ["_id"])
+                selected[field] = [str(label["_id"]) for _, labels in parts for label in labels if label]
         return selected
 
     def images(self) -> tuple[SampleCollection, str]:

@@ -21,9 +21,10 @@ import numpy as np
 from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.documents import Document, single_documents
+from fiftyone_ntt.dataset.documents import Document, class_of, single_documents, tags_of
 from fiftyone_ntt.dataset.fields import (
     EDITED_TAG,
+    NO_CLASS,
     check_detections_field,
     dataset_of,
     is_generated,
@@ -84,6 +85,11 @@ class LabelTable:
     def classes(self) -> list[str]:
         """Names; ``rows["class"]`` indexes them."""
         return list(self._classes)
+
+    @property
+    def named_classes(self) -> list[str]:
+        """The same without ``NO_CLASS``."""
+        return [name for name in self._classes if name != NO_CLASS]
 
     @property
     def sample_ids(self) -> list[ObjectId]:
@@ -233,8 +239,7 @@ class LabelTable:
             self._version += 1
 
     def _row(self, number: int, label: Document) -> tuple[Any, ...]:
-        name, tags = str(label.get("label")), label.get("tags")
-        tags = {tag for tag in tags if isinstance(tag, str)} if isinstance(tags, list) else set()
+        name, tags = class_of(label) or NO_CLASS, tags_of(label)
         return (
             label["_id"].binary,
             number,

@@ -16,10 +16,10 @@ from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.source import describe_error
-from fiftyone_ntt.dataset.documents import make_tag_lists
+from fiftyone_ntt.dataset.documents import can_be_tagged, make_tag_lists, tags_of
 from fiftyone_ntt.dataset.fields import DECIDED_TAGS, EDITED_TAG, NO_IMAGES, check_name, every_image, whole_images
 from fiftyone_ntt.dataset.labels import to_document, without_contradictions
-from fiftyone_ntt.dataset.storage import patiently, store
+from fiftyone_ntt.dataset.storage import edit_label_tags, patiently, store
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
@@ -320,16 +320,15 @@ def _count(report: LearnReport, sample_id: str, before: list[Document], new: lis
 
 def _mark_edited(review: ReviewedRun, decided: dict[str, tuple[str, list[Document]]]) -> None:
     """Tags what a person edited or drew without saying so: it must outlive the pass that overwrites, and be counted."""
-    ids = [
-        str(label["_id"])
-        for _, labels in decided.values()
-        for label in labels
-        if isinstance(label.get("_id"), ObjectId) and not DECIDED_TAGS & set(label.get("tags") or [])
-    ]
-    make_tag_lists(every_image(review.dataset), review.label_field, [ObjectId(key) for key in decided])
-    for start in range(0, len(ids), 1000):
-        some = every_image(review.dataset).select_labels(ids=ids[start : start + 1000], fields=review.label_field)
-        patiently(some.tag_labels, EDITED_TAG, review.label_field)
+    which: dict[ObjectId, list[ObjectId]] = {}
+    for sample_id, (_, labels) in decided.items():
+        for label in filter(can_be_tagged, labels):
+            if not DECIDED_TAGS & tags_of(label):
+                which.setdefault(ObjectId(sample_id), []).append(label["_id"])
+    if which:
+        images = every_image(review.dataset)
+        make_tag_lists(images, review.label_field, which)
+        patiently(edit_label_tags, images, review.label_field, which, EDITED_TAG, add=True)
 
 
 def _keep_outcome(dataset: fo.Dataset, report: LearnReport) -> None:

@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne
-from fiftyone_ntt.dataset.documents import detection_of, relative_box, score_of
+from fiftyone_ntt.dataset.documents import (
+    Document,
+    class_of,
+    detection_of,
+    relative_box,
+    score_of,
+    single_documents,
+    tags_of,
+)
 from fiftyone_ntt.dataset.fields import (
     ACCEPTED_TAG,
     REJECTED_TAG,
@@ -38,7 +46,6 @@ from fiftyone_ntt.runs.record import REFERRING, provenance_of
 
 _AT_ONCE = 100
 """Samples whose labels are in memory at once."""
-Document = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +96,7 @@ def labels_in_chunks(
         names = [str(sample_id) for sample_id in sample_ids]
         yield (
             dict(zip(names, paths, strict=True)),
-            {name: (document or {}).get("detections") or [] for name, document in zip(names, labels, strict=True)},
+            {name: single_documents(document) for name, document in zip(names, labels, strict=True)},
         )
 
 
@@ -144,7 +151,7 @@ def lessons_of(sample_id: str, labels: Sequence[dict[str, Any]], content: Compac
     tokens, size = content.tokens.full(), content.candidates.frame.image_size
     lessons = []
     for label in labels:
-        name = label.get("label")
+        name = class_of(label)
         if is_no_example(label):
             continue
         try:
@@ -162,7 +169,7 @@ def is_no_example(label: dict[str, Any]) -> bool:
 
 
 def _kind(label: dict[str, Any]) -> str:
-    tags = set(label.get("tags") or [])
+    tags = tags_of(label)
     if REJECTED_TAG in tags and not is_right(label):
         return "rejected"
     return "accepted" if ACCEPTED_TAG in tags else "edited"
@@ -266,5 +273,5 @@ def _by_place(labels: Sequence[Document], threshold: float) -> dict[tuple[int, .
         except InputError:  # of a stranger: it is at no place
             continue
         if counts:
-            by_place.setdefault(place, Counter())[label.get("label") or ""] += 1
+            by_place.setdefault(place, Counter())[class_of(label) or ""] += 1
     return by_place

@@ -111,7 +111,7 @@ def write_image_labels(view: SampleCollection, thresholds: Thresholds) -> Presen
     """The same with these thresholds, which belong to the view's dataset."""
     dataset, name = dataset_of(view), thresholds.label_field
     table = table_of(dataset, name).refreshed()
-    names = list(dict.fromkeys([*thresholds.classes, *table.classes]))
+    names = list(dict.fromkeys([*thresholds.classes, *table.named_classes]))
     pairs = Pairs.of(table, names)
     # Sample id -> its row below; samples without labels share one row more, the last.
     known = table.sample_ids  # a list that is made anew each time

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fiftyone_ntt.dataset.fields import NO_CLASS
 from fiftyone_ntt.review.label_rows import REJECTED, UNDECIDED, decisions
 from fiftyone_ntt.review.label_table import LabelTable
 from fiftyone_ntt.review.threshold_fit import Curve, Floats, Ints, best_threshold, fit_curve
@@ -61,8 +62,9 @@ class Pairs:
     def of(cls, table: LabelTable, names: list[str]) -> Pairs:
         """Of all samples with labels; ``names`` are those of ``Labels.of``."""
         rows, index_of = table.rows, {name: i for i, name in enumerate(names)}
+        rows = rows[rows["class"] != table.class_index(NO_CLASS)]
         samples, image = np.unique(rows["sample"].astype(np.int64), return_inverse=True)
-        number = np.array([index_of[name] for name in table.classes], np.int64)
+        number = np.array([index_of.get(name, -1) for name in table.classes], np.int64)
         place, decided = image * len(names) + number[rows["class"]], decisions(rows)
         scored = rows["confidence"] > 0  # what a person drew has no score
         similarity = np.where(np.isnan(rows["similarity"]), rows["confidence"], rows["similarity"])

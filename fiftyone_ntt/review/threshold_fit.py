@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fiftyone_ntt.dataset.fields import NO_CLASS
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.review.label_rows import REJECTED, UNDECIDED, Rows, decisions
 from fiftyone_ntt.review.label_table import LabelTable
@@ -280,11 +281,11 @@ class Labels:
     @classmethod
     def of(cls, table: LabelTable, names: list[str]) -> Labels:
         rows = table.rows
-        rows = rows[rows["confidence"] > 0]
+        rows = rows[(rows["confidence"] > 0) & (rows["class"] != table.class_index(NO_CLASS))]
         index_of = {name: i for i, name in enumerate(names)}
-        for name in table.classes:  # labelled or drawn since
+        for name in table.named_classes:  # labelled or drawn since
             index_of.setdefault(name, len(index_of))
-        number = np.array([index_of[name] for name in table.classes], np.int64)
+        number = np.array([index_of.get(name, -1) for name in table.classes], np.int64)
         return cls(list(index_of), rows, number[rows["class"]], decisions(rows))
 
     @property

@@ -194,7 +194,7 @@ def fit_thresholds(
 
 def _fitted(dataset: fo.Dataset, record: Mapping[str, Any], precision: float | None) -> Thresholds:
     table = table_of(dataset, record["label_field"]).refreshed()
-    names = list(dict.fromkeys([*record["classes"], *table.classes]))
+    names = list(dict.fromkeys([*record["classes"], *table.named_classes]))
     labels = Labels.of(table, names)
     run_key = record["run_key"]
     if not len(labels.scores):

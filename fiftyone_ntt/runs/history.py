@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -92,13 +92,11 @@ class Pass:
         if not self._store.has(_SAMPLE + sample_id):
             self._set_large(_SAMPLE + sample_id, bson.encode({"labels": labels, "status": status}))
 
-    def kept(self, sample_id: str) -> tuple[Document | None, Document | None] | None:
-        """The labels and the status that ``keep`` got; ``None`` if the sample's labels were not replaced."""
-        data = self._get_large(_SAMPLE + sample_id)
-        if data is None:
-            return None
-        documents = bson.decode(data)
-        return documents["labels"], documents["status"]
+    def kept(self, sample_ids: Sequence[str]) -> dict[str, tuple[Document | None, Document | None]]:
+        """Sample id -> the labels and the status that ``keep`` got, of those whose labels were replaced."""
+        found = self._get_large([_SAMPLE + sample_id for sample_id in sample_ids])
+        documents = {key.removeprefix(_SAMPLE): bson.decode(data) for key, data in found.items()}
+        return {key: (document["labels"], document["status"]) for key, document in documents.items()}
 
     def keep_statuses(self, statuses: dict[str, Document]) -> None:
         """Keeps the statuses of samples whose labels may be replaced later."""
@@ -121,7 +119,7 @@ class Pass:
 
     def results(self, config: RunConfig, run_key: str) -> RunResults | None:
         """What ``keep_results`` got, for the record of ``config``."""
-        data = self._get_large(_RESULTS)
+        data = self._get_large([_RESULTS]).get(_RESULTS)
         return None if data is None else RunResults.from_dict(json_util.loads(data), self.dataset, config, run_key)
 
     def sample_ids(self) -> list[str]:
@@ -140,11 +138,14 @@ class Pass:
             self._store.set(f"{_PART}{key}:{i}", data[start : start + _PART_SIZE])
         self._store.set(key, len(parts))
 
-    def _get_large(self, key: str) -> bytes | None:
-        parts = self._store.get(key)
-        if parts is not None and not (isinstance(parts, int) and parts <= _MOST_PARTS):
+    def _get_large(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """What lies under some keys; asks the database twice, however many they are."""
+        counts = self._store.get_many(keys)
+        if not all(isinstance(count, int) and count <= _MOST_PARTS for count in counts.values()):
             raise InputError(f"expected at most {_MOST_PARTS} parts of what run pass {self.number} has replaced")
-        return None if parts is None else b"".join(self._store.get(f"{_PART}{key}:{i}") or b"" for i in range(parts))
+        names = {key: [f"{_PART}{key}:{i}" for i in range(count)] for key, count in counts.items()}
+        parts = self._store.get_many([name for each in names.values() for name in each])
+        return {key: b"".join(parts.get(name) or b"" for name in each) for key, each in names.items()}
 
 
 def _seconds(at: str | None) -> float:

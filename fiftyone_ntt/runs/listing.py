@@ -13,7 +13,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.operators.delegated import DelegatedOperationService
 from fiftyone.operators.executor import ExecutionRunState
 
-from fiftyone_ntt.dataset.fields import every_image
+from fiftyone_ntt.dataset.fields import every_image, is_labelled
 from fiftyone_ntt.dataset.storage import database_collection, dataset_id
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.runs.background import is_alive, is_in_background, mend
@@ -363,7 +363,7 @@ def images_of_run(dataset: fo.Dataset, run_key: str, label_field: str, state: st
     if not status_counts(dataset, label_field).get(run_key, {}).get(state):
         return None
     of_run = (F(f"{status}.run_key") == run_key) & (F(f"{status}.state") == state)
-    return every_image(dataset).match(of_run & F(label_field).exists() if state in DONE else of_run)
+    return every_image(dataset).match(of_run & is_labelled(label_field) if state in DONE else of_run)
 
 
 def is_given_up(operation: Any) -> Callable[[], bool]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import fiftyone as fo
 
+from fiftyone_ntt.dataset.documents import label_parts
 from fiftyone_ntt.dataset.fields import check_name, detections_fields, every_image, is_detections_field
 from fiftyone_ntt.dataset.schema import declare_status
 from fiftyone_ntt.dataset.storage import database_collection, refresh, store
@@ -108,8 +109,9 @@ def has_same_scores(record: RunRecord, info: Mapping[str, Any] | None) -> bool:
 def mask_paths(dataset: fo.Dataset) -> set[str]:
     """Mask files of all labels that are there now: a copy of a field shows the files of the field it was made from."""
     images = every_image(dataset)
-    lists = (images.values(f"{name}.detections.mask_path", unwind=True) for name in detections_fields(images))
-    return {path for paths in lists for path in paths if path}
+    lists = (label_parts(images, name, ["mask_path"]) for name in detections_fields(images))
+    found = (label.get("mask_path") for parts in lists for _, labels in parts for label in labels)
+    return {str(path) for path in found if path}
 
 
 def said_of_lost(lost: int, label_field: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import dataset_of, every_image
+from fiftyone_ntt.dataset.fields import count_classes, dataset_of, every_image
 from fiftyone_ntt.dataset.storage import patiently
 from fiftyone_ntt.errors import InputError
 
@@ -46,7 +46,7 @@ def declare_presence_fields(dataset: fo.Dataset, label_field: str, run_key: str)
 def note_counts(dataset: fo.Dataset, label_field: str) -> None:
     """Counts images with and without each class, and keeps that with the fields: too slow for every look at it."""
     names = presence_field_names(label_field)
-    present, absent = (every_image(dataset).count_values(f"{name}.classifications.label") for name in names)
+    present, absent = (count_classes(every_image(dataset), name) for name in names)
     # Names of classes need not do as keys in the database.
     counts = [[label, present.get(label, 0), absent.get(label, 0)] for label in sorted({*present, *absent})]
     _note(dataset, names[1], {"counts": counts})

@@ -18,7 +18,7 @@ from bson import json_util
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import dataset_of, detections_fields, every_image, reference_fields
+from fiftyone_ntt.dataset.fields import dataset_of, detections_fields, every_image, is_labelled, reference_fields
 from fiftyone_ntt.dataset.schema import activate_schema, colour_by_class, declare_labels, declare_status, index_tags
 from fiftyone_ntt.dataset.storage import stages_of, view_documents, view_from_documents
 from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError
@@ -380,7 +380,7 @@ def count_left(dataset: fo.Dataset, state: State, label_field: str, run_key: str
         return 0
     if not dataset.has_field(status) or not dataset.has_field(label_field):
         return len(targets)
-    lost = F(f"{status}.state").is_in(DONE) & ~F(label_field).exists()
+    lost = F(f"{status}.state").is_in(DONE) & ~is_labelled(label_field)
     return len(targets.match((F(f"{status}.run_key") != run_key) | lost))
 
 

@@ -18,13 +18,13 @@ from fiftyone import ViewExpression
 from fiftyone.core.collections import SampleCollection
 from pymongo.errors import DocumentTooLarge
 
-from fiftyone_ntt.dataset.documents import set_documents
+from fiftyone_ntt.dataset.documents import set_documents, single_documents
 from fiftyone_ntt.dataset.fields import dataset_of, every_image, steady
 from fiftyone_ntt.dataset.labels import is_from_run, is_touched, keep_identity, without_contradictions
+from fiftyone_ntt.dataset.schema import is_field_in_database
 from fiftyone_ntt.dataset.storage import (
     COMFORTABLE_DOCUMENT,
     LARGEST_DOCUMENT,
-    is_field_in_database,
     masks_folder,
     move_masks,
     patiently,
@@ -265,7 +265,7 @@ class LabelWriter:
             self._set(status_field(self._field), dict(self._statuses))
             if self._written is not None:
                 for sample_id in labels:
-                    before = (present[sample_id].labels or {}).get("detections") or []
+                    before = single_documents(present[sample_id].labels)
                     self._written(sample_id, before, self._labels[sample_id]["detections"])
         self._labels, self._statuses, self._bytes, self._saved_at = {}, {}, 0, time.monotonic()
 
@@ -309,13 +309,13 @@ class LabelWriter:
         size = ViewExpression({"$bsonSize": "$$ROOT"})
         columns = raw_values(view, ["id", self._field, status, size, "last_modified_at"])
         return {
-            sample_id: _Present(labels, state, total - (len(bson.encode(labels)) if labels else 0), stamp)
+            sample_id: _Present(labels, state, total - len(bson.encode({self._field: labels})), stamp)
             for sample_id, labels, state, total, stamp in zip(*columns, strict=True)
         }
 
     def _merged(self, new: Document, old: _Present) -> Document:
         """The new labels that nothing a person did speaks against, and those of the old ones that stay."""
-        before = (old.labels or {}).get("detections") or []
+        before = single_documents(old.labels)
         touched = [label for label in before if is_touched(label)]
         # In a field that a run wrote, drawings were made in its review: a pass that replaces labels leaves them.
         replaced = self._pass.overwrites and self._pass.previous is None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import fiftyone as fo
@@ -10,7 +11,7 @@ from fiftyone import ViewField as F
 from pymongo.errors import DocumentTooLarge
 
 from fiftyone_ntt.dataset.documents import documents_of, set_documents, single_documents
-from fiftyone_ntt.dataset.fields import every_image
+from fiftyone_ntt.dataset.fields import every_image, has_labels
 from fiftyone_ntt.dataset.labels import ATTRIBUTES, is_from_run, is_kept
 from fiftyone_ntt.dataset.schema import declare_labels, declare_status
 from fiftyone_ntt.dataset.storage import masks_folder, patiently, remove_masks, store
@@ -137,12 +138,14 @@ def _restore_samples(
     ids = patiently(_samples, dataset, name, run_key, this, old_statuses)
     removed, refused = 0, dict[str, str]()
     for start in range(0, len(ids), _CHUNK):
-        there = patiently(documents_of, dataset, ids[start : start + _CHUNK], [name])
+        some = ids[start : start + _CHUNK]
+        there = patiently(documents_of, dataset, some, [name])
+        replaced = patiently(this.kept, some) if this.overwrites else {}  # other passes have kept nothing
         labels: dict[str, Document | None] = {}
         statuses: dict[str, Document | None] = {}
         for sample_id, document in there.items():
             now = document.get(name)
-            before = patiently(this.kept, sample_id) if this.overwrites else None  # others have kept nothing
+            before = replaced.get(sample_id)
             statuses[sample_id] = old_statuses.get(sample_id) or (before[1] if before else None)
             if before is None and this.overwrites:
                 continue  # the run has not come to this sample
@@ -162,11 +165,11 @@ def _samples(
     if this.overwrites:
         return sorted({*this.sample_ids(), *old_statuses})
     status = status_field(name)
-    has_labels = F(f"{name}.detections").exists() & (F(f"{name}.detections").length() > 0)
+    labelled = has_labels(dataset, name)
     if not dataset.has_field(status):
-        return list(every_image(dataset).match(has_labels).values("id"))
+        return list(every_image(dataset).match(labelled).values("id"))
     # A run that was killed between labels and statuses leaves labels without a status.
-    of_this_run = (F(f"{status}.run_key") == run_key) | (has_labels & ~F(f"{status}.run_key").exists())
+    of_this_run = (F(f"{status}.run_key") == run_key) | (labelled & ~F(f"{status}.run_key").exists())
     return list(every_image(dataset).match(of_this_run).values("id"))
 
 
@@ -180,14 +183,27 @@ def _restored(now: Document | None, before: Document | None, keep_edited: bool) 
     old = [current.get(key, label) for key, label in was.items()]
     for key in was:
         stay.pop(key, None)
-    if not old and not stay:
-        return before
-    return {**(before or now or {}), "detections": [*old, *stay.values()]}
+    if not stay and all(current.get(key, label) == label for key, label in was.items()):
+        return before  # as it was, whatever it was
+    return {**_holder(before or now), "detections": [*old, *stay.values()]}
+
+
+def _holder(value: Any) -> Document:
+    """The document that holds labels: that of a field, unless something else stands there."""
+    return (
+        dict(value) if isinstance(value, Mapping) and value.get("_cls") == "Detections" else fo.Detections().to_dict()
+    )
 
 
 def _by_id(labels: Document | None) -> dict[Any, Document]:
-    """The labels of a sample; those of strangers that have no id by what is in them."""
-    return {label.get("_id", repr(label)): dict(label) for label in single_documents(labels)}
+    """The labels of a sample, by their ids; of strangers by what is in them, and several of one id by their order."""
+    seen: Counter[str] = Counter()
+    by_id = {}
+    for label in single_documents(labels):
+        key = repr(label.get("_id", label))
+        by_id[key, seen[key]] = dict(label)
+        seen[key] += 1
+    return by_id
 
 
 def _set(dataset: fo.Dataset, field: str, documents: dict[str, Document | None]) -> dict[str, str]:

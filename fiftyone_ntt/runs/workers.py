@@ -24,11 +24,10 @@ from typing import Any
 import fiftyone as fo
 import psutil
 from bson import ObjectId
-from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators.store.transient_jobs import TransientJobCoordinator
 
-from fiftyone_ntt.dataset.fields import dataset_of, every_image
+from fiftyone_ntt.dataset.fields import dataset_of, every_image, is_labelled
 from fiftyone_ntt.dataset.storage import JsonStore, patiently, selections, store
 from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError
 
@@ -330,7 +329,7 @@ class Work:
         self, targets: SampleCollection, label_field: str, status: str, worker: Worker, run_key: str, chunks: int
     ) -> None:
         self.dataset, self._worker, self._run_key, self._chunks = dataset_of(targets), worker, run_key, chunks
-        self._state = [f"{status}.run_key", f"{status}.state", F(label_field).exists()]
+        self._state = [f"{status}.run_key", f"{status}.state", is_labelled(label_field)]
         ids, paths, *states = targets.values(["id", "filepath", *self._state])
         self._paths = dict(zip(ids, paths, strict=True))
         # Of each sample that the run was at: whether its status says done, and whether its labels are there.

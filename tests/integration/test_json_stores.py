@@ -67,7 +67,7 @@ def test_runs_leases_and_replaced_labels_are_json(samples):
     for key, value in documents.items():
         assert json.dumps(value), key
     worker.end()
-    assert replaced.kept(samples.first().id)[0]["detections"][0]["label"] == "fig"
+    assert replaced.kept([samples.first().id])[samples.first().id][0]["detections"][0]["label"] == "fig"
     assert list(replaced.statuses()) == [samples.first().id]
 
 

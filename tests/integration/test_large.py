@@ -127,6 +127,14 @@ def test_opening_a_tab_looks_at_few_samples(run_done, tab):
     assert work.documents < FEW, [(one.get("docsExamined"), one.get("command")) for one in work.operations]
 
 
+def test_the_first_opening_makes_the_indexes(labelled):
+    """No run, no reference: nothing has made them yet."""
+    with watched(labelled) as work:
+        PanelSession(labelled, "references")
+    assert work.documents < FEW, [(one.get("docsExamined"), one.get("command")) for one in work.operations]
+    assert {"tags", "ntt.detections.tags"} <= set(labelled.list_indexes())
+
+
 @pytest.mark.parametrize("field", ["ground_truth", "ntt"])
 def test_tags_of_labels_are_found_by_the_index(run_done, field):
     with watched(run_done) as work:

@@ -5,79 +5,14 @@ Small random models, a real database, and FiftyOne's own tools in a person's han
 
 from __future__ import annotations
 
-import fiftyone as fo
 import pytest
 from support.app import PanelSession, form, run
-from support.labelled import IMAGES, KEY, PICTURES, fields_of_run, labels_of, second, set_to_none
+from support.field_troubles import TROUBLES
+from support.labelled import IMAGES, KEY, PICTURES, fields_of_run, labels_of, set_to_none
 
 import fiftyone_ntt as ntt
 
 pytestmark = pytest.mark.pictures(**PICTURES)
-
-
-def deleted_and_added(dataset, *fields):
-    sample = second(dataset)
-    copy = fo.Sample(sample.filepath, **{name: sample[name].copy() for name in ("truth", *fields)})
-    dataset.delete_samples([sample.id])
-    dataset.add_sample(copy)
-
-
-def delete_first_label(dataset):
-    dataset.delete_labels(ids=[second(dataset).found.detections[0].id], fields="found")
-
-
-def delete_all_labels(dataset):
-    dataset.delete_labels(ids=[label.id for label in second(dataset).found.detections], fields="found")
-
-
-def then_without_statuses(act):
-    def both(dataset):
-        act(dataset)
-        dataset.delete_sample_field("found_status")
-
-    return both
-
-
-def delete_both(dataset):
-    dataset.delete_sample_fields(["found", "found_status"])
-
-
-def make_again(dataset):
-    dataset.delete_sample_field("found")
-    dataset.add_sample_field("found", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
-
-
-def rename_both(dataset):
-    dataset.rename_sample_fields({"found": "fruit", "found_status": "fruit_status"})
-
-
-def copy_and_delete(dataset):
-    dataset.clone_sample_field("found", "fruit")
-    dataset.delete_sample_field("found")
-
-
-TROUBLES = {
-    # what happened: (act, name of the field now, images done again, whether a person deleted something)
-    "nothing": (lambda dataset: None, "found", 0, False),
-    "label field deleted": (lambda dataset: dataset.delete_sample_field("found"), "found", 3, False),
-    "labels and statuses deleted": (delete_both, "found", 3, False),
-    "label field deleted and made again": (make_again, "found", 3, False),
-    "labels cleared": (lambda dataset: dataset.clear_sample_field("found"), "found", 3, False),
-    "labels of an image set to None": (set_to_none, "found", 1, False),
-    "statuses deleted": (lambda dataset: dataset.delete_sample_field("found_status"), "found", 0, False),
-    "statuses renamed": (lambda dataset: dataset.rename_sample_field("found_status", "notes"), "found", 0, False),
-    "statuses cleared": (lambda dataset: dataset.clear_sample_field("found_status"), "found", 3, False),
-    "image deleted and added": (deleted_and_added, "found", 1, False),
-    "image added with all": (lambda dataset: deleted_and_added(dataset, "found", "found_status"), "found", 0, False),
-    "image added with its status": (lambda dataset: deleted_and_added(dataset, "found_status"), "found", 1, False),
-    "label field renamed": (lambda dataset: dataset.rename_sample_field("found", "fruit"), "fruit", 0, False),
-    "both fields renamed": (rename_both, "fruit", 0, False),
-    "copied under a name, then deleted": (copy_and_delete, "fruit", 0, False),
-    "a label deleted": (delete_first_label, "found", 0, True),
-    "all labels of an image deleted": (delete_all_labels, "found", 0, True),
-    "a label, then the statuses deleted": (then_without_statuses(delete_first_label), "found", 0, True),
-    "all of an image, then the statuses": (then_without_statuses(delete_all_labels), "found", 0, True),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("what", TROUBLES)

@@ -21,6 +21,7 @@ from fiftyone_ntt.candidates import source as candidates
 from fiftyone_ntt.core import ProposalConfig, Segmenter
 from fiftyone_ntt.models.presets import PRESETS
 from fiftyone_ntt.references import banks as references
+from fiftyone_ntt.references import editable_masks
 from support.fake_models import FakeFeatures, FakeProposals
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +62,8 @@ def small_models():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(candidates, "load_segmenters", lambda *_, **__: [segmenter()])
         loaded = SimpleNamespace(preset=PRESETS["lite"], segmenter=segmenter)
-        patch.setattr(references, "load_preset", lambda *_: loaded)
+        for module in (references, editable_masks):
+            patch.setattr(module, "load_preset", lambda *_: loaded)
         yield
 
 

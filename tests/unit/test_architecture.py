@@ -272,3 +272,10 @@ def test_what_is_imported_is_a_dependency_of_its_own():
     named = {re.split(r"[<>=!~ ]", line)[0] for line in lines if line}
     assert len(named) > 10
     assert {INSTALLED_AS.get(package, package) for package in used} - named == set()
+
+
+def test_labels_are_chosen_by_way_of_dataset():
+    """FiftyOne's own stages end with an error of the database's where something else stands in place of a list."""
+    plain = re.compile(r"\.(filter_labels|count_values)\(")
+    used = {path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if plain.search(path.read_text("utf-8"))}
+    assert used == {Path("dataset/fields.py")}, "use with_labels and count_classes of dataset/fields.py"

@@ -39,7 +39,7 @@ def scene(seed, images=17):
 def test_blocks_of_images_score_as_all_at_once(monkeypatch, at_once, seed, masks):
     truth, predicted, images = scene(seed)
     whole = coco_scores(truth, predicted, CLASSES, images, masks=masks)
-    monkeypatch.setattr(coco, "_IMAGES_AT_ONCE", at_once)
+    monkeypatch.setattr(coco, "IMAGES_AT_ONCE", at_once)
     parts = coco_scores(truth, predicted, CLASSES, images, masks=masks)
     assert parts == whole and whole.box.ap is not None
     for name in CLASSES:
@@ -55,7 +55,7 @@ def test_nothing_at_all():
 
 
 def test_annotations_exist_of_some_images_only(monkeypatch):
-    monkeypatch.setattr(coco, "_IMAGES_AT_ONCE", 2)
+    monkeypatch.setattr(coco, "IMAGES_AT_ONCE", 2)
     seen = []
     real = coco._coco
     monkeypatch.setattr(coco, "_coco", lambda found, *rest: seen.append(len(found)) or real(found, *rest))

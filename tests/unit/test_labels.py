@@ -9,12 +9,16 @@ import pytest
 
 fo = pytest.importorskip("fiftyone")
 
+from bson import ObjectId  # noqa: E402
+
 from fiftyone_ntt.core import Instances  # noqa: E402
+from fiftyone_ntt.dataset.documents import class_of, tags_of  # noqa: E402
 from fiftyone_ntt.dataset.labels import (  # noqa: E402
     _of_bytes,
     _of_pixels,
     is_changed,
     is_edited,
+    keep_identity,
     to_document,
 )
 from fiftyone_ntt.pixels.packed_masks import PackedMask  # noqa: E402
@@ -143,3 +147,25 @@ def test_a_renamed_label_of_an_old_run_is_told_by_its_classes(instances):
 def test_nothing_found_is_an_empty_list():
     none = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32), ()
     assert to_document(Instances(*none, SIZE), ["a"]) == fo.Detections().to_dict()
+
+
+def test_a_copy_of_a_label_does_not_take_its_id(instances):
+    """Of labels with one fingerprint the first that nobody touched, and that has an id, is the one that goes on."""
+    old, new = (to_document(instances, ["a", "b"]) for _ in range(2))
+    first = old["detections"][0]
+    touched = {**first, "_id": ObjectId(), "tags": ["ntt:accepted"]}
+    copies = [touched, {key: value for key, value in first.items() if key != "_id"}, {**first, "_id": "an id"}]
+    old["detections"] = [*copies, first, {**first, "_id": ObjectId()}, None, "a label"]
+    keep_identity(new, old)
+    assert new["detections"][0]["_id"] == first["_id"]
+    keep_identity(new, {"_cls": "Detections", "detections": "labels"})
+
+
+NAMES = [(7, None), (["a"], None), ({"a": 1}, None), (None, None), ("", None), ("a", "a")]
+TAGS = [(None, set()), ("ntt:accepted", set()), (4, set()), ({"a": 1}, set()), ([1, None, {}, "a"], {"a"})]
+
+
+def test_what_stands_in_place_of_names_and_tags_is_none():
+    assert [class_of({"label": name}) for name, _ in NAMES] == [wanted for _, wanted in NAMES]
+    assert [tags_of({"tags": tags}) for tags, _ in TAGS] == [wanted for _, wanted in TAGS]
+    assert class_of({}) is None and tags_of({}) == set()
