@@ -13,6 +13,8 @@ _ADDED: dict[str, dict[str, Any]] = {
     "order": {"order": "combined"},
     "quality 2": {"quality_exponent": 2.0},
     "quality 4": {"quality_exponent": 4.0},
+    "quality 2, stability 2": {"quality_exponent": 2.0, "stability_exponent": 2.0},
+    "quality 4, stability 4": {"quality_exponent": 4.0, "stability_exponent": 4.0},
     "no islands": {"island_share": 0.1},
 }
 _CHANGED: dict[str, dict[str, Any]] = {
@@ -21,6 +23,9 @@ _CHANGED: dict[str, dict[str, Any]] = {
     "default, order as published": {"order": "predicted_iou"},
     "default, quality 0": {"quality_exponent": 0.0},
     "default, quality 4": {"quality_exponent": 4.0},
+    "default, stability 2": {"stability_exponent": 2.0},
+    "default, stability 4": {"stability_exponent": 4.0},
+    "default, quality 4, stability 4": {"quality_exponent": 4.0, "stability_exponent": 4.0},
     "default, islands": {"island_share": 0.0},
 }
 

@@ -90,6 +90,8 @@ class ScoringSettings:
         order: which of two overlapping candidates suppresses or decays the other: the one of higher
             ``"predicted_iou"``, as published, or of higher ``"combined"`` score x predicted IoU x stability.
         quality_exponent: the final score is multiplied by the predicted IoU (at most 1) to this power; 0 as published.
+        stability_exponent: and by the stability, how much of the mask stays where its logits are cut a little higher
+            or lower, to this power; 0 as published, and until it has been measured on whole sets.
         island_share: disconnected regions of a mask that are smaller than this share of its largest one are not part
             of it; 0 keeps all, as published.
     """
@@ -97,11 +99,13 @@ class ScoringSettings:
     coverage: float = 0.25
     order: Literal["predicted_iou", "combined"] = "combined"
     quality_exponent: float = 2.0
+    stability_exponent: float = 0.0
     island_share: float = 0.1
 
     def __post_init__(self) -> None:
         _at_least("coverage", self.coverage, 0)
         _at_least("quality_exponent", self.quality_exponent, 0)
+        _at_least("stability_exponent", self.stability_exponent, 0)
         _at_least("island_share", self.island_share, 0)
         _one_of("order", self.order, ("predicted_iou", "combined"))
 
@@ -204,6 +208,9 @@ def checked_config(config: MatchConfig | None) -> MatchConfig:
 
 REMOVED_OPTIONS: dict[str, Any] = {"nearest": 0, "labels_per_mask": 1, "merge": "soft"}
 """Settings that ``MatchConfig`` once had, and the values at which they did nothing: stored records hold them."""
+LATER_SETTINGS: dict[str, Any] = {"stability_exponent": 0.0}
+"""Settings that came after thresholds were first kept, and the values at which they do nothing: at these, what people
+fitted before still belongs to the same settings."""
 
 
 def _number(name: str, value: object) -> None:

@@ -122,12 +122,12 @@ def soft_merge(labelled: Labelled, masks: CandidateMasks, config: MatchConfig) -
     Args:
         labelled: n candidates in descending priority.
         masks: the masks of all N candidates; those of the best are made at image size.
-        config: exponent of the merge and of the predicted IoU, score threshold, number of instances.
+        config: exponents of the merge and of each mask's quality, score threshold, number of instances.
 
     Returns:
         The best ones with their merged scores, in descending score.
     """
-    scores, features = _with_quality(labelled, config), labelled.features.numpy()
+    scores, features = _with_quality(labelled, masks.candidates, config), labelled.features.numpy()
     image_masks = ImageMasks(masks.source, labelled.index, masks.made)
     if config.guard_degenerate:
         merged = best_merged(image_masks, features, scores, labelled.labels, config)
@@ -143,12 +143,20 @@ def soft_merge(labelled: Labelled, masks: CandidateMasks, config: MatchConfig) -
     return labelled.select(best, merged[best])
 
 
-def _with_quality(labelled: Labelled, config: MatchConfig) -> FloatArray:
-    """float32 ``[n]``: scores times a power of the predicted IoU, which the published score does not know."""
-    if not config.quality_exponent:
-        return labelled.scores
-    quality = np.clip(labelled.predicted_iou, 0, 1) ** config.quality_exponent
-    return np.asarray(labelled.scores * quality, np.float32)
+def _with_quality(labelled: Labelled, candidates: CandidateSet, config: MatchConfig) -> FloatArray:
+    """float32 ``[n]``: scores times powers of predicted IoU and stability, which the published score does not know."""
+    scores = labelled.scores
+    if config.quality_exponent:
+        quality = np.clip(labelled.predicted_iou, 0, 1) ** config.quality_exponent
+        scores = np.asarray(scores * quality, np.float32)
+    if config.stability_exponent:
+        stability = np.maximum(candidates.stability[labelled.index], _LEAST_STABILITY) ** config.stability_exponent
+        scores = np.asarray(scores * stability, np.float32)
+    return scores
+
+
+_LEAST_STABILITY = 0.1
+"""Less than that tells nothing more: a mask whose logits are all small is doubtful, but no score is to vanish."""
 
 
 def _ranking(scores: FloatArray, eligible: NDArray[np.bool_], count: int) -> IntArray:

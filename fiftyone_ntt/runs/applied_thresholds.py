@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fiftyone_ntt.dataset.storage import store
 from fiftyone_ntt.errors import InputError, WrongTypeError
-from fiftyone_ntt.method.config import REMOVED_OPTIONS, MatchConfig
+from fiftyone_ntt.method.config import LATER_SETTINGS, REMOVED_OPTIONS, MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.starting_threshold import starting_thresholds
 from fiftyone_ntt.runs.record import MODES, REFERRING
@@ -40,10 +40,14 @@ def meaning(bank_hash: str, match: Mapping[str, Any]) -> Facts:
     """What decides what a score means: the references and how they are compared, not which scores are written.
 
     Settings that were not there yet when a run was made count as published: they are off there. Options that are no
-    more still count, at the value at which they did nothing: thresholds of before belong to the same settings.
+    more still count, at the value at which they did nothing, and settings that came later only where they do
+    something: thresholds of before belong to the same settings.
     """
     settings = {**REMOVED_OPTIONS, **asdict(MatchConfig.paper()), **match}
     del settings["score_threshold"]
+    for name, off in LATER_SETTINGS.items():
+        if settings[name] == off:
+            del settings[name]
     # 2 and 2.0 are the same setting.
     same = {name: float(value) if type(value) is int else value for name, value in settings.items()}
     return {"bank_hash": bank_hash, "match": same}

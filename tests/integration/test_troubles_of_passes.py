@@ -155,7 +155,7 @@ def test_a_bank_that_another_process_built_anew_is_taken(pictures, bank, other_b
     assert ntt.load_bank(pictures, "new").content_hash == bank.content_hash
 
 
-def test_a_bank_that_is_too_large_to_be_kept_is_refused_before_anything_is_written(pictures, bank, preset, monkeypatch):
+def test_a_bank_too_large_to_be_kept_is_refused_first(pictures, bank, preset, monkeypatch):
     monkeypatch.setattr(banks, "_MOST_BYTES", 10)
     with pytest.raises(InputError, match="expected a memory bank of at most 10 bytes"):
         ntt.segment(pictures, bank, "found", preset=preset)

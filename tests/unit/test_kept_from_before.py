@@ -14,6 +14,10 @@ from fiftyone_ntt.runs.applied_thresholds import _bank_key, meaning
 
 THRESHOLDS = {
     "default": (MatchConfig(), "e9280b2d50971a1de1ca88f90625bc0edd5d6958b9585ec590525afa00145a9b"),
+    "stability": (
+        MatchConfig(stability_exponent=2),
+        "d1569ebeaf387d680bbc574771ef6cbf0ef137a19de3b6b72868c7337fa8100a",
+    ),
     "paper": (MatchConfig.paper(), "427bcf2c516d701c0c74d5c19a05cc1cee1f8bb4b900ce8f9c8bb2b4bd8ca36a"),
     "published": (MatchConfig.published(), "ca88a6743629718a88c6730c9044d4da45877d8b6c4ae091f9724a4bef6dcf6c"),
     "options": (

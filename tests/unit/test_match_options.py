@@ -8,7 +8,15 @@ import torch
 from support.fake_models import fake_segmenter
 from support.masks import three_shapes
 
-from fiftyone_ntt.core import IndexedImage, MatchConfig, MemoryBank, ProposalConfig
+from fiftyone_ntt.core import (
+    Candidates,
+    ImageFrame,
+    IndexedImage,
+    MatchConfig,
+    MemoryBank,
+    ProposalConfig,
+    match_vectors,
+)
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.method.config import OptionSettings, PaperSettings, ScoringSettings
 from fiftyone_ntt.method.options.self_support import self_supported
@@ -61,6 +69,24 @@ def test_the_options_reach_the_match():
         for config in (MatchConfig(), MatchConfig(self_support=0.1))
     )
     assert supported != plain
+
+
+def test_a_mask_whose_border_is_unsure_scores_less():
+    """Alike in all else: the score falls by the powers of predicted IoU and stability."""
+    logits = torch.full((2, 256, 256), -8.0)
+    logits[0, 20:60, 20:60] = logits[1, 20:60, 120:140] = 8.0
+    logits[1, 20:60, 140:160] = 0.5  # inside, but only just: half of the mask is sure
+    candidates = Candidates(logits, torch.tensor([0.9, 0.9]), ImageFrame.squash((256, 256)))
+    vectors, prototypes = torch.tensor([[1.0, 0.1], [1.0, 0.1]]), torch.tensor([[1.0, 0.0]])
+    alike = float(similarity(normalise(vectors[:1]), prototypes))
+    for exponents, lowered in (({}, 1), ({"stability_exponent": 1}, 0.5), ({"stability_exponent": 2}, 0.25)):
+        found = match_vectors(candidates, vectors, prototypes, MatchConfig(**exponents))
+        np.testing.assert_allclose(found.scores, [alike * 0.81, alike * 0.81 * lowered], rtol=1e-5)
+    logits[1, 20:60, 120:140] = 0.5  # no pixel is sure: no score vanishes for that
+    found = match_vectors(candidates, vectors, prototypes, MatchConfig(stability_exponent=1))
+    assert found.scores[-1] > 0
+    published = match_vectors(candidates, vectors, prototypes, MatchConfig.published())
+    np.testing.assert_allclose(published.scores, [alike, alike], rtol=1e-5)
 
 
 def test_settings_are_three_groups_that_taken_together_are_flat():
