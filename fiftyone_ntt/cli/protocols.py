@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fiftyone_ntt.cli.common import add_command, add_option, console, narrow_table, plain, progress_bar, say
 from fiftyone_ntt.errors import counted
-from fiftyone_ntt.params.base import StageOneSettings
+from fiftyone_ntt.params.base import PresetObject, StageOneSettings, param_of
 
 _OUT = Path("protocol_results")
 _STAGE_ONE = ("preset", "points_per_side", "precision", "device", "index_dir")
@@ -30,12 +31,14 @@ def add_commands(commands: Any) -> None:
         "--masks", action="store_true", help="also make masks of reference boxes, where they are boxes"
     )
     run.add_argument("--shots", type=int, nargs="+", default=[1], help="references a class (default: 1)")
-    run.add_argument("--seed", type=int, nargs="+", default=[], help="draws (default: 33, or that of the protocol)")
+    run.add_argument("--seed", type=int, nargs="+", default=[],
+                     help="draws (default: 33, or that of the protocol); fixed references have none")  # fmt: skip
     run.add_argument("--match", choices=("default", "published", "paper"), default="default",
                      help="scoring; 'paper' copies the published code's quirks (default: %(default)s)")  # fmt: skip
     run.add_argument("--scorers", nargs="+", default=[], help="names of scorers (default: those of the protocol)")
     run.add_argument("--limit", type=int, help="only so many images or episodes; such figures are not compared")
-    run.add_argument("--evaluation-size", type=int, help="side of semantic masks when compared (default: the image's)")
+    run.add_argument("--evaluation-size", type=int,
+                     help="of episodes: side of semantic masks when compared (default: the image's)")  # fmt: skip
     for parser in (prepare, run):
         _add_stage_one(parser)
     report = add_command(commands, "report", protocol_report, "results beside what is published")
@@ -47,15 +50,24 @@ def add_commands(commands: Any) -> None:
     load.add_argument("--least-score", type=float, default=0.0, help="leave out labels at or below this score")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _ProtocolStageOne(StageOneSettings):
+    """A protocol has no memory bank whose models it could take."""
+
+    preset: str | PresetObject | None = param_of(
+        StageOneSettings, "preset", "lite", help="which pair of mask model and feature model to use"
+    )
+
+
 def _add_stage_one(parser: argparse.ArgumentParser) -> None:
-    for info in StageOneSettings.infos():
+    for info in _ProtocolStageOne.infos():
         if info.name in _STAGE_ONE:
             add_option(parser, info)
 
 
 def _stage_one(options: dict[str, Any]) -> StageOneSettings:
     given = {name: options.pop(name) for name in _STAGE_ONE}
-    return StageOneSettings.from_mapping({**given, "preset": given["preset"] or "lite"})
+    return StageOneSettings.from_mapping(given)
 
 
 def protocol_list() -> int:
@@ -117,7 +129,7 @@ def protocol_run(
     evaluation_size: int | None,
     **options: Any,
 ) -> int:
-    """Runs a protocol and prints its figures; 1 where images failed."""
+    """Runs a protocol and prints its figures; 1 where images failed, or a scorer that was asked for was left out."""
     from fiftyone_ntt.evaluation.protocols.protocol_run import Order, run
     from fiftyone_ntt.evaluation.protocols.registry import protocol_of
     from fiftyone_ntt.evaluation.protocols.report import read_results
@@ -131,7 +143,8 @@ def protocol_run(
     _show(results)
     for path in paths:
         say(path)
-    return 1 if any(result["failed"] for result in results) else 0
+    left_out = scorers and any(result["scorers_left_out"] for result in results)
+    return 1 if left_out or any(result["failed"] for result in results) else 0
 
 
 def protocol_report(results: list[Path], markdown: Path | None) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import fiftyone as fo
 import pytest
 from support.colours import COLOUR_PRESET
@@ -49,5 +51,13 @@ def test_what_cannot_be_loaded_is_said(tmp_path):
     path = result(tmp_path, "folder", folder_data)
     next(path.parent.glob("folder*.labels.jsonl")).unlink()
     with pytest.raises(InputError, match="run the protocol again"):
+        load_result(path)
+    with pytest.raises(InputError, match=f"got the folder .*{path.name}"):
+        load_result(path.parent)
+    path.with_name("half.json").write_text('{"protocol": "folder", "scores": {}}')
+    with pytest.raises(InputError, match="without data, labels"):
+        load_result(path.with_name("half.json"))
+    path.with_name(json.loads(path.read_text())["labels"]).write_text("[1]\n")
+    with pytest.raises(InputError, match="expected the labels of a run"):
         load_result(path)
     assert not fo.dataset_exists(path.stem)

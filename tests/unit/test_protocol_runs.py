@@ -7,7 +7,9 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,12 +20,14 @@ from support.protocol_data import DATA, LEFT, PARTS, cd_fsod_data, coco_json, fo
 from support.tiny_checkpoints import tiny_preset
 
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.evaluation.protocols.base import Case
 from fiftyone_ntt.evaluation.protocols.journal import Journal
 from fiftyone_ntt.evaluation.protocols.predictions import from_row
 from fiftyone_ntt.evaluation.protocols.prepare import make_masks, prepare
-from fiftyone_ntt.evaluation.protocols.protocol_run import Order, run
+from fiftyone_ntt.evaluation.protocols.protocol_run import Order, _detection_facts, run
 from fiftyone_ntt.evaluation.protocols.registry import PROTOCOLS, protocol_of
 from fiftyone_ntt.evaluation.protocols.report import by_presence, expected, markdown, read_results, rows_of, write_page
+from fiftyone_ntt.evaluation.protocols.scorers import SCORERS, Scored
 from fiftyone_ntt.params.base import StageOneSettings
 from fiftyone_ntt.pixels.images import content_digest
 
@@ -323,6 +327,14 @@ def test_published_figures(case, value):
     assert expected(*case) == value
 
 
+@pytest.mark.parametrize(("size", "value"), [(518, 52.7), (400, None), ("image", None)])
+def test_a_figure_of_episodes_is_compared_at_its_own_size(size, value):
+    result = fake_result(protocol="coco-20i", part="0", shots=1, seed=None, presence="given", episodes=1000,
+                         evaluation_size=size, scores={"miou": {"metrics": {"miou": 0.5}}})  # fmt: skip
+    (row,) = rows_of([result])
+    assert row.expected == value
+
+
 def test_a_run_never_imports_fiftyone(tmp_path):
     """The commands themselves, in a process that has no FiftyOne and no database."""
     data = tmp_path / "data"
@@ -357,13 +369,59 @@ def test_boxes_of_masks_are_whole_or_a_pixel_short(match, short, tmp_path):
 
 
 def test_orders_are_checked(tmp_path):
-    for changes, message in (({"match": "best"}, "match"), ({"shots": (0,)}, "at least 1"), ({"limit": 0}, "limit")):
+    for changes, message in (
+        ({"match": "best"}, "match"),
+        ({"shots": (0,)}, "at least 1"),
+        ({"limit": 0}, "limit"),
+        ({"seeds": (-1,)}, "seeds"),
+        ({"evaluation_size": -5}, "evaluation size"),
+        ({"scorers": ("coco", "nonsense")}, "nonsense"),
+    ):
         with pytest.raises(InputError, match=message):
             Order(tmp_path, tmp_path, **changes)
     with pytest.raises(InputError, match="novel"):
         Order(tmp_path, tmp_path, part="base").cases(protocol_of("coco-fsod"))
     with pytest.raises(InputError, match="coco-fsod.*folder"):
         protocol_of("coco")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("coco-20i", {"scorers": ("coco",)}, "scorers of coco-20i .miou., got coco"),
+        ("coco-fsod", {"scorers": ("miou",)}, "scorers of coco-fsod"),
+        ("voc-fsod", {"evaluation_size": 518}, "no evaluation size for voc-fsod"),
+        ("cd-fsod", {"seeds": (33,)}, "no seed for cd-fsod"),
+        ("pascal-5i", {"seeds": (1,)}, "no seed for pascal-5i"),
+    ],
+)
+def test_no_choice_is_passed_over(name, changes, message, tmp_path):
+    """What a protocol can do nothing with is refused before any work, even before files are looked for."""
+    with pytest.raises(InputError, match=message):
+        run(protocol_of(name), Order(tmp_path, tmp_path / "out", stage_one=settings(tmp_path), **changes))
+    assert not (tmp_path / "out").exists()
+
+
+NOTHING = Scored({}, {})
+
+
+def test_lvis_is_scored_as_published_by_a_hundred_labels_an_image(tmp_path, monkeypatch):
+    """The run keeps 300 labels an image; the published code kept 100, whatever their classes."""
+    protocol = protocol_of("lvis")
+    counted = {}
+    for name in ("coco", "ntt"):
+        monkeypatch.setitem(
+            SCORERS, name, partial(lambda name, _, found: counted.update({name: found}) or NOTHING, name)
+        )
+    images = [SimpleNamespace(image_id=k) for k in range(2)]
+    rows = [[k % 3, 1 - k / 1000, [0.0, 0.0, 5.0, 5.0], None] for k in range(250)]
+    journal = SimpleNamespace(items=lambda: {"0": {"found": rows}, "1": {"found": rows[:3]}}, failed={})
+    order = Order(tmp_path, tmp_path, scorers=("coco", "ntt"))
+    context = SimpleNamespace(order=order, protocol=protocol)
+    targets = SimpleNamespace(images=images, truth=(), classes=())
+    _detection_facts(context, protocol, targets, Case(tmp_path, "all", 1), [], journal)
+    assert [len(counted[name]) for name in ("coco", "ntt")] == [103, 253]
+    assert min(one.score for one in counted["coco"] if one.image_id == 0) == pytest.approx(0.901)
 
 
 def test_limit_takes_classes_evenly(tmp_path):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -116,10 +116,12 @@ class DetectionProtocol(Protocol):
     Attributes:
         targets: data folder and part -> images and truth.
         references: the references of a case, class by class in the order of the draw.
+        most_labels: scorer -> labels an image that it sees, the best ones, where these are fewer than all.
     """
 
     targets: Callable[[Path, str], Targets] = NotImplemented
     references: Callable[[Case], list[Reference]] = NotImplemented
+    most_labels: Mapping[str, int] = field(default_factory=dict)
 
     def checked_references(self, case: Case, targets: Targets) -> list[Reference]:
         """The references of a case.

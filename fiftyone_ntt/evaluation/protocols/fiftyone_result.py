@@ -30,9 +30,15 @@ def load_result(path: Path, name: str | None = None, *, least_score: float = 0.0
         least_score: leaves out labels at or below it.
 
     Raises:
-        InputError: if the result is of episodes, its labels or images are missing, or the name is taken.
+        InputError: if it is a folder or no result, or one of episodes, if its labels or images are missing, or the name
+            is taken.
     """
+    if path.is_dir():
+        there = ", ".join(sorted(one.name for one in path.glob("*.json"))[:5]) or "none"
+        raise InputError(f"expected the JSON of one run, got the folder {path}; name a file in it: {there}")
     (result,) = read_results([path])
+    if absent := sorted({"labels", "data", "part", "shots", "seed", "presence", "limit"} - set(result)):
+        raise InputError(f"expected the JSON of a run in {path}, got one without {', '.join(absent)}; run it again")
     protocol, labels_path = protocol_of(result["protocol"]), path.with_name(result["labels"])
     if not isinstance(protocol, DetectionProtocol):
         raise InputError(f"expected a result with objects, got one of {protocol.name}, which has only overlaps to show")
@@ -43,8 +49,7 @@ def load_result(path: Path, name: str | None = None, *, least_score: float = 0.0
     name = name or path.stem
     if fo.dataset_exists(name):
         raise InputError(f"expected a name that is not taken, got {name!r}; give another one, or delete that dataset")
-    header = json.loads(labels_path.open(encoding="utf-8").readline())["run"]
-    items = Journal(labels_path, header).items()
+    items = Journal(labels_path, _header(labels_path)).items()
     targets = protocol.targets(Path(result["data"]), result["part"]).limited(result["limit"])
     dataset = fo.Dataset(name, persistent=True)
     dataset.info["protocol"] = {key: result[key] for key in ("protocol", "part", "shots", "seed", "presence", "scores")}
@@ -53,6 +58,18 @@ def load_result(path: Path, name: str | None = None, *, least_score: float = 0.0
         dataset.add_samples(samples[start : start + _CHUNK], progress=False)
     dataset.save()
     return dataset
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """What a journal's first line says of its run."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            header: dict[str, Any] = json.loads(file.readline())["run"]
+        return header
+    except (ValueError, TypeError, LookupError) as error:
+        raise InputError(
+            f"expected the labels of a run in {path}, got something else ({error}); run it again"
+        ) from error
 
 
 def _samples(targets: Targets, items: dict[str, Any], least_score: float) -> list[fo.Sample]:

@@ -65,4 +65,5 @@ PROTOCOL = DetectionProtocol(
     max_instances=300,
     targets=_targets,
     references=_references,
+    most_labels={"coco": 100},  # so many the published code keeps of an image, all classes together
 )

@@ -29,7 +29,7 @@ from fiftyone_ntt.evaluation.protocols.journal import Journal
 from fiftyone_ntt.evaluation.protocols.oracles import SEED, differences, published
 from fiftyone_ntt.evaluation.protocols.predictions import from_row, to_predictions, to_row
 from fiftyone_ntt.evaluation.protocols.samplers import list_digest
-from fiftyone_ntt.evaluation.protocols.scorers import Scored, scorer_of
+from fiftyone_ntt.evaluation.protocols.scorers import SCORERS, Scored, best_of_images, scorer_of
 from fiftyone_ntt.evaluation.protocols.shelf import BoxMasks, Shelf
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.matcher import Matcher
@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 FINISHERS = min(4, os.cpu_count() or 1)
 """Threads of stage two: a curve of many draws matches each image many times while the GPU is at the next."""
+EPISODE_SCORERS = ("miou",)
+"""What episodes are scored by."""
 MATCHES: dict[str, Callable[[], MatchConfig]] = {
     "default": MatchConfig, "published": MatchConfig.published, "paper": MatchConfig.paper,
 }  # fmt: skip
@@ -83,6 +85,30 @@ class Order:
             raise InputError(f"expected match to be one of {', '.join(MATCHES)}, got {self.match!r}")
         if not self.shots or any(shots < 1 for shots in self.shots) or (self.limit is not None and self.limit < 1):
             raise InputError(f"expected shots and limit of at least 1, got {self.shots} and {self.limit}")
+        if any(seed < 0 for seed in self.seeds):
+            raise InputError(f"expected seeds of at least 0, got {self.seeds}")
+        if self.evaluation_size is not None and self.evaluation_size < 1:
+            raise InputError(f"expected an evaluation size of at least 1 pixel, got {self.evaluation_size}")
+        for name in self.scorers:
+            if name not in EPISODE_SCORERS:
+                scorer_of(name)
+
+    def check(self, protocol: Protocol) -> None:
+        """Raises InputError where a protocol can do nothing with what was chosen: no choice is passed over."""
+        episodes = isinstance(protocol, EpisodeProtocol)
+        usable = protocol.scorers if episodes else tuple(SCORERS)
+        if others := [name for name in self.scorers if name not in usable]:
+            raise InputError(f"expected scorers of {protocol.name} ({', '.join(usable)}), got {', '.join(others)}")
+        if self.evaluation_size is not None and not episodes:
+            raise InputError(
+                f"expected no evaluation size for {protocol.name}, whose objects are compared at the image's own size, "
+                f"got {self.evaluation_size}; leave it out"
+            )
+        if self.seeds and not protocol.seeds:
+            raise InputError(
+                f"expected no seed for {protocol.name}, whose references are fixed, got "
+                f"{', '.join(map(str, self.seeds))}; leave it out"
+            )
 
     @property
     def whole(self) -> bool:
@@ -115,9 +141,10 @@ def run(protocol: Protocol, order: Order, progress: Progress | None = None) -> l
         The JSON files, in the order of the cases.
 
     Raises:
-        InputError: if files are missing, or the references cannot be drawn.
+        InputError: if files are missing, the references cannot be drawn, or the protocol has no use for a choice.
         MissingWeightsError: if the weights of the preset are not there.
     """
+    order.check(protocol)
     cases = order.cases(protocol)
     protocol.check(order.data, cases[0].part)
     stage_one = StageOne.of(order.stage_one)
@@ -206,7 +233,7 @@ def _run_detection(context: Context, protocol: DetectionProtocol, cases: Sequenc
         )
     _label(context, targets, journals, matchers)
     return [
-        context.write(journal, header, _detection_facts(context, targets, case, chosen, journal))
+        context.write(journal, header, _detection_facts(context, protocol, targets, case, chosen, journal))
         for case, chosen, header, journal in zip(cases, references, headers, journals, strict=True)
     ]
 
@@ -242,7 +269,12 @@ def _label(context: Context, targets: Targets, journals: Sequence[Journal], matc
 
 
 def _detection_facts(
-    context: Context, targets: Targets, case: Case, references: Sequence[Reference], journal: Journal
+    context: Context,
+    protocol: DetectionProtocol,
+    targets: Targets,
+    case: Case,
+    references: Sequence[Reference],
+    journal: Journal,
 ) -> dict[str, Any]:
     items = journal.items()
     predictions = [
@@ -251,10 +283,11 @@ def _detection_facts(
         for row in items.get(str(image.image_id), {}).get("found", [])
     ]
     scores, left_out = {}, {}
-    names = context.order.scorers or context.protocol.scorers
-    for name in names:
+    for name in context.order.scorers or protocol.scorers:
+        most = protocol.most_labels.get(name)
         try:
-            scores[name] = _as_json(scorer_of(name)(targets, predictions))
+            counted_ones = predictions if most is None else best_of_images(predictions, most)
+            scores[name] = _as_json(scorer_of(name)(targets, counted_ones))
         except InputError as error:  # one scorer that cannot be had costs no other
             left_out[name] = str(error)
     list_name = case_name(context.protocol.name, case.part)

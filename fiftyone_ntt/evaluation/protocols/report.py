@@ -87,9 +87,13 @@ def _published() -> dict[str, Any]:
     return content
 
 
-def expected(protocol: str, part: str, shots: int, seed: int | None, scorer: str, metric: str) -> float | None:
-    """What is published for a figure, in points; ``None`` where nothing is."""
+def expected(
+    protocol: str, part: str, shots: int, seed: int | None, scorer: str, metric: str, size: int | str = "image"
+) -> float | None:
+    """What is published for a figure, in points; ``None`` where nothing is, or at another size of masks."""
     table = _published().get(protocol, {})
+    if size != table.get("size", "image"):
+        return None
     by_seed = table.get("by_seed")
     if by_seed is not None:
         values = by_seed.get(metric, {}).get(str(shots))
@@ -147,7 +151,7 @@ def _rows(one: dict[str, Any]) -> list[Row]:
     for scorer, scored in one["scores"].items():
         for metric in _main(scorer, scored["metrics"]):
             value = scored["metrics"][metric]
-            key = (one["protocol"], one["part"], one["shots"], one["seed"], scorer, metric)
+            key = (one["protocol"], one["part"], one["shots"], one["seed"], scorer, metric, one["evaluation_size"])
             figure = None if subset else expected(*key)
             rows.append(
                 Row(

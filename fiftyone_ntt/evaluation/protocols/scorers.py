@@ -54,6 +54,14 @@ def usable(predictions: Sequence[Prediction]) -> list[Prediction]:
     return [one for one in predictions if math.isfinite(one.score) and one.score > 0]
 
 
+def best_of_images(predictions: Sequence[Prediction], most: int) -> list[Prediction]:
+    """The best of each image, all classes together."""
+    by_image: dict[Any, list[Prediction]] = {}
+    for one in predictions:
+        by_image.setdefault(one.image_id, []).append(one)
+    return [one for group in by_image.values() for one in sorted(group, key=lambda one: -one.score)[:most]]
+
+
 def has_masks(targets: Targets) -> bool:
     """Whether masks can be compared: every object has one."""
     return bool(targets.truth) and all(item.rle is not None for item in targets.truth)
@@ -210,10 +218,7 @@ def _judged_by_lvis(targets: Targets, predictions: Sequence[Prediction]) -> list
     judged = {(item.image_id, item.label) for item in targets.truth}
     for number, labels in (targets.facts or {}).get("neg_category_ids", {}).items():
         judged |= {(number, label) for label in labels}
-    by_image: dict[Any, list[Prediction]] = {}
-    for one in predictions:
-        by_image.setdefault(one.image_id, []).append(one)
-    best = [one for group in by_image.values() for one in sorted(group, key=lambda one: -one.score)[:LVIS_DETECTIONS]]
+    best = best_of_images(predictions, LVIS_DETECTIONS)
     return [one for one in best if (one.image_id, one.label) in judged]
 
 
