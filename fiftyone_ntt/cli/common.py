@@ -64,10 +64,12 @@ def add_service(commands: Any, name: str, function: Command, params: type[Params
 def add_option(parser: argparse.ArgumentParser, info: ParamInfo) -> None:
     """Adds a parameter as an option: its name, help, default and choices are those of the declaration."""
     flags = [f"--{info.name.replace('_', '-')}", *(["--field"] if info.name == "label_field" else [])]
-    default = "" if info.default is None or info.kind is bool else f" (default: {info.default})"
+    shown = {True: "yes", False: "no"}[info.default] if info.kind is bool else info.default
+    default = "" if info.default is None else f" (default: {shown})"
     keywords: dict[str, Any] = {"dest": info.name, "help": (info.help + default).replace("%", "%%")}
     if info.kind is bool:
-        keywords |= {"action": argparse.BooleanOptionalAction, "default": info.default}
+        keywords |= {"action": argparse.BooleanOptionalAction}
+        parser.set_defaults(**{info.name: info.default})  # given to the action, Python 3.10 says it a second time
     elif info.kind is tuple:
         keywords |= {"nargs": "+", "metavar": "NAME", "default": info.default}
     else:

@@ -5,11 +5,24 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fiftyone_ntt.cli.common import add_command, console, dataset_of, narrow_table, plain, progress_bar, say, say_report
+from fiftyone_ntt.cli.common import (
+    add_command,
+    add_option,
+    console,
+    dataset_of,
+    narrow_table,
+    plain,
+    progress_bar,
+    say,
+    say_report,
+)
 from fiftyone_ntt.errors import InputError, counted
+from fiftyone_ntt.params.base import Params
 from fiftyone_ntt.params.labelling import LowerThresholdParams, UndoParams
 
 _COLOURS = {"running": "cyan", "completed": "green", "failed": "bold red", "interrupted": "yellow"}
+
+_OPTIONS: dict[str, type[Params]] = {"lower": LowerThresholdParams, "undo": UndoParams}
 
 
 def add_commands(commands: Any) -> None:
@@ -26,13 +39,9 @@ def add_commands(commands: Any) -> None:
         parser.add_argument("dataset", help="name of a FiftyOne dataset")
         if name != "list":
             parser.add_argument("run_key", help="key of the run, see `list`")
-        if name == "lower":
-            info = next(info for info in LowerThresholdParams.infos() if info.name == "score_threshold")
-            parser.add_argument("--score-threshold", type=float, default=info.default, help=info.help)
-        if name == "undo":
-            info = next(info for info in UndoParams.infos() if info.name == "keep_edited")
-            parser.add_argument("--no-keep-edited", dest="keep_edited", action="store_false", default=info.default,
-                                help="also remove labels that a person accepted or edited")  # fmt: skip
+        for info in _OPTIONS[name].infos() if name in _OPTIONS else ():
+            if info.name != "run_key":
+                add_option(parser, info)
 
 
 def runs_list(dataset: str) -> int:

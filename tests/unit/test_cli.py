@@ -49,6 +49,27 @@ def test_every_parameter_is_an_option_with_its_default(command, params):
     assert set(values) == {info.name for info in params.infos()}
 
 
+@pytest.mark.parametrize(
+    ("command", "defaults"),
+    [
+        (["segment"], ["--resume", "yes", "--overwrite", "no", "--points", "grid"]),
+        (["runs", "lower"], ["--score-threshold", "0.0"]),
+        (["runs", "undo"], ["--keep-edited", "yes"]),
+        (["export"], ["--export-media", "yes"]),
+        (["protocol", "run"], ["--preset", "lite"]),
+        (["protocol", "prepare"], ["--preset", "lite"]),
+    ],
+)
+def test_help_names_every_default_once(command, defaults, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--help"])
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    for option, value in zip(defaults[::2], defaults[1::2], strict=True):
+        (line,) = [line for line in lines if line.startswith((f"{option} ", f"{option},"))]
+        assert line.endswith(f"(default: {value})") and line.count("default:") == 1 and "memory bank" not in line
+
+
 def test_options_arrive_in_their_own_types():
     values = options_of(
         ["segment"], "--bank", "b", "--field", "f", "--score-threshold", "0.25", "--points-per-side", "8",
