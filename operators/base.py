@@ -12,7 +12,8 @@ import fiftyone.operators as foo
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
-from fiftyone_ntt.errors import InputError, NttError
+from fiftyone_ntt.dataset.fields import is_generated
+from fiftyone_ntt.errors import InputError, NttError, empty_list
 from fiftyone_ntt.operators.forms import Form, as_markdown, can_schedule
 from fiftyone_ntt.params.base import Params, Progress
 from fiftyone_ntt.runs.listing import is_given_up
@@ -258,7 +259,12 @@ class NttOperator(foo.Operator):
         by_order = dict(zip(names, values, strict=False))
         if twice := sorted(set(by_order) & set(arguments)):
             raise InputError(f"expected {', '.join(map(repr, twice))} once, got it by its place and by its name")
-        return self.PARAMS.from_mapping({**self.CALL_DEFAULTS, **by_order, **arguments})
+        given = {**by_order, **arguments}
+        for info in self.PARAMS.infos():  # a list that is empty in a form was left out; a caller gave it
+            empty = info.kind is tuple and given.get(info.name) in ([], ())
+            if empty and info.name not in self.PARAMS.EMPTY_IS_NONE:
+                raise InputError(empty_list(info.name))
+        return self.PARAMS.from_mapping({**self.CALL_DEFAULTS, **given})
 
 
 def tick(ctx: Any, label_field: str | None) -> None:
@@ -322,6 +328,14 @@ def show_in_grid(ctx: Any, grid: Grid) -> None:
     ctx.trigger("set_filters", grid.filters)
     if not grid.has_view_of(ctx.request_params):
         ctx.ops.set_view(grid.view())
+
+
+def shows_whole_images(ctx: Any) -> bool:
+    """Whether the grid shows images; otherwise says so, as filters on labels of images change nothing of patches."""
+    if not is_generated(ctx.view):
+        return True
+    ctx.ops.notify("The grid shows patches: go back to whole images first.", variant="warning")
+    return False
 
 
 def show_samples(ctx: Any, view: SampleCollection) -> Filters:

@@ -23,13 +23,16 @@ class _ChangeDone(NttOperator):
 
     def perform(self, ctx: Any, params: Any) -> dict[str, Any]:
         import fiftyone_ntt as ntt
+        from fiftyone_ntt.dataset.storage import app_view
         from fiftyone_ntt.review.done import count_done
 
         chosen = [ctx.current_sample] if ctx.current_sample else list(ctx.selected or ())
         if not chosen:
             ctx.ops.notify(NO_IMAGE, variant="warning")
             return {"changed": 0, "summary": NO_IMAGE}
-        changed = getattr(ntt, self.SERVICE)(ctx.view, sample_ids=chosen)
+        # A filter of the sidebar may let an image go as soon as its last label in sight has a decision.
+        view = app_view(ctx.dataset, ctx.request_params, {})
+        changed = getattr(ntt, self.SERVICE)(view, sample_ids=chosen)
         are = "is" if changed == 1 else "are"
         summary = f"{counted(changed, 'image')} {are} {self.RESULT}; {count_done(ctx.dataset):,} in all are done"
         ctx.ops.reload_samples()

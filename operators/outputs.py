@@ -95,7 +95,7 @@ def _describe_export(form: Form, target: SampleCollection) -> None:
     """Says what would be written, as the form is filled in now."""
     from fiftyone_ntt.review.export_choice import count_chosen
 
-    options = {"only": form.value("only"), "score_threshold": form.value("score_threshold")}
+    options = {name: form.value(name) for name in ("only", "score_threshold", "classes")}
     try:
         labels, images = count_chosen(target, form.value("label_field"), **options)
     except NttError as error:
@@ -104,5 +104,6 @@ def _describe_export(form: Form, target: SampleCollection) -> None:
     if labels:
         text = f"{counted(labels, 'label')} on {counted(images, 'image')} would be written"
     else:
-        text = f"Nothing to write yet: accept labels first, or choose '{_ALL}'."
+        others = ", or other classes" if options["classes"] else ""
+        text = f"Nothing to write yet: accept labels first, or choose '{_ALL}'{others}."
     form.notice("chosen", text, warning=not labels)

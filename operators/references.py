@@ -10,7 +10,15 @@ from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import detections_fields, image_samples, map_fields, reference_fields
 from fiftyone_ntt.errors import InputError, NttError
-from fiftyone_ntt.operators.base import GRID, NttOperator, Table, progress_of, show_in_grid, show_samples
+from fiftyone_ntt.operators.base import (
+    GRID,
+    NttOperator,
+    Table,
+    progress_of,
+    show_in_grid,
+    show_samples,
+    shows_whole_images,
+)
 from fiftyone_ntt.operators.forms import Form, as_markdown, counted, listed
 from fiftyone_ntt.params.base import DEFAULT_BANK_NAME
 from fiftyone_ntt.params.references import MakeMasksFormParams, TaggedBankParams
@@ -194,6 +202,8 @@ def _show_next(ctx: Any, advice: Any) -> None:
     """The grid shows the labels to decide on next, the most helpful image first."""
     from fiftyone_ntt.review.ranking import Grid
 
+    if not shows_whole_images(ctx):
+        return
     grid = Grid(ctx.dataset, ctx.request_params, advice.reviewed_field)
     images = list(dict.fromkeys(suggestion.sample_id for suggestion in advice.suggestions))
     grid.show(grid.samples().select(images, ordered=True))

@@ -257,7 +257,7 @@ class FitThresholds(NttOperator):
     def _show_decisions(self, form: Form, field: str) -> None:
         decided, others = _by_decisions(form, field)
         for i, scores in enumerate(decided[:_MOST_CLASSES]):
-            right = scores.accepted + scores.edited
+            right = scores.accepted + scores.edited - scores.drawn
             text = (
                 f"{as_text(scores.name)}: {right} right, {scores.rejected} wrong, of {counted(scores.labels, 'label')}"
             )
@@ -267,7 +267,7 @@ class FitThresholds(NttOperator):
             return
         from fiftyone_ntt.review.thresholds import LEAST, decisions_needed
 
-        right = sum(scores.accepted + scores.edited for scores in decided)
+        right = sum(scores.accepted + scores.edited - scores.drawn for scores in decided)
         wrong = sum(scores.rejected for scores in decided)
         if min(right, wrong) < LEAST:
             form.notice("needed", decisions_needed(right, wrong), warning=True)

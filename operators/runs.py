@@ -67,7 +67,7 @@ class LowerThreshold(NttOperator):
 
     def fill(self, form: Form) -> None:
         _choose_run(form, ("completed",), "that is done")
-        form.notice("scope", "Labels that are there stay as they are; **Undo run** takes the new ones back.")
+        form.notice("scope", "Labels that are there stay as they are; 'NTT: Undo run' takes the new ones back.")
 
     def perform(self, ctx: Any, params: LowerThresholdParams) -> dict[str, Any]:
         import fiftyone_ntt as ntt

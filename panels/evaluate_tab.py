@@ -9,6 +9,7 @@ from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import detections_fields
 from fiftyone_ntt.errors import as_text
+from fiftyone_ntt.operators.base import shows_whole_images
 from fiftyone_ntt.operators.forms import as_markdown, as_plot_text, counted
 from fiftyone_ntt.panels.tabs import Handle, Tab, add_plot, choice, show_grid, table
 
@@ -187,6 +188,8 @@ def _show(ctx: Any, outcome: str) -> None:
     from fiftyone_ntt.evaluation.fiftyone_matches import attribute_of_outcome
     from fiftyone_ntt.review.ranking import Grid
 
+    if not shows_whole_images(ctx):
+        return
     row, text, values = ctx.params.get("row"), OUTCOMES[outcome], {}
     place = attribute_of_outcome(ctx.dataset, ctx.panel.state.evaluate_last or {}, outcome)
     if place is None or not ctx.dataset.has_field(place[0]):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import is_generated, is_patches
-from fiftyone_ntt.operators.base import tick
+from fiftyone_ntt.operators.base import shows_whole_images, tick
 from fiftyone_ntt.operators.forms import counted
 from fiftyone_ntt.operators.review import ASK_ABOVE, IN_GRID
 from fiftyone_ntt.panels import review_parts as parts
@@ -30,9 +30,7 @@ class ReviewTab(Tab):
 
     def events(self) -> dict[str, Handle]:
         decide, all_of = self._decide_selected, self._decide_undecided
-        return {
-            "refresh": self.load,
-            "field": self._choose_field,
+        handles: dict[str, Handle] = {
             "shown": self._choose_shown,
             "class": lambda ctx: self._choose_class(ctx, ctx.params.get("value")),
             "row": self._click_class,
@@ -58,6 +56,19 @@ class ReviewTab(Tab):
             "learn_done": self._learned,
             "export": lambda ctx: self.prompt(ctx, "export_labels", {"label_field": ctx.panel.state.review_field}),
         }
+        answers = {event: partial(self._answer, handle=handle) for event, handle in handles.items()}
+        return {"refresh": self.load, "field": self._choose_field, **answers}
+
+    def _answer(self, ctx: Any, handle: Handle) -> None:
+        """Answers an event about the labels under review, where they are still there: a run may be undone meanwhile."""
+        from fiftyone_ntt.runs.record import labelled_fields
+
+        field = ctx.panel.state.review_field
+        if field and field not in labelled_fields(ctx.dataset):
+            ctx.ops.notify(f"The labels of a run in {field!r} are gone.", variant="warning")
+            self.load(ctx)
+        else:
+            handle(ctx)
 
     def load(self, ctx: Any) -> None:
         from fiftyone_ntt.runs.record import labelled_fields
@@ -65,9 +76,12 @@ class ReviewTab(Tab):
         fields, state = labelled_fields(ctx.dataset), ctx.panel.state
         if state.review_field not in fields:
             state.review_field = fields[-1] if fields else None
-            state.review_threshold, state.review_class = None, parts.ALL
+            state.review_threshold, state.review_class, state.review_shown = None, parts.ALL, parts.ABOVE
         if state.review_field:
             _follow(ctx)
+            if _class_is_gone(state):
+                shows_it = state.review_filtered and not is_generated(ctx.view)
+                (_show_chosen if shows_it else _note_and_count)(ctx, review_class=parts.ALL)
             if state.review_new and state.review_classes and not state.review_reading:
                 state.review_new = False
                 _show_chosen(ctx)
@@ -111,7 +125,7 @@ class ReviewTab(Tab):
         _show_all(ctx)
         state = ctx.panel.state
         state.review_field = ctx.params.get("value")
-        state.review_threshold, state.review_class = None, parts.ALL
+        state.review_threshold, state.review_class, state.review_shown = None, parts.ALL, parts.ABOVE
         self.load(ctx)
 
     def _choose_class(self, ctx: Any, name: Any) -> None:
@@ -134,7 +148,7 @@ class ReviewTab(Tab):
 
         state = ctx.panel.state
         name = _clicked(ctx, state.review_judged or [])
-        if name is not None and _shows_whole_images(ctx):
+        if name is not None and shows_whole_images(ctx):
             grid = parts.grid(ctx)
             grid.show(judged_without(grid.samples(), state.review_field, name))
             _send(ctx, grid)
@@ -159,9 +173,9 @@ class ReviewTab(Tab):
         from fiftyone_ntt.runs.record import run_of_field
 
         run_key = run_of_field(ctx.dataset, ctx.panel.state.review_field)
-        self.prompt(
-            ctx, "lower_threshold", {"run_key": run_key, "score_threshold": parts.threshold(ctx)}, then="refresh"
-        )
+        params = {"run_key": run_key, "score_threshold": parts.threshold(ctx)}
+        # It goes on in the background: it is followed, and leads back here, as a labelling run does.
+        self.prompt(ctx, "lower_threshold", params, then=self.panel.tabs["runs"].on("lowering"))
 
     def _fit(self, ctx: Any) -> None:
         from fiftyone_ntt.runs.record import run_of_field
@@ -187,7 +201,7 @@ class ReviewTab(Tab):
         from fiftyone_ntt.review.ranking import most_doubtful
 
         kind = ctx.params.get("by") or ctx.params.get("value")
-        if kind not in DOUBTS or not _shows_whole_images(ctx):
+        if kind not in DOUBTS or not shows_whole_images(ctx):
             return
         grid, name = parts.grid(ctx), parts.chosen(ctx)
         classes = None if name is None else (name,)
@@ -268,8 +282,16 @@ def _follow(ctx: Any) -> None:
     There is an event for such changes, but FiftyOne sends it three times after every answer of a panel as well.
     """
     grid, state = parts.grid(ctx), ctx.panel.state
-    if grid.threshold is not None:
+    # After a run the review begins anew: what it filtered by before says nothing.
+    if grid.threshold is not None and not (state.review_new and grid.has_own_threshold):
         state.review_threshold = min(max(grid.threshold, 0.0), 1.0)
+    if not state.review_new:  # a panel that was closed knows its choices from its filters alone
+        names, tags = grid.own_values("label"), grid.own_values("tags")
+        if len(names) == 1:
+            state.review_class = names[0]
+        if tags:
+            texts = [text for text, wanted in parts.SHOWN.items() if sorted(wanted) == sorted(tags)]
+            state.review_shown = (texts or [state.review_shown])[0]
     state.review_filtered = grid.is_filtered
     _count(ctx, grid)
 
@@ -281,9 +303,8 @@ def _filter(ctx: Any, value: float) -> None:
 
 def _show_chosen(ctx: Any, **changes: Any) -> None:
     """The grid shows the labels of the chosen class: those above the threshold, or those with the chosen decision."""
-    if not _shows_whole_images(ctx):
-        _note(ctx, changes)
-        _count(ctx)
+    if not shows_whole_images(ctx):
+        _note_and_count(ctx, **changes)
         return
     state, grid = ctx.panel.state, parts.grid(ctx)
     grid.show()
@@ -300,6 +321,18 @@ def _show_chosen(ctx: Any, **changes: Any) -> None:
 def _note(ctx: Any, changes: Mapping[str, Any]) -> None:
     for key, value in changes.items():
         ctx.panel.state.set(key, value)
+
+
+def _note_and_count(ctx: Any, **changes: Any) -> None:
+    _note(ctx, changes)
+    _count(ctx)
+
+
+def _class_is_gone(state: Any) -> bool:
+    """Whether no label is left of the chosen class, as far as the labels have been read."""
+    if state.review_reading or not state.review_classes or state.review_class in (None, parts.ALL):
+        return False
+    return state.review_class not in state.review_classes
 
 
 def _send(ctx: Any, grid: Grid, **changes: Any) -> None:
@@ -320,17 +353,10 @@ def _show_all(ctx: Any) -> None:
 def _show_changed(ctx: Any) -> None:
     """The grid shows the images whose labels change, or changed."""
     outcome = parts.last_learned(ctx)
-    if outcome is not None and outcome["changed"] and _shows_whole_images(ctx):
+    if outcome is not None and outcome["changed"] and shows_whole_images(ctx):
         grid = parts.grid(ctx)
         grid.show(grid.samples().select(outcome["changed"]))
         _send(ctx, grid)
-
-
-def _shows_whole_images(ctx: Any) -> bool:
-    if not is_generated(ctx.view):
-        return True
-    ctx.ops.notify("The grid shows patches: go back to whole images first.", variant="warning")
-    return False
 
 
 def _clicked(ctx: Any, names: list[str]) -> str | None:

@@ -40,6 +40,12 @@ TITLES = {
     "evaluate": "Evaluation",
     "export_labels": "Export",
     "learn": "Learning",
+    "lower_threshold": "Bringing weaker labels back",
+    "make_reference_masks": "Reference masks",
+    "advise_references": "Checking references",
+    "judge_presence": "Image-level labels",
+    "to_segmentation": "Semantic segmentation masks",
+    "mark_done": "Images that are done",
 }
 EMPTY = """
 **No run yet.** Choose references in the first tab, then press **Label images**. What is at work shows up here: how
@@ -54,6 +60,8 @@ fiftyone delegated launch
 ```
 """
 LEARNING = "learning"
+Key = list[str | None]
+"""Name of a run or of other work, and the operation of the latter; a list, as it comes back from the App."""
 ACTIVE = ("queued", "starting", "running")
 # Milliseconds between two looks: while something is at work, and to see what somebody starts elsewhere.
 _EVERY, _NOW_AND_THEN = 2000, 15_000
@@ -70,6 +78,7 @@ class RunsTab(Tab):
         return {
             "refresh": self.load,  # someone asks, an operator is through, or time has passed
             "started": self._open_here,
+            "lowering": self._follow_lowering,
             "label": lambda ctx: self.prompt(ctx, "segment", then="started"),
             "everything": lambda ctx: show_images(ctx, ctx.dataset),
             "resume": partial(self._open, operator="resume_run", states=resumable, otherwise="it has not begun yet"),
@@ -104,10 +113,13 @@ class RunsTab(Tab):
         ctx.panel.set_data("runs_table", [_row(row) if layer is None else _lesson_row(layer) for row, layer in listed])
         for i, row in enumerate(moving):
             ctx.panel.set_data(f"runs_bar_{i}", _part(row) or 0.0)
-        ended = _tell_what_ended(ctx, rows, [_name(item) for item in work if item not in at_work])
-        done = [run["label_field"] for run in runs if run["run_key"] in ended and run["state"] == "completed"]
-        if done and not state.runs_active:
-            self.panel.tabs["review"].open_on(ctx, done[0])  # where a person goes on
+        ended = _tell_what_ended(ctx, rows, [_key(item) for item in work if item not in at_work])
+        done = [run["label_field"] for run in runs if _key(run) in ended and run["state"] == "completed"]
+        if done:
+            state.runs_next = done[0]
+        if ended and state.runs_next and not state.runs_active:
+            field, state.runs_next = state.runs_next, None
+            self.panel.tabs["review"].open_on(ctx, field)  # where a person goes on
 
     def render(self, ctx: Any, panel: types.Object) -> None:
         state = ctx.panel.state
@@ -158,6 +170,14 @@ class RunsTab(Tab):
         go_to(ctx, self.KEY)
         self.load(ctx)
 
+    def _follow_lowering(self, ctx: Any) -> None:
+        """Weaker labels of a run were asked for: once they are there, the review goes on, however quickly that was."""
+        from fiftyone_ntt.runs.record import fields_of_runs
+
+        run_key = (ctx.params.get("original_params") or {}).get("run_key")
+        ctx.panel.state.runs_next = fields_of_runs(ctx.dataset).get(run_key)
+        self._open_here(ctx)
+
     def _cancel(self, ctx: Any) -> None:
         """Stops what a row is about, or takes it out of the queue."""
         from fiftyone_ntt.runs.background import cancel
@@ -173,23 +193,24 @@ class RunsTab(Tab):
             else:
                 cancel_run(ctx.dataset, key)
             ctx.ops.notify(f"{key} is cancelled; what it has written stays", variant="success")
-            ctx.panel.state.runs_active = [name for name in ctx.panel.state.runs_active or [] if name != key]
+            ended = [key, None if field is not None else operation]
+            ctx.panel.state.runs_active = [item for item in ctx.panel.state.runs_active or [] if item != ended]
             ctx.ops.reload_dataset()
         except NttError as error:  # it ended while the person was clicking
             ctx.ops.notify(str(error), variant="info")
         self.load(ctx)
 
 
-def _tell_what_ended(ctx: Any, rows: list[dict[str, Any]], failed: list[str]) -> list[str]:
+def _tell_what_ended(ctx: Any, rows: list[dict[str, Any]], failed: list[Key]) -> list[Key]:
     """Notes what is at work; returns what is no more, says so, and lets the App load what it has written."""
     state = ctx.panel.state
-    before, active = state.runs_active or [], [_name(row) for row in rows if row["state"] in ACTIVE]
+    before, active = state.runs_active or [], [_key(row) for row in rows if row["state"] in ACTIVE]
     state.runs_active = active
-    ended = [name for name in before if name not in active]
-    states = {**dict.fromkeys(failed, "failed"), **{_name(row): row["state"] for row in rows}}
-    for name in ended:
-        word = WORDS[states.get(name, "completed")]
-        ctx.ops.notify(f"{name}: {word}", variant="error" if word == WORDS["failed"] else "success")
+    ended = [key for key in before if key not in active]
+    states = [*((_key(row), row["state"]) for row in rows), *((key, "failed") for key in failed)]
+    for key in ended:
+        word = WORDS[next((its for other, its in states if other == key), "completed")]
+        ctx.ops.notify(f"{key[0]}: {word}", variant="error" if word == WORDS["failed"] else "success")
     if ended:
         ctx.ops.reload_dataset()  # new labels and fields, where someone is looking
     return ended
@@ -198,6 +219,11 @@ def _tell_what_ended(ctx: Any, rows: list[dict[str, Any]], failed: list[str]) ->
 def _name(row: dict[str, Any]) -> str:
     """Key of a run, or what other work is called."""
     return str(row.get("run_key") or TITLES.get(row["operator"], row["operator"]))
+
+
+def _key(row: dict[str, Any]) -> Key:
+    """What tells a row from all others: a run by its key, other work of one name by its operation."""
+    return [_name(row), None if row.get("run_key") else row.get("operation")]
 
 
 def _show(ctx: Any, state: str, otherwise: str) -> None:

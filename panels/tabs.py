@@ -9,6 +9,7 @@ from uuid import uuid4
 import fiftyone.operators as foo
 from fiftyone.operators import types
 
+from fiftyone_ntt.dataset.storage import view_documents
 from fiftyone_ntt.operators.base import show_in_grid, show_samples
 from fiftyone_ntt.panels.kept_filters import keep
 
@@ -134,7 +135,9 @@ class Tab:
 def show_grid(ctx: Any, grid: Grid) -> None:
     """``show_in_grid`` from a tab: the panel looks after the filters until the App has them."""
     show_in_grid(ctx, grid)
-    keep(ctx, grid.filters)
+    keep(ctx, grid.filters)  # compares with what the App said to have
+    # What this event still counts, it counts in the grid that was just asked for.
+    ctx.request_params.update(filters=grid.filters, view=view_documents(grid.view()), view_name=None)
 
 
 def show_images(ctx: Any, view: SampleCollection) -> None:

@@ -58,10 +58,18 @@ def chosen_labels(
 
 
 def count_chosen(
-    view: SampleCollection, label_field: str, *, only: str, score_threshold: float | None = None
+    view: SampleCollection,
+    label_field: str,
+    *,
+    only: str,
+    score_threshold: float | None = None,
+    classes: Sequence[str] | None = None,
 ) -> tuple[int, int]:
     """How many labels on how many images ``export_labels`` would write, about: no mask is read."""
     chosen = chosen_labels(image_samples(view), label_field, only=only, score_threshold=score_threshold)
+    if classes:  # a form that is left empty means all of them
+        of_classes = F("label").is_in(list(classes))
+        chosen = chosen.filter_labels(label_field, of_classes, only_matches=only == "accepted")
     return count_labels_in(chosen, label_field), len(chosen)
 
 

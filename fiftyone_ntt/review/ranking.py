@@ -82,6 +82,16 @@ class Grid:
         low = (self.filters.get(f"{self._root}.confidence") or {}).get("range")
         return None if not low or low[0] is None else round(float(low[0]), 6)
 
+    def own_values(self, attribute: str) -> list[str]:
+        """What review filters an attribute of the labels by; nothing where it does not."""
+        entry = self.filters.get(f"{self._root}.{attribute}") or {}
+        return list(entry.get("values") or []) if _OURS in entry else []
+
+    @property
+    def has_own_threshold(self) -> bool:
+        """Whether review filters by score."""
+        return _OURS in (self.filters.get(f"{self._root}.confidence") or {})
+
     @property
     def label_ids(self) -> list[str]:
         """The labels to which review has narrowed the grid; none where it has not."""

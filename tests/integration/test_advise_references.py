@@ -1,6 +1,7 @@
 """Advice on the references of a real dataset: words, rows, views, the operator and the panel's button."""
 
 import inspect
+from types import SimpleNamespace
 
 import fiftyone as fo
 import fiftyone.operators as foo
@@ -13,6 +14,7 @@ import fiftyone_ntt as ntt
 from fiftyone_ntt.candidates import source as candidates
 from fiftyone_ntt.core import MemoryBank
 from fiftyone_ntt.errors import BadReferenceError, InputError, NttError
+from fiftyone_ntt.operators.references import _show_next
 from fiftyone_ntt.params.review import AdviceParams
 from fiftyone_ntt.references.banks import save_bank
 from fiftyone_ntt.review.advice import _doubt
@@ -151,3 +153,11 @@ def test_the_selection_is_a_view_that_builds_a_bank(labelled, preset):
         ntt.select_references(labelled, 0, "truth", preset=preset)
     with pytest.raises(BadReferenceError, match="no labels"):
         ntt.select_references(labelled.skip(3), 1, "truth", preset=preset)
+
+
+def test_a_grid_of_patches_is_left_alone(labelled):
+    ctx = context("advise_references", labelled.to_patches("truth"), dataset_name=labelled.name)
+    label = labelled.first().truth.detections[0]
+    suggestion = SimpleNamespace(sample_id=labelled.first().id, label_id=label.id)
+    _show_next(ctx, SimpleNamespace(reviewed_field="truth", suggestions=[suggestion]))
+    assert [name for name, _ in requests_of(ctx)] == ["notify"]

@@ -138,3 +138,12 @@ def test_the_command_line_marks_a_view(pictures, capsys):
     assert "2 images done now" in capsys.readouterr().out
     assert main(["not-done", pictures.name]) == 0
     assert not any(done(pictures))
+
+
+def test_an_image_that_a_filter_hides_by_now_is_marked(pictures):
+    """Its last undecided label was rejected, and the sidebar shows undecided ones."""
+    opened = pictures.skip(1).first().id
+    path = "ntt.detections.tags"
+    filters = {path: {"values": [REJECTED_TAG], "exclude": True, "isMatching": False}}
+    result, _ = run("mark_done", pictures, current_sample=opened, filters=filters)
+    assert result["changed"] == 1 and done(pictures) == [False, True, False, False]

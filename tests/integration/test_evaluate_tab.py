@@ -101,3 +101,12 @@ def test_fiftyones_own_panel_is_a_click_away(judged):
     ntt.evaluate(judged, "found", "truth", eval_key="found_eval")
     panel = opened(judged).send("on_evaluate_panel")
     assert panel.asked("open_panel")[0]["name"] == "model_evaluation_panel_builtin"
+
+
+def test_a_grid_of_patches_is_left_alone(judged):
+    """Filters on labels of images change nothing of patches: better to say so."""
+    ntt.evaluate(judged, "found", "truth", eval_key="found_eval")
+    panel = opened(judged)
+    panel.view = judged.to_patches("found")
+    panel.send("on_evaluate_show_tp")
+    assert not panel.asked("set_filters") and "patches" in panel.asked("notify")[0]["message"]

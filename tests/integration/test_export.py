@@ -187,3 +187,11 @@ def test_the_service_takes_what_the_form_asks(database):
     }
     assert list(arguments) == [info.name for info in ExportParams.infos()]
     assert all(arguments[info.name] == info.default for info in ExportParams.infos() if not info.required)
+
+
+def test_the_form_counts_the_chosen_classes(reviewed, tmp_path):
+    params = {"export_dir": str(tmp_path / "out"), "only": "all", "classes": ["a"]}
+    counted = form("export_labels", reviewed, params)[0]["_chosen"].view.label
+    result = foo.get_operator(URI).execute(context("export_labels", reviewed, params))
+    assert counted == f"{result['labels']} labels on {result['images']} images would be written"
+    assert "other classes" in form("export_labels", reviewed, {"classes": ["z"]})[0]["_chosen"].view.label

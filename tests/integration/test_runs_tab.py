@@ -10,7 +10,9 @@ from support.app import PanelSession, context
 from support.runs import begin_run
 
 from fiftyone_ntt.errors import RunCancelledError
-from fiftyone_ntt.panels.runs_tab import WORDS
+from fiftyone_ntt.operators import OPERATORS
+from fiftyone_ntt.operators.base import NttOperator
+from fiftyone_ntt.panels.runs_tab import TITLES, WORDS
 from fiftyone_ntt.runs.workers import Origin, Worker
 
 SAMPLES = 10
@@ -131,3 +133,44 @@ def test_a_form_that_is_through_leads_back_to_its_tab(samples):
     panel.state = {}  # FiftyOne calls back without it
     panel.send("on_runs_refresh")
     assert panel.open_tab == "runs" and "runs_table" in panel.shown
+
+
+def queue(dataset, operator):
+    ctx = context(operator, dataset, {}, dataset_id=str(dataset._doc.id))
+    return DelegatedOperationService().queue_operation(operator=f"@fiftyone-ntt/ntt/{operator}", context=ctx)
+
+
+def test_a_job_is_not_announced_by_the_failure_of_another(samples):
+    """Two exports of one name: the first failed long ago."""
+    service, error = DelegatedOperationService(), "Traceback\nfiftyone_ntt.errors.InputError: no folder"
+    failed = queue(samples, "export_labels")
+    service.set_failed(failed.id, result=ExecutionResult(error=error))
+    done = queue(samples, "export_labels")
+    panel = opened(samples)
+    assert panel.state["runs_active"] == [["Export", str(done.id)]]
+    service.set_completed(done.id, result=ExecutionResult(result={}))
+    assert panel.send("on_runs_refresh").messages == ["Export: done"]
+    third = queue(samples, "export_labels")
+    panel.send("on_runs_refresh")
+    service.set_failed(third.id, result=ExecutionResult(error=error))
+    assert panel.send("on_runs_refresh").messages[1:] == ["Export: failed"]
+    for operation in (failed, done, third):
+        service.delete_operation(operation.id)
+
+
+def test_after_weaker_labels_came_back_the_review_goes_on(samples):
+    """The job may be through before the panel has seen the run at work."""
+    begin_run(samples, state="completed")
+    job, panel = queue(samples, "lower_threshold"), PanelSession(samples, "review")
+    panel.send("on_runs_lowering", original_params={"run_key": "ntt_found", "score_threshold": 0.1})
+    assert panel.open_tab == "runs" and "Bringing weaker labels back" in panel.drawn
+    DelegatedOperationService().set_completed(job.id, result=ExecutionResult(result={}))
+    panel.send("on_runs_refresh")
+    assert panel.open_tab == "review" and panel.state["review_field"] == "found"
+    DelegatedOperationService().delete_operation(job.id)
+
+
+def test_whatever_can_be_queued_has_a_title():
+    queued = {one.NAME for one in OPERATORS if issubclass(one, NttOperator)
+              and one.OPTIONS.get("allow_delegated_execution", True)}  # fmt: skip
+    assert queued - {"segment", "resume_run"} <= set(TITLES)
