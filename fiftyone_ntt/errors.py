@@ -72,3 +72,8 @@ def counted(number: float, singular: str, plural: str | None = None) -> str:
     """``"1 image"``, ``"2 images"``, ``"1.5 days"``: for forms, commands and reports alike."""
     amount = f"{number:,g}" if isinstance(number, float) else f"{number:,}"
     return f"{amount} {singular if number == 1 else plural or singular + 's'}"
+
+
+def empty_list(name: str) -> str:
+    """What to say of an empty list from a caller, who may have found nothing to put in: it is not taken for all."""
+    return f"expected at least one text in {name!r}, got an empty list; leave it out to take all"

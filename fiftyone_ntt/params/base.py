@@ -117,9 +117,11 @@ class Params:
 
     Attributes:
         NOT_ASKED: inherited parameters that this service settles by itself: they keep their defaults.
+        EMPTY_IS_NONE: lists that no form asks for: an empty one is not left out, it means none at all.
     """
 
     NOT_ASKED: ClassVar[Collection[str]] = ()
+    EMPTY_IS_NONE: ClassVar[Collection[str]] = ()
 
     def __post_init__(self) -> None:
         for info in self.infos():
@@ -151,7 +153,8 @@ class Params:
             raise InputError(
                 f"unknown parameter {', '.join(map(repr, unknown))}; there is: {', '.join(map(repr, infos))}"
             )
-        values = {key: value for key, value in given.items() if not _left_empty(value, infos[key])}
+        kept = {key for key in cls.EMPTY_IS_NONE if given.get(key) is not None}
+        values = {key: value for key, value in given.items() if key in kept or not _left_empty(value, infos[key])}
         for info in infos.values():
             if info.required and info.name not in values:
                 raise InputError(f"expected a value for {info.name!r} ({info.help}), got none")

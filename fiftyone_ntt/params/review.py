@@ -24,10 +24,16 @@ class DecisionFormParams(Params):
         None, label="Score above", help="only labels with a score above this", minimum=0, maximum=1
     )
     below: float | None = param(
-        None, label="Score up to", help="only labels with a score of at most this", minimum=0, maximum=1
+        None,
+        label="Score up to",
+        help="only labels with a score of at most this; what a person drew has none",
+        minimum=0,
+        maximum=1,
     )
     undecided: bool = param(
-        False, label="Only undecided labels", help="leave labels alone that somebody has accepted, rejected or edited"
+        False,
+        label="Only undecided labels",
+        help="leave labels alone that somebody has accepted, rejected, edited or drawn",
     )
 
 
@@ -35,11 +41,14 @@ class DecisionFormParams(Params):
 class DecisionParams(DecisionFormParams):
     """Arguments of ``fiftyone_ntt.accept_labels``, ``reject_labels`` and ``clear_decisions``."""
 
+    EMPTY_IS_NONE = ("label_ids",)
+
     label_ids: tuple[str, ...] | None = param(None, label="Ids", help="only labels with these ids")
 
     def describes_labels(self) -> bool:
         """Whether anything says which labels of the field are meant."""
-        return any((self.label_ids, self.undecided)) or (self.classes, self.above, self.below) != (None, None, None)
+        given = (self.label_ids, self.classes, self.above, self.below)
+        return self.undecided or any(value is not None for value in given)
 
 
 @dataclass(frozen=True)

@@ -27,14 +27,17 @@ from fiftyone_ntt.dataset.fields import (
     image_samples,
     is_generated,
     is_tagged,
+    root_dataset_of,
     sound_lists,
     with_labels,
 )
 from fiftyone_ntt.dataset.storage import edit_label_tags, store
-from fiftyone_ntt.errors import InputError, counted
+from fiftyone_ntt.errors import InputError, counted, empty_list
 from fiftyone_ntt.review.guard import note_decision
 from fiftyone_ntt.review.label_rows import decision_of
 from fiftyone_ntt.review.label_table import catch_up, note_tags, table_of
+from fiftyone_ntt.runs.mending import DECIDED_LABELS, DECIDED_STORE
+from fiftyone_ntt.runs.record import run_of_field
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ Changes = dict[Any, list[ObjectId]]
 """Id of a sample -> ids of its labels."""
 Before = dict[str, list[ObjectId]]
 """Tag of a decision, or ``_UNDECIDED`` -> ids of labels."""
-_STORE, _LABELS, _UNDECIDED, _MOST_TO_UNDO = "ntt_decided", ":labels", "undecided", 500_000
+_UNDECIDED, _MOST_TO_UNDO = "undecided", 500_000
 _MOST_HOLDING = 10_000
 """A query of more samples than this is no quicker than one of all."""
 
@@ -62,17 +65,18 @@ def accept_labels(
     Args:
         view: the samples, or patches; labels that the view filters out are left alone.
         label_field: field of the labels.
-        label_ids: only these labels.
+        label_ids: only these labels; none of them where it is empty.
         classes: only labels of these classes.
         above: only labels with a confidence above this.
-        below: only labels with a confidence of at most this.
-        undecided: only labels that nobody has accepted, rejected or edited; otherwise a decision takes another's place.
+        below: only labels with a confidence of at most this; labels that a person drew have none.
+        undecided: only labels that nobody has accepted, rejected, edited or drawn; otherwise a decision takes
+            another's place.
 
     Returns:
         Number of labels whose decision changed.
 
     Raises:
-        InputError: if there is no such field, or an id is none.
+        InputError: if there is no such field, an id is none, or ``classes`` is empty.
         WrongTypeError: if the field holds no detections.
 
     Example:
@@ -141,22 +145,36 @@ class _Choice:
     def __post_init__(self) -> None:
         if self.label_ids is not None:  # an iterator is used up by the first look
             object.__setattr__(self, "label_ids", list(self.label_ids))
+        if self.classes is not None and not len(self.classes):
+            raise InputError(empty_list("classes"))
 
-    def condition(self) -> Any:
-        parts = []
+    def condition(self, samples: SampleCollection, label_field: str) -> Any:
+        parts, confidence = [], F("confidence")
         if self.classes is not None:
             names = [self.classes] if isinstance(self.classes, str) else list(self.classes)
             parts.append(F("label").is_in(names))
         if self.above is not None:
-            parts.append(F("confidence") > self.above)
-        if self.below is not None:
-            parts.append(F("confidence") <= self.below)
+            parts.append(confidence.is_number() & (confidence > self.above))
+        if self.below is not None:  # the database takes what is absent for less than any number
+            parts.append(confidence.is_number() & (confidence <= self.below))
         if self.undecided:
-            parts.append(~is_tagged(sorted(DECIDED_TAGS)))
+            parts += _nobody_decided(samples, label_field)
         whole = None
         for part in parts:
             whole = part if whole is None else whole & part
         return whole
+
+
+def _nobody_decided(samples: SampleCollection, label_field: str) -> list[Any]:
+    """Conditions on labels: no tag of a decision, nor a shape that a person drew or changed without saying so."""
+    conditions, dataset = [~is_tagged(sorted(DECIDED_TAGS))], root_dataset_of(samples)
+    if not dataset.has_field(label_field):  # of frames, say: no table knows these
+        return conditions
+    if run_of_field(dataset, label_field):
+        conditions.append(F("predicted_iou").exists())  # no run leaves this out
+    if edited := table_of(dataset, label_field).refreshed().edited():
+        conditions.append(~F("_id").is_in(edited))
+    return conditions
 
 
 def check_classes(view: SampleCollection, label_field: str, classes: Collection[str] | None) -> None:
@@ -195,7 +213,7 @@ def _chosen(view: SampleCollection, label_field: str, choice: _Choice) -> Sample
     if choice.label_ids is not None:
         ids = checked_ids(choice.label_ids, "labels")
         chosen = sound_lists(_where(chosen, label_field, ids), label_field).select_labels(ids=ids, fields=label_field)
-    condition = choice.condition()
+    condition = choice.condition(chosen, label_field)
     return chosen if condition is None else with_labels(chosen, label_field, condition)
 
 
@@ -281,7 +299,7 @@ class LastDecision:
 
 def last_decision(dataset: fo.Dataset, label_field: str) -> LastDecision | None:
     """What was decided last on the labels of a field, and can be undone."""
-    facts = store(dataset, _STORE).get(label_field)
+    facts = store(dataset, DECIDED_STORE).get(label_field)
     if facts is None:
         return None
     return LastDecision(label_field, facts["tag"], facts["labels"])
@@ -293,8 +311,8 @@ def undo_last_decision(dataset: fo.Dataset, label_field: str) -> int:
     Returns:
         Number of labels whose decision changed.
     """
-    decided = store(dataset, _STORE)
-    facts, before_all = decided.get(label_field), decided.get(label_field + _LABELS)
+    decided = store(dataset, DECIDED_STORE)
+    facts, before_all = decided.get(label_field), decided.get(label_field + DECIDED_LABELS)
     if facts is None or before_all is None:
         return 0
     table, changed = table_of(dataset, label_field).refreshed(), 0
@@ -312,7 +330,7 @@ def undo_last_decision(dataset: fo.Dataset, label_field: str) -> int:
                 edit_label_tags(every_image(dataset), label_field, labels, tag, add=add)
         _note(dataset, label_field, labels, before)
         changed += sum(map(len, labels.values()))
-    for key in (label_field, label_field + _LABELS):
+    for key in (label_field, label_field + DECIDED_LABELS):
         decided.delete(key)
     return changed
 
@@ -321,13 +339,13 @@ def _note_last(samples: SampleCollection, label_field: str, tag: str | None, bef
     """Keeps what the labels were before, so that it can be undone."""
     if is_generated(samples) or not before:
         return
-    decided = store(dataset_of(samples), _STORE)
+    decided = store(dataset_of(samples), DECIDED_STORE)
     count = sum(map(len, before.values()))
     decided.delete(label_field)
     if count > _MOST_TO_UNDO:
         return
     ids = {name: b"".join(label.binary for label in labels) for name, labels in before.items()}
-    decided.set(label_field + _LABELS, ids)  # by itself: the panel reads at every event what there is to undo
+    decided.set(label_field + DECIDED_LABELS, ids)  # by itself: the panel reads at every event what there is to undo
     decided.set(label_field, {"tag": tag, "labels": count})
 
 

@@ -29,12 +29,13 @@ from fiftyone_ntt.dataset.fields import (
     dataset_of,
     is_generated,
 )
-from fiftyone_ntt.dataset.labels import is_edited
+from fiftyone_ntt.dataset.labels import is_edited, is_from_run
 from fiftyone_ntt.dataset.storage import database_collection, dataset_id, patiently
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.review.label_rows import BINS as BINS  # of the histograms below
 from fiftyone_ntt.review.label_rows import (
     DECISIONS,
+    EDITED,
     ROW,
     SCORES,
     TAIL,
@@ -42,10 +43,11 @@ from fiftyone_ntt.review.label_rows import (
     Columns,
     Rows,
     decision_of,
+    decisions,
     number_or,
 )
 from fiftyone_ntt.runs.applied_thresholds import parting
-from fiftyone_ntt.runs.record import provenance_of
+from fiftyone_ntt.runs.record import provenance_of, run_of_field
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +70,8 @@ class LabelTable:
     def __init__(self, dataset: fo.Dataset, label_field: str) -> None:
         self._samples, self._field = database_collection(dataset), label_field
         self._classes_of_run = tuple(provenance_of(dataset, label_field).get("classes") or ())
+        self.of_run = run_of_field(dataset, label_field) is not None
+        """Whether a run wrote the field: what no run wrote there, a person drew."""
         self._blocks: dict[ObjectId, Rows] = {}
         self._order: dict[ObjectId, int] = {}
         self._classes: dict[str, int] = {}
@@ -128,6 +132,11 @@ class LabelTable:
             return None
         ids = self.sample_ids
         return [ids[number] for number in {number for _, number in there}]
+
+    def edited(self) -> list[ObjectId]:
+        """The labels that a person drew or edited, and neither accepted nor rejected."""
+        rows = self.rows
+        return [ObjectId(label) for label in rows["label"][decisions(rows) == EDITED].tolist()]
 
     def class_index(self, name: str) -> int:
         """The number of a class; -1 where no label has it."""
@@ -247,7 +256,7 @@ class LabelTable:
             number_or(label.get("confidence"), 0.0),
             *(number_or(label.get(key), np.nan) for key in SCORES),
             decision_of(tags),
-            EDITED_TAG in tags or is_edited(label, self._classes_of_run),
+            EDITED_TAG in tags or (self.of_run and not is_from_run(label)) or is_edited(label, self._classes_of_run),
         )
 
     def _forget_deleted(self) -> None:
@@ -267,7 +276,9 @@ def table_of(dataset: fo.Dataset, label_field: str) -> LabelTable:
     """The table of a field; it is made on the first call and read on its first ``refresh``. Safe in any thread."""
     key = (dataset_id(dataset), label_field)
     with _tables_lock:
-        table = _tables.pop(key, None) or LabelTable(dataset, label_field)
+        table = _tables.pop(key, None)
+        if table is None or table.of_run != (run_of_field(dataset, label_field) is not None):
+            table = LabelTable(dataset, label_field)
         _tables[key] = table
         while len(_tables) > _TABLES_KEPT:
             del _tables[next(iter(_tables))]
@@ -284,7 +295,8 @@ class ClassScores:
         above: how many of them have a confidence above the threshold.
         accepted: how many a person accepted,
         rejected: rejected,
-        edited: edited and neither accepted nor rejected,
+        edited: edited or drawn, and neither accepted nor rejected,
+        drawn: of those, what has no score: it says nothing of a score threshold,
         undecided: did nothing to,
         undecided_above: and how many of those have a confidence above the threshold.
         histogram: labels in each of ``BINS`` equal parts of 0..1, by confidence.
@@ -296,6 +308,7 @@ class ClassScores:
     accepted: int
     rejected: int
     edited: int
+    drawn: int
     undecided: int
     undecided_above: int
     histogram: tuple[int, ...]
@@ -333,6 +346,7 @@ def scores_of(table: LabelTable, threshold: float) -> list[ClassScores]:
     everything, above = counts.sum(axis=(1, 2)), counts[:, :, 1].sum(axis=1)
     undecided, accepted, rejected, edited = (counts[:, code].sum(axis=1) for code in DECISIONS)
     undecided_above = counts[:, UNDECIDED, 1]
+    drawn = np.bincount(columns.classes[(columns.decided == EDITED) & (columns.confidence <= 0)], minlength=count)
     entries = [
         ClassScores(
             name=name,
@@ -341,6 +355,7 @@ def scores_of(table: LabelTable, threshold: float) -> list[ClassScores]:
             accepted=int(accepted[i]),
             rejected=int(rejected[i]),
             edited=int(edited[i]),
+            drawn=int(drawn[i]),
             undecided=int(undecided[i]),
             undecided_above=int(undecided_above[i]),
             histogram=tuple(columns.histograms[i].tolist()),

@@ -41,6 +41,10 @@ logger = logging.getLogger(__name__)
 
 LEARNED_STORE = "ntt_learn"
 """Where the outcome of the last learning on each label field is kept, see ``last_outcome``."""
+DECIDED_STORE, DECIDED_LABELS = "ntt_decided", ":labels"
+"""Where the last decision on each label field is kept, see ``last_decision``, and beside it what is about labels."""
+_OF_LABELS = ((LEARNED_STORE, ""), (DECIDED_STORE, DECIDED_LABELS), (DECIDED_STORE, ""))
+"""Store, and what follows a field's name there: all that review keeps about the labels of a field."""
 
 
 def mend_runs(dataset: fo.Dataset) -> dict[str, dict[str, Any]]:
@@ -69,7 +73,7 @@ def default_run_key(dataset: fo.Dataset, label_field: str) -> str:
 
 
 def forget_lost_labels(dataset: fo.Dataset, label_field: str) -> int:
-    """Forgets what is noted about the labels of a field that is gone: statuses, image-level labels, what was learned.
+    """Forgets what is noted about the labels of a field that is gone: statuses, image-level labels, what review keeps.
 
     What the run replaced before stays kept: ``undo_run`` can still put it back.
 
@@ -81,8 +85,14 @@ def forget_lost_labels(dataset: fo.Dataset, label_field: str) -> int:
         lost = database_collection(dataset).count_documents({f"{status}.state": {"$in": DONE}})
         dataset.delete_sample_field(status)
     forget_presence(dataset, label_field)
-    store(dataset, LEARNED_STORE).delete(label_field)
+    forget_review(dataset, label_field)
     return lost
+
+
+def forget_review(dataset: fo.Dataset, label_field: str) -> None:
+    """Forgets what was learned from labels that are gone, and what was decided on them last: nothing to take back."""
+    for name, ending in _OF_LABELS:
+        store(dataset, name).delete(label_field + ending)
 
 
 def forget_statuses(dataset: fo.Dataset, label_field: str, run_key: str) -> None:
@@ -132,10 +142,11 @@ def _follow(dataset: fo.Dataset, run_key: str, record: Mapping[str, Any]) -> boo
     with suppress(AttributeError, ValueError):  # another process is quicker
         _rename_fields(dataset, old, new)
     refresh(dataset)
-    learned = store(dataset, LEARNED_STORE)
-    if (outcome := learned.get(old)) is not None:
-        learned.set(new, outcome)
-        learned.delete(old)
+    for name, ending in _OF_LABELS:
+        kept = store(dataset, name)
+        if (content := kept.get(old + ending)) is not None:
+            kept.set(new + ending, content)
+            kept.delete(old + ending)
     config = dataset.get_run_info(run_key).config
     config.record = {**config.record, "label_field": new}
     dataset.update_run_config(run_key, config)

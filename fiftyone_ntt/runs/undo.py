@@ -14,13 +14,13 @@ from fiftyone_ntt.dataset.documents import documents_of, set_documents, single_d
 from fiftyone_ntt.dataset.fields import every_image, has_labels
 from fiftyone_ntt.dataset.labels import ATTRIBUTES, is_from_run, is_kept
 from fiftyone_ntt.dataset.schema import declare_labels, declare_status
-from fiftyone_ntt.dataset.storage import masks_folder, patiently, remove_masks, store
+from fiftyone_ntt.dataset.storage import masks_folder, patiently, remove_masks
 from fiftyone_ntt.errors import InputError, NttError, counted
 from fiftyone_ntt.params.base import check_arguments
 from fiftyone_ntt.params.labelling import UndoParams
 from fiftyone_ntt.runs.history import Document, Pass, last_pass, passes
 from fiftyone_ntt.runs.listing import list_runs
-from fiftyone_ntt.runs.mending import LEARNED_STORE, check_nobody_is_at, forget_lost_labels, forget_statuses, mask_paths
+from fiftyone_ntt.runs.mending import check_nobody_is_at, forget_lost_labels, forget_review, forget_statuses, mask_paths
 from fiftyone_ntt.runs.presence_fields import forget_presence
 from fiftyone_ntt.runs.record import delete_state, note_provenance, run_of_field, status_field
 from fiftyone_ntt.runs.workers import Origin, Worker, forget_claims
@@ -86,7 +86,7 @@ def _undo(dataset: fo.Dataset, run_key: str, keep_edited: bool, guard: Callable[
                 f"back, e.g. sample {sample_id}: {reason}; see to that, then call undo_run again"
             )
         forget_presence(dataset, name, run_key)
-        patiently(store(dataset, LEARNED_STORE).delete, name)  # what learning found was found in labels that are gone
+        patiently(forget_review, dataset, name)  # it is about labels that are gone
         patiently(_restore_provenance, dataset, name, run_key, this)
         patiently(_remove_fields, dataset, name, this)
     elif dataset.has_field(name):

@@ -200,3 +200,15 @@ def test_a_description_goes_before_a_selection(labelled):
     request = {"selected_labels": selected(labelled)}
     assert execute("accept_labels", labelled.view(), {"classes": ["dog"]}, **request)[1]["changed"] == 4
     assert execute("reject_labels", labelled.view(), **request)[1]["changed"] == 2
+
+
+def test_an_empty_list_is_never_everything(labelled):
+    """Whoever found nothing to put into a list does not mean all labels."""
+    for decide in (ntt.reject_labels, operator("reject_labels")):
+        decide(labelled, label_ids=[])
+        with pytest.raises(InputError, match="at least one text in 'classes'"):
+            decide(labelled, classes=[])
+    assert execute("reject_labels", labelled.view(), {"label_ids": []})[1]["changed"] == 0
+    assert labelled.count_label_tags("ntt") == {}
+    with pytest.raises(InputError, match="at least one text in 'classes'"):
+        operator("export_labels")(labelled, "/exported", classes=[])

@@ -3,12 +3,15 @@
 import fiftyone as fo
 import numpy as np
 import pytest
-from support.app import PanelSession, requests_of
+from support.app import PanelSession, registered_panel, requests_of
 
+import fiftyone_ntt as ntt
+from fiftyone_ntt.cli.main import main
 from fiftyone_ntt.dataset.labels import fingerprint
 from fiftyone_ntt.dataset.storage import store
 from fiftyone_ntt.panels.ntt_review import NttReview, open_tab
-from fiftyone_ntt.review.label_table import table_of
+from fiftyone_ntt.panels.review_tab import ReviewTab
+from fiftyone_ntt.review.label_table import summarise_scores, table_of
 from fiftyone_ntt.runs.mending import LEARNED_STORE
 from fiftyone_ntt.runs.record import RunRecord, register
 
@@ -135,7 +138,8 @@ def test_a_panel_opened_again_knows_its_own_filters(review, press):
     again = PanelSession(review.dataset, "review", view=review.view, filters=review.filters)
     assert again.state["review_filtered"]
     press_threshold(again)
-    assert [type(stage).__name__ for stage in again.grid._stages].count("FilterLabels") == 1, "none piles up"
+    wanted = 2 if press is press_class else 1  # the class that was chosen stays chosen
+    assert [type(stage).__name__ for stage in again.grid._stages].count("FilterLabels") == wanted, "none piles up"
     again.send("on_review_show_all")
     assert stages(again) == ["Limit"] and again.filters == own
     assert not again.state["review_filtered"]
@@ -254,6 +258,54 @@ def test_what_a_person_drew_is_above_every_threshold(review):
     assert len([score for _name, score in scores_with_none(review) if score is None]) == 1
 
 
+def draw_and_correct(dataset):
+    """A person draws a label and gives another the right mask; FiftyOne's editor tags neither. Returns their ids."""
+    sample = dataset.first()
+    drawn, corrected = fo.Detection(label="cat", bounding_box=[0, 0, 1, 1]), sample.ntt.detections[0]
+    corrected.mask = np.eye(2, dtype=bool)
+    sample.ntt.detections.append(drawn)
+    sample.save()
+    return {drawn.id, corrected.id}
+
+
+def by_the_panel(review):
+    review.send("on_review_threshold", value=0.5).send("on_review_refresh")
+    assert review.state["review_undecided"]["below"] == 8
+    assert review.send("on_review_reject_below").execute() == 8
+
+
+def from_python(review):
+    assert ntt.reject_labels(review.dataset, below=0.5, undecided=True) == 8
+
+
+def on_the_command_line(review):
+    assert main(["reject", review.dataset.name, "--below", "0.5", "--undecided"]) == 0
+
+
+def of_patches(review):
+    assert ntt.reject_labels(review.dataset.to_patches("ntt"), below=0.5, undecided=True) == 8
+
+
+@pytest.mark.parametrize("reject", [by_the_panel, from_python, on_the_command_line, of_patches])
+def test_what_a_person_drew_or_corrected_is_decided(review, reject):
+    """Of nine labels of at most 0.5 one was corrected; one more was drawn, and the database has nothing for less."""
+    by_person = draw_and_correct(review.dataset)
+    table_of(review.dataset, "ntt").refreshed()
+    reject(review)
+    rejected = {one.id for sample in review.dataset for one in sample.ntt.detections if "ntt:rejected" in one.tags}
+    assert len(rejected) == 8 and not rejected & by_person
+    assert len(table_of(review.dataset, "ntt").refreshed().edited()) == 2
+    (cats,) = [one for one in summarise_scores(review.dataset) if one.name == "cat"]
+    assert (cats.edited, cats.drawn, cats.rejected) == (2, 1, 8)
+
+
+def test_labels_without_a_score_are_below_no_threshold(review):
+    by_person = draw_and_correct(review.dataset)
+    assert ntt.reject_labels(review.dataset, below=0.5) == 9
+    tags = {one.id: one.tags for sample in review.dataset for one in sample.ntt.detections}
+    assert sorted(map(tags.get, by_person)) == [[], ["ntt:rejected"]], "the corrected one has its score"
+
+
 def scores_with_none(session):
     return [(one.label, one.confidence) for sample in session.grid for one in sample.ntt.detections]
 
@@ -353,3 +405,83 @@ def test_the_export_is_asked_for_the_field_under_review(review):
     review.send("on_review_export")
     assert review.prompts[-1]["operator_uri"].endswith("/export_labels")
     assert review.prompts[-1]["params"]["label_field"] == "ntt"
+
+
+@pytest.mark.parametrize(
+    ("event", "value", "state"),
+    [
+        ("on_review_class", "dog", {"review_class": "dog", "review_shown": "Above the threshold"}),
+        ("on_review_shown", "Rejected", {"review_class": "All classes", "review_shown": "Rejected"}),
+    ],
+)
+def test_a_panel_opened_again_knows_what_it_shows(review, event, value, state):
+    review.send(event, value=value)
+    again = PanelSession(review.dataset, "review", view=review.view, filters=review.filters)
+    assert {**state, "review_field": "ntt"} == again.state["review_choices"]
+    shown = scores(again)
+    again.send("on_review_threshold", value=again.state["review_threshold"])
+    if event == "on_review_class":
+        assert scores(again) == shown == [("dog", 0.9)]
+
+
+@pytest.fixture
+def two_fields(review):
+    """Another field of the same labels beside the one under review."""
+    register(review.dataset, RunRecord("second", "other", ["cat", "dog"], "lite", "0" * 64, {}, {}, 4))
+    for sample in review.dataset:
+        sample["other"] = fo.Detections(detections=[label("cat", score) for score in SCORES])
+        sample.save()
+    table_of(review.dataset, "other").refreshed()
+    return review.send("on_review_refresh")
+
+
+@pytest.mark.parametrize("press", [press_threshold, press_class, press_uncertain])
+def test_another_field_is_not_said_to_be_filtered(two_fields, press):
+    press(two_fields)
+    two_fields.send("on_review_field", value="other")
+    assert two_fields.filters == {} and not stages(two_fields) and not two_fields.state["review_filtered"]
+    assert two_fields.state["review_choices"]["review_class"] == "All classes"
+
+
+def test_labels_that_are_gone_are_said_to_be(two_fields):
+    """By every event: the run was undone in another window."""
+    two_fields.dataset.delete_sample_field("ntt")
+    for event in ReviewTab(registered_panel()).events():
+        two_fields.state["review_field"], two_fields.messages = "ntt", []
+        two_fields.send(f"on_review_{event}", value="other")
+        assert two_fields.state["review_field"] == "other" and rows(two_fields)["cat"][0] == 15, event
+        gone = [] if event in ("refresh", "field") else ["The labels of a run in 'ntt' are gone."]
+        assert two_fields.messages == gone and not two_fields.prompts, event
+
+
+def test_after_another_run_the_review_begins_anew(review):
+    """Its own filters of before say nothing of the labels of now."""
+    suggested = review.state["review_threshold"]
+    review.send("on_review_class", value="dog").send("on_review_threshold", value=0.95)
+    ReviewTab(registered_panel()).open_on(review.context, "ntt")
+    state = review.context.panel.state
+    assert state.review_threshold == suggested and state.review_class == "All classes"
+
+
+def test_bringing_labels_back_is_followed_as_a_run_is(review):
+    prompt = review.send("on_review_lower").prompts[-1]
+    assert prompt["operator_uri"].endswith("/lower_threshold") and "on_runs_lowering" in str(prompt["on_success"])
+
+
+def test_a_class_that_is_gone_is_not_chosen_any_more(review):
+    review.send("on_review_class", value="dog")
+    first = review.dataset.first()
+    first.ntt.detections = [one for one in first.ntt.detections if one.label != "dog"]
+    first.save()
+    table_of(review.dataset, "ntt").refreshed()
+    review.send("on_review_refresh")
+    assert review.state["review_choices"]["review_class"] == "All classes"
+    assert {name for name, _ in scores(review)} == {"cat"}
+
+
+def test_what_is_shown_is_not_carried_to_another_field(two_fields):
+    press_rejected(two_fields)
+    two_fields.dataset.delete_sample_field("ntt")
+    two_fields.send("on_review_refresh")
+    assert two_fields.state["review_choices"] == {
+        "review_class": "All classes", "review_field": "other", "review_shown": "Above the threshold"}  # fmt: skip

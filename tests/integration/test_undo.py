@@ -10,10 +10,13 @@ from bson import ObjectId
 import fiftyone_ntt as ntt
 from fiftyone_ntt.core import Instances
 from fiftyone_ntt.dataset.labels import to_document
+from fiftyone_ntt.dataset.storage import store
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.pixels.packed_masks import PackedMask
+from fiftyone_ntt.review.decisions import last_decision, undo_last_decision
 from fiftyone_ntt.runs import undo
 from fiftyone_ntt.runs.history import begin_pass
+from fiftyone_ntt.runs.mending import DECIDED_STORE
 from fiftyone_ntt.runs.record import RunRecord, register
 from fiftyone_ntt.runs.session import LabelWriter
 
@@ -280,3 +283,22 @@ def test_what_was_replaced_goes_with_the_dataset(five):
     assert stores.count_documents(found) > 0
     five.delete()
     assert stores.count_documents(found) == 0
+
+
+def test_the_last_decision_goes_with_its_labels(five):
+    """Otherwise the panel offers to take back what was decided on labels that are no longer there."""
+    a_persons_labels(five)
+    run(five, "again", overwrite=True)
+    assert ntt.reject_labels(five, "found", below=0.5) == 4
+    assert str(last_decision(five, "found")) == "4 labels rejected"
+    ntt.undo_run(five, "again")
+    assert last_decision(five, "found") is None and undo_last_decision(five, "found") == 0
+    assert store(five, DECIDED_STORE).list_keys() == []
+
+
+def test_the_last_decision_follows_a_renamed_field(five):
+    run(five, "again")
+    ntt.reject_labels(five, "found")
+    five.rename_sample_field("found", "other")
+    ntt.list_runs(five)
+    assert last_decision(five, "found") is None and undo_last_decision(five, "other") == 4
