@@ -54,10 +54,13 @@ def test_what_cannot_be_loaded_is_said(tmp_path):
         load_result(path)
     with pytest.raises(InputError, match=f"got the folder .*{path.name}"):
         load_result(path.parent)
-    path.with_name("half.json").write_text('{"protocol": "folder", "scores": {}}')
-    with pytest.raises(InputError, match="without data, labels"):
-        load_result(path.with_name("half.json"))
-    path.with_name(json.loads(path.read_text())["labels"]).write_text("[1]\n")
+    content = json.loads(path.read_text())
+    for absent in ("labels", "part"):
+        half = {key: value for key, value in content.items() if key != absent}
+        path.with_name("half.json").write_text(json.dumps(half))
+        with pytest.raises(InputError, match=f"without {absent}"):
+            load_result(path.with_name("half.json"))
+    path.with_name(content["labels"]).write_text("[1]\n")
     with pytest.raises(InputError, match="expected the labels of a run"):
         load_result(path)
     assert not fo.dataset_exists(path.stem)

@@ -405,7 +405,7 @@ def test_no_choice_is_passed_over(name, changes, message, tmp_path):
 NOTHING = Scored({}, {})
 
 
-def test_lvis_is_scored_as_published_by_a_hundred_labels_an_image(tmp_path, monkeypatch):
+def test_lvis_is_scored_as_published_by_a_hundred_labels(tmp_path, monkeypatch):
     """The run keeps 300 labels an image; the published code kept 100, whatever their classes."""
     protocol = protocol_of("lvis")
     counted = {}

@@ -37,7 +37,7 @@ def load_result(path: Path, name: str | None = None, *, least_score: float = 0.0
         there = ", ".join(sorted(one.name for one in path.glob("*.json"))[:5]) or "none"
         raise InputError(f"expected the JSON of one run, got the folder {path}; name a file in it: {there}")
     (result,) = read_results([path])
-    if absent := sorted({"labels", "data", "part", "shots", "seed", "presence", "limit"} - set(result)):
+    if absent := sorted({"labels", "data", "presence", "limit"} - set(result)):
         raise InputError(f"expected the JSON of a run in {path}, got one without {', '.join(absent)}; run it again")
     protocol, labels_path = protocol_of(result["protocol"]), path.with_name(result["labels"])
     if not isinstance(protocol, DetectionProtocol):

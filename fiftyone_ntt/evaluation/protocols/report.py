@@ -117,6 +117,10 @@ def read_results(paths: Iterable[Path]) -> list[dict[str, Any]]:
         except (OSError, ValueError) as error:
             raise InputError(f"expected the result of a protocol in {file}, got none ({error})") from error
         if isinstance(content, dict) and "protocol" in content and "scores" in content:
+            if absent := sorted({"part", "shots", "seed"} - set(content)):
+                raise InputError(
+                    f"expected the result of a protocol in {file}, got one without {', '.join(absent)}; run it again"
+                )
             results.append({**content, "path": str(file)})
     if not results:
         raise InputError(f"expected results in {', '.join(map(str, paths))}, got none; `protocol run` makes them")
