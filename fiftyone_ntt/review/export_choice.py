@@ -69,7 +69,7 @@ def count_chosen(
     chosen = chosen_labels(image_samples(view), label_field, only=only, score_threshold=score_threshold)
     if classes:  # a form that is left empty means all of them
         of_classes = F("label").is_in(list(classes))
-        chosen = chosen.filter_labels(label_field, of_classes, only_matches=only == "accepted")
+        chosen = with_labels(chosen, label_field, of_classes, only_matches=only == "accepted")
     return count_labels_in(chosen, label_field), len(chosen)
 
 
