@@ -208,7 +208,7 @@ def serialised_strips(strips: Iterable[NDArray[Any]], shape: tuple[int, ...], ki
     return b"".join([*parts, packer.flush()])
 
 
-def is_from_run(label: Document) -> bool:
+def is_from_run(label: Mapping[str, Any]) -> bool:
     """Whether a run wrote this label: a person's tools do not fill in the mask model's own estimate."""
     return label.get("predicted_iou") is not None
 
