@@ -83,11 +83,9 @@ class CompactCandidates:
         """
         for start in range(0, len(index), _CHUNK):
             chunk = [int(i) for i in index[start : start + _CHUNK]]
-            parts: Iterator[list[NDArray[Any]]] = (
-                [array[ends[i - 1] if i else 0 : ends[i]] for i in chunk]
-                for array, ends in ((self.runs, self.run_ends), (self.outline, self.outline_ends))
-            )
-            masks = Outlined(*parts, self.boxes[chunk], outline_radius(self.frame))
+            runs = [self.runs[self.run_ends[i - 1] if i else 0 : self.run_ends[i]] for i in chunk]
+            outlines = [self.outline[self.outline_ends[i - 1] if i else 0 : self.outline_ends[i]] for i in chunk]
+            masks = Outlined(runs, outlines, self.boxes[chunk], outline_radius(self.frame))
             yield from (masks.crop(k) for k in range(len(chunk)))
 
 

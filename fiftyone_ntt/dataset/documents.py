@@ -215,8 +215,17 @@ def documents_of(dataset: fo.Dataset, sample_ids: Sequence[str], fields: Sequenc
     return {str(document["_id"]): document for document in documents}
 
 
+def stamp_of_now() -> datetime:
+    """The time as the database keeps it: in UTC, and to the millisecond."""
+    now = datetime.now(timezone.utc).replace(tzinfo=None)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
 def set_documents(
-    dataset: fo.Dataset, values: Mapping[str, Mapping[str, Any]], stamps: Mapping[str, Any] | None = None
+    dataset: fo.Dataset,
+    values: Mapping[str, Mapping[str, Any]],
+    stamps: Mapping[str, Any] | None = None,
+    now: datetime | None = None,
 ) -> list[str]:
     """Writes fields of samples as the database is to hold them, several at once: sample id -> field -> document.
 
@@ -227,17 +236,18 @@ def set_documents(
         values: what to write.
         stamps: sample id -> ``last_modified_at`` as it was when ``values`` were made of what the sample held. A sample
             that somebody has changed since is left alone.
+        now: what ``last_modified_at`` becomes, see ``stamp_of_now``; the same again where an answer was lost, so that
+            what was written then is known as the caller's own.
 
     Returns:
         The samples that were left alone.
     """
-    now = datetime.now(timezone.utc).replace(tzinfo=None)
-    now = now.replace(microsecond=now.microsecond // 1000 * 1000)  # as the database keeps it
+    now = now or stamp_of_now()
     ids = [ObjectId(sample_id) for sample_id in values]
     if not ids:
         return []
     changes = [{"$set": {**fields, "last_modified_at": now}} for fields in values.values()]
-    known = {} if stamps is None else {ObjectId(key): {"last_modified_at": stamp} for key, stamp in stamps.items()}
+    known = {ObjectId(key): {"last_modified_at": {"$in": [stamp, now]}} for key, stamp in (stamps or {}).items()}
     writes = [UpdateOne({"_id": _id, **known.get(_id, {})}, change) for _id, change in zip(ids, changes, strict=True)]
     dataset._bulk_write(writes, ids=ids)
     if stamps is None:

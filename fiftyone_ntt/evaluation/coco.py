@@ -166,13 +166,13 @@ class CocoScorer:
     def add(self, truth: Sequence[GroundTruth], predicted: Sequence[Prediction], image_ids: Sequence[Hashable]) -> None:
         """Pairs the predictions of some images, at most ``IMAGES_AT_ONCE``, with the objects there."""
         number = {image_id: i for i, image_id in enumerate(image_ids)}
-        sides = (
-            [_annotation(i, item, number[item.image_id], self.masks) for i, item in enumerate(items, start=1)]
-            for items in (truth, predicted)
-        )
-        annotations = tuple(sides)
+
+        def annotations(items: Sequence[GroundTruth | Prediction]) -> list[dict[str, Any]]:
+            return [_annotation(i, item, number[item.image_id], self.masks) for i, item in enumerate(items, start=1)]
+
+        objects, found = annotations(truth), annotations(predicted)
         for kind, outcomes in self._outcomes.items():
-            _add_outcomes(outcomes, *annotations, self._classes, len(image_ids), kind)
+            _add_outcomes(outcomes, objects, found, self._classes, len(image_ids), kind)
 
     def scores(self, masks: bool = True) -> CocoScores:
         """The scores of all images so far; without those of masks where they were not, or are not to be, compared."""

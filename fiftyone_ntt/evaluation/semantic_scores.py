@@ -173,7 +173,7 @@ def _painted(
     pieces = []
     for document in single_documents(value):
         name = class_of(document)
-        if name not in index or REJECTED_TAG in tags_of(document):
+        if name is None or name not in index or REJECTED_TAG in tags_of(document):
             continue
         try:
             score, counts_not = score_of(document), is_truth and left_out_mark(document) is not None

@@ -26,7 +26,7 @@ from fiftyone_ntt.dataset.documents import (
     sample_documents,
     single_documents,
 )
-from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_reference_field, image_samples, is_map_field
+from fiftyone_ntt.dataset.fields import NO_CLASS, REFERENCE_TAG, check_reference_field, image_samples, is_map_field
 from fiftyone_ntt.dataset.labels import left_out_mark
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.references import mask_extent
@@ -41,7 +41,7 @@ from fiftyone_ntt.references.label_kinds import (
     is_negative,
     objects_in,
 )
-from fiftyone_ntt.references.tagging import MAPS, NO_CLASS, examples_of, tagged_references
+from fiftyone_ntt.references.tagging import MAPS, examples_of, tagged_references
 
 _SMALLEST_SIDE = 32
 """Pixels: an object of less has hardly any features of its own."""

@@ -355,7 +355,7 @@ def _placed(job: _Job, document: Document, size: tuple[int, int], path: str) -> 
     box = round(x1, 6), round(y1, 6), round(x2 - x1, 6), round(y2 - y1, 6)
     name = f"label {label.id} ({as_text(label.label)}) of {as_text(path, _LONGEST_PATH)}"
     return PlacedLabel(
-        name, job.names.index(label.label), box, left, top, mask, is_crowd(document), is_ignored(document)
+        name, job.names.index(str(label.label)), box, left, top, mask, is_crowd(document), is_ignored(document)
     )
 
 

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne
 from fiftyone_ntt.dataset.documents import (
-    Document,
     class_of,
     detection_of,
     relative_box,
@@ -44,6 +43,7 @@ from fiftyone_ntt.references.banks import LEARNED
 from fiftyone_ntt.runs.control import StoredRun, written_by
 from fiftyone_ntt.runs.record import REFERRING, provenance_of
 
+Document = dict[str, Any]
 _AT_ONCE = 100
 """Samples whose labels are in memory at once."""
 

@@ -18,7 +18,7 @@ from fiftyone import ViewExpression
 from fiftyone.core.collections import SampleCollection
 from pymongo.errors import DocumentTooLarge
 
-from fiftyone_ntt.dataset.documents import set_documents, single_documents
+from fiftyone_ntt.dataset.documents import set_documents, single_documents, stamp_of_now
 from fiftyone_ntt.dataset.fields import dataset_of, every_image, steady
 from fiftyone_ntt.dataset.labels import is_from_run, is_touched, keep_identity, without_contradictions
 from fiftyone_ntt.dataset.schema import is_field_in_database
@@ -212,6 +212,7 @@ class LabelWriter:
         self._bytes, self._saved_at = 0, time.monotonic()
         self._pass = patiently(last_pass, dataset, run_key)
         self._stamps: dict[str, Any] | None = None
+        self._now = stamp_of_now()
         self._changed: list[str] = []
         self.refused: dict[str, str] = {}
         self.unwritten = 0
@@ -277,7 +278,7 @@ class LabelWriter:
         """
         rest, saved = present, list[str]()
         for attempt in range(_ATTEMPTS):
-            if self._pass.overwrites:
+            if self._pass.overwrites and not attempt:  # only the first call keeps something
                 for sample_id, old in rest.items():
                     self._write(self._pass.keep, sample_id, old.labels, old.status)
             if self._pass.same_scores:
@@ -288,6 +289,7 @@ class LabelWriter:
                 self._fit(sample_id, labels, rest[sample_id].others + len(bson.encode(document)))
             last = attempt == _ATTEMPTS - 1  # whatever changes it all the time is no person
             self._stamps = None if last else {key: rest[key].stamp for key in labels}
+            self._now = stamp_of_now()
             self._changed = []
             self._set(self._field, labels)
             saved += [key for key in labels if key not in self._changed]
@@ -375,7 +377,7 @@ class LabelWriter:
         # Documents are written as they are: what is slow, making them from objects, was done in other threads.
         values = {key: {field: document} for key, document in documents.items()}
         stamps = self._stamps if field == self._field else None
-        self._changed += set_documents(self.dataset, values, stamps)
+        self._changed += set_documents(self.dataset, values, stamps, self._now if stamps else None)
 
     def _write(self, write: Callable[..., None], *arguments: Any) -> None:
         def guarded() -> None:  # a lease may have run out while the database was away
