@@ -457,7 +457,7 @@ def test_labels_that_are_gone_are_said_to_be(two_fields):
 def test_after_another_run_the_review_begins_anew(review):
     """Its own filters of before say nothing of the labels of now."""
     suggested = review.state["review_threshold"]
-    review.send("on_review_class", value="dog").send("on_review_threshold", value=0.95)
+    review.send("on_review_class", value="dog").send("on_review_threshold", value=0.95).send("on_review_refresh")
     ReviewTab(registered_panel()).open_on(review.context, "ntt")
     state = review.context.panel.state
     assert state.review_threshold == suggested and state.review_class == "All classes"
