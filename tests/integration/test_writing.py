@@ -187,6 +187,7 @@ class Outage:
 @pytest.fixture
 def outage(four, monkeypatch):
     monkeypatch.setattr(patience, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(patience, "_LONGEST_WAIT", 0.05)
     outage = Outage(monkeypatch)
     yield outage
     outage.lasts, outage.share = False, 0.0
