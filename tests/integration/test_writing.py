@@ -268,7 +268,7 @@ def test_a_database_that_saves_nothing_stops_the_run(four, monkeypatch):
     def full(*arguments, **keywords):
         raise ValueError("No space left on device")
 
-    monkeypatch.setattr(fo.Dataset, "set_values", full)
+    monkeypatch.setattr("fiftyone_ntt.runs.session.set_documents", full)
     with pytest.raises(NttError, match="No space left on device.*database"):
         writer.save()
 
