@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from pymongo import UpdateOne
 
 from fiftyone_ntt.dataset.fields import dataset_of, every_image, is_patches, label_root, labels_at, root_dataset_of
-from fiftyone_ntt.dataset.storage import database_collection, in_parts, raw_samples
+from fiftyone_ntt.dataset.parts import raw_samples
+from fiftyone_ntt.dataset.storage import database_collection, in_parts
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.pixels.deep_images import stored_values
 from fiftyone_ntt.pixels.files import MOST_PIXELS

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import fiftyone as fo
-import fiftyone.core.stages as stages
 import numpy as np
 from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
@@ -45,14 +44,8 @@ LARGEST_DOCUMENT = 16 * 2**20 - 2**17
 COMFORTABLE_DOCUMENT = 12 * 2**20
 """Masks go to files above this, so that a sample keeps room for what comes later (evaluations, tags, a second run)."""
 
-_AT_ONCE, _KEYS_AT_ONCE = 50, 1000
+_KEYS_AT_ONCE = 1000
 T = TypeVar("T")
-_WHOLE_LISTS = frozenset({
-    stages.Exclude, stages.ExcludeBy, stages.Exists, stages.Limit, stages.Match, stages.MatchFrames,
-    stages.MatchLabels, stages.MatchTags, stages.Select, stages.SelectBy, stages.SelectGroupSlices, stages.Shuffle,
-    stages.Skip, stages.SortBy, stages.SortBySimilarity, stages.Take, stages.GeoNear, stages.GeoWithin,
-})  # fmt: skip
-"""Stages of views that choose samples, or order them, and leave each as it is."""
 
 
 def patiently(call: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
@@ -219,22 +212,6 @@ def raw_values(view: SampleCollection, fields: str | Sequence[str]) -> list[Any]
     return list(view.values(fields, _raw=True))
 
 
-def raw_samples(view: SampleCollection, fields: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """``raw_values`` sample by sample, in the order of the view, with some samples in memory at a time.
-
-    What ``iter_samples`` is where labels are a stranger's: no mask is unpacked, see ``documents``.
-    """
-    ids = patiently(view.values, "id")
-    for some in in_parts(ids, _AT_ONCE):
-        yield from zip(*patiently(raw_values, view.select(some, ordered=True), fields), strict=True)
-
-
-def selections(view: SampleCollection, ids: Sequence[Any]) -> Iterator[SampleCollection]:
-    """``view.select`` of many samples, in parts: a query is a document, and a million ids are more than one takes."""
-    for some in in_parts(ids):
-        yield view.select(some)
-
-
 def in_parts(items: Sequence[T], size: int = 50_000) -> Iterator[Sequence[T]]:
     """A long list in parts; of ids, as many as a query takes."""
     for start in range(0, len(items), size):
@@ -310,14 +287,6 @@ def app_view(
         dataset, stages=documents, filters=dict(filters), extended_stages=dict(request.get("extended") or {})
     )
     return view
-
-
-def shows_whole_lists(view: SampleCollection, label_field: str) -> bool:
-    """Whether a view surely shows all labels that its samples have in a field."""
-    return all(
-        type(stage) in _WHOLE_LISTS or (isinstance(stage, stages.FilterLabels) and stage.field != label_field)
-        for stage in stages_of(view)
-    )
 
 
 def masks_folder(dataset: fo.Dataset, run_key: str, number: int) -> Path:

@@ -36,8 +36,8 @@ from fiftyone_ntt.dataset.fields import (
 )
 from fiftyone_ntt.dataset.geometry import FAR_OUTSIDE, place_mask
 from fiftyone_ntt.dataset.labels import attribute_of, is_crowd, is_ignored
+from fiftyone_ntt.dataset.parts import raw_samples
 from fiftyone_ntt.dataset.schema import can_be_loaded, declared_attributes
-from fiftyone_ntt.dataset.storage import raw_samples
 from fiftyone_ntt.errors import InputError, as_text, counted
 from fiftyone_ntt.evaluation.coco import (
     IMAGES_AT_ONCE,

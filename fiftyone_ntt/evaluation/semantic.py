@@ -23,7 +23,8 @@ from fiftyone_ntt.dataset.fields import (
     with_sizes,
 )
 from fiftyone_ntt.dataset.labels import is_from_run, is_right, left_out_mark
-from fiftyone_ntt.dataset.storage import patiently, raw_values, selections
+from fiftyone_ntt.dataset.parts import part_of, selections
+from fiftyone_ntt.dataset.storage import patiently, raw_values
 from fiftyone_ntt.errors import InputError, WrongTypeError, as_text, counted
 from fiftyone_ntt.evaluation.map_documents import (
     Document,
@@ -229,7 +230,7 @@ def _chunks(
     ids, images = patiently(samples.values, "id"), every_image(dataset_of(samples))
     names = ["id", label_field, out_field, "metadata.height", "metadata.width"]
     for start in range(0, len(ids), _CHUNK):
-        some = images.select(ids[start : start + _CHUNK])
+        some = part_of(images, ids[start : start + _CHUNK])
         some_ids, labels, maps, heights, widths = patiently(raw_values, some, names)
         sizes = ((int(height), int(width)) for height, width in zip(heights, widths, strict=True))
         yield [str(sample_id) for sample_id in some_ids], list(zip(labels, maps, sizes, strict=True))

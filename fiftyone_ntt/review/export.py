@@ -31,7 +31,8 @@ from fiftyone_ntt.dataset.fields import (
 )
 from fiftyone_ntt.dataset.geometry import box_in_pixels, place_mask
 from fiftyone_ntt.dataset.labels import is_crowd, is_ignored
-from fiftyone_ntt.dataset.storage import raw_values, selections
+from fiftyone_ntt.dataset.parts import part_of, selections
+from fiftyone_ntt.dataset.storage import raw_values
 from fiftyone_ntt.errors import InputError, as_text, counted
 from fiftyone_ntt.params.base import Progress, check_arguments
 from fiftyone_ntt.params.review import ExportParams
@@ -287,7 +288,7 @@ def _images(job: _Job, hidden: Path, namer: Names, progress: Progress | None) ->
     """Sample id, name, size and labels of each image that can be written; copies the images."""
     ids, fields = job.chosen.values("id"), ["filepath", "metadata.width", "metadata.height", job.label_field]
     for start in range(0, len(ids), _CHUNK):
-        part = job.chosen.select(ids[start : start + _CHUNK], ordered=True)
+        part = part_of(job.chosen, ids[start : start + _CHUNK], ordered=True)
         for done, row in enumerate(zip(*raw_values(part, ["id", *fields]), strict=True), start=start + 1):
             sample_id, path, width, height, document = row
             try:

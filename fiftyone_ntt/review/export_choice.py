@@ -25,6 +25,7 @@ from fiftyone_ntt.dataset.fields import (
     with_labels,
 )
 from fiftyone_ntt.dataset.labels import is_edited
+from fiftyone_ntt.dataset.parts import part_of
 from fiftyone_ntt.dataset.storage import raw_values
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.runs.record import provenance_of, run_of_field
@@ -82,7 +83,7 @@ def _edited(view: SampleCollection, label_field: str) -> list[ObjectId]:
     ids, classes = view.values("id"), provenance_of(view, label_field).get("classes") or ()
     edited: list[Any] = []
     for start in range(0, len(ids), _CHUNK):
-        for document in raw_values(view.select(ids[start : start + _CHUNK]), label_field):
+        for document in raw_values(part_of(view, ids[start : start + _CHUNK]), label_field):
             for label in single_documents(document):
                 if not DECIDED_TAGS & tags_of(label) and is_edited(label, classes):
                     edited.append(label.get("_id"))

@@ -27,7 +27,8 @@ from bson import ObjectId
 from fiftyone_ntt.dataset.documents import label_of, label_parts, tags_of
 from fiftyone_ntt.dataset.fields import ACCEPTED_TAG, REJECTED_TAG, label_root
 from fiftyone_ntt.dataset.labels import Document, is_from_run
-from fiftyone_ntt.dataset.storage import JsonStore, database_collection, shows_whole_lists, store
+from fiftyone_ntt.dataset.parts import shows_whole_lists
+from fiftyone_ntt.dataset.storage import JsonStore, database_collection, store
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.runs.record import status_field
 

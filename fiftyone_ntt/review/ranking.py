@@ -25,10 +25,10 @@ from fiftyone_ntt.dataset.fields import (
     is_generated,
     label_root,
 )
+from fiftyone_ntt.dataset.parts import shows_whole_lists
 from fiftyone_ntt.dataset.storage import (
     app_view,
     database_collection,
-    shows_whole_lists,
     stage_document,
     stages_of,
     store,

@@ -28,7 +28,8 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.operators.store.transient_jobs import TransientJobCoordinator
 
 from fiftyone_ntt.dataset.fields import dataset_of, every_image, is_labelled
-from fiftyone_ntt.dataset.storage import JsonStore, patiently, selections, store
+from fiftyone_ntt.dataset.parts import selections
+from fiftyone_ntt.dataset.storage import JsonStore, patiently, store
 from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError
 
 logger = logging.getLogger(__name__)

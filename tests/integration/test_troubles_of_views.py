@@ -8,6 +8,8 @@ from support.app import PanelSession, form, run
 from support.labelled import KEY, PICTURES, fields_of_run, second
 
 import fiftyone_ntt as ntt
+from fiftyone_ntt.dataset.parts import part_of, raw_samples
+from fiftyone_ntt.dataset.storage import raw_values
 
 pytestmark = pytest.mark.pictures(**PICTURES)
 
@@ -91,3 +93,28 @@ def test_the_app_reads_what_a_view_does_not_show(named, tmp_path, what):
     session.view, session.state["tab"] = view, "review"
     session.send("on_review_refresh").send("on_review_threshold", value=0.01)
     assert len(session.view) == len(view) and not session.messages
+
+
+ORDERED = {
+    "sorted": lambda dataset: dataset.sort_by("filepath", reverse=True),
+    "limited": lambda dataset: dataset.limit(3),
+    "skipped and shuffled": lambda dataset: dataset.skip(1).shuffle(seed=5),
+    "filtered, then limited": lambda dataset: dataset.filter_labels("found", F("confidence") > 0).limit(2),
+    "sorted, fields chosen": lambda dataset: dataset.sort_by("filepath").select_fields("found"),
+    "labels limited": lambda dataset: dataset.limit_labels("found", 1).sort_by("filepath", reverse=True),
+}
+
+
+@pytest.mark.parametrize("what", ORDERED)
+def test_parts_of_a_view_are_what_it_shows(labelled, what):
+    """And no part is made by sorting or limiting all samples again."""
+    dataset, _ = labelled
+    view = ORDERED[what](dataset)
+    ids = view.values("id")
+    fields = ["id", "found.detections.id"]
+    assert list(raw_samples(view, fields)) == list(zip(*raw_values(view, fields), strict=True))
+    for some in (ids[:1], list(reversed(ids))):
+        part = part_of(view, some, ordered=True)
+        assert part.values("id") == some
+        kinds = {type(stage).__name__ for stage in part._stages}
+        assert not kinds & {"Limit", "SortBy", "Skip", "Shuffle"}
