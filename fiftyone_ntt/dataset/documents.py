@@ -25,7 +25,7 @@ from numpy.lib import format as numpy_format
 from numpy.typing import NDArray
 from pymongo import UpdateOne
 
-from fiftyone_ntt.dataset.fields import dataset_of, every_image, is_patches, label_root, labels_at, root_dataset_of
+from fiftyone_ntt.dataset.fields import dataset_of, is_patches, label_root, labels_at, root_dataset_of
 from fiftyone_ntt.dataset.parts import raw_samples
 from fiftyone_ntt.dataset.storage import database_collection, in_parts
 from fiftyone_ntt.errors import InputError
@@ -361,24 +361,6 @@ def _checked(value: Any) -> Any:
 def _words(error: Exception) -> str:
     text = " ".join(str(error).split())
     return (text if len(text) < 300 else f"{text[:300]}...") or type(error).__name__
-
-
-def tag_images(images: SampleCollection, tag: str, *, add: bool = True) -> None:
-    """Tags samples, or takes the tag away, and touches nothing else of them.
-
-    FiftyOne, asked to tag samples of which one has no list of tags, writes the samples as the view shows them: labels
-    that it hides are gone.
-
-    Args:
-        images: a dataset or view; filters on its labels do not matter.
-        tag: the tag.
-        add: whether they are to have it.
-    """
-    dataset = dataset_of(images)
-    for some in in_parts(list(images.values("_id"))):
-        database_collection(dataset).update_many({"_id": {"$in": some}, "tags": None}, {"$set": {"tags": []}})
-        chosen = every_image(dataset).select(some)
-        (chosen.tag_samples if add else chosen.untag_samples)(tag)
 
 
 def make_tag_lists(labels: SampleCollection, label_field: str, sample_ids: Iterable[Any] | None = None) -> None:

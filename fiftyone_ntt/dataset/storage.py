@@ -28,7 +28,7 @@ from fiftyone.operators import ExecutionStore
 from pymongo.collection import Collection
 from pymongo.errors import ConnectionFailure
 
-from fiftyone_ntt.dataset.fields import check_name, is_generated
+from fiftyone_ntt.dataset.fields import check_name, dataset_of, every_image, is_generated
 from fiftyone_ntt.errors import DatabaseGoneError, InputError
 from fiftyone_ntt.pixels.drawing import encode_png
 from fiftyone_ntt.pixels.files import write_file
@@ -216,6 +216,24 @@ def in_parts(items: Sequence[T], size: int = 50_000) -> Iterator[Sequence[T]]:
     """A long list in parts; of ids, as many as a query takes."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def tag_images(images: SampleCollection, tag: str, *, add: bool = True) -> None:
+    """Tags samples, or takes the tag away, and touches nothing else of them.
+
+    FiftyOne, asked to tag samples of which one has no list of tags, writes the samples as the view shows them: labels
+    that it hides are gone.
+
+    Args:
+        images: a dataset or view; filters on its labels do not matter.
+        tag: the tag.
+        add: whether they are to have it.
+    """
+    dataset = dataset_of(images)
+    for some in in_parts(list(images.values("_id"))):
+        database_collection(dataset).update_many({"_id": {"$in": some}, "tags": None}, {"$set": {"tags": []}})
+        chosen = every_image(dataset).select(some)
+        (chosen.tag_samples if add else chosen.untag_samples)(tag)
 
 
 def edit_label_tags(

@@ -16,7 +16,6 @@ from fiftyone_ntt.dataset.documents import (
     class_of,
     label_parts,
     make_tag_lists,
-    tag_images,
     tags_of,
 )
 from fiftyone_ntt.dataset.fields import (
@@ -46,7 +45,7 @@ from fiftyone_ntt.dataset.fields import (
 )
 from fiftyone_ntt.dataset.labels import is_example
 from fiftyone_ntt.dataset.schema import index_tags
-from fiftyone_ntt.dataset.storage import edit_label_tags
+from fiftyone_ntt.dataset.storage import edit_label_tags, tag_images
 from fiftyone_ntt.errors import InputError, counted
 
 NO_REFERENCES = (

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.documents import tag_images
 from fiftyone_ntt.dataset.fields import DONE_TAG, checked_ids, whole_images
+from fiftyone_ntt.dataset.storage import tag_images
 
 
 def mark_done(samples: SampleCollection, *, sample_ids: Sequence[str] | None = None) -> int:

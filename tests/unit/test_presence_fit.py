@@ -20,6 +20,9 @@ class Table:
                  ("edited", bool)]  # fmt: skip
         self.rows = np.array([(*row, False) for row in rows], kinds)
 
+    def class_index(self, name):
+        return self.classes.index(name) if name in self.classes else -1
+
 
 NONE, ACCEPTED, REJECTED = 0, 1, 2
 NAN = float("nan")
