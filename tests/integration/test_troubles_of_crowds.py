@@ -121,8 +121,10 @@ def test_classes_of_one_side_are_named(dataset, kind):
     sample.metadata = fo.ImageMetadata(width=SIZE[1], height=SIZE[0])
     dataset.add_sample(sample)
     dataset.mask_targets = {"truth": {1: "a", 2: "b"}, "found": {3: "a", 4: "c"}}
-    dataset.get_field("found").info = {"ntt_maps": {"run": {"classes": ["a", "c"]}}}
     dataset.save()
+    field = dataset.get_field("found")
+    field.info = {"ntt_maps": {"run": {"classes": ["a", "c"]}}}
+    field.save()
     results = ntt.evaluate(dataset, "found", "truth")
     assert results.semantic.per_class == {"a": 1.0, "c": None}
     assert [note for note in results.notes if re.search(text, note)], results.notes
