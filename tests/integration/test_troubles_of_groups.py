@@ -48,7 +48,9 @@ def left(dataset):
 def test_the_same_call_writes_what_is_missing(grouped, preset, what, active):
     dataset, bank, expected = grouped
     act, field, again, is_decision = TROUBLES[what]
-    dataset.group_slice = active if "field" in what or what.startswith(("labels", "statuses", "copied")) else "left"
+    dataset.group_slice = (
+        active if "field" in what or what.startswith(("labels and", "labels cleared", "statuses", "copied")) else "left"
+    )
     act(dataset)
     dataset.group_slice = active
     before = labels_of(left(dataset), field)
