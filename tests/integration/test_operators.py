@@ -156,7 +156,7 @@ def test_forms_say_what_is_in_the_target(with_bank):
     properties, _ = form("segment", with_bank, {"_advanced": True, "_advanced_references_and_memory_bank": True})
     said = notices(properties)
     assert said[:2] == [
-        "References: 1 disc, 1 square (memory bank 'shapes').",
+        "References: 1 disc, 1 square (their memory bank is built first).",
         "2 images with references left out.",
     ]
     assert said[2].startswith("3 images to do, none of them in the candidate cache yet. How long that takes")
