@@ -1,0 +1,90 @@
+"""Patches, frames, clips and videos: refused where whole images are needed, before anything is written."""
+
+from __future__ import annotations
+
+import fiftyone as fo
+import numpy as np
+import pytest
+from PIL import Image
+
+import fiftyone_ntt as ntt
+from fiftyone_ntt.errors import NttError
+
+
+@pytest.fixture
+def parts(dataset, tmp_path):
+    """Kind -> a view of parts of pictures with labels, or of a video whose frames have labels."""
+    paths = [str(tmp_path / f"{i}.png") for i in range(2)]
+    for path in paths:
+        Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(path)
+    dataset.add_samples([fo.Sample(path, ntt=labels(), truth=labels()) for path in paths])
+    video = fo.Dataset(persistent=True)
+    sample = fo.Sample(str(tmp_path / "a.mp4"))
+    for number, path in enumerate(paths, start=1):
+        sample.frames[number] = fo.Frame(filepath=path, ntt=labels(), truth=labels())
+    video.add_sample(sample)
+    yield {
+        "patches": dataset.to_patches("truth"),
+        "frames": video.to_frames(),
+        "clips": video.to_clips([[[1, 2]]]),
+        "video": video.view(),
+    }
+    video.delete()
+
+
+def labels():
+    box = {"bounding_box": [0.1, 0.1, 0.5, 0.5], "mask": np.ones((10, 15), bool), "confidence": 0.9}
+    return fo.Detections(detections=[fo.Detection(label="fig", **box)])
+
+
+def contents(view):
+    """Everything that the database holds of the samples and frames behind a view, and of the view's own."""
+    datasets = [view._root_dataset, view._dataset]
+    collections = [dataset._sample_collection for dataset in datasets]
+    collections += [dataset._frame_collection for dataset in datasets if dataset._frame_collection is not None]
+    return sorted(str(document) for collection in collections for document in collection.find())
+
+
+SERVICES = {
+    "segment": lambda view, folder: ntt.segment(view, "no bank", "found"),
+    "preview": lambda view, folder: ntt.preview(view, "no bank"),
+    "index": lambda view, folder: ntt.index(view, index_dir=folder / "index"),
+    "evaluate": lambda view, folder: ntt.evaluate(view, "ntt", "truth"),
+    "export": lambda view, folder: ntt.export_labels(view, folder / "out", "ntt", only="all"),
+    "maps": lambda view, folder: ntt.to_segmentation(view, "ntt", "maps"),
+    "learn": lambda view, folder: ntt.learn(view, "ntt"),
+    "presence": lambda view, folder: ntt.judge_presence(view, "ntt"),
+    "doubtful": lambda view, folder: ntt.doubtful(view, "ntt"),
+}
+
+
+@pytest.mark.parametrize("kind", ["patches", "frames", "clips", "video"])
+def test_parts_are_refused_before_anything_is_written(parts, tmp_path, kind):
+    view, said = parts[kind], {}
+    before = contents(view)
+    for service, call in SERVICES.items():
+        try:
+            said[service] = f"done: {call(view, tmp_path)}"
+        except NttError as error:
+            said[service] = str(error)
+    assert {service: text for service, text in said.items() if "images, got" not in text} == {}
+    assert contents(view) == before and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["patches", "frames"])
+def test_decisions_and_references_are_taken_on_parts(parts, kind):
+    view, field = parts[kind], "truth"
+    count = len(view)
+    assert ntt.accept_labels(view, field) == count and ntt.reject_labels(view, field) == count
+    assert ntt.clear_decisions(view, field) == count
+    assert ntt.use_as_references(view, field).labels + ntt.use_as_references(view, field).samples
+    assert ntt.remove_references(view, field) is not None
+
+
+@pytest.mark.parametrize("kind", ["clips", "video"])
+def test_decisions_on_videos_are_refused(parts, kind):
+    before = contents(parts[kind])
+    for call in (ntt.accept_labels, ntt.reject_labels, ntt.use_as_references, ntt.remove_references):
+        with pytest.raises(NttError):
+            call(parts[kind], "truth")
+    assert contents(parts[kind]) == before
