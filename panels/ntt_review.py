@@ -35,6 +35,8 @@ Tag a few samples that show what you want, and find it in all the others. Nothin
 4. **Evaluate**: compare with ground truth where there is some.
 """
 # Milliseconds: until labels that came back are looked at again, and until a tab asks whether it is the open one.
+LARGE = 10_000
+"""Samples from which on the panel makes indexes when it is opened."""
 _LOOK_EVERY, _SETTLING, _CHECK_AFTER = 1000, 1200, 250
 
 
@@ -133,11 +135,15 @@ class NttReview(foo.Panel):
         return types.Property(panel, view=types.GridView(orientation="vertical", gap=2, componentsProps=PANEL))
 
     def _index(self, ctx: Any) -> None:
-        """What the tabs ask of tags takes no time from here on, and one look at all samples the first time."""
+        """What the tabs ask of tags takes no time from here on, and one look at all samples the first time.
+
+        Not where that look is quick anyway: a page of FiftyOne's that asks for all indexes in the moment in which one
+        comes to be shows an error in place of the dataset.
+        """
         from fiftyone_ntt.dataset.fields import reference_fields
         from fiftyone_ntt.dataset.schema import index_tags
 
-        if ctx.dataset is not None:
+        if ctx.dataset is not None and len(ctx.dataset) >= LARGE:
             index_tags(ctx.dataset, reference_fields(ctx.dataset))
 
     def _load(self, ctx: Any) -> None:
