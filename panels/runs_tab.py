@@ -45,7 +45,6 @@ TITLES = {
     "advise_references": "Checking references",
     "judge_presence": "Image-level labels",
     "to_segmentation": "Semantic segmentation masks",
-    "mark_done": "Images that are done",
 }
 EMPTY = """
 **No run yet.** Choose references in the first tab, then press **Label images**. What is at work shows up here: how

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import bson
 import fiftyone as fo
@@ -54,6 +54,7 @@ logger = logging.getLogger(__name__)
 _SECONDS_BETWEEN_SAVES = 20.0
 _LARGEST_CHUNK, _ATTEMPTS = 25, 5
 _MOST_BYTES = 64 * 2**20
+T = TypeVar("T")
 Written: TypeAlias = Callable[[str, list[Document], list[Document]], None]
 
 
@@ -211,9 +212,6 @@ class LabelWriter:
         self._statuses: dict[str, Document] = {}
         self._bytes, self._saved_at = 0, time.monotonic()
         self._pass = patiently(last_pass, dataset, run_key)
-        self._stamps: dict[str, Any] | None = None
-        self._now = stamp_of_now()
-        self._changed: list[str] = []
         self.refused: dict[str, str] = {}
         self.unwritten = 0
 
@@ -288,14 +286,11 @@ class LabelWriter:
             for sample_id, document in list(labels.items()):
                 self._fit(sample_id, labels, rest[sample_id].others + len(bson.encode(document)))
             last = attempt == _ATTEMPTS - 1  # whatever changes it all the time is no person
-            self._stamps = None if last else {key: rest[key].stamp for key in labels}
-            self._now = stamp_of_now()
-            self._changed = []
-            self._set(self._field, labels)
-            saved += [key for key in labels if key not in self._changed]
-            if not self._changed:
+            changed = self._set(self._field, labels, None if last else {key: rest[key].stamp for key in labels})
+            saved += [key for key in labels if key not in changed]
+            if not changed:
                 break
-            rest = patiently(self._read, self._changed)
+            rest = patiently(self._read, changed)
         return saved
 
     def _check_field(self) -> None:
@@ -353,18 +348,26 @@ class LabelWriter:
         self.refused[sample_id] = reason
         self._statuses[sample_id] |= {"state": "error", "error": reason}
 
-    def _set(self, field: str, documents: dict[str, Document]) -> None:
-        """Writes a chunk, or what of it the database takes: one sample must not cost the others theirs."""
+    def _set(self, field: str, documents: dict[str, Document], stamps: dict[str, Any] | None = None) -> list[str]:
+        """Writes a chunk, or what of it the database takes: one sample must not cost the others theirs.
+
+        Documents are written as they are: what is slow, making them from objects, was done in other threads.
+
+        Returns:
+            The samples that were left alone, as they are not as their ``stamps`` say any more; see ``set_documents``.
+        """
+        values, now = {key: {field: document} for key, document in documents.items()}, stamp_of_now()
         try:
-            self._write(self._set_values, field, documents)
-            return
+            return self._write(set_documents, self.dataset, values, stamps, now)
         except NttError:
             raise
         except (ValueError, DocumentTooLarge) as error:  # FiftyOne turns what MongoDB refuses into a ValueError
             reason = f"the database refuses to save it: {error}"
-        for sample_id, document in list(documents.items()):
+        changed: list[str] = []
+        for sample_id, value in values.items():
+            own = None if stamps is None else {sample_id: stamps[sample_id]}
             try:
-                self._write(self._set_values, field, {sample_id: document})
+                changed += self._write(set_documents, self.dataset, {sample_id: value}, own, now)
             except NttError:
                 raise
             except (ValueError, DocumentTooLarge):
@@ -372,17 +375,12 @@ class LabelWriter:
         if not documents and len(self._statuses) > 1 and field == status_field(self._field):
             # Not even a status: no use in going on for the rest of the night.
             raise NttError(f"{reason}; see that the database's disk has room, then start the run again to resume it")
+        return changed
 
-    def _set_values(self, field: str, documents: dict[str, Document]) -> None:
-        # Documents are written as they are: what is slow, making them from objects, was done in other threads.
-        values = {key: {field: document} for key, document in documents.items()}
-        stamps = self._stamps if field == self._field else None
-        self._changed += set_documents(self.dataset, values, stamps, self._now if stamps else None)
-
-    def _write(self, write: Callable[..., None], *arguments: Any) -> None:
-        def guarded() -> None:  # a lease may have run out while the database was away
+    def _write(self, write: Callable[..., T], *arguments: Any) -> T:
+        def guarded() -> T:  # a lease may have run out while the database was away
             if self._guard is not None:
                 self._guard()
-            write(*arguments)
+            return write(*arguments)
 
-        patiently(guarded)
+        return patiently(guarded)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 import fiftyone as fo
 from fiftyone import ViewField as F
 from pymongo.errors import DocumentTooLarge
 
-from fiftyone_ntt.dataset.documents import documents_of, set_documents, single_documents
+from fiftyone_ntt.dataset.documents import documents_of, set_documents, single_documents, stamp_of_now
 from fiftyone_ntt.dataset.fields import every_image, has_labels
 from fiftyone_ntt.dataset.labels import ATTRIBUTES, is_from_run, is_kept
 from fiftyone_ntt.dataset.schema import declare_labels, declare_status
@@ -137,12 +138,14 @@ def _restore_samples(
     status, old_statuses = status_field(name), patiently(this.statuses)
     ids = patiently(_samples, dataset, name, run_key, this, old_statuses)
     removed, refused = 0, dict[str, str]()
-    for start in range(0, len(ids), _CHUNK):
-        some = ids[start : start + _CHUNK]
-        there = patiently(documents_of, dataset, some, [name])
+    left = [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]
+    while left:
+        some = left.pop(0)
+        there = patiently(documents_of, dataset, some, [name, "last_modified_at"])
         replaced = patiently(this.kept, some) if this.overwrites else {}  # other passes have kept nothing
         labels: dict[str, Document | None] = {}
         statuses: dict[str, Document | None] = {}
+        gone: dict[str, int] = {}
         for sample_id, document in there.items():
             now = document.get(name)
             before = replaced.get(sample_id)
@@ -150,11 +153,17 @@ def _restore_samples(
             if before is None and this.overwrites:
                 continue  # the run has not come to this sample
             labels[sample_id] = _restored(now, before[0] if before else None, keep_edited)
-            removed += len(_by_id(now).keys() - _by_id(labels[sample_id]).keys())
+            gone[sample_id] = len(_by_id(now).keys() - _by_id(labels[sample_id]).keys())
         patiently(guard)
-        refused |= _set(dataset, name, labels)
+        stamps = {sample_id: there[sample_id].get("last_modified_at") for sample_id in labels}
+        changed, not_taken = _set(dataset, name, labels, stamps)
+        if changed:  # somebody decided on labels there since they were read: once more, with that
+            left.append(changed)
+        removed += sum(count for sample_id, count in gone.items() if sample_id not in changed)
         # A status stays where the labels did: it is by the status that the next call finds the sample.
-        refused |= _set(dataset, status, {key: value for key, value in statuses.items() if key not in refused})
+        kept = {*changed, *not_taken}
+        _, more = _set(dataset, status, {key: value for key, value in statuses.items() if key not in kept})
+        refused |= not_taken | more
     return removed, refused
 
 
@@ -206,17 +215,33 @@ def _by_id(labels: Document | None) -> dict[Any, Document]:
     return by_id
 
 
-def _set(dataset: fo.Dataset, field: str, documents: dict[str, Document | None]) -> dict[str, str]:
-    """Writes documents; returns the samples that the database refuses, each with the reason."""
+def _set(
+    dataset: fo.Dataset,
+    field: str,
+    documents: dict[str, Document | None],
+    stamps: dict[str, Any] | None = None,
+    now: datetime | None = None,
+) -> tuple[list[str], dict[str, str]]:
+    """Writes documents.
+
+    Returns:
+        The samples left alone, as they are not as their stamps say any more, and those that the database refuses, each
+        with the reason.
+    """
     if not documents or not dataset.has_field(field):
-        return {}
+        return [], {}
+    values, now = {key: {field: document} for key, document in documents.items()}, now or stamp_of_now()
     try:
-        patiently(set_documents, dataset, {key: {field: document} for key, document in documents.items()})
+        return patiently(set_documents, dataset, values, stamps, now), {}
     except (ValueError, DocumentTooLarge) as error:  # FiftyOne turns what MongoDB refuses into a ValueError
         if len(documents) == 1:
-            return dict.fromkeys(documents, str(error))
-        return {k: reason for key in documents for k, reason in _set(dataset, field, {key: documents[key]}).items()}
-    return {}
+            return [], dict.fromkeys(documents, str(error))
+    changed, refused = list[str](), dict[str, str]()
+    for key in documents:
+        own = None if stamps is None else {key: stamps[key]}
+        left_alone, reasons = _set(dataset, field, {key: documents[key]}, own, now)
+        changed, refused = [*changed, *left_alone], {**refused, **reasons}
+    return changed, refused
 
 
 def _restore_record(dataset: fo.Dataset, run_key: str, name: str, this: Pass, facts: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import fiftyone_ntt as ntt
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.references import banks
 from fiftyone_ntt.references.banks import save_bank
-from fiftyone_ntt.runs import session
+from fiftyone_ntt.runs import session, undo
 from fiftyone_ntt.runs.control import StoredRun
 from fiftyone_ntt.runs.history import Pass
 from fiftyone_ntt.runs.mending import default_run_key
@@ -144,6 +144,22 @@ def test_a_decision_while_labels_are_saved_stays(written, other_bank, preset, mo
     assert decided == [len(accepted)]
     after = {label.id: label.tags for sample in targets_of(written) for label in sample.found.detections}
     assert accepted <= set(after) and all(after[key] == ["ntt:accepted"] for key in accepted)
+
+
+def test_a_decision_while_labels_are_taken_back_stays(written, monkeypatch):
+    """Between the moment that a chunk is read and the one that it is restored."""
+    restored, decided = undo._restored, []
+
+    def meanwhile(*facts):
+        result = restored(*facts)
+        if not decided:
+            decided.append(ntt.accept_labels(written, "found"))
+        return result
+
+    monkeypatch.setattr(undo, "_restored", meanwhile)
+    accepted = {label.id for label in all_labels(written)}
+    assert ntt.undo_run(written, KEY) == 0
+    assert decided == [len(accepted)] and {label.id for label in all_labels(written)} == accepted
 
 
 def test_a_bank_that_another_process_built_anew_is_taken(pictures, bank, other_bank, loaded):
