@@ -245,6 +245,12 @@ def test_no_test_imports_another():
     assert len(names) > 50 and not wrong
 
 
+def test_a_test_file_has_a_name_of_its_own():
+    """Test folders are no packages: of two files of one name pytest collects one, and stops."""
+    names = Counter(path.name for path in TESTS.rglob("test_*.py"))
+    assert len(names) > 50 and not [name for name, times in names.items() if times > 1]
+
+
 def test_names_of_tests_stay_short():
     names = [
         node.name
