@@ -32,13 +32,17 @@ def of_file(kind):
 
 # What is wrong with the only date -> what it is made of, or the image under it, and what is said of it.
 BAD_LABELS = {
+    # nilearn/nilearn#822, thunder-project/thunder#188: an error that nobody understands, or none
     "empty mask": (lambda folder: {"mask": np.zeros((30, 40), bool)}, "mask is empty"),
+    # AllenInstitute/AllenSDK#875: masks that are to be binary and are not; for files, see FILES of support/hostile.py
     "mask of three values": (lambda folder: {"mask": np.arange(1200).reshape(30, 40) % 3}, "3 values"),
     "mask file that is missing": (of_file("missing"), "a missing"),
     "mask file that is a pipe": (of_file("pipe"), "pipe"),
     "mask file that is a bomb": (of_file("bomb"), "a bomb"),
     "mask file that is text": (of_file("text"), "a text"),
+    # jolibrain/deepdetect#1113
     "box that is no number": (lambda folder: {"mask": None, "bounding_box": [0.1, float("nan"), 0.2, 0.2]}, "box"),
+    # voxel51/fiftyone#1381: boxes in pixels were stored as they came, and an export inflated them again
     "box in pixels": (lambda folder: {"mask": None, "bounding_box": [10, 10, 40, 40]}, "relative"),
 }
 BAD_IMAGES = ["missing", "pipe", "folder", "text", "empty", "bomb"]

@@ -16,13 +16,19 @@ MARKS = [
     ({"iscrowd": 1}, True),
     ({"iscrowd": True}, True),
     ({"iscrowd": 0}, False),
+    # voxel51/fiftyone#1363: texts like "false" were taken for true
     ({"iscrowd": "0"}, False),
     ({"iscrowd": "1"}, True),
+    # rafaelpadilla/review_object_detection_metrics#48: they were scored; amdegroot/ssd.pytorch#349: texts of XML
     ({"difficult": "1"}, True),
     ({"difficult": "0"}, False),
+    # cocodataset/cocoapi#123, #466: overwritten by `iscrowd`; facebookresearch/detectron2#1909: CrowdHuman's
     ({"ignore": True}, True),
+    # bdd100k/bdd100k#8: what is to be ignored was not marked as a crowd for COCO
     ({"crowd": "yes"}, True),
+    # voxel51/fiftyone#918, #1070
     ({"IsGroupOf": True}, True),
+    # voxel51/fiftyone#1664: exports without `iscrowd` where it was not among the attributes
     ({"attributes": {"iscrowd": fo.NumericAttribute(value=1)}}, True),
 ]
 
@@ -104,6 +110,7 @@ def test_an_object_on_such_a_region_counts(dataset):
 VALUES = np.zeros(SIZE, np.uint8)
 VALUES[:10], VALUES[10:15], VALUES[15:17] = 1, 2, 255
 # Fields of truth and predictions -> what is said of classes that one side does not know.
+# JdeRobot/PerceptionMetrics#385: a class with ground truth and no prediction was in no mean.
 SIDES = {
     "maps": (fo.Segmentation(mask=VALUES), "classes of the ground truth .* background: b \\(200 pixels\\)"),
     "labels": (
@@ -132,6 +139,7 @@ def test_classes_of_one_side_are_named(dataset, kind):
     assert not [note for note in asked.notes if "not scored" in note], "left out on purpose"
 
 
+# lyft/nuscenes-devkit#36, Striveworks/valor#736: predictions of a class without ground truth divided by zero
 def test_a_class_that_is_only_predicted_is_named(dataset):
     sample = fo.Sample("/a.png", truth=fo.Segmentation(mask=np.where(VALUES == 1, 1, 0).astype(np.uint8)))
     sample["found"] = fo.Segmentation(mask=VALUES % 255)

@@ -1,7 +1,7 @@
 """A disk that takes no more: nothing half-written passes for a file, and whoever reads the report knows which one.
 
 Public reports of the kind: on a full disk OpenCV's `imwrite`, by which FiftyOne writes masks, leaves an empty file and
-returns True (opencv/opencv issue 25969); a tool writes to a full disk without a word (torognes/vsearch issue 243).
+returns True (opencv/opencv#25969); a tool writes to a full disk without a word (torognes/vsearch#243).
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def test_an_export_that_does_not_fit_leaves_nothing(dataset, tmp_path, format, m
     assert told["files"] == {}
 
 
+# revbayes/revbayes#930, google/CodeCity#114: the file before is lost, and half a file has its name
 def test_a_bank_that_does_not_fit_leaves_the_one_before(tmp_path):
     told = on_small_disk(tmp_path / "disk", "bank")
     assert (
@@ -81,12 +82,14 @@ def test_half_a_plugin_is_none(tmp_path):
     assert not told["usable"] and list(told["files"]) == ["full"]
 
 
+# RolnickLab/ami-data-companion#171, open-edge-platform/anomalib#3556: half a download was taken for the weights
 def test_weights_that_do_not_fit_are_named(tmp_path):
     told = on_small_disk(tmp_path / "disk", "weights")
     assert told["error"][0] == "MissingWeightsError" and f"{tmp_path}/disk/weights/model.bin" in told["error"][1]
     assert told["files"] == {}
 
 
+# raspberrypi/userland#27: files of no length, and no word
 def test_pictures_are_whole_or_not_there(tmp_path):
     told = on_small_disk(tmp_path / "disk", "pictures")
     assert [kind for kind, _ in told["errors"]] == ["OSError"] * 3
@@ -96,6 +99,7 @@ def test_pictures_are_whole_or_not_there(tmp_path):
     assert left[0] == "a/small.png" and 0 < left[1] < 200
 
 
+# opencv/opencv#9251, torognes/vsearch#651: results of write, flush and close that nobody looked at
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EFBIG])
 def test_a_write_that_fails_leaves_the_file_before(tmp_path, monkeypatch, code):
     path = tmp_path / "a.bin"

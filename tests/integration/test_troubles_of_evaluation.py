@@ -58,6 +58,7 @@ def copy_of(dataset, number, folder, **fields):
     return copy
 
 
+# sartorius-research/LIVECell#26: images twice under other ids; tqwei05/PlantSeg#11: the same bytes in training and test
 def test_copies_of_references_are_left_out_by_content(pictures, tmp_path, capsys):
     copy_of(pictures, 0, tmp_path)
     predict(pictures)
@@ -98,6 +99,7 @@ def test_a_reference_that_is_not_in_the_dataset(pictures, tmp_path, keeps):
         assert results.images == 4 and any("cannot be told" in note for note in results.notes)
 
 
+# MasterBin-IIAU/UNINEXT#38, open-mmlab/mmfewshot#72, mlfoundations/open_flamingo#153: examples among the test images
 def test_learned_and_negative_images_are_left_out(pictures):
     pictures.untag_samples("ntt:reference")
     ids = pictures.values("id")
@@ -125,6 +127,7 @@ def test_what_learn_adds_is_left_out(pictures, preset, bank, index_dir, tmp_path
     assert any("learned from" in note for note in results.notes)
 
 
+# Embassy-of-the-Free-Mind/sourcelibrary-v2#2095: blank pages have one hash, and were taken for the same page
 def test_a_picture_of_one_colour_is_nobodys_copy(dataset, tmp_path):
     for i in range(3):
         path = tmp_path / f"{i}.png"
@@ -137,6 +140,7 @@ def test_a_picture_of_one_colour_is_nobodys_copy(dataset, tmp_path):
 
 
 # Thresholds that there are -> which is used. One label of score 0.9 and one of 0.2 an image.
+# AlexeyAB/darknet#8655: right and wrong were not counted at the threshold that was asked for.
 POINTS = [
     ("given", {"score_threshold": 0.5}, "given", 0.5),
     ("fitted", {}, "fitted", 0.3),
@@ -174,6 +178,7 @@ def test_precision_and_recall_at_the_review_threshold(pictures, there, options, 
     assert str(low.review) in str(low) and str(low.review) in last_results(pictures)["review"]
 
 
+# voxel51/fiftyone#7423: a crowd that is met twice counts twice
 def test_matches_are_those_of_coco_by_hand():
     """A crowd counts neither way, a double counts as wrong, the better of two takes the object."""
     truth = [GroundTruth(0, 0, (0, 0, 10, 10)), GroundTruth(0, 0, (50, 50, 90, 90), crowd=True)]
@@ -185,6 +190,7 @@ def test_matches_are_those_of_coco_by_hand():
     assert shares == {0.4: (1 / 3, 1), 0.5: (1 / 2, 1), 0.6: (1, 1), 0.8: (None, 0)}
 
 
+# JdeRobot/PerceptionMetrics#385
 def test_classes_of_one_side_only_are_named_with_counts(pictures, capsys):
     pictures.untag_samples("ntt:reference")
     predict(pictures)
@@ -203,6 +209,7 @@ def test_classes_of_one_side_only_are_named_with_counts(pictures, capsys):
     assert "tree" not in asked, "left out on purpose"
 
 
+# cocodataset/cocoapi#584, facebookresearch/detectron2#3359: scores fall, as only 100 are counted
 def test_more_labels_than_coco_counts_are_named(pictures):
     predict(pictures)
     sample = pictures.last()

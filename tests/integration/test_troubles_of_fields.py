@@ -60,6 +60,7 @@ def test_undo_leaves_nothing_and_the_app_goes_on(named, what):
 
 
 # A run whose field has another name
+# Public report: what FiftyOne keeps by a field's name did not follow it (voxel51/fiftyone#5594).
 
 
 def test_everything_about_a_run_goes_by_the_new_name(named, bank, preset):
@@ -99,6 +100,7 @@ def test_what_was_replaced_comes_back_without_the_field(labelled, other_bank, pr
     assert fields_of_run(dataset) == []
 
 
+# voxel51/fiftyone#1167: cloning failed where a field of a run was left out
 def test_a_run_on_a_copy_of_its_dataset(labelled, bank, preset):
     dataset, expected = labelled
     copy = dataset.clone(persistent=True)

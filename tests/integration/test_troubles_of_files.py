@@ -104,6 +104,8 @@ def test_the_rest_is_done(stranger):
     assert said["undo"]["left"] == bad + 1 + len(IMAGES) + len(EDITED), "what a person accepted or edited stays"
 
 
+# Public reports: numbers that are none broke FiftyOne's App (voxel51/fiftyone#1309), polygons without points
+# labelme (wkentaro/labelme#498); the others were found by trial.
 POINTS = {
     "none": None, "number": 5, "text": "0 0", "letters": [["a", "b"]], "mapping": {"x": 1},
     "three": [[[0.1, 0.2, 0.3]]],
@@ -147,6 +149,7 @@ def test_damaged_masks_are_refused_with_an_error(name):
         label_of({"_cls": "Detection", "bounding_box": [0, 0, 1, 1], "mask": MASKS[name]()})
 
 
+# keras-team/keras#23016: what a header says was allocated before anything was checked
 @pytest.mark.parametrize("shape", [(40_000, 40_000), (20_000, 20_000), (1 << 28, 1)], ids=str)
 def test_a_bomb_is_refused_before_it_is_unpacked(shape):
     import tracemalloc
@@ -159,6 +162,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(shape):
     tracemalloc.stop()
 
 
+# python-pillow/Pillow#2583
 def test_a_bomb_in_a_mask_file_is_refused(tmp_path):
     png_bomb(tmp_path / "mask.png", side=17_000, bits=16)
     with pytest.raises(InputError, match=r"mask\.png.*cannot be read"):
@@ -205,6 +209,7 @@ def test_a_bank_may_be_anything(tmp_path, patience, file, kind):
         MemoryBank.load(folder)
 
 
+# coreweave/tensorizer#208: a length in the file was allocated as it stood there
 def test_a_bank_larger_than_any_is_not_read(dataset, tmp_path, monkeypatch):
     folder = small_bank().save(tmp_path / "bank")
     with (folder / "bank.json").open("r+b") as file:
@@ -225,6 +230,7 @@ def index_file(layout, **facts):
     return save(tensors, {"fiftyone-ntt": json.dumps(facts)})
 
 
+# Of the kind of keras-team/keras#23016 and safetensors/safetensors#26 (attacks on formats of weights); rows by trial.
 SHAPES = {
     "digits": [10**4000] * 200, "axes": [1] * 1000, "large": [1 << 29], "negative": [-1], "texts": ["1"], "text": "12",
     "number": 3, "real": [1.5], "bombs": [1 << 20, 1 << 20], "none": None,
@@ -242,6 +248,7 @@ def test_an_index_file_is_refused_before_lengths_are_multiplied(monkeypatch, nam
         file_format.from_bytes(index_file({"a": ["uint8", SHAPES[name], "zlib"]}))
 
 
+# huggingface/huggingface.js#254: one crafted header crashed a service
 def test_an_index_file_that_is_all_header_is_not_parsed():
     with pytest.raises(file_format.DamagedIndexError, match="header"):
         file_format.from_bytes(index_file({"a": ["uint8", [1], "plain"]}, more="x" * (1 << 21)))
@@ -257,6 +264,8 @@ def reviewed(dataset, tmp_path):
     return dataset
 
 
+# zulip/zulip#13160, carderne/signal-export#216, ceptontech/cepton_sdk_redist#11: exports that emptied the folder they
+# were given, with whatever was in it
 @pytest.mark.parametrize("before", ["absent", "empty", "an earlier export"])
 def test_an_export_leaves_what_came_into_its_folder_meanwhile(reviewed, tmp_path, before):
     folder = tmp_path / "export"

@@ -12,6 +12,7 @@ from support.pictures import SIZE
 
 import fiftyone_ntt as ntt
 
+# voxel51/fiftyone#3336, #3763: what holds on a plain dataset does not on groups; #4423: the active slice was not heeded
 SLICES = ("left", "right")
 
 

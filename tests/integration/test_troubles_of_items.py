@@ -1,8 +1,8 @@
 """One bad item costs that item: one line in the report, with its name, and the rest is done.
 
-Public reports of the kind: one corrupted image throws a whole batch away (cosanlab/py-feat issue 96), a dataset is not
-made because of one image (Abe404/root_painter issue 38), an export stops at one missing image
-(open-edge-platform/datumaro pull request 2049).
+Public reports of the kind: one corrupted image throws a whole batch away (cosanlab/py-feat#96), a dataset is not
+made because of one image (Abe404/root_painter#38), an export stops at one missing image
+(open-edge-platform/datumaro#2049).
 """
 
 from __future__ import annotations
@@ -68,6 +68,9 @@ def link_in_a_circle(path):
     path.symlink_to(path)
 
 
+# Public reports: missing open-mmlab/mmdetection#6779, Urban-M4/streetscapes#26; no image
+# Megvii-BaseDetection/YOLOX#1142; cut short eg4000/SKU110K_CVPR19#23; folder duanzhiihao/RAPiD#36; which one it is
+# pytorch/vision#485. The rest by trial.
 IMAGES = [missing, no_image, empty, folder, cut_short, link_in_a_circle]
 
 
@@ -150,9 +153,12 @@ def test_one_bad_reference_image_costs_one_reference(shelf, tmp_path, forbidden,
 @pytest.mark.parametrize(
     ("change", "text"),
     [
+        # nilearn/nilearn#822
         ({"mask": np.zeros((30, 40), bool)}, "mask.*empty"),
         ({"mask": None, "mask_path": "/nowhere/mask.png"}, "/nowhere/mask.png"),
+        # jolibrain/deepdetect#1113
         ({"bounding_box": [float("nan"), 0, 1, 1]}, "relative box"),
+        # voxel51/fiftyone#1381
         ({"bounding_box": [0, 0, 40, 40]}, "relative"),
     ],
 )
@@ -169,6 +175,8 @@ def test_one_bad_label_costs_one_reference(dataset, tmp_path, change, text):
     assert made.kinds == {"mask": 2} and bad.id in str(made)
 
 
+# Of the kind of voxel51/fiftyone#8176, where one malformed record of a run would have ended the query of the dataset;
+# the rows, and the states and banks below, by trial.
 RECORDS = {
     "no record": {"config.record": None},
     "a word": {"config.record": "gone"},
@@ -235,6 +243,8 @@ def test_files_of_the_cache_that_cannot_be_removed_are_named(shelf, tmp_path):
     assert report.kept == 1 and list(root.rglob("*.ntt")) == [stuck]
 
 
+# danielplohmann/mcrit#42, #175: one document over MongoDB's limit loses the batch, and nothing says which one it is;
+# contao/contao#7083: an undo that fails half-way
 def test_a_sample_that_cannot_be_taken_back_costs_itself(shelf):
     """Undo puts the others back, says which one is left, and goes on once it has room."""
     large = np.random.default_rng(0).random((1200, 1200)) > 0.5

@@ -9,6 +9,7 @@ import fiftyone_ntt as ntt
 from fiftyone_ntt.pixels.frames import smallest_object
 
 # (height, width), points a side -> side of the smallest object that is surely met, and whether that is worth a note.
+# facebookresearch/sam2#314: few of many trees, as the grid of points is too coarse for them.
 SIZES = [((360, 5760), 32, 180), ((480, 640), 16, 40), ((9000, 12000), 32, 375), ((9000, 12000), 256, 94)]
 
 
@@ -17,6 +18,7 @@ def test_the_smallest_object_follows_from_grid_and_size(size, points, smallest):
     assert smallest_object(size, points) == smallest
 
 
+# facebookresearch/segment-anything#760: panoramas need more points along their width
 def test_a_panorama_says_what_cannot_be_seen_in_it(pictures, bank, preset, tmp_path, index_dir):
     path = tmp_path / "panorama.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 90, (60, 960, 3), np.uint8)).save(path)
@@ -29,6 +31,7 @@ def test_a_panorama_says_what_cannot_be_seen_in_it(pictures, bank, preset, tmp_p
         assert [note for note in report.notes if "in 1 image objects smaller" in note and panorama.id in note]
 
 
+# facebookresearch/Detectron#726, RolnickLab/ami-data-companion#95: never more than 100, by a default nobody had set
 def test_the_most_labels_of_an_image_are_named_and_can_be_raised(pictures, bank, preset, index_dir):
     options = {"preset": preset, "index_dir": index_dir, "score_threshold": 0.0, "overwrite": True}
     counts = {}

@@ -27,6 +27,8 @@ from fiftyone_ntt.errors import as_text, spelt_out
 from fiftyone_ntt.operators.forms import as_markdown, as_plot_text
 from fiftyone_ntt.review.label_table import table_of
 
+# Public reports of names that were no text stand beside NAMES in support/hostile.py.
+
 # What FiftyOne's App does with Markdown: CommonMark with GitHub's additions, which make links of bare addresses even
 # where backslashes kept the parser from it (mdast-util-gfm-autolink-literal, `transformGfmAutolinkLiterals`).
 PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -74,6 +76,7 @@ def test_ordinary_names_stay_as_they_are(text):
     assert as_markdown(text) == text == as_text(text)
 
 
+# plotly/plotly.js#1307, zenitraM/malla#101, dathere/qsv#4331
 def test_names_in_plots_have_no_tags_and_no_templates():
     text = as_plot_text('<b>x</b> <a href="http://host.invalid">y</a> %{x} &lt;')
     assert not re.search(r"<|%\{", text) and "&amp;lt;" in text
@@ -221,6 +224,7 @@ def test_the_preview_draws_no_name(named):
 # Files
 
 
+# ultralytics/ultralytics#23754: names like `on`, `null` or `?` are no texts in YAML, or end its reading
 def classes_in_yaml(folder):
     names = yaml.safe_load((folder / "dataset.yaml").read_text(encoding="utf-8"))["names"]
     return [names[number] for number in sorted(names)]

@@ -58,6 +58,8 @@ SERVICES = {
 }
 
 
+# voxel51/fiftyone-brain#132: what does not support videos is to say so; voxel51/fiftyone#2427: the App
+# hung on what cannot be shown as patches
 @pytest.mark.parametrize("kind", ["patches", "frames", "clips", "video"])
 def test_parts_are_refused_before_anything_is_written(parts, tmp_path, kind):
     view, said = parts[kind], {}
@@ -71,6 +73,7 @@ def test_parts_are_refused_before_anything_is_written(parts, tmp_path, kind):
     assert contents(view) == before and not (tmp_path / "out").exists()
 
 
+# voxel51/fiftyone#1910, #2113: tags set on patches did not reach the dataset
 @pytest.mark.parametrize("kind", ["patches", "frames"])
 def test_decisions_and_references_are_taken_on_parts(parts, kind):
     view, field = parts[kind], "truth"

@@ -37,6 +37,7 @@ def written(pictures, bank, preset):
     return pictures
 
 
+# voxel51/fiftyone-brain#164: the next call on another part deleted what was there of the first
 def test_part_of_a_run_labelled_otherwise_leaves_the_rest_undone(written, other_bank, preset):
     part = targets_of(written).limit(1)
     ntt.segment(part, other_bank, "found", preset=preset, overwrite=True)
@@ -58,6 +59,7 @@ def test_the_same_settings_again_leave_the_rest_done(written, bank, preset):
     assert (listed["state"], listed["counts"]["left"]) == ("completed", 0)
 
 
+# RUC-NLPIR/FlashRAG#248: items are skipped, as what is gone through changes on the way
 @pytest.mark.parametrize(
     "condition",
     [
@@ -77,6 +79,7 @@ def test_a_view_of_what_a_run_did_holds_while_it_is_done_again(written, other_ba
     assert (listed["state"], listed["counts"]["ok"]) == ("completed", IMAGES)
 
 
+# runvendo/vendo#995: undoing an older change takes back the later one instead
 def test_runs_that_wrote_over_each_other_are_undone_last_first(written, bank, other_bank, preset):
     before = all_labels(written)
     ntt.segment(written, other_bank, "found", run_key="b", preset=preset, overwrite=True)
@@ -94,6 +97,7 @@ def test_runs_that_wrote_over_each_other_are_undone_last_first(written, bank, ot
     assert ntt.list_runs(written) == []
 
 
+# open-compass/opencompass#2168, thunil/TecoGAN#88: what was interrupted begins anew.
 def interrupted(dataset, bank, preset, **options):
     """A run that wrote one image and was stopped."""
 
@@ -129,6 +133,7 @@ def test_an_overwriting_run_that_stopped_goes_on(written, other_bank, preset, mo
     assert classes_of(written) == [["disc"]] * IMAGES
 
 
+# cloud-annotations/cloud-annotations#55: who saves last takes away what another did meanwhile
 def test_a_decision_while_labels_are_saved_stays(written, other_bank, preset, monkeypatch):
     """Between the moment that a chunk is read and the one that it is written."""
     keep, decided = Pass.keep, []
@@ -146,6 +151,7 @@ def test_a_decision_while_labels_are_saved_stays(written, other_bank, preset, mo
     assert accepted <= set(after) and all(after[key] == ["ntt:accepted"] for key in accepted)
 
 
+# ducks/claux#12: undo overwrites what a person edits between its look and its writing
 def test_a_decision_while_labels_are_taken_back_stays(written, monkeypatch):
     """Between the moment that a chunk is read and the one that it is restored."""
     restored, decided = undo._restored, []
@@ -162,6 +168,7 @@ def test_a_decision_while_labels_are_taken_back_stays(written, monkeypatch):
     assert decided == [len(accepted)] and {label.id for label in all_labels(written)} == accepted
 
 
+# voxel51/fiftyone#986: what another process changed is not seen
 def test_a_bank_that_another_process_built_anew_is_taken(pictures, bank, other_bank, loaded):
     save_bank(pictures, "mine", bank)
     assert ntt.load_bank(pictures, "mine").classes == bank.classes
@@ -178,6 +185,7 @@ def test_a_bank_too_large_to_be_kept_is_refused_first(pictures, bank, preset, mo
     assert not pictures.has_field("found") and ntt.list_runs(pictures) == []
 
 
+# danielplohmann/mcrit#42: a document that outgrows MongoDB's limit
 def test_many_long_views_do_not_outgrow_a_document(pictures, bank, preset, monkeypatch):
     monkeypatch.setattr("fiftyone_ntt.runs.record._LARGEST_VIEWS", 400)
     ids = targets_of(pictures).values("id")

@@ -18,6 +18,7 @@ from fiftyone_ntt.references.tagging import count_references
 
 # Attribute and value of a label -> whether it may be an example. COCO (`iscrowd`), Pascal VOC (`difficult`, texts as in
 # its XML files), BDD100K (`crowd`), Open Images (`IsGroupOf`), CrowdHuman and MOT (`ignore`).
+# The public reports stand beside MARKS of test_troubles_of_crowds.py.
 MARKS = [
     ({}, True),
     ({"iscrowd": 0}, True),
@@ -146,24 +147,32 @@ NOTHING = np.zeros(DISC.shape, np.uint8)
 MASKS = {
     "bool": (DISC, DISC),
     "0 and 1": (DISC.astype(np.uint8), DISC),
+    # PaddlePaddle/PaddleSeg#1110: objects of 255 were ignored as unknown, and the loss was 0
     "0 and 255": (grey(), DISC),
     "0 and 3": (grey(value=3), DISC),
     "floats of 0 and 1": (DISC.astype(float), DISC),
+    # voxel51/fiftyone#5516, hzlsaber/SIDA#25: instance masks of all values between nothing and 255
     "shares of 0 to 1": (SOFT, WIDE),
     "shares, and nothing known elsewhere": (np.where(SOFT > 0, SOFT, np.nan), WIDE),
     "greys of 8 bits": (np.round(SOFT * 255).astype(np.uint8), WIDE),
     "greys of 16 bits": (np.round(SOFT * 65535).astype(np.uint16), WIDE),
     "floats of 0 to 255": (SOFT * 255, WIDE),
+    # albumentations-team/albumentations#81: masks are to be read as grey
     "grey in colour": (layers(grey(), grey(), grey()), DISC),
+    # predictivephenomics/RhizoVisionExplorer#2: only red was read, so masks in blue and green were empty
     "green": (layers(NOTHING, grey(), NOTHING), DISC),
+    # yoxu515/aot-benchmark#25: palettes; stepjam/RLBench#43: only the first of three channels is used
     "dark red of a palette": (layers(grey(value=128), NOTHING, NOTHING), DISC),
     "smooth green": (layers(NOTHING, np.round(SOFT * 255), NOTHING), WIDE),
+    # vqdang/hover_net#291: transparency was dropped, and what is transparent taken for the object
     "white with transparency": (layers(CLEAR, CLEAR, CLEAR, grey()), DISC),
     "black with transparency": (layers(NOTHING, NOTHING, NOTHING, grey()), DISC),
     "green and transparent": (layers(NOTHING, grey(), NOTHING, grey()), DISC),
+    # Visual-Behavior/aloception-oss#99: masks with transparency were read as four
     "opaque": (layers(grey(), grey(), grey(), CLEAR), DISC),
     "grey with transparency": (layers(CLEAR, grey()), DISC),
     "numbers of objects": (grey(value=1) + grey(np.roll(DISC, 8, 1)) // 255, "3 values"),
+    # arthurdouillard/CVPR2021_PLOP#32: Pascal VOC's objects have a border of 255
     "with a border to ignore": (np.where(WIDE & ~DISC, 255, DISC).astype(np.uint8), "3 values"),
     "logits": (SOFT * 8 - 4, "values"),
     "two colours": (layers(grey(), grey(~DISC), NOTHING), "colours"),
@@ -201,6 +210,7 @@ MAPS = {
     "grey in colour": (layers(grey(value=2), grey(value=2), grey(value=2)), True),
     "opaque": (layers(grey(value=2), grey(value=2), grey(value=2), CLEAR), True),
     "shares": (SOFT, "whole numbers"),
+    # voxel51/fiftyone#2920: semantic masks in colours were not shown
     "colours": (layers(NOTHING, grey(), NOTHING), "colours"),
 }
 

@@ -12,6 +12,11 @@ from fiftyone_ntt.errors import InputError
 pytestmark = pytest.mark.pictures(**PICTURES)
 
 
+# In bulk: voxel51/fiftyone#1573 (saving a view of mapped labels), cvat-ai/cvat#8540 and #8761 (merging classes).
+# One at a time: cvat-ai/cvat#2186 (a label is put right once somebody knows what it is). Labels that are lost by it:
+# Labelbox/labelbox-custom-labeling-apps#145.
+
+
 def rename_with_a_view(dataset):
     dataset.map_labels("found", {"disc": "lamp", "square": "tile"}).save("found")
 

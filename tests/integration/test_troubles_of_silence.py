@@ -48,9 +48,13 @@ def others(dataset, *_):
 
 
 VIEWS = {
+    # CellProfiler/CellProfiler#1055: without images nothing happens, and nothing says so
     "no images": lambda dataset, folder: dataset.match_tags("nothing"),
+    # sicara/easy-few-shot-learning#44: where a class has no more images than examples, the error says nothing of it
     "references": lambda dataset, folder: dataset.match_tags("ntt:reference"),
+    # facebookresearch/segment-anything#628, huggingface/transformers#26728: an empty result, and no reason
     "weak": others,
+    # 3lc-ai/3lc-ultralytics#43: no image is left, as all are broken
     "failed": without_files,
     "again": others,
 }
@@ -78,6 +82,7 @@ def evaluate_nothing(view, folder, weak):
     return " ".join(ntt.evaluate(view, "none", "ground_truth").notes)
 
 
+# gwu-libraries/TweetSets#5: an export of nothing looks at work, and there is no file.
 def export(view, folder, weak):
     return ntt.export_labels(view, folder / "export", only="all", score_threshold=weak)
 

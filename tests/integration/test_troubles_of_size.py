@@ -24,6 +24,7 @@ def test_every_mask_of_an_image_that_is_labelled_can_be_read():
     assert MOST_BYTES >= MOST_PIXELS and MOST_OF_MAP >= 2 * MOST_PIXELS
 
 
+# ksugar/qupath-extension-sam#20, Project-MONAI/MONAILabel#1230: Pillow takes large pictures of one's own for bombs
 @pytest.mark.parametrize("where", ["database", "file"])
 @pytest.mark.parametrize("kind", ["label", "map"])
 def test_what_is_written_up_to_the_bound_is_read(tmp_path, monkeypatch, kind, where):
@@ -42,6 +43,7 @@ def test_what_is_written_up_to_the_bound_is_read(tmp_path, monkeypatch, kind, wh
     assert ((mask_of(label_of(document)) > 0) == mask).all()
 
 
+# tand826/wsiprocess#35: a mask of a slide of 100,000 x 100,000 pixels
 @pytest.mark.parametrize(("size", "fits"), [((40, 60), True), ((41, 60), False), ((1, 10**9), False)])
 def test_a_map_that_nobody_could_read_is_not_written(dataset, monkeypatch, size, fits):
     from fiftyone_ntt.evaluation import map_documents
@@ -70,6 +72,7 @@ def test_a_cache_file_that_nobody_could_read_is_not_written(pictures, bank, pres
     assert not list(Path(index_dir).rglob("*.ntt"))
 
 
+# safetensors/safetensors#668: a file is written that cannot be read again
 @pytest.mark.parametrize("bound", ["_MOST_TENSOR_BYTES", "_MOST_TEXT_BYTES"])
 def test_a_bank_that_nobody_could_read_is_not_written(bank, tmp_path, monkeypatch, bound):
     monkeypatch.setattr(f"fiftyone_ntt.method.memory_bank.{bound}", 100)
@@ -85,6 +88,7 @@ def test_a_bank_that_a_dataset_could_not_give_back_is_not_kept(pictures, bank, p
     assert "kept" not in pictures.list_runs()
 
 
+# azavea/raster-vision#616, ultralytics/ultralytics#26194: memory grows with pixels times labels
 def test_a_huge_map_takes_little_memory(database, tmp_path):
     """20,000 x 15,000 pixels and few labels, written and scored in a process of its own."""
     script = Path(__file__).resolve().parents[1] / "support" / "huge_map.py"

@@ -16,6 +16,7 @@ DOORS = {
     "accept": lambda labels: ntt.accept_labels(labels, "truth"),
     "reject": lambda labels: ntt.reject_labels(labels, "truth"),
 }
+# voxel51/fiftyone#3546, #4351: tags that are null make tagging fail
 WITHOUT = {"null": {"$set": {"truth.detections.0.tags": None}}, "absent": {"$unset": {"truth.detections.0.tags": ""}}}
 
 

@@ -17,6 +17,7 @@ from fiftyone_ntt.runs.workers import live_workers
 pytestmark = pytest.mark.pictures(**PICTURES)
 
 
+# cvat-ai/cvat#191, cloud-annotations/cloud-annotations#55: of two that work on the same, one loses what it did
 @pytest.mark.parametrize("key", [KEY, "another"])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_field_that_is_being_written_is_refused(pictures, bank, other_bank, preset, loaded, key, overwrite):
@@ -35,6 +36,7 @@ def test_a_field_that_is_being_written_is_refused(pictures, bank, other_bank, pr
     assert (listed["run_key"], listed["state"], listed["bank_hash"]) == (KEY, "completed", bank.content_hash)
 
 
+# voxel51/fiftyone#3185: two processes that add fields at once
 def test_of_two_runs_that_start_together_one_writes(pictures, bank, other_bank, preset, loaded):
     banks = {"first": bank, "second": other_bank}
     copies = {key: loaded(pictures) for key in banks}
@@ -63,6 +65,7 @@ def test_of_two_runs_that_start_together_one_writes(pictures, bank, other_bank, 
         ntt.undo_run(pictures, winner)
 
 
+# voxel51/fiftyone#986: a process does not see what another added
 def test_a_process_that_knows_of_no_run_replaces_nothing(pictures, bank, other_bank, preset, loaded):
     elsewhere = loaded(pictures)
     ntt.segment(pictures, bank, "found", preset=preset)
@@ -89,6 +92,7 @@ def test_unsaved_changes_of_samples_outlive_a_refresh(pictures, bank, preset, lo
     assert not refresh(elsewhere) and not refresh(pictures), "there is nothing new"
 
 
+# cvat-ai/cvat#7099, voxel51/fiftyone#1832: a class or a field changes while somebody works with it
 @pytest.mark.parametrize("act", [
     lambda dataset: dataset.delete_sample_field("found"),
     lambda dataset: dataset.rename_sample_field("found", "fruit"),
@@ -111,6 +115,7 @@ def test_a_field_that_goes_meanwhile_ends_the_run(pictures, bank, preset, monkey
 
 
 # Undoing is writing too
+# Public report: apache/hudi#18089, a rollback went ahead while what it takes back was still being written.
 
 
 def learned(dataset, bank, preset):
@@ -170,6 +175,7 @@ def test_a_run_that_begins_meanwhile_waits_for_undo(labelled, bank, preset, load
     assert len(dataset.exists("found")) == IMAGES
 
 
+# open-mercato/open-mercato#2729: two that undo the same both passed the check, and both did it
 def test_of_two_that_undo_a_run_one_does(labelled, loaded):
     dataset, expected = labelled
     copies, outcomes, start = [loaded(dataset), loaded(dataset)], [], threading.Barrier(2)

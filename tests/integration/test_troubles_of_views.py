@@ -20,12 +20,16 @@ def saved(dataset):
 
 
 VIEWS = {
+    # voxel51/fiftyone#1167: a view without the field of a run could not be cloned
     "chosen fields": lambda dataset: dataset.select_fields("truth"),
     "chosen fields of some": lambda dataset: dataset.limit(3).select_fields("truth").skip(1),
+    # voxel51/fiftyone#799: fields of the dataset were taken for those of the view
     "no fields": lambda dataset: dataset.select_fields().sort_by("filepath", reverse=True),
     "hidden labels": lambda dataset: dataset.exclude_fields(fields_of_run(dataset) or "truth"),
     "saved view": saved,
+    # voxel51/fiftyone#910: fields chosen after labels were filtered raise an error
     "filtered labels": lambda dataset: dataset.filter_labels("truth", F("label") == "square").select_fields("truth"),
+    # voxel51/fiftyone#1647: labels that a view maps were not among those annotated
     "mapped labels": lambda dataset: dataset.select_fields("truth").map_labels("truth", {"lamp": "disc"}),
     "shuffled": lambda dataset: dataset.exclude_fields("truth").shuffle(),
     "random ones": lambda dataset: dataset.take(3).select_fields("truth"),
@@ -95,6 +99,7 @@ def test_the_app_reads_what_a_view_does_not_show(named, tmp_path, what):
     assert len(session.view) == len(view) and not session.messages
 
 
+# voxel51/fiftyone#967, #1217: samples that were chosen or sent elsewhere did not keep the order of their view
 ORDERED = {
     "sorted": lambda dataset: dataset.sort_by("filepath", reverse=True),
     "limited": lambda dataset: dataset.limit(3),

@@ -25,10 +25,10 @@ GONE = object()
 """Stands for what is to be missing."""
 NAN = float("nan")
 LABELS = {
-    "name: number": {"label": 7},
+    "name: number": {"label": 7},  # voxel51/fiftyone#104
     "name: list": {"label": ["fig"]},
     "name: mapping": {"label": {"fig": 1}},
-    "name: null": {"label": None},
+    "name: null": {"label": None},  # olgaliak/active-learning-detect#24
     "name: missing": {"label": GONE},
     "name: empty": {"label": ""},
     "kind: Polyline": {"_cls": "Polyline", "points": [[[0.1, 0.1], [0.6, 0.1], [0.6, 0.6]]], "closed": True},
@@ -40,22 +40,22 @@ LABELS = {
     "box: text": {"bounding_box": "0 0 1 1"},
     "box: null": {"bounding_box": None},
     "box: missing": {"bounding_box": GONE},
-    "box: NaN": {"bounding_box": [0.1, 0.1, NAN, 0.2]},
+    "box: NaN": {"bounding_box": [0.1, 0.1, NAN, 0.2]},  # jolibrain/deepdetect#1113
     "box: short": {"bounding_box": [0.1, 0.1]},
-    "box: negative": {"bounding_box": [0.5, 0.5, -0.2, -0.2]},
+    "box: negative": {"bounding_box": [0.5, 0.5, -0.2, -0.2]},  # CondadosAI/modern-yolonas#56: not positive
     "box: huge": {"bounding_box": [0.1, 0.1, 1e300, 0.2]},
     "score: text": {"confidence": "high"},
-    "score: NaN": {"confidence": NAN},
+    "score: NaN": {"confidence": NAN},  # lluisgomez/TextProposals#2
     "score: list": {"confidence": [0.5]},
     "score: mapping": {"confidence": {"value": 0.5}},
     "mask: damaged": {"mask": Binary(bytes(range(64)))},
     "mask: text": {"mask": "a mask"},
 }
-"""What makes a label useless: name -> what is set in its document."""
+"""What makes a label useless: name -> what is set in its document. With the public report, or found by trial."""
 ITEMS = {"item: null": None, "item: number": 3, "item: text": "a label", "item: list": [1, 2], "item: empty": {}}
 """What may stand among the labels of a list and is none."""
 ODD = {
-    "tags: null": {"tags": None},
+    "tags: null": {"tags": None},  # voxel51/fiftyone#3546
     "tags: missing": {"tags": GONE},
     "tags: text": {"tags": "ntt:rejected"},
     "tags: number": {"tags": 4},
@@ -63,7 +63,7 @@ ODD = {
     "tags: numbers": {"tags": [1, None, {"a": 2}]},
     "id: missing": {"_id": GONE},
     "id: text": {"_id": "an id"},
-    "id: double": {},  # see _spoil
+    "id: double": {},  # copied along with a shape: voxel51/fiftyone#1358, #8332; how: see _spoil
     "attributes: text": {"attributes": "none", "predicted_iou": "good", "similarity": [1], "alternative": {"a": 1}},
     "attributes: mapping": {"attributes": {"a": 3, "b": None}, "alternative_similarity": "x"},
     "written: number": {"written": 5},

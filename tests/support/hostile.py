@@ -89,12 +89,15 @@ def detection(label="fig", box=(0.25, 0.25, 0.5, 0.5), **changes):
 
 
 # What strangers call things
+# Public reports of the kind stand above or behind their rows, here and below; the other rows were found by trial.
 
 NAMES = {
     # Reference gallery and summaries showed it as a picture: the browser asked that host.
+    # dust-tt/dust#12359, epam/ai-dial-chat#7109: a picture in somebody's Markdown is a request to their host
     "picture": "![x](http://host.invalid/x.png)",
+    # plotly/plotly.js#1307: such a trace name ran its script when hovered; danvk/dygraphs#290: labels did, too
     "html": '<img src="http://host.invalid/x.png" onerror="alert(1)">',
-    "link": "[x](javascript:alert(1))",
+    "link": "[x](javascript:alert(1))",  # n-3-0/websms#14
     "definition": "[a]: http://host.invalid/",
     "addresses": "http://host.invalid/a www.host.invalid a.b@host.invalid <http://host.invalid>",
     "heading": "# heading",
@@ -111,16 +114,16 @@ NAMES = {
     "other line breaks": "a\u2028b\x85c\x0bd",
     "tab": "a\tb",
     "nul": "a\0b",
-    "terminal": "\x1b[31mred\x1b[0m\x07",
-    "turned": "abc\u202egnp.exe",
-    "right to left": "\u05ea\u05e4\u05d5\u05d7 \u200f!",
+    "terminal": "\x1b[31mred\x1b[0m\x07",  # schollz/croc#595, sharkdp/bat#3691
+    "turned": "abc\u202egnp.exe",  # minio/object-browser#2828
+    "right to left": "\u05ea\u05e4\u05d5\u05d7 \u200f!",  # nextcloud/server#10030: a ban would hit those who write so
     "template": "%{x} {0} %s {{}}",
-    "markup": "[bold]x[/] [/red] :heart:",
-    "formula": '=HYPERLINK("http://host.invalid","x")',
+    "markup": "[bold]x[/] [/red] :heart:",  # docarray/docarray#733, Textualize/rich#3203
+    "formula": '=HYPERLINK("http://host.invalid","x")',  # elastic/kibana#91994
     "number": "1",
     "date": "2026-01-01",
-    "yaml": "yes: [no, null]",
-    "path": "../../x",
+    "yaml": "yes: [no, null]",  # of the kind of ultralytics/ultralytics#23754
+    "path": "../../x",  # konfuzio-ai/konfuzio-sdk#487: a category's name became a path
     "long": "x" * 3000,
     "blanks": "  a  ",
 }
@@ -165,32 +168,33 @@ def unix_socket(path):
 
 
 FILES = {
-    "pipe": os.mkfifo,
-    "folder": Path.mkdir,
+    "pipe": os.mkfifo,  # xyb3rt/sxiv#252: an image viewer waits for ever
+    "folder": Path.mkdir,  # duanzhiihao/RAPiD#36: folders between the images end the training
     "socket": unix_socket,
-    "device": lambda path: path.symlink_to("/dev/zero"),
-    "missing": lambda path: None,
-    "loop": lambda path: path.symlink_to(path),
-    "empty": lambda path: path.write_bytes(b""),
+    "device": lambda path: path.symlink_to("/dev/zero"),  # GerbilSoft/rom-properties#351: so does a folder of devices
+    "missing": lambda path: None,  # open-mmlab/mmdetection#6779
+    "loop": lambda path: path.symlink_to(path),  # nilboy/pixel-recursive-super-resolution#18
+    "empty": lambda path: path.write_bytes(b""),  # opencv/opencv#25969, raspberrypi/userland#27: of a full disk
     "text": lambda path: path.write_text("no picture"),
-    "bomb": png_bomb,
+    "bomb": png_bomb,  # python-pillow/Pillow#2583
 }
 """What may lie where a file is named: name -> what makes it at a path."""
 MASKS = {
+    # keras-team/keras#23016: headers in a file of weights that claim huge arrays; zeros that shrink to nothing
     "bomb": lambda: bomb_of_bytes((40_000, 40_000)),
     "bomb that lies": lambda: bomb_of_bytes((30, 40), content=1 << 30),
     "endless": lambda: bomb_of_bytes((10**9, 10**9, 10**9), content=10),
-    "negative": lambda: bomb_of_bytes((-1, 40), content=40),
+    "negative": lambda: bomb_of_bytes((-1, 40), content=40),  # voxel51/fiftyone#7438: such lengths were not refused
     "too many digits": lambda: bomb_of_bytes((10**4000, 2), content=10),
-    "short": lambda: bomb_of_bytes((30, 40), content=100),
+    "short": lambda: bomb_of_bytes((30, 40), content=100),  # voxel51/fiftyone#7229: less content than the header says
     "cut": lambda: Binary(bytes(packed(np.ones((30, 40), bool)))[:20]),
     "noise": lambda: Binary(bytes(range(256))),
     "no header": lambda: Binary(zlib.compress(b"nothing")),
     "empty": lambda: Binary(b""),
-    "objects": lambda: bomb_of_bytes((2, 2), "|O", 100),
+    "objects": lambda: bomb_of_bytes((2, 2), "|O", 100),  # numpy/numpy#12759: unpickling runs what is in the file
     "words": lambda: packed(np.array([["a", "b"]])),
     "numbers in a row": lambda: packed(np.ones(5)),
-    "nothing": lambda: packed(np.ones((0, 0), bool)),
+    "nothing": lambda: packed(np.ones((0, 0), bool)),  # voxel51/fiftyone#2063: masks without a pixel stop an export
     "four axes": lambda: packed(np.ones((2, 2, 2, 2))),
     "text": lambda: "a mask",
     "list": lambda: [[True]],
@@ -205,11 +209,11 @@ BOXES = {
     "nothing": [],
     "two": [0.1, 0.1],
     "five": [0.1] * 5,
-    "not a number": [0.1, 0.1, NAN, 0.2],
+    "not a number": [0.1, 0.1, NAN, 0.2],  # jolibrain/deepdetect#1113: a detector that predicts them
     "infinite": [0.1, 0.1, INF, 0.2],
-    "far": [0.1, 0.1, 1e300, 0.2],
+    "far": [0.1, 0.1, 1e300, 0.2],  # of the kind of voxel51/fiftyone#1381: boxes inflated far beyond the image
     "farther": [-1e308, 0.1, 1e308, 1e308],
-    "negative": [0.5, 0.5, -0.2, -0.2],
+    "negative": [0.5, 0.5, -0.2, -0.2],  # CondadosAI/modern-yolonas#56: sizes that are not positive
     "nested": [[0.1, 0.1, 0.2, 0.2]],
     "holes": [0.1, None, 0.2, 0.2],
     "mapping": {"x": 0.1},
