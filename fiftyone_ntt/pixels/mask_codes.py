@@ -218,15 +218,16 @@ def encode_crop(crop: NDArray[np.bool_], left: int, top: int, image_size: tuple[
             f"expected a mask inside the image of {image_size} (height, width), got {crop.shape} at "
             f"row {top}, column {left}"
         )
-    # Column-major borders of the window with a row of background above and below it.
-    padded = np.zeros((columns, rows + 2), bool)
-    padded[:, 1:-1] = crop.T
-    column, row = np.divmod(np.flatnonzero(padded[:, 1:] != padded[:, :-1]), rows + 1)
-    borders = (left + column) * height + top + row
-    # Where the window is as high as the image, a run may end at the bottom of a column and go on atop the next.
-    joins = np.flatnonzero(borders[1:] == borders[:-1])
-    borders = np.delete(borders, np.concatenate([joins, joins + 1]))
-    counts = np.diff(np.concatenate([[0], borders, [height * width]]))
+    # Column by column, with a row of background under each (and one pixel before the first): a border is where two
+    # neighbours in memory differ.
+    flat = np.zeros(columns * (rows + 1) + 1, bool)
+    flat[1:].reshape(columns, rows + 1)[:, :rows] = crop.T
+    at = np.flatnonzero(flat[1:] != flat[:-1])
+    borders = at + (at // (rows + 1)) * (height - rows - 1) + (left * height + top)
+    if rows == height:  # a run may end at the bottom of a column and go on atop the next
+        joins = np.flatnonzero(borders[1:] == borders[:-1])
+        borders = np.delete(borders, np.concatenate([joins, joins + 1]))
+    counts = np.diff(borders, prepend=0, append=height * width)
     if borders.size and counts[-1] == 0:
         counts = counts[:-1]
     rle: Rle = mask_utils.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
