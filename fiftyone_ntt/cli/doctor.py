@@ -75,10 +75,10 @@ def healthy(checks: list[Check]) -> bool:
 
 def preset_weights() -> list[PresetWeights]:
     """Where the weights of each preset are; looks at folders only. What cannot be looked at counts as missing."""
-    from fiftyone_ntt.models import PRESETS
+    from fiftyone_ntt.models.preset_registry import all_presets
 
     weights = []
-    for preset in PRESETS.values():
+    for preset in all_presets().values():
         try:
             weights.append(_weights_of(preset))
         except Exception as error:  # e.g. a folder that may not be read: it costs this preset
@@ -206,7 +206,8 @@ def _weights_check(weights: PresetWeights) -> Check:
 
 
 def _weights_of(preset: Any) -> PresetWeights:
-    from fiftyone_ntt.models.dinov2 import find_local_folder
+    from fiftyone_ntt.models.hub_folders import find_local_folder
+    from fiftyone_ntt.models.hub_specs import HubFeatureSpec, HubMaskSpec
     from fiftyone_ntt.models.presets import Dinov2Spec, Sam2Spec
     from fiftyone_ntt.models.specs import LITE_FILES, PULL_COMMAND, cache_folder, find_here
 
@@ -214,15 +215,15 @@ def _weights_of(preset: Any) -> PresetWeights:
         return PresetWeights(preset.name, {file.name: find_here(file) for file in LITE_FILES}, PULL_COMMAND)
     files: dict[str, Path | None] = {}
     fix = (
-        f"comes from the Hugging Face hub on first use; without it, put SAM2's file into {cache_folder()}, DINOv2 "
-        "into the Hugging Face cache"
+        f"comes from the Hugging Face hub on first use; without it, put SAM2's file into {cache_folder()}, the "
+        "others into the Hugging Face cache"
     )
     for spec in (preset.proposal, preset.features):
         if (path := getattr(spec, "path", None)) is not None:
             files[Path(path).name] = Path(path) if Path(path).expanduser().exists() else None
         elif isinstance(spec, Sam2Spec) and spec.checkpoint is not None:
             files[spec.checkpoint.name] = find_here(spec.checkpoint)
-        elif isinstance(spec, Dinov2Spec):
+        elif isinstance(spec, (Dinov2Spec, HubMaskSpec, HubFeatureSpec)):
             files[spec.repo] = find_local_folder(spec.repo)
         else:  # not that it is missing, but nobody should believe that it is there
             files[f"the files of a {type(spec).__name__}"] = None

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 import torch
 
-from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.backends import FeatureModel, ProposalModel
 from fiftyone_ntt.method.config import Granularity, ProposalConfig
 from fiftyone_ntt.method.references import ReferenceSettings
 from fiftyone_ntt.models.devices import Precision, check_precision, choose_devices, free_memory
+from fiftyone_ntt.models.hub_specs import HubFeatureSpec, HubMaskSpec
 from fiftyone_ntt.models.specs import WEIGHTS, Dinov2Spec, EfficientNetSpec, MiniSamSpec, ModelSpec, Sam2Spec
 
 __all__ = [
@@ -195,6 +195,43 @@ PRESETS: dict[str, Preset] = {
             target_via=1024,
             summary="the published pair: SAM2 large of July 2024 and DINOv2 large without registers",
         ),
+        # Further models, each beside one that is measured; none of these pairs has been measured here.
+        Preset(
+            "edge",
+            HubMaskSpec("yonigozlan/EdgeTAM-hf"),
+            Dinov2Spec("facebook/dinov2-small"),
+            summary="EdgeTAM and DINOv2 small",
+        ),
+        Preset(
+            "hq",
+            HubMaskSpec("syscv-community/sam-hq-vit-base"),
+            Dinov2Spec("facebook/dinov2-base"),
+            summary="SAM-HQ base and DINOv2 base",
+        ),
+        Preset(
+            "sam3",
+            HubMaskSpec("facebook/sam3"),
+            Dinov2Spec("facebook/dinov2-large"),
+            summary="SAM3's tracker and DINOv2 large",
+        ),
+        Preset(
+            "dinov3",
+            _sam2("sam2.1", "large"),
+            HubFeatureSpec("facebook/dinov3-vitl16-pretrain-lvd1689m", positions_removed=500),
+            summary="SAM2.1 large and DINOv3 large without 500 directions of position",
+        ),
+        Preset(
+            "radio",
+            _sam2("sam2.1", "large"),
+            HubFeatureSpec("nvidia/C-RADIOv4-H"),
+            summary="SAM2.1 large and C-RADIOv4 H",
+        ),
+        Preset(
+            "tips",
+            _sam2("sam2.1", "large"),
+            HubFeatureSpec("google/tipsv2-b14"),
+            summary="SAM2.1 large and TIPSv2 base",
+        ),
     )
 }
 """The presets by name."""
@@ -273,11 +310,9 @@ def resolve_preset(preset: str | Preset) -> Preset:
     Raises:
         InputError: there is no preset of that name.
     """
-    if isinstance(preset, Preset):
-        return preset
-    if not isinstance(preset, str) or preset not in PRESETS:
-        raise InputError(f"expected a Preset or one of the presets {', '.join(PRESETS)}, got {preset!r}")
-    return PRESETS[preset]
+    from fiftyone_ntt.models.preset_registry import find_preset
+
+    return preset if isinstance(preset, Preset) else find_preset(preset)
 
 
 def clear_loaded() -> None:

@@ -7,7 +7,7 @@ predictor is not, because it adds ``no_mem_embed``, clamps the logits and import
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -215,28 +215,52 @@ def stock_decode(model: Any, embedding: Sam2Embedding, sparse: Tensor, dense: Te
 
 @torch.no_grad()
 def fast_decoder(model: Any) -> MaskDecoder | None:
-    """Our arrangement of a model's mask decoder, on the model's own weights; ``None`` where it does not give the same.
-
-    Tried once on noise: whatever another version of the package or another architecture does differently, shows there.
-    """
+    """Our arrangement of a model's mask decoder, on its own weights; ``None`` where it does not give the same."""
     encoder, device = model.sam_prompt_encoder, next(model.parameters()).device
-    noise = torch.Generator().manual_seed(0)
-    position = encoder.get_dense_pe()
-    _, channels, height, width = position.shape
-    shapes = ((channels, height, width), (channels // 8, 4 * height, 4 * width), (channels // 4, 2 * height, 2 * width))
-    image, low, middle = (torch.randn(1, *shape, generator=noise).to(device) for shape in shapes)
     point = torch.full((2, 1, 2), 100.0, device=device)
     sparse, dense = encoder(points=(point, torch.ones(2, 1, device=device)), boxes=None, masks=None)
-    try:
+
+    def make() -> MaskDecoder:
         heads = model.sam_mask_decoder.transformer.layers[0].self_attn.num_heads
         sigmoid = model.sam_mask_decoder.iou_prediction_head.sigmoid_output
-        decoder = MaskDecoder(model.sam_mask_decoder.state_dict(), heads=heads, sigmoid_iou=sigmoid)
-        prepared = decoder.prepare(image, position, encoder.no_mask_embed.weight, (low, middle))
-        masks, ious = decoder.outputs(prepared, sparse, range(4))
+        return MaskDecoder(model.sam_mask_decoder.state_dict(), heads=heads, sigmoid_iou=sigmoid)
+
+    def stock(embedding: Sam2Embedding, sparse: Tensor) -> tuple[Tensor, Tensor]:
+        return stock_decode(model, embedding, sparse, dense)
+
+    return decoder_that_agrees(make, stock, encoder.get_dense_pe(), encoder.no_mask_embed.weight, sparse)
+
+
+@torch.no_grad()
+def decoder_that_agrees(
+    make: Callable[[], MaskDecoder],
+    stock: Callable[[Sam2Embedding, Tensor], tuple[Tensor, Tensor]],
+    position: Tensor,
+    no_mask: Tensor,
+    sparse: Tensor,
+) -> MaskDecoder | None:
+    """Our decoder, if it gives what a model's own does; ``None`` otherwise.
+
+    Tried once on noise: whatever another version of a package or another architecture does differently, shows there.
+
+    Args:
+        make: makes ours from the model's weights.
+        stock: the model's own: logits and predicted IoU of all four outputs.
+        position: ``[1, C, h, w]`` positional encoding of the image's tokens.
+        no_mask: ``[1, C]`` the embedding for "no mask was given".
+        sparse: ``[2, n, C]`` embeddings of two prompts.
+    """
+    noise = torch.Generator().manual_seed(0)
+    _, channels, height, width = position.shape
+    shapes = ((channels, height, width), (channels // 8, 4 * height, 4 * width), (channels // 4, 2 * height, 2 * width))
+    image, low, middle = (torch.randn(1, *shape, generator=noise).to(position.device) for shape in shapes)
+    try:
+        decoder = make()
+        masks, ious = decoder.outputs(decoder.prepare(image, position, no_mask, (low, middle)), sparse, range(4))
     except (InputError, AttributeError, RuntimeError, IndexError) as error:
         logger.warning("the mask decoder is not the known one, which only costs speed: %s", error)
         return None
-    expected_masks, expected = stock_decode(model, Sam2Embedding(image, position, (low, middle)), sparse, dense)
+    expected_masks, expected = stock(Sam2Embedding(image, position, (low, middle)), sparse)
     # Loose: CUDA may round convolutions to TF32. Another architecture gives something else altogether.
     off = ((masks - expected_masks).abs().max() / expected_masks.abs().max()).item()
     if off > 0.01 or not torch.allclose(ious, expected, atol=5e-3):

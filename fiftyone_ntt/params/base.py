@@ -18,9 +18,8 @@ from types import UnionType
 from typing import Any, ClassVar, Protocol, TypeAlias, TypedDict, TypeVar, Union, runtime_checkable
 
 from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.params.preset_names import preset_names
 
-PRESET_NAMES = ("lite", "tiny", "base", "large", "paper")
-"""Names of the presets, known here without loading any model code."""
 DEFAULT_BANK_NAME = "ntt_bank"
 # What FiftyOne itself adds to an operator's parameters, or lets a caller add.
 _SYSTEM_KEYS = frozenset(
@@ -203,6 +202,7 @@ def _info(item: dataclasses.Field[Any], hint: Any) -> ParamInfo:
     kind, *objects = [part for part in typing.get_args(hint) if part is not type(None)] if union else [hint]
     optional = union and type(None) in typing.get_args(hint)
     required = item.default is MISSING
+    choices = item.metadata["choices"]
     return ParamInfo(
         name=item.name,
         kind=typing.get_origin(kind) or kind,
@@ -210,7 +210,7 @@ def _info(item: dataclasses.Field[Any], hint: Any) -> ParamInfo:
         required=required,
         default=None if required else item.default,
         objects=tuple(objects),
-        **item.metadata,
+        **{**item.metadata, "choices": choices() if callable(choices) else choices},
     )
 
 
@@ -219,7 +219,7 @@ def param(
     *,
     label: str,
     help: str,
-    choices: tuple[str, ...] | None = None,
+    choices: tuple[str, ...] | Callable[[], tuple[str, ...]] | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
     advanced: bool | str = False,
@@ -278,7 +278,7 @@ class StageOneSettings(Params):
         None,
         label="Models",
         help="which pair of mask model and feature model to use; that of the memory bank where left empty",
-        choices=PRESET_NAMES,
+        choices=preset_names,
         advanced=MODELS,
     )
     points_per_side: int | None = param(

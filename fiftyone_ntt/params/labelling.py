@@ -11,13 +11,13 @@ from typing import ClassVar
 from fiftyone_ntt.params.base import (
     CACHE,
     GRANULARITIES,
-    PRESET_NAMES,
     Params,
     PresetObject,
     StageOneSettings,
     param,
     param_of,
 )
+from fiftyone_ntt.params.preset_names import preset_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class IndexParams(StageOneSettings):
         "lite",
         label="Models",
         help="which pair of mask model and feature model to use: that of the memory banks to come",
-        choices=PRESET_NAMES,
+        choices=preset_names,
     )
     granularity: str = param_of(
         StageOneSettings,

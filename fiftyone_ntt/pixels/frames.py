@@ -26,7 +26,7 @@ from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.pixels.files import MOST_PIXELS, MOST_SIDE
 
 MASK_SIDE = 256
-"""Side of the mask logits of every model of the SAM family, in pixels."""
+"""Side of the mask frame in pixels: of the logits of SAM, SAM2 and most of their family; see ``to_mask_frame``."""
 _FINEST = 128
 """Points along a side from which on the masks, of 256 pixels a side, are what limits how small an object can be."""
 
@@ -187,8 +187,34 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 def imagenet_normalize(images: Tensor) -> Tensor:
     """Shifts and scales float32 ``[B, 3, H, W]`` RGB in 0..1 to zero mean and unit variance on ImageNet."""
-    mean = images.new_tensor(IMAGENET_MEAN).reshape(1, 3, 1, 1)
-    std = images.new_tensor(IMAGENET_STD).reshape(1, 3, 1, 1)
+    return normalize(images, "imagenet")
+
+
+def to_mask_frame(logits: Tensor) -> Tensor:
+    """Mask logits float32 ``[..., side, side]`` of a model with masks of another side, at that of the mask frame."""
+    if logits.shape[-1] == MASK_SIDE:
+        return logits
+    flat = logits.reshape(-1, 1, *logits.shape[-2:])
+    size = (MASK_SIDE, MASK_SIDE)
+    if len(flat) == 0:
+        return logits.new_zeros(*logits.shape[:-2], *size)
+    resized = F.interpolate(flat, size=size, mode="bilinear", align_corners=False, antialias=True)
+    return resized.reshape(*logits.shape[:-2], *size)
+
+
+NORMALISATIONS = {
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "satellite": ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+"""How models want RGB in 0..1: mean and standard deviation of each channel."""
+
+
+def normalize(images: Tensor, how: str) -> Tensor:
+    """Shifts and scales float32 ``[B, 3, H, W]`` RGB in 0..1 by one of ``NORMALISATIONS``."""
+    mean, std = (images.new_tensor(values).reshape(1, 3, 1, 1) for values in NORMALISATIONS[how])
     return (images - mean) / std
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fiftyone_ntt.errors import InputError, WrongTypeError
-from fiftyone_ntt.params.base import PRESET_NAMES, Params, StageOneFields, StageOneSettings, stage_one_of
+from fiftyone_ntt.params.base import Params, StageOneFields, StageOneSettings, stage_one_of
 from fiftyone_ntt.params.labelling import (
     CancelParams,
     EvaluateParams,
@@ -23,6 +23,7 @@ from fiftyone_ntt.params.labelling import (
     SegmentParams,
     UndoParams,
 )
+from fiftyone_ntt.params.preset_names import BUILT_IN
 from fiftyone_ntt.params.references import BuildBankParams, MakeMasksParams, TaggedBankParams
 from fiftyone_ntt.params.review import (
     DecisionParams,
@@ -123,7 +124,7 @@ def test_settings_of_stage_one_hold_objects_that_only_python_has():
 def test_presets_are_those_there_are():
     from fiftyone_ntt.models import PRESETS
 
-    assert set(PRESET_NAMES) == set(PRESETS)
+    assert set(BUILT_IN) == set(PRESETS)
 
 
 def test_tag_and_bank_name_are_those_of_the_dataset_side():

@@ -27,7 +27,7 @@ from fiftyone_ntt.candidates.file_format import IndexSettings
 from fiftyone_ntt.core import MemoryBank, compact
 from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.method.memory_bank import VectorSet
-from fiftyone_ntt.models import dinov2, sam2
+from fiftyone_ntt.models import dinov2, hub_folders, sam2
 from fiftyone_ntt.pixels.images import decode_image
 
 ROUNDS = int(os.environ.get("FIFTYONE_NTT_FUZZ", "1"))
@@ -301,7 +301,7 @@ def test_checkpoints(tmp_path):
 def test_configs_of_models(tmp_path):
     def use(plain):
         (tmp_path / "config.json").write_bytes(plain)
-        dinov2.load_model(tmp_path)
+        hub_folders.kind_of(tmp_path, dinov2.CLASSES)
 
     plain = {"model_type": "vit", "hidden_size": 32, "image_size": [1, 2]}
 

@@ -1,0 +1,212 @@
+"""Specs of models that come through ``transformers``, and what is to be known of weights before they are fetched."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from fiftyone_ntt.errors import InputError, MissingWeightsError
+from fiftyone_ntt.method.backends import FeatureModel, ProposalModel
+from fiftyone_ntt.models.devices import Precision
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is to be known of a model before its weights are fetched.
+
+    Attributes:
+        licence: of the weights, as declared by their authors.
+        parameters: millions, as published; 0 where nobody says.
+        gated: whether the hub gives them only to who has accepted terms.
+        transformers: the oldest version that has the model; empty where it needs none.
+        packages: what else must be installed.
+    """
+
+    licence: str
+    parameters: int = 0
+    gated: bool = False
+    transformers: str = ""
+    packages: tuple[str, ...] = ()
+
+    @property
+    def needs(self) -> str:
+        """What must be installed, in words."""
+        newest = [f"transformers>={self.transformers}"] if self.transformers else []
+        return ", ".join([*newest, *self.packages])
+
+    def problem(self) -> str:
+        """What keeps the model from running here and what to do about it, as one sentence's end; empty if nothing."""
+        for package in self.packages:
+            if _installed(package) is None:
+                return f"needs the package {package}, which is not installed: run `pip install {package}`"
+        have = _installed("transformers") if self.transformers else None
+        if self.transformers and (have is None or _numbers(have) < _numbers(self.transformers)):
+            return (
+                f"needs transformers {self.transformers} or newer, and {have or 'none'} is installed: "
+                "run `pip install --upgrade transformers`"
+            )
+        return ""
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
+
+
+_APACHE, _DINOV3 = "Apache-2.0", "DINOv3 License"
+
+CARDS = {
+    "sam2_hiera_large.pt": Card(_APACHE, 224, packages=("sam2",)),
+    "sam2.1_hiera_tiny.pt": Card(_APACHE, 39, packages=("sam2",)),
+    "sam2.1_hiera_small.pt": Card(_APACHE, 46, packages=("sam2",)),
+    "sam2.1_hiera_base_plus.pt": Card(_APACHE, 81, packages=("sam2",)),
+    "sam2.1_hiera_large.pt": Card(_APACHE, 224, packages=("sam2",)),
+    "facebook/sam2.1-hiera-large": Card(_APACHE, 224, transformers="4.56"),
+    "yonigozlan/EdgeTAM-hf": Card(_APACHE, 14, transformers="4.57", packages=("timm",)),
+    "syscv-community/sam-hq-vit-base": Card(_APACHE, 94, transformers="4.52"),
+    "facebook/sam3": Card("SAM License", 848, gated=True, transformers="5.0"),
+    "facebook/dinov2-small": Card(_APACHE, 22, transformers="4.48"),
+    "facebook/dinov2-base": Card(_APACHE, 86, transformers="4.48"),
+    "facebook/dinov2-large": Card(_APACHE, 304, transformers="4.48"),
+    "facebook/dinov2-with-registers-large": Card(_APACHE, 304, transformers="4.48"),
+    "facebook/dinov3-vitl16-pretrain-lvd1689m": Card(_DINOV3, 300, gated=True, transformers="4.56"),
+    "nvidia/C-RADIOv4-H": Card("NVIDIA Open Model License", 653, transformers="5.24"),
+    "google/tipsv2-b14": Card(_APACHE, 86, transformers="5.13"),
+    "MiniSamSpec": Card("MIT (as declared)", 10, packages=("onnx", "onnxruntime")),
+    "EfficientNetSpec": Card(_APACHE, 5, packages=("efficientnet-lite-pytorch",)),
+}
+"""By the repository, the weights file, or the kind of spec; sizes as their authors state them."""
+
+
+def card_of(spec: object) -> Card | None:
+    """What is known of a spec's model; its own ``card`` first. ``None`` for what nobody has described."""
+    own = getattr(spec, "card", None)
+    file = getattr(spec, "checkpoint", None)
+    names = (getattr(spec, "repo", None), getattr(file, "name", None), type(spec).__name__)
+    return own or next((CARDS[name] for name in names if name in CARDS), None)
+
+
+def check_runnable(spec: object, preset: str) -> None:
+    """Raises MissingWeightsError, in one sentence, where a package or a version that the model needs is not here."""
+    card = card_of(spec)
+    if card is not None and (problem := card.problem()):
+        raise MissingWeightsError(f"the preset {preset!r} {problem}")
+
+
+def _source(spec: HubMaskSpec | HubFeatureSpec, preset: str) -> Path:
+    """The folder of the weights. Gated ones that are nowhere get a sentence that says how to come by them."""
+    from fiftyone_ntt.models.hub_folders import find_folder
+
+    if spec.path is not None:
+        return find_folder(Path(spec.path).expanduser())
+    card = card_of(spec)
+    try:
+        return find_folder(spec.repo)
+    except MissingWeightsError as error:
+        if card is None or not card.gated:
+            raise
+        raise MissingWeightsError(
+            f"the preset {preset!r} needs {spec.repo}, which is gated and not on this machine: accept its terms at "
+            f"https://huggingface.co/{spec.repo}, run `hf auth login`, and load the preset again"
+        ) from error
+
+
+def _check_given(spec: HubMaskSpec | HubFeatureSpec) -> None:
+    if not spec.repo and spec.path is None:
+        raise InputError(f"expected a Hugging Face repository or a folder for a {type(spec).__name__}, got neither")
+
+
+@dataclass(frozen=True)
+class HubMaskSpec:
+    """A mask model of ``transformers``: SAM2, SAM2.1, EdgeTAM, SAM3's tracker or SAM-HQ, as the folder says.
+
+    Attributes:
+        repo: Hugging Face repository.
+        path: explicit folder with config.json and model.safetensors; ``repo`` then only names it.
+        add_no_mem_embed: see ``HubSam2``; SAM-HQ has no such thing.
+        card: what is known of the model, where ``CARDS`` does not have it.
+    """
+
+    repo: str = ""
+    path: str | Path | None = None
+    add_no_mem_embed: bool = False
+    card: Card | None = None
+    cpu_only: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _check_given(self)
+
+    def load(
+        self, device: torch.device, *, preset: str = "", precision: Precision = "fp32", compile: bool = False
+    ) -> ProposalModel:
+        """Finds the folder and loads it."""
+        from fiftyone_ntt.models import hub_hq, hub_masks
+        from fiftyone_ntt.models.hub_folders import kind_of
+
+        check_runnable(self, preset)
+        folder = _source(self, preset)
+        name = Path(self.repo or str(self.path)).name
+        if kind_of(folder, {**hub_masks.KINDS, **hub_hq.KINDS}) in hub_hq.KINDS:
+            return hub_hq.HubSamHq(folder, device=device, name=name, precision=precision, compile=compile)
+        return hub_masks.HubSam2(
+            folder,
+            device=device,
+            add_no_mem_embed=self.add_no_mem_embed,
+            name=name,
+            precision=precision,
+            compile=compile,
+        )
+
+
+@dataclass(frozen=True)
+class HubFeatureSpec:
+    """A feature model of ``transformers``: DINOv3, C-RADIO, TIPSv2, SigLIP or SigLIP2, as the folder says.
+
+    Attributes:
+        repo: Hugging Face repository.
+        path: explicit folder with config.json and model.safetensors; ``repo`` then only names it.
+        input_size: side of the square input in pixels; that of the kind where ``None``.
+        normalisation: see ``HubFeatures``.
+        positions_removed: see ``HubFeatures``.
+        card: what is known of the model, where ``CARDS`` does not have it.
+    """
+
+    repo: str = ""
+    path: str | Path | None = None
+    input_size: int | None = None
+    normalisation: str | None = None
+    positions_removed: int = 0
+    card: Card | None = None
+    cpu_only: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _check_given(self)
+
+    def load(
+        self, device: torch.device, *, preset: str = "", precision: Precision = "fp32", compile: bool = False
+    ) -> FeatureModel:
+        """Finds the folder and loads it."""
+        from fiftyone_ntt.models.hub_features import HubFeatures
+
+        check_runnable(self, preset)
+        return HubFeatures(
+            _source(self, preset),
+            device=device,
+            input_size=self.input_size,
+            normalisation=self.normalisation,
+            positions_removed=self.positions_removed,
+            name=Path(self.repo or str(self.path)).name,
+            precision=precision,
+            compile=compile,
+        )

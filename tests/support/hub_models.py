@@ -1,0 +1,132 @@
+"""Small random models in the folders that ``save_pretrained`` writes, one of each kind that ``transformers`` has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def saved(folder: Path, make: Any, name: str, seed: int = 0) -> Path:
+    """Makes a model with random weights, none of them left at zero, and saves it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = make()
+        for parameter in model.parameters():  # as they start, most are so small that mistakes would drown in rounding
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+            elif not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.02)
+    path = Path(folder) / name
+    model.save_pretrained(path, safe_serialization=True)
+    return path
+
+
+def tiny_hub_sam2(folder: Path, *, seed: int = 0) -> Path:
+    """SAM2 cut down as ``tiny_checkpoints.SAM2_OVERRIDES`` cuts Meta's: 32 channels, one block a stage, 1024 pixels."""
+    import transformers as t
+
+    def make() -> Any:
+        backbone = {
+            "hidden_size": 16,
+            "blocks_per_stage": [1, 1, 1, 1],
+            "embed_dim_per_stage": [16, 32, 64, 128],
+            "global_attention_blocks": [],
+        }
+        vision = {"backbone_config": t.Sam2HieraDetConfig(**backbone), **_neck([128, 64, 32, 16])}
+        return t.Sam2Model(t.Sam2Config(vision_config=t.Sam2VisionConfig(**vision), **_prompting()))
+
+    return saved(folder, make, "tiny_sam2", seed)
+
+
+def tiny_hub_sam3(folder: Path, *, seed: int = 0) -> Path:
+    """SAM3's tracker with 32 channels and two blocks: 1008 pixels, patches of 14, masks of 288 pixels."""
+    import transformers as t
+
+    def make() -> Any:
+        backbone = {
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "image_size": 1008, "pretrain_image_size": 336, "window_size": 24, "global_attn_indexes": [],
+        }  # fmt: skip
+        vision = t.Sam3VisionConfig(
+            backbone_config=t.Sam3ViTConfig(**backbone),
+            fpn_hidden_size=32,
+            backbone_feature_sizes=[[288, 288], [144, 144], [72, 72]],
+        )
+        return t.Sam3TrackerModel(t.Sam3TrackerConfig(vision_config=vision, **_prompting(1008, 14)))
+
+    return saved(folder, make, "tiny_sam3", seed)
+
+
+def tiny_hub_hq(folder: Path, *, seed: int = 0) -> Path:
+    """SAM-HQ with 32 channels and two blocks, one of them global: 1024 pixels."""
+    import transformers as t
+
+    def make() -> Any:
+        vision = {
+            "hidden_size": 32, "output_channels": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "global_attn_indexes": [1], "mlp_dim": 64, "num_pos_feats": 16,
+        }  # fmt: skip
+        parts = _prompting()
+        parts["mask_decoder_config"] |= {"vit_dim": 32}
+        return t.SamHQModel(t.SamHQConfig(vision_config=vision, **parts))
+
+    return saved(folder, make, "tiny_hq", seed)
+
+
+def tiny_hub_edgetam(folder: Path, *, seed: int = 0) -> Path:
+    """EdgeTAM with 32 channels behind its own backbone RepViT, which needs timm; 1024 pixels."""
+    import transformers as t
+
+    def make() -> Any:
+        timm = t.TimmWrapperConfig(
+            architecture="repvit_m1",
+            model_args={"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]},
+        )
+        vision = t.EdgeTamVisionConfig(backbone_config=timm, **_neck([384, 192, 96, 48]))
+        return t.EdgeTamModel(t.EdgeTamConfig(vision_config=vision, **_prompting()))
+
+    return saved(folder, make, "tiny_edgetam", seed)
+
+
+VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def tiny_hub_features(folder: Path, kind: str, *, seed: int = 0) -> Path:
+    """A tiny feature model of one of ``hub_features.KINDS``; 32 channels, two blocks."""
+    import transformers as t
+
+    text = {**VIT, "intermediate_size": 64, "vocab_size": 16}
+    vision = {**VIT, "intermediate_size": 64}
+
+    def make() -> Any:
+        if kind == "dinov3_vit":
+            return t.DINOv3ViTModel(t.DINOv3ViTConfig(**vision, num_register_tokens=4))
+        if kind == "dinov3_convnext":
+            return t.DINOv3ConvNextModel(t.DINOv3ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1]))
+        if kind == "radio":
+            return t.RadioModel(t.RadioConfig(**VIT, max_img_size=1024))
+        if kind == "tipsv2_vision_model":
+            return t.Tipsv2VisionModel(t.Tipsv2VisionConfig(**VIT))
+        if kind == "tipsv2":
+            return t.Tipsv2Model(t.Tipsv2Config(vision_config=VIT, text_config=text))
+        if kind == "siglip_vision_model":
+            return t.SiglipVisionModel(t.SiglipVisionConfig(**vision))
+        if kind == "siglip":
+            return t.SiglipModel(t.SiglipConfig(vision_config=vision, text_config=text))
+        if kind == "siglip2_vision_model":
+            return t.Siglip2VisionModel(t.Siglip2VisionConfig(**vision))
+        return t.Siglip2Model(t.Siglip2Config(vision_config=vision, text_config=text))
+
+    return saved(folder, make, f"tiny_{kind}", seed)
+
+
+def _neck(channels: list[int]) -> dict[str, Any]:
+    return {"backbone_channel_list": channels, "fpn_hidden_size": 32}
+
+
+def _prompting(side: int = 1024, patch: int = 16) -> dict[str, Any]:
+    prompt = {"hidden_size": 32, "image_size": side, "patch_size": patch}
+    decoder = {"hidden_size": 32, "iou_head_hidden_dim": 256, "mlp_dim": 2048}
+    return {"prompt_encoder_config": prompt, "mask_decoder_config": decoder}
