@@ -199,8 +199,9 @@ class HubFeatures:
             raise InputError(f"expected positions_removed between 0 and {most - 1} for {self.name}, got {count}")
         black = torch.zeros(1, 3, self.input_size, self.input_size)
         tokens = F.normalize(self._tokens(black, self._hidden_state).flatten(0, 2), dim=-1)  # [N, C]
-        directions = torch.linalg.svd((tokens - tokens.mean(dim=0)).T, full_matrices=False)[0]
-        return directions[:, :count].contiguous()
+        directions: Tensor = torch.linalg.svd((tokens - tokens.mean(dim=0)).T, full_matrices=False)[0]
+        first: Tensor = directions[:, :count].contiguous()
+        return first
 
 
 def _named(name: str, normalisation: str | None, kind: _Kind, positions_removed: int) -> str:
