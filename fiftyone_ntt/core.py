@@ -3,9 +3,10 @@
 from fiftyone_ntt.candidates.compact import CompactImage, compact
 from fiftyone_ntt.candidates.stream import Outcome, stream
 from fiftyone_ntt.method.backends import FeatureModel, ProposalModel
+from fiftyone_ntt.method.bank_parts import VectorSet
 from fiftyone_ntt.method.config import MatchConfig, ProposalConfig
 from fiftyone_ntt.method.matcher import Matcher, match, match_vectors
-from fiftyone_ntt.method.memory_bank import MemoryBank, VectorSet
+from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.pooling import pool
 from fiftyone_ntt.method.proposals import Candidates
 from fiftyone_ntt.method.references import ReferenceItem, ReferenceSettings

@@ -183,7 +183,7 @@ class Learn(NttOperator):
 
         dataset = form.ctx.dataset
         fields, field = labelled_fields(dataset), form.value("label_field")
-        form.add("label_field", "apply", suggestions={"label_field": fields})
+        form.add("label_field", "method", "apply", suggestions={"label_field": fields})
         if not form.require_detections("label_field", dataset):
             return
         if field in fields:

@@ -16,62 +16,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fiftyone_ntt.errors import BadReferenceError, InputError, PresetMismatchError, WrongTypeError, counted
+from fiftyone_ntt.method.bank_parts import Head, VectorSet
 from fiftyone_ntt.pixels.files import check_sizes, read_file, write_files, write_problem
 
 FORMAT_VERSION = 1
-_WITH_NEGATIVES = 2
+_WITH_NEGATIVES, _WITH_HEAD = 2, 3
+"""Formats of banks with negatives and with a head: a version that knows none must not take such a bank for what it is
+not."""
 _MOST_TENSOR_BYTES, _MOST_TEXT_BYTES = 1 << 31, 1 << 27
 """Of the files of a bank: hundreds of times what a thousand classes take."""
-"""Format of banks with negatives: a version that knows none must not take such a bank for what it is not."""
 _TENSORS, _DESCRIPTION = "bank.safetensors", "bank.json"
-
-
-@dataclass(frozen=True, eq=False)
-class VectorSet:
-    """n pooled vectors, what each is of, and where it came from.
-
-    Attributes:
-        vectors: float32 ``[n, C]``, not normalised.
-        labels: n class names; ``None`` stands for every class.
-        ids: n ids of where they came from; empty where that is not kept.
-    """
-
-    vectors: NDArray[np.float32]
-    labels: tuple[str | None, ...]
-    ids: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        vectors = np.ascontiguousarray(self.vectors, np.float32)
-        count = len(vectors)
-        if vectors.ndim != 2 or len(self.labels) != count or len(self.ids) not in (0, count):
-            raise InputError(
-                f"expected vectors [n, C] with n labels and n ids, got {vectors.shape}, {len(self.labels)} and "
-                f"{len(self.ids)}"
-            )
-        if not np.isfinite(vectors).all():
-            raise InputError("expected finite vectors, got NaN or infinity")
-        object.__setattr__(self, "vectors", vectors)
-        object.__setattr__(self, "labels", tuple(self.labels))
-        object.__setattr__(self, "ids", tuple(self.ids))
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-    def index_in(self, classes: Sequence[str]) -> NDArray[np.int64]:
-        """int64 ``[n]``, the place of each label in ``classes``; -1 for one that is not there, or for every class."""
-        places = {name: place for place, name in enumerate(classes)}
-        return np.array([-1 if label is None else places.get(label, -1) for label in self.labels], np.int64)
-
-    def select(self, rows: Sequence[int] | NDArray[np.int64]) -> VectorSet:
-        """Those at some rows, in that order."""
-        chosen = [int(row) for row in rows]
-        labels, ids = tuple(self.labels[row] for row in chosen), tuple(self.ids[row] for row in chosen if self.ids)
-        return VectorSet(self.vectors[chosen], labels, ids)
-
-    def joined(self, other: VectorSet) -> VectorSet:
-        """These and, behind them, those of another set."""
-        vectors = np.concatenate([self.vectors, other.vectors])
-        return VectorSet(vectors, self.labels + other.labels, self.ids + other.ids)
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -90,6 +44,7 @@ class MemoryBank:
         crops: vectors of references for the second look (``options.second_look``), or ``None``. Their labels need not
             be those of ``references``: what was learned since has no crop.
         crop_center: float32 ``[C]`` to subtract from crop vectors, or ``None``.
+        head: what decisions have taught of the classes, or ``None``; see ``options.head``.
         origin: plain values that decide no match, e.g. which image files it has seen; no part of ``content_hash``.
 
     Example:
@@ -107,6 +62,7 @@ class MemoryBank:
     negatives: VectorSet | None
     crops: VectorSet | None
     crop_center: NDArray[np.float32] | None
+    head: Head | None
     origin: Mapping[str, Any]
 
     def __init__(
@@ -123,6 +79,7 @@ class MemoryBank:
         negatives: VectorSet | None = None,
         crops: VectorSet | None = None,
         crop_center: NDArray[np.float32] | None = None,
+        head: Head | None = None,
         origin: Mapping[str, Any] | None = None,
     ) -> None:
         for name, texts in (("classes", classes), ("reference ids", reference_ids)):
@@ -149,6 +106,7 @@ class MemoryBank:
         set_once("negatives", negatives if negatives is not None and len(negatives) else None)
         set_once("crops", crops)
         set_once("crop_center", None if crops is None else crop_center)
+        set_once("head", head)
         set_once("origin", dict(origin or {}))
         self._check()
 
@@ -157,6 +115,8 @@ class MemoryBank:
     ) -> MemoryBank:
         """The bank with other classes, references, or anything else that the constructor takes by name.
 
+        A head stays only with the classes that it was trained for.
+
         Raises:
             InputError: if the parts do not fit each other, e.g. a reference whose label is not among the classes.
         """
@@ -164,6 +124,7 @@ class MemoryBank:
         references = self.references if references is None else references
         names = ("center", "preset", "weights", "preprocessing", "negatives", "crops", "crop_center", "origin")
         kept = {name: getattr(self, name) for name in names}
+        kept["head"] = self.head if tuple(classes) == self.classes else None
         index = references.index_in(classes)
         return MemoryBank(classes, references.vectors, index, references.ids, **{**kept, **others})
 
@@ -175,6 +136,8 @@ class MemoryBank:
         for name, vectors in (("negatives", self.negatives), ("crops", self.crops)):
             if vectors is not None and vectors.vectors.shape[1:] != channels:
                 raise InputError(f"expected {name} [n, {channels[0]}], got {list(vectors.vectors.shape)}")
+        if self.head is not None:
+            self.head.check(len(self.classes), channels[0])
         if len(set(self.classes)) < len(self.classes):
             raise InputError("expected distinct class names, got one of them twice")
         if self.negatives is not None and len(self.negatives.ids) != len(self.negatives):
@@ -308,9 +271,9 @@ class MemoryBank:
         """
         try:
             facts = json.loads(description)
-            if facts["format"] not in (FORMAT_VERSION, _WITH_NEGATIVES):
+            if facts["format"] not in (FORMAT_VERSION, _WITH_NEGATIVES, _WITH_HEAD):
                 raise InputError(
-                    f"expected a memory bank of format {FORMAT_VERSION} or {_WITH_NEGATIVES}, got {facts['format']!r}; "
+                    f"expected a memory bank of format {FORMAT_VERSION} to {_WITH_HEAD}, got {facts['format']!r}; "
                     "build it again with this version"
                 )
             classes = _names(facts["classes"])
@@ -323,9 +286,10 @@ class MemoryBank:
                 str(facts["preset"]),
                 {str(name): str(sha256) for name, sha256 in dict(facts["weights"]).items()},
                 dict(facts["preprocessing"]),
-                negatives=_negatives(tensors, facts, classes) if facts["format"] == _WITH_NEGATIVES else None,
+                negatives=_negatives(tensors, facts, classes) if "negative_ids" in facts else None,
                 crops=_crops(tensors, facts) if "crop_vectors" in tensors else None,
                 crop_center=np.asarray(tensors["crop_center"], np.float32) if "crop_center" in tensors else None,
+                head=Head.from_parts(tensors, facts["head"]) if facts["format"] == _WITH_HEAD else None,
                 origin=dict(facts.get("origin") or {}),
             )
         except InputError:
@@ -345,7 +309,7 @@ class MemoryBank:
             tensors["crop_vectors"] = self.crops.vectors
             if self.crop_center is not None:
                 tensors["crop_center"] = np.ascontiguousarray(self.crop_center, np.float32)
-        return tensors
+        return tensors if self.head is None else {**tensors, **self.head.tensors()}
 
     def to_parts(self) -> tuple[dict[str, NDArray[Any]], str]:
         """Tensors and JSON description, as ``from_parts`` takes them."""
@@ -354,12 +318,15 @@ class MemoryBank:
     def _description(self, origin: Mapping[str, Any]) -> str:
         negatives = {} if self.negatives is None else {"negative_ids": list(self.negative_ids)}
         crops = {} if self.crops is None else {"crop_labels": list(self.crops.labels)}
+        head = {} if self.head is None else {"head": self.head.facts()}
+        plain = FORMAT_VERSION if self.negatives is None else _WITH_NEGATIVES
         return json.dumps(
             {
                 **negatives,
                 **crops,
+                **head,
                 **({"origin": dict(origin)} if origin else {}),
-                "format": FORMAT_VERSION if self.negatives is None else _WITH_NEGATIVES,
+                "format": plain if self.head is None else _WITH_HEAD,
                 "classes": list(self.classes),
                 "reference_ids": list(self.reference_ids),
                 "preset": self.preset,

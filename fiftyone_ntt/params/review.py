@@ -199,11 +199,23 @@ class PreviewParams(StageOneSettings):
     preset: str | PresetObject | None = param_of(StageOneSettings, "preset", help=_MODELS)
 
 
+AUTO, REFERENCES, HEAD = "auto", "references", "head"
+"""Ways to learn from decisions."""
+
+
 @dataclass(frozen=True)
 class LearnParams(Params):
     """Arguments of ``fiftyone_ntt.learn``."""
 
     label_field: str = param("ntt", label="Labels", help="field with the labels that you accepted and rejected")
+    method: str = param(
+        REFERENCES,
+        label="How to learn",
+        help="'references': accepted labels become references, rejected ones examples of what you do not want; 'head': "
+        "they train a small classifier, used only where it is better on images it was not trained on; 'auto': both. "
+        "Images marked as done teach a head most",
+        choices=(AUTO, REFERENCES, HEAD),
+    )
     apply: bool = param(
         False,
         label="Write the new labels",

@@ -44,13 +44,15 @@ logger = logging.getLogger(__name__)
 
 METHOD = "ntt/memory_bank"
 """What FiftyOne knows a bank's run by."""
-CONTENTS, _NOTES = "contents", "notes"
-"""Keys of a bank's ``origin``: sample id -> ``content_key`` of its image, and what a person should know of it."""
+CONTENTS, _NOTES, HEAD_IMAGES = "contents", "notes", "head_images"
+"""Keys of a bank's ``origin``: sample id -> ``content_key`` of its image, what a person should know of it, and ids of
+the samples whose decisions trained its head."""
 LEARNED = "learned/"
 """Ids of learned vectors begin like this. They do not begin with a sample's id: those name samples to leave out."""
 _MOST_BYTES = 1 << 30
 """Of a bank kept with a dataset: ten times what a thousand classes of ten references take."""
-_TENSORS = ("vectors", "class_index", "center", "negatives", "negative_class", "crop_vectors", "crop_center")
+_TENSORS = ("vectors", "class_index", "center", "negatives", "negative_class", "crop_vectors", "crop_center",
+            "head_weights", "head_bias")  # fmt: skip
 
 
 def build_memory_bank(
@@ -235,7 +237,8 @@ def seen_images(bank: MemoryBank) -> dict[str, str]:
         for key in ids:
             name = key.removeprefix(LEARNED).split("/")[0]
             seen.setdefault(name, "learned" if key.startswith(LEARNED) else kind)
-    return seen
+    trained_on = () if bank.head is None else bank.origin.get(HEAD_IMAGES) or ()
+    return {**dict.fromkeys(map(str, trained_on), "learned"), **seen}
 
 
 def contents_of(bank: MemoryBank) -> dict[str, str]:

@@ -14,7 +14,6 @@ import fiftyone as fo
 from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.source import describe_error
 from fiftyone_ntt.dataset.documents import can_be_tagged, make_tag_lists, tags_of
 from fiftyone_ntt.dataset.fields import DECIDED_TAGS, EDITED_TAG, NO_IMAGES, check_name, every_image, whole_images
@@ -26,22 +25,21 @@ from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.results import StageOneResult
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.params.base import Progress, check_arguments
-from fiftyone_ntt.params.review import LearnParams
+from fiftyone_ntt.params.review import REFERENCES, LearnParams
 from fiftyone_ntt.references.banks import METHOD as BANK
-from fiftyone_ntt.references.banks import save_bank, with_contents
+from fiftyone_ntt.references.banks import save_bank
+from fiftyone_ntt.review.head_fit import HeadReport
 from fiftyone_ntt.review.label_table import table_of
 from fiftyone_ntt.review.lessons import (
     ClassChange,
-    Lesson,
     ReviewedRun,
     changes_of,
     decided_labels,
     is_no_example,
     labels_in_chunks,
-    lessons_of,
     stays,
-    taught,
 )
+from fiftyone_ntt.review.teaching import done_images, teach
 from fiftyone_ntt.review.thresholds import first_threshold
 from fiftyone_ntt.runs.control import segment_again
 from fiftyone_ntt.runs.history import LEARNING, last_pass
@@ -82,6 +80,7 @@ class LearnReport:
         applied: what writing it did; ``None`` where nothing was written.
         bank_name: name under which the bank is kept with the dataset; ``None`` where nothing was written.
         notes: what else is worth knowing.
+        head: what came of training a head; ``None`` where none was asked for.
     """
 
     run_key: str
@@ -99,6 +98,7 @@ class LearnReport:
     applied: SegmentReport | None = None
     bank_name: str | None = None
     notes: list[str] = field(default_factory=list)
+    head: HeadReport | None = None
 
     def total(self, what: str) -> int:
         """Sum over classes of ``gained``, ``lost``, ``relabelled`` or ``unchanged``."""
@@ -126,6 +126,7 @@ class LearnReport:
             f"{'Changed' if self.applied else 'Would change'} {self.what_changes}, {self.total('unchanged')} unchanged "
             f"(of those with a score above {self.threshold:.2f}), {self.kept} kept as you decided."
         )
+        text += "" if self.head is None else f" {self.head}"
         if not sum(learned.values()):
             return f"{text} {'; '.join(self.notes)}"
         return text if self.undecided else f"{text} {ALL_DECIDED}"
@@ -135,6 +136,7 @@ def learn(
     view: SampleCollection,
     label_field: str = "ntt",
     *,
+    method: str = REFERENCES,
     apply: bool = False,
     bank_name: str | None = None,
     threshold: float | None = None,
@@ -144,6 +146,10 @@ def learn(
 ) -> LearnReport:
     """Learns from a review: accepted and edited labels become references, rejected ones examples of what is not wanted.
 
+    Or they train a head: a small classifier of the candidates, which takes part in the scores where it is better than
+    the matcher on reviewed images that it was not trained on; the report has both figures. It takes some images, and
+    those marked as done (``mark_done``) teach it most: only they say what is not there.
+
     Then all samples of the run are matched again, from the candidate cache where they are in it. Without ``apply``
     nothing is written. With it, a new pass of the same run writes the labels, which ``undo_run`` takes back; decisions
     stay, and what contradicts them is not written.
@@ -151,6 +157,8 @@ def learn(
     Args:
         view: the dataset, or the samples whose decisions to learn from.
         label_field: the field that a run wrote and a person reviewed.
+        method: ``"references"``, ``"head"``, or ``"auto"`` for both: references, and a head where it is better than
+            they are alone.
         apply: write the new labels.
         bank_name: name under which to keep the memory bank when it is applied; ``<label_field>_learned`` where
             ``None``.
@@ -172,13 +180,13 @@ def learn(
         >>> report = ntt.learn(dataset, "ntt")  # doctest: +SKIP
         >>> report = ntt.learn(dataset, "ntt", apply=True, bank_name="learned")  # doctest: +SKIP
     """
-    check_arguments(LearnParams, progress, apply=apply, threshold=threshold)
+    check_arguments(LearnParams, progress, method=method, apply=apply, threshold=threshold)
     started = time.perf_counter()
     reviewed = whole_images(view)
     review = ReviewedRun.of(reviewed, label_field, index_dir, preset)
     name = bank_name or f"{label_field}_learned"
     _check_bank_name(review.dataset, name)
-    decided = decided_labels(reviewed, label_field)
+    decided, done = decided_labels(reviewed, label_field), done_images(reviewed) if method != REFERENCES else {}
     if not decided and not len(reviewed):
         raise InputError(NO_IMAGES)
     if not decided and decided_labels(review.targets, label_field):
@@ -193,8 +201,9 @@ def learn(
         )
     if threshold is None:
         threshold = first_threshold(review.dataset, label_field, table_of(review.dataset, label_field).refreshed())
-    bank, decisions, errors = _learned(review, decided, progress)
-    report = LearnReport(review.run_key, label_field, threshold, decisions, bank, errors=errors)
+    learned = teach(review, decided, done, method, progress)
+    bank, decisions, errors = learned.bank, learned.decisions, learned.errors
+    report = LearnReport(review.run_key, label_field, threshold, decisions, bank, errors=errors, head=learned.head)
     report.changes = {name: ClassChange() for name in bank.classes}
     if apply:
         _mark_edited(review, decided)
@@ -220,32 +229,6 @@ def _check_bank_name(dataset: fo.Dataset, name: str) -> None:
     check_name(name)
     if dataset.has_run(name) and dataset.get_run_info(name).config.method != BANK:
         raise InputError(f"{name!r} is the key of another run; choose another name for the memory bank")
-
-
-def _learned(
-    review: ReviewedRun, decided: dict[str, tuple[str, list[Document]]], progress: Progress | None
-) -> tuple[MemoryBank, dict[str, dict[str, int]], dict[str, str]]:
-    """The bank with the decisions in it, how many there are of each class and kind, and what could not be read."""
-    lessons: list[Lesson] = []
-    errors: dict[str, str] = {}
-
-    def read(sample_id: str, content: CompactImage) -> list[Lesson]:
-        return lessons_of(sample_id, decided[sample_id][1], content)
-
-    samples = ((sample_id, path) for sample_id, (path, _) in decided.items())
-    with closing(review.source.outcomes(samples, read)) as outcomes:
-        for i, outcome in enumerate(outcomes, start=1):
-            if outcome.error is not None:
-                errors[outcome.key] = describe_error(outcome.key, outcome.error)
-            lessons += outcome.value or []
-            if progress is not None:
-                progress(i, len(decided), f"read the decisions in {i} of {counted(len(decided), 'image')}")
-    counts: dict[str, dict[str, int]] = {}
-    for lesson in lessons:
-        of_class = counts.setdefault(lesson.label, {"accepted": 0, "edited": 0, "rejected": 0})
-        of_class[lesson.kind] += 1
-    bank = taught(review.bank, sorted(lessons, key=lambda lesson: lesson.key), set(decided))
-    return with_contents(bank, {sample_id: path for sample_id, (path, _) in decided.items()}), counts, errors
 
 
 def _left_out(decided: dict[str, tuple[str, list[Document]]]) -> list[str]:

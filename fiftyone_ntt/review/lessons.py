@@ -36,7 +36,8 @@ from fiftyone_ntt.dataset.geometry import full_mask
 from fiftyone_ntt.dataset.labels import is_decided, is_from_run, is_right, is_touched, left_out_mark
 from fiftyone_ntt.dataset.storage import patiently, raw_values
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.method.memory_bank import MemoryBank, VectorSet
+from fiftyone_ntt.method.bank_parts import VectorSet
+from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.pooling import pool_mask
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.references.banks import LEARNED
@@ -159,7 +160,7 @@ def lessons_of(sample_id: str, labels: Sequence[dict[str, Any]], content: Compac
         except InputError:
             continue
         if name and mask.any():
-            lessons.append(Lesson(f"{sample_id}/{label.get('_id')}", name, _kind(label), pool_mask(mask, tokens)))
+            lessons.append(Lesson(f"{sample_id}/{label.get('_id')}", name, kind_of(label), pool_mask(mask, tokens)))
     return lessons
 
 
@@ -168,7 +169,8 @@ def is_no_example(label: dict[str, Any]) -> bool:
     return is_right(label) and left_out_mark(label) is not None
 
 
-def _kind(label: dict[str, Any]) -> str:
+def kind_of(label: dict[str, Any]) -> str:
+    """What a person decided: ``"accepted"``, ``"edited"`` (drawn included) or ``"rejected"``."""
     tags = tags_of(label)
     if REJECTED_TAG in tags and not is_right(label):
         return "rejected"
@@ -179,7 +181,7 @@ def taught(bank: MemoryBank, lessons: Sequence[Lesson], samples: Collection[str]
     """The bank with lessons in place of those that it learned from the same samples before.
 
     A class that is only known from an accepted or edited label is added. A rejected label of an unknown class teaches
-    nothing.
+    nothing. A head, which knows those samples too, is left behind.
 
     Args:
         bank: as a run had it.
@@ -200,7 +202,7 @@ def taught(bank: MemoryBank, lessons: Sequence[Lesson], samples: Collection[str]
         if not _is_of(key, samples) and label in (*classes, None)
     ]
     return bank.changed(
-        classes=tuple(classes), references=references, negatives=_with_lessons(before.select(kept), bad)
+        classes=tuple(classes), references=references, negatives=_with_lessons(before.select(kept), bad), head=None
     )
 
 

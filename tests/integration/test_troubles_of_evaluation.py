@@ -31,7 +31,7 @@ def predict(dataset, score=0.9, field="ntt"):
 
 
 def bank_of(ids, negatives=None, **origin):
-    from fiftyone_ntt.method.memory_bank import VectorSet
+    from fiftyone_ntt.method.bank_parts import VectorSet
 
     if negatives is not None:
         negatives = VectorSet(np.ones((len(negatives), 4), np.float32), (None,) * len(negatives), tuple(negatives))

@@ -26,7 +26,7 @@ from fiftyone_ntt.candidates import file_format as files
 from fiftyone_ntt.candidates.file_format import IndexSettings
 from fiftyone_ntt.core import MemoryBank, compact
 from fiftyone_ntt.errors import InputError, NttError
-from fiftyone_ntt.method.memory_bank import VectorSet
+from fiftyone_ntt.method.bank_parts import VectorSet
 from fiftyone_ntt.models import dinov2, hub_folders, sam2
 from fiftyone_ntt.pixels.images import decode_image
 

@@ -9,7 +9,7 @@ from support.fake_models import fake_segmenter
 
 from fiftyone_ntt.candidates.file_format import IndexSettings
 from fiftyone_ntt.core import MatchConfig, MemoryBank
-from fiftyone_ntt.method.memory_bank import VectorSet
+from fiftyone_ntt.method.bank_parts import VectorSet
 from fiftyone_ntt.runs.applied_thresholds import _bank_key, meaning
 
 THRESHOLDS = {

@@ -19,7 +19,7 @@ from fiftyone_ntt.core import (
     match_vectors,
 )
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.method.memory_bank import VectorSet
+from fiftyone_ntt.method.bank_parts import VectorSet
 from fiftyone_ntt.method.merging import nms_per_label, semantic_overlap
 from fiftyone_ntt.method.options.negatives import NEGATIVE_SCALE, less_negatives
 from fiftyone_ntt.method.scoring import normalise

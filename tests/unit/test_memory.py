@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from fiftyone_ntt.core import MemoryBank
 from fiftyone_ntt.errors import InputError, PresetMismatchError, WrongTypeError
-from fiftyone_ntt.method.memory_bank import VectorSet
+from fiftyone_ntt.method.bank_parts import VectorSet
 
 
 @pytest.fixture

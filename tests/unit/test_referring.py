@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fiftyone_ntt.core import Candidates, ImageFrame, IndexedImage, MatchConfig, MemoryBank, Segmenter
-from fiftyone_ntt.method.memory_bank import VectorSet
+from fiftyone_ntt.method.bank_parts import VectorSet
 from fiftyone_ntt.method.options.referring import one_class_each, refer
 
 SIDE = 64

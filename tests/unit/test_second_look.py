@@ -17,7 +17,7 @@ from fiftyone_ntt.core import (
     compact,
 )
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.method.memory_bank import VectorSet
+from fiftyone_ntt.method.bank_parts import VectorSet
 from fiftyone_ntt.method.options.second_look import blended, group_masks, look_at
 
 

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fiftyone_ntt.method.memory_bank import MemoryBank, VectorSet
+from fiftyone_ntt.method.bank_parts import VectorSet
+from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.results import SimilarityStep, StageOneResult
 from fiftyone_ntt.method.scoring import normalise, similarity
 

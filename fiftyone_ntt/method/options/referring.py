@@ -12,9 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from fiftyone_ntt.method.bank_parts import VectorSet
 from fiftyone_ntt.method.config import MatchConfig, checked_config
 from fiftyone_ntt.method.matcher import Matcher, to_instances
-from fiftyone_ntt.method.memory_bank import MemoryBank, VectorSet
+from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.merging import CandidateMasks, soft_merge, suppress
 from fiftyone_ntt.method.results import Instances, StageOneResult
 from fiftyone_ntt.method.scoring import label

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.method.backends import BatchSize, CropEncoder, in_batches
-from fiftyone_ntt.method.memory_bank import MemoryBank, VectorSet
+from fiftyone_ntt.method.bank_parts import VectorSet
+from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.proposals import Candidates
 from fiftyone_ntt.method.references import ReferenceItem, crop_bounds, crop_with_context, patch_weights, weighted_mean
 from fiftyone_ntt.method.results import SimilarityStep, StageOneResult

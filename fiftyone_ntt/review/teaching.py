@@ -1,0 +1,168 @@
+"""What decisions make of a memory bank: references and negatives, and a head where one is asked for and is better."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from fiftyone.core.collections import SampleCollection
+
+from fiftyone_ntt.candidates.compact import CompactImage
+from fiftyone_ntt.candidates.source import describe_error
+from fiftyone_ntt.dataset.documents import class_of, detection_of
+from fiftyone_ntt.dataset.fields import DONE_TAG
+from fiftyone_ntt.dataset.geometry import full_mask
+from fiftyone_ntt.dataset.storage import patiently
+from fiftyone_ntt.errors import InputError, counted
+from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.params.base import Progress
+from fiftyone_ntt.params.review import HEAD, REFERENCES
+from fiftyone_ntt.references.banks import HEAD_IMAGES, with_contents
+from fiftyone_ntt.review.head_fit import HeadReport, train_head
+from fiftyone_ntt.review.head_rows import NONE, Decided, Rows, rows_of
+from fiftyone_ntt.review.lessons import Lesson, ReviewedRun, is_no_example, kind_of, lessons_of, taught
+
+Document = dict[str, Any]
+
+
+@dataclass
+class Learned:
+    """What decisions have made of a memory bank.
+
+    Attributes:
+        bank: the bank.
+        decisions: class -> how many labels were ``accepted``, ``edited`` and ``rejected``.
+        errors: sample id -> what went wrong.
+        head: what came of training a head; ``None`` where none was asked for.
+    """
+
+    bank: MemoryBank
+    decisions: dict[str, dict[str, int]] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    head: HeadReport | None = None
+
+
+def done_images(samples: SampleCollection) -> dict[str, str]:
+    """Sample id -> file path of the images that are marked as done."""
+    ids, paths = patiently(samples.match_tags(DONE_TAG).values, ["id", "filepath"])
+    return dict(zip(ids, paths, strict=True))
+
+
+def teach(review: ReviewedRun, decided: dict[str, tuple[str, list[Document]]], done: Mapping[str, str], method: str,
+          progress: Progress | None) -> Learned:  # fmt: skip
+    """The bank of a run with the decisions in it.
+
+    Args:
+        review: the run.
+        decided: sample id -> file path and decided labels.
+        done: sample id -> file path of images that a person is through with; only a head learns from them.
+        method: ``"references"``, ``"head"`` or ``"auto"``.
+        progress: called with (done, total, message).
+    """
+    lessons: list[Lesson] = []
+    parts: dict[str, Rows] = {}  # sample id -> what its decisions say of its candidates
+    learned = Learned(review.bank)
+    images = {**done, **{sample_id: path for sample_id, (path, _) in decided.items()}}
+    names = _names(review.bank, decided)
+
+    def read(sample_id: str, content: CompactImage) -> tuple[list[Lesson], Rows | None]:
+        labels = decided[sample_id][1] if sample_id in decided else []
+        rows = None
+        if method != REFERENCES:
+            what = decided_of(labels, content.candidates.frame.image_size, names, sample_id in done)
+            rows = rows_of(content, what, review.bank.prototypes, review.bank.center)
+        return lessons_of(sample_id, labels, content), rows
+
+    with closing(review.source.outcomes(images.items(), read)) as outcomes:
+        for i, outcome in enumerate(outcomes, start=1):
+            if outcome.error is not None:
+                learned.errors[outcome.key] = describe_error(outcome.key, outcome.error)
+            of_image, rows = outcome.value or ([], None)
+            lessons += of_image
+            if rows is not None:
+                parts[outcome.key] = rows
+            if progress is not None:
+                progress(i, len(images), f"read the decisions in {i} of {counted(len(images), 'image')}")
+    for lesson in lessons:
+        of_class = learned.decisions.setdefault(lesson.label, {"accepted": 0, "edited": 0, "rejected": 0})
+        of_class[lesson.kind] += 1
+    lessons.sort(key=lambda lesson: lesson.key)
+    bank = _bank_of(review.bank, lessons, set(decided), method)
+    if parts:
+        bank, learned.head = _with_head(bank, review.bank, lessons, set(decided), method, parts, names)
+    learned.bank = with_contents(bank, images)
+    return learned
+
+
+def _names(bank: MemoryBank, decided: Mapping[str, tuple[str, list[Document]]]) -> list[str]:
+    """The classes of a bank, then those that only decided labels have."""
+    named = {class_of(label) for _, labels in decided.values() for label in labels if kind_of(label) != "rejected"}
+    return [*bank.classes, *sorted(str(name) for name in named - {None, "", *bank.classes})]
+
+
+def decided_of(labels: Sequence[Document], size: tuple[int, int], names: Sequence[str], done: bool) -> Decided:
+    """What the labels of an image say of its candidates; one without a class or a readable mask says nothing.
+
+    Args:
+        labels: those that a person decided on or drew.
+        size: ``(height, width)`` of the image.
+        names: classes; a label's number is its place here.
+        done: whether a person is through with the image.
+    """
+    masks, classes, ignored = [], [], []
+    for label in labels:
+        name = class_of(label)
+        try:
+            mask = full_mask(detection_of(label), size)
+        except InputError:
+            continue
+        if name and mask.any():
+            masks.append(mask)
+            classes.append(NONE if kind_of(label) == "rejected" else list(names).index(name))
+            ignored.append(is_no_example(label))
+    return Decided(masks, np.array(classes, np.int64), np.array(ignored, bool), done)
+
+
+def _bank_of(before: MemoryBank, lessons: Sequence[Lesson], samples: Collection[str], method: str,
+             left_out: Collection[str] = ()) -> MemoryBank:  # fmt: skip
+    """The bank with what is learned from lessons, apart from a head.
+
+    Args:
+        before: as the run had it.
+        lessons: what was decided.
+        samples: ids of all samples that were decided on.
+        method: with ``"head"`` only classes that the bank does not have get references.
+        left_out: samples to learn nothing from; a class that is known from them only keeps its references.
+    """
+    bare = taught(before, [], samples)
+    known = {*bare.classes}
+    used = []
+    if method != HEAD:
+        used = [lesson for lesson in lessons if lesson.key.split("/")[0] not in left_out]
+        known |= {lesson.label for lesson in used if lesson.kind != "rejected"}
+    new = [lesson for lesson in lessons if lesson.label not in known and lesson.kind != "rejected"]
+    return taught(before, sorted([*used, *new], key=lambda lesson: lesson.key), samples) if used or new else bare
+
+
+def _with_head(bank: MemoryBank, before: MemoryBank, lessons: Sequence[Lesson], samples: Collection[str], method: str,
+               parts: Mapping[str, Rows], names: Sequence[str]) -> tuple[MemoryBank, HeadReport]:  # fmt: skip
+    """The bank with a head, if that is better; and what came of it."""
+    keys = sorted(parts)
+    places = {name: place for place, name in enumerate(bank.classes)}
+    # The classes of the bank in place of those that were known beforehand; the last stands for none.
+    place_of = np.array([*(places.get(name, len(names)) for name in names), NONE])
+    rows = Rows.joined([parts[key].of_image(i) for i, key in enumerate(keys)])
+    moved = place_of[rows.classes]
+    rows = Rows(rows.vectors, moved, rows.counts, rows.images).select(moved < len(bank.classes))
+
+    def without(images: Collection[int]) -> MemoryBank:
+        return _bank_of(before, lessons, samples, method, {keys[i] for i in images})
+
+    head, report = train_head(rows, without)
+    origin = {name: value for name, value in bank.origin.items() if name != HEAD_IMAGES}
+    if head is None:
+        return bank.changed(origin=origin), report
+    return bank.changed(head=head, origin={**origin, HEAD_IMAGES: keys}), report
