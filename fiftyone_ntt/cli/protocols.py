@@ -25,7 +25,9 @@ def add_commands(commands: Any) -> None:
     for parser in (prepare, run):
         parser.add_argument("name", help="name of the protocol, see `list`")
         parser.add_argument("--data", type=Path, required=True, help="the data folder, laid out as `prepare` says")
-        parser.add_argument("--part", help="a split, set or fold (default: the first; `prepare` looks at all)")
+        parser.add_argument(
+            "--part", help="a split, set or fold, or `all` (default: the first; `prepare` looks at all)"
+        )
         parser.add_argument("--out", type=Path, default=_OUT, help="folder of the results (default: %(default)s)")
     prepare.add_argument(
         "--masks", action="store_true", help="also make masks of reference boxes, where they are boxes"
@@ -130,7 +132,8 @@ def protocol_run(
     **options: Any,
 ) -> int:
     """Runs a protocol and prints its figures; 1 where images failed, or a scorer that was asked for was left out."""
-    from fiftyone_ntt.evaluation.protocols.protocol_run import Order, run
+    from fiftyone_ntt.evaluation.protocols.orders import Order
+    from fiftyone_ntt.evaluation.protocols.protocol_run import run
     from fiftyone_ntt.evaluation.protocols.registry import protocol_of
     from fiftyone_ntt.evaluation.protocols.report import read_results
 
@@ -143,7 +146,7 @@ def protocol_run(
     _show(results)
     for path in paths:
         say(path)
-    left_out = scorers and any(result["scorers_left_out"] for result in results)
+    left_out = any(name in result["scorers_left_out"] for result in results for name in scorers)
     return 1 if left_out or any(result["failed"] for result in results) else 0
 
 

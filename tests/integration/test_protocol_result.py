@@ -10,8 +10,10 @@ from support.colours import COLOUR_PRESET
 from support.protocol_data import LEFT, SIZE, folder_data, pascal_5i_data
 
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.evaluation.protocols import fiftyone_result
 from fiftyone_ntt.evaluation.protocols.fiftyone_result import load_result
-from fiftyone_ntt.evaluation.protocols.protocol_run import Order, run
+from fiftyone_ntt.evaluation.protocols.orders import Order
+from fiftyone_ntt.evaluation.protocols.protocol_run import run
 from fiftyone_ntt.evaluation.protocols.registry import protocol_of
 from fiftyone_ntt.params.base import StageOneSettings
 
@@ -42,6 +44,52 @@ def test_result_as_a_dataset(tmp_path):
             load_result(path, "protocol-result")
     finally:
         fo.delete_dataset("protocol-result")
+
+
+@pytest.mark.parametrize("change", ["classes", "images"])
+def test_labels_of_another_annotation_file_are_refused(change, tmp_path):
+    """Rows have classes and images by number: a file that numbers them otherwise would show each under another."""
+    path = result(tmp_path, "folder", folder_data)
+    file = tmp_path / "folder" / "annotations" / "test.json"
+    content = json.loads(file.read_text())
+    if change == "classes":
+        names = [one["name"] for one in content["categories"]]
+        for one, name in zip(content["categories"], names[::-1], strict=True):
+            one["name"] = name
+    else:
+        names = [one["file_name"] for one in content["images"]]
+        for one, name in zip(content["images"], names[1:] + names[:1], strict=True):
+            one["file_name"] = name
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="was changed since"):
+        load_result(path, "changed")
+    assert not fo.dataset_exists("changed")
+
+
+def test_a_dataset_is_whole_or_not_there(tmp_path, monkeypatch):
+    """Samples are made by the chunk, and what fails half-way leaves no dataset that keeps the name."""
+    path, seen = result(tmp_path, "folder", folder_data), []
+    monkeypatch.setattr(fiftyone_result, "_CHUNK", 1)
+    plain = fiftyone_result._detections
+
+    def failing(items, classes, size):
+        if sum(seen) == 2:
+            raise MemoryError
+        return plain(items, classes, size)
+
+    def adding(self, samples, **options):
+        seen.append(len(samples))
+        return add(self, samples, **options)
+
+    add = fo.Dataset.add_samples
+    monkeypatch.setattr(fo.Dataset, "add_samples", adding)
+    monkeypatch.setattr(fiftyone_result, "_detections", failing)
+    with pytest.raises(MemoryError):
+        load_result(path, "half")
+    assert seen == [1, 1] and not fo.dataset_exists("half")
+    monkeypatch.setattr(fiftyone_result, "_detections", plain)
+    load_result(path, "half").delete()
+    assert seen == [1] * 5
 
 
 def test_what_cannot_be_loaded_is_said(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,41 +14,24 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as mask_utils
-from support.colours import COLOUR_PRESET
-from support.protocol_data import DATA, LEFT, PARTS, cd_fsod_data, coco_json, folder_data, scene
+from support.protocol_data import DATA, LEFT, PARTS, RIGHT, cd_fsod_data, coco_json, folder_data, scene, voc_list
+from support.protocol_runs import order, result_of, rows_of_labels, settings
 from support.tiny_checkpoints import tiny_preset
 
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.evaluation.protocols import voc_fsod
 from fiftyone_ntt.evaluation.protocols.base import Case
-from fiftyone_ntt.evaluation.protocols.journal import Journal
+from fiftyone_ntt.evaluation.protocols.coco_files import Reference, TargetImage, Targets
+from fiftyone_ntt.evaluation.protocols.orders import Order
 from fiftyone_ntt.evaluation.protocols.predictions import from_row
 from fiftyone_ntt.evaluation.protocols.prepare import make_masks, prepare
-from fiftyone_ntt.evaluation.protocols.protocol_run import Order, _detection_facts, run
+from fiftyone_ntt.evaluation.protocols.protocol_run import _detection_facts, run
 from fiftyone_ntt.evaluation.protocols.registry import PROTOCOLS, protocol_of
-from fiftyone_ntt.evaluation.protocols.report import by_presence, expected, markdown, read_results, rows_of, write_page
+from fiftyone_ntt.evaluation.protocols.report import rows_of
 from fiftyone_ntt.evaluation.protocols.scorers import SCORERS, Scored
-from fiftyone_ntt.params.base import StageOneSettings
 from fiftyone_ntt.pixels.images import content_digest
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def settings(tmp_path, preset=COLOUR_PRESET):
-    return StageOneSettings(preset=preset, index_dir=tmp_path / "cache", device="cpu")
-
-
-def order(tmp_path, name, **changes):
-    """The data of a protocol and what to do with it."""
-    data = tmp_path / name
-    if not data.exists():
-        data.mkdir()
-        DATA[name](data)
-    plain = {"part": PARTS.get(name), "stage_one": settings(tmp_path)}
-    return Order(data, tmp_path / "out", **(plain | changes))
-
-
-def result_of(path):
-    return json.loads(path.read_text())
 
 
 FIELDS = {
@@ -111,45 +93,6 @@ def test_a_curve_encodes_each_image_once(tmp_path):
         assert result_of(path)["scores"] == alone[path.name], "the same alone as in a curve"
 
 
-def test_a_stopped_run_goes_on(tmp_path):
-    """Half of the labels are there, and half a line: the rest is made, and the result is the same."""
-    wanted = order(tmp_path, "folder")
-    (path,) = run(protocol_of("folder"), wanted)
-    whole, journal = result_of(path), path.with_name(path.name.replace(".json", ".labels.jsonl"))
-    lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join(lines[:2]) + lines[2][: len(lines[2]) // 2])
-    path.unlink()
-    seen = []
-    (again,) = run(protocol_of("folder"), wanted, lambda done, total, message: seen.append((total, message)))
-    assert again == path and result_of(again)["scores"] == whole["scores"]
-    assert {total for total, message in seen if message.startswith("t")} == {2}, "only those that were missing"
-    assert len(journal.read_bytes().splitlines()) == 5
-
-
-def test_a_journal_of_other_models_is_not_gone_on_with(tmp_path):
-    Journal(tmp_path / "a.jsonl", {"models": 1}).put("x", 1)
-    assert Journal(tmp_path / "a.jsonl", {"models": 1}).done == {"x"}
-    with pytest.raises(InputError, match="other models"):
-        Journal(tmp_path / "a.jsonl", {"models": 2})
-
-
-def test_a_bad_image_costs_one_image_and_is_tried_again(tmp_path):
-    wanted = order(tmp_path, "folder")
-    image = wanted.data / "test" / "t2.png"
-    content = image.read_bytes()
-    image.write_bytes(b"no image")
-    (path,) = run(protocol_of("folder"), wanted)
-    result = result_of(path)
-    assert len(result["failed"]) == 1 and "t2.png" in next(iter(result["failed"].values()))
-    assert rows_of([result])[0].note == "1 failed"
-    Image.new("RGB", (9, 9)).save(image)
-    (path,) = run(protocol_of("folder"), wanted)
-    assert "its json says (120, 160)" in next(iter(result_of(path)["failed"].values()))
-    image.write_bytes(content)
-    (path,) = run(protocol_of("folder"), wanted)
-    assert result_of(path)["failed"] == {} and result_of(path)["scores"]["coco"]["metrics"]["mask_ap"] > 0.85
-
-
 def test_annotations_are_of_pixels_as_stored(tmp_path):
     """A file that says "turn me" is not turned, here only: its objects are where the json has them."""
     wanted = order(tmp_path, "folder")
@@ -181,6 +124,70 @@ def test_references_among_the_targets_are_refused(tmp_path):
     (wanted.data / "train" / "t2.png").write_bytes((wanted.data / "test" / "t2.png").read_bytes())
     with pytest.raises(InputError, match=r"t2.png.*mixed up"):
         run(protocol_of("folder"), wanted)
+
+
+def test_each_file_of_one_name_is_looked_at(tmp_path):
+    """A reference among the targets is noticed beside another folder's file of its name."""
+    for folder in ("x", "y"):
+        scene(tmp_path / folder / "1.png", [(0, LEFT if folder == "x" else RIGHT)], 3)
+    images = tuple(TargetImage(i, tmp_path / folder / "1.png", (120, 160)) for i, folder in enumerate("xy"))
+    for folder in ("x", "y"):
+        reference = Reference(tmp_path / folder / "1.png", (120, 160), 1, "red", LEFT)
+        protocol = replace(protocol_of("folder"), references=lambda case, reference=reference: [reference])
+        with pytest.raises(InputError, match=r"1.png.*mixed up"):
+            protocol.checked_references(Case(tmp_path, "all", 1), Targets(("red",), images, ()))
+
+
+def test_polygons_of_boxes_are_no_masks(tmp_path):
+    """Copies of CD-FSOD have some: neither references nor truth are taken for masks."""
+    wanted = order(tmp_path, "cd-fsod")
+    for path in (wanted.data / "UODD" / "annotations").glob("*.json"):
+        content = json.loads(path.read_text())
+        for item in content["annotations"]:
+            x, y, w, h = item["bbox"]
+            item["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        path.write_text(json.dumps(content))
+    (result,) = map(result_of, run(protocol_of("cd-fsod"), wanted))
+    assert "mask_ap" not in result["scores"]["coco"]["metrics"] and not result["scorers_left_out"]
+    assert len(json.loads(next(wanted.out.glob("box_masks_*.json")).read_text())) == 3
+
+
+def test_all_parts_share_their_images(tmp_path):
+    """Three splits of VOC in one call: each image goes through the models once, whatever the match."""
+    novel = sorted({voc_fsod.CLASSES.index(name) for names in voc_fsod.SPLITS.values() for name in names})
+    root = tmp_path / "data"
+    for year, split, images in (
+        ("VOC2007", "trainval", {f"0000{k:02d}": [(k, LEFT, 0)] for k in novel}),
+        ("VOC2012", "trainval", {f"2012_0000{k:02d}": [(k, RIGHT, 0)] for k in novel}),
+        ("VOC2007", "test", {f"0005{k:02d}": [(k, LEFT, 0)] for k in novel[:3]}),
+    ):
+        voc_list(root, year, split, images)
+    seen = []
+    wanted = Order(root, tmp_path / "out", part="all", match="paper", stage_one=settings(tmp_path))
+    paths = run(protocol_of("voc-fsod"), wanted, lambda done, total, message: seen.append(message))
+    assert [result_of(path)["part"] for path in paths] == ["1", "2", "3"]
+    assert sum(message.startswith("0005") for message in seen) == 3
+    for path in paths:
+        (alone,) = run(protocol_of("voc-fsod"), replace(wanted, out=tmp_path / "x", part=result_of(path)["part"]))
+        assert result_of(alone)["scores"] == result_of(path)["scores"]
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "parts"),
+    [("coco-20i", "all", ("0", "1", "2", "3")), ("lvis", "all", ("all",)), ("folder", "all", ("all",)),
+     ("cd-fsod", None, ("ArTaxOr",)), ("voc-fsod", "2", ("2",))],
+)  # fmt: skip
+def test_all_is_every_part_or_one_of_that_name(name, part, parts, tmp_path):
+    assert Order(tmp_path, tmp_path, part=part).parts(protocol_of(name)) == parts
+
+
+@pytest.mark.parametrize(
+    ("name", "match", "count"),
+    [("lvis", "default", 300), ("lvis", "published", 300), ("lvis", "paper", 100), ("coco-fsod", "paper", 100)],
+)
+def test_labels_an_image_are_as_many_as_published(name, match, count, tmp_path):
+    """Eight times as many candidates are merged, so more labels would also be others."""
+    assert Order(tmp_path, tmp_path, match=match).config(protocol_of(name)).max_instances == count
 
 
 def test_every_box_of_a_shot_file_or_the_published_loss(tmp_path):
@@ -258,83 +265,6 @@ def test_episodes_compare_at_the_size_asked_for(tmp_path):
     assert second["scores"]["miou"]["metrics"]["fb_iou"] > 0.9
 
 
-def fake_result(**changes):
-    plain = {
-        "protocol": "coco-fsod", "part": "novel", "shots": 10, "seed": 33, "limit": None, "failed": {}, "images": 5000,
-        "models": {"preset": "paper"}, "match_name": "paper", "evaluation_size": "image", "presence": "unknown",
-        "references_as_published": True, "scores": {"coco": {"metrics": {"box_ap": 0.366, "mask_ap": 0.33}}},
-    }  # fmt: skip
-    return plain | changes
-
-
-def test_report_marks_what_differs_by_more_than_half_a_point():
-    box, mask = rows_of([fake_result()])
-    assert (box.expected, box.measured, box.marked) == (36.6, pytest.approx(36.6), False)
-    assert (mask.expected, mask.difference, mask.marked) == (33.8, pytest.approx(-0.8), True)
-    text = markdown([box, mask])
-    assert (
-        "| 36.6 | 36.6 | +0.0 |  |" in text and "| 33.8 | 33.0 | -0.8 | ! |" in text and "ablation-coco-std.csv" in text
-    )
-    assert rows_of([fake_result(limit=100)])[0].expected is None, "a part of the images is not compared"
-
-
-def test_report_never_mixes_known_and_unknown_presence():
-    given = fake_result(protocol="coco-20i", part="0", shots=1, seed=None, presence="given", episodes=1000,
-                        scores={"miou": {"metrics": {"miou": 0.5, "fb_iou": 0.7}}})  # fmt: skip
-    groups = by_presence(rows_of([fake_result(), given]))
-    assert {kind: {row.protocol for row in rows} for kind, rows in groups.items()} == {
-        "unknown": {"coco-fsod"}, "given": {"coco-20i"}}  # fmt: skip
-    first, second = markdown(rows_of([fake_result(), given])).split("### Presence given")
-    assert "coco-20i" not in first and "coco-fsod |" not in second
-
-
-def test_report_of_a_bundle_has_a_curve(tmp_path):
-    values = {(1, 33): 0.25, (1, 42): 0.23, (10, 33): 0.36}
-    for (shots, seed), value in values.items():
-        content = fake_result(shots=shots, seed=seed, scores={"coco": {"metrics": {"box_ap": value}}})
-        (tmp_path / f"{shots}-{seed}.json").write_text(json.dumps(content))
-    text = markdown(rows_of(read_results([tmp_path])))
-    assert "| 1 shot | 10 shots |" in text and "24.0 ± 1.4" in text and "| 36.0 |" in text
-    page, picture = tmp_path / "page.md", tmp_path / "page_presence_unknown.svg"
-    assert write_page(rows_of(read_results([tmp_path])), page) == [picture, page]
-    assert f"]({picture.name})" in page.read_text()
-    root = ElementTree.parse(picture).getroot()
-    (line,) = root.iter("{http://www.w3.org/2000/svg}polyline")
-    (x1, y1), (x2, y2) = (map(float, point.split(",")) for point in line.get("points").split())
-    assert x1 < x2 and y1 > y2, "more shots to the right, more points upwards"
-    with pytest.raises(InputError, match="not there yet"):
-        write_page(rows_of(read_results([tmp_path])), page)
-    with pytest.raises(InputError, match="without 'failed'"):
-        rows_of([{key: value for key, value in fake_result().items() if key != "failed"}])
-    with pytest.raises(InputError, match="protocol run"):
-        read_results([tmp_path / "none" if (tmp_path / "none").mkdir() else tmp_path / "none"])
-
-
-@pytest.mark.parametrize(
-    ("case", "value"),
-    [
-        (("coco-fsod", "novel", 1, 42, "coco", "box_ap"), 22.0),
-        (("coco-fsod", "novel", 30, 99, "coco", "mask_ap"), 34.3),
-        (("coco-fsod", "novel", 10, 7, "coco", "box_ap"), None),
-        (("voc-fsod", "2", 2, 33, "ntt", "box_ap50"), 67.0),
-        (("voc-fsod", "3", 10, 33, "fsod-vfm", "box_ap50"), 79.3),
-        (("voc-fsod", "3", 10, 33, "voc07", "box_ap50"), None),
-        (("cd-fsod", "DIOR", 5, 0, "coco", "box_ap"), 18.5),
-        (("folder", "all", 1, 33, "coco", "box_ap"), None),
-    ],
-)
-def test_published_figures(case, value):
-    assert expected(*case) == value
-
-
-@pytest.mark.parametrize(("size", "value"), [(518, 52.7), (400, None), ("image", None)])
-def test_a_figure_of_episodes_is_compared_at_its_own_size(size, value):
-    result = fake_result(protocol="coco-20i", part="0", shots=1, seed=None, presence="given", episodes=1000,
-                         evaluation_size=size, scores={"miou": {"metrics": {"miou": 0.5}}})  # fmt: skip
-    (row,) = rows_of([result])
-    assert row.expected == value
-
-
 def test_a_run_never_imports_fiftyone(tmp_path):
     """The commands themselves, in a process that has no FiftyOne and no database."""
     data = tmp_path / "data"
@@ -359,9 +289,7 @@ def test_a_run_never_imports_fiftyone(tmp_path):
 @pytest.mark.parametrize(("match", "short"), [("default", 0), ("published", 0), ("paper", 1)])
 def test_boxes_of_masks_are_whole_or_a_pixel_short(match, short, tmp_path):
     (path,) = run(protocol_of("folder"), order(tmp_path, "folder", match=match))
-    journal = path.with_name(path.name.replace(".json", ".labels.jsonl"))
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    rows = [from_row(row, 0) for line in lines if "item" in line for row in line["item"]["found"]]
+    rows = [from_row(row, 0) for line in rows_of_labels(path) if "item" in line for row in line["item"]["found"]]
     assert len(rows) >= 3
     for one in rows:
         x, y, w, h = mask_utils.toBbox(one.rle)
@@ -390,6 +318,8 @@ def test_orders_are_checked(tmp_path):
     [
         ("coco-20i", {"scorers": ("coco",)}, "scorers of coco-20i .miou., got coco"),
         ("coco-fsod", {"scorers": ("miou",)}, "scorers of coco-fsod"),
+        ("coco-fsod", {"scorers": ("lvis",)}, "scorers of coco-fsod .*, got lvis"),
+        ("folder", {"scorers": ("coco", "lvis")}, "scorers of folder .*, got lvis"),
         ("voc-fsod", {"evaluation_size": 518}, "no evaluation size for voc-fsod"),
         ("cd-fsod", {"seeds": (33,)}, "no seed for cd-fsod"),
         ("pascal-5i", {"seeds": (1,)}, "no seed for pascal-5i"),
@@ -418,8 +348,9 @@ def test_lvis_is_scored_as_published_by_a_hundred_labels(tmp_path, monkeypatch):
     journal = SimpleNamespace(items=lambda: {"0": {"found": rows}, "1": {"found": rows[:3]}}, failed={})
     order = Order(tmp_path, tmp_path, scorers=("coco", "ntt"))
     context = SimpleNamespace(order=order, protocol=protocol)
-    targets = SimpleNamespace(images=images, truth=(), classes=())
-    _detection_facts(context, protocol, targets, Case(tmp_path, "all", 1), [], journal)
+    targets = SimpleNamespace(images=images, truth=(), classes=(), truth_digest="", notes=())
+    job = SimpleNamespace(targets=targets, case=Case(tmp_path, "all", 1), references=[], journal=journal)
+    _detection_facts(context, protocol, job)
     assert [len(counted[name]) for name in ("coco", "ntt")] == [103, 253]
     assert min(one.score for one in counted["coco"] if one.image_id == 0) == pytest.approx(0.901)
 

@@ -145,6 +145,17 @@ def test_lvis_repeats_and_takes_unclear_ones_if_need_be():
     assert set(drawn["b"]) == {1003, 1004} and len(drawn["b"]) == 5
 
 
+def test_crowds_and_difficult_objects_are_never_references():
+    """Whatever the rule: draws, draws that are filled up, and files that are taken as they are."""
+    small = (100, 100, 5, 5)
+    for mark in ({"iscrowd": 1}, {"difficult": 1}):
+        file = coco_file([("a", "1.jpg", small, mark), ("a", "2.jpg", small), ("a", "3.jpg", CLEAR, mark)])
+        assert set(keys(draw(file, ["a"], 3, 42, fill=True))["a"]) == {1001}
+        assert keys(draw(file, ["a"], 1, 42, unclear=True))["a"] == [1001]
+        assert keys(as_given(file, ["a"], 3)) == {"a": [1001]}
+        assert set(keys(as_given(file, ["a"], 3, paper=True))["a"]) == {1001}
+
+
 def test_shot_files_give_every_box_or_the_published_loss():
     boxes = {n: (10 * n, 20, 30, 40) for n in range(1, 6)}
     file = coco_file([("a", "1.jpg", boxes[1]), ("b", "1.jpg", boxes[2]), ("a", "1.jpg", boxes[3]),
@@ -250,37 +261,3 @@ def test_files_that_are_no_coco_are_named(tmp_path):
         (tmp_path / "train.json").write_text(content)
         with pytest.raises(InputError, match=r"train.json.*get it again"):
             CocoFile.read(tmp_path / "train.json", tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("kind", "change", "message"),
-    [
-        ("images", {"id": "7"}, "id in images"),
-        ("images", {"height": None}, "height in images"),
-        ("images", {"width": 1.5}, "width in images"),
-        ("categories", {"id": True}, "id in categories"),
-        ("annotations", {"image_id": 99}, "images and classes that are in the file"),
-        ("annotations", {"category_id": 1}, "images and classes that are in the file"),
-        ("annotations", {"bbox": [1, 2, 3]}, "boxes as x, y"),
-        ("annotations", {"bbox": [1, 2, float("nan"), 3]}, "boxes as x, y"),
-        ("annotations", {"bbox": [1, 2, -3, 3]}, "boxes as x, y"),
-        ("annotations", {"bbox": None}, "boxes as x, y"),
-        ("annotations", {"id": 1000}, "id of annotations once"),
-        ("categories", {"name": "b"}, "class name once"),
-        ("categories", {"name": None}, "class name once"),
-    ],
-)
-def test_a_json_of_ones_own_is_checked(kind, change, message, tmp_path):
-    """The file is named, and the entry that is wrong."""
-    content = coco_file([("a", "1.jpg", CLEAR), ("b", "2.jpg", CLEAR)]).content
-    path = tmp_path / "train.json"
-    path.write_text(json.dumps(content))
-    assert CocoFile.read(path, tmp_path).targets().classes == ("b", "a")
-    content[kind][0 if kind != "annotations" or "id" not in change else 1].update(change)
-    path = tmp_path / "other.json"
-    path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=rf"other.json.*{message}"):
-        CocoFile.read(path, tmp_path)
-    path.write_text(json.dumps({**content, kind: [5]}))
-    with pytest.raises(InputError, match="whole numbers"):
-        CocoFile.read(path, tmp_path)

@@ -19,7 +19,7 @@ from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.evaluation.coco import Prediction, coco_scores, encode_box
 from fiftyone_ntt.evaluation.protocols.coco_files import Annotated, TargetImage, Targets
 from fiftyone_ntt.evaluation.protocols.episode_scores import episode_scores, overlap
-from fiftyone_ntt.evaluation.protocols.scorers import SCORERS, scorer_of
+from fiftyone_ntt.evaluation.protocols.scorers import SCORERS, score, scorer_of
 
 SIZE = (200, 300)
 CLASSES = ("cat", "dog", "none")
@@ -34,9 +34,9 @@ def guess(image, label, box, score, *, mask=True):
     return Prediction(image, label, box, score, encode_box(box, SIZE) if mask else None)
 
 
-def targets(*items, images=3, facts=None):
+def targets(*items, images=3, facts=None, **more):
     pictures = tuple(TargetImage(i, Path(f"{i}.jpg"), SIZE) for i in range(images))
-    return Targets(CLASSES, pictures, tuple(items), facts)
+    return Targets(CLASSES, pictures, tuple(items), facts, **more)
 
 
 def scattered(seed=0):
@@ -143,11 +143,50 @@ def test_eleven_points_by_hand():
     assert SCORERS["voc07"](targets(), guesses).metrics["box_ap50"] is None
 
 
-def test_voc_counts_the_last_pixel():
-    """A truth of VOC is a pixel short to the right and below; a detection of what it means overlaps it wholly."""
-    wanted = targets(truth(0, 0, (10.0, 10.0, 11.0, 11.0), mask=False))
-    assert SCORERS["voc07"](wanted, [guess(0, 0, (10, 10, 12, 12), 0.5, mask=False)]).metrics["box_ap50"] == 1.0
-    assert SCORERS["voc07"](wanted, [guess(0, 0, (10, 10, 11, 11), 0.5, mask=False)]).metrics["box_ap50"] == 0.0
+@pytest.mark.parametrize("inclusive_truth", [True, False])
+@pytest.mark.parametrize("inclusive_labels", [True, False])
+def test_voc_counts_the_last_pixel(inclusive_truth, inclusive_labels):
+    """An object of 2 x 2 pixels, and what ends on its last pixel or after it: found by itself alone."""
+    whole, short = (10.0, 10.0, 12.0, 12.0), (10.0, 10.0, 11.0, 11.0)
+    wanted = targets(truth(0, 0, short if inclusive_truth else whole, mask=False), inclusive_boxes=inclusive_truth)
+    exact = short if inclusive_labels else whole
+    missed = (*exact[:2], exact[2] - 1, exact[3] - 1)
+    found, lost = (
+        score("voc07", wanted, [guess(0, 0, box, 0.5, mask=False)], inclusive=inclusive_labels).metrics["box_ap50"]
+        for box in (exact, missed)
+    )
+    assert (found, lost) == (1.0, 0.0)
+
+
+def test_voc_ignores_what_lies_in_a_crowd():
+    """A crowd is no object; a label inside is neither right nor wrong, and its own object counts before the crowd."""
+    crowd = truth(0, 0, (0, 0, 200, 150), crowd=True)
+    wanted = targets(truth(0, 0, (10, 10, 60, 60)), crowd)
+    inside, outside = guess(0, 0, (100, 50, 130, 90), 0.9), guess(0, 0, (230, 50, 290, 90), 0.9)
+    right = guess(0, 0, (10, 10, 60, 60), 0.2)
+    values = [SCORERS["voc07"](wanted, guesses).metrics["box_ap50"] for guesses in ([inside, right], [outside, right])]
+    assert values == pytest.approx([1.0, 0.5])
+    assert SCORERS["voc07"](targets(crowd), [inside]).metrics["box_ap50"] is None
+
+
+def test_masks_that_are_left_out_are_named():
+    """One object without a mask is enough; boxes alone are nothing to speak of."""
+    whole, bare = truth(0, 0, (10, 10, 60, 60)), truth(1, 1, (10, 10, 60, 60), mask=False)
+    for name in ("coco", "ntt", "fsod-vfm"):
+        scored = SCORERS[name](targets(whole, bare), [])
+        assert "mask_ap" not in scored.metrics and "1 object without, e.g. of class 'dog'" in scored.left_out
+        assert "mask_ap" in SCORERS[name](targets(whole), []).metrics and not SCORERS[name](targets(whole), []).left_out
+        assert not SCORERS[name](targets(bare), []).left_out
+    with pytest.raises(InputError, match="1 object without"):
+        SCORERS["boundary"](targets(whole, bare), [])
+
+
+def test_lvis_needs_the_lists_of_lvis():
+    """Without them a wrong label on an image without the class would vanish."""
+    one = truth(0, 0, (10, 10, 60, 60))
+    for facts in (None, {"frequency": ["f", "f", "f"]}):
+        with pytest.raises(InputError, match="neg_category_ids"):
+            SCORERS["lvis"](targets(one, facts=facts), [guess(2, 0, (10, 10, 60, 60), 0.9)])
 
 
 @pytest.mark.parametrize("name", ["coco", "voc07"])

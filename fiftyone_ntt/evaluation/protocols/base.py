@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import filecmp
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -70,8 +70,9 @@ class Protocol:
         scorers: names of the scorers of a run, the main one first.
         files: data folder and part -> what must be there.
         presence: whether it is said which class to look for.
-        mask_ap: whether the truth has masks to compare.
+        mask_ap: whether the data set has masks of its objects; where not, polygons in its files are those of boxes.
         max_instances: labels an image that count; the method's default is the same.
+        published_instances: so many the published code keeps, where these are fewer; ``--match paper`` does the same.
         default_part: chooses the part where none is named.
     """
 
@@ -85,6 +86,7 @@ class Protocol:
     presence: Presence = "unknown"
     mask_ap: bool = True
     max_instances: int = 100
+    published_instances: int | None = None
     default_part: Callable[[Path], str] | None = None
 
     def checked_part(self, part: str | None, data: Path) -> str:
@@ -123,15 +125,28 @@ class DetectionProtocol(Protocol):
     references: Callable[[Case], list[Reference]] = NotImplemented
     most_labels: Mapping[str, int] = field(default_factory=dict)
 
+    def read_targets(self, data: Path, part: str) -> Targets:
+        """Images and truth of a part; boxes only where the data set has no masks of its objects."""
+        targets = self.targets(data, part)
+        return targets if self.mask_ap else targets.without_masks()
+
+    def read_references(self, case: Case) -> list[Reference]:
+        """The references of a case; boxes only where the data set has no masks of its objects."""
+        references = self.references(case)
+        return references if self.mask_ap else [replace(one, segmentation=None) for one in references]
+
     def checked_references(self, case: Case, targets: Targets) -> list[Reference]:
         """The references of a case.
 
         Raises:
             InputError: if one of them is among the images to label, which the scores would then know.
         """
-        references = self.references(case)
-        names = {image.path.name: image.path for image in targets.images}
-        seen = {one.path.name for one in references if _is_same(one.path, names.get(one.path.name))}
+        references = self.read_references(case)
+        by_name: dict[str, list[Path]] = {}  # several folders may have an image of one name
+        for image in targets.images:
+            by_name.setdefault(image.path.name, []).append(image.path)
+        paths = {one.path for one in references}
+        seen = {path.name for path in paths if any(_is_same(path, other) for other in by_name.get(path.name, ()))}
         if seen:
             raise InputError(
                 f"expected references that are not among the images to label, got {len(seen)} that are, e.g. "
@@ -140,10 +155,10 @@ class DetectionProtocol(Protocol):
         return references
 
 
-def _is_same(path: Path, other: Path | None) -> bool:
+def _is_same(path: Path, other: Path) -> bool:
     """Whether two files of one name are one image; some sets number the files of train and test alike."""
-    if other is None or path == other or not (path.is_file() and other.is_file()):
-        return other is not None
+    if path == other or not (path.is_file() and other.is_file()):
+        return True
     return filecmp.cmp(path, other, shallow=False)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.evaluation.coco import Box, GroundTruth
+from fiftyone_ntt.evaluation.protocols.json_checks import is_empty, problems
 from fiftyone_ntt.pixels.mask_codes import Rle
 
 SHARE_WITHOUT_CLASS = 0.2
@@ -36,7 +36,7 @@ class Annotated(GroundTruth):
     """An annotated object of a json.
 
     Attributes:
-        area: in pixels, as the json has it; that of the box where it has none.
+        area: in pixels, as the json has it; that of the mask, or of the box, where it has none.
         difficult: PASCAL VOC's mark. What it means is the scorer's matter.
     """
 
@@ -53,12 +53,18 @@ class Targets:
         images: in ascending id, the order in which COCO evaluation ranks ties; those without any object included.
         truth: annotated objects of these images.
         facts: what else a scorer may ask for, by name: LVIS's lists of an image, frequencies of the classes.
+        category_ids: of the classes, in the json.
+        inclusive_boxes: whether boxes of the truth end on their last pixel, as those of VOC do, not after it.
+        notes: what a reader of the figures must know.
     """
 
     classes: tuple[str, ...]
     images: tuple[TargetImage, ...]
     truth: tuple[GroundTruth, ...]
     facts: dict[str, Any] | None = None
+    category_ids: tuple[int, ...] = ()
+    inclusive_boxes: bool = False
+    notes: tuple[str, ...] = ()
 
     def limited(self, count: int | None) -> Targets:
         """Only so many of the images, as ``choose_images`` takes them; all where ``None``."""
@@ -66,9 +72,17 @@ class Targets:
             return self
         chosen = set(choose_images(self.images, self.truth, len(self.classes), count))
         images = tuple(image for image in self.images if image.image_id in chosen)
-        return Targets(
-            self.classes, images, tuple(item for item in self.truth if item.image_id in chosen), self.facts
-        )  # fmt: skip
+        truth = tuple(item for item in self.truth if item.image_id in chosen)
+        return replace(self, images=images, truth=truth)
+
+    def without_masks(self) -> Targets:
+        """With boxes as truth, whatever else the json has: polygons of boxes are no masks."""
+        return replace(self, truth=tuple(replace(item, rle=None) for item in self.truth))
+
+    @property
+    def truth_digest(self) -> str:
+        """Tells the truth apart from that of an annotation file that was changed: sha256 of all that is scored."""
+        return digest_of(map(repr, self.truth))
 
 
 @dataclass(frozen=True)
@@ -177,7 +191,8 @@ class CocoFile:
             for annotation in self.content["annotations"]
             if annotation["category_id"] in index
         ]
-        return Targets(tuple(ids.values()), tuple(images[number] for number in sorted(images)), tuple(truth))
+        ordered = tuple(images[number] for number in sorted(images))
+        return Targets(tuple(ids.values()), ordered, tuple(truth), category_ids=tuple(ids))
 
     def reference(self, annotation: dict[str, Any]) -> Reference:
         """An annotation as a reference."""
@@ -188,7 +203,7 @@ class CocoFile:
             annotation["id"],
             self.names[annotation["category_id"]],
             xyxy(annotation["bbox"]),
-            annotation.get("segmentation") or None,
+            _segmentation(annotation),
         )
 
 
@@ -197,43 +212,16 @@ def _read(path: Path, folder: Path, changed: int, size: int) -> CocoFile:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         missing = [key for key in ("images", "annotations", "categories") if not isinstance(content[key], list)]
-    except (ValueError, KeyError, TypeError) as error:
+        if missing:
+            raise InputError(f"expected lists of {', '.join(missing)} in {path}, got something else; get it again")
+        problem = next(problems(content), None)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"expected a COCO json at {path}, got something else ({error}); get it again") from error
-    if missing:
-        raise InputError(f"expected lists of {', '.join(missing)} in {path}, got something else; get it again")
-    problem = next(_problems(content), None)
     if problem is not None:
         raise InputError(f"{path}: {problem}; mend the file, or get it again")
+    for image in content["images"]:  # LVIS names its images by address only: folder and file are the end of it
+        image.setdefault("file_name", "/".join(str(image.get("coco_url")).split("/")[-2:]))
     return CocoFile(path, content, folder)
-
-
-def _problems(content: dict[str, list[Any]]) -> Iterator[str]:
-    """What is wrong in a json, entry by entry: a published file has none, one of one's own may."""
-    known: dict[str, set[int]] = {}
-    for kind, numbers in (("images", ("id", "height", "width")), ("categories", ("id",)),
-                          ("annotations", ("id", "image_id", "category_id"))):  # fmt: skip
-        for entry in content[kind]:
-            wrong = [key for key in numbers if not isinstance(entry, dict) or type(entry.get(key)) is not int]
-            if wrong:
-                yield f"expected whole numbers as {', '.join(wrong)} in {kind}, got {str(entry)[:200]}"
-                return
-        known[kind] = {entry["id"] for entry in content[kind]}
-        if len(known[kind]) < len(content[kind]):
-            yield f"expected each id of {kind} once, got one twice"
-    names = [entry.get("name") for entry in content["categories"]]
-    if len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
-        yield f"expected each class name once, as text, got {names}"
-    for entry in content["annotations"]:
-        box = entry.get("bbox")
-        if entry["image_id"] not in known["images"] or entry["category_id"] not in known["categories"]:
-            yield f"expected objects of images and classes that are in the file, got {str(entry)[:200]}"
-        elif not _is_box(box):
-            yield f"expected boxes as x, y, width and height, got {str(box)[:200]} in annotation {entry['id']}"
-
-
-def _is_box(box: Any) -> bool:
-    numbers = isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)
-    return numbers and all(math.isfinite(value) for value in box) and min(box[2:]) >= 0
 
 
 def xyxy(box: Sequence[float]) -> Box:
@@ -244,16 +232,33 @@ def xyxy(box: Sequence[float]) -> Box:
 
 def _annotated(annotation: dict[str, Any], label: int, size: tuple[int, int]) -> Annotated:
     x1, y1, x2, y2 = xyxy(annotation["bbox"])
-    segmentation = annotation.get("segmentation") or None
+    segmentation, area = _segmentation(annotation), annotation.get("area")
+    rle = None if segmentation is None else encode_segmentation(segmentation, size)
+    if area is None:
+        area = (x2 - x1) * (y2 - y1) if rle is None else _mask_area(rle)
     return Annotated(
         annotation["image_id"],
         label,
         (x1, y1, x2, y2),
-        None if segmentation is None else encode_segmentation(segmentation, size),
-        bool(annotation.get("iscrowd", 0)),
-        float(annotation.get("area", (x2 - x1) * (y2 - y1))),
-        bool(annotation.get("difficult", 0)),
+        rle,
+        bool(annotation.get("iscrowd")),
+        float(area),
+        bool(annotation.get("difficult")),
     )
+
+
+def _segmentation(annotation: dict[str, Any]) -> Any:
+    """Polygons or run lengths of an annotation; ``None`` where it has only a box."""
+    segmentation = annotation.get("segmentation")
+    if is_empty(segmentation):
+        return None
+    return [one for one in segmentation if one] if isinstance(segmentation, list) else segmentation
+
+
+def _mask_area(rle: Rle) -> float:
+    from pycocotools import mask as mask_utils
+
+    return float(mask_utils.area(rle))
 
 
 def encode_segmentation(segmentation: Any, size: tuple[int, int]) -> Rle:
@@ -298,12 +303,21 @@ def choose_images(images: Sequence[TargetImage], truth: Sequence[GroundTruth], c
         held[item.image_id].add(item.label)  # type: ignore[index]
     order = sorted(images, key=lambda image: hashlib.sha256(image.path.name.encode()).hexdigest())
     bare = [image.image_id for image in order if not held[image.image_id]]
-    chosen = bare[: min(len(bare), int(count * SHARE_WITHOUT_CLASS))]
-    queues = {k: [image.image_id for image in order if k in held[image.image_id]] for k in range(classes)}
-    rarity = {k: len(queue) for k, queue in queues.items()}
-    while len(chosen) < count and any(queues.values()):
-        covered = {k: sum(k in held[image_id] for image_id in chosen) for k in queues}
-        rarest = min((k for k in queues if queues[k]), key=lambda k: (covered[k], rarity[k], k))
-        chosen.append(queues[rarest][0])
-        queues = {k: [image_id for image_id in queue if image_id != chosen[-1]] for k, queue in queues.items()}
+    chosen = dict.fromkeys(bare[: min(len(bare), int(count * SHARE_WITHOUT_CLASS))])
+    queues: dict[int, list[int]] = {k: [] for k in range(classes)}
+    for image in order:
+        for k in held[image.image_id]:
+            queues[k].append(image.image_id)
+    rarity, covered = {k: len(queue) for k, queue in queues.items()}, dict.fromkeys(queues, 0)
+    places = {k: 0 for k, queue in queues.items() if queue}  # how far each queue has been gone through
+    while len(chosen) < count and places:
+        rarest = min(places, key=lambda k: (covered[k], rarity[k], k))
+        image_id = queues[rarest][places[rarest]]
+        if image_id not in chosen:
+            chosen[image_id] = None
+            for k in held[image_id]:
+                covered[k] += 1
+        places[rarest] += 1
+        if places[rarest] == len(queues[rarest]):
+            del places[rarest]
     return [*chosen, *(image_id for image_id in bare if image_id not in chosen)][:count]

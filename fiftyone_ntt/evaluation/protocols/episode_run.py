@@ -99,12 +99,14 @@ class EpisodeWork:
     ) -> None:
         """Answers episodes and notes the overlaps; each query goes through stage one once, each support too."""
         supports = {one.number: self._supports(one) for one in episodes}
-        for done, one in enumerate(episodes, start=1):
-            self._shelf.add(supports[one.number])
-            progress(done, len(episodes), f"supports of episode {one.number}")
         by_query: dict[str, list[Episode]] = {}
-        for one in episodes:
-            by_query.setdefault(one.query, []).append(one)
+        for done, one in enumerate(episodes, start=1):
+            try:
+                self._shelf.add(supports[one.number])
+                by_query.setdefault(one.query, []).append(one)
+            except Exception as error:  # as with a query: a damaged file costs its episodes, not the fold
+                journal.fail(str(one.number), describe_error(str(one.number), error))
+            progress(done, len(episodes), f"supports of episode {one.number}")
 
         def finish(query: str, found: CompactImage | IndexedImage) -> None:
             for one in by_query[query]:
@@ -117,7 +119,7 @@ class EpisodeWork:
         with closing(source.outcomes(paths, finish, whole=whole)) as outcomes:
             for done, outcome in enumerate(outcomes, start=1):
                 if outcome.error is not None:
-                    for one in by_query[outcome.key]:
+                    for one in (one for one in by_query[outcome.key] if str(one.number) not in journal.done):
                         journal.fail(str(one.number), describe_error(outcome.key, outcome.error))
                 progress(done, len(by_query), outcome.key)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ def load_result(path: Path, name: str | None = None, *, least_score: float = 0.0
     protocol, labels_path = protocol_of(result["protocol"]), path.with_name(result["labels"])
     if not isinstance(protocol, DetectionProtocol):
         raise InputError(f"expected a result with objects, got one of {protocol.name}, which has only overlaps to show")
+    if "classes" not in result:
+        raise InputError(f"expected the JSON of a run in {path}, got one without classes; run it again")
     if not labels_path.is_file():
         raise InputError(
             f"expected the labels of the result in {labels_path}, got no such file; run the protocol again"
@@ -50,14 +53,39 @@ def load_result(path: Path, name: str | None = None, *, least_score: float = 0.0
     if fo.dataset_exists(name):
         raise InputError(f"expected a name that is not taken, got {name!r}; give another one, or delete that dataset")
     items = Journal(labels_path, _header(labels_path)).items()
-    targets = protocol.targets(Path(result["data"]), result["part"]).limited(result["limit"])
+    targets = protocol.read_targets(Path(result["data"]), result["part"]).limited(result["limit"])
+    _check_same(targets, items, result)
     dataset = fo.Dataset(name, persistent=True)
-    dataset.info["protocol"] = {key: result[key] for key in ("protocol", "part", "shots", "seed", "presence", "scores")}
-    samples = _samples(targets, items, least_score)
-    for start in range(0, len(samples), _CHUNK):
-        dataset.add_samples(samples[start : start + _CHUNK], progress=False)
-    dataset.save()
+    try:
+        facts = ("protocol", "part", "shots", "seed", "presence", "scores")
+        dataset.info["protocol"] = {key: result[key] for key in facts}
+        for samples in _chunks(targets, items, least_score):
+            dataset.add_samples(samples, progress=False)
+        dataset.save()
+    except BaseException:  # an interrupt too: half a dataset would keep its name from the whole one
+        dataset.delete()
+        raise
     return dataset
+
+
+def _check_same(targets: Targets, items: dict[str, Any], result: dict[str, Any]) -> None:
+    """Labels are of images by id and of classes by number: both must mean what they meant.
+
+    Raises:
+        InputError: if the annotation file was changed since.
+    """
+    if list(targets.classes) != result["classes"]:
+        raise InputError(
+            f"expected the classes of the result, {', '.join(result['classes'])}, got {', '.join(targets.classes)} in "
+            f"{result['data']}: the annotation file was changed since; run the protocol again"
+        )
+    names = {str(image.image_id): image.path.name for image in targets.images}
+    for key, item in items.items():
+        if names.get(key) != Path(item["file"]).name:
+            raise InputError(
+                f"expected {Path(item['file']).name} as image {key} in {result['data']}, got {names.get(key)}: the "
+                "annotation file was changed since; run the protocol again"
+            )
 
 
 def _header(path: Path) -> dict[str, Any]:
@@ -72,11 +100,12 @@ def _header(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _samples(targets: Targets, items: dict[str, Any], least_score: float) -> list[fo.Sample]:
+def _chunks(targets: Targets, items: dict[str, Any], least_score: float) -> Iterator[list[fo.Sample]]:
+    """Samples, so many at a time: their masks are pixels, and those of a whole data set do not fit into memory."""
     truth: dict[Any, list[Any]] = {}
     for item in targets.truth:
         truth.setdefault(item.image_id, []).append(item)
-    samples = []
+    samples: list[fo.Sample] = []
     for image in targets.images:
         found = [from_row(row, image.image_id) for row in items.get(str(image.image_id), {}).get("found", [])]
         found = [one for one in found if one.score > least_score]
@@ -87,7 +116,11 @@ def _samples(targets: Targets, items: dict[str, Any], least_score: float) -> lis
                 ntt=_detections(found, targets.classes, image.size),
             )
         )
-    return samples
+        if len(samples) == _CHUNK:
+            yield samples
+            samples = []
+    if samples:
+        yield samples
 
 
 def _detections(items: list[Any], classes: tuple[str, ...], size: tuple[int, int]) -> fo.Detections:

@@ -13,7 +13,7 @@ from pathlib import Path
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.evaluation.protocols.base import Case, DetectionProtocol, Needed, needed_images
 from fiftyone_ntt.evaluation.protocols.coco_files import CocoFile, Reference, Targets
-from fiftyone_ntt.evaluation.protocols.samplers import draw, references_of
+from fiftyone_ntt.evaluation.protocols.samplers import draw, is_single, references_of
 
 _TARGETS = {"voc20": "instances_val2017_voc20.json", "all80": "instances_val2017.json", "all": "test.json"}
 _SPLITS = {"train": ("train2017", "train", "images"), "test": ("val2017", "test", "images")}
@@ -56,7 +56,7 @@ def ready_references(root: Path, classes: str, shots: int, seed: int) -> tuple[t
     """Classes and references of a ready set, those of one image after each other."""
     file = CocoFile.read(reference_path(root, classes, shots, seed), image_folder(root, "train"))
     by_image: dict[int, list[Reference]] = {number: [] for number in file.images}
-    for annotation in file.content["annotations"]:
+    for annotation in filter(is_single, file.content["annotations"]):
         by_image[annotation["image_id"]].append(file.reference(annotation))
     return tuple(file.names.values()), [one for group in by_image.values() for one in group]
 

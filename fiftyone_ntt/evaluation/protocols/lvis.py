@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.evaluation.protocols.base import Case, DetectionProtocol, Needed, needed_images
 from fiftyone_ntt.evaluation.protocols.coco_files import CocoFile, Reference, Targets
 from fiftyone_ntt.evaluation.protocols.samplers import draw, references_of
 
+NEGATIVE_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
+"""Of an image: classes that were looked for and are not there, and classes of which not every object is annotated."""
 PARTS = {"all": "rcf", "rare": "r", "common": "c", "frequent": "f"}
 _SOURCE = "lvisdataset.org, v1"
 
 
 def lvis_file(data: Path, split: str) -> CocoFile:
-    """A json of LVIS, whose images are named by ``coco_url`` only: the last two parts of it are folder and file."""
+    """A json of LVIS.
+
+    Raises:
+        InputError: if it lacks what LVIS's own rules need.
+    """
     file = CocoFile.read(data / f"lvis_v1_{split}.json", data)
-    for image in file.content["images"]:
-        image.setdefault("file_name", "/".join(str(image.get("coco_url", "")).split("/")[-2:]))
+    odd = [one["name"] for one in file.content["categories"] if one.get("frequency") not in ("r", "c", "f")]
+    if odd:
+        raise InputError(f"expected r, c or f as frequency of each class in {file.path}, got none of {odd[0]!r}")
+    for key in NEGATIVE_LISTS:
+        lists = [image.get(key, []) for image in file.content["images"]]
+        if not all(isinstance(one, list) and set(map(type, one)) <= {int} for one in lists):
+            raise InputError(f"expected lists of class ids as {key} in {file.path}, got something else; get it again")
     return file
 
 
@@ -42,10 +55,10 @@ def _targets(data: Path, part: str) -> Targets:
         "frequency": [frequency[name] for name in targets.classes],
         **{
             key: {number: [ids[k] for k in image.get(key, []) if k in ids] for number, image in file.images.items()}
-            for key in ("neg_category_ids", "not_exhaustive_category_ids")
+            for key in NEGATIVE_LISTS
         },
     }
-    return Targets(targets.classes, targets.images, targets.truth, facts)
+    return replace(targets, facts=facts)
 
 
 def _references(case: Case) -> list[Reference]:
@@ -65,5 +78,6 @@ PROTOCOL = DetectionProtocol(
     max_instances=300,
     targets=_targets,
     references=_references,
-    most_labels={"coco": 100},  # so many the published code keeps of an image, all classes together
+    published_instances=100,  # an image, all classes together
+    most_labels={"coco": 100},
 )

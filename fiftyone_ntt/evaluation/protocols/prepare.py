@@ -11,6 +11,7 @@ from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.evaluation.protocols.base import Case, DetectionProtocol, EpisodeProtocol, Needed, Protocol
 from fiftyone_ntt.evaluation.protocols.coco_files import digest_of
 from fiftyone_ntt.evaluation.protocols.oracles import SEED, differences, published
+from fiftyone_ntt.evaluation.protocols.orders import ALL_PARTS
 from fiftyone_ntt.evaluation.protocols.protocol_run import case_name
 from fiftyone_ntt.evaluation.protocols.samplers import list_digest
 from fiftyone_ntt.evaluation.protocols.shelf import BoxMasks, read_items
@@ -39,8 +40,9 @@ class Prepared:
 
 def prepare(protocol: Protocol, data: Path, part: str | None = None) -> list[Prepared]:
     """Checks the files of a part (of all parts where ``None``), and what they hold."""
+    every = part == ALL_PARTS and ALL_PARTS not in protocol.parts
     own = protocol.default_part is not None
-    parts = [protocol.checked_part(part, data)] if part is not None or own else list(protocol.parts)
+    parts = [protocol.checked_part(part, data)] if (part is not None or own) and not every else list(protocol.parts)
     prepared = []
     for one in parts:
         files = protocol.files(data, one)
@@ -61,7 +63,7 @@ def _content(protocol: Protocol, data: Path, part: str) -> Iterator[str]:
 
 
 def _detection_content(protocol: DetectionProtocol, data: Path, part: str) -> Iterator[str]:
-    targets = protocol.targets(data, part)
+    targets = protocol.read_targets(data, part)
     yield (
         f"{counted(len(targets.images), 'image')}, {counted(len(targets.truth), 'object')}, classes by name: "
         f"{', '.join(targets.classes[:30])}{' ...' if len(targets.classes) > 30 else ''}"
@@ -120,13 +122,16 @@ def make_masks(
     if not isinstance(protocol, DetectionProtocol):
         return 0
     cases = standard_cases(protocol, data, part)
-    references = {one.identity: one for case in cases for one in protocol.references(case) if one.segmentation is None}
+    drawn = [one for case in cases for one in protocol.read_references(case)]
+    references = {one.identity: one for one in drawn if one.segmentation is None}
     if not references:
         return 0
     masks = BoxMasks(out, StageOne.of(stage_one).load()[0])
     ordered = sorted(references.values(), key=lambda one: str(one.path))
-    for done, _ in enumerate(read_items(ordered, masks), start=1):
-        if progress is not None:
-            progress(done, len(ordered), "masks of boxes")
-    masks.save()
+    try:
+        for done, _ in enumerate(read_items(ordered, masks), start=1):
+            if progress is not None:
+                progress(done, len(ordered), "masks of boxes")
+    finally:
+        masks.save()  # what was made before an image failed is not made again
     return len(masks)

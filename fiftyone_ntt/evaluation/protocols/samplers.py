@@ -24,6 +24,11 @@ Draw = dict[str, list[dict[str, Any]]]
 """Class -> its reference annotations in the order of the draw; classes in order of first appearance."""
 
 
+def is_single(annotation: Mapping[str, Any]) -> bool:
+    """Whether an annotation is one object, and nobody calls it difficult: only such are references."""
+    return not annotation.get("iscrowd") and not annotation.get("difficult")
+
+
 def is_clear(annotation: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
     """Whether the published sampler takes an annotation: no crowd, large enough, and away from the border.
 
@@ -32,15 +37,13 @@ def is_clear(annotation: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
     x, y, w, h = annotation["bbox"]
     right, bottom = image["width"] - (x + w), image["height"] - (y + h)
     return (
-        not annotation.get("iscrowd", 0)
-        and not annotation.get("difficult", 0)
-        and min(w, h) >= LEAST_SIDE
-        and min(x, y) >= LEAST_GAP
-        and min(right, bottom) >= LEAST_GAP
+        is_single(annotation) and min(w, h) >= LEAST_SIDE and min(x, y) >= LEAST_GAP and min(right, bottom) >= LEAST_GAP
     )
 
 
-def draw(file: CocoFile, classes: Sequence[str], shots: int, seed: int, *, fill: bool = False) -> Draw:
+def draw(
+    file: CocoFile, classes: Sequence[str], shots: int, seed: int, *, fill: bool = False, unclear: bool = False
+) -> Draw:
     """Draws references as published: one object an image, ``shots`` a class.
 
     Args:
@@ -49,6 +52,7 @@ def draw(file: CocoFile, classes: Sequence[str], shots: int, seed: int, *, fill:
         shots: references a class.
         seed: of the stream that all classes share.
         fill: LVIS's rule for poor classes: objects that are not clear where none is, and what there is over again.
+        unclear: objects that are small or at the border too, after the clear ones, where a class has too few of these.
 
     Raises:
         InputError: if a class has too few; names the class and how many were found.
@@ -64,13 +68,15 @@ def draw(file: CocoFile, classes: Sequence[str], shots: int, seed: int, *, fill:
     drawn: Draw = {}
     for k, group in groups.items():
         stream.shuffle(group)
-        chosen, unclear = _chosen(group, file, shots)
-        drawn[ids[k]] = _filled(chosen or unclear[:shots], shots) if fill else chosen
+        chosen, others = _chosen(group, file, shots)
+        if unclear:
+            chosen = (chosen + _one_an_image(others, chosen))[:shots]
+        drawn[ids[k]] = _filled(chosen or others[:shots], shots) if fill else chosen
         if len(drawn[ids[k]]) < shots:
+            clear = "" if unclear else f"at least {LEAST_SIDE} pixels wide and high, {LEAST_GAP} from the border, and "
             raise InputError(
                 f"expected {counted(shots, 'reference')} of {ids[k]!r} in {file.path.name}, got {len(chosen)} that are "
-                f"at least {LEAST_SIDE} pixels wide and high, {LEAST_GAP} from the border, and in images of their own; "
-                "choose fewer shots"
+                f"{clear}in images of their own; choose fewer shots"
             )
     return drawn
 
@@ -80,13 +86,23 @@ def _chosen(group: list[dict[str, Any]], file: CocoFile, shots: int) -> tuple[li
     chosen, unclear, seen = [], [], set()
     for annotation in group:
         if not is_clear(annotation, file.images[annotation["image_id"]]):
-            unclear.append(annotation)
+            unclear += [annotation] if is_single(annotation) else []
         elif annotation["image_id"] not in seen:
             seen.add(annotation["image_id"])
             chosen.append(annotation)
             if len(chosen) >= shots:
                 break
     return chosen, unclear
+
+
+def _one_an_image(others: list[Any], chosen: list[Any]) -> list[Any]:
+    """The first of each image that has none among the chosen."""
+    taken = {annotation["image_id"] for annotation in chosen}
+    first: dict[int, Any] = {}
+    for annotation in others:
+        if annotation["image_id"] not in taken:
+            first.setdefault(annotation["image_id"], annotation)
+    return list(first.values())
 
 
 def _filled(annotations: list[Any], shots: int) -> list[Any]:
@@ -106,8 +122,9 @@ def as_given(file: CocoFile, classes: Sequence[str], shots: int, *, paper: bool 
     ids = file.ids_of(classes)
     groups: dict[int, dict[int, list[Any]]] = {}
     for annotation in file.content["annotations"]:
-        if annotation["category_id"] in ids:
-            groups.setdefault(annotation["category_id"], {}).setdefault(annotation["image_id"], []).append(annotation)
+        if annotation["category_id"] in ids and is_single(annotation):
+            boxes = groups.setdefault(annotation["category_id"], {})
+            boxes.setdefault(annotation["image_id"], []).append(annotation)
     missing = [name for k, name in ids.items() if k not in groups]
     if missing:
         raise InputError(f"expected objects of every class in {file.path.name}, got none of {', '.join(missing)}")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fiftyone_ntt import __version__
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.evaluation.protocols.coco_files import decode_segmentation
 from fiftyone_ntt.method.memory_bank import MemoryBank
@@ -52,12 +53,13 @@ class BoxMasks:
 
     Args:
         folder: where the file goes; nothing is kept where ``None``.
-        segmenter: makes them; its weights name the file.
+        segmenter: makes them; what decides its masks names the file.
     """
 
     def __init__(self, folder: Path | None, segmenter: Segmenter) -> None:
         self._segmenter = segmenter
-        digest = hashlib.sha256(json.dumps(segmenter.weights, sort_keys=True).encode()).hexdigest()[:12]
+        decisive = {"code": __version__, **segmenter.facts()}
+        digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
         self.path = None if folder is None else folder / f"box_masks_{digest}.json"
         self._kept: dict[str, dict[str, Any]] = {}
         if self.path is not None and self.path.is_file():
@@ -70,15 +72,18 @@ class BoxMasks:
     def masks(self, pixels: NDArray[np.uint8], boxed: Sequence[Referable]) -> list[NDArray[np.bool_]]:
         """A mask bool ``[H, W]`` for each; one that comes out empty is the box itself."""
         size = (int(pixels.shape[0]), int(pixels.shape[1]))
-        missing = [one for one in boxed if one.identity not in self._kept]
+        content = hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()[:16]  # an image may be replaced
+        keys = [f"{one.identity} {content}" for one in boxed]
+        missing = {key: one for key, one in zip(keys, boxed, strict=True) if key not in self._kept}
         if missing:
-            boxes = np.array([one.box for one in missing], np.float32)
-            for one, mask in zip(missing, self._segmenter.box_masks(pixels, boxes), strict=True):
+            boxes = np.array([one.box for one in missing.values()], np.float32)
+            masks = self._segmenter.box_masks(pixels, boxes)
+            for (key, one), mask in zip(missing.items(), masks, strict=True):
                 filled = mask if mask.any() else _filled_box(one.box, size)
                 rle = encode_crop(filled, 0, 0, size)
-                self._kept[one.identity] = {"size": list(size), "counts": rle["counts"].decode("ascii")}
+                self._kept[key] = {"size": list(size), "counts": rle["counts"].decode("ascii")}
             self._new += len(missing)
-        return [decode_segmentation(self._kept[one.identity], size) for one in boxed]
+        return [decode_segmentation(self._kept[key], size) for key in keys]
 
     def save(self) -> None:
         """Writes what is new."""
@@ -157,11 +162,13 @@ class Shelf:
         missing = list({one.identity: one for one in references if one.identity not in self._made}.values())
         model, settings, via = self._segmenter.feature_model, self._segmenter.references, self._segmenter.target_via
         encoder, last = ReferenceEncoder(model, settings, via), None
-        for one, item in zip(missing, read_items(missing, self.masks), strict=True):
-            if settings.context == "crop" or item.image is not last:  # one mean a crop, or an image
-                encoder, last = ReferenceEncoder(model, settings, via), item.image
-            self._made[one.identity] = encoder.encode(item), encoder.mean_token
-        self.masks.save()
+        try:
+            for one, item in zip(missing, read_items(missing, self.masks), strict=True):
+                if settings.context == "crop" or item.image is not last:  # one mean a crop, or an image
+                    encoder, last = ReferenceEncoder(model, settings, via), item.image
+                self._made[one.identity] = encoder.encode(item), encoder.mean_token
+        finally:
+            self.masks.save()  # what was made before an image failed is not made again
 
     def bank(self, references: Sequence[Referable], classes: Sequence[str]) -> MemoryBank:
         """The memory bank of some references, the same as ``Segmenter.build_bank`` makes of them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def _objects(root: ElementTree.Element) -> Iterator[dict[str, Any]]:
 
 
 def _targets(data: Path, part: str) -> Targets:
-    return voc_file(data, TEST).targets(SPLITS[part])
+    return replace(voc_file(data, TEST).targets(SPLITS[part]), inclusive_boxes=True)
 
 
 def _references(case: Case) -> list[Reference]:
