@@ -176,7 +176,7 @@ def run(options: argparse.Namespace, cache: Path) -> dict[str, object]:
     results: dict[str, object] = {}
     for name in options.sets or roots:
         one = Set(roots[name], SETS[name], options.images)
-        images = images_of(one, lender, lambda image: not options.cached or _is_cached(contents, image))
+        images = images_of(one, lender, lambda image: not options.cached or is_cached(contents, image))
         banks = banks_of(segmenter, one, images.targets.classes, keys, crops=False)
         results[name] = summary(images, labels_of(images, banks, contents))
         print(json.dumps({name: results[name]}, indent=2), file=sys.stderr, flush=True)
@@ -185,7 +185,7 @@ def run(options: argparse.Namespace, cache: Path) -> dict[str, object]:
     return results
 
 
-def _is_cached(contents: Contents, image: TargetImage) -> bool:
+def is_cached(contents: Contents, image: TargetImage) -> bool:
     return contents.has(hashlib.sha256(image.path.read_bytes()).hexdigest())
 
 

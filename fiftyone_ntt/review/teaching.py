@@ -90,9 +90,7 @@ def teach(review: ReviewedRun, decided: dict[str, tuple[str, list[Document]]], d
         of_class = learned.decisions.setdefault(lesson.label, {"accepted": 0, "edited": 0, "rejected": 0})
         of_class[lesson.kind] += 1
     lessons.sort(key=lambda lesson: lesson.key)
-    bank = _bank_of(review.bank, lessons, set(decided), method)
-    if parts:
-        bank, learned.head = _with_head(bank, review.bank, lessons, set(decided), method, parts, names)
+    bank, learned.head = learned_bank(review.bank, lessons, set(decided), method, parts, names)
     learned.bank = with_contents(bank, images)
     return learned
 
@@ -147,9 +145,26 @@ def _bank_of(before: MemoryBank, lessons: Sequence[Lesson], samples: Collection[
     return taught(before, sorted([*used, *new], key=lambda lesson: lesson.key), samples) if used or new else bare
 
 
-def _with_head(bank: MemoryBank, before: MemoryBank, lessons: Sequence[Lesson], samples: Collection[str], method: str,
-               parts: Mapping[str, Rows], names: Sequence[str]) -> tuple[MemoryBank, HeadReport]:  # fmt: skip
-    """The bank with a head, if that is better; and what came of it."""
+def learned_bank(
+    before: MemoryBank, lessons: Sequence[Lesson], samples: Collection[str], method: str, parts: Mapping[str, Rows],
+    names: Sequence[str],
+) -> tuple[MemoryBank, HeadReport | None]:  # fmt: skip
+    """A bank with what decisions teach.
+
+    Args:
+        before: the bank as a run had it.
+        lessons: what was decided, in the order of their keys.
+        samples: ids of all samples with decisions.
+        method: ``"references"``, ``"head"`` or ``"auto"``.
+        parts: sample id -> what its decisions say of its candidates; none where no head is asked for.
+        names: the classes that these number.
+
+    Returns:
+        The bank, with a head if that is better; and what came of training one.
+    """
+    bank = _bank_of(before, lessons, samples, method)
+    if not parts:
+        return bank, None
     keys = sorted(parts)
     places = {name: place for place, name in enumerate(bank.classes)}
     # The classes of the bank in place of those that were known beforehand; the last stands for none.
