@@ -314,7 +314,7 @@ class CandidateSource:
         if self._store is not None:
             digest = content_digest(data, upright=self._upright)
             content = None if whole else self._store.get(digest)
-            passed_over = whole and self._store.path_of(digest).is_file()
+            passed_over = whole and self._store.has(digest)
             with self._lock:
                 self._passed_over += passed_over
                 if content is not None:

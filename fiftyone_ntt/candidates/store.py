@@ -2,6 +2,7 @@
 
     <root>/<sha256 of the settings>/settings.json                     what the files below were made with
     <root>/<sha256 of the settings>/<first two>/<sha256 of image>.ntt  one image
+    <root>/<sha256 of the settings>/shards/                            what others hold, see ``shards``
 
 Nothing is locked. Files are made under a temporary name and renamed, and two workers that make the same file make the
 same content. Nothing is ever deleted here either: what does not fit any more is not stored.
@@ -18,6 +19,8 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 from fiftyone_ntt.candidates.compact import CompactImage
@@ -33,6 +36,7 @@ from fiftyone_ntt.candidates.file_format import (
     read_file,
     to_bytes,
 )
+from fiftyone_ntt.candidates.shards import ShardTable, is_remote, read_part, tables_in
 from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.pixels.files import write_file, write_problem
 
@@ -97,13 +101,36 @@ class IndexStore:
         try:
             content = read_checked(path, Signature(image, self.settings))
         except (FileNotFoundError, NotADirectoryError):
-            return None
+            return self._from_shards(image)
         except (DamagedIndexError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             logger.warning("not using %s, which will be made again: %s", path.name, reason)
             self.damaged.append(path)
             return None
         _note_use(path)
+        return content
+
+    def has(self, image: str) -> bool:
+        """Whether there is something of an image, in a file of its own or in a shard."""
+        return self.path_of(image).is_file() or any(table.find(image) for table in self._shard_tables)
+
+    @cached_property
+    def _shard_tables(self) -> list[ShardTable]:
+        return tables_in(self.folder)
+
+    def _from_shards(self, image: str) -> CompactImage | None:
+        """The content of an image as a fleet made it. What comes from afar is kept here while there is room."""
+        part = next((part for table in self._shard_tables if (part := table.find(image))), None)
+        if part is None:
+            return None
+        try:
+            content = checked(read_part(part), Signature(image, self.settings))
+        except (InputError, OSError) as error:
+            logger.warning("not using the part of shard %s, which will be made again: %s", part.shard, error)
+            return None
+        if is_remote(part.shard):
+            with suppress(IndexStorageError):  # it only saves the way next time
+                self.put(image, content)
         return content
 
     def put(self, image: str, content: CompactImage) -> int:
@@ -212,7 +239,16 @@ def read_checked(path: Path, wanted: Signature) -> CompactImage:
         DamagedIndexError: if it is damaged, or not of that image and those settings.
         OSError: if it cannot be read.
     """
-    content, header = from_bytes(read_file(path))
+    return checked(read_file(path), wanted)
+
+
+def checked(data: bytes, wanted: Signature) -> CompactImage:
+    """What the bytes of a file hold, if that is what they should.
+
+    Raises:
+        DamagedIndexError: if they are damaged, or not of that image and those settings.
+    """
+    content, header = from_bytes(data)
     if header.image != wanted.image:
         raise DamagedIndexError(f"it was made of another image, {header.image[:12]}...")
     differences = header.settings.differences(wanted.settings)

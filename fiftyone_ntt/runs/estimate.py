@@ -138,7 +138,7 @@ def estimate(
         digest = _digest(path, time.monotonic() < until)
         if digest is not None:
             looked_at += 1
-            indexed += bool(digest) and any(store.path_of(digest).is_file() for store in stores)
+            indexed += bool(digest) and any(store.has(digest) for store in stores)
     return Estimate(images, looked_at, indexed, speed)
 
 

@@ -35,18 +35,23 @@ class Labeller:
     left_out: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def __call__(self, sample_id: str, content: StageOneResult) -> dict[str, Any]:
+    def __call__(self, sample_id: str, content: StageOneResult | Instances) -> dict[str, Any]:
         return to_document(self.instances(content), self.names, self.reference_ids)
 
-    def instances(self, content: StageOneResult) -> Instances:
-        """What a run keeps of what is found in an image."""
-        instances = self.matcher.match(content)
+    def instances(self, content: StageOneResult | Instances) -> Instances:
+        """What a run keeps of what is found in an image; a fleet may have matched it already."""
+        instances = content if isinstance(content, Instances) else self.matcher.match(content)
         if self.least is not None:
             every = len(instances)
             instances = instances.above(self.least)
             with self._lock:
                 self.left_out += every - len(instances)
         return instances
+
+
+def size_of_image(content: StageOneResult | Instances) -> tuple[int, int]:
+    """``(height, width)`` of the image."""
+    return content.image_size if isinstance(content, Instances) else content.candidates.frame.image_size
 
 
 def labeller_of(bank: MemoryBank, config: MatchConfig, least: list[float] | None, mode: str) -> Labeller:

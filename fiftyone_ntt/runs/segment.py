@@ -20,7 +20,7 @@ from fiftyone_ntt.method.config import MatchConfig, checked_config
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.second_look import WEIGHT
-from fiftyone_ntt.method.results import StageOneResult
+from fiftyone_ntt.method.results import Instances, StageOneResult
 from fiftyone_ntt.params.base import Progress, StageOneFields, StageOneSettings, check_arguments, stage_one_of
 from fiftyone_ntt.params.labelling import SegmentParams
 from fiftyone_ntt.references.banks import bank_of_run, notes_of, without_references
@@ -28,7 +28,7 @@ from fiftyone_ntt.references.tagged_bank import resolve_bank, with_lessons_of
 from fiftyone_ntt.runs.applied_thresholds import STARTING, ScoreThresholds, applied, check_mode, named
 from fiftyone_ntt.runs.estimate import remember_speed
 from fiftyone_ntt.runs.history import LABELLING
-from fiftyone_ntt.runs.labeller import Labeller, labeller_of
+from fiftyone_ntt.runs.labeller import Labeller, labeller_of, size_of_image
 from fiftyone_ntt.runs.mending import default_run_key, said_of_lost
 from fiftyone_ntt.runs.outcome import ended_silently
 from fiftyone_ntt.runs.record import GENERIC, RunRecord, options_of, run_of_field
@@ -40,8 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MOST_FINISHERS = 16
-"""Threads that match and make labels."""
+_MOST_FINISHERS = 16  # threads that match and make labels
 
 
 @dataclass
@@ -129,9 +128,9 @@ class Task:
         mode: of ``MODES``.
         include_references: label the reference samples too.
         progress: called with (done, total, message).
-        written: called with a sample's id, the labels that it had and those that were found, as documents, once they
-            are written.
+        written: called with a sample's id, its labels of before and those found, as documents, once they are written.
         suggested: class -> where review begins, of a run whose thresholds were once guessed.
+        source: where candidates come from; the cache, else the models, where ``None``.
     """
 
     view: SampleCollection
@@ -150,6 +149,7 @@ class Task:
     progress: Progress | None = None
     written: Written | None = None
     suggested: Mapping[str, float] | None = None
+    source: CandidateSource | None = None
 
 
 def segment(
@@ -255,7 +255,7 @@ def label(task: Task) -> SegmentReport:
     started = time.perf_counter()
     bank, config, dataset = task.bank, task.config, dataset_of(task.view)
     record, stage_one = record_of(task)
-    source = CandidateSource(stage_one, bank=bank)
+    source = task.source or CandidateSource(stage_one, bank=bank)
     source.open()
     targets = task.view
     if not task.include_references:
@@ -372,12 +372,12 @@ class _Part:
             report.labelled, report.failed = report.labelled - 1, report.failed + 1
         report.instances, self.writer.unwritten = report.instances - self.writer.unwritten, 0
 
-    def _finish(self, sample_id: str, content: StageOneResult) -> dict[str, Any]:
+    def _finish(self, sample_id: str, content: StageOneResult | Instances) -> dict[str, Any]:
         labels = self.labeller(sample_id, content)
         if not labels["detections"]:
             self.source.look_at(sample_id)
         most = self.labeller.matcher.config.max_instances if isinstance(self.labeller.matcher, Matcher) else None
-        self.source.note_limits(sample_id, content.candidates.frame.image_size, len(labels["detections"]), most)
+        self.source.note_limits(sample_id, size_of_image(content), len(labels["detections"]), most)
         return labels
 
     def _count(self, outcome: Outcome[dict[str, Any]]) -> None:
