@@ -26,6 +26,7 @@ from fiftyone_ntt.cli.common import (
     say_report,
     view_of,
 )
+from fiftyone_ntt.cli.fleet import add_commands as add_fleet_commands
 from fiftyone_ntt.cli.protocols import add_commands as add_protocol_commands
 from fiftyone_ntt.cli.references import add_commands as add_reference_commands
 from fiftyone_ntt.cli.review import add_commands as add_review_commands
@@ -275,6 +276,7 @@ def _parser() -> argparse.ArgumentParser:
     add_runs_commands(add_group(commands, "runs", "labelling runs: how far they are, resume, cancel, undo"))
     add_review_commands(commands)
     add_service(commands, "evaluate", evaluate, EvaluateParams, "score labels against ground truth")
+    add_fleet_commands(add_group(commands, "fleet", "many machines: list, index, match, write, and how far it is"))
     add_protocol_commands(add_group(commands, "protocol", "the published tables of few-shot work, one command each"))
     demo_parser = add_command(commands, "demo", demo, "a small dataset, segmented and evaluated from start to end")
     demo_parser.add_argument("--app", action="store_true", help="open FiftyOne's App on it afterwards")

@@ -1,0 +1,227 @@
+"""Where a fleet begins and where it ends: a view becomes a manifest, labels become those of a run. Only this module of
+the room knows FiftyOne; it runs near the database.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from bson import ObjectId
+from fiftyone import ViewField as F
+from fiftyone.core.collections import SampleCollection
+
+from fiftyone_ntt.candidates.source import CandidateSource, StageOne
+from fiftyone_ntt.dataset.fields import dataset_of, whole_images
+from fiftyone_ntt.errors import InputError, counted
+from fiftyone_ntt.fleet.bucket import Bucket, FleetError, read_image_file, size_of
+from fiftyone_ntt.fleet.jobs import fleet_parts, places
+from fiftyone_ntt.fleet.manifest import UNIT_ROWS, Manifest, Roots, Row, check_rows, mapped, write_manifest
+from fiftyone_ntt.fleet.spool import Spool
+from fiftyone_ntt.fleet.status import adopt
+from fiftyone_ntt.method.config import MatchConfig
+from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.method.results import Instances
+from fiftyone_ntt.params.base import Progress, StageOneFields, StageOneSettings, check_arguments, stage_one_of
+from fiftyone_ntt.params.labelling import SegmentParams
+from fiftyone_ntt.references.tagged_bank import resolve_bank
+from fiftyone_ntt.runs import segment as runs
+from fiftyone_ntt.runs.applied_thresholds import STARTING, ScoreThresholds
+from fiftyone_ntt.runs.mending import default_run_key
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 50_000
+"""Samples that are asked for at once."""
+_MOST_LEFT_OUT = 300_000
+"""Ids that a stage of a view takes: MongoDB's commands have 16 MB at most."""
+_NOT_THERE = "this image is in no labels of the fleet; index and match it there, then write again"
+
+
+def manifest_of_view(
+    view: SampleCollection,
+    store: str,
+    *,
+    roots: Roots = (),
+    unit_rows: int = UNIT_ROWS,
+    hashes: bool = False,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Writes the manifest of a view into a store.
+
+    Made again after samples were added, it holds the same units for the samples that were there, so only the others
+    are indexed: new samples have higher ids.
+
+    Args:
+        view: the samples, references included; of grouped samples, those of the active slice.
+        store: path or URL of the store.
+        roots: how paths begin in the dataset, and where a fleet finds them: ``[("/data", "s3://bucket/data")]``.
+        unit_rows: images of a unit.
+        hashes: read each file and note its sha256: then other content under the same name is another unit.
+        progress: called with (done, total, message).
+
+    Raises:
+        FleetError: if one of twenty files is not where it should be.
+        InputError: if the view holds no image.
+
+    Example:
+        >>> manifest_of_view(dataset, "s3://bucket/fleet", roots=[("/data", "s3://bucket/data")])  # doctest: +SKIP
+    """
+    flat, bucket = whole_images(view), Bucket(store)
+    rows = _rows_of(flat, roots, hashes, progress)
+    manifest = write_manifest(bucket, rows, unit_rows=unit_rows)
+    check_rows([manifest])
+    return manifest
+
+
+def _rows_of(view: SampleCollection, roots: Roots, hashes: bool, progress: Progress | None) -> Iterator[Row]:
+    """The samples in the order of their ids, some thousands at a time: ten million are never all in memory."""
+    total, done, last = len(view), 0, None
+    while True:
+        rest = view if last is None else view.match(F("_id") > ObjectId(last))
+        part = rest.sort_by("id").limit(_AT_ONCE)
+        ids, paths, sizes = part.values(["id", "filepath", "metadata.size_bytes"])
+        for sample_id, path, size in zip(ids, paths, sizes, strict=True):
+            uri = mapped(path, roots)
+            digest = hashlib.sha256(read_image_file(uri)).hexdigest() if hashes else None
+            yield Row(sample_id, uri, size_of(uri) if size is None else size, digest)
+        done += len(ids)
+        if progress is not None:
+            progress(done, total, "samples")
+        if len(ids) < _AT_ONCE:
+            return
+        last = ids[-1]
+
+
+class MatchedSource(CandidateSource):
+    """Gives a run what a fleet has matched, in the place of candidates; no model, no image file and no index is asked.
+
+    Args:
+        stage_one: how the candidates were made.
+        bank: the memory bank.
+        spool: the labels.
+    """
+
+    def __init__(self, stage_one: StageOne, bank: MemoryBank, spool: Spool) -> None:
+        super().__init__(stage_one, bank=bank)
+        self._spool, self._counting = spool, threading.Lock()
+
+    def open(self) -> None:
+        """Does nothing: there is no cache to find, and no model to load."""
+
+    def item(self, key: str, filepath: str, whole: bool = False) -> tuple[str, Callable[[], Any]]:
+        """An image as ``stream`` takes it."""
+        return key, partial(self._instances, key)
+
+    def _instances(self, key: str) -> Instances:
+        labels = self._spool.get(key)
+        if labels is None or labels.instances is None:
+            raise InputError(_NOT_THERE if labels is None else str(labels.error))
+        with self._counting:
+            self.from_index += 1
+        return labels.instances
+
+
+def write(
+    view: SampleCollection,
+    store: str,
+    bank: MemoryBank | str,
+    label_field: str = "ntt",
+    *,
+    run_key: str | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+    score_threshold: float | None = None,
+    thresholds: str | Mapping[str, float] | ScoreThresholds | None = None,
+    max_instances: int | None = None,
+    include_references: bool = False,
+    config: MatchConfig | None = None,
+    stage_one: StageOneSettings | None = None,
+    progress: Progress | None = None,
+    **stage_one_fields: Unpack[StageOneFields],
+) -> runs.SegmentReport:
+    """Writes what a fleet has matched to a dataset, as a run like any other.
+
+    ``cancel_run``, ``resume_run``, ``undo_run`` and review work as after ``segment``, and the labels are those that
+    ``segment`` would write. The fleet's candidates become part of the local candidate cache, by reference. Called again
+    while the fleet is still at work, it adds what has come since.
+
+    Args:
+        view: the samples that the manifest was made of, or some of them.
+        store: path or URL of the store.
+        bank: the memory bank that the fleet matched with, or the name of one kept with the dataset.
+        label_field: field to write; made if absent.
+        run_key: see ``segment``.
+        resume: see ``segment``.
+        overwrite: see ``segment``.
+        score_threshold: see ``segment``; the fleet must have been told the same.
+        thresholds: see ``segment``.
+        max_instances: see ``segment``; the fleet must have been told the same.
+        include_references: see ``segment``.
+        config: settings of the match, as the fleet was told them.
+        stage_one: how candidates are made, as the fleet was told it.
+        progress: called with (done, total, message).
+        **stage_one_fields: fields of ``StageOneSettings``, in place of those of ``stage_one``.
+
+    Raises:
+        FleetError: if the store has no labels of this memory bank and these settings.
+        NttError: what ``segment`` raises.
+
+    Example:
+        >>> print(write(dataset, "s3://bucket/fleet", "fruits", "found"))  # doctest: +SKIP
+    """
+    flat = whole_images(view)
+    check_arguments(
+        SegmentParams, progress, resume=resume, overwrite=overwrite, score_threshold=score_threshold,
+        include_references=include_references,
+    )  # fmt: skip
+    asked = stage_one_of(stage_one, stage_one_fields)
+    settings, asked = runs.settled(config, score_threshold, max_instances, asked)
+    if score_threshold is None and thresholds is None and config is None:
+        thresholds = STARTING
+    memory_bank = resolve_bank(flat, bank, None, asked, progress)
+    bucket, made_how = Bucket(store), StageOne.of(asked, memory_bank)
+    folder, labels, _ = fleet_parts(bucket, memory_bank, asked, settings)
+    matched = labels.done()
+    units = [place.unit for place in places(bucket, folder.key) if place.unit in matched]
+    if not units:
+        raise FleetError(
+            f"expected labels of this memory bank and these settings in {store}, got none; `fiftyone-ntt fleet match` "
+            "with the same bank and settings makes them"
+        )
+    adopt(bucket, made_how)
+    spool = Spool(labels, units, progress)
+    try:
+        targets, left = _matched_part(flat, spool)
+        source = MatchedSource(made_how, memory_bank, spool)
+        key = run_key or default_run_key(dataset_of(flat), label_field)
+        task = runs.Task(
+            targets, memory_bank, label_field, key, settings, asked, resume, overwrite, thresholds=thresholds,
+            include_references=include_references, progress=progress, source=source,
+        )  # fmt: skip
+        report = runs.label(task)
+    finally:
+        spool.close()
+    if left:
+        report.notes.append(f"{counted(left, 'image')} not matched by the fleet yet: write again when it is through")
+    return report
+
+
+def _matched_part(view: SampleCollection, spool: Spool) -> tuple[SampleCollection, int]:
+    """The samples that the fleet has labels of, and how many are left out."""
+    missing = spool.missing(view.values("id"))
+    if not missing:
+        return view, 0
+    if len(missing) > _MOST_LEFT_OUT:
+        raise FleetError(
+            f"expected labels of all {counted(len(view), 'image')}, and {len(missing):,} have none: write when the "
+            "fleet has matched more, or give the part of the dataset that the manifest was made of"
+        )
+    return view.exclude(missing), len(missing)

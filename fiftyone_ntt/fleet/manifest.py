@@ -1,0 +1,237 @@
+"""The manifest: which images a fleet is to work at, as a Parquet file that is cut into units.
+
+One row an image, sorted by id; one row group a unit, so that a worker reads its own rows and no others. What is needed
+to plan (the units, their sizes, a hash of what is in each) stands in the file's footer: ten million images are planned
+from a few hundred kilobytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+from fiftyone_ntt.errors import InputError, counted
+from fiftyone_ntt.fleet.bucket import Bucket, FleetError, needed, size_of
+
+FOLDER, SUFFIX = "manifests", ".parquet"
+UNIT_ROWS = 1000
+"""Images of a unit: what a machine that is taken away loses at most, a minute or two of a GPU."""
+CHECKED = 20
+_KEY = b"fiftyone-ntt"
+_FORMAT = 1
+
+Roots = Sequence[tuple[str, str]]
+"""How paths begin in the manifest, and how they begin here: ``[("/data", "s3://bucket/data")]``."""
+
+
+class Row(NamedTuple):
+    """An image.
+
+    Attributes:
+        id: what it is called where the labels go: the id of its sample.
+        uri: path or URL of its file.
+        size: bytes of the file; ``None`` where nobody knows.
+        hash: sha256 of the file, hex; ``None`` where nobody asked.
+    """
+
+    id: str
+    uri: str
+    size: int | None = None
+    hash: str | None = None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Images that are worked at together.
+
+    Attributes:
+        name: hash of their ids, sizes and hashes and of the settings, 32 hex digits. Where the files are has no part
+            in it: two mounts of the same files make the same unit.
+        rows: the images, sorted by id.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class UnitFacts:
+    """What the footer says of a unit: its number in the file, a hash of what is in it, and how many rows."""
+
+    number: int
+    content: str
+    rows: int
+
+    def name(self, key: str) -> str:
+        """Its name under settings of a key."""
+        return hashlib.sha256(f"{self.content} {key}".encode()).hexdigest()[:32]
+
+
+class Manifest:
+    """A manifest in a store.
+
+    Args:
+        bucket: the store.
+        name: name of the file.
+
+    Attributes:
+        units: what the footer says of each unit.
+        attempt: 0, or how often the images in it were given to a fleet before and failed.
+
+    Raises:
+        FleetError: if there is none of that name, or it is another kind of file.
+    """
+
+    def __init__(self, bucket: Bucket, name: str) -> None:
+        self.bucket, self.name = bucket, name
+        parquet = needed("pyarrow.parquet")
+        try:
+            with bucket.opened(name) as stream:
+                self._footer = parquet.ParquetFile(stream).metadata
+            facts = json.loads(self._footer.metadata[_KEY])
+            self.attempt = int(facts["attempt"])
+            self.units = [UnitFacts(i, content, rows) for i, (content, rows) in enumerate(facts["units"])]
+        except FileNotFoundError as error:
+            raise FleetError(f"expected a manifest at {bucket.url_of(name)}, got no such file") from error
+        except (needed("pyarrow").ArrowInvalid, LookupError, ValueError, TypeError) as error:
+            raise FleetError(f"expected a manifest at {bucket.url_of(name)}, got something else: {error!r}") from error
+
+    def __len__(self) -> int:
+        return sum(unit.rows for unit in self.units)
+
+    def unit(self, number: int, key: str, roots: Roots = ()) -> Unit:
+        """A unit with its rows; paths as they are here, see ``mapped``."""
+        with self.bucket.opened(self.name) as stream:
+            file = needed("pyarrow.parquet").ParquetFile(stream, metadata=self._footer)
+            table = file.read_row_group(number)
+        ids, uris, sizes, hashes = (table.column(name).to_pylist() for name in ("id", "uri", "size", "hash"))
+        placed = zip(ids, (mapped(uri, roots) for uri in uris), sizes, hashes, strict=True)
+        return Unit(self.units[number].name(key), tuple(Row(*values) for values in placed))
+
+    def some_rows(self, count: int = CHECKED, seed: int = 51) -> list[Row]:
+        """A few rows from all over the manifest, always the same ones."""
+        chosen = random.Random(seed)
+        facts = chosen.sample(self.units, min(count, len(self.units)))
+        picked = []
+        for place, unit in enumerate(facts):
+            rows = self.unit(unit.number, "").rows
+            share = count // len(facts) + (place < count % len(facts))
+            picked += chosen.sample(rows, min(share, len(rows)))
+        return picked
+
+
+def write_manifest(bucket: Bucket, rows: Iterable[Row], *, unit_rows: int = UNIT_ROWS, attempt: int = 0) -> Manifest:
+    """Writes the next manifest of a store, piece by piece: the rows are never all in memory.
+
+    Args:
+        bucket: the store.
+        rows: the images, sorted by id.
+        unit_rows: how many make a unit.
+        attempt: how often they were given to a fleet before and failed.
+
+    Raises:
+        InputError: if there is no row, or they are not sorted, or two have one id.
+    """
+    if unit_rows < 1:
+        raise InputError(f"expected at least one image in a unit, got {unit_rows}")
+    name, schema, units = _next_name(bucket), _schema(), list[tuple[str, int]]()
+    pyarrow, parquet = needed("pyarrow"), needed("pyarrow.parquet")
+    with bucket.filling(name) as stream, parquet.ParquetWriter(stream, schema, write_statistics=False) as writer:
+        for part in _in_units(rows, unit_rows):
+            columns = [pyarrow.array(values, field.type) for values, field in zip(zip(*part), schema)]  # noqa: B905
+            writer.write_table(pyarrow.Table.from_arrays(columns, schema=schema), row_group_size=unit_rows)
+            units.append((_content(part, attempt), len(part)))
+        if not units:
+            raise InputError("expected at least one image, got none; a manifest is made of a view with images")
+        facts = {"format": _FORMAT, "attempt": attempt, "units": units}
+        writer.add_key_value_metadata({_KEY: json.dumps(facts).encode()})
+    return Manifest(bucket, name)
+
+
+def manifests_of(bucket: Bucket) -> list[Manifest]:
+    """The manifests of a store, the oldest first.
+
+    Raises:
+        FleetError: if there is none.
+    """
+    names = bucket.names(FOLDER, SUFFIX)
+    if not names:
+        raise FleetError(f"expected a manifest in {bucket.url}, got none; `fiftyone-ntt fleet manifest` makes one")
+    return [Manifest(bucket, f"{FOLDER}/{name}") for name in names]
+
+
+def mapped(uri: str, roots: Roots) -> str:
+    """A path with another beginning, where one of the roots is its beginning; the longest counts."""
+    for here, there in sorted(roots, key=lambda pair: -len(pair[0])):
+        here, there = here.rstrip("/"), there.rstrip("/")
+        if uri == here or uri.startswith(f"{here}/"):
+            return there + uri[len(here) :]
+    return uri
+
+
+def roots_of(texts: Iterable[str]) -> list[tuple[str, str]]:
+    """Roots as a command line gives them: ``["/data=s3://bucket/data"]``.
+
+    Raises:
+        InputError: if one is no ``A=B``.
+    """
+    pairs = [text.partition("=") for text in texts]
+    for text, (here, _, there) in zip(texts, pairs, strict=True):
+        if not here or not there:
+            raise InputError(f"expected --map-root A=B, how paths begin in the manifest and here, got {text!r}")
+    return [(here, there) for here, _, there in pairs]
+
+
+def check_rows(manifests: Iterable[Manifest], roots: Roots = (), count: int = CHECKED) -> None:
+    """Looks whether a few files are where they should be, before a fleet finds out that none is.
+
+    Raises:
+        FleetError: if more than a tenth is missing, or of another size than the manifest says; fewer are a matter of
+            these images.
+    """
+    for manifest in manifests:
+        wrong = []
+        rows = manifest.some_rows(count) if not manifest.attempt else []  # those have failed: some may well be gone
+        for row in rows:
+            uri = mapped(row.uri, roots)
+            size = size_of(uri)
+            if size is None or row.size not in (None, size):
+                wrong.append(f"{uri} ({'not there' if size is None else f'{size} bytes, expected {row.size}'})")
+        if 10 * len(wrong) > len(rows):
+            raise FleetError(
+                f"{len(wrong)} of {counted(len(rows), 'file')} looked at are not as the manifest says, e.g. "
+                f"{wrong[0]}; say where the files are here with --map-root A=B, or make the manifest again"
+            )
+
+
+def _schema() -> Any:
+    pyarrow = needed("pyarrow")
+    text, number = pyarrow.string(), pyarrow.int64()
+    return pyarrow.schema([("id", text), ("uri", text), ("size", number), ("hash", text)])
+
+
+def _next_name(bucket: Bucket) -> str:
+    names = bucket.names(FOLDER, SUFFIX)
+    return f"{FOLDER}/{1 + int(names[-1][: -len(SUFFIX)]) if names else 0:04d}{SUFFIX}"
+
+
+def _in_units(rows: Iterable[Row], unit_rows: int) -> Iterator[list[Row]]:
+    """Lists of so many rows; refuses those that are not in ascending order of their ids."""
+    last, source = "", iter(rows)
+    while part := list(islice(source, unit_rows)):
+        ids = [row.id for row in part]
+        if not (last < ids[0] and all(map(str.__lt__, ids, ids[1:]))):
+            raise InputError(f"expected rows sorted by their ids, each of them once; they are not about id {ids[0]!r}")
+        last = ids[-1]
+        yield part
+
+
+def _content(rows: Sequence[Row], attempt: int) -> str:
+    """A hash of what is in a unit, wherever it is."""
+    text = "\n".join(f"{row.id}\t{row.size}\t{row.hash}" for row in rows)
+    return hashlib.sha256(f"{attempt}\n{text}".encode()).hexdigest()[:32]

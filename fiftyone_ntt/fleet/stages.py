@@ -1,0 +1,157 @@
+"""The two functions that a fleet runs, on whatever engine: ``index_unit`` and ``match_unit``.
+
+Plain functions of a unit and a store. They know no engine, no database and no FiftyOne, and calling one again for the
+same unit returns what is there.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fiftyone_ntt.candidates.compact import CompactImage
+from fiftyone_ntt.candidates.file_format import DamagedIndexError, IndexSettings, Signature, to_bytes
+from fiftyone_ntt.candidates.source import describe_error
+from fiftyone_ntt.candidates.store import checked
+from fiftyone_ntt.candidates.stream import stream
+from fiftyone_ntt.errors import NttError
+from fiftyone_ntt.fleet.bucket import FleetError, read_image_file
+from fiftyone_ntt.fleet.label_parts import ImageLabels, LabelFolder
+from fiftyone_ntt.fleet.manifest import Row, Unit
+from fiftyone_ntt.fleet.receipts import ERROR, OK, ImageStatus, IndexFolder, Receipt
+from fiftyone_ntt.method.matcher import Matcher
+from fiftyone_ntt.method.segmenter import Segmenter
+from fiftyone_ntt.pixels.images import content_digest, decode_with_notes
+
+
+@dataclass(frozen=True)
+class FleetModels:
+    """The loaded models of a worker.
+
+    Attributes:
+        segmenters: one a device.
+        settings: what decides the candidates besides the image.
+        device: of what kind the devices are, for the figures.
+    """
+
+    segmenters: Sequence[Segmenter]
+    settings: IndexSettings
+    device: str = "cpu"
+
+    @classmethod
+    def of(cls, segmenters: Sequence[Segmenter], preset: str, device: str = "cpu") -> FleetModels:
+        """Models and the name of the preset that they are."""
+        return cls(segmenters, IndexSettings(preset, segmenters[0].facts()), device)
+
+
+def index_unit(unit: Unit, models: FleetModels, store: IndexFolder) -> Receipt:
+    """Finds the candidates of a unit's images and publishes them as a shard with a receipt.
+
+    An image that fails is a row of the receipt and costs the others nothing. The shard follows from the unit and the
+    models alone: made twice on the same kind of device, it has the same bytes.
+
+    Args:
+        unit: the images.
+        models: of this worker.
+        store: where shards and receipts of these settings go.
+
+    Returns:
+        The receipt; that of before where there is one.
+
+    Raises:
+        FleetError: if the store has candidates of other models, or cannot be written to.
+
+    Example:
+        >>> receipt = index_unit(manifest.unit(0, key), models, IndexFolder(bucket, key))  # doctest: +SKIP
+        >>> receipt.summary["failed"]  # doctest: +SKIP
+        0
+    """
+    store.claim(models.settings)
+    try:
+        return store.receipt(unit.name)
+    except FileNotFoundError:
+        pass
+    started = time.time()
+    digests: dict[str, str] = {}
+    found: dict[str, tuple[bytes, int]] = {}
+    failed: dict[str, ImageStatus] = {}
+
+    def record(key: str, image: CompactImage) -> tuple[bytes, int]:
+        return to_bytes(image, Signature(digests[key], models.settings)), len(image.candidates)
+
+    items = ((row.id, partial(_decoded, row, digests)) for row in unit.rows)
+    with closing(stream(models.segmenters, items, record)) as outcomes:
+        for outcome in outcomes:
+            if outcome.value is not None:
+                found[outcome.key] = outcome.value
+            elif outcome.error is not None:
+                failed[outcome.key] = failure(outcome.key, outcome.error)
+    images, offset = [], 0
+    for row in unit.rows:  # in the order of the manifest, whichever was ready first
+        if row.id in failed:
+            images.append(failed[row.id])
+            continue
+        data, candidates = found[row.id]
+        images.append(ImageStatus(row.id, OK, digests[row.id], offset, len(data), candidates))
+        offset += len(data)
+    records = [found[image.id][0] for image in images if image.status == OK]
+    facts = {"device": models.device, "devices": len(models.segmenters), "worker": socket.gethostname()}
+    return store.publish(unit.name, records, images, {**facts, "seconds": round(time.time() - started, 3)})
+
+
+def match_unit(receipt: Receipt, matcher: Matcher, store: IndexFolder, labels: LabelFolder) -> str:
+    """Matches a unit's candidates with a memory bank and publishes the labels. Needs no model.
+
+    Args:
+        receipt: of the unit.
+        matcher: the memory bank made ready.
+        store: where the shard is.
+        labels: where the labels go.
+
+    Returns:
+        Name of the part in the store; that of before where there is one.
+
+    Raises:
+        FleetError: if the store cannot be read or written to.
+
+    Example:
+        >>> match_unit(receipt, Matcher(bank), folder, LabelFolder(bucket, label_key))  # doctest: +SKIP
+        'labels/5f0c.../8a1d....parquet'
+    """
+    settings = store.settings
+    records: Mapping[str, bytes] = {image.id: data for image, data in store.records(receipt)}
+    rows = []
+    for image in receipt.images:
+        if image.status != OK or image.image is None:
+            rows.append(ImageLabels(image.id, None, image.error))
+            continue
+        try:
+            content = checked(records[image.id], Signature(image.image, settings))
+            rows.append(ImageLabels(image.id, matcher.match(content)))
+        except DamagedIndexError as error:
+            rows.append(ImageLabels(image.id, None, f"its part of shard {receipt.shard} is damaged: {error}"))
+        except Exception as error:
+            rows.append(ImageLabels(image.id, None, describe_error(image.id, error)))
+    return labels.publish(receipt.unit, rows)
+
+
+def failure(key: str, error: Exception) -> ImageStatus:
+    """The row of an image that failed."""
+    if isinstance(error, FleetError):
+        raise error  # a missing package is no matter of one image
+    kind = type(error).__name__ if isinstance(error, NttError) else f"unexpected {type(error).__name__}"
+    return ImageStatus(key, ERROR, error=describe_error(key, error), kind=kind)
+
+
+def _decoded(row: Row, digests: dict[str, str]) -> NDArray[np.uint8]:
+    """The pixels of an image, uint8 ``[H, W, 3]``; notes the sha256 that the candidate cache knows it by."""
+    data = read_image_file(row.uri)
+    digests[row.id] = content_digest(data)
+    return decode_with_notes(data, row.uri).pixels
