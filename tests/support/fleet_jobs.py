@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from fiftyone_ntt.core import MemoryBank
-from fiftyone_ntt.fleet.bucket import Bucket
+from fiftyone_ntt.fleet.bucket import Bucket, FleetError
 from fiftyone_ntt.fleet.jobs import IndexJob
 from fiftyone_ntt.fleet.manifest import Row, write_manifest
 from fiftyone_ntt.fleet.stages import FleetModels
@@ -56,6 +56,13 @@ class FakeIndexJob(IndexJob):
             return summary
 
         return logged
+
+
+class HopelessJob(FakeIndexJob):
+    """Its models cannot be loaded."""
+
+    def models(self):
+        raise FleetError("no such weights here")
 
 
 def add_images(folder, count, damaged=()):

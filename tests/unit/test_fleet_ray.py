@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.fleet_jobs import FakeIndexJob, add_images, add_manifest, fake_bank, shards_of, units_in
+from support.fleet_jobs import FakeIndexJob, HopelessJob, add_images, add_manifest, fake_bank, shards_of, units_in
 
 pytest.importorskip("pyarrow", reason="fleets need pyarrow: pip install 'fiftyone-ntt[fleet]'")
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fiftyone-ntt[ray]'")
@@ -63,10 +63,3 @@ def test_what_no_worker_can_do_is_said(cluster, tmp_path):
     add_manifest(tmp_path / "store", add_images(tmp_path / "images", 4))
     with pytest.raises(FleetError, match="no such weights here"):
         run_ray(HopelessJob(str(tmp_path / "store")), 1)
-
-
-class HopelessJob(FakeIndexJob):
-    """Its models cannot be loaded."""
-
-    def models(self):
-        raise FleetError("no such weights here")

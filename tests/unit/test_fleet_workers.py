@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.fleet_jobs import FakeIndexJob, add_images, add_manifest, fake_bank, shards_of, units_in
+from support.fleet_jobs import FakeIndexJob, HopelessJob, add_images, add_manifest, fake_bank, shards_of, units_in
 
 pytest.importorskip("pyarrow", reason="fleets need pyarrow: pip install 'fiftyone-ntt[fleet]'")
 
@@ -107,13 +107,6 @@ class DeadlyJob(FakeIndexJob):
 
         super().start()
         return lambda place: os._exit(9)
-
-
-class HopelessJob(FakeIndexJob):
-    """Its models cannot be loaded."""
-
-    def models(self):
-        raise FleetError("no such weights here")
 
 
 def test_two_mounts_of_the_same_files_make_the_same_shards(single, tmp_path):
