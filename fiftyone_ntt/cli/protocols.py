@@ -178,10 +178,11 @@ def _show(results: list[dict[str, Any]]) -> None:
                 last = row.title
             cells = (report.points(row.expected), report.points(row.measured), report.points(row.difference, "+.1f"))
             figures = (*cells[:2], f"{cells[2]} !" if row.marked else f"{cells[2]}  ")
-            table.add_row(f"  {row.scorer} {row.metric}", *figures, style="yellow" if row.marked else None)
+            others = f" ({row.others})" if row.others else ""
+            table.add_row(f"  {row.scorer} {row.metric}{others}", *figures, style="yellow" if row.marked else None)
         console().print(table)
-    for source in sorted({f"expected, {row.protocol}: {row.source}" for row in rows if row.source}):
-        say(source)
+    for source in sorted({source for row in rows for source in row.sources}):
+        say(f"published, {source}")
     for result in results:
         for scorer, why in result["scorers_left_out"].items():
             say(f"{scorer} left out: {why}")

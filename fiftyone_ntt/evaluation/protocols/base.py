@@ -74,6 +74,7 @@ class Protocol:
         max_instances: labels an image that count; the method's default is the same.
         published_instances: so many the published code keeps, where these are fewer; ``--match paper`` does the same.
         default_part: chooses the part where none is named.
+        mean_of_parts: whether tables have a mean over the parts.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Protocol:
     max_instances: int = 100
     published_instances: int | None = None
     default_part: Callable[[Path], str] | None = None
+    mean_of_parts: bool = False
 
     def checked_part(self, part: str | None, data: Path) -> str:
         """A part that there is; the default where ``None``."""

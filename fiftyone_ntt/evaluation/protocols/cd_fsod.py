@@ -61,6 +61,7 @@ PROTOCOL = DetectionProtocol(
     scorers=("coco",),
     files=_files,
     mask_ap=False,
+    mean_of_parts=True,
     targets=_targets,
     references=_references,
 )

@@ -8,25 +8,32 @@ from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 from fiftyone_ntt.errors import counted
+from fiftyone_ntt.evaluation.protocols.figures import ALL_SHOTS
 
 if TYPE_CHECKING:
     from fiftyone_ntt.evaluation.protocols.report import Row
 
 Series = dict[tuple[str, ...], dict[int, list[float]]]
 """What is measured -> shots -> points of each draw."""
-HEADINGS = ("protocol", "part", "preset", "match", "scorer", "metric")
+HEADINGS = ("protocol", "part", "data", "preset", "settings", "match", "scorer", "metric", "size")
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM, LINE = 720, 400, 50, 20, 40, 18
 _COLOURS = ("#1b6ca8", "#c8553d", "#2e8b57", "#7a4fa3", "#b8860b", "#444444")
 
 
 def series_of(rows: Sequence[Row]) -> Series:
-    """Measured points by what they are of and by shots; empty where there is only one number of shots."""
-    groups: Series = {}
+    """Measured points by what they are of and by shots; empty where there is only one number of shots.
+
+    Only runs of all images in which none failed are draws of one thing, and a draw that was run twice is one: the
+    later run of it counts.
+    """
+    draws: dict[tuple[str, ...], dict[int, dict[int | None, float]]] = {}
     for row in rows:
-        if row.measured is not None:
-            key = (row.protocol, row.part, row.preset, row.match, row.scorer, row.metric)
-            groups.setdefault(key, {}).setdefault(row.shots, []).append(row.measured)
-    return groups if len({row.shots for row in rows}) > 1 else {}
+        if row.measured is not None and row.whole and row.shots != ALL_SHOTS:
+            key = (row.protocol, row.part, row.data, row.preset, row.settings, row.match, row.scorer, row.metric,
+                   row.size)  # fmt: skip
+            draws.setdefault(key, {}).setdefault(row.shots, {})[row.seed] = row.measured
+    series = {key: {shots: list(by_seed.values()) for shots, by_seed in group.items()} for key, group in draws.items()}
+    return series if len({shots for group in series.values() for shots in group}) > 1 else {}
 
 
 def table_of(series: Series) -> tuple[list[str], list[list[str]]]:

@@ -114,6 +114,7 @@ PROTOCOL = DetectionProtocol(
     scorers=("ntt", "fsod-vfm", "voc07"),
     files=_files,
     mask_ap=False,
+    mean_of_parts=True,
     targets=_targets,
     references=_references,
 )
