@@ -24,17 +24,9 @@ from fiftyone_ntt.method.results import IndexedImage
 from fiftyone_ntt.models.devices import fetched
 from fiftyone_ntt.pixels import bit_masks
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame, outline_radius
-from fiftyone_ntt.pixels.mask_codes import (
-    LEVELS,
-    WIDE,
-    Outlined,
-    Runs,
-    codes_of,
-    near_outline,
-    runs_of_lengths,
-    to_codes,
-)
-from fiftyone_ntt.pixels.packed_masks import Crop, boxes_of
+from fiftyone_ntt.pixels.mask_codes import Runs, runs_of_lengths
+from fiftyone_ntt.pixels.outlines import LEVELS, WIDE, Crop, kept_masks, near_outline, read_masks, to_codes
+from fiftyone_ntt.pixels.packed_masks import boxes_of
 
 _CHUNK, _AT_ONCE, _ON_DEVICE = 64, 16, 256
 """Masks read at once; compacted at once on the CPU, in whose cache they stay; and on a device, 64 MB of logits."""
@@ -85,8 +77,7 @@ class CompactCandidates:
             chunk = [int(i) for i in index[start : start + _CHUNK]]
             runs = [self.runs[self.run_ends[i - 1] if i else 0 : self.run_ends[i]] for i in chunk]
             outlines = [self.outline[self.outline_ends[i - 1] if i else 0 : self.outline_ends[i]] for i in chunk]
-            masks = Outlined(runs, outlines, self.boxes[chunk], outline_radius(self.frame))
-            yield from (masks.crop(k) for k in range(len(chunk)))
+            yield from read_masks(runs, outlines, self.boxes[chunk], outline_radius(self.frame))
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,18 +200,11 @@ def _half(vectors: Tensor) -> Tensor:
 
 def _compact_bits(logits: Tensor, radius: int) -> dict[str, Tensor]:
     """``_compact_masks`` of masks float32 ``[n, 256, 256]`` in the CPU's memory; runs as int16, as torch has it."""
-    values = logits.numpy()
+    values = np.ascontiguousarray(logits.numpy())
     bits, areas = bit_masks.packed_and_areas(values, SURE_POSSIBLE)  # [n, 256, 4], [2, n]
-    changed, near = bit_masks.changes(bits), bit_masks.near_both(bits, radius)
-    found = {
-        "stability": stability_of_areas(areas),
-        "boxes": bit_masks.extents(bits),
-        "runs": bit_masks.run_lengths(bit_masks.places(changed), MASK_SIDE * MASK_SIDE).view(np.int16),
-        "outline": codes_of(bit_masks.values_at(values, near)),
-        "run_counts": bit_masks.counts(changed),
-        "outline_counts": bit_masks.counts(near),
-    }
-    return {name: torch.from_numpy(array) for name, array in found.items()}
+    kept = {"stability": stability_of_areas(areas), **kept_masks(values, bits, radius)}
+    kept["runs"] = kept["runs"].view(np.int16)
+    return {name: torch.from_numpy(array) for name, array in kept.items()}
 
 
 def _compact_on_device(logits: Tensor, radius: int) -> dict[str, Tensor]:

@@ -129,6 +129,16 @@ def _torchvision() -> Check:
     return Check("torchvision", False, f"{version('torchvision')} does not import: {reason}", fix)
 
 
+def _compiled_loops() -> Check:
+    """Compiles them where that was not done yet, so that the first run need not."""
+    from fiftyone_ntt.pixels.compiled import OFF_VARIABLE, loops, why_none
+
+    if loops() is not None:
+        return Check("compiled loops", True, f"by numba {version('numba')}")
+    fix = f"pip install numba, let NUMBA_CACHE_DIR name a folder that can be written, and unset {OFF_VARIABLE}"
+    return Check("compiled loops", None, f"none ({why_none()}): numpy does the same, several times slower", fix)
+
+
 def _package(name: str, module: str, *, needed: bool = True) -> Callable[[], Check]:
     def check() -> Check:
         return _missing(name, module, needed=needed) or Check(name, True, version(name))
@@ -242,6 +252,7 @@ _CHECKS: tuple[tuple[str, Callable[[], Check]], ...] = (
     ("onnx", _package("onnx", "onnx")),
     ("efficientnet-lite-pytorch", _package("efficientnet-lite-pytorch", "efficientnet_lite_pytorch")),
     ("pycocotools", _package("pycocotools", "pycocotools")),
+    ("compiled loops", _compiled_loops),
     ("sam2", _package("sam2", "sam2", needed=False)),
     ("transformers", _package("transformers", "transformers", needed=False)),
 )

@@ -18,7 +18,7 @@ from fiftyone_ntt.method.config import ProposalConfig
 from fiftyone_ntt.pixels.bit_masks import Bits, changes, counts, extents, packed_and_areas, places
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame
 from fiftyone_ntt.pixels.mask_codes import Runs, runs_of_changes
-from fiftyone_ntt.pixels.packed_masks import Crop
+from fiftyone_ntt.pixels.outlines import Crop
 
 _CHUNK = 16
 """Masks looked at at once: 1 MB of flags, which stay in a core's cache."""

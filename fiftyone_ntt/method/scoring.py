@@ -21,6 +21,7 @@ from torch import Tensor
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.proposals import CandidateSet
 from fiftyone_ntt.method.results import Labelled
+from fiftyone_ntt.pixels.compiled import loops
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame
 from fiftyone_ntt.pixels.mask_codes import Runs
 
@@ -140,8 +141,14 @@ def token_weights(runs: Runs, count: int, frame: ImageFrame, grid: tuple[int, in
     run is a handful of numbers in the right places, whatever the masks look like, and one sum along the rows.
     """
     weights = np.zeros((count, *grid), np.float32)
-    bounds = np.searchsorted(runs.owner, np.arange(0, count + _AT_ONCE, _AT_ONCE, dtype=runs.owner.dtype))
     tables = list(_edge_tables(frame, grid))
+    compiled = loops()
+    if compiled is not None and runs.owner.dtype == np.int32:
+        used, row, height = (np.stack([getattr(table, name) for table in tables]) for name in ("rows", "row", "height"))
+        columns = tables[0].cell, tables[0].right  # the same in all
+        compiled.runs.token_weights(runs.owner, runs.row, runs.start, runs.stop, used, row, height, *columns, weights)
+        return weights
+    bounds = np.searchsorted(runs.owner, np.arange(0, count + _AT_ONCE, _AT_ONCE, dtype=runs.owner.dtype))
     for k, (low, high) in enumerate(pairwise(bounds.tolist())):
         some = weights[k * _AT_ONCE : (k + 1) * _AT_ONCE]
         some[:] = _some_weights(runs.select(slice(low, high)), k * _AT_ONCE, some.shape, tables)
@@ -215,6 +222,10 @@ def grown(weights: NDArray[np.float32], reach: int) -> NDArray[np.float32]:
     All rows lie end to end with empty tokens between them, so that each step is one over a contiguous array.
     """
     count, rows, columns = weights.shape
+    if (compiled := loops()) is not None:
+        largest = np.zeros_like(weights)
+        compiled.runs.grown(weights, reach, largest)
+        return largest
     padded = np.zeros((count, rows + 2 * reach, columns + 2 * reach), np.float32)
     padded[:, reach:-reach, reach:-reach] = weights
     flat = padded.reshape(-1)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fiftyone_ntt.pixels.compiled import loops
+
 WORD = 64
 Bits = NDArray[np.uint64]
 _ONE, _LAST = np.uint64(1), np.uint64(WORD - 1)
@@ -36,6 +38,11 @@ def packed_and_areas(values: NDArray[np.float32], levels: tuple[float, ...]) -> 
         uint64 ``[n, h, w / 64]`` and int64 ``[L, n]``.
     """
     bits = np.empty((*values.shape[:2], values.shape[2] // WORD), np.uint64)
+    compiled = loops()
+    if compiled is not None and levels in ((), (1.0, -1.0)):
+        areas = np.empty((2, len(values)), np.int64)
+        compiled.bits.bits_and_areas(np.ascontiguousarray(values, np.float32), bits, areas)
+        return bits, areas[: len(levels)]
     areas = np.empty((len(levels), len(values)), np.int64)
     flags = np.empty(values.shape[1:], bool)
     for k, mask in enumerate(values):

@@ -249,6 +249,15 @@ class Resize:
         common = gcd(int(self.extent), out)
         return int(self.extent) // common, out // common
 
+    @cached_property
+    def pair(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]] | None:
+        """Both inputs of all outputs and their weights, each ``[out]``; ``None`` where some have more than two."""
+        if (self.last - self.first).max() > 1:
+            return None
+        every = np.arange(len(self.matrix))
+        second = np.where(self.last > self.first, self.matrix[every, self.last], np.float32(0))
+        return self.first, self.last, self.matrix[every, self.first], second
+
     def padding(self, outputs: slice) -> tuple[int, int, int, int]:
         """What brings the inputs of some outputs to whole periods, so that they can be enlarged by themselves.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,9 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fiftyone_ntt.pixels.compiled import loops
 from fiftyone_ntt.pixels.frames import ImageFrame, Resize, outline_radius, resize_axis
 from fiftyone_ntt.pixels.mask_codes import Runs, components
+from fiftyone_ntt.pixels.outlines import Crop
 
+Words = NDArray[np.uint64]
 WORD = 64
 """Pixels packed into one machine word; overlaps are counted a word at a time."""
 
@@ -51,16 +53,21 @@ class PackedMask:
         bits = np.packbits(aligned, axis=1).view(np.uint64)
         area = int(np.bitwise_count(bits).sum())
         if area == 0:
-            return cls(0, 0, np.zeros((0, 0), np.uint64), (0, 0, 0, 0), 0)
+            return cls.trimmed(bits, 0, 0, (0, 0, 0, 0), 0)
         # Looking for the extent among words is much faster than among pixels.
         rows = np.flatnonzero(bits.any(axis=1))
         columns = np.flatnonzero(np.unpackbits(np.bitwise_or.reduce(bits, axis=0).view(np.uint8)))
-        y1, y2, x1, x2 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-        first = x1 // WORD
-        origin = left - before
-        extent = (origin + x1, top + y1, origin + x2, top + y2)
-        kept = np.ascontiguousarray(bits[y1:y2, first : -(-x2 // WORD)])
-        return cls(extent[1], origin + first * WORD, kept, extent, area)
+        within = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+        return cls.trimmed(bits, top, left - before, within, area)
+
+    @classmethod
+    def trimmed(cls, bits: Words, top: int, left: int, within: Sequence[int], area: int) -> PackedMask:
+        """The mask of ``bits`` whose first is at (``left``, ``top``): nothing of them is outside ``within``, xyxy."""
+        if area == 0:
+            return cls(0, 0, np.zeros((0, 0), np.uint64), (0, 0, 0, 0), 0)
+        x1, y1, x2, y2 = within
+        kept = np.ascontiguousarray(bits[y1:y2, x1 // WORD : -(-x2 // WORD)])
+        return cls(top + y1, left + x1 // WORD * WORD, kept, (left + x1, top + y1, left + x2, top + y2), area)
 
     def crop(self) -> NDArray[np.bool_]:
         """The mask inside its own extent: bool ``[y2 - y1, x2 - x1]``."""
@@ -129,10 +136,6 @@ def _first_and_last(flags: Tensor) -> tuple[Tensor, Tensor]:
     size = flags.shape[1]
     marks = flags.to(torch.uint8)
     return marks.argmax(dim=1), size - 1 - marks.flip(1).argmax(dim=1)
-
-
-Crop = tuple[int, int, NDArray[np.float32]]
-"""A part of the mask frame: its first row, its first column, and logits float32 ``[h, w]``."""
 
 
 class MaskSource(Protocol):
@@ -220,6 +223,8 @@ def _resize_one(crop: Crop, box: tuple[int, ...], resize_y: Resize, resize_x: Re
     left, right = resize_x.outputs(x1, x2)
     if top >= bottom or left >= right:
         return PackedMask.from_crop(np.zeros((0, 0), bool), 0, 0)
+    if (enlarged := _enlarged_by_loops(crop, (top, bottom, left, right), resize_y, resize_x)) is not None:
+        return enlarged
     # Columns first, then rows: the order of torch's separable kernel, so that rounding agrees with it.
     in_y, in_x = resize_y.inputs(top, bottom), resize_x.inputs(left, right)
     first_y, first_x, logits = crop
@@ -230,6 +235,22 @@ def _resize_one(crop: Crop, box: tuple[int, ...], resize_y: Resize, resize_x: Re
             return PackedMask.from_crop(inside, top, left)
     widened = resize_x.apply(seen.T, left, right).T
     return PackedMask.from_crop(resize_y.apply(widened, top, bottom) > 0, top, left)
+
+
+def _enlarged_by_loops(
+    crop: Crop, outputs: tuple[int, int, int, int], resize_y: Resize, resize_x: Resize
+) -> PackedMask | None:
+    """The mask of ``_resize_one``, to the bit, where there are compiled loops and each output is between two inputs."""
+    compiled, pair_y, pair_x = loops(), resize_y.pair, resize_x.pair
+    if compiled is None or pair_y is None or pair_x is None:
+        return None
+    (top, bottom, left, right), (first_row, first_column, logits) = outputs, crop
+    first_word = left // WORD
+    bits = np.empty((bottom - top, -(-right // WORD) - first_word), np.uint64)
+    extent = np.empty(4, np.int64)
+    logits = np.ascontiguousarray(logits)
+    area = compiled.bits.enlarge(logits, first_row, first_column, *outputs, *pair_y, *pair_x, bits, extent)
+    return None if area < 0 else PackedMask.trimmed(bits, top, first_word * WORD, extent.tolist(), area)
 
 
 _WORTH_IT = 1 << 15
@@ -309,29 +330,45 @@ class WithoutSmallRegions:
     """
 
     def __init__(self, source: MaskSource, runs: Runs, share: float) -> None:
-        self._source = source
-        small = are_small_regions(runs, share)
-        self._kept, self._small = runs.select(~small), runs.select(small)
-        self._ends = np.cumsum(np.bincount(self._small.owner, minlength=len(source.boxes)))  # of each mask's small runs
+        count = len(source.boxes)
+        self._source, self._runs = source, runs
+        self._small, self._boxes = _small_regions(runs, share, count)
+        # Where each mask's runs end.
+        self._ends = np.searchsorted(runs.owner, np.arange(count, dtype=runs.owner.dtype), side="right")
 
     @property
     def frame(self) -> ImageFrame:
         """See ``MaskSource``."""
         return self._source.frame
 
-    @cached_property
+    @property
     def boxes(self) -> NDArray[np.float32]:
         """See ``MaskSource``; of what is left."""
-        return self._kept.boxes(len(self._source.boxes))
+        return self._boxes
 
     def crops(self, index: Sequence[int]) -> Iterator[Crop]:
         """See ``MaskSource``; those regions have become background."""
         for i, (top, left, logits) in zip(index, self._source.crops(index), strict=True):
-            low, high = self._ends[i - 1] if i else 0, self._ends[i]
-            if low < high:
+            part = slice(self._ends[i - 1] if i else 0, self._ends[i])
+            small, runs = self._small[part], self._runs.select(part)
+            if small.any():
                 logits = logits.copy()
-                logits.reshape(-1)[self._small.select(slice(low, high)).pixels(top, left, logits.shape[1])] *= -1
+                if (compiled := loops()) is not None and runs.row.dtype == np.int32:
+                    compiled.runs.flip_runs(runs.row, runs.start, runs.stop, small, top, left, logits)
+                else:
+                    logits.reshape(-1)[runs.select(small).pixels(top, left, logits.shape[1])] *= -1
             yield top, left, logits
+
+
+def _small_regions(runs: Runs, share: float, count: int) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """``are_small_regions``, and the boxes of the ``count`` masks without these, as ``Runs.boxes`` has them."""
+    compiled = loops()
+    if compiled is None or runs.owner.dtype != np.int32:
+        small = are_small_regions(runs, share)
+        return small, runs.select(~small).boxes(count)
+    small, boxes = np.empty(len(runs), bool), np.zeros((count, 4), np.float32)
+    compiled.runs.small_regions(runs.owner, runs.row, runs.start, runs.stop, float(share), small, boxes)
+    return small, boxes
 
 
 def are_small_regions(runs: Runs, share: float) -> NDArray[np.bool_]:

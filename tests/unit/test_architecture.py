@@ -18,8 +18,8 @@ TESTS = ROOT / "tests"
 # Room -> (rooms that it may import, packages that it may import besides the standard library); lowest first.
 TABLE = {
     "params": ("", ""),
-    # Only when asked for: COCO's run lengths, polygons, TIFF and colours of 16 bits.
-    "pixels": ("", "numpy torch PIL pycocotools scipy tifffile cv2"),
+    # Only when asked for: COCO's run lengths, polygons, TIFF and colours of 16 bits, compiled loops.
+    "pixels": ("", "numpy torch PIL pycocotools scipy tifffile cv2 numba"),
     "method": ("pixels", "numpy torch safetensors"),
     "models": (
         "params pixels method",
@@ -145,7 +145,7 @@ def test_files_stay_short():
 def test_the_package_stays_small():
     """Operators and panels lie beside the package in the source tree, and are counted with the doors, not here."""
     protocols = list((PACKAGE / "evaluation" / "protocols").glob("*.py"))
-    assert 0 < len(list(PACKAGE.rglob("*.py"))) - len(protocols) <= 170
+    assert 0 < len(list(PACKAGE.rglob("*.py"))) - len(protocols) <= 174
     assert 0 < len(protocols) <= 29, "a published table is a file and a line in the registry, not more"
 
 

@@ -10,7 +10,7 @@ from fiftyone_ntt.core import Candidates, CompactImage, ImageFrame, IndexedImage
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models.devices import _together, fetched
 from fiftyone_ntt.pixels.frames import outline_radius
-from fiftyone_ntt.pixels.mask_codes import _BORDERS, LEVELS, codes_of, to_codes
+from fiftyone_ntt.pixels.outlines import _BORDERS, LEVELS, codes_of, to_codes
 from fiftyone_ntt.pixels.packed_masks import masks_at_image_size
 
 SIZES = [(480, 640), (256, 256), (900, 333), (64, 100), (30, 2000)]

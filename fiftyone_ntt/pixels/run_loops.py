@@ -1,0 +1,211 @@
+"""Loops over runs of pixels, compiled by numba: which hang together, and how much of each token they cover.
+
+Imported late, and only by ``compiled.loops``: importing compiles, or reads from numba's cache what was compiled
+before. Each loop gives the same bits as the numpy code beside its only caller, which stays for where numba is not.
+Runs are those of ``mask_codes.Runs``: int32 ``[R]`` owner, row, start and stop, in row-major order mask by mask.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fiftyone_ntt.pixels.compiled import compiled
+
+Int = NDArray[np.int32]
+
+
+@compiled("i4(u2[], i8[], i8, i4[]!, i4[]!, i4[]!, i4[]!)")
+def split_runs(lengths: Any, ends: Any, width: int, owner: Int, row: Int, start: Int, stop: Int) -> int:
+    """Runs of kept run lengths, cut where a row ends; see ``mask_codes.runs_of_lengths``.
+
+    Args:
+        lengths: for each mask the lengths of its runs in row-major order, background first, the last left out.
+        ends: int64 ``[N]``, where each mask's lengths end.
+        width: columns and rows of a mask.
+        owner: the runs are written here and to the next three, which have room for them.
+        row: as ``owner``.
+        start: as ``owner``.
+        stop: as ``owner``.
+
+    Returns:
+        How many runs there are.
+    """
+    count, first = 0, 0
+    for mask in range(len(ends)):
+        place, inside = 0, False
+        for k in range(first, ends[mask] + 1):
+            # Behind the last length kept: a mask whose last pixel is set has a run up to there. Never beyond: the
+            # lengths may be a stranger's.
+            end = min(place + np.int64(lengths[k]), width * width) if k < ends[mask] else width * width
+            while inside and place < end:
+                line = place // width
+                border = min(end, (line + 1) * width)
+                owner[count], row[count] = mask, line
+                start[count], stop[count] = place - line * width, border - line * width
+                count += 1
+                place = border
+            place, inside = end, not inside
+        first = ends[mask]
+    return count
+
+
+@compiled("void(i4[], i4[], i4[], i4[], f8, b1[]!, f4[:]!)")
+def small_regions(
+    owner: Int, row: Int, start: Int, stop: Int, share: float, small: NDArray[np.bool_], boxes: NDArray[np.float32]
+) -> None:
+    """Runs of regions smaller than ``share`` of the largest of their mask, and boxes of the masks without them.
+
+    Args:
+        owner: of the runs, as the next three.
+        row: first to last row of each mask.
+        start: first columns.
+        stop: the columns after the last.
+        share: regions are 8-connected.
+        small: bool ``[R]``, written.
+        boxes: float32 ``[N, 4]`` xyxy, x2 and y2 the last column and row; zeros at first, written.
+    """
+    root, area = np.empty(len(owner), np.int32), np.zeros(len(owner), np.int64)
+    low = 0
+    while low < len(owner):
+        high = low
+        above, line = low, low  # the first run of the row before, and of this one
+        while high < len(owner) and owner[high] == owner[low]:
+            i = high
+            root[i] = i
+            if row[i] != row[line]:
+                above, line = line, i
+            if row[above] == row[i] - 1:
+                # Runs above that end left of this one meet none that comes later either.
+                while above < line and stop[above] < start[i]:
+                    above += 1
+                other = above
+                while other < line and start[other] <= stop[i]:
+                    a, b = other, i
+                    while root[a] != a:
+                        root[a] = root[root[a]]
+                        a = root[a]
+                    while root[b] != b:
+                        root[b] = root[root[b]]
+                        b = root[b]
+                    root[max(a, b)] = min(a, b)
+                    other += 1
+            high += 1
+        largest = 0
+        for i in range(low, high):
+            root[i] = root[root[i]]  # every root stands before its runs, and is final by now
+            area[root[i]] += stop[i] - start[i]
+            largest = max(largest, area[root[i]])
+        x1, y1, x2, y2 = np.int32(1 << 30), np.int32(1 << 30), np.int32(-1), np.int32(-1)
+        for i in range(low, high):
+            small[i] = area[root[i]] < share * largest
+            if not small[i]:
+                x1, x2 = min(x1, start[i]), max(x2, stop[i] - 1)
+                y1, y2 = min(y1, row[i]), max(y2, row[i])
+        if x2 >= 0:
+            box = boxes[owner[low]]
+            box[0], box[1], box[2], box[3] = x1, y1, x2, y2
+        low = high
+
+
+@compiled("void(i4[], i4[], i4[], b1[], i8, i8, f4[:]!)")
+def flip_runs(row: Int, start: Int, stop: Int, which: NDArray[np.bool_], top: int, left: int, values: Any) -> None:
+    """Changes the sign of the values, float32 ``[h, w]`` from (``left``, ``top``) on, of some runs' pixels."""
+    for i in range(len(row)):
+        if which[i]:
+            for column in range(start[i] - left, stop[i] - left):
+                values[row[i] - top, column] = -values[row[i] - top, column]
+
+
+@compiled("void(i4[], i4[], i4[], i4[], b1[:], i8[:], f8[:], i8[], f8[], f4[::]!)")
+def token_weights(
+    owner: Int,
+    row: Int,
+    start: Int,
+    stop: Int,
+    used: NDArray[np.bool_],
+    first: NDArray[np.int64],
+    height: NDArray[np.float64],
+    cell: NDArray[np.int64],
+    right: NDArray[np.float64],
+    weights: NDArray[np.float32],
+) -> None:
+    """How much of each token's patch a mask covers; see ``scoring.token_weights``.
+
+    Sums are kept apart by table and by edge, and added up as numpy does: so that they are rounded alike.
+
+    Args:
+        owner: of the runs, as the next three.
+        row: of the runs.
+        start: of the runs.
+        stop: of the runs.
+        used: bool ``[T, 256]`` of T tables, see ``scoring._EdgeTable``, as the next two.
+        first: int64 ``[T, 256]``.
+        height: float64 ``[T, 256]``.
+        cell: int64 ``[257]``, the same in all tables.
+        right: float64 ``[257]``, the same in all tables.
+        weights: float32 ``[N, rows, columns]``, zeros at first, written.
+    """
+    tables, (rows, columns) = len(used), weights.shape[1:]
+    wide = columns + 1  # edges right of all cells fall into a column of their own
+    # Of each cell and table: whole and part of starts, whole and part of stops.
+    sums = np.zeros((rows * wide, tables, 4), np.float64)
+    low = 0
+    while low < len(owner):
+        high, top, bottom = low, rows, -1
+        while high < len(owner) and owner[high] == owner[low]:
+            y = row[high]
+            for t in range(tables):
+                if used[t, y]:
+                    line, share = first[t, y], height[t, y]
+                    top, bottom = min(top, line // wide), max(bottom, line // wide)
+                    begin, end = line + cell[start[high]], line + cell[stop[high]]
+                    sums[begin, t, 0] += share
+                    sums[begin, t, 1] += right[start[high]] * share
+                    sums[end, t, 2] += share
+                    sums[end, t, 3] += right[stop[high]] * share
+            high += 1
+        for line in range(top, bottom + 1):
+            total, whole_before, part_before = 0.0, 0.0, 0.0
+            for column in range(columns):
+                whole, part = 0.0, 0.0
+                for t in range(tables):
+                    place = line * wide + column
+                    whole, part = whole + sums[place, t, 0], part + sums[place, t, 1]
+                    whole, part = whole - sums[place, t, 2], part - sums[place, t, 3]
+                total += part + (whole_before - part_before) if column else part
+                whole_before, part_before = whole, part
+                weights[owner[low], line, column] = 0.0 if total < 0 else 1.0 if total > 1 else total
+        if bottom >= top:
+            sums[top * wide : (bottom + 1) * wide] = 0
+        low = high
+
+
+@compiled("void(f4[::], i8, f4[::]!)")
+def grown(weights: NDArray[np.float32], reach: int, largest: NDArray[np.float32]) -> None:
+    """The largest weight within ``reach`` of each token in both directions; see ``scoring.grown``.
+
+    Args:
+        weights: float32 ``[N, rows, columns]``, none below 0.
+        reach: in tokens.
+        largest: as ``weights``, zeros at first, written.
+    """
+    count, rows, columns = weights.shape
+    across = np.zeros((rows, columns), np.float32)
+    for mask in range(count):
+        for line in range(rows):
+            given, kept = weights[mask, line], across[line]
+            kept[:] = given
+            for step in range(1, min(reach, columns - 1) + 1):
+                for column in range(columns - step):
+                    kept[column] = given[column + step] if given[column + step] > kept[column] else kept[column]
+                for column in range(step, columns):
+                    kept[column] = given[column - step] if given[column - step] > kept[column] else kept[column]
+        for line in range(rows):
+            kept = largest[mask, line]
+            for other in range(max(line - reach, 0), min(line + reach, rows - 1) + 1):
+                near = across[other]
+                for column in range(columns):
+                    kept[column] = near[column] if near[column] > kept[column] else kept[column]
