@@ -14,6 +14,7 @@ from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.operators.base import NttOperator, error_rows, progress_of
 from fiftyone_ntt.operators.forms import Form, as_markdown, counted
 from fiftyone_ntt.params.review import ExportParams, ToSegmentationParams
+from fiftyone_ntt.pixels.files import expanded
 
 _FORMATS = {"coco": "COCO (masks)", "yolo": "YOLO (polygons)", "fiftyone": "FiftyOne dataset (masks)"}
 _ALL, _ACCEPTED = "Everything that was not rejected", "Only what a person accepted"
@@ -36,8 +37,11 @@ class ExportLabels(NttOperator):
         proposed = _proposed_folder(form.ctx.dataset)
         form.set_default("export_dir", str(proposed))
         folder = form.ctx.params.get("export_dir")
-        if folder and not Path(folder).expanduser().is_absolute():
-            form.refuse("export_dir", f"expected a full path such as {proposed}, got {folder!r}")
+        try:
+            if folder and not _is_full_path(folder):
+                form.refuse("export_dir", f"expected a full path such as {proposed}, got {folder!r}")
+        except InputError as error:
+            form.refuse("export_dir", str(error))
         if form.require_detections("label_field", target):
             _describe_export(form, target)
 
@@ -45,7 +49,7 @@ class ExportLabels(NttOperator):
         import fiftyone_ntt as ntt
 
         # The working folder of the App's server is nobody's idea of where an export should lie.
-        if not Path(params.export_dir).expanduser().is_absolute():
+        if not _is_full_path(params.export_dir):
             raise InputError(f"expected the full path of a folder, got {params.export_dir!r}")
         report = ntt.export_labels(ctx.target_view(), **params.to_mapping(), progress=progress_of(ctx))
         # A list, as the report has it.
@@ -85,6 +89,11 @@ class ToSegmentation(NttOperator):
             "summary": f"{as_markdown(report)}\n\nValues: 0 = background, {values}",
             "errors": error_rows(report.errors),
         }
+
+
+def _is_full_path(folder: str) -> bool:
+    """Raises InputError where it is that of a user who is not there."""
+    return expanded(folder).is_absolute()
 
 
 def _proposed_folder(dataset: fo.Dataset) -> Path:

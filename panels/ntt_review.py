@@ -15,6 +15,8 @@ from typing import Any
 import fiftyone.operators as foo
 from fiftyone.operators import types
 
+from fiftyone_ntt.errors import NttError
+from fiftyone_ntt.operators.forms import as_markdown
 from fiftyone_ntt.operators.review import guard_labels
 from fiftyone_ntt.panels.evaluate_tab import EvaluateTab
 from fiftyone_ntt.panels.kept_filters import LOOK, Found, look_after, mark, next_look
@@ -34,9 +36,10 @@ Tag a few samples that show what you want, and find it in all the others. Nothin
 3. **Review**: choose a score threshold, accept and reject, learn from that.
 4. **Evaluate**: compare with ground truth where there is some.
 """
-# Milliseconds: until labels that came back are looked at again, and until a tab asks whether it is the open one.
 LARGE = 10_000
 """Samples from which on the panel makes indexes when it is opened."""
+_LONGEST = 1000
+# Milliseconds: until labels that came back are looked at again, and until a tab asks whether it is the open one.
 _LOOK_EVERY, _SETTLING, _CHECK_AFTER = 1000, 1200, 250
 
 
@@ -90,6 +93,10 @@ class NttReview(foo.Panel):
         self._index(ctx)
         self._load(ctx)
 
+    def on_change_group_slice(self, ctx: Any) -> None:
+        """Other samples are shown, perhaps such that something can be done with."""
+        self._load(ctx)
+
     def on_change_current_sample(self, ctx: Any) -> None:
         """A sample was opened or closed; ``execute`` has seen to its labels."""
 
@@ -122,6 +129,8 @@ class NttReview(foo.Panel):
         panel.enum(tabs_name(ctx), list(TABS), view=view, default=tab, on_change=self.on_tab)
         if ctx.dataset is None:
             panel.md("Open a dataset first.", name="no_dataset")
+        elif ctx.panel.state.trouble:
+            panel.md(f"⚠ {as_markdown(ctx.panel.state.trouble, _LONGEST)}", name=f"{tab}_trouble")
         else:
             self.tabs[tab].render(ctx, panel)
         if look := next_look(ctx, str(ctx.params.get("__method__")), ctx.params.get("filters_found", Found.NOTHING)):
@@ -147,8 +156,13 @@ class NttReview(foo.Panel):
             index_tags(ctx.dataset, reference_fields(ctx.dataset))
 
     def _load(self, ctx: Any) -> None:
+        """Loads the open tab; where that cannot be, one sentence says why in its place."""
+        ctx.panel.state.trouble = None
         if ctx.dataset is not None:
-            self.tabs[open_tab(ctx)].load(ctx)
+            try:
+                self.tabs[open_tab(ctx)].load(ctx)
+            except NttError as error:
+                ctx.panel.state.trouble = str(error)
 
 
 def open_tab(ctx: Any) -> str:

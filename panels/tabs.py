@@ -10,6 +10,7 @@ import fiftyone.operators as foo
 from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.storage import view_documents
+from fiftyone_ntt.errors import NttError
 from fiftyone_ntt.operators.base import show_in_grid, show_samples
 from fiftyone_ntt.panels.kept_filters import keep
 
@@ -57,7 +58,10 @@ class Handler:
         self._handle = handle
 
     def __call__(self, ctx: Any) -> None:
-        self._handle(ctx)
+        try:
+            self._handle(ctx)
+        except NttError as error:  # the sentence, not a panel that failed
+            ctx.ops.notify(str(error), variant="warning")
 
 
 class Tab:

@@ -25,6 +25,7 @@ from safetensors.numpy import load, save
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.pixels import files
+from fiftyone_ntt.pixels.files import expanded
 
 SUFFIX = ".ntt"
 _TYPES = {np.dtype(kind).name: np.dtype(kind) for kind in ("u1", "<u2", "i1", "<i2", "<i8", "<f2", "<f4", "<f8")}
@@ -206,14 +207,14 @@ def default_root() -> Path:
     """The index's folder where none is given; it need not exist."""
     chosen = os.environ.get(FOLDER_VARIABLE)
     if chosen:
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "fiftyone-ntt" / "index"
 
 
 def index_root(index_dir: str | Path | None) -> Path:
     """The index's folder: the one given, else (also for an empty text, as of an empty form field) the default one."""
-    return default_root() if index_dir in (None, "") else Path(index_dir).expanduser()
+    return default_root() if index_dir in (None, "") else expanded(index_dir)
 
 
 def limit_in_bytes(gigabytes: float | None = None) -> int:

@@ -36,6 +36,7 @@ from fiftyone_ntt.evaluation.map_documents import (
 )
 from fiftyone_ntt.params.base import Progress, check_arguments
 from fiftyone_ntt.params.review import ToSegmentationParams
+from fiftyone_ntt.pixels.images import image_size
 from fiftyone_ntt.pixels.semantic_maps import Piece
 from fiftyone_ntt.runs.record import MAPS, provenance_of
 
@@ -228,11 +229,15 @@ def _chunks(
 ) -> Iterator[tuple[list[str], list[tuple[Document | None, Document | None, tuple[int, int]]]]]:
     """Ids, and labels, map and image size of each, of some samples at a time."""
     ids, images = patiently(samples.values, "id"), every_image(dataset_of(samples))
-    names = ["id", label_field, out_field, "metadata.height", "metadata.width"]
+    names = ["id", "filepath", label_field, out_field, "metadata.height", "metadata.width"]
     for start in range(0, len(ids), _CHUNK):
         some = part_of(images, ids[start : start + _CHUNK])
-        some_ids, labels, maps, heights, widths = patiently(raw_values, some, names)
-        sizes = ((int(height), int(width)) for height, width in zip(heights, widths, strict=True))
+        some_ids, paths, labels, maps, heights, widths = patiently(raw_values, some, names)
+        # The image knows best: FiftyOne takes some photographs for lying on their side, and files are replaced.
+        sizes = (
+            image_size(path) or (int(height), int(width))
+            for path, height, width in zip(paths, heights, widths, strict=True)
+        )
         yield [str(sample_id) for sample_id in some_ids], list(zip(labels, maps, sizes, strict=True))
 
 

@@ -24,6 +24,7 @@ import torch
 from fiftyone_ntt.errors import InputError, MissingWeightsError, WeightsMismatchError
 from fiftyone_ntt.method.backends import FeatureModel, ProposalModel
 from fiftyone_ntt.models.devices import Precision
+from fiftyone_ntt.pixels.files import expanded
 
 ModelT_co = TypeVar("ModelT_co", covariant=True)
 
@@ -143,7 +144,7 @@ class Dinov2Spec:
         """Finds the folder and loads it."""
         from fiftyone_ntt.models.dinov2 import Dinov2
 
-        source = self.repo if self.path is None else Path(self.path).expanduser()
+        source = self.repo if self.path is None else expanded(self.path)
         return Dinov2(source, device=device, input_size=self.input_size, precision=precision, compile=compile)
 
 
@@ -256,7 +257,7 @@ def cache_folder() -> Path:
     """The folder weights are put in and looked for; it need not exist."""
     chosen = os.environ.get(FOLDER_VARIABLE)
     if chosen:
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "fiftyone-ntt" / "weights"
 
@@ -274,7 +275,7 @@ def locate(file: WeightsFile, explicit: Path | str | None = None, *, preset: str
         WeightsMismatchError: a file is there and is not the expected one.
     """
     if explicit is not None:
-        path = Path(explicit).expanduser()
+        path = expanded(explicit)
         if not path.is_file():
             raise MissingWeightsError(
                 f"expected model weights at {path}, but there is no such file. "

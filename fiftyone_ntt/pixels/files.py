@@ -57,6 +57,23 @@ def read_file(path: str | Path, most: int) -> bytes:
     return Path(path).read_bytes() if facts.st_size else b""
 
 
+def expanded(path: str | Path) -> Path:
+    """The path with ``~`` and ``~user`` spelt out.
+
+    Args:
+        path: as a person writes it.
+
+    Raises:
+        InputError: if there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(
+            f"expected a path, got {str(path)!r}: nobody here has that name; give the full path"
+        ) from error
+
+
 @contextmanager
 def naming(path: str | Path, part: str | Path | None = None) -> Iterator[None]:
     """An OSError that comes out of this says which file it happened to: writing to an open file does not tell.

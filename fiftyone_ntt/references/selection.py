@@ -8,7 +8,7 @@ import numpy as np
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
-from fiftyone_ntt.dataset.fields import dataset_of, every_image, image_samples
+from fiftyone_ntt.dataset.fields import check_reference_field, dataset_of, every_image, image_samples, is_map_field
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.params.base import Progress
@@ -119,6 +119,12 @@ def select_references(
     if n < 1:
         raise InputError(f"expected at least 1 reference a class, got {n}")
     samples = image_samples(view)
+    check_reference_field(samples, label_field)
+    if is_map_field(samples, label_field):
+        raise WrongTypeError(
+            f"expected a field with labels of objects to choose among, got {label_field!r} with semantic segmentation "
+            "masks; tag the images yourself"
+        )
     bank = build_memory_bank(samples, label_field, classes=classes, preset=preset, device=device, progress=progress)
     chosen = select_rows(bank.project(bank.vectors), bank.class_index, n)
     keys = [bank.reference_ids[i].split("/") for i in chosen]

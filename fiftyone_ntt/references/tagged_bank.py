@@ -21,6 +21,7 @@ from fiftyone_ntt.dataset.fields import (
     has_labels,
     image_samples,
     is_map_field,
+    is_reference_field,
     is_tagged,
     label_path,
     reference_fields,
@@ -140,7 +141,9 @@ def plan_bank(
     summaries = list(reversed(bank_summaries(dataset).values()))  # the newest first
     last = next((bank for bank in summaries if _is_about(bank, label_field)), None)
     before = last.made_from if last is not None else None
-    first = list(before.fields) if before is not None else [label_field or _field_of_tagged(images)]
+    # A field that was renamed or deleted since has no references any more.
+    first = [name for name in (before.fields if before is not None else ()) if is_reference_field(images, name)]
+    first = first or [label_field or _field_of_tagged(images)]
     fields, references = _tagged(images, first)
     negatives = tagged_negatives(images, fields)
     shots = dict(sorted(count_labels(references, fields).items()))

@@ -9,15 +9,8 @@ from typing import Any
 
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
-from fiftyone.core.patches import PatchesView
 
-from fiftyone_ntt.dataset.documents import (
-    can_be_tagged,
-    class_of,
-    label_parts,
-    make_tag_lists,
-    tags_of,
-)
+from fiftyone_ntt.dataset.documents import can_be_tagged, class_of, label_parts, make_tag_lists, tags_of
 from fiftyone_ntt.dataset.fields import (
     NEGATIVE_TAG,
     NO_CLASS,
@@ -279,8 +272,9 @@ def _change(
     samples = image_samples(samples)
     if add and not is_generated(samples):
         index_tags(dataset_of(samples), [field])
-    # A patch has the id of its label. FiftyOne writes what is tagged in a patches view to the dataset as well.
-    if isinstance(samples, PatchesView) and label_ids is None:
+    # Patches (those of an evaluation too) and frames are of a dataset that FiftyOne made for the view. What is tagged
+    # on their labels it writes to the source as well; a tag of their own would be lost with the view.
+    if is_generated(samples) and label_ids is None:
         label_ids = _label_ids(
             samples if sample_ids is None else samples.select(checked_ids(sample_ids, "patches")), field
         )

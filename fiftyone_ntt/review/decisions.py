@@ -26,6 +26,7 @@ from fiftyone_ntt.dataset.fields import (
     every_image,
     image_samples,
     is_generated,
+    is_patches,
     is_tagged,
     root_dataset_of,
     sound_lists,
@@ -336,10 +337,10 @@ def undo_last_decision(dataset: fo.Dataset, label_field: str) -> int:
 
 
 def _note_last(samples: SampleCollection, label_field: str, tag: str | None, before: Before) -> None:
-    """Keeps what the labels were before, so that it can be undone."""
-    if is_generated(samples) or not before:
+    """Keeps what the labels were before, so that it can be undone; of patches, with what they are patches of."""
+    if not before or (is_generated(samples) and not is_patches(samples)):
         return
-    decided = store(dataset_of(samples), DECIDED_STORE)
+    decided = store(root_dataset_of(samples), DECIDED_STORE)
     count = sum(map(len, before.values()))
     decided.delete(label_field)
     if count > _MOST_TO_UNDO:

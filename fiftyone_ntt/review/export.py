@@ -37,8 +37,9 @@ from fiftyone_ntt.errors import InputError, as_text, counted
 from fiftyone_ntt.params.base import Progress, check_arguments
 from fiftyone_ntt.params.review import ExportParams
 from fiftyone_ntt.pixels.files import naming
-from fiftyone_ntt.pixels.images import decode_image, read_bytes
+from fiftyone_ntt.pixels.images import decode_image, image_size, read_bytes, upright_size
 from fiftyone_ntt.review.export_choice import chosen_labels, classes_of, why_nothing
+from fiftyone_ntt.review.export_folder import NOTE, checked_folder, files_in, give_name, place_to_fill, write_error
 from fiftyone_ntt.review.export_formats import (
     IMAGES,
     CocoWriter,
@@ -46,19 +47,13 @@ from fiftyone_ntt.review.export_formats import (
     PlacedLabel,
     YoloWriter,
     count_on_disk,
-    files_in,
-    give_name,
-    not_written,
     save,
-    write_error,
 )
 
 FORMATS = {"coco": "COCO", "yolo": "YOLO", "fiftyone": "FiftyOne dataset"}
 """Formats, and what they are called."""
 ONLY = ("accepted", "done", "all")
 MASKS = ("rle", "polygons")
-NOTE = "ntt_export.json"
-"""File that tells what lies in the folder; only a folder with it is ever replaced."""
 _CHUNK = 100
 _MOST_LINES, _LONGEST_PATH = 20, 1000
 _ANY_SIZE = (1024, 1024)  # to look at labels of an image whose size nobody needs
@@ -162,7 +157,7 @@ def export_labels(
     )
     view = whole_images(view)
     check_detections_field(view, label_field)
-    folder, before = _checked_folder(export_dir, overwrite)
+    folder, before = checked_folder(export_dir, overwrite)
     if progress is not None:
         progress(0, 1, "looking for labels to export")
     chosen = chosen_labels(view, label_field, only=only, score_threshold=score_threshold, exact=True)
@@ -177,26 +172,6 @@ def export_labels(
     job = _Job(chosen, label_field, names, format, masks, export_media, report, keep_empty=only != "accepted")
     _write(job, folder, before, progress)
     return report
-
-
-def _checked_folder(export_dir: str | Path, overwrite: bool) -> tuple[Path, set[str]]:
-    """The folder as a full path, and the files of an earlier export in it. Refuses a folder with anything else."""
-    if not str(export_dir).strip() or "\0" in str(export_dir):
-        raise InputError("expected the name of a folder to write to, got an empty one")
-    folder = Path(export_dir).expanduser().resolve()
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"expected a folder to write to, and {folder} is a file; choose another name")
-    if not folder.exists() or not any(folder.iterdir()):
-        return folder, set()
-    if not (folder / NOTE).is_file():
-        raise InputError(f"the folder {folder} is not empty and holds no earlier export; choose another one")
-    if not overwrite:
-        raise InputError(f"the folder {folder} holds an earlier export; choose another one, or set overwrite")
-    there = files_in(folder)
-    if others := not_written(folder / NOTE, there):
-        names = ", ".join(name.lstrip("/\\") for name in others[:3]) + (" and more" if len(others) > 3 else "")
-        raise InputError(f"the folder {folder} also holds what no export wrote ({names}); move that, or choose another")
-    return folder, there
 
 
 @dataclass
@@ -230,7 +205,7 @@ class _Job:
 
 def _write(job: _Job, folder: Path, before: set[str], progress: Progress | None) -> None:
     """Writes beside the folder first: what goes wrong half-way leaves nothing, and an earlier export as it was."""
-    hidden = folder.with_name(f".ntt-export-{ObjectId()}")
+    hidden = place_to_fill(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _export(job, hidden, folder, progress)
@@ -313,32 +288,33 @@ def _image(
     data = read_bytes(path) if job.export_media else None
     if data is not None:
         size = _checked_size(data, path)
-    elif size is None:
-        size = _ANY_SIZE if job.format == "fiftyone" else _checked_size(read_bytes(path), path)
-    labels = []
+    elif job.format != "fiftyone":  # where the image is no longer there, what is known of it has to do
+        size = image_size(path) or size or _checked_size(read_bytes(path), path)
+    labels, unusable = [], len(job.unusable)
     for label in single_documents(document):
         try:
-            labels.append(_placed(job, label, size, path))
+            labels.append(_placed(job, label, size or _ANY_SIZE, path))
         except InputError as error:
             job.unusable.append(label.get("_id"))
             name = f"label {label.get('_id')} ({as_text(class_of(label))}) of {as_text(path, _LONGEST_PATH)}"
             job.report.left_out.append(f"left out: {name}: {error}")
-    return (data, size, labels) if labels or job.keep_empty else None
+    # An image without labels says that there is nothing: not where there was something that could not be read.
+    says_nothing = not labels and (not job.keep_empty or len(job.unusable) > unusable)
+    return None if says_nothing else (data, size or _ANY_SIZE, labels)
 
 
 def _checked_size(data: bytes, path: str) -> tuple[int, int]:
     """Height and width of an upright image; raises InputError where it cannot be decoded."""
     try:
         with Image.open(BytesIO(data)) as image:
-            width, height = image.size
-            if image.getexif().get(0x0112, 1) >= 5:  # orientation: lies on its side
-                width, height = height, width
-            image.draft("RGB", (width // 8, height // 8))  # a JPEG is decoded at an eighth, which is enough to tell
-            image.load()
-            return height, width
+            if image.format != "TIFF":  # of which Pillow does not read every one as it is read for the models
+                size = upright_size(image)
+                image.draft("RGB", (image.width // 8, image.height // 8))  # an eighth of a JPEG is enough to tell
+                image.load()
+                return size
     except Exception:  # whatever a decoder raises; what reads images for the models has the last word
-        height, width = decode_image(data, path).shape[:2]
-        return height, width
+        return decode_image(data, path).shape[:2]
+    return decode_image(data, path).shape[:2]
 
 
 def _placed(job: _Job, document: Document, size: tuple[int, int], path: str) -> PlacedLabel:
@@ -362,24 +338,46 @@ def _placed(job: _Job, document: Document, size: tuple[int, int], path: str) -> 
 
 def _write_fiftyone(job: _Job, folder: Path, written: dict[str, str]) -> None:
     """FiftyOne's own format. Files of masks come along, whether or not the images do."""
-    every = len(written) == len(job.chosen)  # a million ids would be too long a query
-    kept = job.chosen if every else job.chosen.select(list(written), ordered=True)
-    if job.unusable:
-        kept = with_labels(kept, job.label_field, ~F("_id").is_in(job.unusable), only_matches=False)
     with naming(folder / "samples.json"):
-        kept.select_fields(job.label_field).export(
-            export_dir=str(folder), dataset_type=fo.types.FiftyOneDataset, export_media=False, progress=False
-        )
-    content = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
-    for sample in content["samples"]:
-        if job.export_media:
-            sample["filepath"] = f"{IMAGES[job.format]}/{written[sample['_id']['$oid']]}"
-        for label in (sample.get(job.label_field) or {}).get("detections") or []:
-            if label.get("mask_path"):
-                place = f"fields/{job.label_field}.detections.mask_path/{label['_id']['$oid']}.png"
-                save(folder / place, read_bytes(label["mask_path"]))
-                label["mask_path"] = place
-    save(folder / "samples.json", json.dumps(content))
+        job.chosen.select_fields(job.label_field).export(
+            export_dir=str(folder), dataset_type=fo.types.FiftyOneDataset, export_media=False, use_dirs=True,
+            ordered=True, progress=False,
+        )  # fmt: skip
+        # A file a sample, in their order: they become one, which FiftyOne reads sooner, without all in memory at once.
+        parts, count = folder / "samples", 0
+        with (folder / "samples.json").open("w", encoding="utf-8") as file:
+            file.write('{"samples": [')
+            for part in sorted(parts.iterdir()):
+                sample = json.loads(part.read_text(encoding="utf-8"))
+                if (name := written.get(sample["_id"]["$oid"])) is not None:
+                    file.write((",\n" if count else "\n") + json.dumps(_portable(job, folder, sample, name)))
+                    count += 1
+                part.unlink()
+            file.write("\n]}\n")
+        parts.rmdir()
+
+
+def _portable(job: _Job, folder: Path, sample: dict[str, Any], name: str) -> dict[str, Any]:
+    """A sample's document without the labels that cannot be written; image and mask files are those of the export."""
+    if job.export_media:
+        sample["filepath"] = f"{IMAGES[job.format]}/{name}"
+    value = sample.get(job.label_field) or {}
+    unusable = {str(key) for key in job.unusable}
+    labels = [label for label in value.get("detections") or [] if _id_of(label) not in unusable]
+    for number, label in enumerate(labels):
+        if label.get("mask_path"):  # copies of samples have labels of the same ids
+            place = f"fields/{job.label_field}.detections/{sample['_id']['$oid']}-{number}.png"
+            save(folder / place, read_bytes(label["mask_path"]))
+            label["mask_path"] = place
+    if "detections" in value:
+        value["detections"] = labels
+    return sample
+
+
+def _id_of(label: Any) -> str | None:
+    """The id of a label in a JSON document; ``None`` without one."""
+    key = label.get("_id") if isinstance(label, dict) else None
+    return str(key.get("$oid")) if isinstance(key, dict) else key and str(key)
 
 
 def _notes(view: SampleCollection, chosen: SampleCollection, label_field: str, only: str) -> list[str]:

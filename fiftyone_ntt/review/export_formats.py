@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -20,15 +18,14 @@ import yaml
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from fiftyone_ntt.errors import InputError, counted
-from fiftyone_ntt.pixels.files import naming, write_file, write_problem
+from fiftyone_ntt.errors import counted
+from fiftyone_ntt.pixels.files import naming, write_file
 from fiftyone_ntt.pixels.mask_codes import encode_crop
 from fiftyone_ntt.pixels.polygons import Points, one_polygon, polygons_of, rings_of
 
 IMAGES = {"coco": "data", "yolo": "images/train", "fiftyone": "data"}
 """Where each format keeps the images."""
-_OF_EXPORTS = {"data", "images", "labels", "fields", "labels.json", "dataset.yaml", "samples.json", "metadata.json"}
-"""What lies in the folder of an export of a version that did not list its files."""
+_ABOUT_VAL = "# val: the same images, until you set some aside\n"
 _LONGEST_PART, _LONGEST_NAME = 200, 800  # bytes; file systems allow 255 and about 4,000
 _INSET = 0.02  # pixels: corners lie in pixels of the mask, and boxes around the polygon stay those of the mask
 
@@ -67,6 +64,8 @@ class Loss:
         pixels: pixels that differ.
         least_iou: of the worst one.
         crowds: crowd regions that were left out, because the format knows none.
+        ignored: the same of labels marked as difficult or as to be ignored.
+        images: images that were left out, because no label of them was left.
         dropped: lines about labels that could not be written at all.
     """
 
@@ -74,6 +73,8 @@ class Loss:
     pixels: int = 0
     least_iou: float = 1.0
     crowds: int = 0
+    ignored: int = 0
+    images: int = 0
     dropped: list[str] = field(default_factory=list)
 
     def measure(self, mask: NDArray[np.bool_], drawn: NDArray[np.bool_], outside: int = 0) -> None:
@@ -94,6 +95,11 @@ class Loss:
             )
         if self.crowds:
             lines.append(f"{counted(self.crowds, 'crowd region')} left out: YOLO has no crowds")
+        if self.ignored:
+            marked = counted(self.ignored, "label")
+            lines.append(f"{marked} marked as difficult or to be ignored left out: YOLO has no such mark")
+        if self.images:
+            lines.append(f"{counted(self.images, 'image')} left out, of which no label was left")
         return lines
 
 
@@ -251,19 +257,29 @@ class YoloWriter:
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         self.loss = Loss()
         self._folder = folder
-        about = {"train": "./images/train/", "names": dict(enumerate(classes))}
-        save(folder / "dataset.yaml", yaml.safe_dump(about, sort_keys=False))
+        # What trains with it wants both, and says so only when it starts.
+        about = {"train": "./images/train/", "val": "./images/train/", "names": dict(enumerate(classes))}
+        save(folder / "dataset.yaml", _ABOUT_VAL + yaml.safe_dump(about, sort_keys=False))
 
     def add(self, name: str, size: tuple[int, int], labels: Sequence[PlacedLabel]) -> None:
-        """Adds an image of ``size`` (height, width) with its labels."""
+        """Adds an image of ``size`` (height, width) with its labels.
+
+        YOLO has no regions that count neither way. An image with nothing but such would say that there is nothing in
+        it: it is taken out again.
+        """
         lines = []
         for label in labels:
-            if label.crowd:
-                self.loss.crowds += 1
+            if label.crowd or label.ignored:
+                self.loss.crowds += label.crowd
+                self.loss.ignored += not label.crowd
                 continue
             line = self._line(label, size)
             if line is not None:
                 lines.append(f"{label.label} {line}\n")
+        if labels and not lines:
+            self.loss.images += 1
+            (self._folder / IMAGES["yolo"] / name).unlink(missing_ok=True)
+            return
         path = self._folder / "labels" / "train" / PurePosixPath(name).with_suffix(".txt")
         save(path, "".join(lines))
 
@@ -328,55 +344,11 @@ def count_on_disk(folder: Path, format: str, label_field: str, classes: Sequence
                     images += "file_name" in entry
                     counts.update([classes[entry["category_id"] - 1]] if "category_id" in entry else [])
     else:
-        samples = json.loads((folder / "samples.json").read_text(encoding="utf-8"))["samples"]
-        for sample in samples:
-            counts.update(label["label"] for label in (sample.get(label_field) or {}).get("detections") or [])
-        images = len(samples)
+        images = 0
+        with (folder / "samples.json").open(encoding="utf-8") as stored:
+            for line in stored:
+                if line.startswith('{"_id"'):  # one sample a line
+                    labels = (json.loads(line.rstrip().removesuffix(",")).get(label_field) or {}).get("detections")
+                    counts.update(label["label"] for label in labels or [])
+                    images += 1
     return OnDisk(images, {name: counts[name] for name in classes if counts[name]}, len(files))
-
-
-def files_in(folder: Path) -> set[str]:
-    """Every file below a folder, as the end of its path."""
-    return {os.path.join(parent, name)[len(str(folder)) :] for parent, _, names in os.walk(folder) for name in names}
-
-
-def not_written(note: Path, there: set[str]) -> list[str]:
-    """Files beside an export's note that no export wrote; caches of what trains with it aside.
-
-    Args:
-        note: the export's note; one of an earlier version names no files: then only the folders tell.
-        there: every file, as ``files_in`` gives them.
-    """
-    try:
-        written = set(json.loads(note.read_text(encoding="utf-8"))["written"])
-    except (OSError, ValueError, LookupError, TypeError):
-        written = {name for name in there if name.strip("/\\").replace("\\", "/").split("/")[0] in _OF_EXPORTS}
-    return sorted(name for name in there - written if not name.endswith((note.name, ".cache")))
-
-
-def give_name(hidden: Path, folder: Path, before: set[str]) -> None:
-    """Puts what was written in the place of the earlier export; what came to lie there meanwhile is not touched."""
-    aside = hidden.with_name(f"{hidden.name}-replaced")
-    meanwhile = f"expected {folder} as it was when the export began, and other files are in it now; choose another one"
-    try:
-        if before:
-            folder.rename(aside)  # so that nothing can come to lie in it while it is looked at
-            if files_in(aside) - before:
-                aside.rename(folder)
-                raise InputError(meanwhile)
-        elif folder.exists():
-            folder.rmdir()
-        hidden.rename(folder)  # fails where something is there
-    except OSError as error:
-        if aside.exists() and not folder.exists():
-            aside.rename(folder)
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise InputError(meanwhile) from error
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def write_error(error: OSError, hidden: Path, folder: Path) -> InputError:
-    """The error for a file that could not be written; ``hidden`` is where ``folder`` is made."""
-    path = str(error.filename or folder).replace(str(hidden), str(folder))
-    return InputError(write_problem(error, path))

@@ -4,6 +4,7 @@ The editor gets a sample's labels from the view and saves them as the whole list
 changed by its place in that list. So where a stage of the view hides labels, hidden ones vanish, and a change may hit
 another label than the one in sight. A hidden label cannot be deleted or edited on purpose: each one is kept when its
 sample is opened, and is put back once that is closed. A label that was in sight and is gone was deleted by a person.
+Nobody says when a browser is closed: what is kept longer than a day is forgotten, and what was deleted since stays so.
 
 Filters of the App's sidebar hide nothing from the editor. But its labels are as old as the page: one that was accepted
 or rejected since loses that when another label of the sample is saved. So decisions are kept and put back as well,
@@ -38,6 +39,8 @@ _STORE = "ntt_guard"
 _GRACE = 1.0
 """Seconds after a sample was closed in which the editor may still save."""
 _LARGEST = 8 * 2**20
+_LONGEST_OPEN = 24 * 3600.0
+"""Seconds after which a sample that was opened is taken for closed."""
 _UNTOLD = "untold"
 _OF_NO_WEIGHT = frozenset({"_id", "tags", "mask"})
 
@@ -82,13 +85,14 @@ def watch(dataset: fo.Dataset, view: fo.DatasetView, sample_id: str) -> int:
         if not (hidden or decided):
             continue
         count += len(hidden)
-        facts = {
+        facts: dict[str, Any] = {
             "root": root,
             "order": list(by_key),
             "hidden": bson.encode({"labels": list(hidden.values()), "keys": list(hidden)}),
             "decided": decided,
             "content": _content(labels),
             "status": bson.encode({"status": document.get(status_field(field))}),
+            "opened": time.time(),
         }
         if len(facts["hidden"]) > _LARGEST:
             logger.warning("sample %s: the labels in %r that the view hides are too large to be kept", sample_id, field)
@@ -102,9 +106,9 @@ def _end_earlier(dataset: fo.Dataset, kept: JsonStore, sample_id: str) -> None:
     for key in kept.list_keys():
         number, _, field = key.partition(":")
         facts = kept.get(key) if number == sample_id else None
-        if facts is None or facts.get("closed") is None:
+        if facts is None or (facts.get("closed") is None and not _is_past(facts)):
             continue
-        labels = _restore(dataset, sample_id, field, facts) if dataset.has_field(field) else 0
+        labels = _restore(dataset, sample_id, field, facts)
         kept.delete(key)
         if labels:
             kept.set(_UNTOLD, (kept.get(_UNTOLD) or 0) + labels)
@@ -173,10 +177,9 @@ def put_back(dataset: fo.Dataset, open_sample: str | None = None, *, tell: bool 
         facts = None if key == _UNTOLD or sample_id == open_sample else kept.get(key)
         if facts is None:
             continue
-        if dataset.has_field(field):
-            labels += _restore(dataset, sample_id, field, facts)
+        labels += _restore(dataset, sample_id, field, facts)
         closed = facts.get("closed")
-        if closed is not None and time.time() - closed > _GRACE:
+        if _is_past(facts) or (closed is not None and time.time() - closed > _GRACE):
             kept.delete(key)
             continue
         pending = True
@@ -189,7 +192,14 @@ def put_back(dataset: fo.Dataset, open_sample: str | None = None, *, tell: bool 
     return PutBack(labels, pending)
 
 
+def _is_past(facts: dict[str, Any]) -> bool:
+    """Whether a sample was opened so long ago that nobody can still be editing it."""
+    return bool(time.time() - facts.get("opened", time.time()) > _LONGEST_OPEN)
+
+
 def _restore(dataset: fo.Dataset, sample_id: str, field: str, facts: dict[str, Any]) -> int:
+    if _is_past(facts) or not dataset.has_field(field):
+        return 0
     document = _document(dataset, sample_id, field)
     now = _by_key(_labels(document, facts["root"]))
     if not document or _was_labelled_again(document, field, facts, now):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fiftyone.core.collections import SampleCollection
+from fiftyone.core.patches import EvaluationPatchesView
 
 from fiftyone_ntt.dataset.documents import label_parts
 from fiftyone_ntt.dataset.fields import is_patches, label_fields
@@ -41,7 +42,9 @@ class InSight:
         if selected or not self.samples or not is_patches(self.view):
             return selected
         patches = self.view.select(list(self.samples))
-        for field in label_fields(patches):
+        # A patch of an evaluation shows the truth beside what was predicted: only the latter is decided on.
+        fields = [patches.pred_field] if isinstance(patches, EvaluationPatchesView) else label_fields(patches)
+        for field in fields:
             if patches.has_field(field):
                 parts = label_parts(patches, field, ["_id"])
                 selected[field] = [str(label["_id"]) for _, labels in parts for label in labels if label]

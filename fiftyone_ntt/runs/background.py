@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,8 @@ def cancel(dataset: fo.Dataset, operation: str) -> bool:
     if noted is not None:
         _workers(dataset).delete(operation)
         if not has_died(noted["owner"]) and noted["owner"]["machine"] == process_facts()["machine"]:
-            psutil.Process(noted["owner"]["pid"]).terminate()
+            with suppress(psutil.NoSuchProcess):  # it ended by itself a moment ago
+                psutil.Process(noted["owner"]["pid"]).terminate()
     return cancelled
 
 

@@ -209,11 +209,12 @@ def test_a_file_that_cannot_be_written_is_named(dataset, tmp_path, monkeypatch, 
 def test_crowds_go_out_as_crowds(dataset, tmp_path):
     """COCO knows crowd regions, as run lengths; YOLO does not, and says so."""
     labels = [accepted(MASKS["ring"], iscrowd=1), accepted(MASKS["two parts"], iscrowd=False, difficult="1")]
+    labels.append(accepted(MASKS["one pixel"]))
     dataset.add_sample(fo.Sample(picture(tmp_path / "in/a.png"), ntt=fo.Detections(detections=labels)))
     export_labels(dataset, tmp_path / "coco", masks="polygons")
     coco, annotations = coco_of(tmp_path / "coco")
-    assert [(item["iscrowd"], item.get("ignore", 0)) for item in annotations] == [(1, 0), (0, 1)]
-    assert [type(item["segmentation"]) for item in annotations] == [dict, list]
+    assert [(item["iscrowd"], item.get("ignore", 0)) for item in annotations] == [(1, 0), (0, 1), (0, 0)]
+    assert [type(item["segmentation"]) for item in annotations] == [dict, list, list]
     assert (coco.annToMask(annotations[0]) == MASKS["ring"]).all()
     report = export_labels(dataset, tmp_path / "yolo", format="yolo")
     assert report.labels == 1 and any("1 crowd" in note for note in report.notes)

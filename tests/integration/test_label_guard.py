@@ -1,5 +1,7 @@
 """What FiftyOne's editor drops from a view that hides labels comes back; what a person deletes does not."""
 
+import time
+
 import fiftyone as fo
 import numpy as np
 import pytest
@@ -128,6 +130,21 @@ def test_nothing_comes_back_while_the_sample_is_open_or_twice(panel):
     panel.dataset.set_values("ntt.detections", [[]])
     again.send("on_review_refresh")
     assert labels(panel.dataset) == {}, "what happens later has other reasons"
+
+
+# FiftyOne's App says nothing when its page is closed
+@pytest.mark.parametrize(("hours", "left"), [(1, 4), (30, 2)])
+def test_what_is_deleted_days_later_stays_deleted(panel, monkeypatch, hours, left):
+    """A sample was open when the browser was closed; its hidden labels are deleted on purpose in a notebook."""
+    panel.opened = panel.dataset.first().id
+    panel.send("on_change_current_sample", value=panel.opened)
+    hidden = [label.id for label in panel.dataset.first().ntt.detections if label.confidence < 0.5]
+    panel.dataset.delete_labels(ids=hidden, fields="ntt")
+    later = time.time() + hours * 3600
+    monkeypatch.setattr("fiftyone_ntt.review.guard.time.time", lambda: later)
+    panel.opened = None
+    panel.send("on_change_current_sample", value=None)
+    assert len(labels(panel.dataset)) == left
 
 
 def test_what_is_deleted_when_it_is_opened_again_stays_deleted(panel):

@@ -173,3 +173,19 @@ def test_without_references_the_last_bank_is_taken(pictures, preset):
 def test_reference_samples_do_for_a_bank(pictures, settings):
     report = ntt.segment(pictures.skip(2), pictures.limit(2), reference_field="truth", **settings)
     assert report.done == 2 and ntt.list_banks(pictures) == []
+
+
+# voxel51/fiftyone#1910, of what is noted of a field that is renamed
+@pytest.mark.parametrize("change", ["renamed", "deleted"])
+def test_a_field_that_went_is_not_asked_for_again(pictures, preset, change):
+    """The bank was made of its labels; what is tagged now lies elsewhere."""
+    plan_bank(pictures, preset=preset).bank("cpu")
+    field = "truth"
+    if change == "renamed":
+        pictures.rename_sample_field(field, "gt")
+    else:
+        pictures.clone_sample_field(field, "gt")
+        pictures.delete_sample_field(field)
+    assert plan_bank(pictures, preset=preset).bank("cpu").classes
+    with pytest.raises(InputError, match=f"no field '{field}'"):
+        plan_bank(pictures, field, preset=preset)

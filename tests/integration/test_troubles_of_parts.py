@@ -9,6 +9,9 @@ from PIL import Image
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.errors import NttError
+from fiftyone_ntt.params.review import DecisionParams
+from fiftyone_ntt.review.decisions import undo_last_decision
+from fiftyone_ntt.review.in_sight import InSight
 
 
 @pytest.fixture
@@ -91,3 +94,53 @@ def test_decisions_on_videos_are_refused(parts, kind):
         with pytest.raises(NttError):
             call(parts[kind], "truth")
     assert contents(parts[kind]) == before
+
+
+@pytest.fixture
+def compared(dataset, tmp_path):
+    """Patches of an evaluation: on one picture a hit, a label on nothing, and an object that was missed."""
+    path = str(tmp_path / "a.png")
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(path)
+    hit, missed, nothing = [0.1, 0.1, 0.3, 0.3], [0.6, 0.6, 0.3, 0.3], [0.6, 0.1, 0.3, 0.3]
+    truth = [fo.Detection(label="fig", bounding_box=box) for box in (hit, missed)]
+    found = [fo.Detection(label="fig", bounding_box=box, confidence=0.9) for box in (hit, nothing)]
+    sample = fo.Sample(path, truth=fo.Detections(detections=truth), ntt=fo.Detections(detections=found))
+    dataset.add_sample(sample)
+    dataset.evaluate_detections("ntt", "truth", eval_key="again", progress=False)
+    return dataset, dataset.to_evaluation_patches("again")
+
+
+def tags_by_field(dataset):
+    sample = dataset.first()
+    return {field: [label.tags for label in sample[field].detections] for field in ("truth", "ntt")}
+
+
+# voxel51/fiftyone#2113, of the patches that an evaluation makes
+@pytest.mark.parametrize("decide", [ntt.accept_labels, ntt.reject_labels])
+def test_a_patch_of_an_evaluation_is_its_prediction(compared, decide):
+    dataset, patches = compared
+    sight = InSight(patches, patches.values("id"))
+    assert sight.decide(decide, DecisionParams(label_field="ntt")) == 2
+    tag = "ntt:accepted" if decide is ntt.accept_labels else "ntt:rejected"
+    assert tags_by_field(dataset) == {"truth": [[], []], "ntt": [[tag], [tag]]}
+
+
+def test_missed_objects_of_an_evaluation_become_references(compared):
+    dataset, patches = compared
+    missed = patches.match({"type": "fn"})
+    assert ntt.use_as_references(patches, "truth", sample_ids=missed.values("id")).labels == 1
+    assert tags_by_field(dataset) == {"truth": [[], ["ntt:reference"]], "ntt": [[], []]}
+    assert ntt.remove_references(patches, "truth", sample_ids=missed.values("id")).labels == 1
+    assert tags_by_field(dataset) == {"truth": [[], []], "ntt": [[], []]}
+    with pytest.raises(NttError, match="no field 'ntt'"):
+        ntt.use_as_references(dataset.to_patches("truth"), "ntt")
+
+
+def test_a_decision_on_patches_can_be_taken_back(compared):
+    """The button that takes a decision back is about the last one, wherever it was made."""
+    dataset, _ = compared
+    assert ntt.accept_labels(dataset, "ntt") == 2
+    patches = dataset.to_patches("ntt")
+    assert ntt.reject_labels(patches.limit(1), "ntt") == 1
+    assert undo_last_decision(dataset, "ntt") == 1
+    assert tags_by_field(dataset)["ntt"] == [["ntt:accepted"], ["ntt:accepted"]]

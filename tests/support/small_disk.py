@@ -107,6 +107,22 @@ def export(folder, name, format, media):
     return {"error": error, "files": files_in(folder)}
 
 
+def export_twice(folder, name, format):
+    """An export onto the disk itself, whose folder cannot be renamed, and another one over it."""
+    import fiftyone as fo
+
+    from fiftyone_ntt.review.export import export_labels
+
+    if not folder.is_mount():
+        return None
+    dataset, errors, files = fo.load_dataset(name), [], []
+    for overwrite in (False, True):
+        export = {"format": format, "overwrite": overwrite}
+        errors.append(said(lambda export=export: export_labels(dataset, folder, "ntt", **export))[1])
+        files.append(sorted(files_in(folder)))
+    return {"errors": errors, "files": files, "hidden": [path.name for path in folder.glob(".*")]}
+
+
 def bank(folder):
     """A small bank, then one in its place that does not fit."""
     import numpy as np
