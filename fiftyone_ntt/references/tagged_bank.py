@@ -6,6 +6,7 @@ whether the references are still the same; form, command line and Python ask her
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -35,6 +36,7 @@ from fiftyone_ntt.params.base import DEFAULT_BANK_NAME, StageOneSettings
 from fiftyone_ntt.params.references import MADE_FIELD
 from fiftyone_ntt.references.banks import (
     CONTENTS,
+    HEAD_IMAGES,
     LEARNED,
     BankSummary,
     bank_of_reader,
@@ -56,6 +58,8 @@ from fiftyone_ntt.references.tagging import (
 if TYPE_CHECKING:
     from fiftyone_ntt.models import Preset
     from fiftyone_ntt.params.base import Progress
+
+logger = logging.getLogger(__name__)
 
 _NAMED = 12
 """Classes that are named: as many as can be read at a glance."""
@@ -221,6 +225,9 @@ def resolve_bank(
 def with_lessons_of(bank: MemoryBank, earlier: MemoryBank) -> MemoryBank:
     """A bank with what another one had learned from a person's decisions, so that new references do not undo it.
 
+    A head is for the classes and the centre that it was trained with: with other ones it is left out, and is trained
+    again by ``learn``.
+
     Args:
         bank: of the references.
         earlier: what a run was made with; nothing is taken from a bank of other models.
@@ -236,7 +243,18 @@ def with_lessons_of(bank: MemoryBank, earlier: MemoryBank) -> MemoryBank:
         rows = [i for i, key in enumerate(known.ids) if key.startswith(LEARNED) and known.labels[i] in (*classes, None)]
         negatives = known.select(rows) if negatives is None else negatives.joined(known.select(rows))
     origin = {**bank.origin, CONTENTS: {**contents_of(earlier), **contents_of(bank)}}
-    return bank.changed(classes=classes, references=references, negatives=negatives, origin=origin)
+    head = earlier.head if _same_space(bank, classes, earlier) else None
+    if head is not None:
+        origin[HEAD_IMAGES] = list(earlier.origin.get(HEAD_IMAGES) or [])
+    elif earlier.head is not None:
+        logger.warning("the references have changed, so the trained head is left out; learn again to train it anew")
+    return bank.changed(classes=classes, references=references, negatives=negatives, head=head, origin=origin)
+
+
+def _same_space(bank: MemoryBank, classes: Sequence[str], earlier: MemoryBank) -> bool:
+    """Whether candidates are compared with the same classes, as seen from the same centre."""
+    centres = [None if one.center is None else one.center.tolist() for one in (bank, earlier)]
+    return tuple(classes) == earlier.classes and centres[0] == centres[1]
 
 
 def _is_about(bank: BankSummary, label_field: str | None) -> bool:

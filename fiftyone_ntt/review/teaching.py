@@ -67,13 +67,15 @@ def teach(review: ReviewedRun, decided: dict[str, tuple[str, list[Document]]], d
     learned = Learned(review.bank)
     images = {**done, **{sample_id: path for sample_id, (path, _) in decided.items()}}
     names = _names(review.bank, decided)
+    # Learning twice is learning once: what the run has learned from these samples has no say.
+    plain = review.bank if method == REFERENCES else _bank_of(review.bank, [], set(decided), HEAD)
 
     def read(sample_id: str, content: CompactImage) -> tuple[list[Lesson], Rows | None]:
         labels = decided[sample_id][1] if sample_id in decided else []
         rows = None
         if method != REFERENCES:
             what = decided_of(labels, content.candidates.frame.image_size, names, sample_id in done)
-            rows = rows_of(content, what, review.bank.prototypes, review.bank.center)
+            rows = rows_of(content, what, plain.prototypes, plain.center)
         return lessons_of(sample_id, labels, content), rows
 
     with closing(review.source.outcomes(images.items(), read)) as outcomes:
@@ -135,14 +137,11 @@ def _bank_of(before: MemoryBank, lessons: Sequence[Lesson], samples: Collection[
         method: with ``"head"`` only classes that the bank does not have get references.
         left_out: samples to learn nothing from; a class that is known from them only keeps its references.
     """
-    bare = taught(before, [], samples)
-    known = {*bare.classes}
-    used = []
-    if method != HEAD:
-        used = [lesson for lesson in lessons if lesson.key.split("/")[0] not in left_out]
-        known |= {lesson.label for lesson in used if lesson.kind != "rejected"}
-    new = [lesson for lesson in lessons if lesson.label not in known and lesson.kind != "rejected"]
-    return taught(before, sorted([*used, *new], key=lambda lesson: lesson.key), samples) if used or new else bare
+    used = [lesson for lesson in lessons if method != HEAD and lesson.key.split("/")[0] not in left_out]
+    if method == HEAD or left_out:
+        known = {*taught(before, [], samples).classes, *(lesson.label for lesson in used if lesson.kind != "rejected")}
+        used += [lesson for lesson in lessons if lesson.label not in known and lesson.kind != "rejected"]
+    return taught(before, sorted(used, key=lambda lesson: lesson.key), samples)
 
 
 def learned_bank(

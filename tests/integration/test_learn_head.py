@@ -58,6 +58,8 @@ def test_a_head_is_written_kept_with_the_run_and_undone(reviewed, preset, better
     assert str(report.head) in str(report) and str(report.head) in last_outcome(reviewed, "found")["summary"]
     assert [label.to_dict() for label in reviewed.skip(1).first().found.detections] == decided
     assert confidences(reviewed, 11) != before
+    again = learn(reviewed, "found", method="head", preset=preset, threshold=0.0)
+    assert again.bank.content_hash == kept.content_hash and not again.changed, "learning twice is learning once"
     ntt.segment(reviewed.skip(11), kept, "again", preset=preset, index_dir=tmp_path / "index")
     again = {tuple(np.round(one.bounding_box, 6)): one.confidence for one in reviewed.skip(11).first().again.detections}
     assert again == confidences(reviewed, 11), "the bank carries its head to any view"
@@ -78,6 +80,9 @@ def test_auto_adds_a_head_to_the_references(reviewed, preset, better):
     both = learn(reviewed, "found", method="auto", preset=preset)
     assert both.bank.head is not None and both.bank.changed(head=None).content_hash == references.content_hash
     assert references.head is None and len(references.vectors) == 2 + 6
+    learn(reviewed, "found", method="auto", preset=preset, apply=True)
+    assert learn(reviewed, "found", method="auto", preset=preset).bank.content_hash == both.bank.content_hash
+    assert learn(reviewed, "found", preset=preset).bank.content_hash == references.content_hash
 
 
 def test_a_head_that_is_no_better_is_not_used(reviewed, preset, monkeypatch):

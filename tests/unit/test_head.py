@@ -10,9 +10,12 @@ from fiftyone_ntt.core import Candidates, ImageFrame, Matcher, MemoryBank, compa
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.bank_parts import Head, VectorSet
 from fiftyone_ntt.method.options.head import blended, probabilities, similarities_of
+from fiftyone_ntt.method.options.referring import one_class_each
 from fiftyone_ntt.method.pooling import pool
 from fiftyone_ntt.method.results import IndexedImage
 from fiftyone_ntt.method.starting_threshold import starting_thresholds
+from fiftyone_ntt.references.banks import seen_images
+from fiftyone_ntt.references.tagged_bank import with_lessons_of
 from fiftyone_ntt.review.head_fit import (
     LEAST_IMAGES,
     average_precision,
@@ -194,6 +197,20 @@ def test_a_head_does_not_outlive_its_classes(bank):
     assert with_head.changed(origin={"a": 1}).head is with_head.head
     references = VectorSet(bank.vectors, ("date", "fig"), bank.reference_ids)
     assert with_head.changed(classes=("date", "fig"), references=references).head is None
+
+
+def test_referring_to_single_references_takes_no_head(bank):
+    numbered = MemoryBank(("0", "1"), bank.vectors, [0, 1], bank.reference_ids, head=head_of(bank))
+    assert one_class_each(numbered).head is None
+
+
+def test_new_references_take_a_head_along_where_it_fits(bank):
+    earlier = bank.changed(head=head_of(bank), origin={"head_images": ["s7"]})
+    carried = with_lessons_of(bank, earlier)
+    assert carried.head is earlier.head and seen_images(carried)["s7"] == "learned"
+    assert with_lessons_of(bank.changed(center=bank.center + 1), earlier).head is None
+    other = MemoryBank(("date", "fig"), bank.vectors, [0, 1], bank.reference_ids, bank.center)
+    assert with_lessons_of(other, earlier).head is None and "s7" not in seen_images(with_lessons_of(other, earlier))
 
 
 # ---- How it acts ----

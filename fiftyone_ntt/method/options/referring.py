@@ -32,7 +32,8 @@ def one_class_each(bank: MemoryBank) -> MemoryBank:
     """
     names = tuple(str(i) for i in range(len(bank.references)))
     references = VectorSet(bank.vectors, names, bank.reference_ids)
-    return bank.changed(classes=names, references=references, negatives=_negatives(bank), crops=_crops(bank, names))
+    parts = {"negatives": _negatives(bank), "crops": _crops(bank, names), "head": None}
+    return bank.changed(classes=names, references=references, **parts)
 
 
 def _negatives(bank: MemoryBank) -> VectorSet | None:
