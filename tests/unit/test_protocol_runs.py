@@ -224,12 +224,7 @@ def test_prepare_names_file_by_file_what_is_missing(name, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     protocol = protocol_of(name)
-    if name == "folder":
-        with pytest.raises(InputError, match="reference sets"):
-            prepare(protocol, data)
-        (empty,) = prepare(protocol, data, "all")
-    else:
-        empty = prepare(protocol, data, PARTS.get(name))[0]
+    empty = prepare(protocol, data, PARTS.get(name))[0]
     assert not empty.complete and all(str(needed.path).startswith(str(data)) for needed in empty.files)
     assert all(needed.source and not needed.there for needed in empty.files)
     with pytest.raises(InputError, match="protocol prepare"):
@@ -245,7 +240,7 @@ def test_prepare_says_which_images_are_missing(tmp_path):
     (tmp_path / "test" / "t2.png").unlink()
     (found,) = prepare(protocol_of("folder"), tmp_path)
     assert any("1 image file missing" in line and "t2.png" in line for line in found.lines)
-    assert any("red, green, blue" in line or "classes by name" in line for line in found.lines)
+    assert "classes by name: 3 red, 10 green, 17 blue" in found.lines[0], "and by the ids of this file"
 
 
 def test_unknown_class_of_a_data_set_is_named(tmp_path):

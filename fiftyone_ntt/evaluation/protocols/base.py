@@ -120,12 +120,14 @@ class DetectionProtocol(Protocol):
     Attributes:
         targets: data folder and part -> images and truth.
         references: the references of a case, class by class in the order of the draw.
+        usual_cases: data folder and part -> the cases that ``prepare`` looks at; those of the tables where ``None``.
         most_labels: scorer -> labels an image that it sees, the best ones, where these are fewer than all.
     """
 
     targets: Callable[[Path, str], Targets] = NotImplemented
     references: Callable[[Case], list[Reference]] = NotImplemented
     most_labels: Mapping[str, int] = field(default_factory=dict)
+    usual_cases: Callable[[Path, str], list[Case]] | None = None
 
     def read_targets(self, data: Path, part: str) -> Targets:
         """Images and truth of a part; boxes only where the data set has no masks of its objects."""

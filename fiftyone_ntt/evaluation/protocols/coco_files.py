@@ -155,6 +155,11 @@ class CocoFile:
         return {category["id"]: category["name"] for category in ordered}
 
     @cached_property
+    def used(self) -> set[str]:
+        """Names of the categories that objects are of."""
+        return {self.names[k] for k in {annotation["category_id"] for annotation in self.content["annotations"]}}
+
+    @cached_property
     def images(self) -> dict[int, dict[str, Any]]:
         """Image id -> its entry."""
         return {image["id"]: image for image in self.content["images"]}

@@ -17,6 +17,9 @@ from fiftyone_ntt.evaluation.protocols.samplers import list_digest
 from fiftyone_ntt.evaluation.protocols.shelf import BoxMasks, read_items
 from fiftyone_ntt.params.base import Progress, StageOneSettings
 
+_MOST_CLASSES = 100
+"""So many are listed."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -64,10 +67,13 @@ def _content(protocol: Protocol, data: Path, part: str) -> Iterator[str]:
 
 def _detection_content(protocol: DetectionProtocol, data: Path, part: str) -> Iterator[str]:
     targets = protocol.read_targets(data, part)
+    # The ids are another set's in no two data sets: whoever mixes them up sees it here.
+    table = [f"{k} {name}" for k, name in zip(targets.category_ids, targets.classes, strict=True)]
     yield (
         f"{counted(len(targets.images), 'image')}, {counted(len(targets.truth), 'object')}, classes by name: "
-        f"{', '.join(targets.classes[:30])}{' ...' if len(targets.classes) > 30 else ''}"
+        f"{', '.join(table[:_MOST_CLASSES])}{' ...' if len(table) > _MOST_CLASSES else ''}"
     )
+    yield from targets.notes
     absent = [image.path for image in targets.images if not image.path.is_file()]
     if absent:
         yield f"problem: {counted(len(absent), 'image file')} missing, e.g. {absent[0]}"
@@ -77,6 +83,10 @@ def _detection_content(protocol: DetectionProtocol, data: Path, part: str) -> It
         except InputError as error:
             yield f"problem: {error}"
             continue
+        absent = sorted({one.path for one in references if not one.path.is_file()})
+        if absent:
+            where = f"{counted(case.shots, 'shot')}, seed {case.seed}"
+            yield f"problem: {counted(len(absent), 'image file')} of references ({where}) missing, e.g. {absent[0]}"
         name, line = (
             case_name(protocol.name, part),
             f"{counted(case.shots, 'shot')}, seed {case.seed}: {list_digest(references)[:16]}",
@@ -91,8 +101,8 @@ def standard_cases(protocol: DetectionProtocol, data: Path, part: str) -> list[C
     """The published draws: of nested ones only the largest a seed, of fixed ones all."""
     if not protocol.seeds:
         return [Case(data, part, shots, 0) for shots in protocol.shots]
-    if protocol.default_part is not None:
-        return [Case(data, part, protocol.shots[0], protocol.seeds[0])]
+    if protocol.usual_cases is not None:
+        return protocol.usual_cases(data, part)
     return [Case(data, part, protocol.shots[-1], seed) for seed in protocol.seeds]
 
 
