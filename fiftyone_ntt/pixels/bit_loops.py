@@ -22,7 +22,7 @@ _ZERO, _ONE, _LAST = np.uint64(0), np.uint64(1), np.uint64(63)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 _PAIRS, _FOURS, _EIGHTS = (np.uint64(n) for n in (0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F))
 _SUM, _TOP = np.uint64(0x0101010101010101), np.uint64(56)
-_TWO, _FOUR = np.uint64(2), np.uint64(4)
+_TWO, _FOUR, _WORD = np.uint64(2), np.uint64(4), np.uint64(64)
 _FIRST_LOW = np.uint64(0x0102040810204080)
 """Eight bytes of 0 or 1 times this are eight bits in the highest byte, the first byte's the lowest bit."""
 _FIRST_HIGH = np.uint64(0x8040201008040201)
@@ -230,12 +230,17 @@ def read_outlined(
     """
     height, width = values.shape
     bits = np.zeros((height, 4), np.uint64)
+    values[:] = -1
     place, end, inside = -256 * top, 256 * height, False
     for k in range(len(lengths) + 1):
         stop = min(place + np.int64(lengths[k]), end) if k < len(lengths) else end
         if inside:
             if place < 0 or (k < len(lengths) and place + np.int64(lengths[k]) > end):
                 return False  # a mask that leaves its box
+            for row in range(place >> 8, ((stop - 1) >> 8) + 1):
+                begin, border = max(place - 256 * row - left, 0), min(stop - 256 * row - left, width)
+                if begin < border:
+                    values[row, begin:border] = 1
             while place < stop:
                 # As many pixels as lie in one word.
                 step = min(stop - place, 64 - place % 64)
@@ -247,9 +252,6 @@ def read_outlined(
     _near(bits, radius, near, scratch)
     code = 0
     for row in range(height):
-        for column in range(width):
-            at = left + column
-            values[row, column] = np.float32(2 * np.int64((bits[row, at >> 6] >> np.uint64(at & 63)) & _ONE) - 1)
         for k in range(4):
             word = near[row, k]
             while word:
@@ -315,20 +317,25 @@ def enlarge(
         The number of pixels above 0; -1 where a logit is too large, or no number.
     """
     words, origin = bits.shape[1], left - left % 64
+    # Inputs and weights of all columns of all words; nothing is above 0 in those that are not asked for.
+    lefts, rights = np.zeros(64 * words, np.uint32), np.zeros(64 * words, np.uint32)
+    shares_left, shares_right = np.zeros(64 * words, np.float32), np.zeros(64 * words, np.float32)
+    for x in range(left, right):
+        lefts[x - origin], rights[x - origin] = before[x] - first_column, after[x] - first_column
+        shares_left[x - origin], shares_right[x - origin] = weight_left[x], weight_right[x]
     sign = np.empty((len(values), words), np.int8)  # of all inputs of a word: 1 above 0, -1 not, 0 both
     for row in range(upper[top] - first_row, lower[bottom - 1] - first_row + 1):
         for k in range(words):
             low, high = max(origin + 64 * k, left), min(origin + 64 * k + 64, right)
-            positive, above, sound = 0, 0, True
-            start, stop = before[low] - first_column, after[high - 1] - first_column + 1
-            for column in range(start, stop):
-                value = values[row, column]
-                sound &= abs(value) < _MOST
-                positive += np.int64(value > _TINY)
-                above += np.int64(value > 0)
-            if not sound:
+            inputs = values[row, before[low] - first_column : after[high - 1] - first_column + 1]
+            positive, above, sound = np.int32(0), np.int32(0), np.int32(0)
+            for column in range(len(inputs)):
+                sound += np.int32(abs(inputs[column]) < _MOST)
+                positive += np.int32(inputs[column] > _TINY)
+                above += np.int32(inputs[column] > np.float32(0))
+            if sound < len(inputs):
                 return -1
-            sign[row, k] = 1 if positive == stop - start else -1 if above == 0 else 0
+            sign[row, k] = 1 if positive == len(inputs) and high - low == 64 else -1 if above == 0 else 0
     across = np.empty((2, 64 * words), np.float32)
     made = np.full((2, words), -1, np.int64)  # which row of inputs each word of ``across`` is of
     flags = np.zeros(64, np.uint8)
@@ -337,29 +344,26 @@ def enlarge(
     area, y1, y2 = 0, bottom, -1
     for y in range(top, bottom):
         one, other = upper[y] - first_row, lower[y] - first_row
+        up, low_share = weight_up[y], np.float64(weight_low[y])
         for k in range(words):
-            low, high = max(origin + 64 * k, left), min(origin + 64 * k + 64, right)
-            if sign[one, k] == sign[other, k] == -1:
-                bits[y - top, k] = _ZERO
-                continue
-            if sign[one, k] == sign[other, k] == 1 and high - low == 64:
+            word = _ZERO
+            if sign[one, k] == sign[other, k] == 1:
                 word = _ALL
-            else:
+            elif sign[one, k] != -1 or sign[other, k] != -1:
+                start = np.uint64(64 * k)
                 for row in (one, other):
                     if made[row & 1, k] != row:
                         made[row & 1, k] = row
-                        for x in range(low, high):
-                            product = np.float64(weight_left[x] * values[row, before[x] - first_column])
-                            more = np.float64(weight_right[x]) * np.float64(values[row, after[x] - first_column])
-                            across[row & 1, x - origin] = np.float32(product + more)
-                if high - low < 64:
-                    flags[:] = 0
-                shift = origin + 64 * k
-                for x in range(low, high):
-                    product = np.float64(weight_up[y] * across[one & 1, x - origin])
-                    more = np.float64(weight_low[y]) * np.float64(across[other & 1, x - origin])
-                    flags[x - shift] = product + more > 0
-                word = _ZERO
+                        line, target = values[row], across[row & 1]
+                        for j in range(_WORD):
+                            x = start + j
+                            product = np.float64(shares_left[x] * line[lefts[x]])
+                            more = np.float64(shares_right[x]) * np.float64(line[rights[x]])
+                            target[x] = np.float32(product + more)
+                above_line, below_line = across[one & 1], across[other & 1]
+                for j in range(_WORD):
+                    product = np.float64(up * above_line[start + j])
+                    flags[j] = product + low_share * np.float64(below_line[start + j]) > 0
                 for octet in range(8):
                     word |= ((eight[octet] * _FIRST_HIGH) >> _TOP) << np.uint64(8 * octet)
             bits[y - top, k] = word

@@ -73,8 +73,7 @@ def small_regions(
         high = low
         above, line = low, low  # the first run of the row before, and of this one
         while high < len(owner) and owner[high] == owner[low]:
-            i = high
-            root[i] = i
+            i, mine = high, -1
             if row[i] != row[line]:
                 above, line = line, i
             if row[above] == row[i] - 1:
@@ -83,15 +82,17 @@ def small_regions(
                     above += 1
                 other = above
                 while other < line and start[other] <= stop[i]:
-                    a, b = other, i
-                    while root[a] != a:
-                        root[a] = root[root[a]]
-                        a = root[a]
-                    while root[b] != b:
-                        root[b] = root[root[b]]
-                        b = root[b]
-                    root[max(a, b)] = min(a, b)
+                    top = root[other]
+                    while root[top] != top:
+                        top = root[top]
+                    root[other] = top
+                    if mine < 0:
+                        mine = top
+                    elif mine != top:
+                        root[max(mine, top)] = min(mine, top)
+                        mine = min(mine, top)
                     other += 1
+            root[i] = mine if mine >= 0 else i
             high += 1
         largest = 0
         for i in range(low, high):
@@ -150,36 +151,44 @@ def token_weights(
     """
     tables, (rows, columns) = len(used), weights.shape[1:]
     wide = columns + 1  # edges right of all cells fall into a column of their own
-    # Of each cell and table: whole and part of starts, whole and part of stops.
-    sums = np.zeros((rows * wide, tables, 4), np.float64)
+    # Of each table and cell: whole and part of starts, whole and part of stops.
+    sums = np.zeros((tables, 4, rows * wide), np.float64)
+    wholes, parts = np.empty(columns, np.float64), np.empty(columns, np.float64)
     low = 0
     while low < len(owner):
-        high, top, bottom = low, rows, -1
+        high, top, bottom = low, rows * wide, -1
         while high < len(owner) and owner[high] == owner[low]:
-            y = row[high]
-            for t in range(tables):
-                if used[t, y]:
-                    line, share = first[t, y], height[t, y]
-                    top, bottom = min(top, line // wide), max(bottom, line // wide)
-                    begin, end = line + cell[start[high]], line + cell[stop[high]]
-                    sums[begin, t, 0] += share
-                    sums[begin, t, 1] += right[start[high]] * share
-                    sums[end, t, 2] += share
-                    sums[end, t, 3] += right[stop[high]] * share
             high += 1
+        for t in range(tables):
+            begun, begun_part, ended, ended_part = sums[t, 0], sums[t, 1], sums[t, 2], sums[t, 3]
+            for i in range(low, high):
+                if used[t, row[i]]:
+                    line, share = first[t, row[i]], height[t, row[i]]
+                    top, bottom = min(top, line), max(bottom, line)
+                    place = line + cell[start[i]]
+                    begun[place] += share
+                    begun_part[place] += right[start[i]] * share
+                    place = line + cell[stop[i]]
+                    ended[place] += share
+                    ended_part[place] += right[stop[i]] * share
+        top, bottom = top // wide, bottom // wide
         for line in range(top, bottom + 1):
-            total, whole_before, part_before = 0.0, 0.0, 0.0
+            wholes[:] = 0
+            parts[:] = 0
+            for t in range(tables):
+                cells = sums[t, :, line * wide : line * wide + columns]
+                begun, begun_part, ended, ended_part = cells[0], cells[1], cells[2], cells[3]
+                for column in range(columns):
+                    wholes[column] = (wholes[column] + begun[column]) - ended[column]
+                    parts[column] = (parts[column] + begun_part[column]) - ended_part[column]
+            total, covered = 0.0, weights[owner[low], line]
             for column in range(columns):
-                whole, part = 0.0, 0.0
-                for t in range(tables):
-                    place = line * wide + column
-                    whole, part = whole + sums[place, t, 0], part + sums[place, t, 1]
-                    whole, part = whole - sums[place, t, 2], part - sums[place, t, 3]
-                total += part + (whole_before - part_before) if column else part
-                whole_before, part_before = whole, part
-                weights[owner[low], line, column] = 0.0 if total < 0 else 1.0 if total > 1 else total
+                # Of the cell that an edge is in a part counts, of all cells right of it the whole.
+                before = wholes[column - 1] - parts[column - 1] if column else 0.0
+                total += parts[column] + before
+                covered[column] = 0.0 if total < 0 else 1.0 if total > 1 else total
         if bottom >= top:
-            sums[top * wide : (bottom + 1) * wide] = 0
+            sums[:, :, top * wide : (bottom + 1) * wide] = 0
         low = high
 
 
@@ -195,17 +204,23 @@ def grown(weights: NDArray[np.float32], reach: int, largest: NDArray[np.float32]
     count, rows, columns = weights.shape
     across = np.zeros((rows, columns), np.float32)
     for mask in range(count):
+        top, bottom = rows, -1  # lines that are not empty
         for line in range(rows):
-            given, kept = weights[mask, line], across[line]
-            kept[:] = given
+            given, kept, total = weights[mask, line], across[line], np.float32(0)
+            for column in range(columns):
+                total = max(total, given[column])
+                kept[column] = given[column]
+            if total == 0:
+                continue
+            top, bottom = min(top, line), line
             for step in range(1, min(reach, columns - 1) + 1):
                 for column in range(columns - step):
                     kept[column] = given[column + step] if given[column + step] > kept[column] else kept[column]
                 for column in range(step, columns):
                     kept[column] = given[column - step] if given[column - step] > kept[column] else kept[column]
-        for line in range(rows):
+        for line in range(max(top - reach, 0), min(bottom + reach, rows - 1) + 1):
             kept = largest[mask, line]
-            for other in range(max(line - reach, 0), min(line + reach, rows - 1) + 1):
+            for other in range(max(line - reach, top), min(line + reach, bottom) + 1):
                 near = across[other]
                 for column in range(columns):
                     kept[column] = near[column] if near[column] > kept[column] else kept[column]
