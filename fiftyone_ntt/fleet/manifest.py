@@ -143,9 +143,12 @@ def write_manifest(bucket: Bucket, rows: Iterable[Row], *, unit_rows: int = UNIT
     pyarrow, parquet = needed("pyarrow"), needed("pyarrow.parquet")
     with bucket.filling(name) as stream, parquet.ParquetWriter(stream, schema, write_statistics=False) as writer:
         for part in _in_units(rows, unit_rows):
-            columns = [pyarrow.array(values, field.type) for values, field in zip(zip(*part), schema)]  # noqa: B905
-            writer.write_table(pyarrow.Table.from_arrays(columns, schema=schema), row_group_size=unit_rows)
-            units.append((_content(part, attempt), len(part)))
+            ids, uris, sizes, hashes = map(list, zip(*part, strict=True))
+            table = pyarrow.table([ids, uris, sizes, hashes], schema=schema)
+            writer.write_table(table, row_group_size=unit_rows)
+            # Where the files are has no part in it.
+            content = hashlib.sha256(repr((attempt, ids, sizes, hashes)).encode()).hexdigest()[:32]
+            units.append((content, len(part)))
         if not units:
             raise InputError("expected at least one image, got none; a manifest is made of a view with images")
         facts = {"format": _FORMAT, "attempt": attempt, "units": units}
@@ -229,9 +232,3 @@ def _in_units(rows: Iterable[Row], unit_rows: int) -> Iterator[list[Row]]:
             raise InputError(f"expected rows sorted by their ids, each of them once; they are not about id {ids[0]!r}")
         last = ids[-1]
         yield part
-
-
-def _content(rows: Sequence[Row], attempt: int) -> str:
-    """A hash of what is in a unit, wherever it is."""
-    text = "\n".join(f"{row.id}\t{row.size}\t{row.hash}" for row in rows)
-    return hashlib.sha256(f"{attempt}\n{text}".encode()).hexdigest()[:32]
