@@ -68,7 +68,8 @@ def main(argv: list[str] | None = None) -> int:
         "plan": plan,
     }
     print(roofline.describe(roofline.machine(torch.device("cpu"))))
-    print(f"\n{options.images} {kind} of {SIZE[1]}x{SIZE[0]}, lite with {options.points_per_side} points a side; load average {figures['load_average']:.1f}\n")
+    points, load = options.points_per_side, figures["load_average"]
+    print(f"\n{options.images} {kind} of {SIZE[1]}x{SIZE[0]}, lite, {points} points a side; load average {load:.1f}\n")
     rows = [[name, number(figures[name])] for name in ("efficiency", "efficiency_cpu", "overhead", "plan_10m_s")]
     parts = {"cost": costs, "plan": plan, "1 worker": one, "2 workers": two}
     rows += [[f"{part}: {name}", number(value)] for part, values in parts.items() for name, value in values.items()]

@@ -157,5 +157,10 @@ def read_part(part: ShardPart) -> bytes:
         system, path = fsspec.core.url_to_fs(part.shard)
     except (ImportError, ValueError) as error:
         raise InputError(f"{part.shard} cannot be read here: {error}; install the package that it names") from error
-    data: bytes = system.cat_file(path, start=part.offset, end=part.offset + part.length)
+    try:
+        data: bytes = system.cat_file(path, start=part.offset, end=part.offset + part.length)
+    except OSError:
+        raise
+    except Exception as error:  # each kind of bucket has errors of its own
+        raise InputError(f"{part.shard} cannot be read: {error!r}") from error
     return data

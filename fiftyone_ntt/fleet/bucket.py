@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -19,6 +20,8 @@ from fiftyone_ntt.pixels.images import read_bytes
 
 T = TypeVar("T")
 
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems without hard links say: some network drives, and buckets that are mounted."""
 _READERS = 16
 """Small files read side by side: what takes time is the way to a bucket and back."""
 
@@ -112,12 +115,17 @@ class Bucket:
             with _explained():
                 write_file(part, data)
             with naming(path, part):
-                os.link(part, path)  # unlike a rename, never in place of another one's
+                _link(part, path)
         except FileExistsError:
             return False
         finally:
             part.unlink(missing_ok=True)
         return True
+
+    def remove(self, name: str) -> None:
+        """Removes a file; does nothing where it is not there."""
+        with suppress(FileNotFoundError):
+            self._system.rm_file(f"{self._root}/{name}") if self.remote else Path(self.url, name).unlink()
 
     def names(self, folder: str, suffix: str) -> list[str]:
         """Names of the files in a folder that end so, sorted; none where there is no such folder."""
@@ -178,6 +186,18 @@ class Bucket:
         else:
             with Path(self.url, name).open("rb") as stream:
                 yield stream
+
+
+def _link(part: Path, path: Path) -> None:
+    """Gives a file its name, unlike a rename never in place of another one's."""
+    try:
+        os.link(part, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if path.exists():
+            raise FileExistsError(error.errno, "it is there", str(path)) from error
+        os.rename(part, path)  # in the same moment another one may win: what either says is true
 
 
 @contextmanager

@@ -77,7 +77,11 @@ def manifest_of_view(
     flat, bucket = whole_images(view), Bucket(store)
     rows = _rows_of(flat, roots, hashes, progress)
     manifest = write_manifest(bucket, rows, unit_rows=unit_rows)
-    check_rows([manifest])
+    try:
+        check_rows([manifest])
+    except FleetError:
+        bucket.remove(manifest.name)
+        raise
     return manifest
 
 
@@ -90,14 +94,21 @@ def _rows_of(view: SampleCollection, roots: Roots, hashes: bool, progress: Progr
         ids, paths, sizes = part.values(["id", "filepath", "metadata.size_bytes"])
         for sample_id, path, size in zip(ids, paths, sizes, strict=True):
             uri = mapped(path, roots)
-            digest = hashlib.sha256(read_image_file(uri)).hexdigest() if hashes else None
-            yield Row(sample_id, uri, size_of(uri) if size is None else size, digest)
+            yield Row(sample_id, uri, size_of(uri) if size is None else size, _hash_of(uri) if hashes else None)
         done += len(ids)
         if progress is not None:
             progress(done, total, "samples")
         if len(ids) < _AT_ONCE:
             return
         last = ids[-1]
+
+
+def _hash_of(uri: str) -> str | None:
+    """sha256 of a file; a file that cannot be read is left to the fleet, which says so."""
+    try:
+        return hashlib.sha256(read_image_file(uri)).hexdigest()
+    except InputError:
+        return None
 
 
 class MatchedSource(CandidateSource):

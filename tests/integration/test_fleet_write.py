@@ -180,6 +180,13 @@ def test_manifest_of_a_view_has_hashes_and_mapped_paths(pictures, tmp_path):
     assert [row.size for row in rows] == [Path(row.uri).stat().st_size for row in rows]
 
 
+def test_a_manifest_of_files_that_are_not_there_is_not_kept(pictures, tmp_path):
+    store = str(tmp_path / "store")
+    with pytest.raises(FleetError, match="map-root"):
+        manifest_of_view(pictures, store, roots=[(str(tmp_path), "/nowhere")], hashes=True)
+    assert Bucket(store).names("manifests", ".parquet") == []
+
+
 def test_commands_go_through_all_of_it(pictures, preset, tmp_path, index_dir, monkeypatch, capsys):
     from fiftyone_ntt.models import PRESETS
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import uuid
 from pathlib import Path
@@ -373,6 +375,16 @@ def test_a_table_of_shards_replaces_that_of_its_source(tmp_path):
 
 
 # ---- what is missing ----
+
+
+def test_a_disk_without_links_publishes_once_too(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    bucket = Bucket(tmp_path)
+    assert bucket.publish("a/b", b"first") and not bucket.publish("a/b", b"second")
+    assert bucket.read("a/b") == b"first" and bucket.names("a", "") == ["b"]
 
 
 def test_a_missing_package_is_said_with_the_extra_that_has_it(store, monkeypatch):
