@@ -27,6 +27,7 @@ from fiftyone_ntt.cli.common import (
     view_of,
 )
 from fiftyone_ntt.cli.fleet import add_commands as add_fleet_commands
+from fiftyone_ntt.cli.presets import add_commands as add_preset_commands
 from fiftyone_ntt.cli.protocols import add_commands as add_protocol_commands
 from fiftyone_ntt.cli.references import add_commands as add_reference_commands
 from fiftyone_ntt.cli.review import add_commands as add_review_commands
@@ -267,6 +268,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fiftyone-ntt {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_command(commands, "doctor", doctor, "what is installed, what is missing, what to do about it")
+    add_preset_commands(commands)
     _weights_commands(add_group(commands, "weights", "model weights"))
     _plugin_commands(add_group(commands, "plugin", "FiftyOne's App and this plugin"))
     add_reference_commands(add_group(commands, "bank", "references and memory banks"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -81,6 +82,18 @@ def free_memory(device: torch.device) -> int | None:
         return None
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def peak_memory(device: torch.device) -> tuple[int, str]:
+    """Bytes that were taken at most since the process began, and of which memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device), "of the device"
+    try:
+        import resource
+    except ImportError:  # Windows has no such thing
+        return 0, "unknown here"
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most, "of the process"
 
 
 def _available() -> list[str]:

@@ -33,12 +33,6 @@ class Card:
     transformers: str = ""
     packages: tuple[str, ...] = ()
 
-    @property
-    def needs(self) -> str:
-        """What must be installed, in words."""
-        newest = [f"transformers>={self.transformers}"] if self.transformers else []
-        return ", ".join([*newest, *self.packages])
-
     def problem(self) -> str:
         """What keeps the model from running here and what to do about it, as one sentence's end; empty if nothing."""
         for package in self.packages:

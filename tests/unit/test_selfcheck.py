@@ -1,0 +1,87 @@
+"""The check of a whole preset: sound with real weights, not with random ones or none; and the table of presets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.tiny_checkpoints import tiny_preset
+
+from fiftyone_ntt.cli import main as cli
+from fiftyone_ntt.cli import presets as command
+from fiftyone_ntt.demo import selfcheck
+from fiftyone_ntt.models import PRESETS
+from fiftyone_ntt.models.presets import Dinov2Spec, clear_loaded
+
+pytest.importorskip("skimage", reason="its photographs are looked at")
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    yield
+    clear_loaded()
+
+
+@pytest.mark.slow
+def test_selfcheck_of_lite_is_sound(lite: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["selfcheck", "--preset", "lite", "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.strip().splitlines()[-1].startswith("sound: preset lite on cpu: 8 of 8 checks, ")
+    for digest in lite.weights.values():
+        assert digest in printed
+    for part in ("torch: ", "time an image: ", "memory: ", "device: cpu", "ms an image with 8 x 8 points"):
+        assert part in printed
+
+
+def test_random_weights_are_not_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selfcheck, "POINTS_PER_SIDE", 2)
+    check = selfcheck.run_selfcheck(tiny_preset(tmp_path), "cpu")
+    assert not check.sound and check.verdict.startswith("not sound: preset tiny-test on cpu: ")
+    held = {step.name: step.ok for step in check.steps}
+    assert held["the models load"] and held["every number is finite"], "the rest was not asked"
+    assert not held["a box around a disc gives the disc"] and not held["the disc is among the candidates"]
+
+
+def test_a_preset_that_does_not_load_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = replace(PRESETS["lite"], name="broken", features=Dinov2Spec(path=tmp_path / "nothing"))
+    check = selfcheck.run_selfcheck(broken, "cpu")
+    assert not check.sound and [step.ok for step in check.steps] == [False]
+    assert "nothing" in check.verdict and "\n" not in check.verdict
+    assert cli.main(["selfcheck", "--preset", "no-such"]) == 1
+    assert "one of the presets lite" in capsys.readouterr().out
+
+
+def test_a_wrong_mask_is_found(lite: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows for columns: the disc lies off the middle, so that it shows."""
+    segmenter = lite.segmenter(4)
+    masks = segmenter.box_masks
+
+    def mirrored(image: Any, boxes: Any) -> list[Any]:
+        return [np.ascontiguousarray(mask[::-1, ::-1]) for mask in masks(image, boxes)]
+
+    monkeypatch.setattr(segmenter, "box_masks", mirrored)
+    check = selfcheck.SelfCheck("lite")
+    selfcheck._disc(check, segmenter)
+    assert [step.ok for step in check.steps][0] is False and check.steps[1].found.startswith("best mask IoU")
+
+
+def test_the_table_of_presets_says_what_each_needs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fiftyone_ntt.models.hub_specs._installed", {"transformers": "4.56", "sam2": "1"}.get)
+    rows = {row.name: row for row in command.preset_rows()}
+    assert set(PRESETS) <= set(rows)
+    assert (rows["sam3"].access, rows["dinov3"].access, rows["base"].access) == ("gated", "gated", "open")
+    assert rows["dinov3"].licence == "Apache-2.0, DINOv3 License" and rows["dinov3"].here == "yes"
+    assert rows["tips"].needs == "transformers>=5.13, sam2" and rows["tips"].here.startswith(
+        "no: needs transformers 5.13"
+    )
+    assert "timm" in rows["edge"].here and rows["base"].parameters == "167 M"
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli.main(["presets"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"{name}: {preset.summary}" in printed for name, preset in PRESETS.items())
+    assert "run `pip install timm`" in printed
