@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 from support.protocol_data import LEFT, scene
-from support.protocol_runs import order, result_of, settings
+from support.protocol_runs import order, result_of, rows_of_labels, settings
 
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.evaluation.protocols.journal import Journal
@@ -96,6 +96,41 @@ def test_another_version_goes_on_with_no_labels(tmp_path, monkeypatch):
     monkeypatch.setattr("fiftyone_ntt.evaluation.protocols.protocol_run.__version__", "0.0.0")
     (again,) = run(protocol_of("folder"), wanted)
     assert again != path and result_of(again)["code"] == "0.0.0"
+
+
+def test_images_that_were_replaced_are_labelled_anew(tmp_path):
+    """Those alone; a file that is no image any more has no labels of before."""
+    wanted = order(tmp_path, "folder", scorers=("coco",))
+    (path,) = run(protocol_of("folder"), wanted)
+    image, seen = wanted.data / "test" / "t2.png", []
+    run(protocol_of("folder"), replace(wanted, scorers=("voc07",)))
+    scene(image, [(2, (LEFT[0] + 9, *LEFT[1:]))], 3)
+    run(protocol_of("folder"), wanted, lambda done, total, message: seen.append((total, message)))
+    assert (1, "t2.png") in seen and (2, "t2.png") not in seen
+    assert set(result_of(path)["scores"]) == {"coco"}, "what voc07 said is of other labels"
+    assert result_of(path)["scores"]["coco"]["metrics"]["mask_ap"] < 0.85, "the json is of the image of before"
+    image.write_bytes(b"no image")
+    run(protocol_of("folder"), wanted)
+    assert set(result_of(path)["failed"]) == {"103"}
+    assert "103" not in Journal(path.with_name(result_of(path)["labels"]), rows_of_labels(path)[0]["run"]).items()
+
+
+def test_references_that_were_replaced_begin_another_run(tmp_path):
+    wanted = order(tmp_path, "folder")
+    (path,) = run(protocol_of("folder"), wanted)
+    (name, *_) = result_of(path)["reference_list"]
+    scene(wanted.data / "train" / name.split("/")[0], [(0, (LEFT[0] + 5, *LEFT[1:]))], 3)
+    (again,) = run(protocol_of("folder"), wanted)
+    assert again != path and result_of(again)["references"] == result_of(path)["references"]
+
+
+def test_episodes_of_files_that_were_replaced_are_asked_anew(tmp_path):
+    wanted, seen = order(tmp_path, "pascal-5i", limit=4), []
+    (path,) = run(protocol_of("pascal-5i"), wanted)
+    support = wanted.data / "VOC2012" / "JPEGImages" / "2007_000001.jpg"  # of episodes 0 and 1
+    support.write_bytes(support.read_bytes() + b"\0")
+    (again,) = run(protocol_of("pascal-5i"), wanted, lambda done, total, message: seen.append(message))
+    assert again == path and [one for one in seen if "supports" in one] == [f"supports of episode {k}" for k in (0, 1)]
 
 
 def test_a_limit_that_leaves_all_is_none(tmp_path):

@@ -340,7 +340,8 @@ def test_lvis_is_scored_as_published_by_a_hundred_labels(tmp_path, monkeypatch):
         )
     images = [SimpleNamespace(image_id=k) for k in range(2)]
     rows = [[k % 3, 1 - k / 1000, [0.0, 0.0, 5.0, 5.0], None] for k in range(250)]
-    journal = SimpleNamespace(items=lambda: {"0": {"found": rows}, "1": {"found": rows[:3]}}, failed={})
+    items = {"0": {"found": rows}, "1": {"found": rows[:3]}}
+    journal = SimpleNamespace(items=lambda: items, failed={}, done={"0"}, stamps={"0": ""})
     order = Order(tmp_path, tmp_path, scorers=("coco", "ntt"))
     context = SimpleNamespace(order=order, protocol=protocol)
     targets = SimpleNamespace(images=images, truth=(), classes=(), truth_digest="", notes=())

@@ -17,7 +17,7 @@ from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.evaluation.protocols.base import Case, EpisodeProtocol
 from fiftyone_ntt.evaluation.protocols.episode_scores import Overlap, episode_scores, overlap
 from fiftyone_ntt.evaluation.protocols.episodes import Episode
-from fiftyone_ntt.evaluation.protocols.journal import Journal
+from fiftyone_ntt.evaluation.protocols.journal import Journal, stamp_of
 from fiftyone_ntt.evaluation.protocols.scorers import Scored
 from fiftyone_ntt.evaluation.protocols.shelf import Shelf
 from fiftyone_ntt.method.config import MatchConfig
@@ -113,15 +113,22 @@ class EpisodeWork:
                 bank = self._shelf.bank(supports[one.number], (self._name(one),))
                 instances = Matcher(bank, self._config).match(found)
                 mask = painted(instances, starting_thresholds(bank).suggested[0])
-                journal.put(str(one.number), asdict(self._overlap(one, mask)))
+                journal.put(str(one.number), asdict(self._overlap(one, mask)), self.stamp(one))
 
         paths = ((query, str(self._protocol.paths(self._case.data, query)[0])) for query in by_query)
         with closing(source.outcomes(paths, finish, whole=whole)) as outcomes:
             for done, outcome in enumerate(outcomes, start=1):
                 if outcome.error is not None:
-                    for one in (one for one in by_query[outcome.key] if str(one.number) not in journal.done):
+                    for one in (
+                        one for one in by_query[outcome.key] if not journal.has(str(one.number), self.stamp(one))
+                    ):
                         journal.fail(str(one.number), describe_error(outcome.key, outcome.error))
                 progress(done, len(by_query), outcome.key)
+
+    def stamp(self, episode: Episode) -> str:
+        """What changes when one of the episode's files is replaced."""
+        names = (episode.query, *episode.supports)
+        return stamp_of(*(path for name in names for path in self._protocol.paths(self._case.data, name)))
 
     def _name(self, episode: Episode) -> str:
         return self._protocol.class_names[episode.label]

@@ -12,6 +12,12 @@ from typing import Any
 from fiftyone_ntt.errors import InputError
 
 
+def stamp_of(*paths: Path) -> str:
+    """What changes when one of some files is replaced: bytes and times."""
+    stats = [path.stat() if path.is_file() else None for path in paths]
+    return " ".join("-" if one is None else f"{one.st_size}:{one.st_mtime_ns}" for one in stats)
+
+
 class Journal:
     """Lines of JSON in a file: first what the run is, then its items. Items stay on disk; only their keys are kept.
 
@@ -21,6 +27,7 @@ class Journal:
 
     Attributes:
         done: keys of the items that are there.
+        stamps: key -> what the item's files were like.
         failed: key -> why there is no item; to be tried again.
         seconds: that all processes spent on it.
 
@@ -31,6 +38,7 @@ class Journal:
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
         self.path = path
         self.done: set[str] = set()
+        self.stamps: dict[str, str] = {}
         self.failed: dict[str, str] = {}
         self.seconds = 0.0
         self._lock = threading.Lock()
@@ -50,8 +58,10 @@ class Journal:
         self.seconds += line.get("seconds", 0.0)
         if "item" in line:
             self.done.add(line["key"])
+            self.stamps[line["key"]] = line.get("stamp", "")
             self.failed.pop(line["key"], None)
-        elif "error" in line:
+        elif "error" in line:  # an item of before is of another file
+            self.done.discard(line["key"])
             self.failed[line["key"]] = line["error"]
 
     def _lines(self) -> Iterator[dict[str, Any]]:
@@ -73,11 +83,21 @@ class Journal:
 
     def items(self) -> dict[str, Any]:
         """Key -> item, read from the file."""
-        return {line["key"]: line["item"] for line in self._lines() if "item" in line}
+        items: dict[str, Any] = {}
+        for line in self._lines():
+            if "item" in line:
+                items[line["key"]] = line["item"]
+            elif "error" in line:
+                items.pop(line["key"], None)
+        return items
 
-    def put(self, key: str, item: Any) -> None:
-        """Keeps what became of an item."""
-        self._append({"key": key, "item": item})
+    def has(self, key: str, stamp: str) -> bool:
+        """Whether an item is there, and of files that are as they were."""
+        return key in self.done and self.stamps[key] == stamp
+
+    def put(self, key: str, item: Any, stamp: str = "") -> None:
+        """Keeps what became of an item; ``stamp``: see ``stamp_of``."""
+        self._append({"key": key, "item": item, "stamp": stamp})
 
     def fail(self, key: str, why: str) -> None:
         """Keeps why there is no item."""

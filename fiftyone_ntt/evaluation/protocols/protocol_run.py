@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -26,7 +26,7 @@ from fiftyone_ntt.evaluation.protocols.base import Case, DetectionProtocol, Epis
 from fiftyone_ntt.evaluation.protocols.coco_files import Reference, TargetImage, Targets, digest_of
 from fiftyone_ntt.evaluation.protocols.episode_run import EpisodeWork
 from fiftyone_ntt.evaluation.protocols.facts import models_of, peak_memory, versions
-from fiftyone_ntt.evaluation.protocols.journal import Journal
+from fiftyone_ntt.evaluation.protocols.journal import Journal, stamp_of
 from fiftyone_ntt.evaluation.protocols.oracles import SEED, differences, published
 from fiftyone_ntt.evaluation.protocols.orders import Order
 from fiftyone_ntt.evaluation.protocols.predictions import from_row, to_predictions, to_row
@@ -93,7 +93,13 @@ class Context:
     progress: Progress
 
     def header(
-        self, case: Case, reference_digest: str, items: Iterable[str], classes: Sequence[str], limit: int | None
+        self,
+        case: Case,
+        reference_digest: str,
+        items: Iterable[str],
+        classes: Sequence[str],
+        limit: int | None,
+        reference_files: Iterable[str] = (),
     ) -> dict[str, Any]:
         """All that decides what comes out of a case, and what the rows of its journal mean.
 
@@ -103,6 +109,7 @@ class Context:
             items: what is to be answered: ids, names and sizes of the images.
             classes: names, which the rows have by number.
             limit: so many items only; ``None`` where these are all.
+            reference_files: content of their images, where it is the same for all items.
         """
         return {
             "protocol": self.protocol.name,
@@ -111,6 +118,7 @@ class Context:
             "shots": case.shots,
             "seed": case.seed if self.protocol.seeds else None,
             "references": reference_digest,
+            "reference_files": digest_of(reference_files),
             "items": digest_of(items),
             "classes": list(classes),
             "limit": limit,
@@ -151,8 +159,8 @@ class Context:
         return path
 
 
-_SCORED = ("truth", "versions", "failed")
-"""Facts that decide the scores of given labels."""
+_SCORED = ("truth", "files", "versions", "failed")
+"""Facts that decide the scores, besides the header."""
 
 
 def earlier_scores(path: Path, wanted: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -182,9 +190,9 @@ class Job:
     journal: Journal
     matcher: Matcher
 
-    def missing(self) -> Iterator[TargetImage]:
-        """Images that its journal lacks."""
-        return (image for image in self.targets.images if str(image.image_id) not in self.journal.done)
+    def has(self, image: TargetImage, stamp: str) -> bool:
+        """Whether its journal has the labels of an image, and of the file that is there now."""
+        return self.journal.has(str(image.image_id), stamp)
 
 
 def _run_detection(context: Context, protocol: DetectionProtocol, cases: Sequence[Case]) -> list[Path]:
@@ -193,12 +201,14 @@ def _run_detection(context: Context, protocol: DetectionProtocol, cases: Sequenc
     targets = {part: whole.limited(order.limit) for part, whole in every.items()}
     # All references first: what cannot be drawn is said before anything is encoded.
     references = [protocol.checked_references(case, targets[case.part]) for case in cases]
+    contents = {path: file_digest(path) for path in {one.path for chosen in references for one in chosen}}
     jobs = []
     for number, (case, chosen) in enumerate(zip(cases, references, strict=True), start=1):
         wanted = targets[case.part]
         limit = order.limit if len(wanted.images) < len(every[case.part].images) else None
         items = (f"{one.image_id} {os.path.relpath(one.path, order.data)} {one.size}" for one in wanted.images)
-        header = context.header(case, list_digest(chosen), items, wanted.classes, limit)
+        files = (contents[path] for path in sorted({one.path for one in chosen}))
+        header = context.header(case, list_digest(chosen), items, wanted.classes, limit, files)
         journal = context.journal(header)
         matcher = Matcher(context.shelf.bank(chosen, wanted.classes), order.config(protocol))
         jobs.append(Job(case, wanted, chosen, header, journal, matcher))
@@ -209,12 +219,19 @@ def _run_detection(context: Context, protocol: DetectionProtocol, cases: Sequenc
     return [context.write(job.journal, job.header, _detection_facts(context, protocol, job)) for job in jobs]
 
 
+def file_digest(path: Path) -> str:
+    """sha256 of a file, hex; nothing of one that is not there, which fails where it is read."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
 def _label(context: Context, jobs: Sequence[Job]) -> None:
     """Every image that a journal lacks through stage one, then through stage two once a case; parts share images."""
     wanted: dict[str, list[tuple[Job, TargetImage]]] = {}
+    stamps = {path: stamp_of(path) for path in {image.path for job in jobs for image in job.targets.images}}
     for job in jobs:
-        for image in job.missing():
-            wanted.setdefault(str(image.path), []).append((job, image))
+        for image in job.targets.images:
+            if not job.has(image, stamps[image.path]):
+                wanted.setdefault(str(image.path), []).append((job, image))
     started = time.perf_counter()
 
     def finish(path: str, found: CompactImage | IndexedImage) -> None:
@@ -224,7 +241,8 @@ def _label(context: Context, jobs: Sequence[Job]) -> None:
                     f"{image.path.name} is {found.candidates.frame.image_size}, its json says {image.size}"
                 )
             predictions = to_predictions(job.matcher.match(found), image.image_id)
-            job.journal.put(str(image.image_id), {"file": path, "found": [to_row(one) for one in predictions]})
+            item = {"file": path, "found": [to_row(one) for one in predictions]}
+            job.journal.put(str(image.image_id), item, stamps[image.path])
 
     try:
         samples = ((path, path) for path in wanted)
@@ -233,7 +251,7 @@ def _label(context: Context, jobs: Sequence[Job]) -> None:
             for done, outcome in enumerate(outcomes, start=1):
                 if outcome.error is not None:
                     for job, image in wanted[outcome.key]:
-                        if str(image.image_id) not in job.journal.done:
+                        if not job.has(image, stamps[image.path]):
                             job.journal.fail(str(image.image_id), describe_error(outcome.key, outcome.error))
                 context.progress(done, len(wanted), Path(outcome.key).name)
     finally:
@@ -266,6 +284,7 @@ def _detection_facts(context: Context, protocol: DetectionProtocol, job: Job) ->
         "images": len(targets.images),
         "objects": len(targets.truth),
         "truth": targets.truth_digest,
+        "files": digest_of(sorted(f"{key} {job.journal.stamps[key]}" for key in job.journal.done)),
         "notes": list(targets.notes),
         "evaluation_size": "image",
         "reference_list": [one.key for one in references],
@@ -297,7 +316,7 @@ def _run_episodes(context: Context, protocol: EpisodeProtocol, case: Case) -> Pa
     header = context.header(case, digest, (str(one.number) for one in episodes), classes, limit)
     journal = context.journal(header)
     work = EpisodeWork(protocol, case, context.shelf, context.order.config(protocol), context.order.evaluation_size)
-    missing = [one for one in episodes if str(one.number) not in journal.done]
+    missing = [one for one in episodes if not journal.has(str(one.number), work.stamp(one))]
     started = time.perf_counter()
     try:
         work.answer(missing, context.source, journal, context.progress, whole=context.order.whole)
@@ -308,6 +327,7 @@ def _run_episodes(context: Context, protocol: EpisodeProtocol, case: Case) -> Pa
     facts = {
         "episodes": len(episodes),
         "truth": None,  # its overlaps are in the journal, and there is one scorer
+        "files": None,
         "evaluation_size": context.order.evaluation_size or "image",
         "references_as_published": None if wanted is None else digest.startswith(wanted),
         "scores": {"miou": _as_json(scored)},
