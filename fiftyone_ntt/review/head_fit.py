@@ -27,7 +27,10 @@ Arrays = NDArray[np.float32]
 PULL = 0.03
 """How strongly weights are pulled towards the prototypes: a step as long as they are costs half of this in loss."""
 SHARES = (0.25, 0.5, 0.75, 1.0)
-"""Shares of the head in the score that are tried out."""
+"""Shares of the head in the score that are tried out, as parts of the most that it may have."""
+DOUBT = 5
+"""Of n reviewed images a head may have a share of n / (n + this) at most: what is best on few of them is often not on
+others."""
 FOLDS = 5
 LEAST_IMAGES, LEAST_OBJECTS = 3, 6
 """Of decisions that a head can be judged by: with fewer it is not trained."""
@@ -182,12 +185,15 @@ class _Judged:
     logits: Floats
 
 
-def train_head(rows: Rows, bank_without: Callable[[Collection[int]], MemoryBank]) -> tuple[Head | None, HeadReport]:
+def train_head(
+    rows: Rows, bank_without: Callable[[Collection[int]], MemoryBank], pull: float = PULL
+) -> tuple[Head | None, HeadReport]:
     """Trains a head and judges it, one group of images after the other left out.
 
     Args:
         rows: what decisions say; the references of the bank count as accepted besides.
         bank_without: the memory bank as it is without what was learned from some images; always of the same classes.
+        pull: how strongly weights are pulled towards the prototypes.
 
     Returns:
         The head, ``None`` where it is not better than the matcher on the same decisions; and what there is to say.
@@ -201,28 +207,30 @@ def train_head(rows: Rows, bank_without: Callable[[Collection[int]], MemoryBank]
     enough = objects >= LEAST_OBJECTS and len(np.unique(rows.images[wanted])) >= LEAST_IMAGES
     if not enough or wanted.all():
         return None, report
-    judged = _judged(rows, images, bank_without)
+    judged = _judged(rows, images, bank_without, pull)
     targets = np.where(wanted, rows.classes, len(bank.classes))
     weights = balanced(targets, rows.counts, len(bank.classes))
     temperature = _temperature(judged.logits, targets, weights)
     likely = softmax(judged.logits / temperature, axis=1)[:, :-1]
     gain = _gain(judged.similarities, likely, rows)
     matcher = average_precision(judged.similarities, rows.classes, rows.counts)
+    most = len(images) / (len(images) + DOUBT)
     by_share = {
         share: average_precision((1 - share) * judged.similarities + share * gain * likely, rows.classes, rows.counts)
-        for share in SHARES
+        for share in (part * most for part in SHARES)
     }
     share = max(by_share, key=lambda value: by_share[value])
     report = replace(report, matcher=matcher, head=by_share[share])
     head = None
     if by_share[share] > matcher + BETTER:
-        final, bias = _trained(rows, bank)
+        final, bias = _trained(rows, bank, pull)
         head = Head(final.astype(np.float32), bias.astype(np.float32), temperature, share, gain)
         report = replace(report, share=share)
     return head, replace(report, seconds=time.perf_counter() - started)
 
 
-def _judged(rows: Rows, images: NDArray[np.int64], bank_without: Callable[[Collection[int]], MemoryBank]) -> _Judged:
+def _judged(rows: Rows, images: NDArray[np.int64], bank_without: Callable[[Collection[int]], MemoryBank],
+            pull: float) -> _Judged:  # fmt: skip
     """Every row by a head and a bank that do not know its image."""
     folds = len(images) if len(images) <= 2 * FOLDS else FOLDS
     classes = len(bank_without(()).classes)
@@ -231,20 +239,20 @@ def _judged(rows: Rows, images: NDArray[np.int64], bank_without: Callable[[Colle
         left_out = images[fold::folds]
         test = np.isin(rows.images, left_out)
         bank = bank_without(set(left_out.tolist()))
-        weights, bias = _trained(rows.select(~test), bank)
+        weights, bias = _trained(rows.select(~test), bank, pull)
         features = unit(rows.vectors[test], bank.center)
         judged.similarities[test] = similarities_of(bank, features)
         judged.logits[test] = logits_of(features, weights, bias)
     return judged
 
 
-def _trained(rows: Rows, bank: MemoryBank) -> tuple[Floats, Floats]:
+def _trained(rows: Rows, bank: MemoryBank, pull: float) -> tuple[Floats, Floats]:
     """Weights and bias from rows and from the references of a bank."""
     features = np.concatenate([unit(rows.vectors, bank.center), unit(bank.vectors, bank.center)])
     none = len(bank.classes)
     targets = np.concatenate([np.where(rows.classes == NONE, none, rows.classes), bank.class_index])
     counts = np.concatenate([rows.counts, np.ones(len(bank.vectors), np.float32)])
-    return fitted(features, targets, balanced(targets, counts, none), bank.prototypes)
+    return fitted(features, targets, balanced(targets, counts, none), bank.prototypes, pull)
 
 
 def _temperature(logits: Floats, targets: NDArray[np.int64], weights: Floats) -> float:

@@ -21,6 +21,7 @@ WRONG = [
     ("selection", f"--data {HERE} --index x --shots 0", "argument --shots: expected a whole number of at least 1"),
     ("starting_threshold", f"--data {HERE} --sets no", "error: expected sets of coco-mini"),
     ("learning_curve", f"--data {HERE} --sets no", "error: expected sets of coco-mini"),
+    ("head_settings", f"--data {HERE} --pulls much", "argument --pulls: invalid float value: 'much'"),
     ("decoder", "--threads two", "argument --threads: expected a whole number of at least 1, got 'two'"),
     ("matching", "--candidates -3", "argument --candidates: expected a whole number of at least 1"),
     ("more_sets", f"{HERE} {HERE}", "expected a folder that is not there yet"),

@@ -75,3 +75,12 @@ def similarities_of(bank: MemoryBank, features: NDArray[np.float32]) -> NDArray[
         )
         similarities = less_negatives(similarities, inputs, positives, unwanted)
     return np.asarray(similarities.numpy(), np.float64)
+
+
+def scores_of(bank: MemoryBank, features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The same with the head of the bank: arguments as ``similarities_of``."""
+    similarities = similarities_of(bank, features)
+    if bank.head is None:
+        return similarities
+    likely = probabilities(bank.head, torch.from_numpy(features))[:, :-1]
+    return np.asarray(blended(torch.from_numpy(similarities), likely, bank.head).numpy(), np.float64)
