@@ -13,7 +13,8 @@ from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import check_detections_field, check_reference_field
 from fiftyone_ntt.errors import NttError, as_text, counted
-from fiftyone_ntt.params.base import ParamInfo, Params
+from fiftyone_ntt.params.base import Params
+from fiftyone_ntt.params.param_info import ParamInfo
 
 if TYPE_CHECKING:
     from fiftyone_ntt.references.banks import BankSummary

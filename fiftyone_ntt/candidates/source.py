@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar, cast
@@ -16,32 +16,28 @@ from numpy.typing import NDArray
 from fiftyone_ntt import __version__
 from fiftyone_ntt.candidates.compact import CompactImage, compact
 from fiftyone_ntt.candidates.file_format import IndexSettings, index_root
+from fiftyone_ntt.candidates.image_notes import ImageNotes
 from fiftyone_ntt.candidates.store import IndexFileError, IndexStorageError, IndexStore, explain_missing, recalled
 from fiftyone_ntt.candidates.stream import Outcome, stream
+from fiftyone_ntt.candidates.tiles import Content, TiledItem, tile_digests, tiles_of
 from fiftyone_ntt.errors import InputError, NttError, counted
 from fiftyone_ntt.method.config import Granularity
 from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.method.options.tiled import TiledImage
 from fiftyone_ntt.method.results import IndexedImage
 from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.models import Preset, load_segmenters
 from fiftyone_ntt.models.devices import Precision, choose_devices
 from fiftyone_ntt.models.presets import resolve_preset
 from fiftyone_ntt.params.base import GRANULARITIES, StageOneSettings
-from fiftyone_ntt.pixels.frames import smallest_object
-from fiftyone_ntt.pixels.images import NO_CONTRAST, content_digest, decode_with_notes, notes_at_a_glance, read_bytes
+from fiftyone_ntt.pixels.images import content_digest, decode_with_notes, read_bytes
+from fiftyone_ntt.pixels.regions import file_digest
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_Read = NDArray[np.uint8] | CompactImage
+_Read = NDArray[np.uint8] | CompactImage | TiledItem
 _Finish = Callable[[str, Any], T]
-_COARSE, _VERY_COARSE = 64, 200
-"""Pixels between prompt points: below the first nobody misses objects that small, from the second on in any image."""
-_TOO_SMALL = (
-    "objects smaller than up to {} pixels can lie unseen between the prompt points: raise points_per_side, or cut the "
-    "images into parts"
-)
-_TOO_MANY = "the most labels that one may have are reached, there may be more: raise max_instances"
 _WHOLE = "{} of the candidate cache went through the models again, as MatchConfig.paper() needs all that they give"
 
 
@@ -121,7 +117,7 @@ class CandidateSource:
         bytes: size of what was added.
         storage_error: why the index took no more; ``None`` while it does.
         unstored: key -> why the index could not take this image, though it takes others.
-        noted: key -> what a person should know of an image, e.g. that there is hardly any contrast in it.
+        about: what a person should know of single images, e.g. that there is hardly any contrast in one.
 
     Raises:
         InputError: if the device is not there.
@@ -137,15 +133,13 @@ class CandidateSource:
         self._store: IndexStore | None = None
         self._loaded: list[Segmenter] | None = None
         self._to_keep: dict[str, str] = {}
-        self._unseen: dict[str, str] = {}  # images that were not decoded, as the index had their candidates
         self._lock = threading.Lock()
         self._explanation = ""
         self.from_index, self.indexed, self.bytes = 0, 0, 0
         self.storage_error: IndexStorageError | None = None
         self.unstored: dict[str, str] = {}
-        self.noted: dict[str, str] = {}
-        self._limited: dict[str, list[str]] = {}  # a line of the report -> the images that it is about
-        self._smallest, self._passed_over = 0, 0
+        self.about = ImageNotes(stage_one.points_per_side)
+        self._passed_over = 0
 
     def open(self) -> None:
         """Finds the part of the index to use.
@@ -195,7 +189,8 @@ class CandidateSource:
 
         Args:
             samples: id and file path of each.
-            finish: called in another thread with the id and the candidates, a ``CompactImage``.
+            finish: called in another thread with the id and the candidates, a ``CompactImage``; a ``TiledImage`` of a
+                large image.
             finishers: how many threads call it.
             whole: ``finish`` gets all that the models gave, an ``IndexedImage``. The index does not stand in for that.
 
@@ -203,8 +198,9 @@ class CandidateSource:
             One outcome an image, in no particular order.
         """
 
-        def keep_and_finish(key: str, content: CompactImage | IndexedImage) -> T:
-            self._keep(key, content)
+        def keep_and_finish(key: str, content: Content | IndexedImage) -> T:
+            if not isinstance(content, TiledImage):  # each of its tiles is kept
+                self._keep(key, content)
             return finish(key, content)
 
         items = (self.item(sample_id, path, whole=whole) for sample_id, path in samples)
@@ -217,24 +213,63 @@ class CandidateSource:
         """
         with self._lock:
             digest = self._to_keep.pop(key, None)
-        if self._store is None or digest is None or self.storage_error is not None:
-            return
+        if digest is not None and self._put(key, digest, content):
+            with self._lock:
+                self.indexed += 1
+
+    def _put(self, key: str, digest: str, content: CompactImage | IndexedImage) -> bool:
+        """Whether the index took what was found in image ``key``, or in a tile of it."""
+        if self._store is None or self.storage_error is not None:
+            return False
         try:
             size = self._store.put(digest, compact(content) if isinstance(content, IndexedImage) else content)
         except IndexFileError as error:
             with self._lock:
                 self.unstored[key] = str(error)
-            return
+            return False
         except IndexStorageError as error:
             with self._lock:
                 first, self.storage_error = self.storage_error is None, error
             if first:
                 logger.warning("going on without storing candidates; the report says why")
                 logger.debug("%s", error)
-            return
+            return False
         with self._lock:
-            self.indexed += 1
             self.bytes += size
+        return True
+
+    def cached(self, key: str, filepath: str) -> Content | None:
+        """What the index has of an image; ``None`` where it has not all of it.
+
+        Raises:
+            InputError: if the file cannot be read.
+        """
+        item = self._tiled(key, filepath)
+        if item is not None:
+            return item.cached()
+        digest = file_digest(filepath, upright=self._upright)
+        return None if self._store is None else self._store.get(digest)
+
+    def _tiled(self, key: str, filepath: str) -> TiledItem | None:
+        """A large image as it goes through the stream; ``None`` of one that goes as a whole."""
+        tiles = tiles_of(filepath, self._stage_one.settings, upright=self._upright)
+        if not tiles:
+            return None
+        digests = [""] * len(tiles) if self._store is None else tile_digests(filepath, tiles, upright=self._upright)
+
+        def recall(digest: str) -> CompactImage | None:
+            return None if self._store is None else self._store.get(digest)
+
+        def keep(digest: str, content: CompactImage) -> None:
+            self._put(key, digest, content)
+
+        def told(from_index: bool) -> None:
+            with self._lock:
+                self.from_index += from_index
+                kept = self._store is not None and self.storage_error is None and key not in self.unstored
+                self.indexed += not from_index and kept
+
+        return TiledItem(filepath, tiles, digests, self._upright, recall, keep, partial(self.about.note, key), told)
 
     @property
     def notes(self) -> list[str]:
@@ -252,64 +287,12 @@ class CandidateSource:
             notes.append(
                 f"{counted(len(unstored), 'image')} could not be stored, e.g. sample {unstored[0][0]}: {unstored[0][1]}"
             )
-        return notes + self._image_notes()
-
-    def look_at(self, key: str) -> None:
-        """Looks whether an image in which nothing was found could show anything, if the index spared decoding it."""
-        with self._lock:
-            filepath = self._unseen.pop(key, None)
-        if filepath is not None:
-            self._note(key, notes_at_a_glance(filepath))
-
-    def note_limits(self, key: str, size: tuple[int, int], labels: int, most: int | None) -> None:
-        """Notes what the settings keep from being found in an image: small objects, and more labels than are allowed.
-
-        Args:
-            key: the image.
-            size: its ``(height, width)`` in pixels.
-            labels: how many labels it gets.
-            most: how many it may get; ``None`` where there is no limit.
-        """
-        smallest = smallest_object(size, self._stage_one.points_per_side)
-        if smallest >= _COARSE and (smallest >= min(size) / 8 or smallest >= _VERY_COARSE):
-            note = (
-                f"objects smaller than {smallest} pixels can lie unseen between the prompt points in an image so large"
-            )
-            self._limit(key, note, _TOO_SMALL)
-            with self._lock:
-                self._smallest = max(self._smallest, smallest)
-        if most is not None and labels >= most:
-            self._limit(
-                key, f"the most labels that an image may have ({most}) are reached: there may be more", _TOO_MANY
-            )
-
-    def _limit(self, key: str, note: str, line: str) -> None:
-        with self._lock:
-            self.noted[key] = f"{self.noted[key]}; {note}" if key in self.noted else note
-            self._limited.setdefault(line, []).append(key)
-
-    def _note(self, key: str, notes: Sequence[str]) -> None:
-        if notes:
-            with self._lock:
-                self.noted[key] = "; ".join(notes)
-
-    def _image_notes(self) -> list[str]:
-        """A line for each kind of note on images."""
-        with self._lock:
-            limited = {line: list(keys) for line, keys in self._limited.items()}
-            about = {key for keys in limited.values() for key in keys}
-            noted = {key: note for key, note in self.noted.items() if key not in about or NO_CONTRAST in note}
-        flat = [key for key, note in noted.items() if NO_CONTRAST in note]
-        others = [key for key in noted if key not in set(flat)]
-        lines = [f"{counted(len(flat), 'image')} with {NO_CONTRAST}, e.g. that of sample {flat[0]}"] if flat else []
-        if others:
-            lines.append(f"{counted(len(others), 'image')} used in part, e.g. sample {others[0]}: {noted[others[0]]}")
-        return lines + [
-            f"in {counted(len(keys), 'image')} {line.format(self._smallest)}, e.g. sample {keys[0]}"
-            for line, keys in limited.items()
-        ]
+        return notes + self.about.lines()
 
     def _read(self, key: str, filepath: str, whole: bool) -> _Read:
+        item = None if whole else self._tiled(key, filepath)
+        if item is not None:
+            return item
         data = read_bytes(filepath)
         if self._store is not None:
             digest = content_digest(data, upright=self._upright)
@@ -319,12 +302,12 @@ class CandidateSource:
                 self._passed_over += passed_over
                 if content is not None:
                     self.from_index += 1
-                    self._unseen[key] = filepath
+                    self.about.not_decoded(key, filepath)
                     return content
                 if not passed_over:
                     self._to_keep[key] = digest
         image = decode_with_notes(data, filepath, upright=self._upright)
-        self._note(key, image.notes)
+        self.about.note(key, image.notes)
         return image.pixels
 
     def _settings(self, segmenter: Segmenter) -> IndexSettings:

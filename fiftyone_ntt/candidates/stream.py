@@ -21,12 +21,14 @@ import torch
 from numpy.typing import NDArray
 
 from fiftyone_ntt.candidates.compact import CompactImage, compact
+from fiftyone_ntt.candidates.parted import ItemInParts, Part, Parted
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.results import IndexedImage
 from fiftyone_ntt.method.segmenter import Encoded, Prepared, Segmenter
 from fiftyone_ntt.models.devices import use_torch_threads
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 OUTCOMES_AHEAD = 8
 """Results that may wait for the caller. They are small: a caller that saves in chunks should not stop the models."""
@@ -55,7 +57,7 @@ class Outcome(Generic[T]):
 
 def stream(
     segmenters: Sequence[Segmenter] | Callable[[], Sequence[Segmenter]],
-    items: Iterable[tuple[str, Callable[[], NDArray[np.uint8] | CompactImage]]],
+    items: Iterable[tuple[str, Callable[[], Loaded]]],
     finish: Callable[[str, Any], T],
     *,
     readers: int | None = None,
@@ -71,7 +73,8 @@ def stream(
         segmenters: one a device, with equal settings: each image goes to whichever is free. A function that makes
             them is called at the first image that needs one, at most once; if all items are indexed, never.
         items: key and a function, called in another thread, that returns either a decoded image, uint8
-            ``[H, W, 3]`` RGB, or the content of the index, which needs no model. Readers take them one by one.
+            ``[H, W, 3]`` RGB, or the content of the index, which needs no model, or an image in parts (``Parted``).
+            Readers take them one by one.
         finish: called in another thread with the key and what stage one found, a ``CompactImage``: store, match, make
             labels.
         readers: threads that call the items' functions; two, or half as many as finishers, where ``None``.
@@ -99,6 +102,10 @@ def stream(
         raise
     finally:
         run.stop()
+
+
+Loaded = NDArray[np.uint8] | CompactImage | Parted
+"""What an item's function returns."""
 
 
 class _Stopped(Exception):  # noqa: N818 - no error: tells a thread that waits at a queue to go home
@@ -149,11 +156,16 @@ class _Queue(Generic[T]):
 
 @dataclass(frozen=True, eq=False)
 class _Work(Generic[T]):
-    """An item on its way: what it is now, and the seconds spent on it so far."""
+    """An item, or a part of one, on its way: what it is now, and the seconds spent on it so far."""
 
     key: str
     content: T
     seconds: float
+    part: Part | None = None
+
+    def now(self, content: U, seconds: float) -> _Work[U]:
+        """The same, having become something else in so many more seconds."""
+        return _Work(self.key, content, self.seconds + seconds, self.part)
 
 
 class _Stream(Generic[T]):
@@ -162,7 +174,7 @@ class _Stream(Generic[T]):
     def __init__(
         self,
         segmenters: Sequence[Segmenter] | Callable[[], Sequence[Segmenter]],
-        items: Iterable[tuple[str, Callable[[], NDArray[np.uint8] | CompactImage]]],
+        items: Iterable[tuple[str, Callable[[], Loaded]]],
         finish: Callable[[str, Any], T],
         finishers: int,
         whole: bool,
@@ -236,15 +248,36 @@ class _Stream(Generic[T]):
             try:
                 loaded = load()
             except Exception as error:
-                self._failed(key, error, time.perf_counter() - started)
+                self._failed(_Work(key, None, 0.0), error, time.perf_counter() - started)
                 continue
             seconds = time.perf_counter() - started
-            if isinstance(loaded, np.ndarray):
-                self._prepare(_Work(key, loaded, seconds))
+            if isinstance(loaded, Parted):
+                self._read_parts(key, loaded, seconds)
             else:
-                self._stage_one.put(_Work(key, loaded, seconds))
+                self._loaded(_Work(key, loaded, seconds))
 
-    def _next_item(self) -> tuple[str, Callable[[], NDArray[np.uint8] | CompactImage]] | None:
+    def _loaded(self, work: _Work[Any]) -> None:
+        if isinstance(work.content, np.ndarray):
+            self._prepare(work)
+        else:
+            self._stage_one.put(work)
+
+    def _read_parts(self, key: str, item: Parted, seconds: float) -> None:
+        """Reads the parts of an item one by one: each is on its way before the next is read."""
+        whole, number = ItemInParts(item), 0
+        started = time.perf_counter() - seconds
+        try:
+            for number, content in enumerate(item.contents()):
+                self._loaded(_Work(key, content, time.perf_counter() - started, Part(whole, number)))
+                started = time.perf_counter()
+                if whole.failed:
+                    break
+        except _Stopped:
+            raise
+        except Exception as error:
+            self._failed(_Work(key, None, time.perf_counter() - started, Part(whole, number)), error, 0.0)
+
+    def _next_item(self) -> tuple[str, Callable[[], Loaded]] | None:
         with self._next:
             item = next(self._items, None)
             self._taken += item is not None
@@ -260,9 +293,9 @@ class _Stream(Generic[T]):
         try:
             prepared = segmenter.prepare(work.content)
         except Exception as error:
-            self._failed(work.key, error, work.seconds + time.perf_counter() - started)
+            self._failed(work, error, time.perf_counter() - started)
         else:
-            self._images.put(_Work(work.key, prepared, work.seconds + time.perf_counter() - started))
+            self._images.put(work.now(prepared, time.perf_counter() - started))
 
     def _start_devices(self) -> Segmenter:
         """Starts the devices' threads on the first call. Returns the first segmenter: all prepare images alike."""
@@ -293,9 +326,9 @@ class _Stream(Generic[T]):
             try:
                 indexed = segmenter.decode(work.content)
             except Exception as error:
-                self._failed(work.key, error, work.seconds + time.perf_counter() - started)
+                self._failed(work, error, time.perf_counter() - started)
             else:
-                self._stage_one.put(_Work(work.key, indexed, work.seconds + time.perf_counter() - started))
+                self._stage_one.put(work.now(indexed, time.perf_counter() - started))
 
     def _encode(self, segmenter: Segmenter, group: list[_Work[Prepared]]) -> list[_Work[Encoded]]:
         started = time.perf_counter()
@@ -304,31 +337,42 @@ class _Stream(Generic[T]):
         except Exception as error:
             if len(group) > 1:  # one by one, to find which image it was (or because memory does not hold them all)
                 return [done for work in group for done in self._encode(segmenter, [work])]
-            self._failed(group[0].key, error, group[0].seconds + time.perf_counter() - started)
+            self._failed(group[0], error, time.perf_counter() - started)
             return []
         share = (time.perf_counter() - started) / len(group)
-        return [_Work(work.key, image, work.seconds + share) for work, image in zip(group, encoded, strict=True)]
+        return [work.now(image, share) for work, image in zip(group, encoded, strict=True)]
 
     def _finish_all(self) -> None:
         while True:
-            self.outcomes.put(self._finish_one(self._stage_one.get()))
+            outcome = self._finish_one(self._stage_one.get())
+            if outcome is not None:
+                self.outcomes.put(outcome)
 
-    def _finish_one(self, taken: list[_Work[IndexedImage | CompactImage]]) -> Outcome[T]:
+    def _finish_one(self, taken: list[_Work[IndexedImage | CompactImage]]) -> Outcome[T] | None:
+        """The outcome of an item; ``None`` of one of which there are parts to come."""
         started = time.perf_counter()
-        value, problem = None, None
         work = taken.pop()  # nobody else holds it: all that the models gave goes as soon as it is compact
-        key, content, seconds = work.key, work.content, work.seconds
+        key, content, seconds, part = work.key, work.content, work.seconds, work.part
         del work
         from_index = isinstance(content, CompactImage)
         try:
             content = content if self._whole else _compacted(content)
-            value = self._finish(key, content)
+            if part is not None:
+                spent = seconds + time.perf_counter() - started
+                content, seconds, from_index = part.whole.add(part.number, _compacted(content), spent, from_index)
+                started = time.perf_counter()
+                if content is None:
+                    return None
+            return Outcome(key, self._finish(key, content), None, seconds + time.perf_counter() - started, from_index)
         except Exception as error:
             problem = error
-        return Outcome(key, value, problem, seconds + time.perf_counter() - started, from_index)
+        if part is not None and not part.whole.fail():
+            return None
+        return Outcome(key, None, problem, seconds + time.perf_counter() - started, from_index)
 
-    def _failed(self, key: str, error: Exception, seconds: float) -> None:
-        self.outcomes.put(Outcome(key, None, error, seconds))
+    def _failed(self, work: _Work[Any], error: Exception, seconds: float) -> None:
+        if work.part is None or work.part.whole.fail():
+            self.outcomes.put(Outcome(work.key, None, error, work.seconds + seconds))
 
 
 def _compacted(image: IndexedImage | CompactImage) -> CompactImage:

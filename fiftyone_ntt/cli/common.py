@@ -16,7 +16,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from fiftyone_ntt.errors import InputError, as_text, spelt_out
-from fiftyone_ntt.params.base import ParamInfo, Params, Progress
+from fiftyone_ntt.params.base import Params, Progress
+from fiftyone_ntt.params.param_info import ParamInfo
 
 if TYPE_CHECKING:
     import fiftyone as fo

@@ -193,7 +193,7 @@ def write(
         SegmentParams, progress, resume=resume, overwrite=overwrite, score_threshold=score_threshold,
         include_references=include_references,
     )  # fmt: skip
-    asked = stage_one_of(stage_one, stage_one_fields)
+    asked = stage_one_of(stage_one, stage_one_fields).changed(large_images="off")  # each image in one part
     settings, asked = runs.settled(config, score_threshold, max_instances, asked)
     if score_threshold is None and thresholds is None and config is None:
         thresholds = STARTING

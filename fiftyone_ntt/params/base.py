@@ -8,16 +8,15 @@ here survives a trip through JSON.
 from __future__ import annotations
 
 import dataclasses
-import math
 import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-from numbers import Real
 from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, Protocol, TypeAlias, TypedDict, TypeVar, Union, runtime_checkable
 
 from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.params.param_info import ParamInfo
 from fiftyone_ntt.params.preset_names import preset_names
 
 DEFAULT_BANK_NAME = "ntt_bank"
@@ -25,89 +24,10 @@ DEFAULT_BANK_NAME = "ntt_bank"
 _SYSTEM_KEYS = frozenset(
     {"panel_id", "panel_state", "view_target", "custom_view_target", "delegate", "delegation_target"}
 )
-_KIND_NAMES = {str: "a text", bool: "true or false", int: "a whole number", float: "a number", tuple: "a list of texts"}
 
 Progress: TypeAlias = Callable[[int, int, str], None]
 """How services tell how far they are: called with (done, total, message)."""
 ParamsT = TypeVar("ParamsT", bound="Params")
-
-
-@dataclass(frozen=True)
-class ParamInfo:
-    """One parameter, as a form or a command line needs to know it.
-
-    Attributes:
-        name: name of the argument.
-        kind: ``str``, ``bool``, ``int``, ``float`` or ``tuple`` (of texts).
-        optional: whether it may be left empty (``None``).
-        required: whether there is no default.
-        default: the default; ``None`` where required.
-        label: a few words, for a form.
-        help: one sentence.
-        choices: the values allowed, or ``None``.
-        minimum: smallest value allowed, or ``None``.
-        maximum: largest value allowed, or ``None``.
-        advanced: whether it is rarely needed: a form hides it behind a switch, and names it last.
-        group: what it has to do with, where a form hides many behind a switch.
-        objects: classes of objects that only a caller in Python can give in place of a value.
-    """
-
-    name: str
-    kind: type
-    optional: bool
-    required: bool
-    default: Any
-    label: str
-    help: str
-    choices: tuple[str, ...] | None = None
-    minimum: float | None = None
-    maximum: float | None = None
-    advanced: bool = False
-    group: str = "More"
-    objects: tuple[type, ...] = ()
-
-    def checked(self, value: Any) -> Any:
-        """The value in this parameter's own type.
-
-        Raises:
-            WrongTypeError: if it is of the wrong kind.
-            InputError: if it is none of the choices, or out of bounds.
-        """
-        if value is None and self.optional:
-            return None
-        if isinstance(value, self.objects):
-            return str(value) if isinstance(value, Path) else value
-        converted = _convert(value, self.kind)
-        if converted is None:
-            raise WrongTypeError(
-                f"expected {self.name!r} to be {_KIND_NAMES[self.kind]}{' or empty' if self.optional else ''}, "
-                f"got {value!r} ({type(value).__name__})"
-            )
-        if self.choices is not None and converted not in self.choices:
-            raise InputError(f"expected {self.name!r} to be one of {', '.join(self.choices)}; got {value!r}")
-        low, high = self.minimum, self.maximum
-        if (low is not None and converted < low) or (high is not None and converted > high):
-            raise InputError(f"expected {self.name!r} {_between(low, high)}, got {value!r}")
-        return converted
-
-
-def _between(low: float | None, high: float | None) -> str:
-    if low is not None and high is not None:
-        return f"between {low:g} and {high:g}"
-    return f"of at least {low:g}" if low is not None else f"of at most {high:g}"
-
-
-def _convert(value: Any, kind: type) -> Any:
-    """The value as ``kind``, or ``None`` if it is something else. JSON knows one type of number and no tuples."""
-    if kind is tuple:
-        texts = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
-        return tuple(value) if texts else None
-    if isinstance(value, bool) or kind in (bool, str):
-        return value if type(value) is kind else None
-    if not isinstance(value, Real) or not math.isfinite(value):  # numpy's numbers are of this kind too
-        return None
-    number: Any = value
-    return None if kind is int and number != int(number) else kind(number)
 
 
 @dataclass(frozen=True)
@@ -247,6 +167,7 @@ def param_of(params: type[Params], name: str, default: Any = MISSING, **changes:
 
 MODELS, OBJECTS, CACHE = "Models and devices", "How objects are found", "Candidate cache"  # groups of settings
 GRANULARITIES = ("best", "whole", "part", "auto")
+LARGE_IMAGES = ("off", "auto", "on")
 
 
 @runtime_checkable
@@ -314,6 +235,24 @@ class StageOneSettings(Params):
         "to 80 small encoder passes more an image, and is kept in a part of the cache of its own",
         advanced=OBJECTS,
     )
+    large_images: str = param(
+        "auto",
+        label="Large images",
+        help="looks at tiles of a large image too, each as if it were an image of its own, so that small objects are "
+        "found; takes as many times longer as there are tiles. 'auto' where the grid of points would miss what anybody "
+        "sees: longer than 6,400 pixels, or than 2,048 and four times as long as wide; 'on' for all above 1,024; 'off'",
+        choices=LARGE_IMAGES,
+        advanced=OBJECTS,
+    )
+    largest_object: int | None = param(
+        None,
+        label="Largest object (px)",
+        help="pixels that the largest objects of a large image are long: tiles overlap by as much, and those that only "
+        "larger objects need are left out; objects of any size where left empty",
+        minimum=1,
+        maximum=1_000_000,
+        advanced=OBJECTS,
+    )
     precision: str = param(
         "fp32",
         label="Precision",
@@ -370,6 +309,8 @@ class StageOneFieldsButPreset(TypedDict, total=False):
     points: str
     granularity: str
     second_look: bool
+    large_images: str
+    largest_object: int | None
     precision: str
     device: str | None
     compile: bool

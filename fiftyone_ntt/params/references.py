@@ -48,6 +48,11 @@ class BuildBankParams(Params):
         "each, which takes about as long as labelling the reference images",
         group=MODELS,
     )
+    large_images: str = param_of(
+        StageOneSettings,
+        "large_images",
+        help="references in large images are shown as tiles show objects there: 'auto', 'on' or 'off', as runs are",
+    )
     device: str | None = param_of(StageOneSettings, "device", advanced=False)
 
 

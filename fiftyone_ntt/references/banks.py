@@ -14,6 +14,7 @@ from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
+from fiftyone_ntt.candidates.tiles import is_tiled
 from fiftyone_ntt.dataset.fields import (
     NEGATIVE_TAG,
     REFERENCE_TAG,
@@ -32,8 +33,9 @@ from fiftyone_ntt.models import Preset, load_preset
 from fiftyone_ntt.params.base import check_arguments
 from fiftyone_ntt.params.references import BuildBankParams
 from fiftyone_ntt.pixels.images import content_key, read_bytes
-from fiftyone_ntt.references.prompted_masks import Key, PromptedMask, box_mask, make_masks
-from fiftyone_ntt.references.reader import MadeFrom, ReferenceReader, ReferenceSample
+from fiftyone_ntt.references.prompted_masks import make_masks
+from fiftyone_ntt.references.reader import MadeFrom, ReferenceReader
+from fiftyone_ntt.references.reference_items import items_of
 from fiftyone_ntt.references.tagging import tagged_negatives, tagged_references
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ def build_memory_bank(
     name: str | None = None,
     negatives: SampleCollection | None = None,
     ask_granularity: bool = False,
+    large_images: str = "auto",
     device: str | None = None,
     progress: Progress | None = None,
 ) -> MemoryBank:
@@ -86,6 +89,8 @@ def build_memory_bank(
             fields, or as a whole where they have none.
         ask_granularity: find out which of the mask model's masks fit the references best, for ``granularity="auto"``;
             the answer is ``bank.granularity``. Encodes every reference image with the mask model too.
+        large_images: references in large images are shown as tiles show objects there: ``"auto"``, ``"on"`` or
+            ``"off"``, as for ``segment``.
         device: ``"cuda"``, ``"mps"`` or ``"cpu"``; the best there is where ``None``.
         progress: called with (done, total, message).
 
@@ -105,12 +110,12 @@ def build_memory_bank(
         >>> bank.shots  # doctest: +SKIP
         {'coin': 3}
     """
-    check_arguments(BuildBankParams, progress, ask_granularity=ask_granularity)
+    check_arguments(BuildBankParams, progress, ask_granularity=ask_granularity, large_images=large_images)
     references = image_samples(references)
     if name is not None:
         check_name(name)
     reader = ReferenceReader(references, field_names(label_field), classes, negatives)
-    bank = bank_of_reader(reader, preset, ask_granularity, device, progress)
+    bank = bank_of_reader(reader, preset, ask_granularity, device, progress, large_images)
     if name is not None:
         made_from = MadeFrom.of(references, reader.fields, classes, ask_granularity, negatives)
         save_bank(dataset_of(references), name, bank, made_from)
@@ -118,13 +123,14 @@ def build_memory_bank(
 
 
 def bank_of_reader(
-    reader: ReferenceReader, preset: str | Preset, ask_granularity: bool, device: str | None, progress: Progress | None
-) -> MemoryBank:
+    reader: ReferenceReader, preset: str | Preset, ask_granularity: bool, device: str | None,
+    progress: Progress | None, large_images: str = "auto",
+) -> MemoryBank:  # fmt: skip
     """The bank of the references that a reader reads; what was left out of it is logged too."""
     loaded = load_preset(preset, device)
     segmenter = loaded.segmenter()
     builder = segmenter.bank_builder(reader.classes, preset=loaded.preset.name, ask_granularity=ask_granularity)
-    bank = _filled(builder, reader, segmenter, progress)
+    bank = _filled(builder, reader, segmenter, progress, large_images)
     for note in notes_of(bank):
         logger.warning("%s", note)
     return bank
@@ -151,7 +157,7 @@ def build_tagged_bank(
 
 
 def _filled(
-    builder: BankBuilder, reader: ReferenceReader, segmenter: Segmenter, progress: Progress | None
+    builder: BankBuilder, reader: ReferenceReader, segmenter: Segmenter, progress: Progress | None, large_images: str
 ) -> MemoryBank:
     """The bank of all samples of a reader."""
     passes = 2 if reader.any_prompts else 1
@@ -164,7 +170,7 @@ def _filled(
     labels: set[str] = set()
     for done, sample in enumerate(reader.samples(), start=1):
         if sample is not None:
-            items = _items(sample, segmenter, masks)
+            items = items_of(sample, segmenter, masks, is_tiled(sample.size, large_images))
             for item in items[: len(sample.positives)]:
                 builder.add(item)
                 labels.add(item.label)
@@ -184,33 +190,6 @@ def _part(progress: Progress | None, number: int, parts: int) -> Progress | None
     if progress is None or parts == 1:
         return progress
     return lambda done, total, message: progress(number * total + done, parts * total, message)
-
-
-def _items(
-    sample: ReferenceSample, segmenter: Segmenter, masks: Mapping[Key, PromptedMask] | None
-) -> list[ReferenceItem]:
-    """A sample's positives, then its negatives, each with its mask; they share the image.
-
-    Args:
-        sample: the sample.
-        segmenter: makes masks from boxes.
-        masks: all masks that prompts gave; ``None`` where only boxes lack one.
-    """
-    objects = sample.objects
-    boxes = [item.box for item in objects if item.mask is None]
-    from_boxes = iter(segmenter.box_masks(sample.image, np.array(boxes)) if boxes and masks is None else ())
-    items = []
-    for item in objects:
-        mask = item.mask
-        if mask is None and masks is not None:
-            mask = masks[sample.sample_id, item.label_id].mask.full(sample.size)
-        elif mask is None:
-            mask = next(from_boxes)
-            if item.box is not None and not mask.any():  # the model finds nothing in the box: the box itself
-                mask = box_mask(item.box, sample.size).full(sample.size)
-        name = f"{sample.sample_id}/{item.label_id}"
-        items.append(ReferenceItem(sample.image, mask, item.label or "", name, item.box))
-    return items
 
 
 def _with_unwanted(

@@ -102,14 +102,16 @@ class BankPlan:
         how = f"memory bank {self.name!r}" if self.fresh else "their memory bank is built first"
         return f"References: {shown} ({how})."
 
-    def bank(self, device: str | None = None, progress: Progress | None = None) -> MemoryBank:
+    def bank(
+        self, device: str | None = None, progress: Progress | None = None, large_images: str = "auto"
+    ) -> MemoryBank:
         """The bank; built, and kept with the dataset, where it is not there."""
         if self.made_from is None or self.references is None:
             return load_bank(self.dataset, self.name)
         fields, classes = self.made_from.fields, self.made_from.classes
         # Nobody asks for these classes now: one whose references cannot be used is left out.
         reader = ReferenceReader(self.references, fields, classes, self.negatives, insist=False)
-        bank = bank_of_reader(reader, self.preset, self.made_from.ask_granularity, device, progress)
+        bank = bank_of_reader(reader, self.preset, self.made_from.ask_granularity, device, progress, large_images)
         save_bank(self.dataset, self.name, bank, self.made_from)
         return bank
 
@@ -211,14 +213,14 @@ def resolve_bank(
     models, ask = cast("str | Preset | None", asked.preset), asked.granularity == "auto"
     if bank is None:
         plan = plan_or_kept(samples, label_field, preset=models, ask_granularity=ask)
-        return plan.bank(asked.device, progress)
+        return plan.bank(asked.device, progress, asked.large_images)
     if not isinstance(bank, SampleCollection):
         raise WrongTypeError(
             f"expected a MemoryBank, the name of one, reference samples or None, got {type(bank).__name__}"
         )
     return build_memory_bank(
-        bank, label_field or likely_field(bank), preset=models or "lite", ask_granularity=ask, device=asked.device,
-        progress=progress,
+        bank, label_field or likely_field(bank), preset=models or "lite", ask_granularity=ask,
+        large_images=asked.large_images, device=asked.device, progress=progress,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
-from fiftyone_ntt.candidates.compact import CompactImage
+from fiftyone_ntt.candidates.tiles import Content
 from fiftyone_ntt.dataset.fields import (
     dataset_of,
     every_image,
@@ -142,19 +142,19 @@ def _run(
     return run
 
 
-def _contents(run: ReviewedRun, paths: dict[str, str], advice: Advice) -> Iterator[tuple[str, CompactImage]]:
+def _contents(run: ReviewedRun, paths: dict[str, str], advice: Advice) -> Iterator[tuple[str, Content]]:
     """What the candidate cache has of some images; the rest is counted in a note."""
     missing = 0
     for sample_id, path in paths.items():
         try:
-            content = run.source.item(sample_id, path)[1]()
+            content = run.source.cached(sample_id, path)
         except InputError:
             missing += 1
             continue
-        if isinstance(content, CompactImage):
-            yield sample_id, content
-        else:
+        if content is None:
             missing += 1
+        else:
+            yield sample_id, content
     if missing:
         images = counted(missing, "image")
         note = f"{images} passed over, not being in the candidate cache: run 'NTT: Precompute candidates'."

@@ -22,6 +22,7 @@ from fiftyone_ntt.dataset.storage import edit_label_tags, patiently, store
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.method.options.tiled import TiledImage, match_image
 from fiftyone_ntt.method.results import StageOneResult
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.params.base import Progress, check_arguments
@@ -243,8 +244,8 @@ def _compare(review: ReviewedRun, report: LearnReport, progress: Progress | None
     total, done = len(review.targets), 0
     matcher, (thresholds, _) = Matcher(report.bank, review.config), review.thresholds_for(report.bank)
 
-    def match(sample_id: str, content: StageOneResult) -> list[Document]:
-        instances = matcher.match(content)
+    def match(sample_id: str, content: StageOneResult | TiledImage) -> list[Document]:
+        instances = match_image(matcher, content)
         if thresholds is not None:
             instances = instances.above(list(thresholds.values()))
         labels: list[Document] = to_document(instances, report.bank.classes)["detections"]

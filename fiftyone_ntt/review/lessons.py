@@ -15,8 +15,8 @@ import numpy as np
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
-from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne
+from fiftyone_ntt.candidates.tiles import Content
 from fiftyone_ntt.dataset.documents import (
     class_of,
     detection_of,
@@ -32,12 +32,13 @@ from fiftyone_ntt.dataset.fields import (
     dataset_of,
     every_image,
 )
-from fiftyone_ntt.dataset.geometry import full_mask
+from fiftyone_ntt.dataset.geometry import full_mask, place_mask
 from fiftyone_ntt.dataset.labels import is_decided, is_from_run, is_right, is_touched, left_out_mark
 from fiftyone_ntt.dataset.storage import patiently, raw_values
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.bank_parts import VectorSet
 from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.method.options.tiled import TiledImage
 from fiftyone_ntt.method.pooling import pool_mask
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.references.banks import LEARNED
@@ -138,7 +139,7 @@ class Lesson:
     vector: NDArray[np.float32]
 
 
-def lessons_of(sample_id: str, labels: Sequence[dict[str, Any]], content: CompactImage) -> list[Lesson]:
+def lessons_of(sample_id: str, labels: Sequence[dict[str, Any]], content: Content) -> list[Lesson]:
     """What decided labels of one image teach; no model is needed.
 
     A label without a class, or without a mask that can be read, teaches nothing. Nor does one that is kept though it is
@@ -149,19 +150,35 @@ def lessons_of(sample_id: str, labels: Sequence[dict[str, Any]], content: Compac
         labels: documents of detections.
         content: what the index knows of the image.
     """
-    tokens, size = content.tokens.full(), content.candidates.frame.image_size
     lessons = []
     for label in labels:
         name = class_of(label)
         if is_no_example(label):
             continue
         try:
-            mask = full_mask(detection_of(label), size)
+            vector = _vector(label, content)
         except InputError:
             continue
-        if name and mask.any():
-            lessons.append(Lesson(f"{sample_id}/{label.get('_id')}", name, kind_of(label), pool_mask(mask, tokens)))
+        if name and vector is not None:
+            lessons.append(Lesson(f"{sample_id}/{label.get('_id')}", name, kind_of(label), vector))
     return lessons
+
+
+def _vector(label: dict[str, Any], content: Content) -> NDArray[np.float32] | None:
+    """float32 ``[C]``, what is under a label's mask, in the tile that sees it best; ``None`` under an empty one."""
+    if isinstance(content, TiledImage):
+        left, top, crop = place_mask(detection_of(label), content.image_size)
+        extent = (left, top, left + crop.shape[1], top + crop.shape[0])
+        tile, part = content.part_for(extent)
+        x1, y1, x2, y2 = tile.box
+        mask = np.zeros(tile.size, bool)
+        # What of the mask lies in the tile; for a tile that sees all of it the whole crop.
+        seen = crop[max(y1 - top, 0) : max(y2 - top, 0), max(x1 - left, 0) : max(x2 - left, 0)]
+        row, column = max(top - y1, 0), max(left - x1, 0)
+        mask[row : row + seen.shape[0], column : column + seen.shape[1]] = seen
+    else:
+        part, mask = content, full_mask(detection_of(label), content.candidates.frame.image_size)
+    return pool_mask(mask, part.tokens.full()) if mask.any() else None
 
 
 def is_no_example(label: dict[str, Any]) -> bool:

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.source import describe_error
+from fiftyone_ntt.candidates.tiles import Content
 from fiftyone_ntt.dataset.documents import class_of, detection_of
 from fiftyone_ntt.dataset.fields import DONE_TAG
 from fiftyone_ntt.dataset.geometry import full_mask
 from fiftyone_ntt.dataset.storage import patiently
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.method.options.tiled import TiledImage
 from fiftyone_ntt.params.base import Progress
 from fiftyone_ntt.params.review import HEAD, REFERENCES
 from fiftyone_ntt.references.banks import HEAD_IMAGES, with_contents
@@ -70,10 +71,10 @@ def teach(review: ReviewedRun, decided: dict[str, tuple[str, list[Document]]], d
     # Learning twice is learning once: what the run has learned from these samples has no say.
     plain = review.bank if method == REFERENCES else _bank_of(review.bank, [], set(decided), HEAD)
 
-    def read(sample_id: str, content: CompactImage) -> tuple[list[Lesson], Rows | None]:
+    def read(sample_id: str, content: Content) -> tuple[list[Lesson], Rows | None]:
         labels = decided[sample_id][1] if sample_id in decided else []
         rows = None
-        if method != REFERENCES:
+        if method != REFERENCES and not isinstance(content, TiledImage):  # a head learns of images in one part
             what = decided_of(labels, content.candidates.frame.image_size, names, sample_id in done)
             rows = rows_of(content, what, plain.prototypes, plain.center)
         return lessons_of(sample_id, labels, content), rows

@@ -12,6 +12,7 @@ from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.referring import ReferringMatcher
+from fiftyone_ntt.method.options.tiled import TiledImage, match_image
 from fiftyone_ntt.method.results import Instances, StageOneResult
 from fiftyone_ntt.runs.record import REFERRING
 
@@ -35,23 +36,23 @@ class Labeller:
     left_out: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def __call__(self, sample_id: str, content: StageOneResult | Instances) -> dict[str, Any]:
+    @property
+    def most(self) -> int | None:
+        """How many labels an image may have; ``None`` where that is no limit of the settings."""
+        return self.matcher.config.max_instances if isinstance(self.matcher, Matcher) else None
+
+    def __call__(self, sample_id: str, content: StageOneResult | TiledImage | Instances) -> dict[str, Any]:
         return to_document(self.instances(content), self.names, self.reference_ids)
 
-    def instances(self, content: StageOneResult | Instances) -> Instances:
+    def instances(self, content: StageOneResult | TiledImage | Instances) -> Instances:
         """What a run keeps of what is found in an image; a fleet may have matched it already."""
-        instances = content if isinstance(content, Instances) else self.matcher.match(content)
+        instances = content if isinstance(content, Instances) else match_image(self.matcher, content)
         if self.least is not None:
             every = len(instances)
             instances = instances.above(self.least)
             with self._lock:
                 self.left_out += every - len(instances)
         return instances
-
-
-def size_of_image(content: StageOneResult | Instances) -> tuple[int, int]:
-    """``(height, width)`` of the image."""
-    return content.image_size if isinstance(content, Instances) else content.candidates.frame.image_size
 
 
 def labeller_of(bank: MemoryBank, config: MatchConfig, least: list[float] | None, mode: str) -> Labeller:

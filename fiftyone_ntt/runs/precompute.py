@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.file_format import limit_in_bytes
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne, describe_error
+from fiftyone_ntt.candidates.tiles import Content
 from fiftyone_ntt.dataset.fields import NO_IMAGES, root_dataset_of, whole_images
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.models import Preset
@@ -152,5 +152,5 @@ def _run(view: SampleCollection, source: CandidateSource, report: IndexReport, p
                 progress(done, len(samples), f"{done} of {counted(len(samples), 'image')}, {report.failed} failed")
 
 
-def _nothing_more(key: str, content: CompactImage) -> None:
+def _nothing_more(key: str, content: Content) -> None:
     """The source has stored it by now."""

@@ -15,8 +15,8 @@ from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 from PIL import Image
 
-from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne, describe_error
+from fiftyone_ntt.candidates.tiles import Content
 from fiftyone_ntt.dataset.fields import NO_IMAGES, REFERENCE_TAG, root_dataset_of, whole_images
 from fiftyone_ntt.errors import InputError, as_text, counted
 from fiftyone_ntt.method.memory_bank import MemoryBank
@@ -24,7 +24,7 @@ from fiftyone_ntt.method.results import Instances
 from fiftyone_ntt.params.base import Progress, StageOneFields, StageOneSettings, check_arguments, stage_one_of
 from fiftyone_ntt.params.review import PreviewParams
 from fiftyone_ntt.pixels.drawing import Shape, draw_shapes
-from fiftyone_ntt.pixels.images import read_image
+from fiftyone_ntt.pixels.regions import open_regions
 from fiftyone_ntt.references.banks import notes_of, without_references
 from fiftyone_ntt.references.tagged_bank import resolve_bank
 from fiftyone_ntt.runs.applied_thresholds import ScoreThresholds, check_mode, score_thresholds
@@ -203,7 +203,7 @@ class _Drawer:
     score_threshold: float
     paths: dict[str, str]
 
-    def __call__(self, sample_id: str, content: CompactImage) -> PreviewImage:
+    def __call__(self, sample_id: str, content: Content) -> PreviewImage:
         instances, names = self.labeller.instances(content), self.labeller.names
         best = float(instances.scores.max()) if len(instances) else 0.0
         # A score threshold below the floor lowers it: what the user asked to see is drawn.
@@ -211,28 +211,41 @@ class _Drawer:
         clear = [i for i in range(len(instances)) if instances.scores[i] >= least]
         counts = Counter(names[int(instances.labels[i])] for i in clear)
         path = self.paths[sample_id]
-        picture = _picture(read_image(path), instances, clear, names, self.classes)
+        picture = _picture(path, instances, clear, names, self.classes)
         return PreviewImage(
             sample_id, Path(path).name, dict(counts), len(instances) - len(clear), best, picture=picture
         )
 
 
 def _picture(
-    pixels: NDArray[np.uint8], instances: Instances, clear: Sequence[int], names: Sequence[str], classes: Sequence[str]
+    path: str, instances: Instances, clear: Sequence[int], names: Sequence[str], classes: Sequence[str]
 ) -> bytes:
     """Drawn small: masks at the size of a large photograph would take gigabytes."""
-    height, width = pixels.shape[:2]
+    height, width = instances.image_size
     scale = min(1.0, _WIDTH / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX if scale < 1 else None))
-    shapes = []
-    for i in clear:
-        mask = Image.fromarray(instances.mask(i).view(np.uint8) * 255).resize(size, Image.Resampling.BOX)
-        shapes.append(Shape(names[int(instances.labels[i])], np.asarray(mask) > 127, float(instances.scores[i])))
+    with open_regions(path) as reader:
+        small = reader.read((0, 0, width, height), (size[1], size[0]))
+    shapes = [
+        Shape(names[int(instances.labels[i])], _small_mask(instances, i, size), float(instances.scores[i]))
+        for i in clear
+    ]
     data = io.BytesIO()
     wide = _WIDTH if width >= height else max(1, round(_WIDTH * width / height))
     draw_shapes(small, shapes, classes, wide).save(data, "JPEG", quality=85)
     return data.getvalue()
+
+
+def _small_mask(instances: Instances, i: int, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Mask ``i`` in a picture of ``(width, height)``: bool ``[height, width]``; only its own box is ever made."""
+    (x1, y1, x2, y2), crop = instances.crop(i)
+    across, down = size[0] / instances.image_size[1], size[1] / instances.image_size[0]
+    left, top = int(x1 * across), int(y1 * down)
+    right, bottom = max(left + 1, round(x2 * across)), max(top + 1, round(y2 * down))
+    mask = np.zeros((size[1], size[0]), bool)
+    inside = Image.fromarray(crop.view(np.uint8) * 255).resize((right - left, bottom - top), Image.Resampling.BOX)
+    mask[top:bottom, left:right] = (np.asarray(inside) > 127)[: size[1] - top, : size[0] - left]
+    return mask
 
 
 def _previews(

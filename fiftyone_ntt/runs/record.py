@@ -38,18 +38,9 @@ PROVENANCE = "ntt"
 MAPS = "ntt_maps"
 """The same for a field of semantic segmentation masks: what they were made from."""
 DECISIVE = (
-    "classes",
-    "preset",
-    "bank_hash",
-    "weights",
-    "match",
-    "points_per_side",
-    "points",
-    "precision",
-    "thresholds",
-    "granularity",
-    "mode",
-)
+    "classes", "preset", "bank_hash", "weights", "match", "points_per_side", "points", "precision", "thresholds",
+    "granularity", "mode", "large_images", "largest_object",
+)  # fmt: skip
 """Settings in which two runs must agree for their labels to be the same."""
 MODES = GENERIC, REFERRING = "generic", "referring"
 """What is asked for: all instances of the classes, or the one best match of each reference."""
@@ -90,6 +81,8 @@ class RunRecord:
             were guessed from the references; ``None`` where somebody chose what is written, and in records of before.
         granularity: which of a point's masks became candidates; never ``"auto"``, but what that came to.
         mode: of ``MODES``.
+        large_images: whether large images were looked at in tiles; in none of before.
+        largest_object: pixels that the largest objects of large images are long, if that was said.
         started: ISO time, UTC.
     """
 
@@ -107,6 +100,8 @@ class RunRecord:
     granularity: str = "best"
     mode: str = GENERIC
     suggested: list[float] | None = None
+    large_images: str = "auto"
+    largest_object: int | None = None
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
     @classmethod
@@ -119,14 +114,14 @@ class RunRecord:
         return cls(
             run_key, label_field, list(bank.classes), bank.preset, bank.content_hash, dict(bank.weights),
             asdict(config), stage_one.points_per_side, asked.points, asked.precision, thresholds, asked.granularity,
-            mode, suggested,
+            mode, suggested, asked.large_images, asked.largest_object,
         )  # fmt: skip
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Names of the settings in which another record would give other labels."""
         settings = asdict(self)
         # What records mean that were made before these settings were there.
-        before = {"points": "grid", "precision": "fp32", "granularity": "best", "mode": GENERIC}
+        before = {"points": "grid", "precision": "fp32", "granularity": "best", "mode": GENERIC, "large_images": "auto"}
         with suppress(InputError):  # settings that this version does not have differ from all that it has
             other = {**other, "match": asdict(match_config(other))}
         return [name for name in DECISIVE if settings[name] != other.get(name, before.get(name))]
@@ -156,6 +151,8 @@ def stage_one_settings(record: Mapping[str, Any], options: Mapping[str, Any]) ->
         granularity=record.get("granularity", "best"),
         second_look=match_config(record).second_look > 0,
         precision=record.get("precision", "fp32"),
+        large_images=record.get("large_images", "off"),
+        largest_object=record.get("largest_object"),
         device=options.get("device"),
         compile=bool(options.get("compile")),
         use_index=options.get("use_index", True),

@@ -15,11 +15,11 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne, describe_error
 from fiftyone_ntt.candidates.stream import Outcome
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_name, dataset_of, root_dataset_of, whole_images
-from fiftyone_ntt.errors import LeaseLostError, RunCancelledError, WrongTypeError, counted
+from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError, WrongTypeError, counted
 from fiftyone_ntt.method.config import MatchConfig, checked_config
-from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.second_look import WEIGHT
+from fiftyone_ntt.method.options.tiled import TiledImage
 from fiftyone_ntt.method.results import Instances, StageOneResult
 from fiftyone_ntt.params.base import Progress, StageOneFields, StageOneSettings, check_arguments, stage_one_of
 from fiftyone_ntt.params.labelling import SegmentParams
@@ -28,7 +28,7 @@ from fiftyone_ntt.references.tagged_bank import resolve_bank, with_lessons_of
 from fiftyone_ntt.runs.applied_thresholds import STARTING, ScoreThresholds, applied, check_mode, named
 from fiftyone_ntt.runs.estimate import remember_speed
 from fiftyone_ntt.runs.history import LABELLING
-from fiftyone_ntt.runs.labeller import Labeller, labeller_of, size_of_image
+from fiftyone_ntt.runs.labeller import Labeller, labeller_of
 from fiftyone_ntt.runs.mending import default_run_key, said_of_lost
 from fiftyone_ntt.runs.outcome import ended_silently
 from fiftyone_ntt.runs.record import GENERIC, RunRecord, options_of, run_of_field
@@ -206,9 +206,9 @@ def segment(
         stage_one: how candidates are made: models, prompts, device, candidate cache.
         progress: called with (done, total, message).
         **stage_one_fields: fields of ``StageOneSettings``, in place of those of ``stage_one``: ``points_per_side``,
-            ``points``, ``granularity``, ``second_look``, ``precision``, ``device``, ``compile``, ``use_index``,
-            ``index_dir``, and ``preset``: the models where a bank has to be built, or a ``Preset`` of your own
-            that made it.
+            ``points``, ``granularity``, ``second_look``, ``large_images``, ``largest_object``, ``precision``,
+            ``device``, ``compile``, ``use_index``, ``index_dir``, and ``preset``: the models where a bank has to be
+            built, or a ``Preset`` of your own that made it.
 
     Returns:
         Counts, and the error of each sample that failed.
@@ -242,9 +242,9 @@ def segment(
     memory_bank = resolve_bank(flat, bank, reference_field, asked, progress)
     if bank is None:
         memory_bank = taught(flat, memory_bank, label_field)
-    key = run_key or default_run_key(dataset_of(flat), label_field)
+    run_key = run_key or default_run_key(dataset_of(flat), label_field)
     task = Task(
-        flat, memory_bank, label_field, key, settings, asked, resume, overwrite,
+        flat, memory_bank, label_field, run_key, settings, asked, resume, overwrite,
         bank is None, LABELLING, thresholds, mode, include_references, progress,
     )  # fmt: skip
     return label(task)
@@ -311,6 +311,8 @@ def settled(
 ) -> tuple[MatchConfig, StageOneSettings]:
     """The settings of both stages, which must agree on whether there is a second look."""
     config = checked_config(config)
+    if config.to_the_bit and asked.large_images == "on":
+        raise InputError("expected no large_images='on' with MatchConfig.paper(), which knows no tiles; leave it out")
     if score_threshold is not None:
         config = replace(config, score_threshold=score_threshold)
     if max_instances is not None:
@@ -372,12 +374,9 @@ class _Part:
             report.labelled, report.failed = report.labelled - 1, report.failed + 1
         report.instances, self.writer.unwritten = report.instances - self.writer.unwritten, 0
 
-    def _finish(self, sample_id: str, content: StageOneResult | Instances) -> dict[str, Any]:
+    def _finish(self, sample_id: str, content: StageOneResult | TiledImage | Instances) -> dict[str, Any]:
         labels = self.labeller(sample_id, content)
-        if not labels["detections"]:
-            self.source.look_at(sample_id)
-        most = self.labeller.matcher.config.max_instances if isinstance(self.labeller.matcher, Matcher) else None
-        self.source.note_limits(sample_id, size_of_image(content), len(labels["detections"]), most)
+        self.source.about.labelled(sample_id, content, len(labels["detections"]), self.labeller.most)
         return labels
 
     def _count(self, outcome: Outcome[dict[str, Any]]) -> None:
@@ -386,7 +385,7 @@ class _Part:
         if error is not None:
             report.errors[outcome.key] = error
         report.instances += len(outcome.value["detections"]) if outcome.value is not None else 0
-        note = self.source.noted.get(outcome.key)
+        note = self.source.about.noted.get(outcome.key)
         state = self.writer.add(outcome.key, outcome.value, error, outcome.seconds, note)
         report.labelled += state == "ok"
         report.empty += state == "empty"

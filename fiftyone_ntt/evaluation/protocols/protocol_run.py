@@ -67,7 +67,7 @@ def run(protocol: Protocol, order: Order, progress: Progress | None = None) -> l
     cases = order.cases(protocol)
     for part in dict.fromkeys(case.part for case in cases):
         protocol.check(order.data, part)
-    stage_one = StageOne.of(order.stage_one)
+    stage_one = StageOne.of(order.stage_one.changed(large_images="off"))  # as published
     source = CandidateSource(stage_one, upright=False)
     source.open()
     segmenter = source.segmenters()[0]

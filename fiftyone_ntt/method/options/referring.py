@@ -73,7 +73,7 @@ class ReferringMatcher:
 
     def __init__(self, bank: MemoryBank, config: MatchConfig | None = None) -> None:
         config = checked_config(config)
-        self._matcher = Matcher(one_class_each(bank), config)
+        self.matcher = Matcher(one_class_each(bank), config)
         # As many candidates as ever enter the merge: only what is returned is cut.
         premerge_factor = config.premerge_factor * config.max_instances
         self._config = replace(config, max_instances=1, premerge_factor=premerge_factor)
@@ -87,8 +87,8 @@ class ReferringMatcher:
         Returns:
             At most one instance a reference, in descending score; ``labels`` index the references.
         """
-        features, similarities = self._matcher.compare(image)  # [N, C], [N, M]
-        explained = self._matcher.explained(image)  # [N, M]
+        features, similarities = self.matcher.compare(image)  # [N, C], [N, M]
+        explained = self.matcher.explained(image)  # [N, M]
         masks = CandidateMasks.of(image.candidates, self._config)  # of all references together
         best = []
         for column in range(similarities.shape[1]):

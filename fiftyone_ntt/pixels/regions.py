@@ -1,0 +1,269 @@
+"""Parts of images that are too large to be looked at, or to be decoded, as a whole."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.pixels.deep_images import is_tiff
+from fiftyone_ntt.pixels.images import content_digest, decode_with_notes, read_bytes
+
+Box = tuple[int, int, int, int]
+MOST_WHOLE = 1 << 26
+"""Pixels that are decoded, or looked at, at once: 200 MB. No mask is larger than that either."""
+_IN_MEMORY = 1 << 28
+_ORIENTATION, _SIDEWAYS = 274, (5, 6, 7, 8)
+_GREY, _RGB = 1, 2
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of an image that the models look at as at an image of its own.
+
+    Attributes:
+        box: ``(x1, y1, x2, y2)`` in image pixels, x2 and y2 exclusive.
+        image_size: ``(height, width)`` of the image.
+        shrink: image pixels along each side of a pixel that the models see.
+    """
+
+    box: Box
+    image_size: tuple[int, int]
+    shrink: int = 1
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(height, width)`` in image pixels."""
+        return self.box[3] - self.box[1], self.box[2] - self.box[0]
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """``(height, width)`` of what the models see."""
+        height, width = self.size
+        return -(-height // self.shrink), -(-width // self.shrink)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of the image."""
+        return self.size == self.image_size
+
+    def cuts(self, extent: Box) -> bool:
+        """Whether an object of this extent, in image pixels, may go on beyond a border that is none of the image's."""
+        (height, width), (x1, y1, x2, y2) = self.image_size, self.box
+        # A mask has 256 pixels a side: closer than one of them to the border it cannot tell where the object ends.
+        near_x, near_y = (x2 - x1) / 256 + 1, (y2 - y1) / 256 + 1
+        return (
+            (x1 > 0 and extent[0] < x1 + near_x)
+            or (y1 > 0 and extent[1] < y1 + near_y)
+            or (x2 < width and extent[2] > x2 - near_x)
+            or (y2 < height and extent[3] > y2 - near_y)
+        )
+
+
+class RegionReader(Protocol):
+    """An image file of which parts are read.
+
+    Attributes:
+        size: ``(height, width)`` in pixels, upright.
+        notes: what a person should know of the file, see ``ReadImage``.
+    """
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+    def read(self, box: Box, out_size: tuple[int, int]) -> NDArray[np.uint8]:
+        """A part of the image, uint8 ``[*out_size, 3]`` RGB; ``box`` is xyxy in image pixels, within the image.
+
+        Raises:
+            InputError: if it cannot be read.
+        """
+        ...
+
+
+def image_size(path: str | Path, *, upright: bool = True) -> tuple[int, int] | None:
+    """``(height, width)`` of an image from its header alone; ``None`` where that does not tell."""
+    try:
+        with Image.open(path) as image:
+            turned = (upright or image.format == "TIFF") and image.getexif().get(_ORIENTATION) in _SIDEWAYS
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except Image.DecompressionBombError:  # Pillow opens nothing so large, ``tifffile`` may
+        try:
+            with _opened(path) as page:
+                return int(page.imagelength), int(page.imagewidth)
+        except Exception:
+            return None
+    except Exception:  # whoever decodes it will say what is wrong
+        return None
+
+
+def file_digest(path: str | Path, *, upright: bool = True) -> str:
+    """``content_digest`` of a file; one that is too large to be in memory is read bit by bit.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    try:
+        if Path(path).stat().st_size <= _IN_MEMORY:
+            return content_digest(read_bytes(path), upright=upright)
+        with Path(path).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _of(stream)
+    except FileNotFoundError as error:
+        raise InputError(f"image file not found: {path}") from error
+    except OSError as error:
+        raise InputError(f"not a readable image: {path} ({error.strerror})") from error
+
+
+def _of(stream: Any) -> str:  # Python 3.10 has no file_digest
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def open_regions(path: str | Path, *, upright: bool = True) -> Iterator[RegionReader]:
+    """Opens an image file to read parts of it.
+
+    A TIFF of more than ``MOST_WHOLE`` pixels is read strip by strip or tile by tile; all else is decoded whole once.
+
+    Args:
+        path: the file.
+        upright: apply EXIF rotation.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    size = image_size(path, upright=upright)
+    if size is None or size[0] * size[1] <= MOST_WHOLE or not _is_tiff_file(path):
+        yield WholeImage(path, upright=upright)
+        return
+    try:
+        opened = _opened(path)
+        page = opened.__enter__()
+    except Exception as error:
+        raise InputError(f"not a readable image: {path} ({error})") from error
+    try:
+        yield TiledTiff(page, path)
+    finally:
+        opened.__exit__(None, None, None)
+
+
+class WholeImage:
+    """A file that is decoded whole; see ``RegionReader``."""
+
+    def __init__(self, path: str | Path, *, upright: bool = True) -> None:
+        image = decode_with_notes(read_bytes(path), path, upright=upright)
+        self._pixels, self.notes = image.pixels, image.notes
+        self.size = int(image.pixels.shape[0]), int(image.pixels.shape[1])
+
+    def read(self, box: Box, out_size: tuple[int, int]) -> NDArray[np.uint8]:
+        """See ``RegionReader``."""
+        x1, y1, x2, y2 = box
+        return _shrunk(self._pixels[y1:y2, x1:x2], out_size)
+
+
+class TiledTiff:
+    """A page of a TIFF file, classic or big, read by its own tiles or strips; see ``RegionReader``.
+
+    Args:
+        page: the page, of ``tifffile``; its file stays open meanwhile.
+        path: for the errors.
+
+    Raises:
+        InputError: if its values are not grey or RGB of 8 bits, or a strip of it is too large.
+    """
+
+    def __init__(self, page: Any, path: str | Path) -> None:
+        self._page, self._path = page, path
+        self.size = int(page.imagelength), int(page.imagewidth)
+        self.notes: tuple[str, ...] = ()
+        plain = page.dtype == np.uint8 and int(page.photometric) in (_GREY, _RGB) and int(page.planarconfig) == 1
+        orientation = page.tags.get(_ORIENTATION)
+        upright = orientation is None or orientation.value in (0, 1)
+        if not plain or not upright or page.imagedepth != 1:
+            raise InputError(
+                f"not a readable image: {path} (expected a TIFF of grey or RGB values of 8 bits, upright, for an image "
+                f"of {self.size[1]} x {self.size[0]} pixels; save it as such, tiled)"
+            )
+        self._step = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+        if self._step[0] * self._step[1] > MOST_WHOLE:
+            raise InputError(
+                f"not a readable image: {path} (expected tiles or strips of at most {MOST_WHOLE} pixels, got "
+                f"{self._step[1]} x {self._step[0]}; save it as a tiled TIFF)"
+            )
+
+    def read(self, box: Box, out_size: tuple[int, int]) -> NDArray[np.uint8]:
+        """See ``RegionReader``."""
+        x1, y1, x2, y2 = box
+        bands = -(-((y2 - y1) * (x2 - x1)) // MOST_WHOLE)
+        if bands > 1:  # some rows of the result at a time
+            rows = [out_size[0] * k // bands for k in range(bands + 1)]
+            edges = [y1 + (y2 - y1) * row // out_size[0] for row in rows]
+            parts = [
+                self.read((x1, top, x2, bottom), (end - start, out_size[1]))
+                for (top, bottom), (start, end) in zip(pairwise(edges), pairwise(rows), strict=True)
+                if end > start
+            ]
+            return np.concatenate(parts)
+        (height, width), across = self._step, -(-self.size[1] // self._step[1])
+        pixels = np.zeros((y2 - y1, x2 - x1, 3), np.uint8)
+        for row, column in product(range(y1 // height, -(-y2 // height)), range(x1 // width, -(-x2 // width))):
+            top, left = row * height, column * width
+            part = self._segment(row * across + column)
+            if part is None:  # never written: black
+                continue
+            ys, xs = slice(max(y1, top), min(y2, top + len(part))), slice(max(x1, left), min(x2, left + part.shape[1]))
+            seen = part[ys.start - top : ys.stop - top, xs.start - left : xs.stop - left]
+            pixels[ys.start - y1 : ys.stop - y1, xs.start - x1 : xs.stop - x1] = seen
+        return _shrunk(pixels, out_size)
+
+    def _segment(self, index: int) -> NDArray[np.uint8] | None:
+        """A strip or tile of the file: uint8 ``[h, w, 1 or 3]``."""
+        page = self._page
+        try:
+            if page.databytecounts[index] == 0:
+                return None
+            page.parent.filehandle.seek(page.dataoffsets[index])
+            data = page.parent.filehandle.read(page.databytecounts[index])
+            if len(data) < page.databytecounts[index]:
+                raise ValueError("the file is truncated")
+            part, _, shape = page.decode(data, index, jpegtables=page.jpegtables)
+        except Exception as error:  # a damaged file can make a decoder raise nearly anything
+            reason = " ".join(str(error).split()) or type(error).__name__
+            advice = "pip install imagecodecs, or save it uncompressed" if "imagecodecs" in reason else "get it again"
+            raise InputError(f"not a readable image: {self._path} (a part of it: {reason}; {advice})") from error
+        plane = np.asarray(part)[0, : shape[1], : shape[2]]  # [h, w, samples]
+        return plane[..., :3] if plane.shape[2] >= 3 else plane[..., :1]
+
+
+def _is_tiff_file(path: str | Path) -> bool:
+    with Path(path).open("rb") as stream:
+        return is_tiff(stream.read(4))
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    """The first page of a TIFF file."""
+    import tifffile  # late: most images need none of it
+
+    with tifffile.TiffFile(path) as file:
+        yield file.pages.first
+
+
+def _shrunk(pixels: NDArray[np.uint8], out_size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Each pixel the mean of those that it stands for."""
+    if pixels.shape[:2] == tuple(out_size):
+        return pixels
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(image.resize((out_size[1], out_size[0]), Image.Resampling.BOX))
