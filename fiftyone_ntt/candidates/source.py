@@ -19,7 +19,7 @@ from fiftyone_ntt.candidates.file_format import IndexSettings, index_root
 from fiftyone_ntt.candidates.image_notes import ImageNotes
 from fiftyone_ntt.candidates.store import IndexFileError, IndexStorageError, IndexStore, explain_missing, recalled
 from fiftyone_ntt.candidates.stream import Outcome, stream
-from fiftyone_ntt.candidates.tiles import Content, TiledItem, tile_digests, tiles_of
+from fiftyone_ntt.candidates.tiles import Content, TiledItem, digests_of, tiles_of
 from fiftyone_ntt.errors import InputError, NttError, counted
 from fiftyone_ntt.method.config import Granularity
 from fiftyone_ntt.method.memory_bank import MemoryBank
@@ -255,7 +255,11 @@ class CandidateSource:
         tiles = tiles_of(filepath, self._stage_one.settings, upright=self._upright)
         if not tiles:
             return None
-        digests = [""] * len(tiles) if self._store is None else tile_digests(filepath, tiles, upright=self._upright)
+        digests = (
+            [""] * len(tiles)
+            if self._store is None
+            else digests_of(file_digest(filepath, upright=self._upright), tiles)
+        )
 
         def recall(digest: str) -> CompactImage | None:
             return None if self._store is None else self._store.get(digest)

@@ -124,13 +124,8 @@ def tiles_of(filepath: str | Path, settings: StageOneSettings, *, upright: bool 
     return tile_grid(size, settings.largest_object)
 
 
-def tile_digests(filepath: str | Path, tiles: Sequence[Tile], *, upright: bool = True) -> list[str]:
-    """What the cache knows each tile by; the image as a whole goes by what an ordinary one goes by.
-
-    Raises:
-        InputError: if the file cannot be read.
-    """
-    image = file_digest(filepath, upright=upright)
+def digests_of(image: str, tiles: Sequence[Tile]) -> list[str]:
+    """What the cache knows each tile by; the image as a whole goes by its own digest, as an ordinary one does."""
     return [image if tile.is_whole else _digest(image, tile) for tile in tiles]
 
 

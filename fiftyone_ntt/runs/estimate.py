@@ -22,12 +22,13 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone_ntt.candidates.file_format import index_root
 from fiftyone_ntt.candidates.source import StageOne
 from fiftyone_ntt.candidates.store import IndexStore, recalled
+from fiftyone_ntt.candidates.tiles import digests_of, tiles_of
 from fiftyone_ntt.dataset.fields import image_samples, root_dataset_of
 from fiftyone_ntt.dataset.storage import store
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.models.devices import choose_devices
 from fiftyone_ntt.params.base import StageOneFields, StageOneSettings, stage_one_of
-from fiftyone_ntt.pixels.images import content_digest, read_bytes
+from fiftyone_ntt.pixels.regions import file_digest
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -138,7 +139,8 @@ def estimate(
         digest = _digest(path, time.monotonic() < until)
         if digest is not None:
             looked_at += 1
-            indexed += bool(digest) and any(store.has(digest) for store in stores)
+            digests = _of_tiles(path, digest, asked) if digest else []
+            indexed += bool(digests) and any(all(map(store.has, digests)) for store in stores)
     return Estimate(images, looked_at, indexed, speed)
 
 
@@ -167,12 +169,18 @@ def _digest(path: str, may_read: bool) -> str | None:
         if key not in _digests:
             if not may_read:
                 return None
-            _digests[key] = content_digest(read_bytes(path))
+            _digests[key] = file_digest(path)
             while len(_digests) > _KEPT:
                 _digests.popitem(last=False)
         return _digests[key]
     except (OSError, ValueError, InputError):  # an image that is not there is not indexed either
         return "" if may_read else None
+
+
+def _of_tiles(path: str, image: str, asked: StageOneSettings) -> list[str]:
+    """What the cache knows an image by: its own digest, or those of its tiles."""
+    tiles = tiles_of(path, asked)
+    return digests_of(image, tiles) if tiles else [image]
 
 
 def in_words(seconds: float) -> str:
