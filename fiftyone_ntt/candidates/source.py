@@ -255,11 +255,8 @@ class CandidateSource:
         tiles = tiles_of(filepath, self._stage_one.settings, upright=self._upright)
         if not tiles:
             return None
-        digests = (
-            [""] * len(tiles)
-            if self._store is None
-            else digests_of(file_digest(filepath, upright=self._upright), tiles)
-        )
+        image = "" if self._store is None else file_digest(filepath, upright=self._upright)
+        digests = digests_of(image, tiles)
 
         def recall(digest: str) -> CompactImage | None:
             return None if self._store is None else self._store.get(digest)

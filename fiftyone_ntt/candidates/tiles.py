@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fiftyone_ntt.candidates.compact import CompactImage
 from fiftyone_ntt.method.options.tiled import TiledImage
 from fiftyone_ntt.params.base import StageOneSettings
-from fiftyone_ntt.pixels.regions import MOST_WHOLE, Box, Tile, file_digest, image_size, open_regions
+from fiftyone_ntt.pixels.regions import MOST_WHOLE, Box, Tile, image_size, open_regions
 
 SIDE = 1024
 """Image pixels along a tile of the finest level: as many as the mask model sees."""
@@ -119,9 +119,12 @@ def tiles_of(filepath: str | Path, settings: StageOneSettings, *, upright: bool 
     if settings.large_images == "off":
         return []
     size = image_size(filepath, upright=upright)
-    if size is None or not is_tiled(size, settings.large_images):
-        return []
-    return tile_grid(size, settings.largest_object)
+    return [] if size is None else tiles_of_size(size, settings)
+
+
+def tiles_of_size(size: tuple[int, int], settings: StageOneSettings) -> list[Tile]:
+    """The same for an image of ``(height, width)``."""
+    return tile_grid(size, settings.largest_object) if is_tiled(size, settings.large_images) else []
 
 
 def digests_of(image: str, tiles: Sequence[Tile]) -> list[str]:

@@ -22,13 +22,13 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone_ntt.candidates.file_format import index_root
 from fiftyone_ntt.candidates.source import StageOne
 from fiftyone_ntt.candidates.store import IndexStore, recalled
-from fiftyone_ntt.candidates.tiles import digests_of, tiles_of
+from fiftyone_ntt.candidates.tiles import digests_of, tiles_of_size
 from fiftyone_ntt.dataset.fields import image_samples, root_dataset_of
 from fiftyone_ntt.dataset.storage import store
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.models.devices import choose_devices
 from fiftyone_ntt.params.base import StageOneFields, StageOneSettings, stage_one_of
-from fiftyone_ntt.pixels.regions import file_digest
+from fiftyone_ntt.pixels.regions import file_digest, image_size
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -136,10 +136,10 @@ def estimate(
     paths = _some_paths(flat, images)
     looked_at, indexed, until = 0, 0, time.monotonic() + most_seconds
     for path in paths:
-        digest = _digest(path, time.monotonic() < until)
-        if digest is not None:
+        known = _known(path, time.monotonic() < until)
+        if known is not None:
             looked_at += 1
-            digests = _of_tiles(path, digest, asked) if digest else []
+            digests = _in_cache(*known, asked)
             indexed += bool(digests) and any(all(map(store.has, digests)) for store in stores)
     return Estimate(images, looked_at, indexed, speed)
 
@@ -158,29 +158,30 @@ def _some_paths(view: SampleCollection, images: int) -> Sequence[str]:
     return chosen
 
 
-_digests: OrderedDict[tuple[str, int, int], str] = OrderedDict()
+_Known = tuple[str, tuple[int, int] | None]
+_digests: OrderedDict[tuple[str, int, int], _Known] = OrderedDict()
 
 
-def _digest(path: str, may_read: bool) -> str | None:
-    """sha256 of an image file; ``None`` if it cannot be read, or would have to be and must not."""
+def _known(path: str, may_read: bool) -> _Known | None:
+    """sha256 and size of an image file; ``None`` if it cannot be read, or would have to be and must not."""
     try:
         facts = Path(path).stat()
         key = (path, facts.st_mtime_ns, facts.st_size)
         if key not in _digests:
             if not may_read:
                 return None
-            _digests[key] = file_digest(path)
+            _digests[key] = file_digest(path), image_size(path)
             while len(_digests) > _KEPT:
                 _digests.popitem(last=False)
         return _digests[key]
     except (OSError, ValueError, InputError):  # an image that is not there is not indexed either
-        return "" if may_read else None
+        return ("", None) if may_read else None
 
 
-def _of_tiles(path: str, image: str, asked: StageOneSettings) -> list[str]:
-    """What the cache knows an image by: its own digest, or those of its tiles."""
-    tiles = tiles_of(path, asked)
-    return digests_of(image, tiles) if tiles else [image]
+def _in_cache(image: str, size: tuple[int, int] | None, asked: StageOneSettings) -> list[str]:
+    """What the cache knows an image by: its own digest, or those of its tiles; nothing of one that cannot be read."""
+    tiles = [] if size is None else tiles_of_size(size, asked)
+    return digests_of(image, tiles) if tiles else [image] if image else []
 
 
 def in_words(seconds: float) -> str:

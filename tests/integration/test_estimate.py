@@ -96,7 +96,7 @@ def test_a_large_view_is_judged_by_some_of_its_images(dataset, images, stage_one
     images.add_samples([fo.Sample(paths[i % 4], n=i) for i in range(2000)])
     reads = []
     monkeypatch.setattr(module, "_digests", type(module._digests)())
-    monkeypatch.setattr(module, "read_bytes", lambda path, read=module.read_bytes: reads.append(path) or read(path))
+    monkeypatch.setattr(module, "file_digest", lambda path, read=module.file_digest: reads.append(path) or read(path))
     judged = estimate(images, stage_one, most_seconds=math.inf, **where)
     assert (judged.images, judged.looked_at, judged.indexed) == (2004, 100, 2004)
     assert len(reads) <= 4, "a file that was read is not read again"
