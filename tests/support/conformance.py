@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +23,7 @@ from fiftyone_ntt.models.hub_hq import HubSamHq
 from fiftyone_ntt.models.hub_masks import HubSam2
 from fiftyone_ntt.pixels.frames import ImageFrame
 from support import hub_models
+from support.stand_in_device import elsewhere
 from support.tiny_checkpoints import SAM2_CONFIG, SAM2_OVERRIDES, tiny_dinov2_folder, tiny_sam2_checkpoint
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "custom-models.md"
@@ -41,6 +42,7 @@ class Backend:
         setting: settings that change what the model gives.
         masks: whether it is a mask model.
         package: what must be installed besides.
+        processor: class in transformers that prepares images for it; empty where there is none of its own.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Backend:
     setting: dict[str, Any]
     masks: bool
     package: str = ""
+    processor: str = ""
 
 
 def _sam2(path: Path, **options: Any) -> Any:
@@ -75,11 +78,11 @@ _MEMORY = {"add_no_mem_embed": True}
 BACKENDS = {
     backend.name: backend
     for backend in (
-        Backend("SAM2 (package sam2)", tiny_sam2_checkpoint, _sam2, _MEMORY, True),
-        Backend("SAM2 (transformers)", hub_models.tiny_hub_sam2, HubSam2, _MEMORY, True),
-        Backend("EdgeTAM", hub_models.tiny_hub_edgetam, HubSam2, _MEMORY, True, "timm"),
-        Backend("SAM3 tracker", hub_models.tiny_hub_sam3, HubSam2, _MEMORY, True),
-        Backend("SAM-HQ", hub_models.tiny_hub_hq, HubSamHq, {}, True),
+        Backend("SAM2 (package sam2)", tiny_sam2_checkpoint, _sam2, _MEMORY, True, "", "Sam2ImageProcessor"),
+        Backend("SAM2 (transformers)", hub_models.tiny_hub_sam2, HubSam2, _MEMORY, True, "", "Sam2ImageProcessor"),
+        Backend("EdgeTAM", hub_models.tiny_hub_edgetam, HubSam2, _MEMORY, True, "timm", "Sam2ImageProcessor"),
+        Backend("SAM3 tracker", hub_models.tiny_hub_sam3, HubSam2, _MEMORY, True, "", "Sam3ImageProcessor"),
+        Backend("SAM-HQ", hub_models.tiny_hub_hq, HubSamHq, {}, True, "", "SamImageProcessor"),
         Backend("DINOv2", tiny_dinov2_folder, _dinov2, {"input_size": 140}, False),
         Backend(
             "DINOv2 with registers",
@@ -89,14 +92,14 @@ BACKENDS = {
             False,
         ),
         *(
-            Backend(name, _kind(kind), _features(patch), {"positions_removed": 4}, False)
-            for name, kind, patch in (
-                ("DINOv3 ViT", "dinov3_vit", 16),
-                ("DINOv3 ConvNeXt", "dinov3_convnext", 32),
-                ("C-RADIO", "radio", 16),
-                ("TIPSv2", "tipsv2", 14),
-                ("SigLIP", "siglip", 16),
-                ("SigLIP2", "siglip2", 16),
+            Backend(name, _kind(kind), _features(patch), {"positions_removed": 4}, False, "", processor)
+            for name, kind, patch, processor in (
+                ("DINOv3 ViT", "dinov3_vit", 16, "DINOv3ViTImageProcessor"),
+                ("DINOv3 ConvNeXt", "dinov3_convnext", 32, "DINOv3ViTImageProcessor"),
+                ("C-RADIO", "radio", 16, ""),
+                ("TIPSv2", "tipsv2", 14, "Tipsv2ImageProcessor"),
+                ("SigLIP", "siglip", 16, "SiglipImageProcessor"),
+                ("SigLIP2", "siglip2", 16, "Siglip2ImageProcessor"),
             )
         ),
     )
@@ -262,6 +265,47 @@ def has_a_signature(backend: Backend, folder: Path) -> None:
         assert signature(backend.load(path, **backend.setting)) != signature(first)
 
 
+def is_fed_as_by_its_processor(backend: Backend, folder: Path) -> None:
+    """The network is given the pixels that the model's own processor makes of an image that needs no resizing."""
+    import transformers
+
+    model = loaded(backend, folder)
+    side = model.frame(IMAGE_SIZE).side if backend.masks else model.input_size
+    padded = backend.processor == "SamImageProcessor"
+    image = np.random.default_rng(0).integers(0, 256, (3 * side // 4 if padded else side, side, 3), dtype=np.uint8)
+    options: dict[str, Any] = {} if backend.masks else {"size": {"height": side, "width": side}}
+    if backend.processor == "Siglip2ImageProcessor":
+        options = {"patch_size": model.patch, "max_num_patches": model.grid[0] ** 2}
+    given = getattr(transformers, backend.processor)(**options)(image, return_tensors="pt")["pixel_values"]
+    if given.ndim == 3:  # SigLIP2's patches [1, N, P * P * 3]
+        cells = given.reshape(1, *model.grid, model.patch, model.patch, 3)
+        given = cells.permute(0, 5, 1, 3, 2, 4).reshape(1, 3, side, side)
+    torch.testing.assert_close(_fed(backend, model, image), given, rtol=0, atol=1e-5)
+
+
+def _fed(backend: Backend, model: Any, image: Any) -> Tensor:
+    """What a model's network is given for an image uint8 ``[H, W, 3]``: ``[1, 3, side, side]``."""
+    seen = []
+    name = "_forward" if hasattr(model, "_forward") else "_forward_image"
+    forward = getattr(model, name)
+
+    def watched(batch: Tensor) -> Any:
+        seen.append(batch)
+        return forward(batch)
+
+    setattr(model, name, watched)
+    try:
+        if backend.masks:
+            frame = model.frame(image.shape[:2])
+            model.encode(frame.render(image), frame)
+        else:
+            model.encode(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)
+    finally:
+        setattr(model, name, forward)
+    (batch,) = seen
+    return batch
+
+
 def computes_in_each_precision(backend: Backend, folder: Path) -> None:
     """Inputs of any float type are taken; bf16 gives float32 near those of float32; a network stays float32."""
     model, half = loaded(backend, folder), backend.load(saved(backend, folder), precision="bf16")
@@ -305,6 +349,7 @@ CHECKS = {
         is_finite_on_a_constant_image,
         gives_the_same_in_a_batch,
         has_a_signature,
+        is_fed_as_by_its_processor,
         computes_in_each_precision,
         stays_on_its_device,
     )
@@ -313,38 +358,9 @@ CHECKS = {
 
 def applies(check: str, backend: Backend) -> bool:
     """Whether a check is about that kind of backend."""
+    if check == "is_fed_as_by_its_processor":
+        return bool(backend.processor)
     return backend.masks or check != "keeps_the_order_of_its_masks"
-
-
-# ---- Another device without one ----
-
-
-@contextmanager
-def elsewhere() -> Iterator[None]:
-    """Torch's device "meta" as a stand-in for an accelerator: tensors there have no values, and mix with none here.
-
-    ``FakeTensorMode`` refuses to mix; it overlooks convolutions and look-ups in tables, which ``_OneDevice`` does not.
-    A fake device "cuda" would be better, but a torch that was built for the CPU cannot even slice a tensor there.
-    """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
-    with FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv()), _OneDevice():
-        yield
-
-
-class _OneDevice(torch.overrides.TorchFunctionMode):
-    """Refuses what ``FakeTensorMode`` lets through."""
-
-    NAMES = frozenset({"conv2d", "conv_transpose2d", "embedding"})
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in self.NAMES:
-            parts = [part for part in (*args, *kwargs.values()) if isinstance(part, Tensor)]
-            devices = {part.device.type for part in parts}
-            assert len(devices) == 1, f"{func.__name__} mixes {devices}"
-        return func(*args, **kwargs)
 
 
 # ---- The table in the docs ----
