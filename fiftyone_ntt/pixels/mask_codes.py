@@ -206,8 +206,6 @@ def encode_crop(crop: NDArray[np.bool_], left: int, top: int, image_size: tuple[
     Raises:
         InputError: if the window leaves the image.
     """
-    from pycocotools import mask as mask_utils
-
     height, width = image_size
     rows, columns = crop.shape
     if left < 0 or top < 0 or left + columns > width or top + rows > height:
@@ -215,6 +213,12 @@ def encode_crop(crop: NDArray[np.bool_], left: int, top: int, image_size: tuple[
             f"expected a mask inside the image of {image_size} (height, width), got {crop.shape} at "
             f"row {top}, column {left}"
         )
+    if (compiled := loops()) is not None:
+        places = columns * (rows + 1) + 2
+        text = np.empty(7 * places, np.uint8)
+        crop = np.ascontiguousarray(crop, bool)
+        letters = compiled.runs.coco_text(crop, left, top, height, width, np.empty(places, np.int64), text)
+        return {"size": [int(height), int(width)], "counts": text[:letters].tobytes()}
     # Column by column, with a row of background under each (and one pixel before the first): a border is where two
     # neighbours in memory differ.
     flat = np.zeros(columns * (rows + 1) + 1, bool)
@@ -227,5 +231,7 @@ def encode_crop(crop: NDArray[np.bool_], left: int, top: int, image_size: tuple[
     counts = np.diff(borders, prepend=0, append=height * width)
     if borders.size and counts[-1] == 0:
         counts = counts[:-1]
+    from pycocotools import mask as mask_utils
+
     rle: Rle = mask_utils.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
     return rle

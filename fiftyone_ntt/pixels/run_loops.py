@@ -224,3 +224,52 @@ def grown(weights: NDArray[np.float32], reach: int, largest: NDArray[np.float32]
                 near = across[other]
                 for column in range(columns):
                     kept[column] = near[column] if near[column] > kept[column] else kept[column]
+
+
+@compiled("i8(b1[:], i8, i8, i8, i8, i8[]!, u1[]!)")
+def coco_text(
+    crop: NDArray[np.bool_], left: int, top: int, height: int, width: int, border: Any, text: NDArray[np.uint8]
+) -> int:
+    """COCO's compressed run lengths of a mask in a window; see ``mask_codes.encode_crop``.
+
+    Args:
+        crop: bool ``[h, w]``.
+        left: image column of the window's first column.
+        top: image row of its first row.
+        height: of the image, in pixels.
+        width: of the image.
+        border: int64, has room for ``w * (h + 1) + 2`` places where the value changes.
+        text: uint8, has room for seven letters a place.
+
+    Returns:
+        How many letters were written.
+    """
+    rows, columns = crop.shape
+    count, inside = 0, False
+    for column in range(columns):
+        place = (left + column) * height + top
+        for row in range(rows):
+            if crop[row, column] != inside:
+                border[count], count, inside = place + row, count + 1, not inside
+        if inside and rows < height:  # otherwise it may go on atop the next column
+            border[count], count, inside = place + rows, count + 1, False
+    if inside and left + columns < width:
+        border[count], count = (left + columns) * height, count + 1
+    if count == 0 or border[count - 1] < height * width:
+        border[count], count = height * width, count + 1
+    letters, last = 0, 0
+    older, old = 0, 0  # the two lengths before
+    for k in range(count):
+        length = border[k] - last
+        last = border[k]
+        # From the fourth on, the difference to the one before the last; five bits a letter, the lowest first.
+        rest = length - older if k > 2 else length
+        older, old = old, length
+        more = True
+        while more:
+            bits = rest & 31
+            rest >>= 5
+            more = rest != -1 if bits & 16 else rest != 0
+            text[letters] = bits + (80 if more else 48)
+            letters += 1
+    return letters

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as mask_utils
 from torch.nn.functional import interpolate
 
 from fiftyone_ntt.candidates.compact import CompactImage, compact
@@ -15,6 +16,7 @@ from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.merging import CandidateMasks
 from fiftyone_ntt.method.scoring import grown, token_weights
 from fiftyone_ntt.pixels import compiled
+from fiftyone_ntt.pixels.mask_codes import encode_crop
 from fiftyone_ntt.pixels.packed_masks import masks_at_image_size
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,6 +96,25 @@ def test_loops_give_the_bits_of_numpy(frame, by_numpy):
         or array.tobytes() != loops[name].tobytes()
     ]
     assert not different
+
+
+@pytest.mark.parametrize("compile", [True, False])
+def test_run_lengths_of_windows_are_those_of_pycocotools(compile, by_numpy):
+    """Windows of every kind of place in small images, and one in an image of many pixels."""
+    if not compile:
+        by_numpy()
+    random = np.random.default_rng(2)
+    for _ in range(600):
+        height, width = (int(side) for side in random.integers(1, 24, 2))
+        rows = height if random.random() < 0.5 else int(random.integers(0, height + 1))
+        columns = width if random.random() < 0.5 else int(random.integers(0, width + 1))
+        top, left = int(random.integers(0, height - rows + 1)), int(random.integers(0, width - columns + 1))
+        crop = random.random((rows, columns)) < random.choice([0, 0.1, 0.5, 0.9, 1])
+        whole = np.zeros((height, width), np.uint8, order="F")
+        whole[top : top + rows, left : left + columns] = crop
+        assert encode_crop(crop, left, top, (height, width)) == mask_utils.encode(whole)
+    large = encode_crop(np.ones((3, 2), bool), 15_000, 9_000, (12_000, 20_000))
+    assert mask_utils.area(large) == 6 and mask_utils.toBbox(large).tolist() == [15_000, 9_000, 2, 3]
 
 
 def test_no_mask_at_all(by_numpy):
