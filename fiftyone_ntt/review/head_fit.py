@@ -34,6 +34,8 @@ others."""
 FOLDS = 5
 LEAST_IMAGES, LEAST_OBJECTS = 3, 6
 """Of decisions that a head can be judged by: with fewer it is not trained."""
+MOST_ROWS = 5000
+"""Of candidates that are of a class, and of those that are none: more only take longer."""
 BETTER = 0.005
 """By how much the average precision has to be higher than the matcher's."""
 
@@ -199,7 +201,7 @@ def train_head(
         The head, ``None`` where it is not better than the matcher on the same decisions; and what there is to say.
     """
     started = time.perf_counter()
-    bank = bank_without(())
+    rows, bank = thinned(rows), bank_without(())
     wanted = rows.classes != NONE
     images = np.unique(rows.images)
     objects = round(float(rows.counts[wanted].sum()))
@@ -227,6 +229,15 @@ def train_head(
         head = Head(final.astype(np.float32), bias.astype(np.float32), temperature, share, gain)
         report = replace(report, share=share)
     return head, replace(report, seconds=time.perf_counter() - started)
+
+
+def thinned(rows: Rows) -> Rows:
+    """At most ``MOST_ROWS`` of each kind, spread evenly over the images."""
+    kept = [np.flatnonzero(kind) for kind in (rows.classes != NONE, rows.classes == NONE)]
+    if max(map(len, kept)) <= MOST_ROWS:
+        return rows
+    kept = [kind if len(kind) <= MOST_ROWS else kind[:: -(-len(kind) // MOST_ROWS)] for kind in kept]
+    return rows.select(np.sort(np.concatenate(kept)))
 
 
 def _judged(rows: Rows, images: NDArray[np.int64], bank_without: Callable[[Collection[int]], MemoryBank],

@@ -187,7 +187,8 @@ def learn(
     review = ReviewedRun.of(reviewed, label_field, index_dir, preset)
     name = bank_name or f"{label_field}_learned"
     _check_bank_name(review.dataset, name)
-    decided, done = decided_labels(reviewed, label_field), done_images(reviewed) if method != REFERENCES else {}
+    decided = decided_labels(reviewed, label_field)
+    done = done_images(reviewed, review.targets) if method != REFERENCES else {}
     if not decided and not len(reviewed):
         raise InputError(NO_IMAGES)
     if not decided and decided_labels(review.targets, label_field):

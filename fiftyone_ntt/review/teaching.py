@@ -46,10 +46,16 @@ class Learned:
     head: HeadReport | None = None
 
 
-def done_images(samples: SampleCollection) -> dict[str, str]:
-    """Sample id -> file path of the images that are marked as done."""
+def done_images(samples: SampleCollection, targets: SampleCollection) -> dict[str, str]:
+    """Sample id -> file path of the images that are marked as done.
+
+    Args:
+        samples: those to learn from.
+        targets: those that the run was for: in others, e.g. its references, its field says nothing.
+    """
     ids, paths = patiently(samples.match_tags(DONE_TAG).values, ["id", "filepath"])
-    return dict(zip(ids, paths, strict=True))
+    labelled = set(patiently(targets.values, "id")) if ids else set()
+    return {sample_id: path for sample_id, path in zip(ids, paths, strict=True) if sample_id in labelled}
 
 
 def teach(review: ReviewedRun, decided: dict[str, tuple[str, list[Document]]], done: Mapping[str, str], method: str,
@@ -93,6 +99,8 @@ def teach(review: ReviewedRun, decided: dict[str, tuple[str, list[Document]]], d
         of_class = learned.decisions.setdefault(lesson.label, {"accepted": 0, "edited": 0, "rejected": 0})
         of_class[lesson.kind] += 1
     lessons.sort(key=lambda lesson: lesson.key)
+    if parts and progress is not None:
+        progress(len(images), len(images), "training the head, with some images left out in turn")
     bank, learned.head = learned_bank(review.bank, lessons, set(decided), method, parts, names)
     learned.bank = with_contents(bank, images)
     return learned

@@ -108,6 +108,9 @@ def test_a_done_image_without_a_decision_teaches_too(reviewed, preset, better):
     assert report.head.images == first.head.images + 1
     assert (report.bank.head.weights != first.bank.head.weights).any()
     assert len(report.bank.origin[HEAD_IMAGES]) == 11
+    ntt.mark_done(reviewed.limit(1))
+    again = learn(reviewed, "found", method="head", preset=preset)
+    assert again.bank.content_hash == report.bank.content_hash, "a reference was not for the run to label"
 
 
 def test_a_class_that_only_a_person_knows_gets_its_row(reviewed, preset, better):

@@ -16,6 +16,7 @@ from fiftyone_ntt.method.results import IndexedImage
 from fiftyone_ntt.method.starting_threshold import starting_thresholds
 from fiftyone_ntt.references.banks import seen_images
 from fiftyone_ntt.references.tagged_bank import with_lessons_of
+from fiftyone_ntt.review import head_fit
 from fiftyone_ntt.review.head_fit import (
     LEAST_IMAGES,
     average_precision,
@@ -23,6 +24,7 @@ from fiftyone_ntt.review.head_fit import (
     fitted,
     logits_of,
     prior_of,
+    thinned,
     train_head,
 )
 from fiftyone_ntt.review.head_rows import MOST_OF_NONE, NONE, Decided, Rows, overlaps_with, rows_of, unit
@@ -106,6 +108,15 @@ def test_noise_teaches_nothing():
     shuffled = Rows(rng.normal(size=rows.vectors.shape).astype(np.float32), rows.classes, rows.counts, rows.images)
     _, report = train_head(shuffled, lambda images: bank)
     assert report.head < 0.2
+
+
+def test_of_very_many_rows_some_are_taken_of_every_image(monkeypatch):
+    _, rows = world(20, 2)
+    assert thinned(rows) is rows
+    monkeypatch.setattr(head_fit, "MOST_ROWS", 60)
+    few = thinned(rows)
+    wanted = few.classes != NONE
+    assert 30 < wanted.sum() <= 60 and 30 < (~wanted).sum() <= 60 and len(np.unique(few.images)) == 20
 
 
 def test_each_image_is_judged_without_itself():
