@@ -15,9 +15,9 @@ from torch import Tensor
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.backends import AmongDecoder, BatchSize, ProposalModel, in_batches
 from fiftyone_ntt.method.config import ProposalConfig
-from fiftyone_ntt.pixels.bit_masks import Bits, changes, counts, extents, packed_and_areas, places
+from fiftyone_ntt.pixels.bit_masks import Bits, changes, counts, extents, packed_and_areas, places, run_lengths
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame
-from fiftyone_ntt.pixels.mask_codes import Runs, runs_of_changes
+from fiftyone_ntt.pixels.mask_codes import Runs, runs_of_lengths
 from fiftyone_ntt.pixels.outlines import Crop
 
 _CHUNK = 16
@@ -107,7 +107,8 @@ class Candidates:
     def mask_runs(self) -> Runs:
         """The masks as runs of pixels of the mask frame."""
         changed = changes(self.bits)
-        return runs_of_changes(places(changed), counts(changed), MASK_SIDE)
+        lengths = run_lengths(places(changed), MASK_SIDE * MASK_SIDE)
+        return runs_of_lengths(lengths, np.cumsum(counts(changed)), MASK_SIDE)
 
     def crops(self, index: Sequence[int]) -> Iterator[Crop]:
         """The masks at ``index``: here each is the whole mask frame; see ``MaskSource``."""

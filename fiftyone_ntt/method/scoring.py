@@ -62,7 +62,7 @@ def label(
     predicted_iou = torch.as_tensor(candidates.predicted_iou).float().cpu().numpy()  # [N]
     usable = predicted_iou > config.predicted_iou_threshold
     if config.guard_degenerate:
-        usable &= features.isfinite().all(dim=1).numpy()
+        usable &= np.isfinite(features.numpy()).all(axis=1)  # torch takes four times longer
     index = np.flatnonzero(usable)
     features, similarities = features[index], similarities[index]  # [n, C], [n, K]
     weighted = similarities if explained is None else similarities * explained[index] ** config.coverage

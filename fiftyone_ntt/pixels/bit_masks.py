@@ -39,10 +39,10 @@ def packed_and_areas(values: NDArray[np.float32], levels: tuple[float, ...]) -> 
     """
     bits = np.empty((*values.shape[:2], values.shape[2] // WORD), np.uint64)
     compiled = loops()
-    if compiled is not None and levels in ((), (1.0, -1.0)):
-        areas = np.empty((2, len(values)), np.int64)
+    if compiled is not None and levels == (1.0, -1.0):  # bits alone are as quick without
+        areas = np.empty((len(levels), len(values)), np.int64)
         compiled.bits.bits_and_areas(np.ascontiguousarray(values, np.float32), bits, areas)
-        return bits, areas[: len(levels)]
+        return bits, areas
     areas = np.empty((len(levels), len(values)), np.int64)
     flags = np.empty(values.shape[1:], bool)
     for k, mask in enumerate(values):

@@ -35,16 +35,17 @@ def split_runs(lengths: Any, ends: Any, width: int, owner: Int, row: Int, start:
     """
     count, first = 0, 0
     for mask in range(len(ends)):
-        place, inside = 0, False
+        place, inside, line, next_line = 0, False, 0, width
         for k in range(first, ends[mask] + 1):
             # Behind the last length kept: a mask whose last pixel is set has a run up to there. Never beyond: the
             # lengths may be a stranger's.
             end = min(place + np.int64(lengths[k]), width * width) if k < ends[mask] else width * width
             while inside and place < end:
-                line = place // width
-                border = min(end, (line + 1) * width)
+                while place >= next_line:  # far quicker than a division
+                    line, next_line = line + 1, next_line + width
+                border = min(end, next_line)
                 owner[count], row[count] = mask, line
-                start[count], stop[count] = place - line * width, border - line * width
+                start[count], stop[count] = place + width - next_line, border + width - next_line
                 count += 1
                 place = border
             place, inside = end, not inside
