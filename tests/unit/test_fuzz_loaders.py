@@ -26,7 +26,7 @@ from fiftyone_ntt.candidates import file_format as files
 from fiftyone_ntt.candidates.file_format import IndexSettings
 from fiftyone_ntt.core import MemoryBank, compact
 from fiftyone_ntt.errors import InputError, NttError
-from fiftyone_ntt.method.bank_parts import VectorSet
+from fiftyone_ntt.method.bank_parts import Head, VectorSet
 from fiftyone_ntt.models import dinov2, hub_folders, sam2
 from fiftyone_ntt.pixels.images import decode_image
 
@@ -64,7 +64,8 @@ def bank(segmenter):
     ids = ("a/1", "b/2", "c/3", "d/4")
     center = vectors.mean(axis=0)
     bank = MemoryBank(("fig", "date"), vectors, np.array([0, 0, 1, 1]), ids, center, "fake", segmenter.weights)
-    return bank.changed(negatives=VectorSet(vectors[:2] + 1, ("date", None), ("a/5", "b/6")))
+    head = Head(vectors[:3], vectors[0], 1.5, 0.5, 0.7)
+    return bank.changed(negatives=VectorSet(vectors[:2] + 1, ("date", None), ("a/5", "b/6")), head=head)
 
 
 @pytest.fixture(scope="module")
