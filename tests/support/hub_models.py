@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 
 def saved(folder: Path, make: Any, name: str, seed: int = 0) -> Path:
@@ -28,14 +29,7 @@ def tiny_hub_sam2(folder: Path, *, seed: int = 0) -> Path:
     import transformers as t
 
     def make() -> Any:
-        backbone = {
-            "hidden_size": 16,
-            "blocks_per_stage": [1, 1, 1, 1],
-            "embed_dim_per_stage": [16, 32, 64, 128],
-            "global_attention_blocks": [],
-        }
-        vision = {"backbone_config": t.Sam2HieraDetConfig(**backbone), **_neck([128, 64, 32, 16])}
-        return t.Sam2Model(t.Sam2Config(vision_config=t.Sam2VisionConfig(**vision), **_prompting()))
+        return t.Sam2Model(t.Sam2Config(vision_config=_sam2_vision(), **_prompting()))
 
     return saved(folder, make, "tiny_sam2", seed)
 
@@ -45,16 +39,7 @@ def tiny_hub_sam3(folder: Path, *, seed: int = 0) -> Path:
     import transformers as t
 
     def make() -> Any:
-        backbone = {
-            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "image_size": 1008, "pretrain_image_size": 336, "window_size": 24, "global_attn_indexes": [],
-        }  # fmt: skip
-        vision = t.Sam3VisionConfig(
-            backbone_config=t.Sam3ViTConfig(**backbone),
-            fpn_hidden_size=32,
-            backbone_feature_sizes=[[288, 288], [144, 144], [72, 72]],
-        )
-        return t.Sam3TrackerModel(t.Sam3TrackerConfig(vision_config=vision, **_prompting(1008, 14)))
+        return t.Sam3TrackerModel(t.Sam3TrackerConfig(vision_config=_sam3_vision(), **_prompting(1008, 14)))
 
     return saved(folder, make, "tiny_sam3", seed)
 
@@ -80,14 +65,101 @@ def tiny_hub_edgetam(folder: Path, *, seed: int = 0) -> Path:
     import transformers as t
 
     def make() -> Any:
-        timm = t.TimmWrapperConfig(
-            architecture="repvit_m1",
-            model_args={"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]},
-        )
-        vision = t.EdgeTamVisionConfig(backbone_config=timm, **_neck([384, 192, 96, 48]))
-        return t.EdgeTamModel(t.EdgeTamConfig(vision_config=vision, **_prompting()))
+        return t.EdgeTamModel(t.EdgeTamConfig(vision_config=_edgetam_vision(), **_prompting()))
 
     return saved(folder, make, "tiny_edgetam", seed)
+
+
+# ---- As the hub's repositories have them: the model for videos, of which the model for images is a part ----
+
+
+def tiny_video(folder: Path, kind: str, *, seed: int = 0) -> Path:
+    """A tiny ``"sam2_video"``, ``"edgetam_video"`` or ``"sam3_video"``, with the weights' names of the hub."""
+    import transformers as t
+
+    def make() -> Any:
+        if kind == "sam2_video":
+            return t.Sam2VideoModel(t.Sam2VideoConfig(vision_config=_sam2_vision(), **_prompting(), **_MEMORY))
+        if kind == "edgetam_video":
+            memory = {name: value for name, value in _MEMORY.items() if name.startswith("memory_attention_hidden")}
+            config = {"memory_encoder_hidden_size": 32, "perceiver_resampler_hidden_size": 64, **memory}
+            return t.EdgeTamVideoModel(t.EdgeTamVideoConfig(vision_config=_edgetam_vision(), **_prompting(), **config))
+        tracker = t.Sam3TrackerVideoConfig(vision_config=_sam3_vision(), **_prompting(1008, 14), **_MEMORY)
+        return t.Sam3VideoModel(t.Sam3VideoConfig(detector_config=_detector(), tracker_config=tracker.to_dict()))
+
+    path = saved(folder, make, f"tiny_{kind}", seed)
+    if kind == "sam3_video":  # transformers 5.24 saves a prefix twice, which the hub's weights have once
+        file = path / "model.safetensors"
+        state = load_file(file)
+        renamed = {name.replace("tracker_model.tracker_model.", "tracker_model."): state[name] for name in state}
+        save_file(renamed, file, metadata={"format": "pt"})
+    return path
+
+
+_MEMORY = {
+    "memory_attention_hidden_size": 32,
+    "memory_attention_num_layers": 1,
+    "memory_attention_feed_forward_hidden_size": 32,
+    "memory_encoder_hidden_size": 32,
+    "memory_encoder_output_channels": 64,
+    "mask_downsampler_embed_dim": 32,
+    "memory_fuser_embed_dim": 32,
+    "memory_fuser_intermediate_dim": 64,
+}
+
+
+def _detector() -> dict[str, Any]:
+    """SAM3's detector, which the tracker takes its image encoder from."""
+    import transformers as t
+
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_layers": 1, "num_attention_heads": 2}
+    text = {**VIT, "intermediate_size": 64, "vocab_size": 100, "projection_dim": 32}
+    config = t.Sam3Config(
+        vision_config=_sam3_vision(),
+        text_config={**text, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1},
+        detr_encoder_config=small,
+        detr_decoder_config={**small, "num_queries": 5},
+        geometry_encoder_config=small,
+        mask_decoder_config={"hidden_size": 32, "num_attention_heads": 2},
+    )
+    return dict(config.to_dict())
+
+
+def _sam2_vision() -> Any:
+    import transformers as t
+
+    backbone = t.Sam2HieraDetConfig(
+        hidden_size=16,
+        blocks_per_stage=[1, 1, 1, 1],
+        embed_dim_per_stage=[16, 32, 64, 128],
+        global_attention_blocks=[],
+    )
+    return t.Sam2VisionConfig(backbone_config=backbone, **_neck([128, 64, 32, 16]))
+
+
+def _sam3_vision() -> Any:
+    import transformers as t
+
+    backbone = t.Sam3ViTConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=1008,
+        pretrain_image_size=336,
+        window_size=24,
+        global_attn_indexes=[],
+    )
+    sizes = [[288, 288], [144, 144], [72, 72]]
+    return t.Sam3VisionConfig(backbone_config=backbone, fpn_hidden_size=32, backbone_feature_sizes=sizes)
+
+
+def _edgetam_vision() -> Any:
+    import transformers as t
+
+    options = {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]}
+    backbone = t.TimmWrapperConfig(architecture="repvit_m1", model_args=options)
+    return t.EdgeTamVisionConfig(backbone_config=backbone, **_neck([384, 192, 96, 48]))
 
 
 VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.hub_models import tiny_hub_edgetam, tiny_hub_hq, tiny_hub_sam2, tiny_hub_sam3
+from support.hub_models import tiny_hub_edgetam, tiny_hub_hq, tiny_hub_sam2, tiny_hub_sam3, tiny_video
 from support.sam2_names import transformers_state
 from support.tiny_checkpoints import SAM2_CONFIG, SAM2_OVERRIDES, tiny_sam2_checkpoint
 from torch import Tensor
@@ -118,6 +118,27 @@ def test_sam3_has_its_own_side_and_range(tmp_path: Path) -> None:
     model = HubSam2(tiny_hub_sam3(tmp_path))
     assert (model.side, model.mask_side, model.normalisation) == (1008, 288, "half")
     assert model.frame(IMAGE_SIZE) == ImageFrame.squash(IMAGE_SIZE, 1008)
+
+
+@pytest.mark.parametrize("kind", ["sam2_video", "sam3_video", "edgetam_video"])
+def test_the_hubs_video_models_hold_the_image_model(kind: str, tmp_path: Path) -> None:
+    """Repositories on the hub are of this kind; every weight of the image model is one of theirs."""
+    from safetensors.torch import load_file
+
+    if kind == "edgetam_video":
+        pytest.importorskip("timm", reason="EdgeTAM's backbone is timm's")
+    folder = tiny_video(tmp_path, kind)
+    model, theirs = HubSam2(folder), load_file(folder / "model.safetensors")
+    ours = model.model.state_dict()
+    assert model.decoder is not None and len(ours) > 100
+    for name, value in ours.items():
+        places = [name]
+        if kind == "sam3_video":
+            neck = name.replace("vision_encoder.neck.", "tracker_neck.")
+            places = (
+                [f"detector_model.{name}", neck] if name.startswith("vision_encoder") else [f"tracker_model.{name}"]
+            )
+        assert any(torch.equal(theirs[place], value) for place in places if place in theirs), name
 
 
 def test_memory_is_added_only_when_asked(tmp_path: Path) -> None:
