@@ -61,7 +61,8 @@ class ProposalModel(Protocol):
 
         Returns:
             Mask logits float32 ``[P, 3, 256, 256]`` in the model frame, and predicted IoU float32
-            ``[P, 3]``: the three multi-mask outputs, in the model's order.
+            ``[P, 3]``: the three multi-mask outputs, in the model's order. A model with masks of another side
+            resamples them (``pixels.frames.to_mask_frame``).
         """
         ...
 
