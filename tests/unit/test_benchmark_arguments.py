@@ -17,6 +17,7 @@ WRONG = [
     ("accuracy", f"--data {HERE} --sets no", "error: expected sets that are there, got 'no'; there is: none"),
     ("granularity", "--data nowhere --cache x", "argument --data: expected a folder"),
     ("kept", f"--data {HERE} --shots 1,3", "argument --shots: expected a whole number of at least 1, got '1,3'"),
+    ("tiles", "--photos no --json x", "argument --photos: expected a whole number of at least 1, got 'no'"),
     ("prompts", "--seeds a", "argument --seeds: expected whole numbers with commas between, got 'a'"),
     ("selection", f"--data {HERE} --index x --shots 0", "argument --shots: expected a whole number of at least 1"),
     ("starting_threshold", f"--data {HERE} --sets no", "error: expected sets of coco-mini"),
