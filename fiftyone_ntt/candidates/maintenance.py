@@ -22,6 +22,7 @@ from fiftyone_ntt.candidates.file_format import (
     glance,
     read_file,
 )
+from fiftyone_ntt.candidates.shards import tables_in
 from fiftyone_ntt.candidates.store import RECIPES, SETTINGS_FILE, settings_in
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.params.base import Progress
@@ -66,7 +67,8 @@ class SettingsInfo:
         digest: name of the folder.
         settings: the settings, ``None`` if they cannot be read.
         images: number of images.
-        bytes: size on disk, leftovers included.
+        in_shards: images known by reference, in the shards of fleets; some may have files of their own, too.
+        bytes: size on disk, leftovers included, shards not.
         leftovers: unfinished files of killed workers.
         first: when the first file was stored or last used, UTC; ``None`` if there is no image.
         last: the same of the last file.
@@ -79,6 +81,7 @@ class SettingsInfo:
     leftovers: int = 0
     first: datetime | None = None
     last: datetime | None = None
+    in_shards: int = 0
 
 
 @dataclass
@@ -141,6 +144,8 @@ def info(root: Path) -> list[SettingsInfo]:
             entry.images += 1
             entry.first = min(entry.first or used, used)
             entry.last = max(entry.last or used, used)
+    for digest, entry in entries.items():
+        entry.in_shards = sum(map(len, tables_in(root / digest)))
     return list(entries.values())
 
 

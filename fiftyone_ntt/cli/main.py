@@ -181,7 +181,8 @@ def index_info(index_dir: Path | None) -> int:
     from fiftyone_ntt.candidates.maintenance import info
 
     root = index_root(index_dir)
-    table = Table("settings", "preset", "points", "images", "MB", "KB an image", "first used", "last used", "leftovers")
+    headings = ("settings", "preset", "points", "images", "of fleets", "MB", "KB an image", "first used", "last used")
+    table = Table(*headings, "leftovers")
     entries = info(root)
     for entry in entries:
         facts = entry.settings.facts if entry.settings else {}
@@ -191,6 +192,7 @@ def index_info(index_dir: Path | None) -> int:
             plain(entry.settings.preset) if entry.settings else "[yellow]unknown[/]",
             plain(str(facts.get("points_per_side", "-"))),
             str(entry.images),
+            str(entry.in_shards) if entry.in_shards else "-",
             f"{entry.bytes / 1e6:.1f}",
             f"{entry.bytes / 1e3 / entry.images:.0f}" if entry.images else "-",
             *used,

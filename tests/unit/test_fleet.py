@@ -18,6 +18,7 @@ from support.fleet_jobs import FakeIndexJob, add_images, add_manifest, fake_bank
 pytest.importorskip("pyarrow", reason="fleets need pyarrow: pip install 'fiftyone-ntt[fleet]'")
 
 from fiftyone_ntt.candidates.file_format import IndexSettings  # noqa: E402
+from fiftyone_ntt.candidates.maintenance import info  # noqa: E402
 from fiftyone_ntt.candidates.shards import ShardPart, ShardTable, add_table  # noqa: E402
 from fiftyone_ntt.candidates.source import StageOne  # noqa: E402
 from fiftyone_ntt.candidates.store import IndexStore  # noqa: E402
@@ -348,6 +349,7 @@ def test_a_local_cache_takes_shards_in_by_reference(indexed, paths, tmp_path):
     kept = [cache.path_of(digest).is_file() for digest in digests]
     assert kept == [indexed.startswith("memory")] * 12, "what comes from afar is kept, what is here is not copied"
     assert cache.get("0" * 64) is None
+    assert [(entry.images, entry.in_shards) for entry in info(tmp_path / "cache")] == [(sum(kept), 12)]
 
 
 def test_a_shard_that_is_gone_is_as_if_it_was_never_there(tmp_path, paths, caplog):
