@@ -52,6 +52,8 @@ def _load() -> Loops | None:
     try:
         if os.environ.get(OFF_VARIABLE):
             raise ImportError(f"{OFF_VARIABLE} is set")
+        if (of_numba := logging.getLogger("numba")).level == logging.NOTSET:
+            of_numba.setLevel(logging.WARNING)  # of 150,000 lines that it logs for debugging while it compiles
         from fiftyone_ntt.pixels import bit_loops, run_loops
     except Exception as error:  # numba may be missing, not fit this numpy, or find no folder for its cache
         _reasons.append(str(error))

@@ -68,7 +68,8 @@ def small_regions(
         small: bool ``[R]``, written.
         boxes: float32 ``[N, 4]`` xyxy, x2 and y2 the last column and row; zeros at first, written.
     """
-    root, area = np.empty(len(owner), np.int32), np.zeros(len(owner), np.int64)
+    # Of the runs of the mask at hand, from its first on: they stay in a core's cache.
+    root, area = np.empty(len(owner), np.int32), np.empty(len(owner), np.int32)
     low = 0
     while low < len(owner):
         high = low
@@ -83,29 +84,32 @@ def small_regions(
                     above += 1
                 other = above
                 while other < line and start[other] <= stop[i]:
-                    top = root[other]
+                    top = root[other - low]
                     while root[top] != top:
                         top = root[top]
-                    root[other] = top
+                    root[other - low] = top
                     if mine < 0:
                         mine = top
                     elif mine != top:
                         root[max(mine, top)] = min(mine, top)
                         mine = min(mine, top)
                     other += 1
-            root[i] = mine if mine >= 0 else i
+            root[i - low] = mine if mine >= 0 else i - low
+            area[i - low] = 0
             high += 1
         largest = 0
-        for i in range(low, high):
-            root[i] = root[root[i]]  # every root stands before its runs, and is final by now
-            area[root[i]] += stop[i] - start[i]
-            largest = max(largest, area[root[i]])
+        for i in range(high - low):
+            own = root[root[i]]  # every root stands before its runs, and is final by now
+            root[i] = own
+            area[own] += stop[low + i] - start[low + i]
+            largest = max(largest, area[own])
+        enough = share * largest
         x1, y1, x2, y2 = np.int32(1 << 30), np.int32(1 << 30), np.int32(-1), np.int32(-1)
         for i in range(low, high):
-            small[i] = area[root[i]] < share * largest
-            if not small[i]:
-                x1, x2 = min(x1, start[i]), max(x2, stop[i] - 1)
-                y1, y2 = min(y1, row[i]), max(y2, row[i])
+            small[i] = area[root[i - low]] < enough
+            away = np.int32(small[i]) << 20  # no branch: nobody could foretell it
+            x1, x2 = min(x1, start[i] + away), max(x2, stop[i] - 1 - away)
+            y1, y2 = min(y1, row[i] + away), max(y2, row[i] - away)
         if x2 >= 0:
             box = boxes[owner[low]]
             box[0], box[1], box[2], box[3] = x1, y1, x2, y2

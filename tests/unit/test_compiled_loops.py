@@ -146,6 +146,15 @@ def test_damaged_masks_are_refused(damage, by_numpy):
         by_numpy()
 
 
+def test_compiling_does_not_fill_a_debug_log():
+    code = "import logging; logging.basicConfig(level=logging.DEBUG)\nfrom fiftyone_ntt.pixels import compiled"
+    one = "compiled._load(); from numba import njit; njit('i8(i8)')(lambda x: x + 1)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{one}"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert len(done.stderr.splitlines()) < 50
+
+
 SAY = "from fiftyone_ntt.pixels.compiled import loops, why_none; print(loops() is not None, bool(why_none()))"
 
 
