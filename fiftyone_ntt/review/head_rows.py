@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from fiftyone_ntt.method.results import StageOneResult
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame
 from fiftyone_ntt.pixels.mask_codes import Runs
-from fiftyone_ntt.pixels.packed_masks import intersection_over_union
+from fiftyone_ntt.pixels.packed_masks import PackedMask, intersection_over_union
 
 SAME, OTHER = 0.5, 0.3
 """IoU with a label from which on a candidate is the same object, and below which it is another; between it is none."""
@@ -19,6 +20,24 @@ NONE = -1
 """Stands for "none of the classes"."""
 MOST_OF_NONE = 40
 """Candidates of an image that are taken for "none": those that the person rejected, then those most like a class."""
+
+
+class FullMasks(Sequence[NDArray[np.bool_]]):
+    """Masks at image size, of which only one is in memory at a time.
+
+    Args:
+        masks: of an image.
+        size: ``(height, width)`` of the image.
+    """
+
+    def __init__(self, masks: Sequence[PackedMask], size: tuple[int, int]) -> None:
+        self._masks, self._size = masks, size
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._masks[index].full(self._size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +83,13 @@ class Rows:
     def select(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Rows:
         """Some of them."""
         return Rows(self.vectors[rows], self.classes[rows], self.counts[rows], self.images[rows])
+
+    def halved(self) -> Rows:
+        """Every second of them, each for two; one stays one."""
+        if len(self) < 2:
+            return self
+        half = self.select(np.arange(0, len(self), 2))
+        return replace(half, counts=half.counts * (self.counts.sum() / half.counts.sum()))
 
     @classmethod
     def joined(cls, parts: Sequence[Rows]) -> Rows:

@@ -188,7 +188,7 @@ def learn(
     name = bank_name or f"{label_field}_learned"
     _check_bank_name(review.dataset, name)
     decided = decided_labels(reviewed, label_field)
-    done = done_images(reviewed, review.targets) if method != REFERENCES else {}
+    done = done_images(reviewed, review.targets, label_field) if method != REFERENCES else {}
     if not decided and not len(reviewed):
         raise InputError(NO_IMAGES)
     if not decided and decided_labels(review.targets, label_field):
@@ -217,6 +217,8 @@ def learn(
         _compare(review, report, progress)
         report.from_index, report.notes = review.source.from_index, review.source.notes
     report.notes += _left_out(decided)
+    if learned.in_tiles:
+        report.notes.append(f"{counted(learned.in_tiles, 'image')} looked at in tiles taught the head nothing")
     if not any(sum(counts.values()) for counts in decisions.values()):
         failed = all_failed(errors, "see to the files, then learn again") if errors else "see the notes"
         report.notes.insert(0, f"nothing was learned: {failed}")

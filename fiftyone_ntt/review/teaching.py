@@ -14,19 +14,33 @@ from fiftyone_ntt.candidates.source import describe_error
 from fiftyone_ntt.candidates.tiles import Content
 from fiftyone_ntt.dataset.documents import class_of, detection_of
 from fiftyone_ntt.dataset.fields import DONE_TAG
-from fiftyone_ntt.dataset.geometry import full_mask
+from fiftyone_ntt.dataset.geometry import place_mask
+from fiftyone_ntt.dataset.labels import is_decided, is_from_run
 from fiftyone_ntt.dataset.storage import patiently
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.tiled import TiledImage
 from fiftyone_ntt.params.base import Progress
 from fiftyone_ntt.params.review import HEAD, REFERENCES
+from fiftyone_ntt.pixels.packed_masks import PackedMask
 from fiftyone_ntt.references.banks import HEAD_IMAGES, with_contents
 from fiftyone_ntt.review.head_fit import HeadReport, train_head
-from fiftyone_ntt.review.head_rows import NONE, Decided, Rows, rows_of
-from fiftyone_ntt.review.lessons import Lesson, ReviewedRun, is_no_example, kind_of, lessons_of, taught
+from fiftyone_ntt.review.head_rows import NONE, Decided, FullMasks, Rows, rows_of
+from fiftyone_ntt.review.lessons import (
+    Lesson,
+    ReviewedRun,
+    is_no_example,
+    kind_of,
+    labels_in_chunks,
+    lessons_of,
+    stays,
+    taught,
+)
+from fiftyone_ntt.runs.record import provenance_of
 
 Document = dict[str, Any]
+MOST_ROWS = 100_000
+"""Candidates of all images that are in memory at once: 400 MB of vectors with 1,024 channels."""
 
 
 @dataclass
@@ -38,24 +52,40 @@ class Learned:
         decisions: class -> how many labels were ``accepted``, ``edited`` and ``rejected``.
         errors: sample id -> what went wrong.
         head: what came of training a head; ``None`` where none was asked for.
+        in_tiles: images that taught a head nothing, because they were looked at in tiles.
     """
 
     bank: MemoryBank
     decisions: dict[str, dict[str, int]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     head: HeadReport | None = None
+    in_tiles: int = 0
 
 
-def done_images(samples: SampleCollection, targets: SampleCollection) -> dict[str, str]:
-    """Sample id -> file path of the images that are marked as done.
+def done_images(samples: SampleCollection, targets: SampleCollection, label_field: str) -> dict[str, str]:
+    """Sample id -> file path of the images that are marked as done, and say by silence what is not there.
+
+    Not those with a label that was only given another class: it stays, so its object is there, but nobody has said that
+    its mask is right.
 
     Args:
         samples: those to learn from.
         targets: those that the run was for: in others, e.g. its references, its field says nothing.
+        label_field: the field of the run.
     """
-    ids, paths = patiently(samples.match_tags(DONE_TAG).values, ["id", "filepath"])
-    labelled = set(patiently(targets.values, "id")) if ids else set()
-    return {sample_id: path for sample_id, path in zip(ids, paths, strict=True) if sample_id in labelled}
+    done = samples.match_tags(DONE_TAG)
+    classes = provenance_of(samples, label_field).get("classes") or ()
+    labelled: set[str] | None = None
+    images = {}
+    for paths, labels in labels_in_chunks(done, label_field):
+        labelled = set(patiently(targets.values, "id")) if labelled is None else labelled
+        for sample_id, path in paths.items():
+            renamed = (
+                stays(label) and is_from_run(label) and not is_decided(label, classes) for label in labels[sample_id]
+            )
+            if sample_id in labelled and not any(renamed):
+                images[sample_id] = path
+    return images
 
 
 def teach(review: ReviewedRun, decided: dict[str, tuple[str, list[Document]]], done: Mapping[str, str], method: str,
@@ -71,6 +101,7 @@ def teach(review: ReviewedRun, decided: dict[str, tuple[str, list[Document]]], d
     """
     lessons: list[Lesson] = []
     parts: dict[str, Rows] = {}  # sample id -> what its decisions say of its candidates
+    count = 0
     learned = Learned(review.bank)
     images = {**done, **{sample_id: path for sample_id, (path, _) in decided.items()}}
     names = _names(review.bank, decided)
@@ -80,7 +111,9 @@ def teach(review: ReviewedRun, decided: dict[str, tuple[str, list[Document]]], d
     def read(sample_id: str, content: Content) -> tuple[list[Lesson], Rows | None]:
         labels = decided[sample_id][1] if sample_id in decided else []
         rows = None
-        if method != REFERENCES and not isinstance(content, TiledImage):  # a head learns of images in one part
+        if isinstance(content, TiledImage):
+            learned.in_tiles += method != REFERENCES
+        elif method != REFERENCES:  # a head learns of images in one part
             what = decided_of(labels, content.candidates.frame.image_size, names, sample_id in done)
             rows = rows_of(content, what, plain.prototypes, plain.center)
         return lessons_of(sample_id, labels, content), rows
@@ -93,6 +126,10 @@ def teach(review: ReviewedRun, decided: dict[str, tuple[str, list[Document]]], d
             lessons += of_image
             if rows is not None:
                 parts[outcome.key] = rows
+                count += len(rows)
+            if count > MOST_ROWS:
+                parts = {key: part.halved() for key, part in parts.items()}
+                count = sum(map(len, parts.values()))
             if progress is not None:
                 progress(i, len(images), f"read the decisions in {i} of {counted(len(images), 'image')}")
     for lesson in lessons:
@@ -113,7 +150,10 @@ def _names(bank: MemoryBank, decided: Mapping[str, tuple[str, list[Document]]]) 
 
 
 def decided_of(labels: Sequence[Document], size: tuple[int, int], names: Sequence[str], done: bool) -> Decided:
-    """What the labels of an image say of its candidates; one without a class or a readable mask says nothing.
+    """What the labels of an image say of its candidates.
+
+    A label without a class or a readable mask, e.g. a box that a person drew, says nothing. But where it is wanted its
+    object is there, so that the image does not say by silence what is not.
 
     Args:
         labels: those that a person decided on or drew.
@@ -123,16 +163,18 @@ def decided_of(labels: Sequence[Document], size: tuple[int, int], names: Sequenc
     """
     masks, classes, ignored = [], [], []
     for label in labels:
-        name = class_of(label)
+        name, wanted = class_of(label), kind_of(label) != "rejected"
         try:
-            mask = full_mask(detection_of(label), size)
+            left, top, crop = place_mask(detection_of(label), size)
         except InputError:
+            crop = np.zeros((0, 0), bool)
+        if not name or not crop.any():
+            done &= not wanted
             continue
-        if name and mask.any():
-            masks.append(mask)
-            classes.append(NONE if kind_of(label) == "rejected" else list(names).index(name))
-            ignored.append(is_no_example(label))
-    return Decided(masks, np.array(classes, np.int64), np.array(ignored, bool), done)
+        masks.append(PackedMask.from_crop(crop, top, left))
+        classes.append(list(names).index(name) if wanted else NONE)
+        ignored.append(is_no_example(label))
+    return Decided(FullMasks(masks, size), np.array(classes, np.int64), np.array(ignored, bool), done)
 
 
 def _bank_of(before: MemoryBank, lessons: Sequence[Lesson], samples: Collection[str], method: str,
@@ -172,7 +214,7 @@ def learned_bank(
     """
     bank = _bank_of(before, lessons, samples, method)
     if not parts:
-        return bank, None
+        return bank, None if method == REFERENCES else HeadReport(0, 0)
     keys = sorted(parts)
     places = {name: place for place, name in enumerate(bank.classes)}
     # The classes of the bank in place of those that were known beforehand; the last stands for none.

@@ -12,6 +12,8 @@ from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.references.banks import HEAD_IMAGES, bank_of_run, contents_of, seen_images
 from fiftyone_ntt.review import head_fit
 from fiftyone_ntt.review.learn import last_outcome, learn
+from fiftyone_ntt.review.lessons import ReviewedRun, decided_labels
+from fiftyone_ntt.review.teaching import decided_of, done_images
 
 SHAPES = [Shape(), Shape("disc", left=80, top=65, width=30, height=20, step=0, colour=(30, 220, 60))]
 pytestmark = pytest.mark.pictures(count=12, shapes=SHAPES)
@@ -120,6 +122,34 @@ def test_a_class_that_only_a_person_knows_gets_its_row(reviewed, preset, better)
     bank = learn(reviewed, "found", method="head", preset=preset).bank
     assert bank.classes == ("disc", "square", "lamp") and bank.head.weights.shape[0] == 4
     assert bank.shots == {"disc": 1, "square": 1, "lamp": 6}
+
+
+def box_only(label):
+    label.mask, label.tags = None, ["ntt:accepted"]
+
+
+def nameless(label):
+    label.label, label.tags = None, ["ntt:accepted"]
+
+
+def renamed(label):
+    label.label, label.tags = "disc" if label.label == "square" else "square", []
+
+
+# What is known to be there is no example of what is not.
+@pytest.mark.parametrize("change", [box_only, nameless, renamed])
+def test_an_object_that_teaches_nothing_is_still_there(reviewed, preset, change):
+    """A person is done with the image: its other candidates are wrong, unless one of them may be this object's."""
+    sample = reviewed.skip(6).first()
+    change(sample.found.detections[0])
+    sample.save()
+    view = reviewed.select(sample.id)
+    review = ReviewedRun.of(view, "found", None, preset)
+    done = done_images(view, review.targets, "found")
+    decided = decided_labels(view, "found")
+    labels = decided[sample.id][1] if decided else []
+    size = (sample.metadata.height, sample.metadata.width) if sample.metadata else (90, 120)
+    assert not decided_of(labels, size, ["disc", "square"], sample.id in done).done
 
 
 def test_form_and_command_line_know_the_methods(reviewed, preset, better, monkeypatch, capsys):

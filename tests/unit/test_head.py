@@ -323,6 +323,12 @@ def test_rejected_labels_are_none_of_the_classes():
     assert both.classes.tolist() == [0], "unless something is accepted in their place"
 
 
+def test_very_many_rows_are_halved():
+    found = rows(decided((square(5, 5), 1), done=True))
+    assert len(found.halved()) == 1 and found.halved().counts.sum() == found.counts.sum()
+    assert found.halved().halved().counts.sum() == found.counts.sum()
+
+
 def test_what_is_to_be_ignored_says_nothing():
     found = rows(decided((square(5, 5), 1), done=True, ignored=[0]))
     assert found.classes.tolist() == [NONE] and found.vectors[0, 1] > 0.9, "only the other candidate"
