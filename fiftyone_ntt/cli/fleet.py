@@ -177,7 +177,7 @@ def fleet_status(store: str, rerun: bool, **options: Any) -> int:
         left = status.seconds_left or 0.0
         say(f"{status.images_per_second:.2f} images/s of all machines; {duration(left)} left at that speed")
     for device, hours in sorted(status.device_hours.items()):
-        say(f"{hours:.2f} {device} hours so far")
+        say(f"{device}: {hours:.2f} h so far")
     for key, units in status.matched.items():
         say(f"labels {key[:12]}: {units} of {counted(status.done, 'unit')} matched")
     if rerun:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fiftyone_ntt import __version__
 from fiftyone_ntt.demo.data import DemoImage, load_images
-from fiftyone_ntt.errors import NttError
+from fiftyone_ntt.errors import NttError, counted
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.references import ReferenceItem
 from fiftyone_ntt.method.results import Instances
@@ -189,7 +189,7 @@ def _photographs(check: SelfCheck, segmenter: Segmenter, bank: MemoryBank, image
         f"{1000 * seconds:,.0f} ms an image with {POINTS_PER_SIDE} x {POINTS_PER_SIDE} points"
     )
     finite = all(np.isfinite(result.scores).all() and np.isfinite(result.boxes).all() for result in results.values())
-    check.steps.append(Step("every number is finite", finite, f"{sum(map(len, results.values()))} labels"))
+    check.steps.append(Step("every number is finite", finite, counted(sum(map(len, results.values())), "label")))
     _in_itself(check, results["motorcycle_left"], images["motorcycle_left"], bank)
     for label, positive in (("motorcycle", "motorcycle_right"), ("coin", "coins_2")):  # neither is a reference
         best = {name: _best(result, bank, label) for name, result in results.items()}
