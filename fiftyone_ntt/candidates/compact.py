@@ -24,8 +24,8 @@ from fiftyone_ntt.method.results import IndexedImage
 from fiftyone_ntt.models.devices import fetched
 from fiftyone_ntt.pixels import bit_masks
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame, outline_radius
-from fiftyone_ntt.pixels.mask_codes import Runs, runs_of_lengths
-from fiftyone_ntt.pixels.outlines import LEVELS, WIDE, Crop, kept_masks, near_outline, read_masks, to_codes
+from fiftyone_ntt.pixels.mask_codes import Runs, are_lengths, runs_of_lengths
+from fiftyone_ntt.pixels.outlines import LEVELS, MISFIT, WIDE, Crop, kept_masks, near_outline, read_masks, to_codes
 from fiftyone_ntt.pixels.packed_masks import boxes_of
 
 _CHUNK, _AT_ONCE, _ON_DEVICE = 64, 16, 256
@@ -253,13 +253,23 @@ def _check(image: CompactImage) -> None:
         groups = np.append(image.group, -1)
         if groups.min() < -1 or groups.max() >= len(image.crop_vectors):
             raise InputError(f"expected groups within -1..{len(image.crop_vectors) - 1}, got others")
+    _check_masks(candidates)
+
+
+def _check_masks(candidates: CompactCandidates) -> None:
+    """Refuses runs that are not those of masks, and boxes that are not those of the runs: loops trust both."""
     for name, ends, total in (
         ("run_ends", candidates.run_ends, candidates.runs.size),
         ("outline_ends", candidates.outline_ends, candidates.outline.size),
     ):
-        steps = np.diff(ends, prepend=0)
-        if (steps < 0).any() or (int(ends[-1]) if n else 0) != total:
+        # Within the array first: the difference of two numbers at either end of int64 has the wrong sign.
+        within = ends.min(initial=0) >= 0 and ends.max(initial=0) <= total
+        if not within or (np.diff(ends, prepend=0) < 0).any() or (int(ends[-1]) if len(ends) else 0) != total:
             raise InputError(f"expected {name} to rise to {total}, got something else")
+    if not are_lengths(candidates.runs, candidates.run_ends, MASK_SIDE) or not np.array_equal(
+        candidates.mask_runs.boxes(len(candidates)), candidates.boxes
+    ):
+        raise InputError(MISFIT)
 
 
 _Expected = dict[str, tuple[NDArray[Any], Any, tuple[int, ...]]]

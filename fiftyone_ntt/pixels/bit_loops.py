@@ -237,10 +237,13 @@ def read_outlined(
         if inside:
             if place < 0 or (k < len(lengths) and place + np.int64(lengths[k]) > end):
                 return False  # a mask that leaves its box
+            if k == len(lengths) and top + height < 256 and place < end:
+                return False  # one that goes on to the last row of all
             for row in range(place >> 8, ((stop - 1) >> 8) + 1):
-                begin, border = max(place - 256 * row - left, 0), min(stop - 256 * row - left, width)
-                if begin < border:
-                    values[row, begin:border] = 1
+                begin, border = max(place - 256 * row, 0) - left, min(stop - 256 * row, 256) - left
+                if begin < 0 or border > width:
+                    return False  # one that leaves it sideways: loops over runs would write there
+                values[row, begin:border] = 1
             while place < stop:
                 # As many pixels as lie in one word.
                 step = min(stop - place, 64 - place % 64)

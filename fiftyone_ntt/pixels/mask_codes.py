@@ -96,6 +96,19 @@ def runs_of_lengths(lengths: NDArray[np.uint16], ends: IntArray, width: int) -> 
     return runs_of_changes(edges, counts, width)
 
 
+def are_lengths(lengths: NDArray[np.uint16], ends: IntArray, width: int) -> bool:
+    """Whether kept run lengths are those of masks: none but a mask's first is 0, and none leads out of the mask.
+
+    Args:
+        lengths: see ``runs_of_lengths``, as the next two.
+        ends: rises to the number of lengths.
+        width: columns and rows of a mask.
+    """
+    first = np.concatenate([[0], ends])[:-1]
+    total = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return bool(np.isin(np.flatnonzero(lengths == 0), first).all() and (total[ends] - total[first] < width**2).all())
+
+
 def _kind(pixels: int) -> Any:
     """The smaller one, where it holds four times so many pixels: what is done with their places needs that."""
     return np.int32 if pixels < 1 << 29 else np.int64

@@ -161,7 +161,7 @@ def read_masks(
         bottom, right = min(y2 + 1 + radius, MASK_SIDE), min(x2 + 1 + radius, MASK_SIDE)
         values = np.empty((bottom - top, right - left), np.float32)
         if not compiled.bits.read_outlined(lengths, outline, LEVELS, top, left, radius, values):
-            raise InputError(_MISFIT)
+            raise InputError(MISFIT)
         yield top, left, values
 
 
@@ -198,7 +198,7 @@ class Outlined:
         inside = self._inside(runs, self.heights + radius) & owned[:, None]
         spots, kept = _near_packed(inside, owned, radius), np.concatenate(codes)
         if len(spots) != len(kept):
-            raise InputError(_MISFIT)
+            raise InputError(MISFIT)
         canvas = inside * np.uint8(_FAR + 1)
         canvas += np.uint8(_FAR)
         canvas.reshape(-1)[spots] -= np.uint8(_FAR) - kept
@@ -212,7 +212,7 @@ class Outlined:
             full[0] -= top * MASK_SIDE
             full[-1] += height * MASK_SIDE - full.sum()
             if full[0] < 0 or full[-1] < 0:
-                raise InputError(_MISFIT)
+                raise InputError(MISFIT)
             lengths.append(full)
             flags.append(np.arange(len(full)) & 1)
         return np.repeat(np.concatenate(flags).astype(bool), np.concatenate(lengths)).reshape(-1, MASK_SIDE)
@@ -241,4 +241,4 @@ def _near_packed(inside: NDArray[np.bool_], owned: NDArray[np.bool_], radius: in
     return places(near_both(packed(inside)[None], radius, owned))
 
 
-_MISFIT = "expected runs, boxes and outlines of masks, got some that do not belong together; index the image again"
+MISFIT = "expected runs, boxes and outlines of masks, got some that do not belong together; index the image again"

@@ -17,6 +17,7 @@ from fiftyone_ntt.method.merging import CandidateMasks
 from fiftyone_ntt.method.scoring import grown, token_weights
 from fiftyone_ntt.pixels import compiled
 from fiftyone_ntt.pixels.mask_codes import encode_crop
+from fiftyone_ntt.pixels.outlines import LEVELS
 from fiftyone_ntt.pixels.packed_masks import masks_at_image_size
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,10 +141,67 @@ def test_damaged_masks_are_refused(damage, by_numpy):
     else:
         arrays["boxes"] = np.zeros_like(arrays["boxes"])
     for _ in range(2):
-        damaged = CompactImage.from_arrays(arrays)
         with pytest.raises(InputError, match="do not belong together"):
+            damaged = CompactImage.from_arrays(arrays)
             masks_at_image_size(damaged.candidates, range(len(damaged.candidates)))
         by_numpy()
+
+
+def with_an_island():
+    """The arrays of one mask: columns 0 to 39 of 100 rows, and a pixel at column 45 of the last."""
+    masks = torch.full((1, 256, 256), -1.0)
+    masks[0, :100, :40] = masks[0, 99, 45] = 1
+    candidates = Candidates(masks, torch.ones(1), FRAMES["enlarged much"])
+    return compact(IndexedImage(candidates, torch.ones(1, 8), torch.ones(4, 4, 8))).to_arrays()
+
+
+# Boxes that the mask leaves, and lengths behind its own that lead out of them.
+BEYOND = {
+    "sideways": {"boxes": np.array([[0, 0, 5, 99]], np.uint8)},
+    "to the left": {"boxes": np.array([[44, 0, 45, 99]], np.uint8)},
+    "below": {"boxes": np.array([[0, 0, 45, 90]], np.uint8)},
+    "no number": {"boxes": np.array([[0, 0, np.nan, 99]])},
+    "open end": [9],
+    "out of the mask": [60000, 9],
+    "nothing": [0, 9],
+}
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_masks_that_leave_their_box_are_refused(name, by_numpy):
+    arrays = with_an_island()
+    assert CompactImage.from_arrays(arrays).candidates.boxes.tolist() == [[0, 0, 45, 99]] and arrays["run_ends"] == 202
+    damage = BEYOND[name]
+    if isinstance(damage, list):
+        damage = {"runs": np.append(arrays["runs"], np.uint16(damage)), "run_ends": arrays["run_ends"] + len(damage)}
+    for _ in range(2):
+        with pytest.raises(InputError, match="do not belong together"):
+            CompactImage.from_arrays({**arrays, **damage})
+        by_numpy()
+
+
+@pytest.mark.parametrize("ends", [[2**63 - 1, -(2**63), -1, 202], [0, 203, 202, 202], [-5, 0, 1, 202]])
+def test_ends_outside_of_the_runs_are_refused(ends):
+    """The first rise by 1 and by 2^63 - 1 where numbers of 64 bits overflow."""
+    arrays = with_an_island()
+    four = {name: np.repeat(arrays[name], 4, axis=0) for name in ("predicted_iou", "stability", "boxes", "vectors")}
+    four["outline_ends"] = np.repeat(arrays["outline_ends"], 4)
+    with pytest.raises(InputError, match="run_ends to rise to 202"):
+        CompactImage.from_arrays({**arrays, **four, "run_ends": np.array(ends)})
+
+
+@pytest.mark.parametrize(("left", "last", "goes_on"), [(0, 5, False), (44, 45, False), (0, 45, True)])
+def test_a_part_refuses_runs_that_leave_it(left, last, goes_on):
+    """The loop itself, whatever was checked before: the codes are as many as it asks for, the runs are elsewhere."""
+    arrays, read = with_an_island(), compiled.loops().bits.read_outlined
+    lengths = arrays["runs"][:-1] if goes_on else arrays["runs"]
+    found = []
+    for many in range(1200):
+        values = np.empty((101, last - left + 2), np.float32)
+        found.append(read(lengths, np.zeros(many, np.uint8), LEVELS, 0, left, 1, values))
+    assert not any(found)
+    values = np.empty((101, 47), np.float32)
+    assert read(arrays["runs"], arrays["outline"], LEVELS, 0, 0, 1, values) and (values[99, 44:47] > 0).sum() == 1
 
 
 def test_compiling_does_not_fill_a_debug_log():
