@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import uuid
 from bisect import bisect_left
 from collections.abc import Iterable
@@ -63,8 +64,8 @@ class ShardTable:
     def __init__(self, path: Path) -> None:
         try:
             rows: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-            self._shards: list[str] = json.loads(path.with_suffix(".json").read_bytes())["shards"]
-        except ValueError as error:
+            self._shards = [str(shard) for shard in json.loads(path.with_suffix(".json").read_bytes())["shards"]]
+        except (ValueError, EOFError, LookupError, TypeError) as error:
             raise InputError(f"expected a table of shards in {path}, got something else: {error}") from error
         if rows.dtype != _ROW or rows.ndim != 1:
             raise InputError(f"expected a table of shards in {path}, got {rows.dtype} {rows.shape}")
@@ -80,6 +81,8 @@ class ShardTable:
         if place == len(self._rows) or self._images[place] != wanted:
             return None
         _, shard, offset, length = self._rows[place].item()
+        if shard >= len(self._shards):  # a list of shards that is not this table's
+            return None
         return ShardPart(image, self._shards[shard], offset, length)
 
 
@@ -114,6 +117,8 @@ def add_table(folder: Path, source: str, parts: Iterable[ShardPart]) -> Path:
         try:
             with naming(path, part), part.open("xb") as stream:
                 np.save(stream, rows, allow_pickle=False)
+                stream.flush()
+                os.fsync(stream.fileno())  # or the name could reach the disk before the content
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -130,7 +135,7 @@ def tables_in(folder: Path) -> list[ShardTable]:
     for path in sorted((folder / FOLDER).glob("*.npy")):
         try:
             tables.append(ShardTable(path))
-        except (InputError, OSError, LookupError, TypeError) as error:
+        except (InputError, OSError) as error:
             logger.warning("passing over %s: %s", path.name, error)
     return tables
 

@@ -139,11 +139,13 @@ class LabelFolder:
         """
         name = self._name(unit)
         try:
-            table = needed("pyarrow.parquet").read_table(io.BytesIO(self.bucket.read(name)))
-            rows: list[Document] = table.select(_schema().names).to_pylist()
+            data = self.bucket.read(name)
         except FileNotFoundError as error:
             raise FleetError(f"expected labels at {self.bucket.url_of(name)}, got no such file") from error
-        except (needed("pyarrow").ArrowInvalid, LookupError, ValueError) as error:
+        try:
+            table = needed("pyarrow.parquet").read_table(io.BytesIO(data))
+            rows: list[Document] = table.select(_schema().names).to_pylist()
+        except (needed("pyarrow").ArrowInvalid, LookupError, ValueError, OSError) as error:
             raise FleetError(
                 f"{self.bucket.url_of(name)} is damaged ({error!r}); delete it, and its unit is matched again"
             ) from error

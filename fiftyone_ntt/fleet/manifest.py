@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 from fiftyone_ntt.errors import InputError, counted
@@ -24,6 +25,7 @@ UNIT_ROWS = 1000
 CHECKED = 20
 _KEY = b"fiftyone-ntt"
 _FORMAT = 1
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 Roots = Sequence[tuple[str, str]]
 """How paths begin in the manifest, and how they begin here: ``[("/data", "s3://bucket/data")]``."""
@@ -139,9 +141,12 @@ def write_manifest(bucket: Bucket, rows: Iterable[Row], *, unit_rows: int = UNIT
     """
     if unit_rows < 1:
         raise InputError(f"expected at least one image in a unit, got {unit_rows}")
-    name, schema, units = _next_name(bucket), _schema(), list[tuple[str, int]]()
+    schema, units = _schema(), list[tuple[str, int]]()
     pyarrow, parquet = needed("pyarrow"), needed("pyarrow.parquet")
-    with bucket.filling(name) as stream, parquet.ParquetWriter(stream, schema, write_statistics=False) as writer:
+    with (
+        bucket.filling(_next_names(bucket)) as file,
+        parquet.ParquetWriter(file.stream, schema, write_statistics=False) as writer,
+    ):
         for part in _in_units(rows, unit_rows):
             ids, uris, sizes, hashes = map(list, zip(*part, strict=True))
             table = pyarrow.table([ids, uris, sizes, hashes], schema=schema)
@@ -153,7 +158,7 @@ def write_manifest(bucket: Bucket, rows: Iterable[Row], *, unit_rows: int = UNIT
             raise InputError("expected at least one image, got none; a manifest is made of a view with images")
         facts = {"format": _FORMAT, "attempt": attempt, "units": units}
         writer.add_key_value_metadata({_KEY: json.dumps(facts).encode()})
-    return Manifest(bucket, name)
+    return Manifest(bucket, file.name)
 
 
 def manifests_of(bucket: Bucket) -> list[Manifest]:
@@ -162,18 +167,21 @@ def manifests_of(bucket: Bucket) -> list[Manifest]:
     Raises:
         FleetError: if there is none.
     """
-    names = bucket.names(FOLDER, SUFFIX)
-    if not names:
+    numbers = _numbers(bucket)
+    if not numbers:
         raise FleetError(f"expected a manifest in {bucket.url}, got none; `fiftyone-ntt fleet manifest` makes one")
-    return [Manifest(bucket, f"{FOLDER}/{name}") for name in names]
+    return [Manifest(bucket, _name_of(number)) for number in numbers]
 
 
 def mapped(uri: str, roots: Roots) -> str:
     """A path with another beginning, where one of the roots is its beginning; the longest counts."""
     for here, there in sorted(roots, key=lambda pair: -len(pair[0])):
+        path = uri
+        if _WINDOWS.match(here):
+            here, path = here.replace("\\", "/"), uri.replace("\\", "/")
         here, there = here.rstrip("/"), there.rstrip("/")
-        if uri == here or uri.startswith(f"{here}/"):
-            return there + uri[len(here) :]
+        if path == here or path.startswith(f"{here}/"):
+            return there + path[len(here) :]
     return uri
 
 
@@ -218,9 +226,19 @@ def _schema() -> Any:
     return pyarrow.schema([("id", text), ("uri", text), ("size", number), ("hash", text)])
 
 
-def _next_name(bucket: Bucket) -> str:
+def _numbers(bucket: Bucket) -> list[int]:
+    """Numbers of the manifests, ascending; files of other names are somebody else's."""
     names = bucket.names(FOLDER, SUFFIX)
-    return f"{FOLDER}/{1 + int(names[-1][: -len(SUFFIX)]) if names else 0:04d}{SUFFIX}"
+    return sorted(int(name[: -len(SUFFIX)]) for name in names if re.fullmatch(rf"[0-9]{{4,}}\{SUFFIX}", name))
+
+
+def _name_of(number: int) -> str:
+    return f"{FOLDER}/{number:04d}{SUFFIX}"
+
+
+def _next_names(bucket: Bucket) -> Iterator[str]:
+    """Names for the next manifest: after the first one come those to take where others are quicker."""
+    return map(_name_of, count(max(_numbers(bucket), default=-1) + 1))
 
 
 def _in_units(rows: Iterable[Row], unit_rows: int) -> Iterator[list[Row]]:

@@ -139,7 +139,12 @@ class IndexFolder:
         Raises:
             FleetError: if it has others, as the weights of this machine are not those of the other ones.
         """
-        self.bucket.publish(f"{self._folder}/settings.json", settings.to_json().encode())
+        name = f"{self._folder}/settings.json"
+        if "settings" not in vars(self):  # they were not read yet
+            try:
+                self.bucket.read(name)
+            except FileNotFoundError:
+                self.bucket.publish(name, settings.to_json().encode())
         differences = settings.differences(self.settings)
         if differences:
             raise FleetError(
@@ -204,7 +209,7 @@ def _understood(bucket: Bucket, name: str, parse: Callable[[bytes], T]) -> T:
     data = bucket.read(name)
     try:
         return parse(data)
-    except (needed("pyarrow").ArrowInvalid, InputError, LookupError, ValueError, TypeError) as error:
+    except (needed("pyarrow").ArrowInvalid, InputError, LookupError, ValueError, TypeError, OSError) as error:
         raise FleetError(
             f"{bucket.url_of(name)} is damaged ({error!r}); delete it, and its unit is done again"
         ) from error

@@ -6,6 +6,7 @@ same unit returns what is there.
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -21,14 +22,18 @@ from fiftyone_ntt.candidates.file_format import DamagedIndexError, IndexSettings
 from fiftyone_ntt.candidates.source import describe_error
 from fiftyone_ntt.candidates.store import checked
 from fiftyone_ntt.candidates.stream import stream
-from fiftyone_ntt.errors import NttError
-from fiftyone_ntt.fleet.bucket import FleetError, read_image_file
+from fiftyone_ntt.errors import InputError, NttError
+from fiftyone_ntt.fleet.bucket import FleetError, masked, read_image_file
 from fiftyone_ntt.fleet.label_parts import ImageLabels, LabelFolder
 from fiftyone_ntt.fleet.manifest import Row, Unit
 from fiftyone_ntt.fleet.receipts import ERROR, OK, ImageStatus, IndexFolder, Receipt
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.pixels.images import content_digest, decode_with_notes
+
+
+class ChangedImageError(InputError):
+    """An image file that is not the one of the manifest: another copy of the data, or a file that was replaced."""
 
 
 @dataclass(frozen=True)
@@ -147,11 +152,28 @@ def failure(key: str, error: Exception) -> ImageStatus:
     if isinstance(error, FleetError):
         raise error  # a missing package is no matter of one image
     kind = type(error).__name__ if isinstance(error, NttError) else f"unexpected {type(error).__name__}"
-    return ImageStatus(key, ERROR, error=describe_error(key, error), kind=kind)
+    return ImageStatus(key, ERROR, error=masked(describe_error(key, error)), kind=kind)
 
 
 def _decoded(row: Row, digests: dict[str, str]) -> NDArray[np.uint8]:
     """The pixels of an image, uint8 ``[H, W, 3]``; notes the sha256 that the candidate cache knows it by."""
     data = read_image_file(row.uri)
+    _check_content(row, data)
     digests[row.id] = content_digest(data)
-    return decode_with_notes(data, row.uri).pixels
+    return decode_with_notes(data, masked(row.uri)).pixels
+
+
+def _check_content(row: Row, data: bytes) -> None:
+    """Sees that a file is the one of the manifest: by its hash where that is known, else by its size."""
+    if row.hash is not None:
+        expected, got = f"sha256 {row.hash}", f"sha256 {hashlib.sha256(data).hexdigest()}"
+    elif row.size is not None:
+        expected, got = f"{row.size} bytes", f"{len(data)} bytes"
+    else:
+        return
+    if expected != got:
+        raise ChangedImageError(
+            f"another file than that of the manifest: {masked(row.uri)} (expected {expected}, got {got}); say where "
+            "the files are here with --map-root A=B, or, where it was replaced, compute the dataset's metadata again "
+            "and make the manifest again"
+        )

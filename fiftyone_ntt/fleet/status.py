@@ -18,6 +18,8 @@ from fiftyone_ntt.fleet.manifest import Manifest, Row, manifests_of, write_manif
 from fiftyone_ntt.fleet.receipts import OK, ImageStatus, IndexFolder
 from fiftyone_ntt.params.base import StageOneSettings
 
+UNREADABLE = "InputError"
+"""Kind of failure of what was read, is what the manifest says, and is no image."""
 _WINDOW = 600.0
 """Seconds of which the speed is told: before the last receipt, so that a fleet that was stopped has one too."""
 
@@ -125,16 +127,20 @@ def failed_images(bucket: Bucket, stage_one: StageOneSettings | None = None) -> 
     }
     manifests = {manifest.name: manifest for manifest in manifests_of(bucket)}
     failed: dict[str, tuple[Row, ImageStatus]] = {}
+    last, before = "", set[str]()  # what had failed in older manifests, and not since
     for place in there:
-        manifest = manifests[place.manifest]
-        if place.unit not in troubled and not manifest.attempt:
+        if place.manifest != last:
+            last, before = place.manifest, set(failed)
+        if place.unit not in troubled and not before:  # an image is in a manifest once: nothing to take back here
             continue
-        rows = manifest.unit(place.number, key).rows
-        for row, image in zip(rows, folder.receipt(place.unit).images, strict=True):
+        receipt = folder.receipt(place.unit)
+        for image in receipt.images:
             if image.status == OK:
-                failed.pop(row.id, None)
-            else:
-                failed[row.id] = (row, image)
+                failed.pop(image.id, None)
+        if place.unit in troubled:
+            rows = manifests[place.manifest].unit(place.number, key).rows
+            pairs = zip(rows, receipt.images, strict=True)
+            failed.update((row.id, (row, image)) for row, image in pairs if image.status != OK)
     yield from (failed[image] for image in sorted(failed))
 
 
@@ -144,11 +150,16 @@ def rerun_manifest(bucket: Bucket, stage_one: StageOneSettings | None = None) ->
     Returns:
         The manifest; ``None`` where nothing failed.
     """
-    rows = [row for row, _ in failed_images(bucket, stage_one)]
+    rows = [_as_repaired(row) if image.kind == UNREADABLE else row for row, image in failed_images(bucket, stage_one)]
     if not rows:
         return None
     attempt = 1 + max(manifest.attempt for manifest in manifests_of(bucket))
     return write_manifest(bucket, rows, attempt=attempt)
+
+
+def _as_repaired(row: Row) -> Row:
+    """The row of a file that was no image: if it is one the next time, then because it is another file."""
+    return Row(row.id, row.uri)
 
 
 def adopt(bucket: Bucket, stage_one: StageOne) -> int:
