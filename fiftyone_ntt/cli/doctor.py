@@ -131,11 +131,14 @@ def _torchvision() -> Check:
 
 def _compiled_loops() -> Check:
     """Compiles them where that was not done yet, so that the first run need not."""
-    from fiftyone_ntt.pixels.compiled import OFF_VARIABLE, loops, why_none
+    from fiftyone_ntt.pixels.compiled import NUMBA_OFF_VARIABLE, OFF_VARIABLE, loops, why_none
 
     if loops() is not None:
         return Check("compiled loops", True, f"by numba {version('numba')}")
-    fix = f"pip install numba, let NUMBA_CACHE_DIR name a folder that can be written, and unset {OFF_VARIABLE}"
+    fix = (
+        "pip install numba, let NUMBA_CACHE_DIR name a folder that can be written, and unset "
+        f"{OFF_VARIABLE} and {NUMBA_OFF_VARIABLE}"
+    )
     return Check("compiled loops", None, f"none ({why_none()}): numpy does the same, several times slower", fix)
 
 

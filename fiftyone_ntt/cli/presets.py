@@ -63,9 +63,9 @@ def _row(preset: Any, complete: bool) -> PresetRow:
 
 def _needs(cards: list[Any]) -> str:
     """What both models need; of two versions of transformers the newer one."""
-    oldest = max(
-        (card.transformers for card in cards), key=lambda text: [int(part) for part in text.split(".") if part]
-    )
+    from fiftyone_ntt.models.hub_specs import release_of
+
+    oldest = max((card.transformers or "" for card in cards), key=release_of)
     packages = dict.fromkeys(package for card in cards for package in card.packages)
     return ", ".join([*([f"transformers>={oldest}"] if oldest else []), *packages])
 

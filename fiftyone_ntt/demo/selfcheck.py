@@ -105,8 +105,9 @@ def run_selfcheck(
     started = time.perf_counter()
     try:
         loaded = load_preset(preset, device, precision=precision)  # type: ignore[arg-type]
-    except NttError as error:
-        check.steps.append(Step("the models load", False, " ".join(str(error).split())))
+    except Exception as error:  # models of other packages raise what they like
+        reason = str(error) if isinstance(error, NttError) else f"{type(error).__name__}: {error}"
+        check.steps.append(Step("the models load", False, " ".join(reason.split())))
         return check
     check.facts["loading"] = f"{time.perf_counter() - started:.1f} s"
     _weights(check, loaded)

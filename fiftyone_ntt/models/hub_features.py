@@ -19,7 +19,7 @@ from torch import Tensor
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models.devices import Compiled, Precision, autocast
 from fiftyone_ntt.models.dinov2 import CROP_SIZE, token_grid
-from fiftyone_ntt.models.hub_folders import find_folder, hash_of_folder, kind_of, load_model
+from fiftyone_ntt.models.hub_folders import find_folder, hash_of_model, kind_of, load_model
 from fiftyone_ntt.pixels.frames import NORMALISATIONS, normalize
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ class HubFeatures:
         if self.normalisation not in NORMALISATIONS:
             raise InputError(f"expected a normalisation of {', '.join(NORMALISATIONS)}, got {normalisation!r}")
         self.name = _named(name or Path(path_or_repo).name, normalisation, self.kind, positions_removed)
-        self.weights_hash = hash_of_folder(folder)
+        self.weights_hash = hash_of_model(folder)
         self.model = load_model(folder, self.kind.class_name, self.kind.part)
         self.model.requires_grad_(False).to(self.device)
         config = self.model.config

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fiftyone_ntt.errors import MissingWeightsError, WeightsMismatchError, counted
+from fiftyone_ntt.errors import MissingWeightsError, WeightsMismatchError, as_text, counted
 from fiftyone_ntt.models.specs import hub_reachable, sha256_of
 from fiftyone_ntt.pixels.files import read_file
 
@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
 """What is fetched of a repository."""
+_LARGEST_INDEX, _LONGEST_REASON = 1 << 26, 500
 
 
 def find_folder(path_or_repo: str | Path) -> Path:
@@ -55,9 +56,21 @@ def _from_hub(repo: str, *, local: bool) -> Path | None:
         level = logging.DEBUG if local else logging.WARNING
         logger.log(level, "%s is not to be had from the hub: %s", repo, error)
         return None
-    # a cache may hold a snapshot of which only the config was ever fetched
-    complete = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
-    return folder if complete else None
+    return folder if _is_complete(folder) else None
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether all that a model needs is there: a cache may hold a snapshot of which only a part was ever fetched."""
+    if not (folder / "config.json").is_file():
+        return False
+    if (folder / "model.safetensors").is_file():
+        return True
+    try:  # a model in several files says in another one which they are
+        index = json.loads(read_file(folder / "model.safetensors.index.json", _LARGEST_INDEX))
+        names = set(index["weight_map"].values())
+        return bool(names) and all((folder / name).is_file() for name in names)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return False
 
 
 def hash_of_folder(folder: Path) -> str:
@@ -67,6 +80,14 @@ def hash_of_folder(folder: Path) -> str:
         raise MissingWeightsError(missing_text(str(folder), "the folder holds no *.safetensors file"))
     hashes = [sha256_of(file) for file in files]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def hash_of_model(folder: Path) -> str:
+    """sha256 of the weights' hash and that of config.json: what a network computes with its weights stands there."""
+    config = folder / "config.json"
+    if not config.is_file():
+        raise MissingWeightsError(missing_text(str(folder), "the folder holds no config.json"))
+    return hashlib.sha256(f"{hash_of_folder(folder)}\n{sha256_of(config)}".encode()).hexdigest()
 
 
 def kind_of(folder: Path, known: Mapping[str, object]) -> str:
@@ -99,7 +120,7 @@ def load_model(folder: Path, class_name: str, part: str | None = None) -> Any:
 
     Raises:
         MissingWeightsError: the installed ``transformers`` has no such class, or a package that it needs is missing.
-        WeightsMismatchError: the folder does not hold all of its weights.
+        WeightsMismatchError: the folder does not hold all of its weights, or its files cannot be read.
     """
     import transformers
 
@@ -118,8 +139,11 @@ def load_model(folder: Path, class_name: str, part: str | None = None) -> Any:
     except ImportError as error:  # timm, for what transformers only wraps
         reason = " ".join(str(error).split())[:200]
         raise MissingWeightsError(f"{class_name} needs a package that is not installed: {reason}") from error
-    except (OSError, RuntimeError, ValueError) as error:
-        raise WeightsMismatchError(f"the weights in {folder} do not fit its config.json: {error}") from error
+    except Exception as error:  # safetensors and the client of the hub have their own, which are no ValueError
+        raise WeightsMismatchError(
+            f"the weights in {folder} cannot be read, or do not fit its config.json: "
+            f"{as_text(f'{type(error).__name__}: {error}', _LONGEST_REASON)}; fetch the files again"
+        ) from error
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise WeightsMismatchError(

@@ -18,7 +18,7 @@ from torch import Tensor
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.proposals import kept_of
 from fiftyone_ntt.models.devices import Compiled, Precision, autocast, matmul
-from fiftyone_ntt.models.hub_folders import find_folder, hash_of_folder, kind_of, load_model
+from fiftyone_ntt.models.hub_folders import find_folder, hash_of_model, kind_of, load_model
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame, imagenet_normalize, to_mask_frame
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class HubSamHq:
         self.device = torch.device(device)
         self.precision = precision
         self.name = name or Path(path_or_repo).name
-        self.weights_hash = hash_of_folder(folder)
+        self.weights_hash = hash_of_model(folder)
         self.model = load_model(folder, kind)
         self.model.requires_grad_(False).to(self.device)
         self.side: int = self.model.prompt_encoder.input_image_size

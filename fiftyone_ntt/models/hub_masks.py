@@ -19,7 +19,7 @@ from torch import Tensor
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.proposals import kept_of
 from fiftyone_ntt.models.devices import Compiled, Precision, autocast, matmul
-from fiftyone_ntt.models.hub_folders import find_folder, hash_of_folder, kind_of, load_model
+from fiftyone_ntt.models.hub_folders import find_folder, hash_of_model, kind_of, load_model
 from fiftyone_ntt.models.mask_decoder import MaskDecoder
 from fiftyone_ntt.models.sam2 import BOXES_PER_BATCH, Sam2Embedding, decoder_that_agrees
 from fiftyone_ntt.pixels.frames import ImageFrame, normalize, to_mask_frame
@@ -85,7 +85,7 @@ class HubSam2:
         self.add_no_mem_embed = add_no_mem_embed
         self.name = (name or Path(path_or_repo).name) + ("+no_mem_embed" if add_no_mem_embed else "")
         self.normalisation = kind.normalisation
-        self.weights_hash = hash_of_folder(folder)
+        self.weights_hash = hash_of_model(folder)
         self.model = load_model(folder, kind.class_name)
         self.model.requires_grad_(False).to(self.device)
         # A single mask is to be the single mask, not the best of the others where it is not stable.

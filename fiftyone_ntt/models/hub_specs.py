@@ -39,7 +39,7 @@ class Card:
             if _installed(package) is None:
                 return f"needs the package {package}, which is not installed: run `pip install {package}`"
         have = _installed("transformers") if self.transformers else None
-        if self.transformers and (have is None or _numbers(have) < _numbers(self.transformers)):
+        if self.transformers and (have is None or release_of(have) < release_of(self.transformers)):
             return (
                 f"needs transformers {self.transformers} or newer, and {have or 'none'} is installed: "
                 "run `pip install --upgrade transformers`"
@@ -54,8 +54,11 @@ def _installed(package: str) -> str | None:
         return None
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
+def release_of(text: str) -> tuple[int, int, int]:
+    """The three numbers that a version begins with, those that lack as 0: ``"5.0rc1"`` is (5, 0, 0)."""
+    begin = re.match(r"\d+(?:\.\d+)*", text.strip())
+    first, second, third, *_ = [*(int(number) for number in begin[0].split(".")), 0, 0, 0] if begin else [0, 0, 0]
+    return first, second, third
 
 
 _APACHE, _DINOV3 = "Apache-2.0", "DINOv3 License"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
+
+logger = logging.getLogger(__name__)
 
 BUILT_IN = ("lite", "tiny", "base", "large", "paper", "edge", "hq", "sam3", "dinov3", "radio", "tips")
 """Presets of this package."""
@@ -25,5 +28,20 @@ def remember(name: str) -> None:
 
 @lru_cache(maxsize=1)
 def offered() -> dict[str, EntryPoint]:
-    """Presets of installed packages by name; nothing is imported. One of a name of this package's is not offered."""
-    return {point.name: point for point in entry_points(group=GROUP) if point.name not in BUILT_IN}
+    """Presets of installed packages by name; nothing is imported. One of a name of this package's is not offered.
+
+    Of two of one name the first counts, as the first of two modules does for Python.
+    """
+    points: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        if point.name in BUILT_IN:
+            continue
+        first = points.setdefault(point.name, point)
+        if first.value != point.value:
+            logger.warning(
+                "two packages offer a preset %s: %s is taken, %s is not; remove one, or have its author rename it",
+                point.name,
+                first.value,
+                point.value,
+            )
+    return points

@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 Function = TypeVar("Function", bound=Callable[..., Any])
 OFF_VARIABLE = "FIFTYONE_NTT_NO_COMPILE"
 """Set to anything but nothing, no loop is compiled: numpy gives the same bits, slower."""
+NUMBA_OFF_VARIABLE = "NUMBA_DISABLE_JIT"
+"""numba's own: set to 1, it compiles nothing for anybody."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ def _load() -> Loops | None:
             raise ImportError(f"{OFF_VARIABLE} is set")
         if (of_numba := logging.getLogger("numba")).level == logging.NOTSET:
             of_numba.setLevel(logging.WARNING)  # of 150,000 lines that it logs for debugging while it compiles
+        from numba import config
+
+        if getattr(config, "DISABLE_JIT", 0):  # all of them would be plain Python, and take minutes
+            raise ImportError(f"{NUMBA_OFF_VARIABLE} is set")
         from fiftyone_ntt.pixels import bit_loops, run_loops
     except Exception as error:  # numba may be missing, not fit this numpy, or find no folder for its cache
         _reasons.append(str(error))

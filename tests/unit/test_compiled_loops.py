@@ -222,9 +222,10 @@ SAY = "from fiftyone_ntt.pixels.compiled import loops, why_none; print(loops() i
         ("", "True False"),
         ("import sys; sys.modules['numba'] = None", "False True"),
         ("import os; os.environ['FIFTYONE_NTT_NO_COMPILE'] = '1'", "False True"),
+        ("import os; os.environ['NUMBA_DISABLE_JIT'] = '1'", "False True"),
         ("from numba.core.caching import CompileResultCacheImpl as c; c._locator_classes = []", "False True"),
     ],
-    ids=["as installed", "no numba", "switched off", "no folder for a cache"],
+    ids=["as installed", "no numba", "switched off", "numba switched off", "no folder for a cache"],
 )
 def test_whether_loops_are_compiled(setup, expected):
     done = subprocess.run(

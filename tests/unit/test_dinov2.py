@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from support.tiny_checkpoints import tiny_dinov2_folder
 from fiftyone_ntt.errors import InputError, MissingWeightsError, NttError, WeightsMismatchError
 from fiftyone_ntt.method.backends import CropEncoder, FeatureModel
 from fiftyone_ntt.models.dinov2 import Dinov2
+from fiftyone_ntt.models.hub_folders import find_local_folder
 
 REGISTERS = (0, 4)
 
@@ -135,6 +137,21 @@ def _with_a_weight_too_few(folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def _cut_off(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def _as_git_lfs_has_it(folder: Path) -> None:
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 1217522888\n"
+    (folder / "model.safetensors").write_text(pointer)
+
+
+def _of_a_width_in_words(folder: Path) -> None:
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"hidden_size": 32', '"hidden_size": "wide"'))
+
+
 @pytest.mark.parametrize(
     ("damage", "error"),
     [
@@ -143,13 +160,17 @@ def _with_a_weight_too_few(folder: Path) -> None:
         (_of_another_kind, WeightsMismatchError),
         (_of_another_width, WeightsMismatchError),
         (_with_a_weight_too_few, WeightsMismatchError),
+        (_cut_off, WeightsMismatchError),
+        (_as_git_lfs_has_it, WeightsMismatchError),
+        (_of_a_width_in_words, WeightsMismatchError),
     ],
 )
 def test_damaged_folders_are_refused(tmp_path: Path, damage, error: type[NttError]) -> None:
     folder = tiny_dinov2_folder(tmp_path)
     damage(folder)
-    with pytest.raises(error, match=str(folder)):
+    with pytest.raises(error, match=str(folder)) as caught:
         Dinov2(folder)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("as_text", [True, False])
@@ -177,3 +198,46 @@ def test_a_repository_is_taken_from_the_hub_cache(tmp_path: Path, monkeypatch: p
     assert Dinov2("someone/tiny-dinov2").name == "tiny-dinov2"
     with pytest.raises(MissingWeightsError, match="someone/else"):
         Dinov2("someone/else")
+    in_two_files(snapshot)
+    assert find_local_folder("someone/tiny-dinov2") == snapshot and Dinov2("someone/tiny-dinov2").dim == 32
+
+
+def in_two_files(folder: Path) -> None:
+    """The weights in two files and an index that names them."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    places = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(sorted(tensors))}
+    for file in sorted(set(places.values())):
+        part = {name: tensors[name] for name in tensors if places[name] == file}
+        save_file(part, folder / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("lacking", "index"),
+    [
+        ("model-00002-of-00002.safetensors", None),
+        ("model-00001-of-00002.safetensors", None),
+        ("model.safetensors.index.json", None),
+        ("config.json", None),
+        (None, "{"),
+        (None, "[]"),
+        (None, '{"weight_map": {}}'),
+        (None, '{"weight_map": {"a": 1}}'),
+    ],
+)
+def test_half_a_snapshot_counts_as_none(
+    lacking: str | None, index: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_dinov2_folder(tmp_path)
+    in_two_files(folder)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *given, **options: str(folder))
+    assert find_local_folder("someone/tiny") == folder
+    if lacking is not None:
+        (folder / lacking).unlink()
+    if index is not None:
+        (folder / "model.safetensors.index.json").write_text(index)
+    assert find_local_folder("someone/tiny") is None

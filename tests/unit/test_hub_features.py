@@ -139,3 +139,36 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(WeightsMismatchError, match="found 'dinov2'"):
         HubFeatures(tiny_dinov2_folder(tmp_path))
+
+
+def changed(folder: Path, before: str, after: str) -> None:
+    config = folder / "config.json"
+    assert before in config.read_text()
+    config.write_text(config.read_text().replace(before, after))
+
+
+@torch.no_grad()
+def test_another_config_is_another_model(tmp_path: Path) -> None:
+    """The same weights with another epsilon give other tokens: no bank and no cache may take one for the other."""
+    folder = tiny_hub_features(tmp_path, "dinov3_vit")
+    plain = HubFeatures(folder, input_size=80)
+    changed(folder, '"layer_norm_eps": 1e-05', '"layer_norm_eps": 0.5')
+    other = HubFeatures(folder, input_size=80)
+    images = images_of(plain, 1)
+    assert (plain.encode(images) - other.encode(images)).abs().max() > 1e-3
+    assert other.weights_hash != plain.weights_hash and len(other.weights_hash) == 64
+
+
+@pytest.mark.parametrize("damage", ["cut off", "git lfs", "config"])
+def test_damaged_files_are_one_sentence(damage: str, tmp_path: Path) -> None:
+    folder = tiny_hub_features(tmp_path, "dinov3_vit")
+    weights = folder / "model.safetensors"
+    if damage == "cut off":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif damage == "git lfs":
+        weights.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 1212559808\n")
+    else:
+        changed(folder, '"hidden_size": 32', '"hidden_size": "wide"')
+    with pytest.raises(WeightsMismatchError, match=str(folder)) as caught:
+        HubFeatures(folder)
+    assert "\n" not in str(caught.value) and "fetch the files again" in str(caught.value)

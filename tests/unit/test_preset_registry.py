@@ -92,6 +92,17 @@ def test_a_package_cannot_replace_a_built_in(monkeypatch: pytest.MonkeyPatch, no
     assert names.offered() == {} and resolve_preset("lite") is PRESETS["lite"]
 
 
+def test_of_two_offers_of_a_name_the_first_counts(
+    monkeypatch: pytest.MonkeyPatch, nothing_offered_later: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    points = [EntryPoint("mine", f"{package}:x", names.GROUP) for package in ("first", "second", "first")]
+    monkeypatch.setattr(names, "entry_points", lambda group: points)
+    names.offered.cache_clear()
+    assert names.offered()["mine"].value == "first:x"
+    (warning,) = (record.getMessage() for record in caplog.records)
+    assert "two packages offer a preset mine: first:x is taken, second:x is not" in warning
+
+
 # ---- What a preset needs ----
 
 
@@ -112,6 +123,7 @@ def test_every_model_of_a_preset_has_a_card() -> None:
         ({"transformers": "4.55.9"}, Card("x", transformers="4.56"), "needs transformers 4.56 or newer, and 4.55.9"),
         ({}, Card("x", transformers="4.56"), "and none is installed: run `pip install --upgrade transformers`"),
         ({"transformers": "5.0.0"}, Card("x", transformers="4.56", packages=("timm",)), "run `pip install timm`"),
+        ({"transformers": "5.0.0"}, Card("x", transformers="5.0rc1"), ""),
         ({"transformers": "5.24.0", "timm": "1"}, Card("x", transformers="5.24", packages=("timm",)), ""),
     ],
 )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support.tiny_checkpoints import tiny_preset
+from support.tiny_checkpoints import tiny_dinov2_folder, tiny_preset
 
 from fiftyone_ntt.cli import main as cli
 from fiftyone_ntt.cli import presets as command
 from fiftyone_ntt.demo import selfcheck
 from fiftyone_ntt.models import PRESETS
+from fiftyone_ntt.models.hub_specs import Card
 from fiftyone_ntt.models.presets import Dinov2Spec, clear_loaded
 
 pytest.importorskip("skimage", reason="its photographs are looked at")
@@ -45,11 +46,27 @@ def test_random_weights_are_not_sound(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not held["a box around a disc gives the disc"] and not held["the disc is among the candidates"]
 
 
+@dataclass(frozen=True)
+class OfAnotherPackage:
+    """A spec whose model cannot be loaded, for a reason of its own."""
+
+    cpu_only = True
+
+    def load(self, device: object, **options: object) -> Any:
+        raise KeyError("weights")
+
+
 def test_a_preset_that_does_not_load_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = replace(PRESETS["lite"], name="broken", features=Dinov2Spec(path=tmp_path / "nothing"))
     check = selfcheck.run_selfcheck(broken, "cpu")
     assert not check.sound and [step.ok for step in check.steps] == [False]
     assert "nothing" in check.verdict and "\n" not in check.verdict
+    folder = tiny_dinov2_folder(tmp_path)
+    (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    cut_off = selfcheck.run_selfcheck(replace(broken, features=Dinov2Spec(path=folder)), "cpu")
+    assert [step.ok for step in cut_off.steps] == [False] and str(folder) in cut_off.verdict
+    foreign = selfcheck.run_selfcheck(replace(broken, features=OfAnotherPackage()), "cpu")  # type: ignore[arg-type]
+    assert [step.ok for step in foreign.steps] == [False] and "KeyError: 'weights'" in foreign.verdict
     assert cli.main(["selfcheck", "--preset", "no-such"]) == 1
     assert "one of the presets lite" in capsys.readouterr().out
 
@@ -85,3 +102,18 @@ def test_the_table_of_presets_says_what_each_needs(
     printed = capsys.readouterr().out
     assert all(f"{name}: {preset.summary}" in printed for name, preset in PRESETS.items())
     assert "run `pip install timm`" in printed
+
+
+@pytest.mark.parametrize(
+    ("versions", "needs"),
+    [
+        (("5.0rc1", "4.57"), "transformers>=5.0rc1"),
+        (("4.57.0.dev0", "5.13"), "transformers>=5.13"),
+        (("4.9", "4.10"), "transformers>=4.10"),
+        (("newest", "4.57"), "transformers>=4.57"),
+        (("", ""), ""),
+        ((None, "4.57"), "transformers>=4.57"),
+    ],
+)
+def test_versions_of_any_form_can_be_compared(versions: tuple[Any, Any], needs: str) -> None:
+    assert command._needs([Card("x", transformers=version) for version in versions]) == needs
