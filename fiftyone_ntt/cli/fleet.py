@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from fiftyone_ntt.fleet.jobs import Job
     from fiftyone_ntt.fleet.runners import FleetReport
 
-_STAGE_ONE = ("preset", "points_per_side", "points", "granularity", "second_look", "precision", "device", "compile")
+_STAGE_ONE = (
+    "preset", "points_per_side", "points", "granularity", "second_look", "large_images", "precision", "device",
+    "compile",
+)  # fmt: skip
 _MATCH = ("score_threshold", "max_instances")
 _WRITE = ("label_field", "run_key", "resume", "overwrite", *_MATCH, "include_references")
 _SHOWN = 20
@@ -52,6 +55,8 @@ def add_commands(commands: Any) -> None:
     for parser in (manifest, index):
         parser.add_argument("--map-root", action="append", default=[], metavar="A=B",
                             help="paths that begin with A begin with B for the machines of the fleet")  # fmt: skip
+    index.add_argument("--missing-ok", action="store_true",
+                       help="make errors of images that cannot be reached, however many they are")  # fmt: skip
     for parser in (match, write):
         parser.add_argument("--bank", required=True, help="name of the memory bank")
     for parser in (index, match):
@@ -61,7 +66,11 @@ def add_commands(commands: Any) -> None:
     write.add_argument("--index-dir", help="folder of the candidate cache that learns of the fleet's candidates")
     for parser in (index, match, write, status):
         _add_options(parser, StageOneSettings, _STAGE_ONE)
-    status.add_argument("--rerun", action="store_true", help="list the images that failed as the next manifest")
+    status.add_argument(
+        "--rerun",
+        action="store_true",
+        help="list the images that failed as the next manifest, and forget matches that failed",
+    )
 
 
 def _add_runner(parser: argparse.ArgumentParser) -> None:
@@ -107,12 +116,12 @@ def fleet_manifest(
     return 0
 
 
-def fleet_index(store: str, map_root: list[str], **options: Any) -> int:
+def fleet_index(store: str, map_root: list[str], missing_ok: bool, **options: Any) -> int:
     """Indexes this machine's share."""
     from fiftyone_ntt.fleet.jobs import IndexJob
     from fiftyone_ntt.fleet.manifest import roots_of
 
-    job = IndexJob(store, _stage_one(options), tuple(roots_of(map_root)))
+    job = IndexJob(store, _stage_one(options), tuple(roots_of(map_root)), missing_ok)
     return _run(job, **options)
 
 
@@ -179,8 +188,12 @@ def fleet_status(store: str, rerun: bool, **options: Any) -> int:
     for device, hours in sorted(status.device_hours.items()):
         say(f"{device}: {hours:.2f} h so far")
     for key, units in status.matched.items():
-        say(f"labels {key[:12]}: {units} of {counted(status.done, 'unit')} matched")
+        troubled = status.match_failed.get(key)
+        further = f", {counted(troubled, 'image')} failed" if troubled else ""
+        say(f"labels {key[:12]}: {units} of {counted(status.done, 'unit')} matched{further}")
     if rerun:
+        if status.match_failed:
+            say(f"{counted(states.forget_failed_matches(bucket, stage_one), 'unit')} to be matched again")
         manifest = states.rerun_manifest(bucket, stage_one)
         images = counted(0 if manifest is None else len(manifest), "image")
         say(f"{images} to be tried again" + ("" if manifest is None else f": {bucket.url_of(manifest.name)}"))
@@ -195,4 +208,6 @@ def fleet_status(store: str, rerun: bool, **options: Any) -> int:
         console().print(table)
         kinds = ", ".join(f"{kind} {count}" for kind, count in status.kinds.items())
         say(f"{counted(len(failed), 'image')} failed ({kinds}); --rerun lists them as the next manifest")
-    return 1 if failed else 0
+    if status.failed > len(failed):
+        say(f"{counted(status.failed - len(failed), 'failure')} made good since, or given to the fleet again")
+    return 1 if failed or status.match_failed else 0

@@ -19,7 +19,7 @@ from fiftyone_ntt.candidates.source import CandidateSource, StageOne
 from fiftyone_ntt.dataset.fields import dataset_of, whole_images
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.fleet.bucket import Bucket, FleetError, read_image_file, size_of
-from fiftyone_ntt.fleet.jobs import fleet_parts, places
+from fiftyone_ntt.fleet.jobs import check_large_images, fleet_parts, places
 from fiftyone_ntt.fleet.manifest import UNIT_ROWS, Manifest, Roots, Row, check_rows, mapped, write_manifest
 from fiftyone_ntt.fleet.spool import Spool
 from fiftyone_ntt.fleet.status import adopt
@@ -193,7 +193,9 @@ def write(
         SegmentParams, progress, resume=resume, overwrite=overwrite, score_threshold=score_threshold,
         include_references=include_references,
     )  # fmt: skip
-    asked = stage_one_of(stage_one, stage_one_fields).changed(large_images="off")  # each image in one part
+    asked = stage_one_of(stage_one, stage_one_fields)
+    check_large_images(asked)
+    asked = asked.changed(large_images="off")  # each image in one part
     settings, asked = runs.settled(config, score_threshold, max_instances, asked)
     if score_threshold is None and thresholds is None and config is None:
         thresholds = STARTING

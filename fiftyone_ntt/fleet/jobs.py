@@ -74,11 +74,13 @@ class IndexJob:
         store: path or URL of the store.
         stage_one: how candidates are made.
         roots: how paths begin in the manifests, and here.
+        missing_ok: make errors of images that cannot be reached, however many they are.
     """
 
     store: str
     stage_one: StageOneSettings = field(default_factory=StageOneSettings)
     roots: Roots = ()
+    missing_ok: bool = False
     title: ClassVar[str] = "index"
 
     @property
@@ -101,7 +103,9 @@ class IndexJob:
 
     def check(self) -> None:
         """Looks whether the images are where they should be."""
-        check_rows(manifests_of(Bucket(self.store)), self.roots)
+        check_large_images(self.stage_one)
+        if not self.missing_ok:
+            check_rows(manifests_of(Bucket(self.store)), self.roots)
 
     def missing(self) -> list[Place]:
         """Units without a receipt."""
@@ -109,15 +113,19 @@ class IndexJob:
         return [place for place in places(Bucket(self.store), self.key) if place.unit not in done]
 
     def start(self) -> Callable[[Place], Done]:
-        """Loads the models."""
+        """Looks whether this machine, too, has the images where they should be; then loads the models."""
+        self.check()
         bucket, folder, models = Bucket(self.store), self.folder, self.models()
+        large_images = self.stage_one.large_images
         manifests: dict[str, Manifest] = {}
 
         def index(place: Place) -> Done:
             if place.manifest not in manifests:
                 manifests[place.manifest] = Manifest(bucket, place.manifest)
-            unit = manifests[place.manifest].unit(place.number, folder.key, self.roots)
-            return index_unit(unit, models, folder).summary
+            manifest = manifests[place.manifest]
+            unit = manifest.unit(place.number, folder.key, self.roots)
+            missing_ok = self.missing_ok or manifest.attempt > 0  # those have failed before: some may well be gone
+            return index_unit(unit, models, folder, large_images=large_images, missing_ok=missing_ok).summary
 
         return index
 
@@ -156,9 +164,7 @@ class MatchJob:
         matcher = Matcher(bank, self.config)
 
         def match(place: Place) -> Done:
-            receipt = folder.receipt(place.unit)
-            match_unit(receipt, matcher, folder, labels)
-            return {"images": len(receipt.images), "failed": receipt.summary["failed"]}
+            return match_unit(folder.receipt(place.unit), matcher, folder, labels)
 
         return match
 
@@ -187,6 +193,14 @@ def fleet_parts(
     settings = folder.settings
     bank.check_preset(settings.preset, settings.facts.get("weights", {}))
     return folder, LabelFolder(bucket, label_key(bank, config, folder.key)), bank
+
+
+def check_large_images(stage_one: StageOneSettings) -> None:
+    """Raises InputError where tiles are asked for: a fleet takes each image in one part."""
+    if stage_one.large_images == "on":
+        raise InputError(
+            "expected large_images='auto' or 'off', got 'on': a fleet knows no tiles; label large images with `segment`"
+        )
 
 
 def index_key(stage_one: StageOne) -> str:

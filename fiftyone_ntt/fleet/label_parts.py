@@ -2,6 +2,7 @@
 
     <store>/labels/<key>/match.json      the memory bank and the settings that they were made with
     <store>/labels/<key>/<unit>.parquet
+    <store>/labels/<key>/failed/<unit>.json   only where images failed while they were matched: id -> what went wrong
 
 A mask is the COCO run lengths (compressed) of the mask inside its own extent, as ``pycocotools`` decodes them.
 """
@@ -17,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from fiftyone_ntt.fleet.bucket import Bucket, FleetError, needed
+from fiftyone_ntt.fleet.bucket import Bucket, FleetError, needed, read_many
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.results import Instances
 from fiftyone_ntt.pixels.packed_masks import PackedMask
 
-SUFFIX = ".parquet"
+SUFFIX, _FAILED = ".parquet", ".json"
 _NUMBERS = ("score", "predicted_iou", "similarity", "alternative", "alternative_similarity")
 """Of each instance, in the names of the columns; all but the score may be missing."""
 
@@ -119,8 +120,16 @@ class LabelFolder:
         facts = {"classes": list(bank.classes), "bank": bank.content_hash, "match": asdict(config), "index": index}
         self.bucket.write(f"{self._folder}/match.json", json.dumps(facts, sort_keys=True, indent=1).encode())
 
-    def publish(self, unit: str, rows: Iterable[ImageLabels]) -> str:
-        """Writes the labels of a unit; of two that do so at once, one wins. Returns the file's name in the store."""
+    def publish(self, unit: str, rows: Iterable[ImageLabels], failed: Mapping[str, str] | None = None) -> str:
+        """Writes the labels of a unit; of two that do so at once, one wins. Returns the file's name in the store.
+
+        Args:
+            unit: its name.
+            rows: its images.
+            failed: what went wrong with those that have candidates and could not be matched.
+        """
+        if failed:  # first, so that no failure goes unseen
+            self.bucket.write(self._failed(unit), json.dumps(failed, sort_keys=True).encode())
         pyarrow, name, sink = needed("pyarrow"), self._name(unit), io.BytesIO()
         table = pyarrow.Table.from_pylist([row.to_row() for row in rows], schema=_schema())
         needed("pyarrow.parquet").write_table(table, sink, compression="zstd")
@@ -130,6 +139,16 @@ class LabelFolder:
     def done(self) -> set[str]:
         """Names of the units whose labels are there."""
         return {name[: -len(SUFFIX)] for name in self.bucket.names(self._folder, SUFFIX)}
+
+    def failed(self) -> dict[str, dict[str, str]]:
+        """Units in which matching failed -> id of each such image -> what went wrong."""
+        units = [name[: -len(_FAILED)] for name in self.bucket.names(f"{self._folder}/failed", _FAILED)]
+        return {unit: json.loads(data) for unit, data in zip(units, read_many(self._failure, units), strict=True)}
+
+    def forget(self, unit: str) -> None:
+        """Removes the labels of a unit: it is matched again."""
+        self.bucket.remove(self._name(unit))
+        self.bucket.remove(self._failed(unit))
 
     def rows(self, unit: str) -> list[Document]:
         """The rows of a unit, as ``ImageLabels.from_row`` takes them.
@@ -153,6 +172,12 @@ class LabelFolder:
 
     def _name(self, unit: str) -> str:
         return f"{self._folder}/{unit}{SUFFIX}"
+
+    def _failed(self, unit: str) -> str:
+        return f"{self._folder}/failed/{unit}{_FAILED}"
+
+    def _failure(self, unit: str) -> bytes:
+        return self.bucket.read(self._failed(unit))
 
 
 def label_key(bank: MemoryBank, config: MatchConfig, index: str) -> str:

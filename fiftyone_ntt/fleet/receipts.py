@@ -184,6 +184,14 @@ class IndexFolder:
             if image.status == OK:
                 yield image, bytes(data[image.offset : image.offset + image.length])
 
+    def way_out(self, receipt: Receipt, trouble: str) -> str:
+        """What to say of a shard that is not as its receipt says."""
+        name = self.bucket.url_of(f"{self._folder}/receipts/{receipt.unit}{RECEIPTS}")
+        return (
+            f"shard {self.bucket.url_of(str(receipt.shard))} {trouble}; delete its receipt {name}, and `fiftyone-ntt "
+            "fleet index` makes it again"
+        )
+
     def summaries(self, units: Sequence[str]) -> Iterator[dict[str, Any]]:
         """The footers of receipts; the rows are not unpacked."""
         yield from read_many(self._summary, [f"{self._folder}/receipts/{unit}{RECEIPTS}" for unit in units])

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +23,22 @@ from fiftyone_ntt.candidates.file_format import DamagedIndexError, IndexSettings
 from fiftyone_ntt.candidates.source import describe_error
 from fiftyone_ntt.candidates.store import checked
 from fiftyone_ntt.candidates.stream import stream
-from fiftyone_ntt.errors import InputError, NttError
-from fiftyone_ntt.fleet.bucket import FleetError, masked, read_image_file
+from fiftyone_ntt.candidates.tiles import is_tiled
+from fiftyone_ntt.errors import InputError, NttError, counted
+from fiftyone_ntt.fleet.bucket import FleetError, UnreachableImageError, masked, read_image_file
 from fiftyone_ntt.fleet.label_parts import ImageLabels, LabelFolder
 from fiftyone_ntt.fleet.manifest import Row, Unit
 from fiftyone_ntt.fleet.receipts import ERROR, OK, ImageStatus, IndexFolder, Receipt
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.pixels.images import content_digest, decode_with_notes
+
+_FEW = 3
+"""So many images of one unit that cannot be reached are no accident, where they are most of it."""
+
+
+class LargeImageError(InputError):
+    """An image that ``segment`` looks at in tiles, which a fleet does not."""
 
 
 class ChangedImageError(InputError):
@@ -56,7 +65,9 @@ class FleetModels:
         return cls(segmenters, IndexSettings(preset, segmenters[0].facts()), device)
 
 
-def index_unit(unit: Unit, models: FleetModels, store: IndexFolder) -> Receipt:
+def index_unit(
+    unit: Unit, models: FleetModels, store: IndexFolder, *, large_images: str = "auto", missing_ok: bool = False
+) -> Receipt:
     """Finds the candidates of a unit's images and publishes them as a shard with a receipt.
 
     An image that fails is a row of the receipt and costs the others nothing. The shard follows from the unit and the
@@ -66,12 +77,16 @@ def index_unit(unit: Unit, models: FleetModels, store: IndexFolder) -> Receipt:
         unit: the images.
         models: of this worker.
         store: where shards and receipts of these settings go.
+        large_images: ``"auto"`` makes errors of images that ``segment`` looks at in tiles; ``"off"`` takes each in one
+            part.
+        missing_ok: publish the unit although most of its images cannot be reached.
 
     Returns:
         The receipt; that of before where there is one.
 
     Raises:
-        FleetError: if the store has candidates of other models, or cannot be written to.
+        FleetError: if the store has candidates of other models, or cannot be written to; or if most images cannot be
+            reached from here, which may well be a matter of this machine: then nothing is published.
 
     Example:
         >>> receipt = index_unit(manifest.unit(0, key), models, IndexFolder(bucket, key))  # doctest: +SKIP
@@ -91,13 +106,15 @@ def index_unit(unit: Unit, models: FleetModels, store: IndexFolder) -> Receipt:
     def record(key: str, image: CompactImage) -> tuple[bytes, int]:
         return to_bytes(image, Signature(digests[key], models.settings)), len(image.candidates)
 
-    items = ((row.id, partial(_decoded, row, digests)) for row in unit.rows)
+    items = ((row.id, partial(_decoded, row, digests, large_images)) for row in unit.rows)
     with closing(stream(models.segmenters, items, record)) as outcomes:
         for outcome in outcomes:
             if outcome.value is not None:
                 found[outcome.key] = outcome.value
             elif outcome.error is not None:
                 failed[outcome.key] = failure(outcome.key, outcome.error)
+    if not missing_ok:
+        _check_reached(unit, failed)
     images, offset = [], 0
     for row in unit.rows:  # in the order of the manifest, whichever was ready first
         if row.id in failed:
@@ -111,7 +128,7 @@ def index_unit(unit: Unit, models: FleetModels, store: IndexFolder) -> Receipt:
     return store.publish(unit.name, records, images, {**facts, "seconds": round(time.time() - started, 3)})
 
 
-def match_unit(receipt: Receipt, matcher: Matcher, store: IndexFolder, labels: LabelFolder) -> str:
+def match_unit(receipt: Receipt, matcher: Matcher, store: IndexFolder, labels: LabelFolder) -> dict[str, Any]:
     """Matches a unit's candidates with a memory bank and publishes the labels. Needs no model.
 
     Args:
@@ -121,18 +138,21 @@ def match_unit(receipt: Receipt, matcher: Matcher, store: IndexFolder, labels: L
         labels: where the labels go.
 
     Returns:
-        Name of the part in the store; that of before where there is one.
+        How many ``images``, how many of them ``failed`` in either stage, and the name of the part in the store.
 
     Raises:
-        FleetError: if the store cannot be read or written to.
+        FleetError: if the store cannot be read or written to, or the shard is damaged: then nothing is published.
 
     Example:
         >>> match_unit(receipt, Matcher(bank), folder, LabelFolder(bucket, label_key))  # doctest: +SKIP
-        'labels/5f0c.../8a1d....parquet'
+        {'images': 1000, 'failed': 2, 'labels': 'labels/5f0c.../8a1d....parquet'}
     """
     settings = store.settings
-    records: Mapping[str, bytes] = {image.id: data for image, data in store.records(receipt)}
-    rows = []
+    try:
+        records: Mapping[str, bytes] = {image.id: data for image, data in store.records(receipt)}
+    except FileNotFoundError as error:
+        raise FleetError(store.way_out(receipt, "is not there")) from error
+    rows, failed = [], dict[str, str]()
     for image in receipt.images:
         if image.status != OK or image.image is None:
             rows.append(ImageLabels(image.id, None, image.error))
@@ -141,10 +161,12 @@ def match_unit(receipt: Receipt, matcher: Matcher, store: IndexFolder, labels: L
             content = checked(records[image.id], Signature(image.image, settings))
             rows.append(ImageLabels(image.id, matcher.match(content)))
         except DamagedIndexError as error:
-            rows.append(ImageLabels(image.id, None, f"its part of shard {receipt.shard} is damaged: {error}"))
+            raise FleetError(store.way_out(receipt, f"is damaged ({error})")) from error
         except Exception as error:
-            rows.append(ImageLabels(image.id, None, describe_error(image.id, error)))
-    return labels.publish(receipt.unit, rows)
+            failed[image.id] = describe_error(image.id, error)
+            rows.append(ImageLabels(image.id, None, failed[image.id]))
+    name = labels.publish(receipt.unit, rows, failed)
+    return {"images": len(rows), "failed": sum(row.instances is None for row in rows), "labels": name}
 
 
 def failure(key: str, error: Exception) -> ImageStatus:
@@ -155,12 +177,36 @@ def failure(key: str, error: Exception) -> ImageStatus:
     return ImageStatus(key, ERROR, error=masked(describe_error(key, error)), kind=kind)
 
 
-def _decoded(row: Row, digests: dict[str, str]) -> NDArray[np.uint8]:
+def _check_reached(unit: Unit, failed: Mapping[str, ImageStatus]) -> None:
+    """Refuses a unit most of which cannot be reached: a machine without its mount must not make errors of all images.
+
+    Raises:
+        FleetError: then.
+    """
+    gone = [image for image in failed.values() if image.kind == UnreachableImageError.__name__]
+    if len(gone) >= _FEW and 2 * len(gone) > len(unit.rows):
+        raise FleetError(
+            f"{len(gone)} of {counted(len(unit.rows), 'image')} of unit {unit.name} cannot be reached from "
+            f"{socket.gethostname()}, so nothing of it was published: {gone[0].error}; see to this machine's mounts "
+            "and credentials, or say where the files are here with --map-root A=B; if they are gone for good, "
+            "--missing-ok makes errors of these images"
+        )
+
+
+def _decoded(row: Row, digests: dict[str, str], large_images: str) -> NDArray[np.uint8]:
     """The pixels of an image, uint8 ``[H, W, 3]``; notes the sha256 that the candidate cache knows it by."""
     data = read_image_file(row.uri)
     _check_content(row, data)
     digests[row.id] = content_digest(data)
-    return decode_with_notes(data, masked(row.uri)).pixels
+    pixels = decode_with_notes(data, masked(row.uri)).pixels
+    height, width = pixels.shape[:2]
+    if is_tiled((height, width), large_images):
+        raise LargeImageError(
+            f"{masked(row.uri)} has {width} x {height} pixels: `segment` looks at such an image in tiles, which a "
+            "fleet does not; label it with `segment`, or run the fleet with large_images='off' (--large-images off), "
+            "which takes it in one part and misses small objects"
+        )
+    return pixels
 
 
 def _check_content(row: Row, data: bytes) -> None:

@@ -37,6 +37,7 @@ class FleetStatus:
         kinds: what went wrong -> how many images.
         bytes: size of the shards.
         matched: key of labels -> units that have them.
+        match_failed: key of labels -> images that have candidates and could not be matched.
         images_per_second: of all machines, in the ten minutes before the last receipt; ``None`` where there is none.
         device_hours: kind of device -> hours spent so far.
         last: when the last receipt came, seconds since 1970.
@@ -50,6 +51,7 @@ class FleetStatus:
     kinds: dict[str, int] = field(default_factory=dict)
     bytes: int = 0
     matched: dict[str, int] = field(default_factory=dict)
+    match_failed: dict[str, int] = field(default_factory=dict)
     images_per_second: float | None = None
     device_hours: dict[str, float] = field(default_factory=dict)
     last: float | None = None
@@ -103,7 +105,11 @@ def fleet_status(bucket: Bucket, stage_one: StageOneSettings | None = None) -> F
         status.last = max(end for end, _, _ in ended)
         status.images_per_second = _speed(ended, status.last)
     for name in bucket.folders("labels"):
-        status.matched[name] = len(LabelFolder(bucket, name).done() & wanted)
+        labels = LabelFolder(bucket, name)
+        status.matched[name] = len(labels.done() & wanted)
+        troubled = sum(len(images) for unit, images in labels.failed().items() if unit in wanted)
+        if troubled:
+            status.match_failed[name] = troubled
     return status
 
 
@@ -155,6 +161,22 @@ def rerun_manifest(bucket: Bucket, stage_one: StageOneSettings | None = None) ->
         return None
     attempt = 1 + max(manifest.attempt for manifest in manifests_of(bucket))
     return write_manifest(bucket, rows, attempt=attempt)
+
+
+def forget_failed_matches(bucket: Bucket, stage_one: StageOneSettings | None = None) -> int:
+    """Removes the labels of units in which matching failed: the next ``fleet match`` takes these up again.
+
+    Returns:
+        How many units there were.
+    """
+    key = index_key(StageOne.of(stage_one or StageOneSettings()))
+    wanted, forgotten = {place.unit for place in places(bucket, key)}, 0
+    for name in bucket.folders("labels"):
+        labels = LabelFolder(bucket, name)
+        for unit in sorted(wanted & set(labels.failed())):
+            labels.forget(unit)
+            forgotten += 1
+    return forgotten
 
 
 def _as_repaired(row: Row) -> Row:

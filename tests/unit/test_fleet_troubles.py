@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.fleet_jobs import FakeIndexJob, add_images, add_manifest
+from support.fleet_jobs import FakeIndexJob, add_images, add_manifest, fake_bank
 
 pytest.importorskip("pyarrow", reason="fleets need pyarrow: pip install 'fiftyone-ntt[fleet]'")
 fsspec = pytest.importorskip("fsspec")
@@ -19,12 +19,17 @@ from fsspec.implementations.memory import MemoryFileSystem  # noqa: E402
 
 from fiftyone_ntt.candidates.file_format import IndexSettings  # noqa: E402
 from fiftyone_ntt.candidates.shards import FOLDER, ShardPart, add_table, tables_in  # noqa: E402
+from fiftyone_ntt.cli.main import main  # noqa: E402
+from fiftyone_ntt.core import Matcher  # noqa: E402
+from fiftyone_ntt.errors import InputError  # noqa: E402
 from fiftyone_ntt.fleet import bucket as buckets  # noqa: E402
 from fiftyone_ntt.fleet.bucket import Bucket, FleetError, masked, read_image_file  # noqa: E402
+from fiftyone_ntt.fleet.jobs import MatchJob, put_bank  # noqa: E402
 from fiftyone_ntt.fleet.manifest import Row, manifests_of, mapped, roots_of, write_manifest  # noqa: E402
 from fiftyone_ntt.fleet.receipts import IndexFolder  # noqa: E402
 from fiftyone_ntt.fleet.runners import run_here  # noqa: E402
 from fiftyone_ntt.fleet.status import failed_images, fleet_status, rerun_manifest  # noqa: E402
+from fiftyone_ntt.params.base import StageOneSettings  # noqa: E402
 from fiftyone_ntt.pixels.images import read_bytes  # noqa: E402
 
 
@@ -216,6 +221,96 @@ def test_what_a_later_manifest_made_good_has_not_failed(store, tmp_path):
     assert run_here(FakeIndexJob(store)).failed == 0
     assert [row.id for row, _ in failed_images(Bucket(store))] == ["007"]
     assert fleet_status(Bucket(store)).indexed == 15
+
+
+# ---- machines that see nothing ----
+
+
+def test_a_machine_without_its_images_publishes_no_errors(store, tmp_path):
+    paths = add_images(tmp_path / "images", 12)
+    add_manifest(store, paths)
+    job = FakeIndexJob(store)
+    index, place = job.start(), job.missing()[0]
+    moved = paths[0].parent.rename(tmp_path / "unmounted")
+    with pytest.raises(FleetError, match=r"5 of 5 images of unit .* cannot be reached .*--missing-ok"):
+        index(place)
+    assert fleet_status(Bucket(store)).done == 0
+    with pytest.raises(FleetError, match="map-root"):
+        job.start()  # a worker on another machine than the one that looked before
+    moved.rename(paths[0].parent)
+    for path in paths[:2]:
+        path.unlink()
+    assert index(place)["failed"] == 2, "two of five are a matter of these images"
+    for path in paths[2:]:
+        path.unlink()
+    report = run_here(FakeIndexJob(store, missing_ok=True))
+    assert (report.units, report.failed) == (2, 7) and rerun_manifest(Bucket(store)).attempt == 1
+    assert run_here(FakeIndexJob(store, missing_ok=True)).failed == 9
+    assert fleet_status(Bucket(store)).kinds == {"UnreachableImageError": 18}
+
+
+def test_a_large_image_is_an_error_unless_tiles_are_off(store, tmp_path):
+    paths = add_images(tmp_path / "images", 3)
+    Image.fromarray(np.full((40, 2100, 3), 90, np.uint8)).save(paths[1])
+    add_manifest(store, paths)
+    assert run_here(FakeIndexJob(store)).failed == 1
+    ((row, image),) = failed_images(Bucket(store))
+    assert (row.id, image.kind) == ("001", "LargeImageError") and "2100 x 40 pixels" in image.error
+    rerun_manifest(Bucket(store))
+    assert run_here(FakeIndexJob(store, StageOneSettings(large_images="off"))).failed == 0
+    assert list(failed_images(Bucket(store))) == []
+    with pytest.raises(InputError, match="no tiles"):
+        run_here(FakeIndexJob(store, StageOneSettings(large_images="on")))
+
+
+# ---- matching ----
+
+
+@pytest.mark.parametrize("trouble", ["byte", "half", "gone"])
+def test_a_damaged_shard_is_not_matched_and_can_be_made_again(store, tmp_path, trouble):
+    add_manifest(store, add_images(tmp_path / "images", 4))
+    run_here(FakeIndexJob(store))
+    bucket = Bucket(store)
+    put_bank(bucket, "two", fake_bank())
+    (shard,) = Path(store).glob("index/*/shards/*")
+    data = bytearray(shard.read_bytes())
+    data[-10] ^= 255
+    {"byte": lambda: shard.write_bytes(data), "half": lambda: shard.write_bytes(data[:90]), "gone": shard.unlink}[
+        trouble
+    ]()
+    with pytest.raises(
+        FleetError, match=r"shard .* (damaged|not there).*delete its receipt .*parquet, and .*fleet index"
+    ):
+        run_here(MatchJob(store, "two"))
+    (receipt,) = Path(store).glob("index/*/receipts/*")
+    receipt.unlink()
+    assert list(fleet_status(bucket).matched.values()) == [0]
+    run_here(FakeIndexJob(store))
+    report = run_here(MatchJob(store, "two"))
+    assert (report.images, report.failed) == (4, 0)
+
+
+def test_images_that_fail_to_match_are_counted_and_matched_again(store, tmp_path, monkeypatch, capsys):
+    add_manifest(store, add_images(tmp_path / "images", 12, damaged=(1,)))
+    run_here(FakeIndexJob(store))
+    bucket, match, asked = Bucket(store), Matcher.match, []
+    put_bank(bucket, "two", fake_bank())
+
+    def fails_once(self, content):
+        asked.append(content)
+        if len(asked) == 6:
+            raise MemoryError
+        return match(self, content)
+
+    monkeypatch.setattr(Matcher, "match", fails_once)
+    report = run_here(MatchJob(store, "two"))
+    assert (report.images, report.failed) == (12, 2)
+    assert list(fleet_status(bucket).match_failed.values()) == [1]
+    assert main(["fleet", "status", store]) == 1 and "3 of 3 units matched, 1 image failed" in capsys.readouterr().out
+    assert main(["fleet", "status", store, "--rerun"]) == 0 and "1 unit to be matched again" in capsys.readouterr().out
+    report = run_here(MatchJob(store, "two"))
+    assert (report.units, report.failed) in ((1, 0), (1, 1)) and fleet_status(bucket).match_failed == {}
+    assert main(["fleet", "match", store, "--bank", "two"]) == 0
 
 
 # ---- shards in a local cache ----
