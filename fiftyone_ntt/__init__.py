@@ -96,6 +96,10 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
 
 
+def __dir__() -> list[str]:
+    return list(__all__)  # what completion offers; nothing of it is imported yet
+
+
 # In a source tree or a plugin folder `operators/` and `panels/` lie beside the package; the wheel maps them inside.
 _root = Path(__file__).resolve().parents[1]
 if (_root / "fiftyone.yml").is_file() and (_root / "operators").is_dir():

@@ -125,15 +125,15 @@ def say_report(report: Report, *lines: str) -> int:
 
 def narrow_table(**options: Any) -> Table:
     """A table that fits into a terminal of 80 columns."""
-    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), **options)
+    return Table(**{"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), **options})
 
 
 def results_table(results: EvaluationResults, title: str | None = None) -> Table:
     """An evaluation as a table: one row a class below a row for all of them."""
     caption = "in image: is the class in the image at all? precision, recall, F1"
-    table = narrow_table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    table = narrow_table(title=title, title_justify="left", caption=caption, caption_justify="left", padding=0)
     table.add_column("\nclass", overflow="fold", min_width=12)
-    names = {"objects": "\nobjects", "predictions": "\nfound", "box_ap": "box\nAP", "box_ap50": "box\nAP50"}
+    names = {"objects": "ob-\njects", "predictions": "\nfound", "box_ap": "box\nAP", "box_ap50": "box\nAP50"}
     names |= {"mask_ap": "mask\nAP", "mask_ap50": "mask\nAP50"}
     if results.review is not None:
         names |= {"label_precision": "label\nP", "label_recall": "label\nR"}
@@ -176,4 +176,7 @@ def progress_bar(title: str) -> Iterator[Progress]:
 
 
 def _cell(value: object) -> str:
-    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+    """Shares in four letters, ``.867`` or ``1.00``: all columns and the class fit into 80."""
+    if not isinstance(value, float):
+        return "-" if value is None else str(value)
+    return f"{value:.3f}".removeprefix("0") if round(value, 3) < 1 else f"{value:.2f}"

@@ -28,7 +28,7 @@ _MOST_TENSOR_BYTES, _MOST_TEXT_BYTES = 1 << 31, 1 << 27
 _TENSORS, _DESCRIPTION = "bank.safetensors", "bank.json"
 
 
-@dataclass(frozen=True, eq=False, init=False)
+@dataclass(frozen=True, eq=False, init=False, repr=False)
 class MemoryBank:
     """What the method remembers of the references.
 
@@ -109,6 +109,10 @@ class MemoryBank:
         set_once("head", head)
         set_once("origin", dict(origin or {}))
         self._check()
+
+    def __repr__(self) -> str:
+        shots = ", ".join(f"{name}: {count}" for name, count in list(self.shots.items())[:20])
+        return f"MemoryBank({{{shots}{', ...' if len(self.shots) > 20 else ''}}}, preset={self.preset!r})"
 
     def changed(
         self, *, classes: Sequence[str] | None = None, references: VectorSet | None = None, **others: Any

@@ -50,7 +50,7 @@ class ReferenceSettings:
             raise InputError(f"expected context_ratio of at least 0, got {self.context_ratio}")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ReferenceItem:
     """One reference instance. Items that share an image should follow each other and share the array.
 
@@ -67,6 +67,9 @@ class ReferenceItem:
     label: str
     reference_id: str
     box: tuple[float, float, float, float] | None = None
+
+    def __repr__(self) -> str:
+        return f"ReferenceItem({self.label!r}, {self.reference_id!r}, image {self.image.shape})"
 
     def __post_init__(self) -> None:
         for name, text in (("label", self.label), ("reference_id", self.reference_id)):

@@ -117,7 +117,7 @@ class Labelled:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Instances:
     """Labelled instances of one image, in descending score.
 
@@ -146,6 +146,10 @@ class Instances:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        return f"Instances({len(self)} in an image of {width} x {height} pixels)"
 
     @property
     def masks(self) -> NDArray[np.bool_]:

@@ -87,6 +87,7 @@ class Segmenter:
         images_per_batch: images whose encoders run together in ``stream``. Only speed and memory depend on it.
         static_shapes: fill up the last batch of images or points, for models that are compiled for one shape.
         second_look: encode groups of candidates once more, cropped; see ``options.second_look``.
+        preset: name of the preset that these models belong to, which its memory banks carry.
 
     Raises:
         InputError: if a second look is wanted of a feature model that offers none.
@@ -103,6 +104,7 @@ class Segmenter:
         images_per_batch: int = 1,
         static_shapes: bool = False,
         second_look: bool = False,
+        preset: str = "",
     ) -> None:
         if second_look and not isinstance(feature_model, CropEncoder):
             raise InputError(
@@ -117,6 +119,7 @@ class Segmenter:
         self.images_per_batch = images_per_batch
         self.static_shapes = static_shapes
         self.second_look = second_look
+        self.preset = preset
         self._points_at_once = BatchSize(self.proposals.points_per_batch)
         self._crops_at_once = BatchSize(CROPS_PER_BATCH)
 
@@ -251,7 +254,7 @@ class Segmenter:
         self,
         classes: Sequence[str] | None = None,
         *,
-        preset: str = "",
+        preset: str | None = None,
         ask_granularity: bool = False,
         crops: bool = True,
     ) -> BankBuilder:
@@ -259,7 +262,7 @@ class Segmenter:
 
         Args:
             classes: class names in the order of their label indices; those of the references, sorted, where ``None``.
-            preset: name of the preset these models belong to.
+            preset: name of the preset these models belong to; that of the segmenter where ``None``.
             ask_granularity: also find out which of the mask model's masks fit the references; see
                 ``options.granularity``.
             crops: also encode the references' crops, without which the bank knows no second look.
@@ -270,11 +273,12 @@ class Segmenter:
         if ask_granularity:
             observers.append(ReferenceGranularity(self.proposal_model, self.proposals))
         model = self.feature_model
+        name = self.preset if preset is None else preset
         preprocessing = {**asdict(self.references), "input_size": model.input_size, "target_via": self.target_via}
         return BankBuilder(
             ReferenceEncoder(model, self.references, self.target_via),
             classes,
-            {"preset": preset, "weights": self.weights, "preprocessing": preprocessing},
+            {"preset": name, "weights": self.weights, "preprocessing": preprocessing},
             centre=self.references.centre,
             observers=observers,
         )
@@ -284,7 +288,7 @@ class Segmenter:
         items: Iterable[ReferenceItem],
         classes: Sequence[str] | None = None,
         *,
-        preset: str = "",
+        preset: str | None = None,
         ask_granularity: bool = False,
         crops: bool = True,
     ) -> MemoryBank:
@@ -293,7 +297,7 @@ class Segmenter:
         Args:
             items: reference instances; items of one image should follow each other.
             classes: class names in the order of their label indices; those of the references, sorted, where ``None``.
-            preset: name of the preset these models belong to.
+            preset: name of the preset these models belong to; that of the segmenter where ``None``.
             ask_granularity: also find out which of the mask model's masks fit the references.
             crops: also encode the references' crops, without which the bank knows no second look.
 

@@ -137,6 +137,7 @@ class LoadedPreset:
             images_per_batch=_fitting(self.device, _IMAGE_BYTES, _MOST_IMAGES, IMAGES_PER_BATCH),
             static_shapes=self.compiled,
             second_look=second_look,
+            preset=self.preset.name,
         )
 
 

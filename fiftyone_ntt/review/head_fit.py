@@ -164,14 +164,14 @@ class HeadReport:
         if self.matcher is None or self.head is None:
             return (
                 f"A head was not trained: it takes accepted labels of {LEAST_OBJECTS} objects in {LEAST_IMAGES} images "
-                f"and something that is wrong; there are {counted(self.objects, 'object')} in "
+                f"and something that is wrong; there are {counted(self.objects, 'object')}, and decisions in "
                 f"{counted(self.images, 'image')}. Mark images as done: only then they say what is not there."
             )
         figures = f"average precision {self.head:.3f}, {self.matcher:.3f} without it"
         on = f"on {counted(self.images, 'reviewed image')} that it was not trained on in turn"
         if self.used:
             return f"A trained head takes part in the scores: {figures}, {on}."
-        return f"A trained head is not used, as it is no better than the references alone: {figures}, {on}."
+        return f"A trained head is not used, as it is not better by at least {BETTER}: {figures}, {on}."
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from fiftyone_ntt import __version__
 from fiftyone_ntt.cli import doctor
 from fiftyone_ntt.cli import main as cli
+from fiftyone_ntt.cli.common import results_table
 from fiftyone_ntt.params.labelling import EvaluateParams, IndexParams, SegmentParams
 from fiftyone_ntt.params.references import MakeMasksFormParams, TaggedBankParams
 from fiftyone_ntt.params.review import DecisionParams, ExportParams, LearnParams
@@ -171,10 +175,10 @@ def test_evaluate_prints_the_scores_of_a_view(dataset, tmp_path, capsys):
     dataset.save_view("second", dataset.skip(1))
     assert cli.main(["evaluate", dataset.name, "--tag", "use"]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if " fig " in line)
-    assert "1.000" in row
+    assert "1.00" in row
     assert cli.main(["evaluate", dataset.name, "--saved-view", "second"]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if " fig " in line)
-    assert "0.000" in row
+    assert ".000" in row
     assert cli.main(["evaluate", dataset.name, "--saved-view", "third"]) == 2
     assert "there is: second" in capsys.readouterr().err
 
@@ -184,3 +188,15 @@ def test_the_progress_bar_survives_any_report(capsys):
         for done, total, message in [(0, 0, ""), (1, 2, "[odd] name"), (2, 2, "done")]:
             progress(done, total, message)
     assert "images" in capsys.readouterr().err
+
+
+def test_an_evaluation_fits_into_a_terminal():
+    """Class and every column, with five-figure counts and the figures at the review's threshold."""
+    shares = dict.fromkeys(("box_ap", "box_ap50", "mask_ap", "mask_ap50", "label_precision", "label_recall"), 1.0)
+    row = {"class": "motorcycle", "objects": 12345, "predictions": 12345, **shares}
+    row |= {"precision": 0.8671, "recall": 0.5, "f1": 0.25}
+    results = SimpleNamespace(review=0.3, semantic=None, table=lambda: [row, row])
+    terminal = Console(width=80, file=io.StringIO())
+    terminal.print(results_table(results))
+    lines = [line.split() for line in terminal.file.getvalue().splitlines() if "motorcycle" in line]
+    assert lines == [["motorcycle", "12345", "12345", *["1.00"] * 6, ".867", ".500", ".250"]] * 2

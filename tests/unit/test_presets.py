@@ -111,7 +111,8 @@ def test_both_stages_run_on_a_sam2_and_dinov2_pair(tiny: Preset) -> None:
     mask = np.zeros((60, 90), bool)
     mask[10:40, 20:60] = True
     segmenter = loaded.segmenter()
-    bank = segmenter.build_bank([ReferenceItem(image, mask, "thing", "r0")], ["thing"], preset=tiny.name)
+    bank = segmenter.build_bank([ReferenceItem(image, mask, "thing", "r0")], ["thing"])
+    assert bank.preset == tiny.name and len(repr(bank)) < 100, "so it goes with every service that asks for its models"
     assert bank.vectors.shape == (1, 32) and bank.weights == loaded.weights
     indexed = segmenter.candidates(image)
     assert indexed.vectors.shape == (16, 32), "every prompt of a random SAM2 has a predicted IoU near 0.5"
