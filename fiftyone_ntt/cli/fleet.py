@@ -93,6 +93,14 @@ def _stage_one(options: dict[str, Any]) -> StageOneSettings:
     return StageOneSettings.from_mapping({name: options.pop(name) for name in _STAGE_ONE})
 
 
+def _of_banks(store: str, stage_one: StageOneSettings) -> StageOneSettings:
+    """With the models of the memory banks in the store, where no others were asked for."""
+    from fiftyone_ntt.fleet.bucket import Bucket
+    from fiftyone_ntt.fleet.jobs import preset_of_banks
+
+    return stage_one if stage_one.preset else stage_one.changed(preset=preset_of_banks(Bucket(store)))
+
+
 def fleet_manifest(
     store: str, dataset: str, tag: str | None, saved_view: str | None, unit: int, hash: bool, bank: str | None,
     map_root: list[str],
@@ -121,7 +129,7 @@ def fleet_index(store: str, map_root: list[str], missing_ok: bool, **options: An
     from fiftyone_ntt.fleet.jobs import IndexJob
     from fiftyone_ntt.fleet.manifest import roots_of
 
-    job = IndexJob(store, _stage_one(options), tuple(roots_of(map_root)), missing_ok)
+    job = IndexJob(store, _of_banks(store, _stage_one(options)), tuple(roots_of(map_root)), missing_ok)
     return _run(job, **options)
 
 
@@ -179,7 +187,7 @@ def fleet_status(store: str, rerun: bool, **options: Any) -> int:
     from fiftyone_ntt.fleet import status as states
     from fiftyone_ntt.fleet.bucket import Bucket
 
-    bucket, stage_one = Bucket(store), _stage_one(options)
+    bucket, stage_one = Bucket(store), _of_banks(store, _stage_one(options))
     status = states.fleet_status(bucket, stage_one)
     say(status)
     if status.images_per_second is not None:

@@ -232,6 +232,21 @@ def put_bank(bucket: Bucket, name: str, bank: MemoryBank) -> None:
             bucket.write(f"{BANKS}/{name}/{file}", Path(folder, file).read_bytes())
 
 
+def preset_of_banks(bucket: Bucket) -> str | None:
+    """The preset of the memory banks in a store; ``None`` where it holds none.
+
+    Raises:
+        InputError: if they have several: whoever finds candidates has to say for which.
+    """
+    presets = sorted({get_bank(bucket, name).preset for name in bucket.folders(BANKS)})
+    if len(presets) > 1:
+        raise InputError(
+            f"expected the models that are to find candidates: the memory banks in {bucket.url} are of "
+            f"{', '.join(presets)}; give --preset"
+        )
+    return presets[0] if presets else None
+
+
 def get_bank(bucket: Bucket, name: str) -> MemoryBank:
     """A memory bank of a store.
 

@@ -24,7 +24,7 @@ from fiftyone_ntt.core import Matcher  # noqa: E402
 from fiftyone_ntt.errors import InputError  # noqa: E402
 from fiftyone_ntt.fleet import bucket as buckets  # noqa: E402
 from fiftyone_ntt.fleet.bucket import Bucket, FleetError, masked, read_image_file  # noqa: E402
-from fiftyone_ntt.fleet.jobs import MatchJob, put_bank  # noqa: E402
+from fiftyone_ntt.fleet.jobs import MatchJob, preset_of_banks, put_bank  # noqa: E402
 from fiftyone_ntt.fleet.manifest import Row, manifests_of, mapped, roots_of, write_manifest  # noqa: E402
 from fiftyone_ntt.fleet.receipts import IndexFolder  # noqa: E402
 from fiftyone_ntt.fleet.runners import run_here  # noqa: E402
@@ -331,3 +331,14 @@ def test_a_damaged_table_of_shards_costs_the_others_nothing(tmp_path, caplog):
     assert len(tables) == 2 and caplog.text.count("passing over") == 5
     found = [next((part for table in tables if (part := table.find(digest))), None) for digest in digests]
     assert found == [parts[0], None, None]
+
+
+def test_whoever_names_no_models_gets_those_of_the_banks(tmp_path):
+    """Indexing ten million images with other models than the bank's would be found out at the end."""
+    bucket = Bucket(tmp_path / "store")
+    assert preset_of_banks(bucket) is None
+    put_bank(bucket, "two", fake_bank().changed(preset="large"))
+    assert preset_of_banks(bucket) == "large"
+    put_bank(bucket, "other", fake_bank().changed(preset="base"))
+    with pytest.raises(InputError, match="base, large; give --preset"):
+        preset_of_banks(bucket)
