@@ -53,7 +53,8 @@ class ImageFrame:
                 f"expected an image of at most {MOST_SIDE} pixels a side and {MOST_PIXELS} in all, got {width} x "
                 f"{height}; cut it into tiles, or make it smaller"
             )
-        if not (min(self.image_size) >= 1 and self.side >= 1 and all(1 <= part <= self.side for part in self.content)):
+        parts_fit = all(1 <= part <= self.side for part in self.content)
+        if not (min(self.image_size) >= 1 and 1 <= self.side <= MOST_SIDE and parts_fit):
             raise InputError(
                 f"expected an image and a frame of at least 1 x 1 pixels, got image_size={self.image_size}, "
                 f"side={self.side} and content={self.content}"

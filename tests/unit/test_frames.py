@@ -118,3 +118,10 @@ def test_unreadable_files_are_named(tmp_path, content):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match="not found.*gone.png"):
         read_image(tmp_path / "gone.png")
+
+
+@pytest.mark.parametrize(("side", "content"), [(10**9, (1.0, 1.0)), (0, (0.0, 0.0)), (256, (0.5, 256.0))])
+def test_a_frame_that_no_model_has_is_refused(side, content):
+    """Of a stranger's file: as many steps as the side has pixels would be taken for each row of tokens."""
+    with pytest.raises(InputError, match="expected an image and a frame"):
+        ImageFrame((90, 120), side, content)
