@@ -64,6 +64,8 @@ def add_commands(commands: Any) -> None:
     _add_options(match, SegmentParams, _MATCH)
     _add_options(write, SegmentParams, _WRITE)
     write.add_argument("--index-dir", help="folder of the candidate cache that learns of the fleet's candidates")
+    write.add_argument("--spool-dir", help="folder for the labels of all images while they are written (default: that "
+                       "of temporary files)")  # fmt: skip
     for parser in (index, match, write, status):
         _add_options(parser, StageOneSettings, _STAGE_ONE)
     status.add_argument(

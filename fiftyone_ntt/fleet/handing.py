@@ -19,7 +19,7 @@ from fiftyone_ntt.candidates.source import CandidateSource, StageOne
 from fiftyone_ntt.dataset.fields import dataset_of, whole_images
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.fleet.bucket import Bucket, FleetError, read_image_file, size_of
-from fiftyone_ntt.fleet.jobs import check_large_images, fleet_parts, places
+from fiftyone_ntt.fleet.jobs import check_large_images, fleet_parts, places_of
 from fiftyone_ntt.fleet.manifest import UNIT_ROWS, Manifest, Roots, Row, check_rows, mapped, write_manifest
 from fiftyone_ntt.fleet.spool import Spool
 from fiftyone_ntt.fleet.status import adopt
@@ -155,6 +155,7 @@ def write(
     include_references: bool = False,
     config: MatchConfig | None = None,
     stage_one: StageOneSettings | None = None,
+    spool_dir: str | None = None,
     progress: Progress | None = None,
     **stage_one_fields: Unpack[StageOneFields],
 ) -> runs.SegmentReport:
@@ -178,6 +179,7 @@ def write(
         include_references: see ``segment``.
         config: settings of the match, as the fleet was told them.
         stage_one: how candidates are made, as the fleet was told it.
+        spool_dir: folder for the labels of all images while they are written; that of temporary files where ``None``.
         progress: called with (done, total, message).
         **stage_one_fields: fields of ``StageOneSettings``, in place of those of ``stage_one``.
 
@@ -203,16 +205,17 @@ def write(
     bucket, made_how = Bucket(store), StageOne.of(asked, memory_bank)
     folder, labels, _ = fleet_parts(bucket, memory_bank, asked, settings)
     matched = labels.done()
-    units = [place.unit for place in places(bucket, folder.key) if place.unit in matched]
+    images = flat.values("id")
+    units = [place.unit for place in places_of(bucket, folder.key, images) if place.unit in matched]
     if not units:
         raise FleetError(
             f"expected labels of this memory bank and these settings in {store}, got none; `fiftyone-ntt fleet match` "
             "with the same bank and settings makes them"
         )
     adopt(bucket, made_how)
-    spool = Spool(labels, units, progress)
+    spool = Spool(labels, units, progress, spool_dir)
     try:
-        targets, left = _matched_part(flat, spool)
+        targets, left = _matched_part(flat, images, spool)
         source = MatchedSource(made_how, memory_bank, spool)
         key = run_key or default_run_key(dataset_of(flat), label_field)
         task = runs.Task(
@@ -227,9 +230,9 @@ def write(
     return report
 
 
-def _matched_part(view: SampleCollection, spool: Spool) -> tuple[SampleCollection, int]:
+def _matched_part(view: SampleCollection, images: list[str], spool: Spool) -> tuple[SampleCollection, int]:
     """The samples that the fleet has labels of, and how many are left out."""
-    missing = spool.missing(view.values("id"))
+    missing = spool.missing(images)
     if not missing:
         return view, 0
     if len(missing) > _MOST_LEFT_OUT:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -216,6 +216,18 @@ def places(bucket: Bucket, key: str) -> list[Place]:
             place = _place(manifest, unit, key)
             every.setdefault(place.unit, place)
     return list(every.values())
+
+
+def places_of(bucket: Bucket, key: str, images: Collection[str]) -> list[Place]:
+    """The same without the units that hold none of some images. Reads the ids of all manifests."""
+    wanted = set(images)
+    held = {
+        unit.name(key)
+        for manifest in manifests_of(bucket)
+        for unit, ids in manifest.ids()
+        if not wanted.isdisjoint(ids)
+    }
+    return [place for place in places(bucket, key) if place.unit in held]
 
 
 def _place(manifest: Manifest, unit: UnitFacts, key: str) -> Place:

@@ -115,6 +115,13 @@ class Manifest:
         placed = zip(ids, (mapped(uri, roots) for uri in uris), sizes, hashes, strict=True)
         return Unit(self.units[number].name(key), tuple(Row(*values) for values in placed))
 
+    def ids(self) -> Iterator[tuple[UnitFacts, list[str]]]:
+        """Each unit and the ids in it; nothing else is read."""
+        with self.bucket.opened(self.name) as stream:
+            file = needed("pyarrow.parquet").ParquetFile(stream, metadata=self._footer)
+            for unit in self.units:
+                yield unit, file.read_row_group(unit.number, columns=["id"]).column("id").to_pylist()
+
     def some_rows(self, count: int = CHECKED, seed: int = 51) -> list[Row]:
         """A few rows from all over the manifest, always the same ones."""
         chosen = random.Random(seed)

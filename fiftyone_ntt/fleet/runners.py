@@ -184,7 +184,8 @@ class _Worker:
         except OSError as error:
             raise EOFError from error
         if kind == "error":
-            raise FleetError(value)
+            hint = "; presets registered by this process are unknown to its workers: run_here does without workers"
+            raise FleetError(f"{value}{hint if self.starting and 'preset' in value else ''}")
         self.place, self.starting = None, False
         return value if kind == "done" else None
 

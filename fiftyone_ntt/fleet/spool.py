@@ -6,17 +6,19 @@ Read once from the store, front to back; then each image is one read of a local 
 from __future__ import annotations
 
 import json
-import os
 import tempfile
+import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fiftyone_ntt.fleet.bucket import read_many
+from fiftyone_ntt.fleet.bucket import FleetError, read_many
 from fiftyone_ntt.fleet.label_parts import ImageLabels, LabelFolder
 from fiftyone_ntt.params.base import Progress
+from fiftyone_ntt.pixels.files import write_problem
 
 
 class Spool:
@@ -28,12 +30,33 @@ class Spool:
             fail counts.
         progress: called with (done, total, message).
         folder: where the file goes; that of temporary files where ``None``.
+
+    Raises:
+        FleetError: if the file cannot be written, or labels cannot be read.
     """
 
     def __init__(
         self, labels: LabelFolder, units: Sequence[str], progress: Progress | None = None, folder: str | None = None
     ) -> None:
-        self._file = tempfile.TemporaryFile(prefix="fiftyone-ntt-labels-", dir=folder)  # noqa: SIM115 - see ``close``
+        self._lock, place = threading.Lock(), folder or tempfile.gettempdir()
+        try:
+            self._file = tempfile.TemporaryFile(prefix="fiftyone-ntt-labels-", dir=place)  # noqa: SIM115 - see ``close``
+        except OSError as error:
+            raise FleetError(f"{write_problem(error, place)}; spool_dir (--spool-dir) names another one") from error
+        try:
+            self._ids, self._offsets, self._lengths = self._filled(labels, units, progress)
+        except OSError as error:
+            self.close()
+            trouble = write_problem(error, f"the labels of {len(units):,} units in {place}")
+            raise FleetError(f"{trouble}; spool_dir (--spool-dir) names another folder") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _filled(
+        self, labels: LabelFolder, units: Sequence[str], progress: Progress | None
+    ) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
+        """Copies the labels into the file; returns ids in order, and where their rows are."""
         columns: list[list[NDArray[Any]]] = [[], [], [], []]
         end = 0
         for done, rows in enumerate(read_many(labels.rows, units), start=1):
@@ -49,7 +72,7 @@ class Spool:
             if progress is not None:
                 progress(done, len(units), "reading labels")
         self._file.flush()
-        self._ids, self._offsets, self._lengths = _sorted(columns)
+        return _sorted(columns)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -59,7 +82,9 @@ class Spool:
         place = self._place(image)
         if place is None:
             return None
-        data = os.pread(self._file.fileno(), int(self._lengths[place]), int(self._offsets[place]))
+        with self._lock:  # one place in the file for all threads
+            self._file.seek(int(self._offsets[place]))
+            data = self._file.read(int(self._lengths[place]))
         return ImageLabels.from_row(json.loads(data))
 
     def missing(self, images: Iterable[str]) -> list[str]:
@@ -68,7 +93,8 @@ class Spool:
 
     def close(self) -> None:
         """Removes the file."""
-        self._file.close()
+        with suppress(OSError):  # what a full disk did not take is tried once more
+            self._file.close()
 
     def _place(self, image: str) -> int | None:
         place = int(np.searchsorted(self._ids, image.encode()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 import uuid
@@ -24,10 +25,12 @@ from fiftyone_ntt.core import Matcher  # noqa: E402
 from fiftyone_ntt.errors import InputError  # noqa: E402
 from fiftyone_ntt.fleet import bucket as buckets  # noqa: E402
 from fiftyone_ntt.fleet.bucket import Bucket, FleetError, masked, read_image_file  # noqa: E402
-from fiftyone_ntt.fleet.jobs import MatchJob, preset_of_banks, put_bank  # noqa: E402
+from fiftyone_ntt.fleet.jobs import MatchJob, places_of, preset_of_banks, put_bank  # noqa: E402
+from fiftyone_ntt.fleet.label_parts import LabelFolder  # noqa: E402
 from fiftyone_ntt.fleet.manifest import Row, manifests_of, mapped, roots_of, write_manifest  # noqa: E402
 from fiftyone_ntt.fleet.receipts import IndexFolder  # noqa: E402
 from fiftyone_ntt.fleet.runners import run_here  # noqa: E402
+from fiftyone_ntt.fleet.spool import Spool  # noqa: E402
 from fiftyone_ntt.fleet.status import failed_images, fleet_status, rerun_manifest  # noqa: E402
 from fiftyone_ntt.params.base import StageOneSettings  # noqa: E402
 from fiftyone_ntt.pixels.images import read_bytes  # noqa: E402
@@ -311,6 +314,24 @@ def test_images_that_fail_to_match_are_counted_and_matched_again(store, tmp_path
     report = run_here(MatchJob(store, "two"))
     assert (report.units, report.failed) in ((1, 0), (1, 1)) and fleet_status(bucket).match_failed == {}
     assert main(["fleet", "match", store, "--bank", "two"]) == 0
+
+
+def test_only_units_of_a_view_are_read_and_a_full_disk_is_said(store, tmp_path, monkeypatch):
+    add_manifest(store, add_images(tmp_path / "images", 12))
+    run_here(FakeIndexJob(store))
+    bucket, key = Bucket(store), FakeIndexJob(store).key
+    assert [place.number for place in places_of(bucket, key, ["011", "000", "zzz"])] == [0, 2]
+    assert places_of(bucket, key, []) == [] and len(places_of(bucket, key, {f"{i:03d}" for i in range(12)})) == 3
+    labels = LabelFolder(bucket, "k")
+    with pytest.raises(FleetError, match="nowhere.*--spool-dir"):
+        Spool(labels, [], folder=str(tmp_path / "nowhere"))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(LabelFolder, "rows", full)
+    with pytest.raises(FleetError, match="disk is full.*--spool-dir"):
+        Spool(labels, ["1" * 32])
 
 
 # ---- shards in a local cache ----
