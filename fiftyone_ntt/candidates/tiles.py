@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fiftyone_ntt.candidates.compact import CompactImage
+from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.options.tiled import TiledImage
 from fiftyone_ntt.params.base import StageOneSettings
-from fiftyone_ntt.pixels.regions import MOST_WHOLE, Box, Tile, image_size, open_regions
+from fiftyone_ntt.pixels.images import image_size
+from fiftyone_ntt.pixels.regions import MOST_WHOLE, Box, Tile, open_regions
 
 SIDE = 1024
 """Image pixels along a tile of the finest level: as many as the mask model sees."""
@@ -118,7 +120,11 @@ def tiles_of(filepath: str | Path, settings: StageOneSettings, *, upright: bool 
     """The tiles of an image file; none of an ordinary image, and where the settings want none."""
     if settings.large_images == "off":
         return []
-    size = image_size(filepath, upright=upright)
+    # As stored first: which side is up matters to no ordinary image, and a PNG is decoded to know of it.
+    size = image_size(filepath, upright=False)
+    if size is None or not is_tiled(size, settings.large_images):
+        return []
+    size = image_size(filepath) if upright else size
     return [] if size is None else tiles_of_size(size, settings)
 
 
@@ -176,7 +182,13 @@ class TiledItem:
         if not self._missing:
             yield from (content for content in recalled if content is not None)
             return
+        size = self.tiles[0].image_size
         with open_regions(self.filepath, upright=self.upright) as reader:
+            if reader.size != size:  # the tiles would lie elsewhere, and the cache would keep them
+                raise InputError(
+                    f"not a readable image: {self.filepath} (expected {size[1]} x {size[0]} pixels as its header says, "
+                    f"got {reader.size[1]} x {reader.size[0]}; save it anew, or use large_images='off')"
+                )
             self.note(reader.notes)
             for tile, content in zip(self.tiles, recalled, strict=True):
                 yield reader.read(tile.box, tile.shown_size) if content is None else content

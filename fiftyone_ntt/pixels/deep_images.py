@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -184,13 +185,9 @@ def _by_tifffile(data: bytes) -> tuple[NDArray[Any], Any, list[str]]:
     import tifffile  # late: most images need none of it
 
     with tifffile.TiffFile(BytesIO(data)) as file:
-        page: Any = file.pages.first
+        page, source = _source(file)
         notes: list[str] = []
-        source: Any = page
-        if page.imagewidth <= 8 < page.imagelength and page.is_shaped:
-            series: Any = file.series[0]  # [H, W, C] that was written as H pages of [W, C]
-            source = series if series.ndim == 3 and series.shape[1:] == page.shape else page
-        elif any(not (other.is_reduced or other.is_mask) for other in _next_pages(file)):
+        if source is page and any(not (other.is_reduced or other.is_mask) for other in _next_pages(file)):
             notes.append("only the first page of the file is used")
         _check_size(page, source)
         axes, values = source.axes, np.asarray(source.asarray(maxworkers=1))
@@ -202,6 +199,26 @@ def _by_tifffile(data: bytes) -> tuple[NDArray[Any], Any, list[str]]:
         if values.ndim not in (2, 3) or values.dtype.kind not in "buif":
             raise InputError(f"expected a TIFF of two dimensions and real numbers, got {values.shape} {values.dtype}")
         return values, page, notes
+
+
+def _source(file: Any) -> tuple[Any, Any]:
+    """The first page, and what holds the picture: the page, or all of ``[H, W, C]`` that was written as H pages."""
+    page: Any = file.pages.first
+    if page.imagewidth <= 8 < page.imagelength and page.is_shaped:
+        series: Any = file.series[0]
+        if series.ndim == 3 and series.shape[1:] == page.shape:
+            return page, series
+    return page, page
+
+
+def size_of_tiff(path: str | Path) -> tuple[int, int]:
+    """Height and width, upright, of what ``read_tiff`` makes of a file; raises anything where it is none."""
+    import tifffile  # late: most images need none of it
+
+    with tifffile.TiffFile(path) as file:
+        page, source = _source(file)
+        height, width = source.shape[:2] if source is not page else (page.imagelength, page.imagewidth)
+        return (width, height) if _tag(page, _ORIENTATION, 1) in (5, 6, 7, 8) else (height, width)
 
 
 def _next_pages(file: Any) -> list[Any]:

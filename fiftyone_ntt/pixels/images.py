@@ -15,15 +15,26 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.pixels.deep_images import deep_colours, is_plain_tiff, is_tiff, read_tiff, turned, windowed
+from fiftyone_ntt.pixels.deep_images import (
+    deep_colours,
+    is_plain_tiff,
+    is_tiff,
+    read_tiff,
+    size_of_tiff,
+    turned,
+    windowed,
+)
 from fiftyone_ntt.pixels.file_kinds import diagnosis, reason_of
 from fiftyone_ntt.pixels.files import read_file
 
 _MOST_BYTES = 1 << 31
+MARKED_BY = 32
+"""Bytes at the beginning of a file that tell a PNG of 16 bits from others."""
 NO_CONTRAST = "hardly any contrast"
 _REFUSED_FORMATS = frozenset({"EPS"})
 """Formats that PIL hands to another program, which would run what the file says."""
-_ORIENTATION = 274
+_WIDTH, _HEIGHT, _ORIENTATION = 256, 257, 274
+_SIDEWAYS = (5, 6, 7, 8)
 _LEAST_SPREAD, _LEAST_DEVIATION = 3, 1.0
 _GLANCE, _LOOK = 1 << 14, 1 << 20
 _ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF"})
@@ -97,25 +108,37 @@ def is_plain_file(path: str | Path) -> bool:
         return False
 
 
-def image_size(path: str | Path) -> tuple[int, int] | None:
-    """Height and width of an image as it is read, from its header where that tells; ``None`` if it cannot be read."""
+def image_size(path: str | Path, *, upright: bool = True) -> tuple[int, int] | None:
+    """Height and width of an image as it is read, from its header; ``None`` where that does not tell.
+
+    Args:
+        path: the file.
+        upright: with EXIF rotation. Pillow decodes a PNG to know of that. TIFF files are upright always.
+    """
     if not is_plain_file(path):
         return None
-    # Whatever a decoder raises: what reads images for the models has the last word.
-    with suppress(Exception), Image.open(path) as image:
-        if image.format != "TIFF":
-            return upright_size(image)
     try:
-        height, width = decode_image(read_bytes(path), path).shape[:2]
-    except InputError:
+        with Image.open(path) as image:
+            if image.format != "TIFF":
+                return upright_size(image) if upright else (image.height, image.width)
+            if is_plain_tiff(image):
+                tags: Any = image.tag_v2
+                # As stored: whether Pillow's own size is turned already depends on its version.
+                height, width = int(tags[_HEIGHT]), int(tags[_WIDTH])
+                return (width, height) if tags.get(_ORIENTATION) in _SIDEWAYS else (height, width)
+    except (UnidentifiedImageError, Image.DecompressionBombError):  # ``tifffile`` may open it
+        pass
+    except Exception:  # whoever decodes it will say what is wrong
         return None
-    return height, width
+    with suppress(Exception):
+        return size_of_tiff(path)
+    return None
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Height and width of a picture (no TIFF, which Pillow turns by itself) as it is shown."""
     width, height = image.size
-    return (width, height) if _orientation(image) in range(5, 9) else (height, width)
+    return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
 
 
 def decode_image(data: bytes, path: str | Path) -> NDArray[np.uint8]:
@@ -150,11 +173,20 @@ def content_digest(data: bytes, *, upright: bool = True) -> str:
     Candidates found in a picture of 16 bits as earlier versions read it must not be taken for those of the picture.
     """
     digest = hashlib.sha256(data)
-    if _is_read_anew(data):
-        digest.update(b"windowed")
-    if not upright and _is_rotated(data):
-        digest.update(b"as stored")
+    digest.update(digest_marks(data[:MARKED_BY], BytesIO(data), upright))
     return digest.hexdigest()
+
+
+def digest_marks(head: bytes, source: Path | BytesIO, upright: bool) -> bytes:
+    """What ``content_digest`` adds to the content; nothing for most images.
+
+    Args:
+        head: the first ``MARKED_BY`` bytes of the content, or all of it.
+        source: the file, or its content.
+        upright: apply EXIF rotation.
+    """
+    anew = b"windowed" if _is_read_anew(head, source) else b""
+    return anew + (b"as stored" if not upright and _is_rotated(source) else b"")
 
 
 def content_key(data: bytes) -> str:
@@ -162,9 +194,9 @@ def content_key(data: bytes) -> str:
     return f"{len(data)}-{content_digest(data)}"
 
 
-def _is_rotated(data: bytes) -> bool:
+def _is_rotated(source: Path | BytesIO) -> bool:
     try:
-        with Image.open(BytesIO(data)) as image:
+        with Image.open(source) as image:
             return _orientation(image) not in (None, 1)
     except Exception:  # whoever decodes it will say what is wrong
         return False
@@ -190,18 +222,18 @@ def _decoded(data: bytes, upright: bool = True) -> tuple[NDArray[np.uint8], list
         return np.asarray(_to_rgb(_upright(image) if upright else image)), notes
 
 
-def _is_read_anew(data: bytes) -> bool:
+def _is_read_anew(head: bytes, source: Path | BytesIO) -> bool:
     """Whether the values of an image have more than 8 bits, or are those of a TIFF that Pillow does not read."""
-    if data[:3] == b"\xff\xd8\xff" or data[:4] in (b"RIFF", b"GIF8") or data[:2] == b"BM":
+    if head[:3] == b"\xff\xd8\xff" or head[:4] in (b"RIFF", b"GIF8") or head[:2] == b"BM":
         return False  # never; most images are of these
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return data[24:25] == b"\x10"
+    if head[:8] == b"\x89PNG\r\n\x1a\n":
+        return head[24:25] == b"\x10"
     try:
-        with Image.open(BytesIO(data)) as image:
-            deep = image.mode == "F" or image.mode.startswith("I") or is_deep_colour(image, data)
+        with Image.open(source) as image:
+            deep = image.mode == "F" or image.mode.startswith("I") or is_deep_colour(image, head)
             return deep or (image.format == "TIFF" and not is_plain_tiff(image))
     except Exception:  # whoever decodes it will say what is wrong
-        return is_tiff(data)
+        return is_tiff(head)
 
 
 # Decoding by Pillow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
@@ -16,13 +16,20 @@ from PIL import Image
 
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.pixels.deep_images import is_tiff
-from fiftyone_ntt.pixels.images import content_digest, decode_with_notes, read_bytes
+from fiftyone_ntt.pixels.images import (
+    MARKED_BY,
+    content_digest,
+    decode_with_notes,
+    digest_marks,
+    image_size,
+    read_bytes,
+)
 
 Box = tuple[int, int, int, int]
 MOST_WHOLE = 1 << 26
 """Pixels that are decoded, or looked at, at once: 200 MB. No mask is larger than that either."""
 _IN_MEMORY = 1 << 28
-_ORIENTATION, _SIDEWAYS = 274, (5, 6, 7, 8)
+_ORIENTATION = 274
 _GREY, _RGB = 1, 2
 
 
@@ -91,51 +98,8 @@ class RegionReader(Protocol):
         ...
 
 
-def image_size(path: str | Path, *, upright: bool = True) -> tuple[int, int] | None:
-    """``(height, width)`` of an image from its header alone; ``None`` where that does not tell."""
-    try:
-        with Image.open(path) as image:
-            turned = (upright or image.format == "TIFF") and image.getexif().get(_ORIENTATION) in _SIDEWAYS
-            return (image.width, image.height) if turned else (image.height, image.width)
-    except Image.DecompressionBombError:  # Pillow opens nothing so large, ``tifffile`` may
-        try:
-            with _opened(path) as page:
-                return int(page.imagelength), int(page.imagewidth)
-        except Exception:
-            return None
-    except Exception:  # whoever decodes it will say what is wrong
-        return None
-
-
 def file_digest(path: str | Path, *, upright: bool = True) -> str:
     """``content_digest`` of a file; one that is too large to be in memory is read bit by bit.
-
-    Raises:
-        InputError: if it cannot be read.
-    """
-    try:
-        if Path(path).stat().st_size <= _IN_MEMORY:
-            return content_digest(read_bytes(path), upright=upright)
-        with Path(path).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _of(stream)
-    except FileNotFoundError as error:
-        raise InputError(f"image file not found: {path}") from error
-    except OSError as error:
-        raise InputError(f"not a readable image: {path} ({error.strerror})") from error
-
-
-def _of(stream: Any) -> str:  # Python 3.10 has no file_digest
-    digest = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-@contextmanager
-def open_regions(path: str | Path, *, upright: bool = True) -> Iterator[RegionReader]:
-    """Opens an image file to read parts of it.
-
-    A TIFF of more than ``MOST_WHOLE`` pixels is read strip by strip or tile by tile; all else is decoded whole once.
 
     Args:
         path: the file.
@@ -144,19 +108,54 @@ def open_regions(path: str | Path, *, upright: bool = True) -> Iterator[RegionRe
     Raises:
         InputError: if it cannot be read.
     """
-    size = image_size(path, upright=upright)
+    try:
+        path = Path(path)
+        if path.stat().st_size <= _IN_MEMORY:
+            return content_digest(read_bytes(path), upright=upright)
+        digest = hashlib.sha256()
+        with path.open("rb") as stream:
+            head = stream.read(MARKED_BY)
+            digest.update(head)
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        digest.update(digest_marks(head, path, upright))
+        return digest.hexdigest()
+    except FileNotFoundError as error:
+        raise InputError(f"image file not found: {path}") from error
+    except OSError as error:
+        raise InputError(f"not a readable image: {path} ({error.strerror})") from error
+
+
+@contextmanager
+def open_regions(path: str | Path, *, upright: bool = True) -> Iterator[RegionReader]:
+    """Opens an image file to read parts of it.
+
+    A TIFF of more than ``MOST_WHOLE`` pixels is read strip by strip or tile by tile; all else is decoded whole once, as
+    is a TIFF that cannot be read that way and is not too large.
+
+    Args:
+        path: the file.
+        upright: apply EXIF rotation.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    size = image_size(path, upright=False)  # a PNG would be decoded once more to know which side is up
     if size is None or size[0] * size[1] <= MOST_WHOLE or not _is_tiff_file(path):
         yield WholeImage(path, upright=upright)
         return
-    try:
-        opened = _opened(path)
-        page = opened.__enter__()
-    except Exception as error:
-        raise InputError(f"not a readable image: {path} ({error})") from error
-    try:
-        yield TiledTiff(page, path)
-    finally:
-        opened.__exit__(None, None, None)
+    with ExitStack() as stack:
+        try:
+            reader: RegionReader = TiledTiff(stack.enter_context(_opened(path)), path)
+            if reader.size != size:
+                raise InputError(f"not a readable image: {path} (expected one page; save it as a tiled TIFF)")
+        except Exception as error:
+            most = Image.MAX_IMAGE_PIXELS
+            if most is not None and size[0] * size[1] > 2 * most:  # what is decoded whole is smaller
+                raise error if isinstance(error, InputError) else _not_readable(path, error) from error
+            stack.close()
+            reader = WholeImage(path, upright=upright)
+        yield reader
 
 
 class WholeImage:
@@ -181,7 +180,7 @@ class TiledTiff:
         path: for the errors.
 
     Raises:
-        InputError: if its values are not grey or RGB of 8 bits, or a strip of it is too large.
+        InputError: if its values are not grey or RGB of 8 bits, or a strip of it is too large or cannot be decoded.
     """
 
     def __init__(self, page: Any, path: str | Path) -> None:
@@ -202,6 +201,7 @@ class TiledTiff:
                 f"not a readable image: {path} (expected tiles or strips of at most {MOST_WHOLE} pixels, got "
                 f"{self._step[1]} x {self._step[0]}; save it as a tiled TIFF)"
             )
+        self._segment(0)  # whether it can be unpacked here
 
     def read(self, box: Box, out_size: tuple[int, int]) -> NDArray[np.uint8]:
         """See ``RegionReader``."""
@@ -245,6 +245,10 @@ class TiledTiff:
             raise InputError(f"not a readable image: {self._path} (a part of it: {reason}; {advice})") from error
         plane = np.asarray(part)[0, : shape[1], : shape[2]]  # [h, w, samples]
         return plane[..., :3] if plane.shape[2] >= 3 else plane[..., :1]
+
+
+def _not_readable(path: str | Path, error: Exception) -> InputError:
+    return InputError(f"not a readable image: {path} ({error})")
 
 
 def _is_tiff_file(path: str | Path) -> bool:

@@ -28,7 +28,8 @@ from fiftyone_ntt.dataset.storage import store
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.models.devices import choose_devices
 from fiftyone_ntt.params.base import StageOneFields, StageOneSettings, stage_one_of
-from fiftyone_ntt.pixels.regions import file_digest, image_size
+from fiftyone_ntt.pixels.images import image_size
+from fiftyone_ntt.pixels.regions import file_digest
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from support.blob_models import BLUE, blob_bank, blob_segmenter, blobs
 
 from fiftyone_ntt.candidates import tiles as subject
 from fiftyone_ntt.candidates.stream import stream
-from fiftyone_ntt.candidates.tiles import TiledItem, is_tiled, tile_grid, window_of
+from fiftyone_ntt.candidates.tiles import TiledItem, is_tiled, tile_grid, tiles_of, window_of
 from fiftyone_ntt.core import Matcher, compact
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.options.referring import ReferringMatcher
 from fiftyone_ntt.method.options.tiled import TiledImage, match_image
-from fiftyone_ntt.pixels.regions import image_size
+from fiftyone_ntt.params.base import StageOneSettings
+from fiftyone_ntt.pixels.images import image_size
 
 
 class Cache(dict):
@@ -253,3 +256,30 @@ def test_window_shows_a_reference_as_tiles_show_objects():
     assert window_of((10, 10, 40, 50), size) == (0, 0, 1024, 1024)
     left, top, right, bottom = window_of((4000, 3000, 4900, 3500), size)
     assert (right - left, bottom - top) == (2048, 2048) and left < 4000 < 4900 < right and top < 3000 < 3500 < bottom
+
+
+def test_tiles_that_lie_elsewhere_are_refused(tmp_path):
+    """A file that changed, or whose header says another size: nothing of it must get into the cache."""
+    path, cache = saved(tmp_path, blobs((700, 2500), [(500, 300, 30)])), Cache()
+    item = cache.item(path, tile_grid((2500, 700)))
+    with pytest.raises(InputError, match=r"expected 700 x 2500 pixels .*, got 2500 x 700"):
+        list(item.contents())
+
+
+def test_a_pipe_has_no_tiles(tmp_path):
+    """Whoever opened it would wait for ever."""
+    os.mkfifo(tmp_path / "image.png")
+    assert image_size(tmp_path / "image.png") is None
+    assert tiles_of(tmp_path / "image.png", StageOneSettings(large_images="auto")) == []
+
+
+def test_an_ordinary_png_is_not_decoded_to_know_its_tiles(tmp_path, monkeypatch):
+    path = saved(tmp_path, blobs((300, 600), []))
+    turned = tmp_path / "turned.png"
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(blobs((500, 6500), [])).save(turned, exif=exif)
+    monkeypatch.setattr(PngImageFile, "load", lambda *_: pytest.fail("decoded"))
+    assert tiles_of(path, StageOneSettings(large_images="auto")) == []
+    assert tiles_of(turned, StageOneSettings(large_images="auto"))[0].image_size == (6500, 500)
+    assert tiles_of(turned, StageOneSettings(large_images="auto"), upright=False)[0].image_size == (500, 6500)
