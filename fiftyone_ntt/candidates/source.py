@@ -114,6 +114,7 @@ class CandidateSource:
     Attributes:
         from_index: images whose candidates were in the index.
         indexed: images whose candidates were added to it.
+        looks: at how many images the models looked; a tile of a large image is one here.
         bytes: size of what was added.
         storage_error: why the index took no more; ``None`` while it does.
         unstored: key -> why the index could not take this image, though it takes others.
@@ -135,7 +136,7 @@ class CandidateSource:
         self._to_keep: dict[str, str] = {}
         self._lock = threading.Lock()
         self._explanation = ""
-        self.from_index, self.indexed, self.bytes = 0, 0, 0
+        self.from_index, self.indexed, self.looks, self.bytes = 0, 0, 0, 0
         self.storage_error: IndexStorageError | None = None
         self.unstored: dict[str, str] = {}
         self.about = ImageNotes(stage_one.points_per_side)
@@ -262,6 +263,8 @@ class CandidateSource:
             return None if self._store is None else self._store.get(digest)
 
         def keep(digest: str, content: CompactImage) -> None:
+            with self._lock:
+                self.looks += 1
             self._put(key, digest, content)
 
         def told(from_index: bool) -> None:
@@ -309,6 +312,8 @@ class CandidateSource:
                     self._to_keep[key] = digest
         image = decode_with_notes(data, filepath, upright=self._upright)
         self.about.note(key, image.notes)
+        with self._lock:
+            self.looks += 1
         return image.pixels
 
     def _settings(self, segmenter: Segmenter) -> IndexSettings:

@@ -27,7 +27,9 @@ SIDE = 1024
 """Image pixels along a tile of the finest level: as many as the mask model sees."""
 OVERLAP, MOST_OVERLAP = 0.25, 0.5
 """Of a tile's side: at least, and at most where larger objects are expected."""
-_LONGEST, _ORDINARY, _ASPECT, _STRIP = 6400, 2048, 1.5, 4
+_ASPECT, _LEAST_SIDE = 1.5, 256
+"""A tile is so much longer than wide at most, or than this many pixels: else a thin strip has thousands of tiles."""
+_LONGEST, _ORDINARY, _STRIP = 6400, 2048, 4
 """``auto``: from 6,400 pixels on objects of 200 lie unseen between 32 points a side; a strip's are lost far earlier."""
 
 Content = CompactImage | TiledImage
@@ -87,7 +89,7 @@ def tile_grid(size: tuple[int, int], largest_object: int | None = None, side: in
 def _tile_size(size: tuple[int, int], side: int) -> tuple[int, int]:
     """``(height, width)`` of a tile: within the image, and not much longer than wide, as the models squash it."""
     height, width = min(side, size[0]), min(side, size[1])
-    most = int(_ASPECT * min(height, width))
+    most = int(_ASPECT * max(min(height, width), _LEAST_SIDE))
     return min(height, most), min(width, most)
 
 
@@ -103,6 +105,8 @@ def _boxes(size: tuple[int, int], tile: tuple[int, int], overlap: int) -> list[B
 def window_of(box: tuple[float, float, float, float], size: tuple[int, int]) -> Box:
     """The part of a large image in which a reference is seen as objects are in tiles: the object takes at most half.
 
+    All of a strip in which a tile would be narrower than the object.
+
     Args:
         box: xyxy of the object in image pixels.
         size: ``(height, width)`` of the image.
@@ -111,6 +115,8 @@ def window_of(box: tuple[float, float, float, float], size: tuple[int, int]) -> 
     while side < 2 * max(box[2] - box[0], box[3] - box[1]):
         side *= 2
     height, width = _tile_size(size, side)
+    if box[2] - box[0] > width or box[3] - box[1] > height:
+        return 0, 0, size[1], size[0]
     left = int(np.clip((box[0] + box[2] - width) / 2, 0, size[1] - width))
     top = int(np.clip((box[1] + box[3] - height) / 2, 0, size[0] - height))
     return left, top, left + width, top + height

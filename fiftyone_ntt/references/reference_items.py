@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fiftyone_ntt.candidates.tiles import window_of
-from fiftyone_ntt.method.references import ReferenceItem, mask_extent
+from fiftyone_ntt.method.references import ReferenceItem
 from fiftyone_ntt.method.segmenter import Segmenter
+from fiftyone_ntt.pixels.packed_masks import PackedMask
 from fiftyone_ntt.references.prompted_masks import Key, PromptedMask, box_mask
 from fiftyone_ntt.references.reader import ReferenceSample
 
@@ -32,38 +33,44 @@ def items_of(
     from_boxes = _box_masks(sample, segmenter, boxes, tiled) if masks is None else iter(())
     items = []
     for item in objects:
-        mask = item.mask
-        if mask is None and masks is not None:
-            mask = masks[sample.sample_id, item.label_id].mask.full(sample.size)
-        elif mask is None:
-            mask = next(from_boxes)
-            if item.box is not None and not mask.any():  # the model finds nothing in the box: the box itself
-                mask = box_mask(item.box, sample.size).full(sample.size)
         name = f"{sample.sample_id}/{item.label_id}"
-        reference = ReferenceItem(sample.image, mask, item.label or "", name, item.box)
-        items.append(_in_window(reference) if tiled else reference)
+        if item.mask is not None:
+            mask = PackedMask.from_crop(item.mask, 0, 0)
+        elif masks is not None:
+            mask = masks[sample.sample_id, item.label_id].mask
+        else:
+            mask = next(from_boxes)
+            if item.box is not None and not mask.area:  # the model finds nothing in the box: the box itself
+                mask = box_mask(item.box, sample.size)
+        if tiled:
+            items.append(_in_window(sample.image, mask, item.label or "", name, item.box))
+        else:
+            full = mask.full(sample.size) if item.mask is None else item.mask
+            items.append(ReferenceItem(sample.image, full, item.label or "", name, item.box))
     return items
 
 
 def _box_masks(
     sample: ReferenceSample, segmenter: Segmenter, boxes: Sequence[Box], tiled: bool
-) -> Iterator[NDArray[np.bool_]]:
-    """What the mask model finds in boxes, bool ``[H, W]`` each; in a window around each box where ``tiled``."""
+) -> Iterator[PackedMask]:
+    """What the mask model finds in boxes, each at image size; in a window around each box where ``tiled``."""
     if boxes and not tiled:
-        yield from segmenter.box_masks(sample.image, np.array(boxes))
+        for mask in segmenter.box_masks(sample.image, np.array(boxes)):
+            yield PackedMask.from_crop(mask, 0, 0)
         return
     for box in boxes:
         left, top, right, bottom = window_of(box, sample.size)
         window, moved = sample.image[top:bottom, left:right], np.array([box]) - [left, top, left, top]
-        mask = np.zeros(sample.size, bool)
-        mask[top:bottom, left:right] = segmenter.box_masks(window, moved)[0]
-        yield mask
+        yield PackedMask.from_crop(segmenter.box_masks(window, moved)[0], top, left)
 
 
-def _in_window(item: ReferenceItem) -> ReferenceItem:
-    """A reference in a large image, and no more of that than a tile would show."""
-    size = (item.mask.shape[0], item.mask.shape[1])
-    left, top, right, bottom = window_of(mask_extent(item.mask), size)
-    box = None if item.box is None else (item.box[0] - left, item.box[1] - top, item.box[2] - left, item.box[3] - top)
-    image, mask = item.image[top:bottom, left:right], item.mask[top:bottom, left:right]
-    return ReferenceItem(image, mask, item.label, item.reference_id, box)
+def _in_window(image: NDArray[np.uint8], mask: PackedMask, label: str, name: str, box: Box | None) -> ReferenceItem:
+    """A reference in a large image, and no more of that than a tile would show; nothing of it holds the large one."""
+    left, top, right, bottom = window_of(mask.extent, (image.shape[0], image.shape[1]))
+    x1, y1, x2, y2 = mask.extent
+    inside = np.zeros((bottom - top, right - left), bool)
+    inside[y1 - top : y2 - top, x1 - left : x2 - left] = mask.crop()
+    moved = None if box is None else (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+    window = image[top:bottom, left:right]
+    # A view would keep the whole image in memory, with every reference of a bank.
+    return ReferenceItem(window if window.shape == image.shape else window.copy(), inside, label, name, moved)

@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone_ntt.candidates.file_format import index_root
 from fiftyone_ntt.candidates.source import StageOne
 from fiftyone_ntt.candidates.store import IndexStore, recalled
-from fiftyone_ntt.candidates.tiles import digests_of, tiles_of_size
+from fiftyone_ntt.candidates.tiles import digests_of, is_tiled, tiles_of_size
 from fiftyone_ntt.dataset.fields import image_samples, root_dataset_of
 from fiftyone_ntt.dataset.storage import store
 from fiftyone_ntt.errors import InputError, counted
@@ -51,13 +52,16 @@ class Estimate:
         images: to do.
         looked_at: how many of them were compared with the cache.
         found: how many of those are in it.
-        seconds_each: measured on this machine, for an image that is not in the candidate cache; ``None`` while unknown.
+        seconds_each: measured on this machine, for a look of the models at an image that is not in the candidate cache;
+            ``None`` while unknown.
+        looks: how many an image takes that is not in it, on average: one, or one for each tile of a large image.
     """
 
     images: int
     looked_at: int
     found: int
     seconds_each: float | None
+    looks: float = 1.0
 
     @property
     def exact(self) -> bool:
@@ -75,7 +79,7 @@ class Estimate:
         to_compute = self.images - self.indexed
         if to_compute and self.seconds_each is None:
             return None
-        return to_compute * (self.seconds_each or 0.0) + self.indexed * _SECONDS_INDEXED
+        return to_compute * self.looks * (self.seconds_each or 0.0) + self.indexed * _SECONDS_INDEXED
 
     def __str__(self) -> str:
         if not self.images:
@@ -99,7 +103,8 @@ class Estimate:
         seconds = self.seconds
         if seconds is None:
             return "How long that takes on this machine is not known yet: run a preview, and it will be."
-        measured = f", at {self.seconds_each:.2g} s an image as measured" if self.indexed < self.images else ""
+        what = "an image" if self.looks == 1 else f"a tile and {self.looks:.2g} tiles an image"
+        measured = f", at {self.seconds_each:.2g} s {what} as measured" if self.indexed < self.images else ""
         return f"Takes about {in_words(seconds)} on this machine{measured}."
 
 
@@ -130,19 +135,37 @@ def estimate(
     made_how = StageOne.of(asked.changed(granularity="best") if asked.granularity == "auto" else asked)
     flat = image_samples(view)
     images = len(flat)
-    speed = seconds_per_image(root_dataset_of(flat), made_how)
+    speed = seconds_per_look(root_dataset_of(flat), made_how)
     stores = _stores(index_root(asked.index_dir), made_how) if asked.use_index else []
+    until = time.monotonic() + most_seconds
+    paths = _some_paths(flat, images) if images else []
     if not stores or not images:
-        return Estimate(images, images, 0, speed)
-    paths = _some_paths(flat, images)
-    looked_at, indexed, until = 0, 0, time.monotonic() + most_seconds
+        return Estimate(images, images, 0, speed, _mean(_looks_at(paths, asked, until)))
+    looked_at, indexed, looks = 0, 0, []
     for path in paths:
         known = _known(path, time.monotonic() < until)
         if known is not None:
             looked_at += 1
             digests = _in_cache(*known, asked)
-            indexed += bool(digests) and any(all(map(store.has, digests)) for store in stores)
-    return Estimate(images, looked_at, indexed, speed)
+            is_there = bool(digests) and any(all(map(store.has, digests)) for store in stores)
+            indexed += is_there
+            looks += [] if is_there else [max(len(digests), 1)]
+    return Estimate(images, looked_at, indexed, speed, _mean(looks))
+
+
+def _looks_at(paths: Sequence[str], asked: StageOneSettings, until: float) -> list[int]:
+    """How many looks each of some images takes; of those for whose headers there is time."""
+    looks = []
+    for path in paths if asked.large_images != "off" else ():
+        if time.monotonic() >= until:
+            break
+        size = image_size(path, upright=False)  # on its side it has as many tiles
+        looks.append(1 if size is None else max(len(tiles_of_size(size, asked)), 1))
+    return looks
+
+
+def _mean(looks: Sequence[int]) -> float:
+    return sum(looks) / len(looks) if looks else 1.0
 
 
 def _stores(root: Path, stage_one: StageOne) -> list[IndexStore]:
@@ -159,28 +182,37 @@ def _some_paths(view: SampleCollection, images: int) -> Sequence[str]:
     return chosen
 
 
-_Known = tuple[str, tuple[int, int] | None]
-_digests: OrderedDict[tuple[str, int, int], _Known] = OrderedDict()
+_File = tuple[str, int, int]
+_Known = tuple[_File, str, tuple[int, int] | None]
+_digests: OrderedDict[_File, tuple[str, tuple[int, int] | None]] = OrderedDict()
 
 
 def _known(path: str, may_read: bool) -> _Known | None:
-    """sha256 and size of an image file; ``None`` if it cannot be read, or would have to be and must not."""
+    """A file, its sha256 and its size as stored; ``None`` if it cannot be read, or would have to be and must not."""
+    key = path, 0, 0
     try:
         facts = Path(path).stat()
-        key = (path, facts.st_mtime_ns, facts.st_size)
+        key = path, facts.st_mtime_ns, facts.st_size
         if key not in _digests:
             if not may_read:
                 return None
-            _digests[key] = file_digest(path), image_size(path)
+            _digests[key] = file_digest(path), image_size(path, upright=False)
             while len(_digests) > _KEPT:
                 _digests.popitem(last=False)
-        return _digests[key]
+        return key, *_digests[key]
     except (OSError, ValueError, InputError):  # an image that is not there is not indexed either
-        return ("", None) if may_read else None
+        return (key, "", None) if may_read else None
 
 
-def _in_cache(image: str, size: tuple[int, int] | None, asked: StageOneSettings) -> list[str]:
+@lru_cache(_KEPT)
+def _upright_size(file: _File) -> tuple[int, int] | None:
+    return image_size(file[0])
+
+
+def _in_cache(file: _File, image: str, size: tuple[int, int] | None, asked: StageOneSettings) -> list[str]:
     """What the cache knows an image by: its own digest, or those of its tiles; nothing of one that cannot be read."""
+    if size is not None and is_tiled(size, asked.large_images):
+        size = _upright_size(file)  # of these alone, as a PNG is decoded for it
     tiles = [] if size is None else tiles_of_size(size, asked)
     return digests_of(image, tiles) if tiles else [image] if image else []
 
@@ -195,21 +227,21 @@ def in_words(seconds: float) -> str:
     return f"{hours:.1f} hours" if hours < 48 else counted(round(hours / 24), "day")
 
 
-def remember_speed(dataset: fo.Dataset, stage_one: StageOne, seconds: float, images: int) -> None:
-    """Keeps with a dataset how long images took that were not in the candidate cache; ``seconds_per_image`` tells it.
+def remember_speed(dataset: fo.Dataset, stage_one: StageOne, seconds: float, looks: int) -> None:
+    """Keeps with a dataset how long looks took at what was not in the candidate cache; ``seconds_per_look`` tells it.
 
     Args:
         dataset: the dataset.
         stage_one: how candidates were made.
         seconds: for all of them.
-        images: how many they were; nothing is kept of none.
+        looks: how many they were, each at an image or at a tile of a large one; nothing is kept of none.
     """
-    if images > 0 and seconds > 0:
-        store(dataset, _STORE).set(_key(stage_one), {"seconds": seconds, "images": images})
+    if looks > 0 and seconds > 0:
+        store(dataset, _STORE).set(_key(stage_one), {"seconds": seconds, "images": looks})
 
 
-def seconds_per_image(dataset: fo.Dataset, stage_one: StageOne) -> float | None:
-    """How long an image takes here that is not in the candidate cache; ``None`` while that was never measured."""
+def seconds_per_look(dataset: fo.Dataset, stage_one: StageOne) -> float | None:
+    """How long an image, or a tile, takes here that is not in the candidate cache; ``None`` while never measured."""
     measured = store(dataset, _STORE).get(_key(stage_one))
     return measured["seconds"] / measured["images"] if measured else None
 

@@ -20,6 +20,7 @@ from fiftyone_ntt.dataset.fields import check_name, detections_fields, every_ima
 from fiftyone_ntt.dataset.schema import declare_status
 from fiftyone_ntt.dataset.storage import database_collection, refresh, store
 from fiftyone_ntt.errors import InputError, WrongTypeError, counted
+from fiftyone_ntt.params.base import StageOneSettings
 from fiftyone_ntt.runs.presence_fields import forget_presence, presence_field_names
 from fiftyone_ntt.runs.record import (
     COMPLETED,
@@ -226,6 +227,20 @@ def check_nobody_is_at(
                 f"run {run_key!r} of {state['user']} is writing to field {label_field!r} right now; wait until it is "
                 "through, cancel it first (see cancel_run), or choose another label_field"
             )
+
+
+def as_begun(asked: StageOneSettings, dataset: fo.Dataset, run_key: str | None) -> StageOneSettings:
+    """The settings with which a run of this key goes on: one from before there were tiles does without them.
+
+    Args:
+        asked: the settings that were asked for. ``large_images="on"`` is another run.
+        dataset: the dataset.
+        run_key: the run; ``None`` where it begins anew.
+    """
+    if asked.large_images != "auto" or run_key is None or not dataset.has_run(run_key):
+        return asked
+    record = run_records(dataset).get(run_key, {"large_images": ""})
+    return asked if "large_images" in record else asked.changed(large_images="off")
 
 
 def check_free(dataset: fo.Dataset, record: RunRecord, resume: bool, overwrite: bool) -> None:

@@ -127,7 +127,7 @@ def index(
     elif report.failed == len(view):
         report.notes.append(all_failed(report.errors, "see to the files, then run it again"))
     if report.computed > report.found:
-        remember_speed(root_dataset_of(view), made_how, time.perf_counter() - started, report.computed)
+        remember_speed(root_dataset_of(view), made_how, time.perf_counter() - started, source.looks)
     report.seconds = time.perf_counter() - started
     logger.info("%s", report.counts)
     return report

@@ -270,7 +270,7 @@ def _previews(
                 yield replace(outcome.value, seconds=outcome.seconds, from_index=outcome.from_index)
             if progress is not None:
                 progress(done, len(chosen), f"{done} of {counted(len(chosen), 'image')}")
-    remember_speed(root_dataset_of(view), stage_one, sum(spent), len(spent))
+    remember_speed(root_dataset_of(view), stage_one, sum(spent), source.looks)
     if len(errors) == len(chosen):
         notes.append(all_failed(errors, "see to the files, or choose a view that holds others"))
     elif not labels and drawer.labeller.left_out:

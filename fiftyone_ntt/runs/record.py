@@ -121,7 +121,7 @@ class RunRecord:
         """Names of the settings in which another record would give other labels."""
         settings = asdict(self)
         # What records mean that were made before these settings were there.
-        before = {"points": "grid", "precision": "fp32", "granularity": "best", "mode": GENERIC, "large_images": "auto"}
+        before = {"points": "grid", "precision": "fp32", "granularity": "best", "mode": GENERIC, "large_images": "off"}
         with suppress(InputError):  # settings that this version does not have differ from all that it has
             other = {**other, "match": asdict(match_config(other))}
         return [name for name in DECISIVE if settings[name] != other.get(name, before.get(name))]

@@ -29,7 +29,7 @@ from fiftyone_ntt.runs.applied_thresholds import STARTING, ScoreThresholds, appl
 from fiftyone_ntt.runs.estimate import remember_speed
 from fiftyone_ntt.runs.history import LABELLING
 from fiftyone_ntt.runs.labeller import Labeller, labeller_of
-from fiftyone_ntt.runs.mending import default_run_key, said_of_lost
+from fiftyone_ntt.runs.mending import as_begun, default_run_key, said_of_lost
 from fiftyone_ntt.runs.outcome import ended_silently
 from fiftyone_ntt.runs.record import GENERIC, RunRecord, options_of, run_of_field
 from fiftyone_ntt.runs.session import Call, LabelWriter, Written, part_in_run
@@ -278,7 +278,7 @@ def label(task: Task) -> SegmentReport:
     report.notes += ended_silently(report, len(task.view), config.score_threshold)
     report.seconds = time.perf_counter() - started
     if report.indexed > report.from_index and not report.by_others and not config.to_the_bit:
-        remember_speed(root_dataset_of(task.view), stage_one, report.seconds, report.indexed)
+        remember_speed(root_dataset_of(task.view), stage_one, report.seconds, source.looks)
     logger.info("%s", report.counts)
     return report
 
@@ -286,8 +286,9 @@ def label(task: Task) -> SegmentReport:
 def record_of(task: Task) -> tuple[RunRecord, StageOne]:
     """What decides the labels of a task, as its run notes it; no model is loaded for that."""
     check_name(task.run_key)
-    bank, config, stage_one = task.bank, task.config, StageOne.of(task.stage_one, task.bank)
     dataset, goes_on = dataset_of(task.view), None if task.overwrite else task.run_key
+    bank, config, asked = task.bank, task.config, as_begun(task.stage_one, dataset, goes_on)
+    stage_one = StageOne.of(asked, bank)
     least, suggested = applied(task.thresholds, task.suggested, dataset, bank, config, goes_on)
     record = RunRecord.of(task.run_key, task.label_field, bank, config, stage_one, task.mode, least, suggested)
     return record, stage_one

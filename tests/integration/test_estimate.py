@@ -11,9 +11,10 @@ from PIL import Image
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.candidates.source import StageOne
+from fiftyone_ntt.candidates.tiles import tiles_of_size
 from fiftyone_ntt.params.base import StageOneSettings
 from fiftyone_ntt.runs import estimate as module
-from fiftyone_ntt.runs.estimate import Estimate, estimate, in_words, remember_speed, seconds_per_image
+from fiftyone_ntt.runs.estimate import Estimate, estimate, in_words, remember_speed, seconds_per_look
 
 
 @pytest.fixture
@@ -44,14 +45,33 @@ def test_what_is_indexed_is_counted_and_what_it_took_is_known(images, stage_one,
     assert after.seconds_each > 0 and "3 of them in the candidate cache. Takes about" in str(after)
     assert estimate(images, stage_one, use_index=False, **where).indexed == 0
     other = stage_one.changed(points_per_side=3)
-    assert estimate(images, other, **where).indexed == 0 and seconds_per_image(images, StageOne.of(other)) is None
+    assert estimate(images, other, **where).indexed == 0 and seconds_per_look(images, StageOne.of(other)) is None
 
 
 def test_the_speed_is_kept_with_the_dataset(images, stage_one):
     remember_speed(images, StageOne.of(stage_one), 12.0, 4)
     remember_speed(images, StageOne.of(stage_one), 0.0, 0)
-    assert seconds_per_image(images, StageOne.of(stage_one)) == 3.0
+    assert seconds_per_look(images, StageOne.of(stage_one)) == 3.0
     assert "Takes about 12 seconds on this machine, at 3 s an image as measured" in str(estimate(images, stage_one))
+
+
+def test_a_tile_is_a_look(images, stage_one, tmp_path):
+    """A large image takes as long as its tiles: in an estimate, and in what was measured for one."""
+    Image.fromarray(np.zeros((200, 2500, 3), np.uint8)).save(tmp_path / "4.png")
+    images.add_sample(fo.Sample(str(tmp_path / "4.png")))
+    asked = stage_one.changed(large_images="auto", index_dir=tmp_path / "index")
+    tiles = len(tiles_of_size((200, 2500), asked))
+    assert tiles > 5
+    remember_speed(images, StageOne.of(asked), 3.0, 3)
+    said = estimate(images, asked)
+    assert (said.images, said.looks, said.seconds) == (5, (4 + tiles) / 5, 4.0 + tiles)
+    assert "at 1 s a tile and" in str(said)
+    assert estimate(images, asked.changed(large_images="off")).seconds == 5.0
+    report = ntt.index(images, asked.preset, stage_one=asked)
+    assert report.computed == 5
+    took = seconds_per_look(images, StageOne.of(asked))
+    assert took is not None and took * (4 + tiles) <= report.seconds
+    assert estimate(images, asked).indexed == 5
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import fiftyone_ntt as ntt
 from fiftyone_ntt.candidates import source as candidates
 from fiftyone_ntt.core import MatchConfig, ReferenceSettings
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.runs.record import provenance_of
+from fiftyone_ntt.runs.record import METHOD, note_provenance, provenance_of, stage_one_settings
 
 pytestmark = pytest.mark.pictures(count=2, references=1)
 OPTIONS = {"points_per_side": 8, "device": "cpu"}
@@ -76,6 +76,23 @@ def test_resuming_asks_for_the_same_tiles(panorama, bank, preset, index_dir):
         ntt.segment(panorama, bank, "ntt", **options)
     report = ntt.segment(panorama, bank, "ntt", large_images="off", **options)
     assert report.resumed == 2
+
+
+def test_a_run_of_before_there_were_tiles_goes_on_without(panorama, bank, preset, index_dir):
+    """Its record says nothing of them, which has one meaning for whoever resumes it or learns from it."""
+    options = {**OPTIONS, "preset": preset, "index_dir": index_dir}
+    ntt.segment(panorama, bank, "ntt", large_images="off", **options)
+    record = {key: value for key, value in provenance_of(panorama, "ntt").items() if not key.startswith("large")}
+    panorama.register_run(record["run_key"], panorama.init_run(method=METHOD, record=record), overwrite=True)
+    note_provenance(panorama, "ntt", record)
+    assert stage_one_settings(record, {}).large_images == "off"
+    before = labels_of(panorama, "ntt")
+    assert ntt.segment(panorama, bank, "ntt", **options).resumed == 2
+    assert labels_of(panorama, "ntt") == before
+    with pytest.raises(InputError, match="large_images"):
+        ntt.segment(panorama, bank, "ntt", large_images="on", **options)
+    assert ntt.segment(panorama, bank, "ntt", overwrite=True, **options).resumed == 0  # a new one
+    assert len(labels_of(panorama, "ntt")[0]) == 8 > len(before[0])
 
 
 def test_the_published_method_knows_no_tiles(panorama, bank, preset, index_dir):

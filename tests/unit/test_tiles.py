@@ -20,6 +20,10 @@ from fiftyone_ntt.method.options.referring import ReferringMatcher
 from fiftyone_ntt.method.options.tiled import TiledImage, match_image
 from fiftyone_ntt.params.base import StageOneSettings
 from fiftyone_ntt.pixels.images import image_size
+from fiftyone_ntt.pixels.regions import Tile
+from fiftyone_ntt.references.label_kinds import LabelledObject
+from fiftyone_ntt.references.reader import ReferenceSample
+from fiftyone_ntt.references.reference_items import items_of
 
 
 class Cache(dict):
@@ -283,3 +287,47 @@ def test_an_ordinary_png_is_not_decoded_to_know_its_tiles(tmp_path, monkeypatch)
     assert tiles_of(path, StageOneSettings(large_images="auto")) == []
     assert tiles_of(turned, StageOneSettings(large_images="auto"))[0].image_size == (6500, 500)
     assert tiles_of(turned, StageOneSettings(large_images="auto"), upright=False)[0].image_size == (500, 6500)
+
+
+def test_a_reference_in_a_strip_is_seen_whole():
+    assert window_of((3000, 20, 3900, 460), (480, 7680)) == (0, 0, 7680, 480)  # no tile there is so wide
+
+
+@pytest.mark.parametrize(("size", "most"), [((64, 100_000), 400), ((10, 20_000), 80), ((20_000, 10), 80)])
+def test_a_thin_strip_has_few_tiles(size, most):
+    assert len(tile_grid(size)) < most
+
+
+def test_the_same_joined_at_two_levels_is_one():
+    """Of an object whose two halves two levels see, each level joins its own."""
+    size = (2000, 4000)
+    tiles, parts = [], []
+    segmenter = blob_segmenter(16)
+    pixels = blobs(size, [(2000, 1000, 600)])
+    for shrink, edges in ((1, (1900, 2100)), (2, (1850, 2150))):
+        for x1, x2 in ((0, edges[1]), (edges[0], size[1])):
+            tiles.append(Tile((x1, 0, x2, size[0]), size, shrink))
+            parts.append(compact(segmenter.candidates(pixels[::shrink, x1:x2:shrink])))
+    instances = match_image(Matcher(blob_bank(segmenter)), TiledImage(size, tuple(tiles), tuple(parts)))
+    assert len(instances) == 1
+    assert np.abs(places(instances)[0] - (2000, 1000, 1200)).max() < 10
+
+
+def test_references_of_a_large_image_do_not_hold_it():
+    image, mask = blobs((1500, 9000), [(4000, 700, 50)]), np.zeros((1500, 9000), bool)
+    mask[650:750, 3950:4050] = True
+    objects = [
+        LabelledObject("disc", "1", "mask", mask, box=(3950.0, 650.0, 4050.0, 750.0)),
+        LabelledObject("disc", "2", "box", box=(3950.0, 650.0, 4050.0, 750.0)),
+    ]
+    sample = ReferenceSample("sample", image, objects)
+    segmenter = blob_segmenter()
+    drawn, made = items_of(sample, segmenter, None, True)
+    for item in (drawn, made):
+        assert item.image.base is None and item.mask.base is None
+        assert item.image.shape[:2] == item.mask.shape == (1024, 1024)
+        x1, y1, x2, y2 = (round(value) for value in item.box)
+        assert item.mask[y1:y2, x1:x2].mean() > 0.7 and item.mask.sum() == item.mask[y1:y2, x1:x2].sum()
+        assert item.image[(y1 + y2) // 2, (x1 + x2) // 2].any()
+    for whole in items_of(sample, segmenter, None, False):
+        assert whole.image is image and whole.mask.shape == image.shape[:2]

@@ -84,7 +84,7 @@ class _Found:
     """An instance that a tile shows.
 
     Attributes:
-        tile: number of the tile.
+        tile: number of the tile; below zero, and no other's, of what was joined of several.
         side: the longest side of the tile in image pixels.
         mask: in image pixels.
         cut: whether a border of the tile cuts it.
@@ -207,7 +207,7 @@ def _joined(cut: list[_Found], tiles: Sequence[Tile]) -> list[_Found]:
     members: dict[int, list[_Found]] = {}
     for i, item in enumerate(cut):
         members.setdefault(first(i), []).append(item)
-    return [item for parts in members.values() for item in _union(parts)]
+    return [item for k, parts in enumerate(members.values(), start=1) for item in _union(parts, -k)]
 
 
 def _continues(item: _Found, other: _Found, tiles: Sequence[Tile]) -> bool:
@@ -229,8 +229,8 @@ def _area_in(mask: PackedMask, zone: tuple[int, int, int, int]) -> int:
     return int(np.count_nonzero(mask.crop()[rows, columns]))
 
 
-def _union(parts: list[_Found]) -> list[_Found]:
-    """One instance of several; they stay apart where its mask would be larger than any may be."""
+def _union(parts: list[_Found], number: int) -> list[_Found]:
+    """One instance of several, as of a tile of that number; apart where its mask would be larger than any may be."""
     if len(parts) == 1:
         return parts
     extents = np.array([item.mask.extent for item in parts])
@@ -245,7 +245,7 @@ def _union(parts: list[_Found]) -> list[_Found]:
     feature = areas @ np.stack([item.feature for item in parts])
     best = max(parts, key=lambda item: item.score)
     feature = np.asarray(feature / max(float(np.linalg.norm(feature)), 1e-12), np.float32)
-    return [replace(best, tile=-1, mask=PackedMask.from_crop(mask, y1, x1), cut=False, feature=feature)]
+    return [replace(best, tile=number, mask=PackedMask.from_crop(mask, y1, x1), cut=False, feature=feature)]
 
 
 def _once_each(found: list[_Found], matcher: Matcher) -> list[_Found]:
