@@ -103,7 +103,7 @@ class Estimate:
         seconds = self.seconds
         if seconds is None:
             return "How long that takes on this machine is not known yet: run a preview, and it will be."
-        what = "an image" if self.looks == 1 else f"a tile and {self.looks:.2g} tiles an image"
+        what = "an image" if self.looks == 1 else f"a tile, of which an image has {self.looks:.2g}"
         measured = f", at {self.seconds_each:.2g} s {what} as measured" if self.indexed < self.images else ""
         return f"Takes about {in_words(seconds)} on this machine{measured}."
 
