@@ -65,7 +65,7 @@ def test_a_tile_is_a_look(images, stage_one, tmp_path):
     remember_speed(images, StageOne.of(asked), 3.0, 3)
     said = estimate(images, asked)
     assert (said.images, said.looks, said.seconds) == (5, (4 + tiles) / 5, 4.0 + tiles)
-    assert "at 1 s a tile and" in str(said)
+    assert "at 1 s a tile, of which an image has" in str(said)
     assert estimate(images, asked.changed(large_images="off")).seconds == 5.0
     report = ntt.index(images, asked.preset, stage_one=asked)
     assert report.computed == 5
