@@ -91,9 +91,10 @@ def run_here(job: Job, part: tuple[int, int] = (0, 1), progress: Progress | None
         >>> print(run_here(IndexJob("s3://bucket/fleet"), part_of("3/32")))  # doctest: +SKIP
     """
     report, mine = begin(job, part)
-    do = job.start() if mine else None
+    if not mine:
+        return report  # without loading a model
+    do = job.start()
     for place in mine:
-        assert do is not None
         report.count(do(place))
         tell(progress, report, len(mine))
     return report
