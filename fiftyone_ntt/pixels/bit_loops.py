@@ -382,13 +382,3 @@ def enlarge(
             x1, x2 = column if x1 < 0 else x1, column
     extent[0], extent[1], extent[2], extent[3] = x1, y1, x2 + 1, y2 + 1
     return area
-
-
-@compiled("i8(u8[:], u8[:])")
-def shared(one: Bits, other: Bits) -> int:
-    """Bits set in both of two windows."""
-    count = 0
-    for row in range(len(one)):
-        for k in range(one.shape[1]):
-            count += _ones(one[row, k] & other[row, k])
-    return count
