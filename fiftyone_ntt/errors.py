@@ -29,7 +29,13 @@ def _is_plain(letter: str) -> bool:
 
 
 class NttError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose. Its text is one line that no terminal obeys.
+
+    What strangers called a class or a file stands in many of them.
+    """
+
+    def __str__(self) -> str:
+        return spelt_out(super().__str__().replace("\n", " "))
 
 
 class InputError(NttError, ValueError):

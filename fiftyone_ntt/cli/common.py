@@ -119,7 +119,7 @@ def say_report(report: Report, *lines: str) -> int:
     for line in (report, *lines):
         say(line)
     for sample_id, error in report.errors.items():
-        console().print(f"[yellow]failed[/] {sample_id}: {plain(error)}", soft_wrap=True)
+        console().print(f"[yellow]failed[/] {plain(as_text(sample_id))}: {plain(error)}", soft_wrap=True)
     return 1 if report.errors else 0
 
 

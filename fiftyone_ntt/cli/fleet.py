@@ -19,7 +19,7 @@ from fiftyone_ntt.cli.common import (
     view_of,
 )
 from fiftyone_ntt.cli.runs import duration
-from fiftyone_ntt.errors import InputError, counted
+from fiftyone_ntt.errors import InputError, as_text, counted
 from fiftyone_ntt.params.base import Params, StageOneSettings
 from fiftyone_ntt.params.labelling import SegmentParams
 
@@ -214,7 +214,7 @@ def fleet_status(store: str, rerun: bool, **options: Any) -> int:
         for name in ("image", "what went wrong"):
             table.add_column(name, overflow="fold")
         for row, image in failed[:_SHOWN]:
-            table.add_row(plain(row.id), plain(image.error))
+            table.add_row(plain(as_text(row.id)), plain(image.error))
         console().print(table)
         kinds = ", ".join(f"{kind} {count}" for kind, count in status.kinds.items())
         say(f"{counted(len(failed), 'image')} failed ({kinds}); --rerun lists them as the next manifest")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fiftyone_ntt.cli.common import add_service, console, plain, progress_bar, say, view_of
-from fiftyone_ntt.errors import counted
+from fiftyone_ntt.errors import as_text, counted
 from fiftyone_ntt.params.references import MakeMasksFormParams, TaggedBankParams
 
 
@@ -24,7 +24,7 @@ def bank_build(dataset: str, tag: str | None, saved_view: str | None, **options:
     view = view_of(dataset, tag, saved_view)
     with progress_bar("references") as progress:
         bank = build_tagged_bank(view, params, progress)
-    shots = ", ".join(f"{count} x {name}" for name, count in bank.shots.items())
+    shots = ", ".join(f"{count} x {as_text(name)}" for name, count in bank.shots.items())
     shots += f"; {counted(len(bank.negative_ids), 'negative')}" if bank.negative_ids else ""
     console().print(f"memory bank [bold]{plain(params.name)}[/] ({bank.preset}): {plain(shots)}", soft_wrap=True)
     for note in notes_of(bank):

@@ -20,7 +20,7 @@ from fiftyone_ntt.cli.common import (
     say_report,
     view_of,
 )
-from fiftyone_ntt.errors import counted
+from fiftyone_ntt.errors import as_text, counted
 from fiftyone_ntt.params.base import Params
 from fiftyone_ntt.params.review import (
     DecisionParams,
@@ -95,7 +95,7 @@ def learn(dataset: str, tag: str | None, saved_view: str | None, **options: Any)
     table = _table("class", "new", "gone", "other class before", "as before")
     for row in report.rows():
         cells = (str(row[key]) for key in ("gained", "lost", "relabelled", "unchanged"))
-        table.add_row(plain(row["class"]), *cells)
+        table.add_row(plain(as_text(row["class"])), *cells)
     console().print(table)
     return say_report(report)
 
@@ -123,7 +123,7 @@ def fit_thresholds(dataset: str, run_key: str, **options: Any) -> int:
     for number, row in enumerate(fit.rows()):
         shares = ("-" if row[key] is None else f"{row[key]:.0%}" for key in ("precision", "recall"))
         cells = (f"{row['threshold']:.3f}", *shares, str(row["right"]), str(row["wrong"]), row["basis"])
-        table.add_row(plain(row["name"]), *cells, style="bold" if number == 0 else None)
+        table.add_row(plain(as_text(row["name"])), *cells, style="bold" if number == 0 else None)
     console().print(table)
     say(fit)
     return 0
@@ -137,7 +137,7 @@ def judge_presence(dataset: str, tag: str | None, saved_view: str | None, **opti
     report = ntt.judge_presence(view_of(dataset, tag, saved_view), **params)
     table = _table("class", "images with it", "without it")
     for row in report.rows():
-        table.add_row(plain(row["class"]), str(row["present"]), str(row["absent"]))
+        table.add_row(plain(as_text(row["class"])), str(row["present"]), str(row["absent"]))
     console().print(table)
     say(report)
     return 0
@@ -150,7 +150,7 @@ def to_segmentation(dataset: str, tag: str | None, saved_view: str | None, **opt
 
     with progress_bar("images") as progress:
         report = ntt.to_segmentation(view_of(dataset, tag, saved_view), progress=progress, **params)
-    return say_report(report, *(f"{value} = {name}" for value, name in enumerate(report.classes, start=1)))
+    return say_report(report, *(f"{value} = {as_text(name)}" for value, name in enumerate(report.classes, start=1)))
 
 
 def _table(first: str, *others: str) -> Table:

@@ -27,7 +27,7 @@ from fiftyone_ntt.dataset.fields import (
     is_tagged,
     with_labels,
 )
-from fiftyone_ntt.errors import InputError, counted
+from fiftyone_ntt.errors import InputError, as_text, counted
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.pixels.images import NO_CONTRAST, content_key, notes_at_a_glance, read_bytes
 from fiftyone_ntt.references.banks import bank_of_run, bank_summaries, contents_of, load_bank, seen_images
@@ -196,7 +196,7 @@ def class_notes(
 def listed_counts(counts: Mapping[str, int], unit: str = "") -> str:
     """``"fig (3), nut (1)"`` or, of a unit, ``"fig (3 labels), nut (1 label)"``, the most frequent first."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    parts = [f"{name} ({counted(count, unit) if unit else count})" for name, count in ordered]
+    parts = [f"{as_text(name)} ({counted(count, unit) if unit else count})" for name, count in ordered]
     return ", ".join(parts[:_MOST_NAMES]) + (
         f" and {len(parts) - _MOST_NAMES} more" if len(parts) > _MOST_NAMES else ""
     )

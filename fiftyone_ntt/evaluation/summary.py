@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from fiftyone_ntt.errors import counted
+from fiftyone_ntt.errors import as_text, counted
 from fiftyone_ntt.evaluation.coco import PresenceScores, Scores
 from fiftyone_ntt.evaluation.review_point import ReviewPoint
 from fiftyone_ntt.pixels.semantic_maps import SemanticScores
@@ -164,4 +164,4 @@ def _map_row(row: ClassResult) -> dict[str, Any]:
 
 
 def _shown(value: object) -> str:
-    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else as_text(value)

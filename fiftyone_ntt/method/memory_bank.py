@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from fiftyone_ntt.errors import BadReferenceError, InputError, PresetMismatchError, WrongTypeError, counted
+from fiftyone_ntt.errors import BadReferenceError, InputError, PresetMismatchError, WrongTypeError, as_text, counted
 from fiftyone_ntt.method.bank_parts import Head, VectorSet
 from fiftyone_ntt.pixels.files import check_sizes, read_file, write_files, write_problem
 
@@ -111,7 +111,7 @@ class MemoryBank:
         self._check()
 
     def __repr__(self) -> str:
-        shots = ", ".join(f"{name}: {count}" for name, count in list(self.shots.items())[:20])
+        shots = ", ".join(f"{as_text(name)}: {count}" for name, count in list(self.shots.items())[:20])
         return f"MemoryBank({{{shots}{', ...' if len(self.shots) > 20 else ''}}}, preset={self.preset!r})"
 
     def changed(

@@ -28,7 +28,7 @@ from fiftyone_ntt.dataset.documents import (
 )
 from fiftyone_ntt.dataset.fields import NO_CLASS, REFERENCE_TAG, check_reference_field, image_samples, is_map_field
 from fiftyone_ntt.dataset.labels import left_out_mark
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, as_text
 from fiftyone_ntt.method.references import mask_extent
 from fiftyone_ntt.params.references import MADE_FIELD
 from fiftyone_ntt.pixels.drawing import Shape, draw_shapes, hex_colour
@@ -146,7 +146,7 @@ class ReferenceCards(list[ReferenceCard]):
         ]
 
     def __repr__(self) -> str:
-        rows = [self.HEADINGS, *self.rows()]
+        rows = [self.HEADINGS, *((as_text(name), *others) for name, *others in self.rows())]
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = ("  ".join([*map(str.ljust, row, widths), row[3]]).rstrip() for row in rows)
         return "\n".join(lines) if self else "no references"

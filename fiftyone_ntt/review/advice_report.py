@@ -9,7 +9,7 @@ from typing import Any
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.fields import dataset_of, every_image, image_samples
-from fiftyone_ntt.errors import InputError, counted
+from fiftyone_ntt.errors import InputError, as_text, counted
 from fiftyone_ntt.review.influence import ClassNeed
 
 _CLEARLY = 0.01
@@ -169,8 +169,8 @@ class Advice:
     def __str__(self) -> str:
         lines = [f"{counted(len(self.references), 'reference')} of {counted(len(self.classes), 'class', 'classes')}."]
         for reference in self.references:
-            lines += [f"- {reference.label} ({reference.name}): {word}" for word in reference.words]
-        needy = [f"{name} ({_need(need)})" for name, need in self.classes.items() if need.needs_more]
+            lines += [f"- {as_text(reference.label)} ({as_text(reference.name)}): {word}" for word in reference.words]
+        needy = [f"{as_text(name)} ({_need(need)})" for name, need in self.classes.items() if need.needs_more]
         lines += [f"More references would help: {', '.join(needy)}."] if needy else []
         if self.suggestions:
             lines.append(

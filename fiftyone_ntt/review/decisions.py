@@ -33,7 +33,7 @@ from fiftyone_ntt.dataset.fields import (
     with_labels,
 )
 from fiftyone_ntt.dataset.storage import edit_label_tags, store
-from fiftyone_ntt.errors import InputError, counted, empty_list
+from fiftyone_ntt.errors import InputError, as_text, counted, empty_list
 from fiftyone_ntt.review.guard import note_decision
 from fiftyone_ntt.review.label_rows import decision_of
 from fiftyone_ntt.review.label_table import catch_up, note_tags, table_of
@@ -189,7 +189,7 @@ def check_classes(view: SampleCollection, label_field: str, classes: Collection[
     if unknown:
         raise InputError(
             f"expected classes of labels in {label_field!r}, got {', '.join(map(repr, unknown))}; there is: "
-            f"{', '.join(there) or 'no label yet'}"
+            f"{', '.join(map(as_text, there)) or 'no label yet'}"
         )
 
 

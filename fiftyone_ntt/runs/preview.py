@@ -73,13 +73,13 @@ class PreviewImage:
 
     def __str__(self) -> str:
         if self.error is not None:
-            return f"{self.name}: {self.error}"
+            return f"{as_text(self.name)}: {self.error}"
         objects = ", ".join(f"{count} × {as_text(label)}" for label, count in sorted(self.counts.items())) or (
             "nothing clear" if self.weak else "nothing found"
         )
         weak = f" ({counted(self.weak, 'weaker one')} not drawn)" if self.weak else ""
         how = "from the candidate cache" if self.from_index else f"{self.seconds:.1f} s"
-        return f"{self.name}: {objects}{weak}, {how}"
+        return f"{as_text(self.name)}: {objects}{weak}, {how}"
 
 
 @dataclass(frozen=True, eq=False)

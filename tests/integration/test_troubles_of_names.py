@@ -23,6 +23,7 @@ from support.hostile import NAMES, detection, noise, small_models
 import fiftyone_ntt
 import fiftyone_ntt as ntt
 from fiftyone_ntt.cli import common
+from fiftyone_ntt.cli.main import main
 from fiftyone_ntt.errors import as_text, spelt_out
 from fiftyone_ntt.operators.forms import as_markdown, as_plot_text
 from fiftyone_ntt.review.label_table import table_of
@@ -219,6 +220,23 @@ def test_the_preview_draws_no_name(named):
     assert all(f"image_{i}" in shown["results"] for i in range(2)), "each is drawn, whatever its classes are called"
     texts = [value for key, value in shown["results"].items() if not key.startswith("image_")]
     assert foreign([*texts, *markdown_in(shown["outputs"])]) == []
+
+
+COMMANDS = {
+    "bank build": ["--name", "again"],
+    "evaluate": ["--label-field", "ntt", "--gt-field", "ground_truth"],
+    "fit-thresholds": ["ntt_ntt"],
+    "judge-presence": ["--label-field", "ntt"],
+    "to-segmentation": ["--label-field", "ntt", "--out-field", "ntt_shown"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_prints_what_a_terminal_obeys(named, command, capsys):
+    assert main([*command.split(), named.name, *COMMANDS[command]]) == 0
+    text = capsys.readouterr().out
+    assert "a b" in text and "\na\nb\n" not in text and "a\nb" not in text, "no line of it is made by a name"
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e]", text)
 
 
 # Files
