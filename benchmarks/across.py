@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -24,7 +25,7 @@ from benchmarks.coco_data import (
 from benchmarks.verdicts import Verdicts, verdicts
 from fiftyone_ntt.candidates.file_format import IndexSettings
 from fiftyone_ntt.candidates.store import IndexStore
-from fiftyone_ntt.core import CompactImage, Instances, MatchConfig, MemoryBank, Segmenter, compact
+from fiftyone_ntt.core import CompactImage, Instances, MatchConfig, MemoryBank, ReferenceItem, Segmenter, compact
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.evaluation.coco import CocoScores, Prediction, coco_scores, encode_crop
 from fiftyone_ntt.evaluation.protocols.predictions import to_predictions
@@ -152,6 +153,8 @@ class Contents:
         self._segmenter = segmenter
         self._store = IndexStore(folder, IndexSettings(preset, segmenter.facts()))
         self.computed = 0
+        self.banks = folder / "banks"
+        """Where ``banks_of`` may keep memory banks."""
 
     def has(self, digest: str) -> bool:
         """Whether the candidates of an image with these bytes are in the index."""
@@ -168,16 +171,52 @@ class Contents:
 
 
 def banks_of(
-    segmenter: Segmenter, one: Set, names: Sequence[str], keys: Sequence[Key], crops: bool = True
+    segmenter: Segmenter,
+    one: Set,
+    names: Sequence[str],
+    keys: Sequence[Key],
+    crops: bool = True,
+    folder: Path | None = None,
 ) -> dict[Key, MemoryBank]:
-    """The memory bank of each reference set that is there; ``crops``: with what a second look needs."""
+    """The memory bank of each reference set that is there.
+
+    Args:
+        segmenter: encodes the references.
+        one: the set.
+        names: its classes.
+        keys: reference sets.
+        crops: with what a second look needs.
+        folder: keeps them for the next benchmark; a file's name is a hash of all that decides what is in it.
+    """
     return {
-        (shots, seed): segmenter.build_bank(
-            read_references(one.root, one.classes, shots, seed, names), names, crops=crops
-        )
+        (shots, seed): _bank(segmenter, one, names, (shots, seed), crops, folder)
         for shots, seed in keys
-        if (one.root / "refs" / f"{one.classes}_{shots}shot_seed{seed}.json").is_file()
+        if _references_file(one, (shots, seed)).is_file()
     }
+
+
+def _references_file(one: Set, key: Key) -> Path:
+    return one.root / "refs" / f"{one.classes}_{key[0]}shot_seed{key[1]}.json"
+
+
+def _bank(
+    segmenter: Segmenter, one: Set, names: Sequence[str], key: Key, crops: bool, folder: Path | None
+) -> MemoryBank:
+    def references() -> Iterator[ReferenceItem]:  # twice, as all of them together are a lot of memory
+        return read_references(one.root, one.classes, *key, names)
+
+    if folder is None:
+        return segmenter.build_bank(references(), names, crops=crops)
+    seen = hashlib.sha256()
+    for part in (segmenter.facts(), asdict(segmenter.references), list(names), crops):
+        seen.update(json.dumps(part, sort_keys=True, default=str).encode())
+    for item in references():
+        seen.update(f"{item.label} {item.reference_id} {item.box} {item.image.shape}".encode())
+        seen.update(item.image.tobytes() + item.mask.tobytes())
+    path = folder / seen.hexdigest()[:32]
+    if not path.is_dir():
+        segmenter.build_bank(references(), names, crops=crops).save(path)
+    return MemoryBank.load(path)
 
 
 def run_set(
@@ -191,7 +230,8 @@ def run_set(
     """
     targets = read_targets(one.root, one.classes, one.images)
     looked = any(config.second_look for config in variants.values())
-    banks = banks_of(segmenter, one, targets.classes, keys, looked) if banks is None else banks
+    if banks is None:
+        banks = banks_of(segmenter, one, targets.classes, keys, looked, contents.banks)
     say(f"{one.name}: {len(banks)} reference sets, {len(targets.images)} images")
     found: dict[tuple[str, Key], list[Prediction]] = {(name, key): [] for name in variants for key in banks}
     alike: dict[tuple[str, Key], list[float]] = {key: [] for key in found}

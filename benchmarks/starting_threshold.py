@@ -177,7 +177,7 @@ def run(options: argparse.Namespace, cache: Path) -> dict[str, object]:
     for name in options.sets or roots:
         one = Set(roots[name], SETS[name], options.images)
         images = images_of(one, lender, lambda image: not options.cached or is_cached(contents, image))
-        banks = banks_of(segmenter, one, images.targets.classes, keys, crops=False)
+        banks = banks_of(segmenter, one, images.targets.classes, keys, crops=False, folder=contents.banks)
         results[name] = summary(images, labels_of(images, banks, contents))
         print(json.dumps({name: results[name]}, indent=2), file=sys.stderr, flush=True)
         if options.json:
