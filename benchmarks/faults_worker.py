@@ -22,8 +22,8 @@ import fiftyone_ntt as ntt
 from fiftyone_ntt.core import ImageFrame
 from fiftyone_ntt.method.references import ReferenceSettings
 from fiftyone_ntt.models.presets import PRESETS, Preset
-from fiftyone_ntt.runs import record as states
 from fiftyone_ntt.runs import session as writing
+from fiftyone_ntt.runs import states
 from fiftyone_ntt.runs import workers as leases
 
 BANK, FIELD, RUN = "faults_bank", "found", "ntt_found"

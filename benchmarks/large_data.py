@@ -34,7 +34,7 @@ from fiftyone_ntt.candidates.store import IndexStore
 from fiftyone_ntt.core import IndexedImage, compact
 from fiftyone_ntt.dataset.storage import database_collection
 from fiftyone_ntt.models import load_preset
-from fiftyone_ntt.runs.record import change_state
+from fiftyone_ntt.runs.states import change_state
 
 FIELD, TRUTH, RUN = "ntt", "ground_truth", "ntt_ntt"
 CLASSES, SHOTS, LABELS = 20, 5, 29

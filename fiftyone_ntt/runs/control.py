@@ -24,24 +24,17 @@ from fiftyone_ntt.runs.background import cancel
 from fiftyone_ntt.runs.listing import last_layer, layers_of, list_runs, queued_runs
 from fiftyone_ntt.runs.mending import check_field, check_free, default_run_key, is_superseded, mend_runs
 from fiftyone_ntt.runs.record import (
-    BEGINNING,
-    CANCELLED,
-    COMPLETED,
     GENERIC,
     METHOD,
-    RUNNING,
-    State,
-    change_state,
     match_config,
     run_of_field,
     stage_one_settings,
-    state_of,
     status_field,
     stored_record,
-    targets_of,
 )
 from fiftyone_ntt.runs.segment import SegmentReport, Task, label, record_of, settled, taught
 from fiftyone_ntt.runs.session import goes_on
+from fiftyone_ntt.runs.states import BEGINNING, CANCELLED, COMPLETED, RUNNING, State, change_state, state_of, targets_of
 from fiftyone_ntt.runs.undo import undo_run
 from fiftyone_ntt.runs.workers import request_cancel
 

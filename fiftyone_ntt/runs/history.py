@@ -25,12 +25,7 @@ from fiftyone_ntt.dataset.storage import raw_values, store
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.runs.mending import has_same_scores
 from fiftyone_ntt.runs.presence_fields import clear_presence
-from fiftyone_ntt.runs.record import (
-    PROVENANCE,
-    RunRecord,
-    run_of_field,
-    status_field,
-)
+from fiftyone_ntt.runs.record import PROVENANCE, RunRecord, run_of_field, status_field
 
 _FACTS, _SAMPLE, _PART, _STATUSES, _RESULTS, _TOLD = "facts", "sample:", "part:", "statuses:", "results", "told"
 _PART_SIZE, _MOST_PARTS = 8 * 2**20, 1024

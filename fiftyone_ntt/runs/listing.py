@@ -19,20 +19,17 @@ from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.runs.background import is_alive, is_in_background, mend
 from fiftyone_ntt.runs.history import passes
 from fiftyone_ntt.runs.mending import default_run_key, mend_runs
-from fiftyone_ntt.runs.record import (
+from fiftyone_ntt.runs.record import DECISIVE, METHOD, status_field, stored_record
+from fiftyone_ntt.runs.states import (
     BEGINNING,
     COMPLETED,
-    DECISIVE,
     FAILED,
     INTERRUPTED,
-    METHOD,
     QUEUED,
     RUNNING,
     State,
     count_left,
     state_of,
-    status_field,
-    stored_record,
 )
 from fiftyone_ntt.runs.workers import DONE, live_workers
 

@@ -23,19 +23,17 @@ from fiftyone_ntt.errors import InputError, WrongTypeError, counted
 from fiftyone_ntt.params.base import StageOneSettings
 from fiftyone_ntt.runs.presence_fields import forget_presence, presence_field_names
 from fiftyone_ntt.runs.record import (
-    COMPLETED,
     METHOD,
     PROVENANCE,
-    RUNNING,
     RunRecord,
     labelled_fields,
     note_provenance,
     provenance_of,
     run_of_field,
     run_records,
-    state_of,
     status_field,
 )
+from fiftyone_ntt.runs.states import COMPLETED, RUNNING, state_of
 from fiftyone_ntt.runs.workers import DONE, live_workers
 
 logger = logging.getLogger(__name__)

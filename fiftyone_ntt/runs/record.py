@@ -1,36 +1,29 @@
-"""Labelling runs as the dataset keeps them: the record of what was run, and the state of what it does now.
+"""Labelling runs as the dataset keeps them: the record of what was run.
 
-The record does not change while a run goes on, and says all that decides its labels. The state is kept in FiftyOne's
-execution store: who started the run, on which samples, what it does now. What is done is said by the samples' statuses.
+It does not change while a run goes on, and says all that decides its labels. What a run does now is its state, see
+``runs/states.py``; what is done is said by the statuses of the samples.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import fiftyone as fo
-from bson import json_util
-from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import dataset_of, detections_fields, every_image, is_labelled, reference_fields
+from fiftyone_ntt.dataset.fields import dataset_of, detections_fields, reference_fields
 from fiftyone_ntt.dataset.schema import activate_schema, colour_by_class, declare_labels, declare_status, index_tags
-from fiftyone_ntt.dataset.storage import stages_of, view_documents, view_from_documents
-from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError
+from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.params.base import StageOneSettings
-from fiftyone_ntt.runs.workers import DONE, Origin, live_workers, run_store
 
 if TYPE_CHECKING:  # it brings the models' library along, which those that only read records can do without
     from fiftyone_ntt.candidates.source import StageOne
-
-logger = logging.getLogger(__name__)
 
 METHOD = "ntt/segment"
 PROVENANCE = "ntt"
@@ -44,16 +37,6 @@ DECISIVE = (
 """Settings in which two runs must agree for their labels to be the same."""
 MODES = GENERIC, REFERRING = "generic", "referring"
 """What is asked for: all instances of the classes, or the one best match of each reference."""
-
-QUEUED, BEGINNING, RUNNING, INTERRUPTED = "queued", "starting", "running", "interrupted"
-CANCELLED, COMPLETED, FAILED = "cancelled", "completed", "failed"
-IN_A_CHUNK = 16
-"""Samples that a worker claims at once, on average."""
-_LARGEST_VIEWS = 3 * 2**20
-"""Bytes of all views of a run that are noted."""
-_ATTEMPTS = 16
-
-State = dict[str, Any]
 
 
 def status_field(label_field: str) -> str:
@@ -240,156 +223,3 @@ def note_provenance(dataset: fo.Dataset, name: str, record: Mapping[str, Any] | 
     others = {key: value for key, value in (label_field.info or {}).items() if key != PROVENANCE}
     label_field.info = {**others, **({PROVENANCE: dict(record)} if record else {})} or None
     label_field.save()
-
-
-def state_of(dataset: fo.Dataset, run_key: str) -> State | None:
-    """What is known of a run: ``state``, ``views``, ``options``, ...; ``None`` if nothing is."""
-    state: State | None = run_store(dataset).get(run_key)
-    return state
-
-
-def change_state(dataset: fo.Dataset, run_key: str, change: Callable[[State], State | None]) -> State | None:
-    """Changes the state of a run, as one step among those of others.
-
-    Args:
-        dataset: the dataset.
-        run_key: key of the run.
-        change: gets the state (empty if there is none), returns the new one, or ``None`` to leave it.
-
-    Returns:
-        The new state; ``None`` if it was left.
-    """
-    store = run_store(dataset)
-    for _ in range(_ATTEMPTS):
-        before = store.get(run_key)
-        after = change(dict(before or {}))
-        if after is None:
-            return None
-        done = store.set_if_absent(run_key, after) if before is None else store.compare_and_set(run_key, before, after)
-        if done:
-            return after
-    raise RuntimeError(f"the state of run {run_key!r} was changed by others {_ATTEMPTS} times in a row")
-
-
-def delete_state(dataset: fo.Dataset, run_key: str) -> None:
-    """Forgets the state of a run."""
-    run_store(dataset).delete(run_key)
-
-
-def open_run(
-    targets: SampleCollection, run_key: str, origin: Origin, options: dict[str, Any], fresh: bool,
-    overwrites: bool = False,
-) -> State:  # fmt: skip
-    """Notes that a run goes on, or starts.
-
-    Args:
-        targets: the samples to label.
-        run_key: key of the run.
-        origin: who asks for it.
-        options: arguments of ``segment`` that a later worker needs and that do not decide the labels.
-        fresh: whether what is known of an earlier run of this key no longer holds.
-        overwrites: whether it replaces labels: then those that are there need not be its own.
-    """
-    dataset = dataset_of(targets)
-    view, size = _stages_of(targets), len(targets)
-    shared = len(live_workers(dataset, run_key)) > 1
-
-    def change(state: State) -> State:
-        if fresh or not state:
-            # Of a pass that replaces labels, those that the run has been at before are not done any more.
-            views = state.get("views", []) if overwrites else []
-            state = {"views": views, "chunks": None, "started": _now(), "worked": None, "door": origin.door}
-            state |= {"user": origin.user, "options": options, "overwrites": overwrites}
-        if view not in state["views"]:
-            state["views"] = [[]] if view == [] else _bounded([*state["views"], view])
-        if not shared or state["chunks"] is None:  # others that are at it have these chunks in mind
-            state["chunks"] = max(state["chunks"] or 1, -(-size // IN_A_CHUNK))
-        if len(state["views"]) == 1:
-            state["total"] = size
-        else:
-            of_all_views = targets_of(dataset, state)
-            state["total"] = None if of_all_views is None else len(of_all_views)
-        return {**state, "state": RUNNING, "error": None, "ended": None, "operation": origin.operation}
-
-    return change_state(dataset, run_key, change) or {}
-
-
-def close_run(dataset: fo.Dataset, run_key: str, label_field: str, worked: State, error: BaseException | None) -> None:
-    """Notes how a worker's part ended; the last worker of a run decides what becomes of the run.
-
-    An interrupted run stays as it is: running without a worker is what being interrupted means.
-    """
-    if isinstance(error, LeaseLostError) or (error is not None and not isinstance(error, Exception)):
-        return
-    if isinstance(error, RunCancelledError):
-        new: str | None = CANCELLED
-    elif live_workers(dataset, run_key):
-        new = None
-    elif error is not None:
-        new = FAILED
-    else:
-        state = state_of(dataset, run_key)
-        new = COMPLETED if state is not None and not count_left(dataset, state, label_field, run_key) else None
-
-    def change(state: State) -> State | None:
-        if not state:
-            return None
-        if worked["done"]:
-            state["worked"] = worked
-        if new is not None and (state["state"] == RUNNING or new == CANCELLED):
-            state |= {"state": new, "ended": _now(), "error": str(error) if new == FAILED else None}
-        return state
-
-    change_state(dataset, run_key, change)
-
-
-def close_quietly(dataset: fo.Dataset, run_key: str, label_field: str, worked: State, error: BaseException) -> None:
-    """``close_run`` after an error, which nothing may hide: the database itself may be gone."""
-    try:
-        close_run(dataset, run_key, label_field, worked, error)
-    except Exception:
-        logger.warning("could not note how run %r ended", run_key)
-        logger.debug("why", exc_info=True)
-
-
-def _bounded(views: list[list[str] | None]) -> list[list[str] | None]:
-    """Views as far as a document takes them, which is written with the one before it in the same command."""
-    size = sum(len(stage) for view in views for stage in view or ())
-    return views if size < _LARGEST_VIEWS else [None]
-
-
-def targets_of(dataset: fo.Dataset, state: State) -> SampleCollection | None:
-    """The samples that the calls of a run were for; ``None`` if that was too much to note."""
-    views = state["views"]
-    if None in views:
-        return None
-    loaded = [view_from_documents(dataset, [json_util.loads(stage) for stage in view]) for view in views]
-    if len(loaded) == 1:
-        return loaded[0]
-    ids = dict.fromkeys(sample_id for view in loaded for sample_id in view.values("id"))
-    return every_image(dataset).select(list(ids))
-
-
-def count_left(dataset: fo.Dataset, state: State, label_field: str, run_key: str) -> int:
-    """Samples that a run has not been at yet, or whose labels are gone."""
-    targets, status = targets_of(dataset, state), status_field(label_field)
-    if targets is None:
-        return 0
-    if not dataset.has_field(status) or not dataset.has_field(label_field):
-        return len(targets)
-    lost = F(f"{status}.state").is_in(DONE) & ~is_labelled(label_field)
-    return len(targets.match((F(f"{status}.run_key") != run_key) | lost))
-
-
-def _stages_of(view: SampleCollection) -> list[str] | None:
-    if isinstance(view, fo.Dataset):
-        return []
-    if dataset_of(view).media_type == fo.core.media.GROUP and not isinstance(stages_of(view)[0], fo.SelectGroupSlices):
-        # What stages before the choice of a slice mean depends on the slice that is active when they are applied.
-        view = every_image(dataset_of(view)).select(view.values("id"))
-    stages = [json_util.dumps(stage) for stage in view_documents(view)]
-    return stages if sum(map(len, stages)) < _LARGEST_VIEWS else None
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -36,17 +36,8 @@ from fiftyone_ntt.pixels.files import write_problem
 from fiftyone_ntt.references.banks import check_kept_size, keep_with_run
 from fiftyone_ntt.runs.history import Document, begin_pass, last_pass
 from fiftyone_ntt.runs.mending import check_free, check_nobody_is_at, forget_lost_labels, is_superseded, mend_runs
-from fiftyone_ntt.runs.record import (
-    COMPLETED,
-    RunRecord,
-    close_quietly,
-    close_run,
-    open_run,
-    register,
-    run_of_field,
-    state_of,
-    status_field,
-)
+from fiftyone_ntt.runs.record import RunRecord, register, run_of_field, status_field
+from fiftyone_ntt.runs.states import COMPLETED, close_quietly, close_run, open_run, state_of
 from fiftyone_ntt.runs.workers import Origin, Work, Worker, current_origin
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,8 @@ from fiftyone_ntt.runs.history import Document, Pass, last_pass, passes
 from fiftyone_ntt.runs.listing import list_runs
 from fiftyone_ntt.runs.mending import check_nobody_is_at, forget_lost_labels, forget_review, forget_statuses, mask_paths
 from fiftyone_ntt.runs.presence_fields import forget_presence
-from fiftyone_ntt.runs.record import delete_state, note_provenance, run_of_field, status_field
+from fiftyone_ntt.runs.record import note_provenance, run_of_field, status_field
+from fiftyone_ntt.runs.states import delete_state
 from fiftyone_ntt.runs.workers import Origin, Worker, forget_claims
 
 _CHUNK = 50

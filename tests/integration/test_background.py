@@ -119,9 +119,9 @@ def test_what_is_starting_can_be_cancelled_and_did_not_fail(squares):
 @pytest.mark.slow
 def test_a_cancelled_run_that_is_resumed_says_so_at_once(squares):
     ntt.segment(squares.limit(3), "squares", "ntt", points_per_side=4, device="cpu")
-    from fiftyone_ntt.runs import record
+    from fiftyone_ntt.runs.states import change_state
 
-    record.change_state(squares, "ntt_ntt", lambda state: {**state, "state": "cancelled"})
+    change_state(squares, "ntt_ntt", lambda state: {**state, "state": "cancelled"})
     executed_in_app("resume_run", squares, {"run_key": "ntt_ntt"})
     assert states(squares) == ["starting"]
     until(lambda: (states(squares), scheduled_work(squares)), lambda now: now == (["completed"], []))

@@ -21,7 +21,7 @@ from fiftyone_ntt.cli import main as cli
 from fiftyone_ntt.dataset.labels import to_document
 from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError
 from fiftyone_ntt.models import PRESETS
-from fiftyone_ntt.runs import record as states
+from fiftyone_ntt.runs import states
 from fiftyone_ntt.runs import workers as leases
 from fiftyone_ntt.runs.workers import Origin, Worker, through
 

@@ -16,7 +16,7 @@ from fiftyone_ntt.runs import session, undo
 from fiftyone_ntt.runs.control import StoredRun
 from fiftyone_ntt.runs.history import Pass
 from fiftyone_ntt.runs.mending import default_run_key
-from fiftyone_ntt.runs.record import state_of
+from fiftyone_ntt.runs.states import state_of
 
 pytestmark = pytest.mark.pictures(**PICTURES)
 
@@ -187,7 +187,7 @@ def test_a_bank_too_large_to_be_kept_is_refused_first(pictures, bank, preset, mo
 
 # danielplohmann/mcrit#42: a document that outgrows MongoDB's limit
 def test_many_long_views_do_not_outgrow_a_document(pictures, bank, preset, monkeypatch):
-    monkeypatch.setattr("fiftyone_ntt.runs.record._LARGEST_VIEWS", 400)
+    monkeypatch.setattr("fiftyone_ntt.runs.states._LARGEST_VIEWS", 400)
     ids = targets_of(pictures).values("id")
     for i in range(IMAGES):
         ntt.segment(pictures.select(ids[i : i + 1]), bank, "found", preset=preset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fiftyone as fo
 
 from fiftyone_ntt.core import MatchConfig
-from fiftyone_ntt.runs import record as states
+from fiftyone_ntt.runs import states
 from fiftyone_ntt.runs.record import RunRecord, register
 from fiftyone_ntt.runs.workers import Origin
 
