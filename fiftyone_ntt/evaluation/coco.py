@@ -21,6 +21,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from fiftyone_ntt.evaluation.found import Matches, Presence, PresenceScores, check_objects, presence_scores
+from fiftyone_ntt.pixels.frames import whole_pixels
 from fiftyone_ntt.pixels.mask_codes import Rle, encode_crop
 
 __all__ = ["Presence", "PresenceScores", "presence_scores"]  # known by this name
@@ -111,11 +112,15 @@ class CocoScores:
 
 
 def encode_box(box: Box, image_size: tuple[int, int]) -> Rle:
-    """Compressed RLE at image size of a filled box (xyxy in image pixels), rounded to pixels."""
+    """Compressed RLE at image size of a filled box (xyxy in image pixels), rounded to pixels.
+
+    A box thinner than a pixel has one; one without an area in the image has none.
+    """
     height, width = image_size
-    x1, x2 = (min(max(round(value), 0), width) for value in (box[0], box[2]))
-    y1, y2 = (min(max(round(value), 0), height) for value in (box[1], box[3]))
-    return encode_crop(np.ones((max(y2 - y1, 0), max(x2 - x1, 0)), bool), min(x1, x2), min(y1, y2), image_size)
+    if min(box[2], width) <= max(box[0], 0) or min(box[3], height) <= max(box[1], 0):
+        return encode_crop(np.zeros((0, 0), bool), 0, 0, image_size)
+    left, top, right, bottom = whole_pixels(box, image_size)
+    return encode_crop(np.ones((bottom - top, right - left), bool), left, top, image_size)
 
 
 def coco_scores(

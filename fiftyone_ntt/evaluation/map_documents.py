@@ -21,6 +21,7 @@ from fiftyone_ntt.dataset.fields import dataset_of
 from fiftyone_ntt.dataset.geometry import box_in_pixels, place_mask, read_map
 from fiftyone_ntt.dataset.labels import serialised_strips
 from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.pixels.frames import whole_pixels
 from fiftyone_ntt.pixels.semantic_maps import VOID, Piece, in_order, map_dtype, painted, rows_of, strips
 from fiftyone_ntt.runs.record import MAPS
 
@@ -41,8 +42,8 @@ def piece_of(label: fo.Detection, value: int, rank: tuple[float, ...], size: tup
     """
     if label.has_mask:
         return Piece(*place_mask(label, size), value, rank)
-    x1, y1, x2, y2 = (round(edge) for edge in box_in_pixels(label, size))
-    return Piece(x1, y1, np.ones((y2 - y1, x2 - x1), bool), value, rank)
+    left, top, right, bottom = whole_pixels(box_in_pixels(label, size), size)
+    return Piece(left, top, np.ones((bottom - top, right - left), bool), value, rank)
 
 
 def targets_of(collection: SampleCollection, field_name: str) -> dict[int, str]:

@@ -10,6 +10,7 @@ Every coordinate in this package belongs to a named frame:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import ceil, gcd
@@ -147,6 +148,23 @@ def outline_radius(frame: ImageFrame) -> int:
 def smallest_object(size: tuple[int, int], points_per_side: int) -> int:
     """Side in pixels of the objects that a grid of points surely meets, in an image of ``(height, width)``."""
     return ceil(max(size) / min(points_per_side, _FINEST))
+
+
+def whole_pixels(box: Sequence[float], image_size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The pixels of a box, of which some part lies in the image: at least one each way, none outside.
+
+    Args:
+        box: xyxy in image pixels.
+        image_size: ``(height, width)`` in pixels.
+
+    Returns:
+        Left, top, right and bottom; the last two are the first pixels beyond.
+    """
+    (left, right), (top, bottom) = (
+        (first := min(max(round(start), 0), size - 1), max(min(round(stop), size), first + 1))
+        for start, stop, size in zip(box[:2], box[2:], reversed(image_size), strict=True)
+    )
+    return left, top, right, bottom
 
 
 def resize_pil(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

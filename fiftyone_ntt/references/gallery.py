@@ -32,6 +32,7 @@ from fiftyone_ntt.errors import InputError, as_text
 from fiftyone_ntt.method.references import mask_extent
 from fiftyone_ntt.params.references import MADE_FIELD
 from fiftyone_ntt.pixels.drawing import Shape, draw_shapes, hex_colour
+from fiftyone_ntt.pixels.frames import whole_pixels
 from fiftyone_ntt.pixels.images import read_image
 from fiftyone_ntt.references.label_kinds import (
     POINT_LABELS,
@@ -47,9 +48,7 @@ _SMALLEST_SIDE = 32
 """Pixels: an object of less has hardly any features of its own."""
 _CONTEXT = 0.15
 """How much of its surroundings a thumbnail shows, as a share of the object's longer side."""
-_THUMBNAIL = 160
-_IN_TABLE = 56
-_GREY_SIDE = 16
+_THUMBNAIL, _IN_TABLE, _GREY_SIDE = 160, 56, 16
 _AROUND_POINTS = 0.08
 """How much a thumbnail shows around points whose mask has not been made, as a share of the image's longer side."""
 _NEARLY_EQUAL, _KEPT = 0.95, 500
@@ -294,7 +293,7 @@ def _look_at(image: NDArray[np.uint8], label: Document, values: ClassValues | No
         raise InputError("its map shows nothing with a name")
     mask, (x1, y1, x2, y2) = _place(objects, (height, width))
     area = float(mask.mean()) if objects[0].mask is not None else (x2 - x1) * (y2 - y1) / (height * width)
-    top, bottom, left, right = round(y1), max(round(y2), round(y1) + 1), round(x1), max(round(x2), round(x1) + 1)
+    left, top, right, bottom = whole_pixels((x1, y1, x2, y2), (height, width))
     margin = max(4, round(_CONTEXT * max(bottom - top, right - left)))
     rows_shown = slice(max(0, top - margin), bottom + margin)
     columns_shown = slice(max(0, left - margin), right + margin)
@@ -316,7 +315,8 @@ def _place(objects: Sequence[LabelledObject], size: tuple[int, int]) -> tuple[ND
     mask, prompt = np.zeros(size, bool), objects[0].prompt
     if objects[0].box is not None or prompt is None:
         x1, y1, x2, y2 = objects[0].box or (0, 0, 1, 1)
-        mask[round(y1) : max(round(y2), round(y1) + 1), round(x1) : max(round(x2), round(x1) + 1)] = True
+        left, top, right, bottom = whole_pixels((x1, y1, x2, y2), size)
+        mask[top:bottom, left:right] = True
         return mask, (x1, y1, x2, y2)
     reach = _AROUND_POINTS * max(size)
     rows, columns = np.ogrid[: size[0], : size[1]]

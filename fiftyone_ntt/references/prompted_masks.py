@@ -13,6 +13,7 @@ from fiftyone_ntt.errors import BadReferenceError
 from fiftyone_ntt.method.options.prompts import MaskOptions, choose_masks, mask_options
 from fiftyone_ntt.method.pooling import pool_mask
 from fiftyone_ntt.method.segmenter import Segmenter
+from fiftyone_ntt.pixels.frames import whole_pixels
 from fiftyone_ntt.pixels.packed_masks import PackedMask
 from fiftyone_ntt.references.label_kinds import LabelledObject
 from fiftyone_ntt.references.reader import ReferenceReader, ReferenceSample
@@ -119,6 +120,5 @@ def _mask_of(asked: _Prompted, index: int | None) -> PromptedMask:
 
 def box_mask(box: Sequence[float], size: tuple[int, int]) -> PackedMask:
     """The box itself, xyxy in pixels: what is left to take where the model finds nothing in it."""
-    x1, y1, x2, y2 = (round(value) for value in box)
-    whole = np.ones((max(y2, y1 + 1) - y1, max(x2, x1 + 1) - x1), bool)[: size[0] - y1, : size[1] - x1]
-    return PackedMask.from_crop(whole, y1, x1)
+    left, top, right, bottom = whole_pixels(box, size)
+    return PackedMask.from_crop(np.ones((bottom - top, right - left), bool), top, left)
