@@ -43,22 +43,50 @@ def box_in_pixels(detection: fo.Detection, image_size: tuple[int, int]) -> tuple
 def points_in_pixels(points: Any, image_size: tuple[int, int]) -> NDArray[np.float32]:
     """Relative points as float32 ``[P, 2]`` (x, y) in image pixels; NaN, which marks a missing point, stays.
 
+    As boxes do, they may lie outside the image.
+
     Raises:
-        InputError: if they are no points, or lie outside the image by more than a little.
+        InputError: if they are no points, or so far away that pixels were meant.
     """
     height, width = image_size
     try:
         relative = np.asarray(points if points is not None else [], np.float64).reshape(-1, 2)
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"expected points [x, y], got {shortened(points)}") from error
-    pixels = relative * [width, height]
-    placed = pixels[np.isfinite(pixels).all(axis=1)]
-    if np.maximum(-placed, placed - [width, height]).max(initial=0.0) > 0.01 * max(image_size):
+    placed = relative[np.isfinite(relative).all(axis=1)]
+    if np.abs(placed).max(initial=0.0) > FAR_OUTSIDE:
         raise InputError(
-            f"the points {(placed / [width, height]).round(3).tolist()} reach outside the image; points are relative "
+            f"the points {shortened(placed.round(3).tolist())} reach far outside the image; points are relative "
             "(0..1), not in pixels: divide x by the image's width, y by its height"
         )
-    return np.asarray(pixels, np.float32)
+    return np.asarray(relative * [width, height], np.float32)
+
+
+def near_image(points: NDArray[np.floating], image_size: tuple[int, int]) -> NDArray[np.bool_]:
+    """bool ``[P]``, which points ``[P, 2]`` lie in the image, or beside it by no more than a slip of the hand."""
+    outside = np.maximum(-points, points - np.array(image_size[::-1])).max(axis=1)
+    return np.asarray(outside <= 0.01 * max(image_size))
+
+
+def line_inside(line: NDArray[np.floating], image_size: tuple[int, int]) -> list[NDArray[np.float32]]:
+    """The pieces of a line ``[V, 2]`` (x, y) in pixels that lie in the image; itself where all of it does."""
+    size = np.array(image_size[::-1], np.float64)
+    if ((line >= 0) & (line <= size)).all():
+        return [np.asarray(line, np.float32)]
+    pieces: list[list[NDArray[np.float64]]] = []
+    for start, stop in zip(line[:-1].astype(np.float64), line[1:].astype(np.float64), strict=True):
+        way = stop - start
+        with np.errstate(divide="ignore", invalid="ignore"):
+            borders = np.stack([-start / way, (size - start) / way])  # [2, 2] shares of the way to the four borders
+        still = (way == 0) & (start >= 0) & (start <= size)
+        enters = max(np.where(way == 0, np.where(still, 0.0, 2.0), borders.min(axis=0)).max(), 0.0)
+        leaves = min(np.where(way == 0, np.where(still, 1.0, -1.0), borders.max(axis=0)).min(), 1.0)
+        if enters > leaves:
+            continue
+        if not pieces or enters > 0:
+            pieces.append([start + enters * way])
+        pieces[-1].append(start + leaves * way)
+    return [np.array(piece, np.float32) for piece in pieces]
 
 
 def place_mask(detection: fo.Detection, image_size: tuple[int, int]) -> tuple[int, int, NDArray[np.bool_]]:

@@ -24,13 +24,66 @@ _FILL_OPACITY = 0.38
 _LONGEST_NAME = 40
 
 
-def fill_polygon(outline: NDArray[np.floating], image_size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The inside of a closed line ``[V, 2]`` (x, y) in pixels: bool ``[H, W]``; nothing of fewer than three corners."""
-    canvas = Image.new("1", (image_size[1], image_size[0]))
-    corners = [(float(x) - 0.5, float(y) - 0.5) for x, y in outline]  # PIL counts from the centres of pixels
-    if len(corners) > 2:
-        ImageDraw.Draw(canvas).polygon(corners, fill=1, outline=1)
-    return np.asarray(canvas, bool)
+def fill_polygon(rings: Sequence[NDArray[np.floating]], image_size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels whose centres lie inside closed lines by the even-odd rule: a ring inside another one is a hole.
+
+    What is too thin to hold a centre (a point, a line, a sliver) has the pixels that its line runs through. Lines may
+    leave the image: what lies inside is kept.
+
+    Args:
+        rings: lines ``[V, 2]`` (x, y) in pixels, of any number of corners.
+        image_size: ``(height, width)`` in pixels.
+
+    Returns:
+        bool ``[H, W]``; without a pixel only where all of it lies outside the image.
+    """
+    rings = [np.asarray(ring, np.float64).reshape(-1, 2) for ring in rings]
+    mask = np.zeros(image_size, bool)
+    parts = [_filled(ring, image_size) for ring in rings]
+    for top, left, inside in parts:
+        mask[top : top + inside.shape[0], left : left + inside.shape[1]] ^= inside
+    if not mask.any():  # of a line that is there twice nothing would be left
+        for top, left, inside in parts:
+            mask[top : top + inside.shape[0], left : left + inside.shape[1]] |= inside
+    for ring, (_, _, inside) in zip(rings, parts, strict=True):
+        if not inside.any():
+            columns, rows = _along(ring, image_size)
+            mask[rows, columns] = True
+    return mask
+
+
+def _filled(ring: NDArray[np.float64], image_size: tuple[int, int]) -> tuple[int, int, NDArray[np.bool_]]:
+    """First row and column, and bool ``[h, w]`` from there on: the pixels whose centres a ring encloses."""
+    height, width = image_size
+    (x, y), (next_x, next_y) = ring.T, np.roll(ring, -1, axis=0).T
+    # Rows whose centres an edge crosses, the lower end aside: a corner at a centre counts once.
+    first, stop = (
+        np.clip(np.ceil(side(y, next_y) - 0.5), 0, height).astype(np.int64) for side in (np.minimum, np.maximum)
+    )
+    counts = stop - first  # [V]
+    if not counts.sum():
+        return 0, 0, np.zeros((0, 0), bool)
+    edge = np.repeat(np.arange(len(ring)), counts)
+    rows = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + first[edge]
+    share = (rows + 0.5 - y[edge]) / (next_y[edge] - y[edge])
+    columns = np.clip(np.ceil(x[edge] + share * (next_x[edge] - x[edge]) - 0.5), 0, width).astype(np.int64)
+    top, left = int(rows.min()), int(columns.min())
+    crossed = np.zeros((int(rows.max()) + 1 - top, int(columns.max()) + 1 - left), bool)
+    np.logical_xor.at(crossed, (rows - top, columns - left), True)  # from the first centre right of a crossing on
+    return top, left, np.logical_xor.accumulate(crossed, axis=1)[:, :-1]
+
+
+def _along(ring: NDArray[np.float64], image_size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Columns and rows of the pixels of the image that a closed line runs through."""
+    following = np.roll(ring, -1, axis=0)
+    steps = np.maximum(np.ceil(np.abs(following - ring).max(axis=1) * 2), 1).astype(np.int64)  # [V], half a pixel each
+    edge = np.repeat(np.arange(len(ring)), steps)
+    share = (np.arange(steps.sum()) - np.repeat(np.cumsum(steps) - steps, steps)) / steps[edge]
+    points = ring[edge] + share[:, None] * (following - ring)[edge]
+    size = np.array(image_size[::-1])
+    points = points[((points >= 0) & (points <= size)).all(axis=1)]
+    columns, rows = np.minimum(np.floor(points), size - 1).astype(np.int64).T
+    return columns, rows
 
 
 def encode_png(values: NDArray[np.bool_] | NDArray[np.uint8]) -> bytes:

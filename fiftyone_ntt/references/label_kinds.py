@@ -19,7 +19,15 @@ from scipy import ndimage
 
 from fiftyone_ntt.dataset.documents import Document, SampleDocument, class_of, label_of, single_documents, tags_of
 from fiftyone_ntt.dataset.fields import NEGATIVE_TAG
-from fiftyone_ntt.dataset.geometry import box_in_pixels, full_mask, points_in_pixels, read_map, stretched
+from fiftyone_ntt.dataset.geometry import (
+    box_in_pixels,
+    full_mask,
+    line_inside,
+    near_image,
+    points_in_pixels,
+    read_map,
+    stretched,
+)
 from fiftyone_ntt.errors import BadReferenceError, InputError, WrongTypeError, as_text, counted
 from fiftyone_ntt.method.options.prompts import Prompt
 from fiftyone_ntt.pixels.drawing import fill_polygon
@@ -108,11 +116,13 @@ def _of_detection(label: fo.Detection, size: Size) -> LabelledObject:
 def _of_keypoint(label: fo.Keypoint, size: Size) -> LabelledObject:
     points = points_in_pixels(label.points, size)  # [P, 2], NaN where a point is missing
     on_object = _marks(label, len(points))  # [P]
-    placed = np.isfinite(points).all(axis=1)
+    there = np.isfinite(points).all(axis=1)
+    placed = there & near_image(points, size)
     if not (placed & on_object).any():
         raise InputError(
-            f"expected a point on the object, got {counted(len(points), 'point')}: {int((~placed).sum())} missing "
-            f"(NaN), {int((placed & ~on_object).sum())} marked as beside it"
+            f"expected a point on the object, got {counted(len(points), 'point')}: {int((~there).sum())} missing "
+            f"(NaN), {int((there & ~placed).sum())} outside the image, {int((placed & ~on_object).sum())} marked as "
+            "beside it"
         )
     prompt = Prompt(points[placed], on_object[placed])
     return LabelledObject(label.label, label.id, "point", points=prompt, negative=_marked(label))
@@ -139,9 +149,14 @@ def _of_polyline(label: fo.Polyline, size: Size) -> LabelledObject:
     if not lines:
         raise InputError("expected a line of points, got none")
     if label.closed or label.filled:
-        mask = np.logical_or.reduce([fill_polygon(line, size) for line in lines])
+        mask = fill_polygon(lines, size)
+        if not mask.any():
+            raise InputError("expected a polygon in the image, got one that lies outside")
         return LabelledObject(label.label, label.id, "mask", mask, negative=_marked(label))
-    prompt = Prompt.scribble(*lines)
+    inside = [piece for line in lines for piece in line_inside(line, size)]
+    if not inside:
+        raise InputError("expected a line in the image, got one that lies outside")
+    prompt = Prompt.scribble(*inside)
     return LabelledObject(label.label, label.id, "scribble", points=prompt, negative=_marked(label))
 
 
