@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,7 +12,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import fiftyone as fo
 import numpy as np
 from bson import ObjectId
 from fiftyone import ViewField as F
@@ -36,19 +36,20 @@ from fiftyone_ntt.dataset.storage import raw_values
 from fiftyone_ntt.errors import InputError, as_text, counted
 from fiftyone_ntt.params.base import Progress, check_arguments
 from fiftyone_ntt.params.review import ExportParams
-from fiftyone_ntt.pixels.files import naming
+from fiftyone_ntt.pixels.frames import whole_pixels
 from fiftyone_ntt.pixels.images import decode_image, image_size, read_bytes, upright_size
 from fiftyone_ntt.review.export_choice import chosen_labels, classes_of, why_nothing
+from fiftyone_ntt.review.export_fiftyone import write_fiftyone
 from fiftyone_ntt.review.export_folder import NOTE, checked_folder, files_in, give_name, place_to_fill, write_error
 from fiftyone_ntt.review.export_formats import (
     IMAGES,
     CocoWriter,
-    Names,
     PlacedLabel,
     YoloWriter,
     count_on_disk,
     save,
 )
+from fiftyone_ntt.review.export_names import Names, for_yolo
 
 FORMATS = {"coco": "COCO", "yolo": "YOLO", "fiftyone": "FiftyOne dataset"}
 """Formats, and what they are called."""
@@ -189,6 +190,7 @@ class _Job:
         keep_empty: also write images without a label.
         unusable: ids of labels that cannot be written.
         boxes: labels without a mask.
+        converted: images that had to be written as PNG.
     """
 
     chosen: SampleCollection
@@ -201,6 +203,7 @@ class _Job:
     keep_empty: bool
     unusable: list[ObjectId | None] = field(default_factory=list)
     boxes: int = 0
+    converted: int = 0
 
 
 def _write(job: _Job, folder: Path, before: set[str], progress: Progress | None) -> None:
@@ -228,7 +231,8 @@ def _export(job: _Job, hidden: Path, folder: Path, progress: Progress | None) ->
     report, namer = job.report, Names(job.chosen.values("filepath"), job.format)
     if job.format == "fiftyone":
         written = {sample_id: name for sample_id, name, _, _ in _images(job, hidden, namer, progress)}
-        _write_fiftyone(job, hidden, written)
+        unusable = {str(key) for key in job.unusable}
+        write_fiftyone(job.chosen, job.label_field, hidden, written, export_media=job.export_media, unusable=unusable)
     else:
         writer = CocoWriter(hidden, job.names, job.masks) if job.format == "coco" else YoloWriter(hidden, job.names)
         try:
@@ -245,6 +249,9 @@ def _export(job: _Job, hidden: Path, folder: Path, progress: Progress | None) ->
         report.notes += writer.loss.notes(report.labels)
     if job.boxes:
         report.notes.append(f"{counted(job.boxes, 'label')} without a mask: the filled box stands in for it")
+    if job.converted:
+        images = counted(job.converted, "image")
+        report.notes.append(f"{images} of a kind that trainers of YOLO models pass over: written as PNG")
     if not report.labels:
         lines = "; ".join(report.left_out[:5] + report.notes)
         raise InputError(f"nothing to export: no label could be written ({lines})")
@@ -273,12 +280,20 @@ def _images(job: _Job, hidden: Path, namer: Names, progress: Progress | None) ->
                 image = None
             if image is not None:
                 data, size, labels = image
-                name = namer.name(path)
-                if data is not None:
-                    save(hidden / IMAGES[job.format] / name, data)
-                yield str(sample_id), name, size, labels
+                yield str(sample_id), _put_image(job, hidden, namer, path, data), size, labels
             if progress is not None:
                 progress(done, len(ids), f"writing images and labels ({done} of {len(ids)})")
+
+
+def _put_image(job: _Job, hidden: Path, namer: Names, path: str, data: bytes | None) -> str:
+    """Writes an image, if it is to be copied, and says how the export calls it."""
+    if data is None:
+        return namer.in_place(path) if job.format == "coco" else namer.name(path)
+    content, suffix = for_yolo(data, path) if job.format == "yolo" else (data, None)
+    job.converted += content is not data
+    name = namer.name(path, suffix)
+    save(hidden / IMAGES[job.format] / name, content)
+    return name
 
 
 def _image(
@@ -326,58 +341,14 @@ def _placed(job: _Job, document: Document, size: tuple[int, int], path: str) -> 
         if not mask.any():
             raise InputError("its mask is empty")
     else:
-        left, top = min(int(round(x1)), size[1] - 1), min(int(round(y1)), size[0] - 1)
-        mask = np.ones((max(round(y2) - top, 1), max(round(x2) - left, 1)), bool)
+        left, top, right, bottom = whole_pixels((x1, y1, x2, y2), size)
+        mask = np.ones((bottom - top, right - left), bool)
         job.boxes += 1
     box = round(x1, 6), round(y1, 6), round(x2 - x1, 6), round(y2 - y1, 6)
     name = f"label {label.id} ({as_text(label.label)}) of {as_text(path, _LONGEST_PATH)}"
     return PlacedLabel(
         name, job.names.index(str(label.label)), box, left, top, mask, is_crowd(document), is_ignored(document)
     )
-
-
-def _write_fiftyone(job: _Job, folder: Path, written: dict[str, str]) -> None:
-    """FiftyOne's own format. Files of masks come along, whether or not the images do."""
-    with naming(folder / "samples.json"):
-        job.chosen.select_fields(job.label_field).export(
-            export_dir=str(folder), dataset_type=fo.types.FiftyOneDataset, export_media=False, use_dirs=True,
-            ordered=True, progress=False,
-        )  # fmt: skip
-        # A file a sample, in their order: they become one, which FiftyOne reads sooner, without all in memory at once.
-        parts, count = folder / "samples", 0
-        with (folder / "samples.json").open("w", encoding="utf-8") as file:
-            file.write('{"samples": [')
-            for part in sorted(parts.iterdir()):
-                sample = json.loads(part.read_text(encoding="utf-8"))
-                if (name := written.get(sample["_id"]["$oid"])) is not None:
-                    file.write((",\n" if count else "\n") + json.dumps(_portable(job, folder, sample, name)))
-                    count += 1
-                part.unlink()
-            file.write("\n]}\n")
-        parts.rmdir()
-
-
-def _portable(job: _Job, folder: Path, sample: dict[str, Any], name: str) -> dict[str, Any]:
-    """A sample's document without the labels that cannot be written; image and mask files are those of the export."""
-    if job.export_media:
-        sample["filepath"] = f"{IMAGES[job.format]}/{name}"
-    value = sample.get(job.label_field) or {}
-    unusable = {str(key) for key in job.unusable}
-    labels = [label for label in value.get("detections") or [] if _id_of(label) not in unusable]
-    for number, label in enumerate(labels):
-        if label.get("mask_path"):  # copies of samples have labels of the same ids
-            place = f"fields/{job.label_field}.detections/{sample['_id']['$oid']}-{number}.png"
-            save(folder / place, read_bytes(label["mask_path"]))
-            label["mask_path"] = place
-    if "detections" in value:
-        value["detections"] = labels
-    return sample
-
-
-def _id_of(label: Any) -> str | None:
-    """The id of a label in a JSON document; ``None`` without one."""
-    key = label.get("_id") if isinstance(label, dict) else None
-    return str(key.get("$oid")) if isinstance(key, dict) else key and str(key)
 
 
 def _notes(view: SampleCollection, chosen: SampleCollection, label_field: str, only: str) -> list[str]:
@@ -392,7 +363,11 @@ def _notes(view: SampleCollection, chosen: SampleCollection, label_field: str, o
 def _how_to_load(folder: Path, job: _Job, root: str) -> str:
     kinds = {"coco": "COCODetectionDataset", "yolo": "YOLOv5Dataset", "fiftyone": "FiftyOneDataset"}
     extra = {"coco": ', label_types=["segmentations"]', "yolo": ', split="train", label_type="instances"'}
-    kind = f"dataset_type=fo.types.{kinds[job.format]}{extra.get(job.format, '')}"
+    kind, first = f"dataset_type=fo.types.{kinds[job.format]}{extra.get(job.format, '')}", ""
     if job.format == "coco" and not job.export_media:
-        kind += f", data_path={root!r}"
-    return f"import fiftyone as fo\ndataset = fo.Dataset.from_dir({str(folder)!r}, {kind})"
+        kind += f", data_path={(root if root != os.sep and os.path.isdir(root) else str(folder))!r}"
+    if job.format == "yolo" and not job.export_media:
+        first = (
+            f"# first put the images into {str(folder / IMAGES['yolo'])!r}, each named as its text file in labels/\n"
+        )
+    return f"{first}import fiftyone as fo\ndataset = fo.Dataset.from_dir({str(folder)!r}, {kind})"

@@ -1,11 +1,8 @@
-"""Files of an export: names that keep images apart, COCO and YOLO writers, and counting what lies on disk."""
+"""Files of an export: COCO and YOLO writers, and counting what lies on disk."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,11 +19,11 @@ from fiftyone_ntt.errors import counted
 from fiftyone_ntt.pixels.files import naming, write_file
 from fiftyone_ntt.pixels.mask_codes import encode_crop
 from fiftyone_ntt.pixels.polygons import Points, one_polygon, polygons_of, rings_of
+from fiftyone_ntt.review.export_names import YOLO_SUFFIXES
 
 IMAGES = {"coco": "data", "yolo": "images/train", "fiftyone": "data"}
 """Where each format keeps the images."""
 _ABOUT_VAL = "# val: the same images, until you set some aside\n"
-_LONGEST_PART, _LONGEST_NAME = 200, 800  # bytes; file systems allow 255 and about 4,000
 _INSET = 0.02  # pixels: corners lie in pixels of the mask, and boxes around the polygon stay those of the mask
 
 
@@ -66,6 +63,8 @@ class Loss:
         crowds: crowd regions that were left out, because the format knows none.
         ignored: the same of labels marked as difficult or as to be ignored.
         images: images that were left out, because no label of them was left.
+        joined: samples whose labels went to the image of another sample, which has the same file.
+        unread: images with a suffix that trainers pass over.
         dropped: lines about labels that could not be written at all.
     """
 
@@ -75,6 +74,8 @@ class Loss:
     crowds: int = 0
     ignored: int = 0
     images: int = 0
+    joined: int = 0
+    unread: int = 0
     dropped: list[str] = field(default_factory=list)
 
     def measure(self, mask: NDArray[np.bool_], drawn: NDArray[np.bool_], outside: int = 0) -> None:
@@ -100,83 +101,19 @@ class Loss:
             lines.append(f"{marked} marked as difficult or to be ignored left out: YOLO has no such mark")
         if self.images:
             lines.append(f"{counted(self.images, 'image')} left out, of which no label was left")
+        if self.joined:
+            lines.append(
+                f"{counted(self.joined, 'sample')} of a file of another sample: one image with the labels of all"
+            )
+        if self.unread:
+            kind = counted(self.unread, "image")
+            lines.append(f"{kind} of a kind that trainers of YOLO models pass over: put them there as PNG")
         return lines
 
 
 def save(path: Path, content: str | bytes) -> None:
     """Writes one of the files of an export, whose folder gets its name once all of them are there."""
     write_file(path, content, durable=False)
-
-
-class Names:
-    """Names for images within an export: the path below the folder that all of them share.
-
-    Names are distinct also where a file system takes ``A.jpg`` for ``a.jpg``; in YOLO, whose labels lie in
-    ``<name>.txt``, without their extensions, too.
-
-    Args:
-        paths: of all images.
-        format: of the export.
-    """
-
-    def __init__(self, paths: Sequence[str], format: str) -> None:
-        self.format = format
-        self.renamed: dict[str, str] = {}
-        try:
-            self.root = os.path.commonpath({os.path.dirname(os.path.normpath(path)) for path in paths})
-        except ValueError:  # no paths, or addresses among them
-            self.root = ""
-        self._files: set[str] = set()
-        self._folders: set[str] = set()
-
-    def name(self, path: str) -> str:
-        """A name that no other image of this export has, with ``/`` between folders."""
-        relative = os.path.normpath(path).removeprefix(self.root)
-        parts = [self._part(part) for part in relative.split(os.sep) if part not in ("", ".", "..")] or ["image"]
-        if len("/".join(parts).encode()) > _LONGEST_NAME:
-            parts = [_digest("/".join(parts[:-1])), parts[-1]]
-        plain = PurePosixPath(*parts)
-        name, count = plain, 1
-        while self._is_taken(name):
-            count += 1
-            # Where a file has the name of a folder above, another name in that folder is no way out.
-            top = f"{plain.parts[0]}-{count}" if self._is_below_a_file(name) else plain.parts[0]
-            own = plain.name if top != plain.parts[0] else f"{plain.stem}-{count}{plain.suffix}"
-            name = PurePosixPath(top, *plain.parts[1:-1], own) if len(plain.parts) > 1 else PurePosixPath(own)
-        key = self._key(name)
-        self._files.add(key)
-        self._folders.update(key[:i] for i, letter in enumerate(key) if letter == "/")
-        if str(name) != relative.strip(os.sep):
-            self.renamed[str(name)] = path
-        return str(name)
-
-    def _part(self, part: str) -> str:
-        text = "".join("_" if letter == "\\" or unicodedata.category(letter)[0] == "C" else letter for letter in part)
-        if text.startswith("."):
-            text = f"_{text}"  # loaders skip hidden files
-        if self.format == "yolo" and text == "images":
-            text = "images_"  # loaders replace the last folder of this name by `labels`
-        if len(text.encode()) > _LONGEST_PART:
-            stem, suffix = os.path.splitext(text)
-            suffix = suffix if len(suffix.encode()) < 20 else ""
-            text = f"{stem.encode()[: _LONGEST_PART - 40].decode(errors='ignore')}-{_digest(text)}{suffix}"
-        return text
-
-    def _is_taken(self, name: PurePosixPath) -> bool:
-        key = self._key(name)
-        return key in self._files or key in self._folders or self._is_below_a_file(name)
-
-    def _is_below_a_file(self, name: PurePosixPath) -> bool:
-        key = self._key(name)
-        return any(key[:i] in self._files for i, letter in enumerate(key) if letter == "/")
-
-    def _key(self, name: PurePosixPath) -> str:
-        text = str(name.with_suffix(".txt") if self.format == "yolo" else name)
-        return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 class CocoWriter:
@@ -191,7 +128,7 @@ class CocoWriter:
     def __init__(self, folder: Path, classes: Sequence[str], masks: str) -> None:
         self.loss = Loss()
         self._path, self._masks = folder / "labels.json", masks
-        self._images: list[str] = []
+        self._images: dict[str, str] = {}  # file name -> its entry
         self._count = 0
         with naming(self._path):
             folder.mkdir(parents=True, exist_ok=True)
@@ -200,9 +137,12 @@ class CocoWriter:
         self._write('{"info": {}, "licenses": [], "categories": ' + json.dumps(categories) + ',\n"annotations": [')
 
     def add(self, name: str, size: tuple[int, int], labels: Sequence[PlacedLabel]) -> None:
-        """Adds an image of ``size`` (height, width) with its labels."""
+        """Adds an image of ``size`` (height, width), or more labels of one that is there."""
         number = len(self._images) + 1
-        self._images.append(json.dumps({"id": number, "file_name": name, "width": size[1], "height": size[0]}))
+        entry = json.dumps({"id": number, "file_name": name, "width": size[1], "height": size[0]})
+        if (earlier := self._images.setdefault(name, entry)) is not entry:
+            number = json.loads(earlier)["id"]
+            self.loss.joined += 1
         for label in labels:
             annotation = {
                 "id": self._count + 1,
@@ -220,7 +160,7 @@ class CocoWriter:
 
     def close(self) -> None:
         """Writes what comes last."""
-        self._write('\n],\n"images": [\n' + ",\n".join(self._images) + "\n]}\n")
+        self._write('\n],\n"images": [\n' + ",\n".join(self._images.values()) + "\n]}\n")
         with naming(self._path):
             self._file.close()
 
@@ -280,6 +220,7 @@ class YoloWriter:
             self.loss.images += 1
             (self._folder / IMAGES["yolo"] / name).unlink(missing_ok=True)
             return
+        self.loss.unread += PurePosixPath(name).suffix.lower() not in YOLO_SUFFIXES
         path = self._folder / "labels" / "train" / PurePosixPath(name).with_suffix(".txt")
         save(path, "".join(lines))
 

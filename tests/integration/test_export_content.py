@@ -19,7 +19,7 @@ from support.exports import LOAD, SIZE, accepted, disc, drawing, load, picture
 
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.review.export import export_labels
-from fiftyone_ntt.review.export_formats import Names
+from fiftyone_ntt.review.export_names import Names
 
 MASKS = {
     "one-pixel line": drawing((20, 10, 21, 70)),
@@ -114,8 +114,8 @@ def test_names_keep_images_apart(dataset, tmp_path, kind, media, format):
     assert len(set(folded)) == len(folded)
     if format == "coco":
         names = [image["file_name"] for image in json.loads((out / "labels.json").read_text())["images"]]
-        assert len({name.casefold() for name in names}) == len(paths)
-        assert not media or all((out / "data" / name).is_file() for name in names)
+        assert len({name.casefold() if media else name for name in names}) == len(paths)
+        assert all((out / "data" / name if media else tmp_path / "in" / name).is_file() for name in names)
     if format == "yolo":
         assert len(list((out / "labels").rglob("*.txt"))) == len(paths)
     if media:
