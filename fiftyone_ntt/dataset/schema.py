@@ -18,6 +18,7 @@ from fiftyone_ntt.dataset.documents import Document, can_be_tagged, class_of, ta
 from fiftyone_ntt.dataset.fields import check_detections_field, dataset_of, label_path, label_root
 from fiftyone_ntt.dataset.labels import ATTRIBUTES, OF_REFERENCES
 from fiftyone_ntt.dataset.storage import dataset_id
+from fiftyone_ntt.errors import WrongTypeError
 from fiftyone_ntt.pixels.drawing import hex_colour
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,21 @@ An attribute that the editor does not show keeps its value when a label is edite
 _READ_ONLY = frozenset({"confidence", "reference_kind"})
 _RADIO_BUTTONS = 5
 _SHOWN_CLASSES = 1000  # FiftyOne takes no longer list of choices
+
+
+def check_lists_field(collection: SampleCollection, field_name: str) -> None:
+    """Raises unless a field holds ``Detections``: what is written to or matched by FiftyOne is a list of labels.
+
+    Raises:
+        InputError: if there is no such field.
+        WrongTypeError: if it holds something else, or single ``Detection`` labels, which are enough to be read.
+    """
+    check_detections_field(collection, field_name)
+    if not label_root(collection, field_name)[1]:
+        raise WrongTypeError(
+            f"expected field {field_name!r} to hold Detections, got Detection; wrap each label in fo.Detections, in a "
+            "field of its own, or choose another field"
+        )
 
 
 def declare_labels(dataset: fo.Dataset, name: str, *, of_references: bool = False) -> None:

@@ -37,7 +37,7 @@ from fiftyone_ntt.dataset.fields import (
 from fiftyone_ntt.dataset.geometry import FAR_OUTSIDE, place_mask
 from fiftyone_ntt.dataset.labels import attribute_of, is_crowd, is_ignored
 from fiftyone_ntt.dataset.parts import raw_samples
-from fiftyone_ntt.dataset.schema import can_be_loaded, declared_attributes
+from fiftyone_ntt.dataset.schema import can_be_loaded, check_lists_field, declared_attributes
 from fiftyone_ntt.errors import InputError, as_text, counted
 from fiftyone_ntt.evaluation.coco import (
     IMAGES_AT_ONCE,
@@ -157,9 +157,10 @@ def to_score(
     look into the files.
     """
     view = whole_images(view)
+    check = check_detections_field if eval_key is None else check_lists_field  # FiftyOne matches lists only
     for name in (label_field, gt_field):
         if not is_map_field(view, name):
-            check_detections_field(view, name)
+            check(view, name)
     if label_field == gt_field:
         raise InputError(f"expected two different fields to compare, got {label_field!r} twice")
     if eval_key is not None:

@@ -14,14 +14,13 @@ from fiftyone_ntt.dataset.documents import Document, label_parts, single_documen
 from fiftyone_ntt.dataset.fields import (
     NEGATIVE_TAG,
     REFERENCE_TAG,
-    check_detections_field,
     dataset_of,
     every_image,
     field_names,
     image_samples,
 )
 from fiftyone_ntt.dataset.labels import fingerprint, is_kept
-from fiftyone_ntt.dataset.schema import activate_schema
+from fiftyone_ntt.dataset.schema import activate_schema, check_lists_field
 from fiftyone_ntt.dataset.storage import raw_values
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models import Preset, load_preset
@@ -111,7 +110,7 @@ def make_reference_masks(
     references = image_samples(references)
     dataset = dataset_of(references)
     if dataset.get_field(out_field) is not None:
-        check_detections_field(dataset, out_field)
+        check_lists_field(dataset, out_field)
     reader = ReferenceReader(references, fields, classes)
     segmenter = load_preset(preset, device).segmenter()
     masks = make_masks(reader, segmenter, progress)

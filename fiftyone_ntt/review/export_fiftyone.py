@@ -10,6 +10,7 @@ from typing import Any
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
+from fiftyone_ntt.dataset.documents import single_documents
 from fiftyone_ntt.pixels.files import naming
 from fiftyone_ntt.pixels.images import read_bytes
 from fiftyone_ntt.review.export_formats import IMAGES, save
@@ -69,14 +70,17 @@ def _ungroup(path: Path) -> None:
 def _make_portable(sample: dict[str, Any], label_field: str, folder: Path, unusable: Collection[str]) -> None:
     """Takes the labels out of a sample's document that cannot be written, and mask files into the export."""
     value = sample.get(label_field) or {}
-    labels = [label for label in value.get("detections") or [] if _id_of(label) not in unusable]
+    labels = [label for label in single_documents(value) if _id_of(label) not in unusable]
+    root = f"{label_field}.detections" if "detections" in value else label_field
     for number, label in enumerate(labels):
         if label.get("mask_path"):  # copies of samples have labels of the same ids
-            place = f"fields/{label_field}.detections/{sample['_id']['$oid']}-{number}.png"
+            place = f"fields/{root}/{sample['_id']['$oid']}-{number}.png"
             save(folder / place, read_bytes(label["mask_path"]))
             label["mask_path"] = place
     if "detections" in value:
         value["detections"] = labels
+    elif not labels:  # a field of single labels
+        sample[label_field] = None
 
 
 def _id_of(label: Any) -> str | None:

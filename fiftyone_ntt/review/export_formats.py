@@ -15,6 +15,7 @@ import yaml
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
+from fiftyone_ntt.dataset.documents import single_documents
 from fiftyone_ntt.errors import counted
 from fiftyone_ntt.pixels.files import naming, write_file
 from fiftyone_ntt.pixels.mask_codes import encode_crop
@@ -289,7 +290,7 @@ def count_on_disk(folder: Path, format: str, label_field: str, classes: Sequence
         with (folder / "samples.json").open(encoding="utf-8") as stored:
             for line in stored:
                 if line.startswith('{"_id"'):  # one sample a line
-                    labels = (json.loads(line.rstrip().removesuffix(",")).get(label_field) or {}).get("detections")
-                    counts.update(label["label"] for label in labels or [])
+                    labels = single_documents(json.loads(line.rstrip().removesuffix(",")).get(label_field))
+                    counts.update(label["label"] for label in labels)
                     images += 1
     return OnDisk(images, {name: counts[name] for name in classes if counts[name]}, len(files))

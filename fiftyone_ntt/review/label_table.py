@@ -28,6 +28,7 @@ from fiftyone_ntt.dataset.fields import (
     check_detections_field,
     dataset_of,
     is_generated,
+    label_root,
 )
 from fiftyone_ntt.dataset.labels import is_edited, is_from_run
 from fiftyone_ntt.dataset.storage import database_collection, dataset_id, patiently
@@ -69,6 +70,7 @@ class LabelTable:
 
     def __init__(self, dataset: fo.Dataset, label_field: str) -> None:
         self._samples, self._field = database_collection(dataset), label_field
+        self._root = label_root(dataset, label_field)[0] if dataset.has_field(label_field) else label_field
         self._classes_of_run = tuple(provenance_of(dataset, label_field).get("classes") or ())
         self.of_run = run_of_field(dataset, label_field) is not None
         """Whether a run wrote the field: what no run wrote there, a person drew."""
@@ -229,7 +231,7 @@ class LabelTable:
         return [{"_id": {"$in": ids[start : start + _BATCH]}} for start in range(0, len(ids), _BATCH)]
 
     def _read_documents(self, query: dict[str, Any]) -> None:
-        wanted = {f"{self._field}.detections": 1, "last_modified_at": 1}
+        wanted = {self._root: 1, "last_modified_at": 1}
         for document in self._samples.find(query, wanted, batch_size=_BATCH):
             labels = single_documents(document.get(self._field))
             self._put(document["_id"], [label for label in labels if isinstance(label.get("_id"), ObjectId)])

@@ -17,7 +17,7 @@ import fiftyone as fo
 
 from fiftyone_ntt.dataset.documents import label_parts
 from fiftyone_ntt.dataset.fields import check_name, detections_fields, every_image, is_detections_field
-from fiftyone_ntt.dataset.schema import declare_status
+from fiftyone_ntt.dataset.schema import check_lists_field, declare_status
 from fiftyone_ntt.dataset.storage import database_collection, refresh, store
 from fiftyone_ntt.errors import InputError, WrongTypeError, counted
 from fiftyone_ntt.params.base import StageOneSettings
@@ -279,6 +279,7 @@ def check_field(dataset: fo.Dataset, run_key: str, name: str, overwrite: bool) -
         return None
     if not is_detections_field(dataset, name):
         raise WrongTypeError(f"field {name!r} exists and does not hold Detections; choose another label_field")
+    check_lists_field(dataset, name)
     previous = provenance_of(dataset, name)
     if overwrite:
         return None
