@@ -21,10 +21,11 @@ NUMBA_OFF_VARIABLE = "NUMBA_DISABLE_JIT"
 
 @dataclass(frozen=True)
 class Loops:
-    """The compiled loops: ``bits`` over the pixels of masks, ``runs`` over their runs."""
+    """The compiled loops: ``bits`` over the pixels of masks, ``runs`` over their runs, ``rings`` along their edges."""
 
     bits: Any
     runs: Any
+    rings: Any
 
 
 _lock = threading.Lock()
@@ -60,12 +61,12 @@ def _load() -> Loops | None:
 
         if getattr(config, "DISABLE_JIT", 0):  # all of them would be plain Python, and take minutes
             raise ImportError(f"{NUMBA_OFF_VARIABLE} is set")
-        from fiftyone_ntt.pixels import bit_loops, run_loops
+        from fiftyone_ntt.pixels import bit_loops, ring_loops, run_loops
     except Exception as error:  # numba may be missing, not fit this numpy, or find no folder for its cache
         _reasons.append(str(error))
         logger.info("masks are worked on by numpy, which takes several times longer than compiled loops: %s", error)
         return None
-    return Loops(bit_loops, run_loops)
+    return Loops(bit_loops, run_loops, ring_loops)
 
 
 def compiled(signature: str) -> Callable[[Function], Function]:

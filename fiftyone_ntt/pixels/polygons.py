@@ -10,12 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import cKDTree
+
+from fiftyone_ntt.pixels.compiled import loops
 
 Points = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+_PAIRS = 100_000
+"""Distances between corners that numpy works out at once."""
 _MOST_RINGS, _MOST_STEPS = 1000, 5_000_000
 """A mask of very many parts and holes is noise: the smallest are left out, so that joining them stays quick."""
-_Vertex = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,16 +52,16 @@ def rings_of(mask: NDArray[np.bool_], inset: float = 0.0) -> list[Ring]:
     Returns:
         Parts and holes, the largest first.
     """
-    outlines = _trace(mask)
-    if not outlines:
+    corners, ends = _trace(np.pad(mask, 1))
+    if not len(ends):
         return []
-    parts = ndimage.label(mask)[0] if len(outlines) > 1 else mask.astype(np.int64)
-    rings = []
-    for outline in outlines:
-        x, y, dx, dy = np.array(outline).T  # [P] each; dx, dy: the directions of the two edges that meet here
-        inwards = np.stack([-dy, dx], axis=1)  # [P, 2], diagonally into the mask
-        column, row = np.floor([x[0] - dy[0] / 2, y[0] + dx[0] / 2]).astype(int)  # the pixel of the mask at a corner
-        rings.append(Ring(np.stack([x, y], axis=1) + inset * inwards, int(parts[row, column])))
+    x, y, dx, dy = corners.T  # [C] each; dx, dy: the directions of the two edges that meet here
+    points = corners[:, :2] + inset * np.stack([-dy, dx], axis=1)  # [C, 2], diagonally into the mask
+    first = np.concatenate([[0], ends[:-1]])
+    # The pixel of the mask at the first corner of each line says which part that is of.
+    row, column = (y[first] - (dx[first] < 0), x[first] - (dy[first] > 0))
+    parts = ndimage.label(mask)[0][row, column] if len(ends) > 1 else [1]
+    rings = [Ring(points[start:end], int(part)) for start, end, part in zip(first, ends, parts, strict=True)]
     return sorted(rings, key=lambda ring: -abs(ring.area))
 
 
@@ -94,54 +97,89 @@ def joined(rings: list[Points]) -> Points:
     """
     if len(rings) == 1:
         return rings[0]
-    points = np.concatenate(rings)
+    points = np.ascontiguousarray(np.concatenate(rings))
     first = np.cumsum([0, *map(len, rings)])
-    loops = [list(range(start, stop)) for start, stop in zip(first[:-1], first[1:], strict=True)]
-    branches = _bridges(points, first)
+    walks = [list(range(start, stop)) for start, stop in zip(first[:-1], first[1:], strict=True)]
+    owner = np.repeat(np.arange(len(rings)), np.diff(first))
+    branches: dict[int, list[tuple[int, int]]] = {}  # corner -> rings that bridges lead to, and the corners there
+    for origin, entry in _bridges(points, first).tolist():
+        branches.setdefault(origin, []).append((int(owner[entry]), entry))
     order: list[int] = []
-    todo = [(vertex, True) for vertex in reversed(loops[0])]
+    todo = [(vertex, True) for vertex in reversed(walks[0])]
     while todo:  # no recursion: a chain of a thousand parts would be too deep
         vertex, is_new = todo.pop()
         order.append(vertex)
         for ring, entry in branches.pop(vertex, []) if is_new else []:
             turn = entry - first[ring]
-            loop = [*loops[ring][turn:], *loops[ring][:turn]]
+            loop = [*walks[ring][turn:], *walks[ring][:turn]]
             todo.append((vertex, False))  # back over the bridge
             todo.extend((step, True) for step in reversed([*loop, entry]))
     line: Points = points[order]
     return line
 
 
-def _bridges(points: Points, first: NDArray[np.int64]) -> dict[int, list[tuple[int, int]]]:
-    """Corner that a bridge leaves from -> the rings that bridges lead to, and the corners where they arrive."""
+def _bridges(points: Points, first: IntArray) -> IntArray:
+    """Corners that bridges leave from, and where they arrive: int64 ``[rings - 1, 2]``.
+
+    From what is joined already to the nearest ring, one after another. Of equally near ones the first in the order of
+    their corners: so compiled loops and numpy build the same bridges.
+
+    Args:
+        points: float64 ``[P, 2]``, the corners of all rings.
+        first: int64 ``[rings + 1]``, where each ring's corners begin, and where the last one's end.
+    """
+    ends = np.empty((len(first) - 2, 2), np.int64)
+    if (compiled := loops()) is not None:
+        compiled.rings.bridges(points, first, ends)
+        return ends
     owner = np.repeat(np.arange(len(first) - 1), np.diff(first))
-    distance, origin = np.full(len(points), np.inf), np.zeros(len(points), np.int64)
-    waiting = owner > 0
+    waiting, near = np.ones(len(first) - 1, bool), np.full(len(first) - 1, np.inf)
+    nearest = np.zeros_like(first[:-1], shape=(len(near), 2))
     ring = 0
-    branches: dict[int, list[tuple[int, int]]] = {}
-    while waiting.any():
-        rest = np.flatnonzero(waiting)
-        # Only the ring that came last can be nearer than what was nearest before.
-        away, corner = cKDTree(points[first[ring] : first[ring + 1]]).query(points[rest])
-        nearer = away < distance[rest]
-        distance[rest[nearer]], origin[rest[nearer]] = away[nearer], first[ring] + corner[nearer]
-        entry = int(rest[np.argmin(distance[rest])])
-        ring = int(owner[entry])
-        branches.setdefault(int(origin[entry]), []).append((ring, entry))
-        waiting[first[ring] : first[ring + 1]] = False
-    return branches
+    for k in range(len(ends)):
+        waiting[ring] = False
+        line = points[first[ring] : first[ring + 1]]
+        # Squared distance from the box around the ring: what is further than what was nearest before is not looked at.
+        outside = np.maximum(np.maximum(line.min(axis=0) - points, points - line.max(axis=0)), 0)
+        rest = np.flatnonzero(waiting[owner] & ((outside**2).sum(axis=1) < near[owner]))
+        for some in np.array_split(rest, len(rest) * len(line) // _PAIRS + 1):
+            step = points[some, None] - line
+            away = step[..., 0] * step[..., 0] + step[..., 1] * step[..., 1]  # [some, corners of the ring]
+            corner = away.argmin(axis=1)
+            least = away[np.arange(len(some)), corner]
+            # Of each ring the nearest corner, and the first of equally near ones.
+            order = np.lexsort((some, least, owner[some]))
+            order = order[np.diff(owner[some[order]], prepend=-1) > 0]
+            order = order[least[order] < near[owner[some[order]]]]
+            others = owner[some[order]]
+            near[others], nearest[others] = least[order], np.stack([first[ring] + corner[order], some[order]], axis=1)
+        ring = int(np.where(waiting, near, np.inf).argmin())
+        ends[k] = nearest[ring]
+    return ends
 
 
-def _trace(mask: NDArray[np.bool_]) -> list[list[_Vertex]]:
-    """Rings as corners (x, y, dx, dy): where, and the directions of the horizontal and the vertical edge there.
+def _trace(padded: NDArray[np.bool_]) -> tuple[IntArray, IntArray]:
+    """The lines around parts and holes.
 
     Edges have the mask on their right. Horizontal and vertical ones alternate. Where two pixels touch in a corner only,
     turning right stays with the same pixel: parts are what shares an edge.
+
+    Args:
+        padded: bool ``[h + 2, w + 2]``, the mask with a pixel of background around it.
+
+    Returns:
+        Corners int64 ``[C, 4]`` (x, y, dx, dy): where, and the directions of the horizontal and the vertical edge
+        there; and int64 ``[lines]``, where those of each line end.
     """
-    padded = np.pad(mask, 1).astype(np.int8)
+    if (compiled := loops()) is not None:
+        corners = np.empty((compiled.rings.count_corners(padded), 4), np.int64)
+        ends = np.empty(len(corners) // 4, np.int64)
+        seen = np.zeros((len(padded) - 1, padded.shape[1] - 2), bool)
+        return corners, ends[: compiled.rings.trace(padded, seen, corners, ends)]
+    signs = padded.astype(np.int8)
     # Edges above and below pixels [h + 1, w], and left and right of them [w + 1, h]; 1 where the mask follows.
-    flat = _edges(padded[1:, 1:-1] - padded[:-1, 1:-1])
-    upright = _edges((padded[1:-1, 1:] - padded[1:-1, :-1]).T)
+    flat = _edges(signs[1:, 1:-1] - signs[:-1, 1:-1])
+    upright = _edges((signs[1:-1, 1:] - signs[1:-1, :-1]).T)
     leaving: dict[tuple[int, int, int], tuple[int, int, int]] = {}  # (x, y, dx) -> (x where it ends, y, dx)
     for y, start, stop, sign in flat:
         x, end = (start, stop) if sign > 0 else (stop, start)
@@ -150,20 +188,19 @@ def _trace(mask: NDArray[np.bool_]) -> list[list[_Vertex]]:
     for x, start, stop, sign in upright:
         y, end = (stop, start) if sign > 0 else (start, stop)
         falling[x, y, -sign] = end
-    starts, rings = frozenset(leaving), []
+    starts, line, stops = frozenset(leaving), [], []
     while leaving:
         key = next(iter(leaving))
-        ring: list[_Vertex] = []
         while key in leaving:
             x, y, dx = leaving.pop(key)
             dy = dx if (x, y, dx) in falling else -dx
-            ring.append((x, y, dx, dy))
+            line.append((x, y, dx, dy))
             y = falling.pop((x, y, dy))
             turned = -dy if (x, y, -dy) in starts else dy
-            ring.append((x, y, turned, dy))
+            line.append((x, y, turned, dy))
             key = x, y, turned
-        rings.append(ring)
-    return rings
+        stops.append(len(line))
+    return np.array(line, np.int64).reshape(-1, 4), np.array(stops, np.int64)
 
 
 def _edges(change: NDArray[np.int8]) -> list[tuple[int, int, int, int]]:

@@ -53,3 +53,21 @@ def iou(a, b):
 def encode_mask(mask):
     """Compressed RLE of a whole mask, by pycocotools itself."""
     return coco_masks.encode(np.asfortranarray(mask, dtype=np.uint8))
+
+
+def bridges(rings):
+    """Corners (of all rings, numbered through) that bridges join: every pair is looked at, again for every bridge."""
+    first = np.cumsum([0, *map(len, rings)]).tolist()
+    joined, pairs = [0], []
+    while len(joined) < len(rings):
+        others = [k for k in range(len(rings)) if k not in joined]
+        *_, k, rank, i, j = min(
+            (((rings[k][i] - rings[ring][j]) ** 2).sum(), k, rank, i, j)
+            for k in others
+            for rank, ring in enumerate(joined)
+            for i in range(len(rings[k]))
+            for j in range(len(rings[ring]))
+        )
+        pairs.append([first[joined[rank]] + j, first[k] + i])
+        joined.append(k)
+    return pairs
