@@ -39,6 +39,7 @@ MOST_BYTES = MOST_PIXELS
 """What a mask may take when it is unpacked: a byte for each pixel of the largest image that is labelled."""
 MOST_OF_MAP = 2 * MOST_PIXELS
 """The same of a semantic segmentation mask, of more than 255 classes. What is written is checked by these bounds."""
+_SAMPLES_AT_ONCE = 100
 _BEGINNING, _PIECE = 1 << 16, 1 << 20  # bytes; a header of NumPy's is shorter
 _KINDS = {
     kind.__name__: kind
@@ -205,7 +206,9 @@ def label_parts(
     """Of each sample its id, and of each of its labels some attributes as far as it has them; nothing else is read."""
     labels = labels_at(collection, field_name)
     wanted = {"$map": {"input": labels, "in": {part: f"$$this.{part}" for part in parts}}}
-    for document in collection._aggregate(post_pipeline=[{"$project": {"labels": wanted}}]):
+    # Thousands of samples at once would outlive what Python collects in passing: it would look through all objects.
+    cursor = collection._aggregate(post_pipeline=[{"$project": {"labels": wanted}}]).batch_size(_SAMPLES_AT_ONCE)
+    for document in cursor:
         yield document["_id"], document["labels"]
 
 

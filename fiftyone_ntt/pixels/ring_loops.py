@@ -115,7 +115,7 @@ def _boxes(points: Any, first: Any, boxes: Any) -> None:
             boxes[k, 2], boxes[k, 3] = max(boxes[k, 2], points[i, 0]), max(boxes[k, 3], points[i, 1])
 
 
-def _apart(box: Any, x1: float, y1: float, x2: float, y2: float) -> float:
+def _apart(box: Any, x1: float, y1: float, x2: float, y2: float) -> Any:
     """Squared distance of two boxes: of no point in one to any in the other it is smaller, rounding included."""
     dx, dy = max(box[0] - x2, x1 - box[2], 0.0), max(box[1] - y2, y1 - box[3], 0.0)
     return dx * dx + dy * dy

@@ -7,6 +7,7 @@ from support.app import PanelSession
 from support.database_work import watched
 
 import fiftyone_ntt as ntt
+from fiftyone_ntt.dataset import documents
 from fiftyone_ntt.dataset.fields import has_label_tag
 from fiftyone_ntt.panels import ntt_review
 from fiftyone_ntt.panels.ntt_review import TABS
@@ -53,6 +54,19 @@ def test_a_decision_on_one_label_looks_at_its_sample_alone(labelled, decide):
     assert work.operations and work.documents < FEW
     which = 2 if decide is ntt.accept_labels else 3
     assert [row[which] for row in after] == [0, 1] and [row[which] for row in before] == [0, 0]
+
+
+def test_labels_of_few_samples_are_fetched_at_once(labelled, monkeypatch):
+    """With the database's own batches of 16 MB, all that follow the first hundred would be here at once."""
+    cursors, aggregate = [], fo.Dataset._aggregate
+    monkeypatch.setattr(documents, "_SAMPLES_AT_ONCE", 10)
+    monkeypatch.setattr(
+        fo.Dataset, "_aggregate", lambda *each, **named: cursors.append(aggregate(*each, **named)) or cursors[-1]
+    )
+    rows = documents.label_parts(labelled, "ntt", ["_id"])
+    first = [next(rows) for _ in range(SAMPLES - 15)]
+    assert len(cursors) == 1 and cursors[0].cursor_id  # the server has not given all of them yet
+    assert len({sample_id for sample_id, _ in [*first, *rows]}) == SAMPLES and not cursors[0].cursor_id
 
 
 def test_a_decision_on_a_label_that_came_since(labelled):
