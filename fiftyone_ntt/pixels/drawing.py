@@ -37,17 +37,17 @@ def fill_polygon(rings: Sequence[NDArray[np.floating]], image_size: tuple[int, i
     Returns:
         bool ``[H, W]``; without a pixel only where all of it lies outside the image.
     """
-    rings = [np.asarray(ring, np.float64).reshape(-1, 2) for ring in rings]
+    lines = [np.asarray(ring, np.float64).reshape(-1, 2) for ring in rings]
     mask = np.zeros(image_size, bool)
-    parts = [_filled(ring, image_size) for ring in rings]
+    parts = [_filled(line, image_size) for line in lines]
     for top, left, inside in parts:
         mask[top : top + inside.shape[0], left : left + inside.shape[1]] ^= inside
     if not mask.any():  # of a line that is there twice nothing would be left
         for top, left, inside in parts:
             mask[top : top + inside.shape[0], left : left + inside.shape[1]] |= inside
-    for ring, (_, _, inside) in zip(rings, parts, strict=True):
+    for line, (_, _, inside) in zip(lines, parts, strict=True):
         if not inside.any():
-            columns, rows = _along(ring, image_size)
+            columns, rows = _along(line, image_size)
             mask[rows, columns] = True
     return mask
 

@@ -121,7 +121,8 @@ def export_labels(
     of a label goes out with it; YOLO knows no crowds, so they are left out there.
 
     Images are named by their path below the folder that they all share, so that ``left/0.jpg`` and ``right/0.jpg`` stay
-    apart. An image or a label that cannot be read is left out, with a line in the report, and the rest is written.
+    apart; without copies COCO has the images' own paths. What trainers of YOLO models do not read (GIF, say) is written
+    as PNG. An image or a label that cannot be read is left out, with a line in the report, and the rest is written.
 
     Args:
         view: the samples; of grouped samples, those of the active slice.

@@ -15,7 +15,7 @@ from fiftyone_ntt.pixels.files import naming
 from fiftyone_ntt.pixels.images import read_bytes
 from fiftyone_ntt.review.export_formats import IMAGES, save
 
-_OF_GROUPS = {"group_media_types": {}, "group_field": None, "default_group_slice": None}
+_OF_GROUPS: dict[str, Any] = {"group_media_types": {}, "group_field": None, "default_group_slice": None}
 """What the facts of a dataset say of its groups where it has none."""
 
 
