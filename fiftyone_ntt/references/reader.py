@@ -27,7 +27,7 @@ from fiftyone_ntt.dataset.documents import (
     tags_of,
 )
 from fiftyone_ntt.dataset.fields import NEGATIVE_TAG, check_reference_field, image_samples, is_map_field, with_labels
-from fiftyone_ntt.dataset.labels import CROWD, IGNORED, is_example, left_out_mark
+from fiftyone_ntt.dataset.labels import is_example, left_out_mark, marks_in
 from fiftyone_ntt.errors import BadReferenceError, InputError, as_text, counted
 from fiftyone_ntt.pixels.images import content_key, decode_image, read_bytes
 from fiftyone_ntt.references.label_kinds import (
@@ -324,9 +324,8 @@ def _is_class_name(name: object) -> bool:
 
 _TEACHES = (
     "_cls", "label", "bounding_box", "mask", "mask_path", "points", "closed", "filled", "attributes", POINT_LABELS,
-    *CROWD, *IGNORED,
 )  # fmt: skip
-"""What of a label a bank can depend on: not, for example, what an evaluation notes on it."""
+"""What of a label a bank can depend on, and its marks: not, for example, what an evaluation notes on it."""
 
 
 @dataclass(frozen=True)
@@ -384,7 +383,7 @@ def _lines(samples: SampleCollection, fields: Sequence[str]) -> Iterator[str]:
         yield repr((path, _on_disk(path), NEGATIVE_TAG in sample.tags))
         for name, document in sample.fields.items():
             for label in single_documents(document):
-                facts = [(key, label[key]) for key in _TEACHES if key in label]
+                facts = [(key, label[key]) for key in (*_TEACHES, *marks_in(label)) if key in label]
                 negative = NEGATIVE_TAG in tags_of(label)
                 yield repr((path, name, str(label.get("_id")), negative, facts, _on_disk(label.get("mask_path"))))
 

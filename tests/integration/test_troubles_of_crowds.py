@@ -30,6 +30,10 @@ MARKS = [
     ({"IsGroupOf": True}, True),
     # voxel51/fiftyone#1664: exports without `iscrowd` where it was not among the attributes
     ({"attributes": {"iscrowd": fo.NumericAttribute(value=1)}}, True),
+    # ours: empty cells of a table, other spellings
+    ({"difficult": float("nan")}, False),
+    ({"Difficult": "1"}, True),
+    ({"group_of": True}, True),
 ]
 
 

@@ -34,6 +34,22 @@ MARKS = [
     ({"crowd": "yes"}, False),
     ({"IsGroupOf": True}, False),
     ({"ignore": None}, True),
+    # empty cells of a table, which pandas makes a number of
+    ({"difficult": float("nan")}, True),
+    ({"iscrowd": "N/A"}, True),
+    ({"ignore": "<NA>"}, True),
+    # other spellings of the same
+    ({"Difficult": "1"}, False),
+    ({"DIFFICULT": 0}, True),
+    ({"isCrowd": 1}, False),
+    ({"Is-Crowd": True}, False),
+    ({"group_of": True}, False),
+    ({"is_group_of": "0"}, True),
+    ({"attributes": {"Ignore": fo.BooleanAttribute(value=True)}}, False),
+    ({"attributes": {"Ignore": fo.BooleanAttribute(value=False)}}, True),
+    # no marks: other attributes that have such a word in them, and tags
+    ({"crowdedness": 3, "ignored_by": "x"}, True),
+    ({"tags": ["difficult"]}, True),
 ]
 
 

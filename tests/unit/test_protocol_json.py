@@ -57,6 +57,7 @@ def read(tmp_path, change=None, kind="annotations", at=0):
         ("annotations", {"area": float("inf")}, "area as a number"),
         ("annotations", {"iscrowd": "0"}, "iscrowd as 0 or 1"),
         ("annotations", {"difficult": [1]}, "difficult as 0 or 1"),
+        ("annotations", {"ignore": 2}, "ignore as 0 or 1"),
         ("annotations", {"segmentation": "x"}, "polygons or run lengths .* in annotation 1000"),
         ("annotations", {"segmentation": 5}, "polygons or run lengths .* in annotation 1000"),
         ("annotations", {"segmentation": [[1, 2, 3, 4]]}, "three or more points .* in annotation 1000"),
@@ -117,6 +118,15 @@ def test_what_is_left_out_is_made(change, area, pixels, tmp_path):
     reference = file.reference(file.content["annotations"][0])
     mask = reference.read_mask()
     assert (None if mask is None else int(mask.sum())) == pixels
+
+
+@pytest.mark.parametrize("mark", ["difficult", "ignore"])
+@pytest.mark.parametrize("value", [1, True, 0, None])
+def test_difficult_objects_may_be_called_ignored(mark, value, tmp_path):
+    """Converters of VOC's files write ``ignore``, and so do we."""
+    file = read(tmp_path, {mark: value})
+    (item,) = [one for one in file.targets().truth if one.image_id == file.content["annotations"][0]["image_id"]]
+    assert item.difficult is bool(value)
 
 
 def test_images_may_be_named_by_address(tmp_path):

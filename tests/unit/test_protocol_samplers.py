@@ -148,7 +148,7 @@ def test_lvis_repeats_and_takes_unclear_ones_if_need_be():
 def test_crowds_and_difficult_objects_are_never_references():
     """Whatever the rule: draws, draws that are filled up, and files that are taken as they are."""
     small = (100, 100, 5, 5)
-    for mark in ({"iscrowd": 1}, {"difficult": 1}):
+    for mark in ({"iscrowd": 1}, {"difficult": 1}, {"ignore": 1}):
         file = coco_file([("a", "1.jpg", small, mark), ("a", "2.jpg", small), ("a", "3.jpg", CLEAR, mark)])
         assert set(keys(draw(file, ["a"], 3, 42, fill=True))["a"]) == {1001}
         assert keys(draw(file, ["a"], 1, 42, unclear=True))["a"] == [1001]

@@ -37,7 +37,7 @@ class Annotated(GroundTruth):
 
     Attributes:
         area: in pixels, as the json has it; that of the mask, or of the box, where it has none.
-        difficult: PASCAL VOC's mark. What it means is the scorer's matter.
+        difficult: PASCAL VOC's mark, which converters to COCO call ``ignore``. What it means is the scorer's matter.
     """
 
     area: float = 0.0
@@ -248,7 +248,7 @@ def _annotated(annotation: dict[str, Any], label: int, size: tuple[int, int]) ->
         rle,
         bool(annotation.get("iscrowd")),
         float(area),
-        bool(annotation.get("difficult")),
+        bool(annotation.get("difficult") or annotation.get("ignore")),
     )
 
 

@@ -77,6 +77,7 @@ _CHECKS: dict[str, dict[str, tuple[str, Callable[[Any], bool]]]] = {
         "area": ("a number of at least 0", _is_area),
         "iscrowd": ("0 or 1", _is_mark),
         "difficult": ("0 or 1", _is_mark),
+        "ignore": ("0 or 1", _is_mark),
     },
 }
 

@@ -25,8 +25,8 @@ Draw = dict[str, list[dict[str, Any]]]
 
 
 def is_single(annotation: Mapping[str, Any]) -> bool:
-    """Whether an annotation is one object, and nobody calls it difficult: only such are references."""
-    return not annotation.get("iscrowd") and not annotation.get("difficult")
+    """Whether an annotation is one object, and nobody calls it difficult or to be ignored: only such are references."""
+    return not any(annotation.get(mark) for mark in ("iscrowd", "difficult", "ignore"))
 
 
 def is_clear(annotation: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
