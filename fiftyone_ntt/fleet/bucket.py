@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, TypeVar
 from fiftyone_ntt.candidates.shards import is_remote
 from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.pixels.files import PART_SUFFIX, naming, write_file, write_problem
-from fiftyone_ntt.pixels.images import read_bytes
+from fiftyone_ntt.pixels.images import MOST_BYTES, read_bytes
 
 T = TypeVar("T")
 
@@ -346,13 +346,15 @@ def read_image_file(uri: str) -> bytes:
     shown, fsspec = masked(uri), needed("fsspec")
     try:
         system, path = fsspec.core.url_to_fs(uri)
-        data: bytes = _tried(lambda: system.cat_file(path))
+        size = _tried(lambda: system.info(path)).get("size")  # some stores do not say
+        data: bytes = b"" if size is not None and size > MOST_BYTES else _tried(lambda: system.cat_file(path))
     except FileNotFoundError as error:
         raise UnreachableImageError(f"image file not found: {shown}") from error
     except Exception as error:  # each kind of store has errors of its own, of credentials for instance
         raise UnreachableImageError(f"not a readable image: {shown} ({masked(repr(error))})") from error
-    if not data:
-        raise InputError(f"not a readable image: {shown} (expected some bytes, got an empty file); get it again")
+    if not 0 < (length := size or len(data)) <= MOST_BYTES:
+        got = f"one of {length}" if length else "an empty file"
+        raise InputError(f"not a readable image: {shown} (expected 1 to {MOST_BYTES} bytes, got {got}); get it again")
     return data
 
 

@@ -15,12 +15,22 @@ from bson import ObjectId
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
+from fiftyone_ntt.candidates.shards import is_remote
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne
 from fiftyone_ntt.dataset.fields import dataset_of, whole_images
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.fleet.bucket import Bucket, FleetError, read_image_file, size_of
 from fiftyone_ntt.fleet.jobs import check_large_images, fleet_parts, places_of
-from fiftyone_ntt.fleet.manifest import UNIT_ROWS, Manifest, Roots, Row, check_rows, mapped, write_manifest
+from fiftyone_ntt.fleet.manifest import (
+    UNIT_ROWS,
+    Manifest,
+    OtherSizeError,
+    Roots,
+    Row,
+    check_rows,
+    mapped,
+    write_manifest,
+)
 from fiftyone_ntt.fleet.spool import Spool
 from fiftyone_ntt.fleet.status import adopt
 from fiftyone_ntt.method.config import MatchConfig
@@ -68,25 +78,32 @@ def manifest_of_view(
         progress: called with (done, total, message).
 
     Raises:
-        FleetError: if one of twenty files is not where it should be.
+        FleetError: if, of some files looked at, none is where it should be, or several are not.
         InputError: if the view holds no image.
 
     Example:
         >>> manifest_of_view(dataset, "s3://bucket/fleet", roots=[("/data", "s3://bucket/data")])  # doctest: +SKIP
     """
     flat, bucket = whole_images(view), Bucket(store)
-    rows = _rows_of(flat, roots, hashes, progress)
-    manifest = write_manifest(bucket, rows, unit_rows=unit_rows)
-    try:
-        check_rows([manifest])
-    except FleetError:
-        bucket.remove(manifest.name)
-        raise
+    # A bucket is asked for ten million sizes only where those in the samples' metadata turn out to be old.
+    for ask in (False, True):
+        rows = _rows_of(flat, roots, hashes, ask, progress)
+        manifest = write_manifest(bucket, rows, unit_rows=unit_rows)
+        try:
+            check_rows([manifest])
+            break
+        except FleetError as error:
+            bucket.remove(manifest.name)
+            if ask or not isinstance(error, OtherSizeError):
+                raise
     return manifest
 
 
-def _rows_of(view: SampleCollection, roots: Roots, hashes: bool, progress: Progress | None) -> Iterator[Row]:
-    """The samples in the order of their ids, some thousands at a time: ten million are never all in memory."""
+def _rows_of(view: SampleCollection, roots: Roots, hashes: bool, ask: bool, progress: Progress | None) -> Iterator[Row]:
+    """The samples in the order of their ids, some thousands at a time: ten million are never all in memory.
+
+    Files on disks are asked for their sizes, others where the samples' metadata has none, or where ``ask``.
+    """
     total, done, last = len(view), 0, None
     while True:
         rest = view if last is None else view.match(F("_id") > ObjectId(last))
@@ -94,7 +111,8 @@ def _rows_of(view: SampleCollection, roots: Roots, hashes: bool, progress: Progr
         ids, paths, sizes = part.values(["id", "filepath", "metadata.size_bytes"])
         for sample_id, path, size in zip(ids, paths, sizes, strict=True):
             uri = mapped(path, roots)
-            yield Row(sample_id, uri, size_of(uri) if size is None else size, _hash_of(uri) if hashes else None)
+            known = None if size is not None and is_remote(uri) and not ask else size_of(uri)
+            yield Row(sample_id, uri, size if known is None else known, _hash_of(uri) if hashes else None)
         done += len(ids)
         if progress is not None:
             progress(done, total, "samples")

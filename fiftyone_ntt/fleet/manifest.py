@@ -205,23 +205,32 @@ def roots_of(texts: Iterable[str]) -> list[tuple[str, str]]:
     return [(here, there) for here, _, there in pairs]
 
 
+class OtherSizeError(FleetError):
+    """Files are there, but not of the size that a manifest says."""
+
+
 def check_rows(manifests: Iterable[Manifest], roots: Roots = (), count: int = CHECKED) -> None:
     """Looks whether a few files are where they should be, before a fleet finds out that none is.
 
     Raises:
-        FleetError: if more than a tenth is missing, or of another size than the manifest says; fewer are a matter of
+        OtherSizeError: if all that is wrong is the size that the manifest says.
+        FleetError: if none, or more than one and more than a tenth, is as the manifest says; fewer are a matter of
             these images.
     """
     for manifest in manifests:
-        wrong = []
+        wrong: list[str] = []
+        kind: type[FleetError] = OtherSizeError
         rows = manifest.some_rows(count) if not manifest.attempt else []  # those have failed: some may well be gone
         for row in rows:
             uri = mapped(row.uri, roots)
             size = size_of(uri)
+            if size is None:
+                kind = FleetError
             if size is None or row.size not in (None, size):
                 wrong.append(f"{uri} ({'not there' if size is None else f'{size} bytes, expected {row.size}'})")
-        if 10 * len(wrong) > len(rows):
-            raise FleetError(
+        # One of few is one image that is gone, not a wrong root.
+        if wrong and (len(wrong) == len(rows) or 10 * len(wrong) > max(10, len(rows))):
+            raise kind(
                 f"{len(wrong)} of {counted(len(rows), 'file')} looked at are not as the manifest says, e.g. "
                 f"{wrong[0]}; say where the files are here with --map-root A=B, or make the manifest again"
             )

@@ -27,7 +27,8 @@ from fiftyone_ntt.pixels.deep_images import (
 from fiftyone_ntt.pixels.file_kinds import diagnosis, reason_of
 from fiftyone_ntt.pixels.files import read_file
 
-_MOST_BYTES = 1 << 31
+MOST_BYTES = 1 << 31
+"""Of an image file, wherever it lies."""
 MARKED_BY = 32
 """Bytes at the beginning of a file that tell a PNG of 16 bits from others."""
 NO_CONTRAST = "hardly any contrast"
@@ -77,7 +78,7 @@ def read_image(path: str | Path, *, upright: bool = True) -> NDArray[np.uint8]:
     return decode_with_notes(read_bytes(path), path, upright=upright).pixels
 
 
-def read_bytes(path: str | Path, most: int = _MOST_BYTES) -> bytes:
+def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
     """The content of an image file.
 
     Args:

@@ -70,6 +70,23 @@ def where(preset, index_dir):
     return {"preset": preset, "index_dir": index_dir}
 
 
+@pytest.mark.parametrize("remote", [False, True])
+def test_old_sizes_in_the_metadata_are_looked_up(pictures, tmp_path, remote):
+    """A file was replaced after its metadata were computed: made again, the manifest would say the same."""
+    store, roots = str(tmp_path / "store"), []
+    paths = [Path(path) for path in pictures.sort_by("id").values("filepath")]
+    if remote:
+        fsspec, folder = pytest.importorskip("fsspec"), f"memory://{tmp_path.name}-{pictures.name}"
+        for path in paths:
+            with fsspec.open(f"{folder}/{path.name}", "wb") as stream:
+                stream.write(path.read_bytes())
+        roots = [(str(paths[0].parent), folder)]
+    pictures.set_values("metadata.size_bytes", [7] * len(pictures))
+    manifest = manifest_of_view(pictures, store, roots=roots)
+    assert [row.size for row in manifest.unit(0, "k").rows] == [path.stat().st_size for path in paths]
+    assert len(manifests_of(Bucket(store))) == 1
+
+
 def test_labels_are_those_of_the_local_path(fleet, preset, where, request):
     dataset, bank, store = fleet
     direct = ntt.segment(dataset, bank, "direct", preset=preset, use_index=False)

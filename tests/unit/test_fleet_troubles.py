@@ -6,6 +6,7 @@ import errno
 import hashlib
 import shutil
 import uuid
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,12 @@ from fiftyone_ntt.candidates.file_format import IndexSettings  # noqa: E402
 from fiftyone_ntt.candidates.shards import FOLDER, ShardPart, add_table, tables_in  # noqa: E402
 from fiftyone_ntt.cli.main import main  # noqa: E402
 from fiftyone_ntt.core import Matcher  # noqa: E402
-from fiftyone_ntt.errors import InputError  # noqa: E402
+from fiftyone_ntt.errors import InputError, counted  # noqa: E402
 from fiftyone_ntt.fleet import bucket as buckets  # noqa: E402
 from fiftyone_ntt.fleet.bucket import Bucket, FleetError, masked, read_image_file  # noqa: E402
 from fiftyone_ntt.fleet.jobs import MatchJob, places_of, preset_of_banks, put_bank  # noqa: E402
 from fiftyone_ntt.fleet.label_parts import LabelFolder  # noqa: E402
-from fiftyone_ntt.fleet.manifest import Row, manifests_of, mapped, roots_of, write_manifest  # noqa: E402
+from fiftyone_ntt.fleet.manifest import Row, check_rows, manifests_of, mapped, roots_of, write_manifest  # noqa: E402
 from fiftyone_ntt.fleet.receipts import IndexFolder  # noqa: E402
 from fiftyone_ntt.fleet.runners import run_here  # noqa: E402
 from fiftyone_ntt.fleet.spool import Spool  # noqa: E402
@@ -175,6 +176,35 @@ def test_two_manifests_at_once_are_both_there(store, unsteady, place):
     both = manifests_of(bucket)
     assert [manifest.unit(0, "k").rows[0].id for manifest in both] == ["inner", "outer"]
     assert outer.name == both[1].name == "manifests/0001.parquet"
+
+
+@pytest.mark.parametrize(
+    ("there", "missing", "refused"),
+    [(4, 1, False), (1, 1, False), (0, 1, True), (0, 3, True), (3, 2, True), (18, 2, False), (17, 3, True)],
+)
+def test_one_image_that_is_gone_is_no_wrong_root(store, tmp_path, there, missing, refused):
+    paths = [*add_images(tmp_path / "images", there), *(tmp_path / f"gone-{i}.png" for i in range(missing))]
+    manifest = write_manifest(Bucket(store), sorted(Row(path.stem, str(path)) for path in paths))
+    said = pytest.raises(FleetError, match=f"{missing} of {counted(there + missing, 'file')}")
+    with said if refused else nullcontext():
+        check_rows([manifest])
+
+
+@pytest.mark.parametrize("where", ["disk", "memory"])
+@pytest.mark.parametrize(("size", "got"), [(100, None), (101, "one of 101"), (0, "an empty file")])
+def test_no_file_is_read_that_is_too_large_for_an_image(where, size, got, tmp_path, monkeypatch):
+    monkeypatch.setattr("fiftyone_ntt.fleet.bucket.MOST_BYTES", 100)
+    monkeypatch.setattr(read_bytes, "__defaults__", (100,))
+    uri = str(tmp_path / "a") if where == "disk" else f"memory://{uuid.uuid4().hex}/a"
+    with fsspec.open(uri, "wb") as stream:
+        stream.write(b"1" * size)
+    if got is None:
+        assert len(read_image_file(uri)) == size
+        return
+    if size and where == "memory":
+        monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda *_: pytest.fail("it is not read"))
+    with pytest.raises(InputError, match=f"100.*got {got}"):
+        read_image_file(uri)
 
 
 def test_manifests_are_counted_and_foreign_files_left_alone(store):
