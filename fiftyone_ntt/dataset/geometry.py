@@ -153,6 +153,11 @@ def read_map(label: fo.Segmentation) -> NDArray[np.integer[Any]]:
         InputError: if there is none, or it cannot be read.
         WrongTypeError: if it is one of colours.
     """
+    return read_map_as_stored(label)[0]
+
+
+def read_map_as_stored(label: fo.Segmentation) -> tuple[NDArray[np.integer[Any]], bool]:
+    """The same, and whether it is stored without channels: one with channels is one of colours to FiftyOne."""
     values = mask_of(label)
     if values is None:
         raise InputError("expected a segmentation mask, got none")
@@ -161,7 +166,7 @@ def read_map(label: fo.Segmentation) -> NDArray[np.integer[Any]]:
         raise WrongTypeError(
             f"expected a segmentation mask of one number a pixel, got shape {values.shape}; colours are not read"
         )
-    return numbers
+    return numbers, values.ndim == 2
 
 
 def stretched(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

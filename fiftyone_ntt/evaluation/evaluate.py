@@ -181,17 +181,23 @@ def _of_maps(
 ) -> EvaluationResults:  # fmt: skip
     if eval_key is not None:
         shared_targets(samples, label_field, gt_field, names)  # refused before the work, not after it
-    unusable: dict[Any, str] = {}
+    unusable, unseen = dict[Any, str](), list[str]()
     results = evaluate_maps(
         samples, label_field, gt_field, names, score_threshold=threshold, notes=notes, asked=asked,
-        unusable=unusable, progress=progress,
+        unusable=unusable, unseen=unseen, progress=progress,
     )  # fmt: skip
-    if eval_key is not None:
-        write_map_scores(
-            samples.exclude(list(unusable)) if unusable else samples, label_field, gt_field, names, eval_key
-        )
-        results = replace(results, eval_key=eval_key)
-    return results
+    if eval_key is None:
+        return results
+    note = (
+        f"{counted(len(unseen), 'sample')} not in FiftyOne's evaluation {eval_key!r}, as it takes a mask there for one "
+        f"of colours, e.g. that of sample {unseen[0]}: save it with one channel"
+    ) if unseen else ""  # fmt: skip
+    results = replace(results, notes=(*results.notes, note) if note else results.notes)
+    if len(unseen) == results.images:  # it would be an evaluation of nothing
+        return results
+    others = samples.exclude([*unusable, *unseen]) if unusable or unseen else samples
+    write_map_scores(others, label_field, gt_field, names, eval_key)
+    return replace(results, eval_key=eval_key)
 
 
 def score_view(view: SampleCollection, label_field: str, gt_field: str) -> EvaluationResults:

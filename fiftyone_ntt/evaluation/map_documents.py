@@ -98,13 +98,14 @@ class StoredMap:
         classes: the classes wanted; others, and 0 unless it is the value of one, become 0.
         unknown: what becomes of other values without a meaning, such as 255 for "leave this pixel out".
         others: is told of classes that are not wanted: name -> pixels, added to what it holds.
+        is_plain: whether FiftyOne sees these values too, see ``read_map_as_stored``.
     """
 
     def __init__(
         self, values: NDArray[np.integer[Any]], targets: Mapping[int, str], classes: Sequence[str],
-        unknown: int = VOID, others: Counter[str] | None = None,
+        unknown: int = VOID, others: Counter[str] | None = None, is_plain: bool = True,
     ) -> None:  # fmt: skip
-        self.size = (int(values.shape[0]), int(values.shape[1]))
+        self.size, self.is_plain = (int(values.shape[0]), int(values.shape[1])), is_plain
         self._values, self._targets, self._unknown, self._others = values, targets, unknown, others
         self._index = {name: k for k, name in enumerate(classes, start=1)}
 

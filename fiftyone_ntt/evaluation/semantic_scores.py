@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import fiftyone as fo
 import numpy as np
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from fiftyone_ntt.dataset.documents import (
     tags_of,
 )
 from fiftyone_ntt.dataset.fields import REJECTED_TAG, count_classes, dataset_of, is_map_field, with_sizes
-from fiftyone_ntt.dataset.geometry import read_map
+from fiftyone_ntt.dataset.geometry import read_map_as_stored
 from fiftyone_ntt.dataset.labels import left_out_mark
 from fiftyone_ntt.dataset.parts import raw_samples
 from fiftyone_ntt.errors import InputError, NttError, WrongTypeError, as_text, counted
@@ -40,6 +41,7 @@ from fiftyone_ntt.pixels.semantic_maps import VOID, SemanticScores, confusion, r
 _NO_SCORES = Scores(None, None, None, None)
 _NOWHERE = (0.0, 0.0, 0.0, 0.0)
 _MOST_LINES = 5
+_BEING_WRITTEN = "_being_written"
 _Map = PaintedMap | StoredMap
 
 
@@ -51,6 +53,7 @@ class _Counts:
         matrix: pixels, row = class in the ground truth, column = predicted; 0 is background.
         marked: ground-truth labels of a crowd, difficult ones and such to be ignored.
         others: classes of the maps that are not scored: name -> pixels, of the ground truth and of the predictions.
+        unseen: samples with a map in which FiftyOne does not see the values that it holds.
     """
 
     matrix: NDArray[np.int64]
@@ -64,6 +67,7 @@ class _Counts:
     marked: int = 0
     others: tuple[Counter[str], Counter[str]] = field(default_factory=lambda: (Counter(), Counter()))
     unusable: dict[Any, str] = field(default_factory=dict)
+    unseen: list[str] = field(default_factory=list)
     error: NttError | None = None
 
     def add(self, sample_id: str, truth: _Map, predicted: _Map | None) -> None:
@@ -96,6 +100,7 @@ def evaluate_maps(
     notes: list[str],
     asked: bool = False,
     unusable: dict[Any, str] | None = None,
+    unseen: list[str] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> EvaluationResults:
     """Scores fields of which at least one holds maps; detections in the other are painted as ``to_segmentation`` does.
@@ -113,6 +118,7 @@ def evaluate_maps(
         notes: what there is to know already; extended.
         asked: whether a caller chose the classes: others are left out on purpose.
         unusable: gets the ids of samples (with a map) and labels that cannot be used, and why.
+        unseen: gets the ids of samples with a map that FiftyOne would read otherwise.
         progress: called with (done, total, message).
 
     Raises:
@@ -126,7 +132,11 @@ def evaluate_maps(
         )
     if not (is_map_field(samples, gt_field) and is_map_field(samples, label_field)):
         samples = with_sizes(samples, notes)
-    counts = _Counts(np.zeros((len(classes) + 1,) * 2, np.int64), unusable={} if unusable is None else unusable)
+    counts = _Counts(
+        np.zeros((len(classes) + 1,) * 2, np.int64),
+        unusable={} if unusable is None else unusable,
+        unseen=[] if unseen is None else unseen,
+    )
     truth = _reader(samples, gt_field, classes, counts, None, is_truth=True)
     predicted = _reader(samples, label_field, classes, counts, score_threshold, is_truth=False)
     total = len(samples)
@@ -157,9 +167,14 @@ def _reader(
         return lambda label, size: _painted(label, index, counts, least, size, is_truth)
     targets, unknown = targets_of(samples, name), VOID if is_truth else 0
     others = counts.others[0 if is_truth else 1]
-    return lambda label, size: None if label is None or not has_mask(label) else StoredMap(
-        read_map(label_of(label)), targets, classes, unknown, others
-    )  # fmt: skip
+
+    def stored(label: Document | None, _size: tuple[int, int] | None) -> StoredMap | None:
+        if label is None or not has_mask(label):
+            return None
+        values, is_plain = read_map_as_stored(label_of(label))
+        return StoredMap(values, targets, classes, unknown, others, is_plain)
+
+    return stored
 
 
 def _painted(
@@ -205,6 +220,8 @@ def _compare(
     if documents[1] is None or claimed is None:
         counts.unlabelled += 1
         claimed = None
+    if any(isinstance(values, StoredMap) and not values.is_plain for values in (true, claimed)):
+        counts.unseen.append(sample_id)
     counts.add(sample_id, true, claimed)
 
 
@@ -287,18 +304,29 @@ def write_map_scores(
     """FiftyOne's accuracy, precision and recall of each image, and its evaluation panel.
 
     Args:
-        samples: the samples that were evaluated.
+        samples: the samples that were evaluated, but for those with maps that FiftyOne reads otherwise.
         label_field: field of maps.
         gt_field: field of maps.
         classes: the classes.
-        eval_key: key of the evaluation; one of this key is replaced.
+        eval_key: key of the evaluation; one of this key is replaced as soon as the new one is there.
     """
     targets = shared_targets(samples, label_field, gt_field, classes)
-    if dataset_of(samples).has_evaluation(eval_key):
-        dataset_of(samples).delete_evaluation(eval_key)
-    samples.evaluate_segmentations(
-        label_field, gt_field=gt_field, eval_key=eval_key, mask_targets={0: "background", **targets}, progress=False
-    )
+    dataset, new_key = dataset_of(samples), f"{eval_key}{_BEING_WRITTEN}"
+    _forget(dataset, new_key)  # of a process that was killed
+    try:
+        samples.evaluate_segmentations(
+            label_field, gt_field=gt_field, eval_key=new_key, mask_targets={0: "background", **targets}, progress=False
+        )
+    except Exception:
+        _forget(dataset, new_key)
+        raise
+    _forget(dataset, eval_key)
+    dataset.rename_evaluation(new_key, eval_key)
+
+
+def _forget(dataset: fo.Dataset, eval_key: str) -> None:
+    if dataset.has_evaluation(eval_key):
+        dataset.delete_evaluation(eval_key)
 
 
 def shared_targets(

@@ -267,6 +267,62 @@ def test_an_eval_key_leaves_fiftyones_own_evaluation(dataset, tmp_path):
         ntt.evaluate(dataset, "ntt", "truth_map", eval_key="other")
 
 
+def numbers(values):
+    return {"mask": values}
+
+
+def grey_in_colour(values, folder):
+    """A picture with four equal channels but for opacity, as many a program saves greys."""
+    path = folder / "grey.png"
+    Image.fromarray(np.dstack([values] * 3 + [np.full_like(values, 255)])).save(path)
+    return {"mask_path": str(path)}
+
+
+ODD = {
+    "one channel": lambda values, folder: {"mask": values[..., None]},
+    "file with four channels": grey_in_colour,
+}
+"""Maps that FiftyOne takes for colours, and we do not."""
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("field", ["truth", "found"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_map_with_channels_costs_only_fiftyones_evaluation(dataset, tmp_path, odd, field, count):
+    values = np.where(np.arange(24)[:, None] < 12, 0, 1).astype(np.uint8).repeat(20, axis=1)
+    for i in range(count):
+        maps = {name: fo.Segmentation(**(ODD[odd](values, tmp_path) if i == 0 and name == field else numbers(values)))
+                for name in ("truth", "found")}  # fmt: skip
+        dataset.add_sample(fo.Sample(str(tmp_path / f"{i}.png"), **maps))
+    dataset.default_mask_targets = {1: "car"}
+    results = ntt.evaluate(dataset, "found", "truth", eval_key="ev")
+    dataset.reload()
+    assert results.semantic.miou == 1.0 and results.images == count
+    assert any(note.startswith("1 sample not in FiftyOne's evaluation 'ev'") for note in results.notes)
+    assert results.eval_key == ("ev" if count > 1 else None)
+    assert dataset.list_evaluations() == (["ev"] if count > 1 else [])
+    if count > 1:
+        assert dataset.values("ev_accuracy") == [None, 1.0, 1.0]
+
+
+def test_an_evaluation_stays_until_the_next_one_is_there(dataset, tmp_path, monkeypatch):
+    scene(dataset, tmp_path)
+    for field, out in (("ntt", "ntt_semantic"), ("truth", "truth_map")):
+        ntt.to_segmentation(dataset, field, out)
+    ntt.evaluate(dataset, "ntt_semantic", "truth_map", eval_key="maps")
+    before = dataset.values("maps_accuracy")
+    with monkeypatch.context() as patch:
+        patch.setattr("fiftyone.utils.eval.segmentation._compute_pixel_confusion_matrix", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            ntt.evaluate(dataset, "ntt_semantic", "truth_map", eval_key="maps")
+    dataset.reload()
+    assert dataset.list_evaluations() == ["maps"] and dataset.values("maps_accuracy") == before
+    assert not [name for name in dataset.get_field_schema() if "being" in name]
+    ntt.evaluate(dataset, "ntt_semantic", "truth_map", eval_key="maps")
+    assert dataset.list_evaluations() == ["maps"] and dataset.values("maps_accuracy") == before
+    assert dataset.load_evaluation_results("maps").key == "maps"
+
+
 def test_operators_and_commands(dataset, tmp_path, capsys):
     scene(dataset, tmp_path)
     uri = "@fiftyone-ntt/ntt/"
