@@ -372,19 +372,19 @@ def with_sizes(view: SampleCollection, notes: list[str]) -> SampleCollection:
     """
     if not len(view):
         raise InputError(NO_IMAGES)
-    unsized = view.exists("metadata.width", False)
+    has_size = (F("metadata.width") >= 1) & (F("metadata.height") >= 1)  # some tools write 0 for "not known"
+    unsized = view.match(~has_size)
     if len(unsized):
         files = zip(*unsized.values(["id", "filepath"]), strict=True)
-        # FiftyOne would wait for ever where one of them is a pipe.
-        unreadable = [sample_id for sample_id, path in files if not is_plain_file(path)]
+        unreadable = [sample_id for sample_id, path in files if not is_plain_file(path)]  # FiftyOne waits for pipes
         readable = unsized.exclude(unreadable) if unreadable else unsized
         if len(readable):
             readable.compute_metadata(overwrite=True, progress=False)
-    sized = view.exists("metadata.width")
+    sized = view.match(has_size)
     if not len(sized):
         raise InputError("no image of the view could be read; check the samples' filepath")
     if len(sized) < len(view):
-        ids, paths = view.exists("metadata.width", False).values(["id", "filepath"])
+        ids, paths = view.match(~has_size).values(["id", "filepath"])
         named = ", ".join(f"{key} ({path})" for key, path in zip(ids[:_MOST_NAMED], paths, strict=False))
         more = ", ..." if len(ids) > _MOST_NAMED else ""
         notes.append(f"{counted(len(ids), 'sample')} left out, whose image cannot be read: {named}{more}")

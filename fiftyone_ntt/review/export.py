@@ -275,7 +275,7 @@ def _images(job: _Job, hidden: Path, namer: Names, progress: Progress | None) ->
         for done, row in enumerate(zip(*raw_values(part, ["id", *fields]), strict=True), start=start + 1):
             sample_id, path, width, height, document = row
             try:
-                image = _image(job, path, (height, width) if height and width else None, document)
+                image = _image(job, path, (height, width) if min(height or 0, width or 0) > 0 else None, document)
             except InputError as error:
                 job.report.left_out.append(f"left out: {error}")
                 image = None

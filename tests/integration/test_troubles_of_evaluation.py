@@ -127,6 +127,19 @@ def test_what_learn_adds_is_left_out(pictures, preset, bank, index_dir, tmp_path
     assert any("learned from" in note for note in results.notes)
 
 
+@pytest.mark.parametrize("size", [(0, 0), (0, 60), (80, 0), (-1, -1), (None, 60), (80, None)])
+@pytest.mark.parametrize("kind", ["labels", "maps"])
+def test_sizes_that_no_image_has_are_looked_up(pictures, size, kind):
+    """Importers write 0 for "not known": every object was missed, and nothing said."""
+    predict(pictures)
+    pictures.set_values("metadata", [fo.ImageMetadata(width=size[0], height=size[1]) for _ in pictures])
+    field = ntt.to_segmentation(pictures, "ntt", "maps").out_field if kind == "maps" else "ntt"
+    pictures.set_values("metadata", [fo.ImageMetadata(width=size[0], height=size[1]) for _ in pictures])
+    results = ntt.evaluate(pictures, field, "truth", include_references=True)
+    assert (results.semantic.miou if kind == "maps" else results.box.ap) == 1.0
+    assert results.images == 4 and not any("cannot be read" in note for note in results.notes)
+
+
 # Embassy-of-the-Free-Mind/sourcelibrary-v2#2095: blank pages have one hash, and were taken for the same page
 def test_a_picture_of_one_colour_is_nobodys_copy(dataset, tmp_path):
     for i in range(3):
