@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from fiftyone_ntt.errors import counted
 from fiftyone_ntt.method.options.tiled import TiledImage
 from fiftyone_ntt.method.results import Instances, StageOneResult
+from fiftyone_ntt.pixels.contrast import NO_CONTRAST
 from fiftyone_ntt.pixels.frames import smallest_object
-from fiftyone_ntt.pixels.images import NO_CONTRAST, notes_at_a_glance
+from fiftyone_ntt.pixels.images import notes_at_a_glance
+from fiftyone_ntt.pixels.transparency import TRANSPARENT
 
 _COARSE, _VERY_COARSE = 64, 200
 """Pixels between prompt points: below the first nobody misses objects that small, from the second on in any image."""
@@ -98,8 +100,13 @@ class ImageNotes:
             about = {key for keys in limited.values() for key in keys}
             noted = {key: note for key, note in self.noted.items() if key not in about or NO_CONTRAST in note}
         flat = [key for key, note in noted.items() if NO_CONTRAST in note]
-        others = [key for key in noted if key not in set(flat)]
+        laid = [key for key, note in noted.items() if TRANSPARENT in note and NO_CONTRAST not in note]
+        others = [key for key in noted if key not in {*flat, *laid}]
         lines = [f"{counted(len(flat), 'image')} with {NO_CONTRAST}, e.g. that of sample {flat[0]}"] if flat else []
+        if laid:
+            lines.append(
+                f"{counted(len(laid), 'image')} with transparent parts, e.g. sample {laid[0]}: {noted[laid[0]]}"
+            )
         if others:
             lines.append(f"{counted(len(others), 'image')} used in part, e.g. sample {others[0]}: {noted[others[0]]}")
         return lines + [

@@ -29,7 +29,8 @@ from fiftyone_ntt.dataset.fields import (
 )
 from fiftyone_ntt.errors import InputError, as_text, counted
 from fiftyone_ntt.method.memory_bank import MemoryBank
-from fiftyone_ntt.pixels.images import NO_CONTRAST, content_key, notes_at_a_glance, read_bytes
+from fiftyone_ntt.pixels.contrast import NO_CONTRAST
+from fiftyone_ntt.pixels.images import content_key, notes_at_a_glance, read_bytes
 from fiftyone_ntt.references.banks import bank_of_run, bank_summaries, contents_of, load_bank, seen_images
 from fiftyone_ntt.runs.record import provenance_of
 

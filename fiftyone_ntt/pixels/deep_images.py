@@ -12,126 +12,32 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fiftyone_ntt.errors import InputError, counted
+from fiftyone_ntt.pixels.transparency import (
+    MOST_OF_TIFF,
+    MULTIPLIED,
+    OPACITIES,
+    opacity_of,
+    visible,
+    visible_only,
+)
+from fiftyone_ntt.pixels.windowing import is_data, windowed
 
 _MOST_BYTES = 1 << 31
 _MOST_INFLATION = 1032
 """By how much deflate can shrink a block at most."""
-_USED_RANGE = 1 << 14
-"""Levels out of 65536 from which on a 16-bit picture is shown as it is, as every viewer does."""
 _SAMPLE = 1 << 20
-_ROWS = 256
-_NO_DATA, _NO_DATA_TAG = -9999, 42113
-_INVERTED, _RGB = 0, 2
+_NO_DATA_TAG, _INVERTED, _RGB = 42113, 0, 2
 _NAMES = {
     3: "a palette of more than 8 bits", 4: "a mask for another picture", 5: "CMYK colours", 6: "YCbCr colours",
     8: "CIELab colours", 9: "ICCLab colours", 10: "ITULab colours", 32803: "the raw pixels of a camera",
     32844: "LogL values", 32845: "LogLuv values", 34892: "the raw pixels of a camera",
 }  # fmt: skip
 _PNG, _CHANNELS_OF_PNG = b"\x89PNG\r\n\x1a\n", {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
-_SUBFILE, _BITS, _SHOWS, _ORIENTATION, _SUB_IFDS, _FORMAT, _DNG = 254, 258, 262, 274, 330, 339, 50706
+_SUBFILE, _BITS, _SHOWS, _ORIENTATION, _SUB_IFDS, _EXTRA, _FORMAT, _DNG = 254, 258, 262, 274, 330, 338, 339, 50706
 _PLAIN, _DEFLATE, _OTHERS = 1, (8, 32946), (5, 7, 32773)
 _TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
           5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
           8: Image.Transpose.ROTATE_90}  # fmt: skip
-
-
-# Windowing
-
-
-def windowed(values: NDArray[Any], nodata: float | None = None, together: bool = True) -> NDArray[np.uint8]:
-    """Brings values of any range to 0..255, so that what is there can be seen.
-
-    The window is the range of the content, whatever its sign, and not that of a few hot pixels or of what stands for
-    "no data". 16-bit values that use their range are shown as they are.
-
-    Args:
-        values: whole or real numbers, ``[H, W]`` or ``[H, W, C]``; NaN and infinity become black.
-        nodata: a value that stands for "no data", besides the usual ones.
-        together: one window for all channels, which keeps colours, instead of one each.
-
-    Returns:
-        uint8 of the same shape. Values that are uint8 already come back as they are.
-    """
-    if values.dtype == np.uint8:
-        return values.astype(np.uint8, copy=False)
-    if values.dtype == np.bool_:
-        black_and_white: NDArray[np.uint8] = values.astype(np.uint8) * np.uint8(255)
-        return black_and_white
-    if values.ndim == 3 and not together:
-        channels = [windowed(values[..., channel], nodata) for channel in range(values.shape[2])]
-        return np.stack(channels, axis=2)
-    low, high, crowded = _window(values, nodata)
-    if values.dtype == np.uint16 and high - low >= _USED_RANGE and not crowded:
-        return (values >> 8).astype(np.uint8)
-    result = np.zeros(values.shape, np.uint8)
-    if high <= low:
-        return result
-    for top in range(0, len(values), _ROWS):  # a few rows at a time, as real numbers take up to eight times the room
-        rows = values[top : top + _ROWS]
-        share = np.where(_is_data(rows, nodata), rows, low).astype(np.float64).clip(low, high)
-        share = (share - low) / (high - low)
-        if crowded:  # steep where most of the content is
-            share = np.cbrt(share) if crowded > 0 else 1.0 - np.cbrt(1.0 - share)
-        result[top : top + _ROWS] = np.rint(share * 255.0)
-    return result
-
-
-def _window(values: NDArray[Any], nodata: float | None) -> tuple[float, float, int]:
-    """Lowest and highest value of the content, and its crowded end: 1 the low one, -1 the high one, 0 neither."""
-    step = max(1, int(np.ceil(np.sqrt(values.shape[0] * values.shape[1] / _SAMPLE))))
-    data = _is_data(values, nodata)
-    sampled = data[::step, ::step]
-    if not sampled.any():
-        return 0.0, 0.0, 0
-    plain = values if data.all() else np.where(data, values, np.median(values[::step, ::step][sampled]))
-    calm = _without_specks(plain, step)[sampled]
-    # "higher" and "lower", so that in a small image, too, the ends themselves stay out
-    low, dark = (float(value) for value in np.percentile(calm, (0.01, 1.0), method="higher"))
-    bright, high = (float(value) for value in np.percentile(calm, (99.0, 99.99), method="lower"))
-    if high <= low:  # flat, but for something very small
-        low, high = float(calm.min()), float(calm.max())
-    # A few bright things among dark ones must not take all grey levels: 98 of 100 values on a 16th of the window.
-    if (bright - dark) * 16 >= high - low:
-        return low, high, 0
-    return low, high, 1 if dark + bright < low + high else -1
-
-
-def _without_specks(values: NDArray[Any], step: int) -> NDArray[Any]:
-    """Every ``step``-th value, where no higher than the second highest of its eight neighbours, and no lower likewise.
-
-    That takes out hot and dead pixels, alone or in pairs. Lines of one pixel's width and small objects stay.
-    """
-    height, width = values.shape[:2]
-    centre = values[::step, ::step]
-    if min(height, width) < 3:
-        return centre
-    padded = np.pad(values, ((1, 1), (1, 1), *[(0, 0)] * (values.ndim - 2)), "reflect")
-    shifts = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
-    around = [padded[y : y + height : step, x : x + width : step] for y, x in shifts]
-    highest, lowest = np.maximum(around[0], around[1]), np.minimum(around[0], around[1])
-    second_highest, second_lowest = lowest, highest
-    for neighbour in around[2:]:
-        second_highest = np.maximum(second_highest, np.minimum(highest, neighbour))
-        second_lowest = np.minimum(second_lowest, np.maximum(lowest, neighbour))
-        highest, lowest = np.maximum(highest, neighbour), np.minimum(lowest, neighbour)
-    limited: NDArray[Any] = np.minimum(np.maximum(centre, second_lowest), second_highest)
-    return limited
-
-
-def _is_data(values: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
-    """Where there are numbers, and not what programs write in place of one."""
-    is_data = np.ones(values.shape, bool)
-    if values.dtype.kind == "f":
-        is_data = np.isfinite(values) & (values != _NO_DATA)
-        if values.dtype.itemsize > 2:  # the lowest float32 is a common stand-in
-            is_data &= np.abs(values) < 1e30
-    elif values.dtype.kind == "i":
-        is_data = values != np.iinfo(values.dtype).min
-        if values.dtype.itemsize > 1:
-            is_data &= values != _NO_DATA
-    if nodata is not None:
-        is_data &= values != nodata
-    return is_data
 
 
 # TIFF
@@ -176,7 +82,8 @@ def read_tiff(data: bytes, image: Image.Image | None) -> tuple[NDArray[np.uint8]
     except Exception as error:
         if image is None:
             raise InputError(_unreadable(error)) from error
-        return _by_pillow(data, image), []
+        picture, notes = _by_pillow(data, image), []
+        return visible(picture, opacity_of(image), notes), notes
     return turned(_shown(values, page, notes), _tag(page, _ORIENTATION, 1)), notes
 
 
@@ -264,13 +171,47 @@ def _shown(values: NDArray[Any], page: Any, notes: list[str]) -> NDArray[np.uint
     shows = int(page.photometric)
     if shows in _NAMES:
         raise InputError(f"expected a TIFF of grey or RGB values, got one of {_NAMES[shows]}; save it as RGB")
-    nodata = _nodata(page)
+    nodata, extra = _nodata(page), _several(_tag(page, _EXTRA, ()))
+    opacity = _opacity(values, extra)
     if values.ndim == 3:
-        values = _three_channels(values, shows, _several(_tag(page, 338, ())), notes)
+        values = _three_channels(values, shows, extra, notes)
+    if opacity is not None:
+        values = visible_only(_not_multiplied(values, opacity) if extra == (MULTIPLIED,) else values, opacity)
     picture = windowed(values, nodata, together=shows == _RGB)
     if shows == _INVERTED:
-        picture = np.where(_is_data(values, nodata), 255 - picture, 0).astype(np.uint8)
-    return picture
+        picture = np.where(is_data(values, nodata), 255 - picture, 0).astype(np.uint8)
+    return visible(picture, opacity, notes)
+
+
+def opacity_of_tiff(data: bytes) -> NDArray[np.uint8] | None:
+    """``opacity_of`` a TIFF that Pillow cannot open, ``None`` too where nothing can."""
+    try:
+        values, page, _ = _by_tifffile(data)
+        return _opacity(values, _several(_tag(page, _EXTRA, ())))
+    except Exception:  # whoever decodes it will say what is wrong
+        return None
+
+
+def _opacity(values: NDArray[Any], extra: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    """Opacity of each pixel, uint8 ``[H, W]``; ``None`` where the file has none, or the same everywhere."""
+    if values.ndim != 3 or values.shape[2] not in (2, 4) or extra not in OPACITIES or values.dtype.kind not in "uf":
+        return None
+    stored = values[..., -1]
+    if stored.size > MOST_OF_TIFF:
+        return None
+    if values.dtype.kind == "u":
+        opacity = (stored >> (8 * values.dtype.itemsize - 8)).astype(np.uint8)
+    else:
+        share = np.nan_to_num(stored, posinf=0.0).clip(0, None)
+        opacity = np.rint(share / max(1.0, float(share.max())) * 255).astype(np.uint8)
+    return None if opacity.min() == opacity.max() else opacity
+
+
+def _not_multiplied(values: NDArray[Any], opacity: NDArray[np.uint8]) -> NDArray[Any]:
+    """Colours before their opacity was multiplied into them."""
+    share = np.maximum(opacity, 1)[(..., *[None] * (values.ndim - 2))] / np.float32(255)
+    most = np.iinfo(values.dtype).max if values.dtype.kind == "u" else np.inf
+    return np.asarray(np.minimum(values / share, most)).astype(values.dtype)
 
 
 def _three_channels(values: NDArray[Any], shows: int, extra: tuple[int, ...], notes: list[str]) -> NDArray[Any]:
@@ -337,7 +278,7 @@ def _unreadable(error: Exception) -> str:
 # Colours of 16 bits
 
 
-def deep_colours(data: bytes, image: Image.Image) -> NDArray[np.uint8]:
+def deep_colours(data: bytes, image: Image.Image, opacity: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
     """Colours of 16 bits, windowed where they use little of their range: uint8 ``[H, W, 3]``.
 
     Pillow decodes first: it is strict, and what it makes of them stands where OpenCV reads something else.
@@ -349,7 +290,8 @@ def deep_colours(data: bytes, image: Image.Image) -> NDArray[np.uint8]:
     values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # [H, W, 3 or 4], BGR or BGRA
     if values is None or values.dtype != np.uint16 or values.ndim != 3 or values.shape[:2] != high_bytes.shape[:2]:
         return high_bytes
-    return windowed(values[..., 2::-1].astype(np.uint16, copy=False))
+    colours = values[..., 2::-1].astype(np.uint16, copy=False)
+    return windowed(colours if opacity is None else visible_only(colours, opacity))
 
 
 def stored_values(data: bytes, most: int) -> NDArray[Any]:

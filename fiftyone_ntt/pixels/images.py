@@ -15,29 +15,29 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.pixels.contrast import contrast_note
 from fiftyone_ntt.pixels.deep_images import (
     deep_colours,
     is_plain_tiff,
     is_tiff,
+    opacity_of_tiff,
     read_tiff,
     size_of_tiff,
     turned,
-    windowed,
 )
 from fiftyone_ntt.pixels.file_kinds import diagnosis, reason_of
 from fiftyone_ntt.pixels.files import read_file
+from fiftyone_ntt.pixels.transparency import opacity_of, visible
+from fiftyone_ntt.pixels.windowing import windowed
 
 MOST_BYTES = 1 << 31
 """Of an image file, wherever it lies."""
 MARKED_BY = 32
 """Bytes at the beginning of a file that tell a PNG of 16 bits from others."""
-NO_CONTRAST = "hardly any contrast"
 _REFUSED_FORMATS = frozenset({"EPS"})
 """Formats that PIL hands to another program, which would run what the file says."""
 _WIDTH, _HEIGHT, _ORIENTATION = 256, 257, 274
 _SIDEWAYS = (5, 6, 7, 8)
-_LEAST_SPREAD, _LEAST_DEVIATION = 3, 1.0
-_GLANCE, _LOOK = 1 << 14, 1 << 20
 _ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF"})
 
 
@@ -164,7 +164,7 @@ def decode_with_notes(data: bytes, path: str | Path, *, upright: bool = True) ->
         raise InputError(f"not a readable image: {path} ({error})") from error
     except Exception as error:  # a damaged file can make a decoder raise nearly anything
         raise InputError(f"not a readable image: {path} ({diagnosis(data, error)})") from error
-    contrast = _contrast_note(pixels)
+    contrast = contrast_note(pixels)
     return ReadImage(pixels, (*notes, contrast) if contrast else tuple(notes))
 
 
@@ -187,6 +187,7 @@ def digest_marks(head: bytes, source: Path | BytesIO, upright: bool) -> bytes:
         upright: apply EXIF rotation.
     """
     anew = b"windowed" if _is_read_anew(head, source) else b""
+    anew += b"on a background" if _has_transparent_parts(head, source) else b""
     return anew + (b"as stored" if not upright and _is_rotated(source) else b"")
 
 
@@ -219,8 +220,10 @@ def _decoded(data: bytes, upright: bool = True) -> tuple[NDArray[np.uint8], list
             return _three(pixels), notes
         notes = _frame_notes(image, data)
         if is_deep_colour(image, data):
-            return turned(deep_colours(data, image), _orientation(image) if upright else None), notes
-        return np.asarray(_to_rgb(_upright(image) if upright else image)), notes
+            opacity, orientation = opacity_of(image), _orientation(image) if upright else None
+            return turned(visible(deep_colours(data, image, opacity), opacity, notes), orientation), notes
+        picture = _upright(image) if upright else image
+        return visible(np.asarray(_to_rgb(picture)), opacity_of(picture), notes), notes
 
 
 def _is_read_anew(head: bytes, source: Path | BytesIO) -> bool:
@@ -235,6 +238,17 @@ def _is_read_anew(head: bytes, source: Path | BytesIO) -> bool:
             return deep or (image.format == "TIFF" and not is_plain_tiff(image))
     except Exception:  # whoever decodes it will say what is wrong
         return is_tiff(head)
+
+
+def _has_transparent_parts(head: bytes, source: Path | BytesIO) -> bool:
+    """Whether an image is shown on a background. Only what may have transparent parts is decoded."""
+    if head[:3] == b"\xff\xd8\xff" or head[8:16] == b"WEBPVP8 ":
+        return False  # never; most images are of these
+    try:
+        with Image.open(source) as image:
+            return opacity_of(image) is not None
+    except Exception:  # whoever decodes it will say what is wrong
+        return is_tiff(head) and isinstance(source, BytesIO) and opacity_of_tiff(source.getvalue()) is not None
 
 
 # Decoding by Pillow
@@ -256,6 +270,8 @@ def _orientation(image: Image.Image) -> Any:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "La":  # the only mode that Pillow brings to one other alone
+        image = image.convert("LA")
     # 16- or 32-bit greyscale, or real numbers: PIL would clip instead of scaling.
     if image.mode == "F" or image.mode.startswith("I"):
         image = Image.fromarray(windowed(np.asarray(image)))
@@ -295,34 +311,6 @@ def _has_pages(data: bytes) -> bool:
         return not page.tag_v2.get(254, 0) & 0b101
 
 
-def _contrast_note(pixels: NDArray[np.uint8]) -> str | None:
-    """A warning if nothing can be told apart in a picture."""
-    # A glance at the green of some pixels settles nearly every image, in a fraction of a millisecond.
-    if not _is_flat(_some(pixels, _GLANCE)[..., 1:2]):
-        return None
-    some = _some(pixels, _LOOK)
-    if not _is_flat(some):
-        return None
-    deviation = max(float(some[..., channel].std()) for channel in range(3))
-    return (
-        f"the image has {NO_CONTRAST} (values {some.min()} to {some.max()}, standard deviation "
-        f"{deviation:.1f}): nothing can be found in it; look at the file"
-    )
-
-
-def _some(pixels: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
-    """About ``count`` of the pixels, evenly spread."""
-    step = max(1, int((pixels.shape[0] * pixels.shape[1] / count) ** 0.5))
-    return pixels[::step, ::step]
-
-
-def _is_flat(pixels: NDArray[np.uint8]) -> bool:
-    """Whether no channel has a spread that anything could be seen by."""
-    channels = [pixels[..., channel] for channel in range(pixels.shape[2])]
-    spread = max(int(values.max()) - int(values.min()) for values in channels)
-    return spread < _LEAST_SPREAD or max(float(values.std()) for values in channels) < _LEAST_DEVIATION
-
-
 def notes_at_a_glance(path: str | Path) -> tuple[str, ...]:
     """The notes on an image that need not be decoded for anything else; none on one that cannot be read."""
     try:
@@ -331,7 +319,7 @@ def notes_at_a_glance(path: str | Path) -> tuple[str, ...]:
             return decode_with_notes(data, path).notes
         with Image.open(BytesIO(data)) as image:
             image.draft("RGB", (256, 256))  # a JPEG can be decoded at an eighth of its size, in less time
-            note = _contrast_note(np.asarray(image.convert("RGB")))
+            note = contrast_note(np.asarray(image.convert("RGB")))
         return () if note is None else (note,)
     except Exception:
         return ()
