@@ -291,7 +291,19 @@ def deep_colours(data: bytes, image: Image.Image, opacity: NDArray[np.uint8] | N
     if values is None or values.dtype != np.uint16 or values.ndim != 3 or values.shape[:2] != high_bytes.shape[:2]:
         return high_bytes
     colours = values[..., 2::-1].astype(np.uint16, copy=False)
+    if image.format == "JPEG2000":  # a picture of 12 bits that uses them all is no dark one of 16
+        colours = colours << np.uint16(16 - bits_of_jpeg2000(data))
+        if np.abs((colours >> 8).astype(np.int16) - high_bytes).max() > 1:  # other colours than red, green and blue
+            return high_bytes
     return windowed(colours if opacity is None else visible_only(colours, opacity))
+
+
+def bits_of_jpeg2000(data: bytes) -> int:
+    """Bits a value of a JPEG 2000, from where its code begins; 0 where that is not found, or more than 16."""
+    size = data.find(b"\xff\x4f\xff\x51")  # a picture begins, and says how large it is
+    depth = data[size + 42 : size + 43] if size >= 0 else b""
+    bits = (depth[0] & 127) + 1 if depth else 0
+    return bits if bits <= 16 else 0
 
 
 def stored_values(data: bytes, most: int) -> NDArray[Any]:

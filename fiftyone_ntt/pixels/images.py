@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.pixels.contrast import contrast_note
 from fiftyone_ntt.pixels.deep_images import (
+    bits_of_jpeg2000,
     deep_colours,
     is_plain_tiff,
     is_tiff,
@@ -38,6 +39,7 @@ _REFUSED_FORMATS = frozenset({"EPS"})
 """Formats that PIL hands to another program, which would run what the file says."""
 _WIDTH, _HEIGHT, _ORIENTATION = 256, 257, 274
 _SIDEWAYS = (5, 6, 7, 8)
+_HEADER = 1 << 16
 _ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF"})
 
 
@@ -326,10 +328,24 @@ def notes_at_a_glance(path: str | Path) -> tuple[str, ...]:
 
 
 def is_deep_colour(image: Image.Image, data: bytes) -> bool:
-    """Whether Pillow would keep only the high bytes of a PNG's or PPM's colours."""
+    """Whether Pillow would keep only the high bytes of the colours of a PNG, PPM or JPEG 2000."""
     if image.mode not in ("RGB", "RGBA", "LA"):
         return False
     if image.format == "PNG":
         return data[24] == 16  # bits a value, in the header
+    if image.format == "JPEG2000":
+        return bits_of_jpeg2000(_beginning_of(image)) > 8
     tiles: Any = getattr(image, "tile", ())
     return image.format == "PPM" and any(tile[0] != "raw" and tile[3][1] > 255 for tile in tiles)
+
+
+def _beginning_of(image: Image.Image) -> bytes:
+    """The first bytes of the file of a picture that is not decoded yet."""
+    stream: Any = getattr(image, "fp", None)
+    if stream is None:
+        return b""
+    place = stream.tell()
+    stream.seek(0)
+    head = bytes(stream.read(_HEADER))
+    stream.seek(place)
+    return head

@@ -37,6 +37,10 @@ DEEP_IMAGES = {
     "12 bits in 16": (lambda: tiff(DEEP * 16), GREY),
     "12 bits in a PNG": (lambda: by_pillow(DEEP * 16, "PNG"), GREY),
     "12 bits in a PGM": (lambda: by_opencv(DEEP * 16, ".pgm"), GREY),
+    "10 bits in a JPEG 2000, in colour": (
+        lambda: by_opencv(RGB.astype(np.uint16) * 4, ".jp2", cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000), RGB),
+    "16 bits in a JPEG 2000, in colour": (
+        lambda: by_opencv(RGB.astype(np.uint16) * 257, ".jp2", cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000), RGB),
     "12 bits in a JPEG 2000": (lambda: by_pillow(DEEP * 16, "JPEG2000"), GREY),
     "one hot pixel": (lambda: tiff(changed(DEEP * 16, r30c40=65535)), GREY),
     "one hot pixel in a corner": (lambda: tiff(changed(DEEP * 16, r0c0=65535)), GREY),
