@@ -252,8 +252,13 @@ def _nodata(page: Any) -> float | None:
         return None
 
 
+def turn_of(orientation: object) -> Image.Transpose | None:
+    """What brings an image of an EXIF orientation upright; ``None`` where nothing has to."""
+    return _TURNS.get(orientation) if isinstance(orientation, int) else None
+
+
 def turned(image: NDArray[np.uint8], orientation: object) -> NDArray[np.uint8]:
-    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    turn = turn_of(orientation)
     return image if turn is None else np.asarray(Image.fromarray(image).transpose(turn))
 
 

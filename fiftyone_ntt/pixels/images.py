@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.pixels.contrast import contrast_note
@@ -24,6 +24,7 @@ from fiftyone_ntt.pixels.deep_images import (
     opacity_of_tiff,
     read_tiff,
     size_of_tiff,
+    turn_of,
     turned,
 )
 from fiftyone_ntt.pixels.file_kinds import diagnosis, reason_of
@@ -190,6 +191,7 @@ def digest_marks(head: bytes, source: Path | BytesIO, upright: bool) -> bytes:
     """
     anew = b"windowed" if _is_read_anew(head, source) else b""
     anew += b"on a background" if _has_transparent_parts(head, source) else b""
+    anew += b"not by XMP" if upright and _is_turned_by_xmp(source) else b""
     return anew + (b"as stored" if not upright and _is_rotated(source) else b"")
 
 
@@ -200,7 +202,7 @@ def content_key(data: bytes) -> str:
 
 def _is_rotated(source: Path | BytesIO) -> bool:
     try:
-        with Image.open(source) as image:
+        with _opened(source) as image:
             return _orientation(image) not in (None, 1)
     except Exception:  # whoever decodes it will say what is wrong
         return False
@@ -208,7 +210,7 @@ def _is_rotated(source: Path | BytesIO) -> bool:
 
 def _decoded(data: bytes, upright: bool = True) -> tuple[NDArray[np.uint8], list[str]]:
     try:
-        image = Image.open(BytesIO(data))
+        image = _opened(BytesIO(data))
     except UnidentifiedImageError:
         if not is_tiff(data):
             raise
@@ -258,17 +260,46 @@ def _has_transparent_parts(head: bytes, source: Path | BytesIO) -> bool:
 
 def _upright(image: Image.Image) -> Image.Image:
     image.load()  # what is wrong with the pixels costs the image, what is wrong with the EXIF data does not
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF data; a browser shows such an image as it is
-        return image
+    turn = turn_of(_orientation(image))
+    return image if turn is None else image.transpose(turn)
 
 
 def _orientation(image: Image.Image) -> Any:
+    """The EXIF orientation, and not that of XMP data: Pillow takes these too, browsers and OpenCV do not."""
     try:
-        return image.getexif().get(_ORIENTATION)
-    except Exception:
+        if image.format == "TIFF":
+            return image.getexif().get(_ORIENTATION)  # that of the page; see ``_opened``
+        if image.format == "PNG":
+            image.getexif()  # it may stand behind the pixels, and this reads on
+        data, raw = image.info.get("exif"), image.info.get("Raw profile type exif")
+        if data is None and raw is not None:  # as some programs put it into a PNG: as text
+            data = bytes.fromhex("".join(raw.split("\n")[3:]))
+        exif = Image.Exif()
+        exif.load(data or b"")
+        return exif.get(_ORIENTATION)
+    except Exception:  # damaged EXIF data; a browser shows such an image as it is
         return None
+
+
+def _opened(source: Path | BytesIO) -> Image.Image:
+    """A picture that Pillow turns, while it decodes a TIFF, by the orientation of the page alone."""
+    image = Image.open(source)
+    if image.format == "TIFF":
+        image.info.pop("xmp", None)
+    return image
+
+
+def _is_turned_by_xmp(source: Path | BytesIO) -> bool:
+    """Whether earlier versions turned an image by its XMP data."""
+    if not isinstance(source, BytesIO) or b"tiff:Orientation" not in source.getvalue():
+        return False
+    try:
+        with Image.open(source) as image:
+            before = image.getexif().get(_ORIENTATION)
+        with _opened(source) as image:
+            return turn_of(before) != turn_of(_orientation(image))
+    except Exception:  # whoever decodes it will say what is wrong
+        return False
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

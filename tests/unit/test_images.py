@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 from support.image_files import (
     ALL_TURNS,
     DEEP,
@@ -27,7 +27,7 @@ from support.image_files import (
     tiff,
 )
 
-from fiftyone_ntt.pixels.images import content_digest, decode_image, decode_with_notes, read_bytes
+from fiftyone_ntt.pixels.images import content_digest, decode_image, decode_with_notes, image_size, read_bytes
 
 # Deep images: file, and the picture that a viewer shows
 
@@ -274,6 +274,42 @@ def test_usual_images_need_no_other_library(kind, monkeypatch):
     monkeypatch.setitem(sys.modules, "tifffile", None)  # importing it fails
     monkeypatch.setitem(sys.modules, "cv2", None)
     assert decode_image(data, kind).shape == RGB.shape and content_digest(data)
+
+
+# Orientation: that of EXIF data alone, as browsers and OpenCV have it
+
+
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+def with_xmp(kind, orientation):
+    """A picture whose XMP data say that it lies on its side, with an EXIF orientation or without."""
+    settings = {} if orientation is None else {"exif": exif_of(orientation)}
+    if kind == "PNG":
+        text = PngImagePlugin.PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", XMP.decode())
+        return by_pillow(RGB, kind, pnginfo=text, **settings)
+    if kind == "TIFF":
+        return by_pillow(RGB, kind, tiffinfo={700: XMP, **({} if orientation is None else {274: orientation})})
+    return by_pillow(RGB, kind, xmp=XMP, **settings)
+
+
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_xmp_data_turn_no_image(kind, orientation, tmp_path):
+    data = with_xmp(kind, orientation)
+    turn = ALL_TURNS[(orientation or 1) - 1]
+    with Image.open(io.BytesIO(by_pillow(RGB, kind))) as image:
+        wanted = image.convert("RGB")
+    wanted = np.asarray(wanted if turn is None else wanted.transpose(turn))
+    assert np.array_equal(decode_image(data, kind), wanted)
+    (tmp_path / "x").write_bytes(data)
+    assert image_size(tmp_path / "x") == wanted.shape[:2]
+    is_anew = content_digest(data) != hashlib.sha256(data).hexdigest()
+    assert is_anew is (orientation is None), "candidates of an image that was turned before are not taken"
 
 
 # Notes
