@@ -36,7 +36,7 @@ from fiftyone_ntt.evaluation.coco import GroundTruth, Prediction, Scores, presen
 from fiftyone_ntt.evaluation.left_out import listed_counts
 from fiftyone_ntt.evaluation.map_documents import PaintedMap, StoredMap, check_map_size, piece_of, rows_at, targets_of
 from fiftyone_ntt.evaluation.summary import ClassResult, EvaluationResults
-from fiftyone_ntt.pixels.semantic_maps import VOID, SemanticScores, confusion, rows_of
+from fiftyone_ntt.pixels.semantic_maps import VOID, SemanticScores, class_at_zero, confusion, rows_of
 
 _NO_SCORES = Scores(None, None, None, None)
 _NOWHERE = (0.0, 0.0, 0.0, 0.0)
@@ -243,6 +243,13 @@ def _class_notes(
             notes.append(
                 f"classes of the {side} that are not scored, since the run does not know them, and count as "
                 f"background: {listed_counts(others, unit)}"
+            )
+    at_zero = {name: class_at_zero(targets_of(samples, name)) for name, _, _ in sides if is_map_field(samples, name)}
+    for field_name, name in at_zero.items():
+        if name is not None and name not in classes:
+            notes.append(
+                f"value 0 of the masks in {field_name!r} is background, so {as_text(name)!r}, as it is called there, "
+                "is not scored; name it among the classes to score it, or give it another value"
             )
     bare = [name for k, name in enumerate(classes, 1) if not counts.matrix[k].any() and counts.matrix[:, k].any()]
     if bare:

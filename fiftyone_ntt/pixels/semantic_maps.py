@@ -7,7 +7,7 @@ else, and every class asked for counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from typing import Any
 
@@ -18,6 +18,21 @@ VOID = -1
 """Pixels of the ground truth that count neither way."""
 _STRIP = 1 << 22
 """Pixels that are painted or compared at once: a map of 300 million pixels is never in memory as numbers."""
+
+
+_NO_CLASSES = frozenset({
+    "", "0", "background", "bg", "void", "none", "nothing", "null", "unlabeled", "unlabelled", "unknown", "undefined",
+    "unclassified", "ignore", "ignored", "other", "others", "empty", "invalid", "nodata", "outofroi",
+})  # fmt: skip
+"""What data sets call the value 0 where it is that of no class, in small letters and without anything between them."""
+
+
+def class_at_zero(names: Mapping[int, str]) -> str | None:
+    """The name of value 0 where it seems to be that of a class, such as the road of Cityscapes' train ids."""
+    name = names.get(0)
+    if name is None or "".join(filter(str.isalnum, name.lower())) in _NO_CLASSES:
+        return None
+    return name
 
 
 @dataclass(eq=False)

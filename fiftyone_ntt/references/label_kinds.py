@@ -31,6 +31,7 @@ from fiftyone_ntt.dataset.geometry import (
 from fiftyone_ntt.errors import BadReferenceError, InputError, WrongTypeError, as_text, counted
 from fiftyone_ntt.method.options.prompts import Prompt
 from fiftyone_ntt.pixels.drawing import fill_polygon
+from fiftyone_ntt.pixels.semantic_maps import class_at_zero
 
 POINT_LABELS = "point_labels"
 """List attribute of a ``Keypoint`` with an entry for each of its points: whether it lies on the object."""
@@ -191,6 +192,17 @@ class ClassValues:
                     "dataset.mask_targets[field] or dataset.default_mask_targets (known: "
                     f"{dict(self.names) or 'none'}), or give the classes you want"
                 )
+
+
+def notes_on_zero(fields: Mapping[str, ClassValues]) -> list[str]:
+    """A line for each field of maps whose value 0, which is background, has the name of a class."""
+    named = {field: class_at_zero(values.names) for field, values in fields.items()}
+    return [
+        f"value 0 of the masks in {field!r} is background, so {as_text(name)!r}, as it is called there, has no "
+        "reference in them: give that class another value"
+        for field, name in named.items()
+        if name is not None
+    ]
 
 
 def class_values(collection: SampleCollection, field_name: str, *, strict: bool = True) -> ClassValues:

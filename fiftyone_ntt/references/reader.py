@@ -37,6 +37,7 @@ from fiftyone_ntt.references.label_kinds import (
     class_values,
     classes_in_maps,
     is_negative,
+    notes_on_zero,
     objects_in,
 )
 from fiftyone_ntt.references.tagging import count_labels
@@ -156,6 +157,7 @@ class ReferenceReader:
             *marked,
             *(f"left out, as it cannot be used: {reason}" for reason in reasons[:_MOST_REASONS]),
             *([f"left out, as they cannot be used: {more} more"] if more > 0 else []),
+            *(notes_on_zero(self._values) if self._all_classes else ()),
         ]
 
     def cannot_use(self, key: str, reason: str, classes: Iterable[str | None]) -> None:
@@ -289,6 +291,7 @@ class ReferenceReader:
                 f"no reference labelled {', '.join(map(repr, missing))} in {fields}; labels there, but for crowds, "
                 f"difficult and ignored ones: {', '.join(map(repr, sorted(present))) or 'none'}"
                 + (f"; what cannot be used: {_listed(self.unusable, self.unusable)}" if self.unusable else "")
+                + "".join(f"; {note}" for note in notes_on_zero(self._values))
             )
         return list(classes)
 

@@ -19,6 +19,7 @@ from fiftyone_ntt.errors import BadReferenceError, InputError, WrongTypeError
 from fiftyone_ntt.models import PRESETS
 from fiftyone_ntt.references import banks as references
 from fiftyone_ntt.references import editable_masks as made_masks
+from fiftyone_ntt.references.banks import notes_of
 from fiftyone_ntt.references.label_kinds import ClassValues, objects_in
 from fiftyone_ntt.references.tagging import tagged_negatives, tagged_references
 
@@ -185,6 +186,31 @@ def test_a_tagged_map_is_a_reference(dataset, tmp_path):
     assert ntt.build_memory_bank(tagged_references(dataset, REFERENCE_TAG, "maps"), "maps").shots == {"fig": 1}
     (card,) = ntt.describe_references(dataset, "maps")
     assert (card.kind, card.sample_id, card.pending) == ("map", sample.id, False) and card.thumbnail()
+
+
+# Value 0 has this name -> whether it is the name of a class, which is said then
+AT_ZERO = {"road": True, "Building 0": True, "background": False, "Back-ground": False, "__background__": False,
+           "Void": False, "unlabeled": False, "": False}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AT_ZERO)
+def test_a_class_at_value_0_is_no_reference_and_not_scored(dataset, tmp_path, name):
+    values = np.zeros(SIZE, np.uint8)
+    values[10:30, 10:40] = 1
+    add(dataset, tmp_path, (), maps=fo.Segmentation(mask=values), found=fo.Segmentation(mask=values))
+    dataset.default_mask_targets = {0: name, 1: "car"}
+    bank = ntt.build_memory_bank(dataset, "maps")
+    results = ntt.evaluate(dataset, "found", "maps")
+    assert bank.shots == {"car": 1} and results.classes == ("car",)
+    for notes, fields in ((notes_of(bank), ["maps"]), (results.notes, ["maps", "found"])):
+        said = [note for note in notes if note.startswith("value 0")]
+        assert len(said) == (len(fields) if AT_ZERO[name] else 0)
+        assert all(repr(field) in note and repr(name) in note for field, note in zip(fields, said, strict=False))
+    if AT_ZERO[name]:
+        with pytest.raises(BadReferenceError, match=f"value 0 .*{name!r}"):
+            ntt.build_memory_bank(dataset, "maps", classes=[name])
+        asked = ntt.evaluate(dataset, "found", "maps", classes=[name, "car"])
+        assert asked.classes == (name, "car") and not any("value 0" in note for note in asked.notes)
 
 
 def test_negatives_by_label_and_by_sample(dataset, tmp_path):
