@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fiftyone_ntt.dataset.documents import mask_of, relative_box, shortened
 from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.pixels.deep_images import has_palette
 from fiftyone_ntt.pixels.mask_values import flags_of, numbers_of
 
 FAR_OUTSIDE = 4.0
@@ -27,6 +28,11 @@ def box_in_pixels(detection: fo.Detection, image_size: tuple[int, int]) -> tuple
         InputError: if the box is not four finite numbers, or has no area inside the image.
     """
     x, y, w, h = box = relative_box(detection.bounding_box).tolist()
+    if min(w, h) <= 0:
+        raise InputError(
+            f"the box {box} has no area, as its width or its height is not above 0; boxes are [x, y, width, height], "
+            "not two corners"
+        )
     if max(map(abs, box)) > FAR_OUTSIDE:
         raise InputError(
             f"the box {box} reaches far outside the image; boxes are relative (0..1), not in pixels: divide x and "
@@ -165,8 +171,13 @@ def read_map_as_stored(label: fo.Segmentation) -> tuple[NDArray[np.integer[Any]]
     if numbers is None:
         raise WrongTypeError(
             f"expected a segmentation mask of one number a pixel, got shape {values.shape}; colours are not read"
+            + ("; it is a PNG with a palette: save its indices as grey values" if _has_palette(label) else "")
         )
     return numbers, values.ndim == 2
+
+
+def _has_palette(label: fo.Segmentation) -> bool:
+    return label.mask is None and label.mask_path is not None and has_palette(label.mask_path)
 
 
 def stretched(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from io import BytesIO
 from pathlib import Path
@@ -35,6 +36,9 @@ _NAMES = {
 _PNG, _CHANNELS_OF_PNG = b"\x89PNG\r\n\x1a\n", {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 _SUBFILE, _BITS, _SHOWS, _ORIENTATION, _SUB_IFDS, _EXTRA, _FORMAT, _DNG = 254, 258, 262, 274, 330, 338, 339, 50706
 _PLAIN, _DEFLATE, _OTHERS = 1, (8, 32946), (5, 7, 32773)
+_LOSSLESS = (_PLAIN, *_DEFLATE, 5, 32773)
+_COMPRESSION, _DESCRIPTION, _CHANNELS, _SUBSAMPLING, _YCBCR = 259, 270, 277, 530, 6
+_AXES = {"C": "channel of the file", "Z": "slice of the volume", "T": "frame of the file"}
 _TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
           5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
           8: Image.Transpose.ROTATE_90}  # fmt: skip
@@ -57,6 +61,12 @@ def is_plain_tiff(image: Image.Image) -> bool:
     tags: Any = image.tag_v2  # type: ignore[attr-defined]
     if tags.get(_SUBFILE, 0) & 1 and (_DNG in tags or _SUB_IFDS in tags):
         raise InputError("expected an image, got the raw file of a camera; export it as PNG, JPEG or TIFF")
+    thinned = tags.get(_SUBSAMPLING, (1, 1)) != (1, 1) and tags.get(_COMPRESSION, _PLAIN) in _LOSSLESS
+    if tags.get(_SHOWS) == _YCBCR and thinned:  # a decoder takes it for a file that ends too early
+        raise InputError(
+            "expected a TIFF of grey or RGB values, got one of YCbCr colours, fewer than there are pixels; save it as "
+            "RGB"
+        )
     bits, formats = _several(tags.get(_BITS, 1)), _several(tags.get(_FORMAT, 1))
     sliver = image.width <= 8 < image.height  # an [H, W, C] array that was written as H pages
     return image.mode == "CMYK" or (max(bits) <= 8 and set(formats) <= {1, 4} and not sliver)
@@ -95,7 +105,7 @@ def _by_tifffile(data: bytes) -> tuple[NDArray[Any], Any, list[str]]:
         page, source = _source(file)
         notes: list[str] = []
         if source is page and any(not (other.is_reduced or other.is_mask) for other in _next_pages(file)):
-            notes.append("only the first page of the file is used")
+            notes.append(f"only the first {next_is(page.description)} is used")
         _check_size(page, source)
         axes, values = source.axes, np.asarray(source.asarray(maxworkers=1))
         if source is page and page.planarconfig == 2 and axes.startswith("S"):
@@ -220,9 +230,35 @@ def _three_channels(values: NDArray[Any], shows: int, extra: tuple[int, ...], no
     coloured = shows == _RGB and channels >= 3
     alone = channels == 1 or (channels == 2 and extra in ((1,), (2,)))  # grey, or grey and its opacity
     if not alone and not (coloured and channels <= 4):
-        names = "the first three are used as red, green and blue" if channels > 2 else "the first is used"
-        notes.append(f"the file has {counted(channels, 'channel')}, {names}")
+        notes.append(_note_on(channels))
     return values[..., :3] if channels > 2 else values[..., 0]
+
+
+def _note_on(channels: int) -> str:
+    names = "the first three are used as red, green and blue" if channels > 2 else "the first is used"
+    return f"the file has {counted(channels, 'channel')}, {names}"
+
+
+def notes_on_channels(image: Image.Image) -> list[str]:
+    """What to note about the channels of a TIFF that Pillow reads: it gives the first of two grey ones."""
+    tags: Any = image.tag_v2  # type: ignore[attr-defined]
+    channels = tags.get(_CHANNELS, 1)
+    is_grey = tags.get(_SHOWS) in (_INVERTED, 1)
+    return [_note_on(channels)] if is_grey and channels > 1 and tuple(tags.get(_EXTRA, ())) not in OPACITIES else []
+
+
+def next_is(description: object) -> str:
+    """What the second page of a TIFF is one more of, as ImageJ and OME write it into the description of the first."""
+    text = str(description or "")[:_SAMPLE]
+    if text.startswith("ImageJ="):
+        found = re.findall(r"^(channels|slices|frames)=(\d{1,9})$", text, re.MULTILINE)
+        sizes, order = {{"channels": "C", "slices": "Z", "frames": "T"}[key]: int(size) for key, size in found}, "CZT"
+    else:
+        sizes = {axis: int(size) for axis, size in reversed(re.findall(r'\bSize([CZT])="(\d{1,9})"', text))}
+        order = next(iter(re.findall(r'\bDimensionOrder="XY([CZT]{3})"', text)), "")
+        per_page = next(iter(re.findall(r'\bSamplesPerPixel="(\d{1,9})"', text)), "1")
+        sizes["C"] = sizes.get("C", 1) // max(1, int(per_page))
+    return next((_AXES[axis] for axis in order if sizes.get(axis, 1) > 1), "page of the file")
 
 
 def _by_pillow(data: bytes, image: Image.Image) -> NDArray[np.uint8]:
@@ -309,6 +345,15 @@ def bits_of_jpeg2000(data: bytes) -> int:
     depth = data[size + 42 : size + 43] if size >= 0 else b""
     bits = (depth[0] & 127) + 1 if depth else 0
     return bits if bits <= 16 else 0
+
+
+def has_palette(path: str | Path) -> bool:
+    """Whether the pixels of a picture are the numbers of colours, as those of Pascal VOC's masks are."""
+    try:
+        with Image.open(path) as image:
+            return image.mode == "P"
+    except Exception:  # whoever decodes it will say what is wrong
+        return False
 
 
 def stored_values(data: bytes, most: int) -> NDArray[Any]:

@@ -21,6 +21,8 @@ from fiftyone_ntt.pixels.deep_images import (
     deep_colours,
     is_plain_tiff,
     is_tiff,
+    next_is,
+    notes_on_channels,
     opacity_of_tiff,
     read_tiff,
     size_of_tiff,
@@ -38,7 +40,7 @@ MARKED_BY = 32
 """Bytes at the beginning of a file that tell a PNG of 16 bits from others."""
 _REFUSED_FORMATS = frozenset({"EPS"})
 """Formats that PIL hands to another program, which would run what the file says."""
-_WIDTH, _HEIGHT, _ORIENTATION = 256, 257, 274
+_WIDTH, _HEIGHT, _DESCRIPTION, _ORIENTATION = 256, 257, 270, 274
 _SIDEWAYS = (5, 6, 7, 8)
 _HEADER = 1 << 16
 _ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF"})
@@ -329,11 +331,14 @@ def _frame_notes(image: Image.Image, data: bytes) -> list[str]:
     try:
         if image.format in _ANIMATED and getattr(image, "is_animated", False):
             return ["only the first frame of the animation is used"]
-        if image.format == "TIFF" and getattr(image, "is_animated", False) and _has_pages(data):
-            return ["only the first page of the file is used"]
+        if image.format != "TIFF":
+            return []
+        notes, tags = notes_on_channels(image), getattr(image, "tag_v2", {})
+        if getattr(image, "is_animated", False) and _has_pages(data):
+            notes.append(f"only the first {next_is(tags.get(_DESCRIPTION))} is used")
+        return notes
     except Exception:  # what is behind the first one may be damaged
         return []
-    return []
 
 
 def _has_pages(data: bytes) -> bool:

@@ -3,9 +3,10 @@
 import fiftyone as fo
 import numpy as np
 import pytest
+from PIL import Image
 
-from fiftyone_ntt.dataset.geometry import box_in_pixels, full_mask, place_mask
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.dataset.geometry import box_in_pixels, full_mask, place_mask, read_map
+from fiftyone_ntt.errors import InputError, WrongTypeError
 
 SIZE = (60, 80)
 
@@ -57,8 +58,10 @@ def test_a_box_thinner_than_a_pixel_still_has_one(box):
         ([0.1, 0.1, 0.2], "relative box"),
         (None, "relative box"),
         ([200, 30, 40, 40], "pixels"),
-        ([0.1, 0.1, 0, 0.2], "no area"),
-        ([0.5, 0.5, -0.2, 0.2], "no area"),
+        ([0.1, 0.1, 0, 0.2], "no area, as its width or its height is not above 0"),
+        ([0.5, 0.5, -0.2, 0.2], "no area, as its width or its height is not above 0"),
+        ([0.5, 0.5, 0.2, -9], "no area, as its width or its height is not above 0"),
+        ([1.5, 0.5, 0.2, 0.2], "no area inside the image; boxes are relative"),
     ],
 )
 def test_unusable_boxes_are_explained(relative, text):
@@ -70,3 +73,14 @@ def test_unusable_boxes_are_explained(relative, text):
 def test_unusable_masks_are_explained(mask):
     with pytest.raises(InputError, match="two-dimensional mask"):
         place_mask(detection((0, 0, 10, 10), mask), SIZE)
+
+
+@pytest.mark.parametrize("kind", ["P", "RGB"])
+def test_a_mask_with_a_palette_is_called_one(tmp_path, kind):
+    """Pascal VOC's: their numbers are colours to FiftyOne and to OpenCV."""
+    image = Image.fromarray(np.eye(8, dtype=np.uint8))
+    image.putpalette([0, 0, 0, 128, 0, 0])
+    image.convert(kind).save(tmp_path / "map.png")
+    with pytest.raises(WrongTypeError, match="colours are not read") as caught:
+        read_map(fo.Segmentation(mask_path=str(tmp_path / "map.png")))
+    assert ("save its indices as grey values" in str(caught.value)) is (kind == "P")

@@ -328,6 +328,14 @@ NOTES = {
     "all NaN": (lambda: tiff(GREY * np.float32("nan")), "contrast"),
     "TIFF with pages": (lambda: pages(RGB, RGB[::-1]), "first page"),
     "TIFF with pages of 16 bits": (lambda: tiff(np.stack([DEEP * 16, DEEP])), "first page"),
+    "ImageJ, channels": (lambda: image_j("CYX"), "only the first channel of the file"),
+    "ImageJ, channels of 16 bits": (lambda: image_j("CYX", np.uint16), "only the first channel of the file"),
+    "ImageJ, slices": (lambda: image_j("ZYX"), "only the first slice of the volume"),
+    "ImageJ, frames": (lambda: image_j("TYX"), "only the first frame of the file"),
+    "OME, channels": (lambda: ome("CYX"), "only the first channel of the file"),
+    "OME, channels of 16 bits": (lambda: ome("CYX", np.uint16), "only the first channel of the file"),
+    "OME, slices": (lambda: ome("ZYX"), "only the first slice of the volume"),
+    "two channels of 8 bits": (lambda: tiff(np.dstack([GREY, GREY]), planarconfig="contig"), "2 channels"),
     "TIFF with a smaller copy": (lambda: with_copy(RGB), None),
     "TIFF with a smaller copy, 16 bits": (lambda: with_copy(RGB.astype(np.uint16) * 257), None),
     "volume": (lambda: tiff(np.stack([DEEP * 16, DEEP]), volumetric=True), "first slice"),
@@ -340,6 +348,14 @@ NOTES = {
     "RGB and infrared": (
         lambda: tiff(np.dstack([RGB, OPAQUE]), photometric="rgb", extrasamples=["unspecified"]), None),
 }  # fmt: skip
+
+
+def image_j(axes, kind=np.uint8):
+    return tiff(np.stack([GREY, GREY[::-1], GREY]).astype(kind), photometric=None, imagej=True, metadata={"axes": axes})
+
+
+def ome(axes, kind=np.uint8):
+    return tiff(np.stack([GREY, GREY[::-1], GREY]).astype(kind), ome=True, metadata={"axes": axes})
 
 
 def with_copy(pixels):

@@ -33,6 +33,17 @@ def claiming(width, height):
     return bytes(data)
 
 
+def thinned_colours():
+    """An uncompressed TIFF of YCbCr colours with one pair of them for four pixels."""
+    content = bytes(60 * 80 * 3 // 2)
+    entries = [(256, 4, 1, 80), (257, 4, 1, 60), (258, 3, 3, len(content) + 146), (259, 3, 1, 1), (262, 3, 1, 6),
+               (273, 4, 1, 8), (277, 3, 1, 3), (278, 4, 1, 60), (279, 4, 1, len(content)), (284, 3, 1, 1),
+               (530, 3, 2, 2 | 2 << 16)]  # fmt: skip
+    table = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
+    assert len(content) + 8 + len(table) == entries[2][3]
+    return struct.pack("<4sI", b"II*\0", 8 + len(content)) + content + table + struct.pack("<HHH", 8, 8, 8)
+
+
 KINDS = {
     "video (MP4)": boxed(b"mp42"),
     "QuickTime": boxed(b"qt  "),
@@ -71,6 +82,7 @@ KINDS = {
     "truncated PNG": by_pillow(RGB, "PNG")[:200],
     "complex64": tiff(GREY.astype(np.complex64)),
     "ICCLab": tiff(RGB, photometric="icclab"),
+    "YCbCr colours, fewer than there are pixels": thinned_colours(),
     "raw pixels": tiff(DEEP, photometric="cfa", extratags=[(33421, "H", 2, (2, 2), True)]),
     "raw file of a camera": tiff(
         RGB, photometric="rgb", subfiletype=1, extratags=[(50706, "B", 4, (1, 4, 0, 0), True)]),
