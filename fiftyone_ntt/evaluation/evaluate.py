@@ -35,7 +35,7 @@ from fiftyone_ntt.dataset.fields import (
     with_sizes,
 )
 from fiftyone_ntt.dataset.geometry import FAR_OUTSIDE, place_mask
-from fiftyone_ntt.dataset.labels import attribute_of, is_crowd, is_ignored
+from fiftyone_ntt.dataset.marks import attribute_of, is_crowd, is_ignored
 from fiftyone_ntt.dataset.parts import raw_samples
 from fiftyone_ntt.dataset.schema import can_be_loaded, check_lists_field, declared_attributes
 from fiftyone_ntt.errors import InputError, as_text, counted

@@ -22,7 +22,8 @@ from fiftyone_ntt.dataset.fields import (
     whole_images,
     with_sizes,
 )
-from fiftyone_ntt.dataset.labels import is_from_run, is_right, left_out_mark
+from fiftyone_ntt.dataset.labels import is_from_run, is_right
+from fiftyone_ntt.dataset.marks import left_out_mark
 from fiftyone_ntt.dataset.parts import part_of, selections
 from fiftyone_ntt.dataset.storage import patiently, raw_values
 from fiftyone_ntt.errors import InputError, WrongTypeError, as_text, counted

@@ -29,7 +29,7 @@ from fiftyone_ntt.dataset.documents import (
 )
 from fiftyone_ntt.dataset.fields import REJECTED_TAG, count_classes, dataset_of, is_map_field, with_sizes
 from fiftyone_ntt.dataset.geometry import read_map_as_stored
-from fiftyone_ntt.dataset.labels import left_out_mark
+from fiftyone_ntt.dataset.marks import left_out_mark
 from fiftyone_ntt.dataset.parts import raw_samples
 from fiftyone_ntt.errors import InputError, NttError, WrongTypeError, as_text, counted
 from fiftyone_ntt.evaluation.coco import GroundTruth, Prediction, Scores, presence_scores

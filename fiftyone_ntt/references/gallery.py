@@ -27,7 +27,7 @@ from fiftyone_ntt.dataset.documents import (
     single_documents,
 )
 from fiftyone_ntt.dataset.fields import NO_CLASS, REFERENCE_TAG, check_reference_field, image_samples, is_map_field
-from fiftyone_ntt.dataset.labels import left_out_mark
+from fiftyone_ntt.dataset.marks import left_out_mark
 from fiftyone_ntt.errors import InputError, as_text
 from fiftyone_ntt.method.references import mask_extent
 from fiftyone_ntt.params.references import MADE_FIELD

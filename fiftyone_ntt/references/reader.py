@@ -27,7 +27,7 @@ from fiftyone_ntt.dataset.documents import (
     tags_of,
 )
 from fiftyone_ntt.dataset.fields import NEGATIVE_TAG, check_reference_field, image_samples, is_map_field, with_labels
-from fiftyone_ntt.dataset.labels import is_example, left_out_mark, marks_in
+from fiftyone_ntt.dataset.marks import is_example, left_out_mark, marks_in
 from fiftyone_ntt.errors import BadReferenceError, InputError, as_text, counted
 from fiftyone_ntt.pixels.images import content_key, decode_image, read_bytes
 from fiftyone_ntt.references.label_kinds import (

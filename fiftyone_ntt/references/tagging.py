@@ -36,7 +36,7 @@ from fiftyone_ntt.dataset.fields import (
     with_all_fields,
     with_labels,
 )
-from fiftyone_ntt.dataset.labels import is_example
+from fiftyone_ntt.dataset.marks import is_example
 from fiftyone_ntt.dataset.schema import index_tags
 from fiftyone_ntt.dataset.storage import edit_label_tags, tag_images
 from fiftyone_ntt.errors import InputError, counted

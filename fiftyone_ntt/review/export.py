@@ -30,7 +30,7 @@ from fiftyone_ntt.dataset.fields import (
     with_labels,
 )
 from fiftyone_ntt.dataset.geometry import box_in_pixels, place_mask
-from fiftyone_ntt.dataset.labels import is_crowd, is_ignored
+from fiftyone_ntt.dataset.marks import is_crowd, is_ignored
 from fiftyone_ntt.dataset.parts import part_of, selections
 from fiftyone_ntt.dataset.storage import raw_values
 from fiftyone_ntt.errors import InputError, as_text, counted

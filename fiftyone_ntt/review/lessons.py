@@ -33,7 +33,8 @@ from fiftyone_ntt.dataset.fields import (
     every_image,
 )
 from fiftyone_ntt.dataset.geometry import full_mask, place_mask
-from fiftyone_ntt.dataset.labels import is_decided, is_from_run, is_right, is_touched, left_out_mark
+from fiftyone_ntt.dataset.labels import is_decided, is_from_run, is_right, is_touched
+from fiftyone_ntt.dataset.marks import left_out_mark
 from fiftyone_ntt.dataset.storage import patiently, raw_values
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.bank_parts import VectorSet

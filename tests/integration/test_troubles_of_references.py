@@ -10,7 +10,7 @@ from support.app import run
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.dataset.geometry import full_mask, read_map
-from fiftyone_ntt.dataset.labels import is_example, left_out_mark
+from fiftyone_ntt.dataset.marks import is_example, left_out_mark
 from fiftyone_ntt.errors import BadReferenceError, InputError, WrongTypeError
 from fiftyone_ntt.pixels.mask_values import flags_of
 from fiftyone_ntt.references.banks import notes_of
