@@ -231,33 +231,51 @@ def grown(weights: NDArray[np.float32], reach: int, largest: NDArray[np.float32]
                     kept[column] = near[column] if near[column] > kept[column] else kept[column]
 
 
-@compiled("i8(b1[:], i8, i8, i8, i8, i8[]!, u1[]!)")
+@compiled("i8(u8[:], i8, i8, i8, i8, i8, i8[]!, u1[]!)")
 def coco_text(
-    crop: NDArray[np.bool_], left: int, top: int, height: int, width: int, border: Any, text: NDArray[np.uint8]
+    words: NDArray[np.uint64], columns: int, left: int, top: int, height: int, width: int, border: Any, text: Any
 ) -> int:
     """COCO's compressed run lengths of a mask in a window; see ``mask_codes.encode_crop``.
 
     Args:
-        crop: bool ``[h, w]``.
+        words: uint64 ``[h, (w + 7) // 8]``: eight pixels of a row each, a byte of 0 or 1 a pixel, the first the lowest.
+        columns: of the window, ``w``.
         left: image column of the window's first column.
         top: image row of its first row.
         height: of the image, in pixels.
         width: of the image.
-        border: int64, has room for ``w * (h + 1) + 2`` places where the value changes.
+        border: int64, has room for all places where a column's value changes, its top included, and ``w + 2`` more.
         text: uint8, has room for seven letters a place.
 
     Returns:
         How many letters were written.
     """
-    rows, columns = crop.shape
+    rows = len(words)
     count, inside = 0, False
-    for column in range(columns):
-        place = (left + column) * height + top
+    changes, number = np.empty((8, rows), np.int64), np.empty(8, np.int64)  # of each of eight columns
+    for block in range(words.shape[1]):
+        number[:] = 0
+        above = np.uint64(0)
         for row in range(rows):
-            if crop[row, column] != inside:
-                border[count], count, inside = place + row, count + 1, not inside
-        if inside and rows < height:  # otherwise it may go on atop the next column
-            border[count], count, inside = place + rows, count + 1, False
+            differs = words[row, block] ^ above
+            if differs != np.uint64(0):
+                above = words[row, block]
+                for k in range(8):
+                    if (differs >> np.uint64(8 * k)) & np.uint64(1) != np.uint64(0):
+                        changes[k, number[k]] = row
+                        number[k] += 1
+        for k in range(min(8, columns - 8 * block)):
+            place, first = (left + 8 * block + k) * height + top, 0
+            if inside:  # the column before was the mask's to its end, and so far as the image goes
+                if number[k] > 0 and changes[k, 0] == 0:
+                    first = 1
+                else:
+                    border[count], count = place, count + 1
+            for i in range(first, number[k]):
+                border[count], count = place + changes[k, i], count + 1
+            inside = number[k] % 2 == 1
+            if inside and rows < height:  # otherwise it may go on atop the next column
+                border[count], count, inside = place + rows, count + 1, False
     if inside and left + columns < width:
         border[count], count = (left + columns) * height, count + 1
     if count == 0 or border[count - 1] < height * width:

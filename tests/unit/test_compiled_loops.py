@@ -115,6 +115,9 @@ def test_run_lengths_of_windows_are_those_of_pycocotools(compile, by_numpy):
         whole[top : top + rows, left : left + columns] = crop
         assert encode_crop(crop, left, top, (height, width)) == mask_utils.encode(whole)
     large = encode_crop(np.ones((3, 2), bool), 15_000, 9_000, (12_000, 20_000))
+    truth = np.array([[0, 2, 2], [2, 0, 255]], np.uint8)  # a stranger's bytes, taken for truth values as they are
+    whole = np.asfortranarray(truth > 0, np.uint8)
+    assert encode_crop(truth.view(bool), 0, 0, (2, 3)) == mask_utils.encode(whole)
     assert mask_utils.area(large) == 6 and mask_utils.toBbox(large).tolist() == [15_000, 9_000, 2, 3]
 
 
