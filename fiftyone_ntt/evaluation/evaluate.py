@@ -37,6 +37,7 @@ from fiftyone_ntt.dataset.fields import (
 from fiftyone_ntt.dataset.geometry import FAR_OUTSIDE, place_mask
 from fiftyone_ntt.dataset.marks import attribute_of, is_crowd, is_ignored
 from fiftyone_ntt.dataset.parts import raw_samples
+from fiftyone_ntt.dataset.progress import with_bar
 from fiftyone_ntt.dataset.schema import can_be_loaded, check_lists_field, declared_attributes
 from fiftyone_ntt.errors import InputError, as_text, counted
 from fiftyone_ntt.evaluation.coco import (
@@ -65,6 +66,7 @@ from fiftyone_ntt.runs.record import provenance_of
 _NO_SCORES = Scores(None, None, None, None)
 
 
+@with_bar
 def evaluate(
     view: SampleCollection,
     label_field: str = "ntt",
@@ -74,7 +76,7 @@ def evaluate(
     score_threshold: float | None = None,
     classes: Sequence[str] | None = None,
     include_references: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> EvaluationResults:
     """Scores predicted detections, or semantic segmentation masks, against ground truth.
 
@@ -103,7 +105,7 @@ def evaluate(
             ``None``, so that every label counts.
         classes: the classes to score; those of the run that wrote ``label_field`` where ``None``, else all there are.
         include_references: score the references too. Their scores are too good: they have seen the answers.
-        progress: called with (done, total, message).
+        progress: called with (done, total, message); ``None`` shows a bar where somebody looks, ``False`` none.
 
     Raises:
         InputError: if a field is missing or there is nothing to score.
@@ -114,7 +116,9 @@ def evaluate(
         >>> results.mask.ap50, results.presence.micro.f1  # doctest: +SKIP
         (0.61, 0.88)
     """
-    check_arguments(EvaluateParams, progress, score_threshold=score_threshold, include_references=include_references)
+    progress = check_arguments(
+        EvaluateParams, progress, score_threshold=score_threshold, include_references=include_references
+    )
     notes: list[str] = []
     samples, names = to_score(view, label_field, gt_field, eval_key, classes, include_references, notes)
     if not include_references:

@@ -25,6 +25,7 @@ from fiftyone_ntt.dataset.fields import (
 from fiftyone_ntt.dataset.labels import is_from_run, is_right
 from fiftyone_ntt.dataset.marks import left_out_mark
 from fiftyone_ntt.dataset.parts import part_of, selections
+from fiftyone_ntt.dataset.progress import with_bar
 from fiftyone_ntt.dataset.storage import patiently, raw_values
 from fiftyone_ntt.errors import InputError, WrongTypeError, as_text, counted
 from fiftyone_ntt.evaluation.map_documents import (
@@ -82,7 +83,7 @@ class MapsReport:
         masks, classes = counted(self.maps, "segmentation mask"), counted(len(self.classes), "class", "classes")
         more = (
             (self.unlabelled, "sample", f"without labels in {self.label_field!r} to make a mask from"),
-            (self.kept, "mask", "kept, as changed by a person (overwrite=True replaces them)"),
+            (self.kept, "mask", "kept, as changed by a person (pass overwrite=True to replace them)"),
             (self.boxes, "label", "without a mask: the filled box stands in for it"),
             (self.marked, "label", "marked as a crowd, as difficult or to be ignored, painted like others (evaluate "
              "against the labels to leave their pixels out)"),
@@ -96,6 +97,7 @@ class MapsReport:
         return "; ".join([f"{masks} of {classes} written to {self.out_field!r}", *parts, *self.notes])
 
 
+@with_bar
 def to_segmentation(
     view: SampleCollection,
     label_field: str = "ntt",
@@ -105,7 +107,7 @@ def to_segmentation(
     classes: Sequence[str] | None = None,
     only: str = "all",
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> MapsReport:
     """Paints the labels of each image into one semantic segmentation mask.
 
@@ -124,7 +126,7 @@ def to_segmentation(
         only: ``"accepted"`` paints what a person accepted, edited or drew, and only images that have such labels;
             ``"all"`` also what nobody has decided on.
         overwrite: also replace maps that something else wrote, or that a person changed.
-        progress: called with (done, total, message).
+        progress: called with (done, total, message); ``None`` shows a bar where somebody looks, ``False`` none.
 
     Raises:
         InputError: if a field, class or option cannot be used, or ``out_field`` holds what would be lost.
@@ -138,7 +140,7 @@ def to_segmentation(
     """
     if only not in ONLY:
         raise InputError(f"expected only to be one of {', '.join(ONLY)}; got {only!r}")
-    check_arguments(ToSegmentationParams, progress, score_threshold=score_threshold, overwrite=overwrite)
+    progress = check_arguments(ToSegmentationParams, progress, score_threshold=score_threshold, overwrite=overwrite)
     view = whole_images(view)
     check_detections_field(view, label_field)
     names = _class_names(dataset_of(view), label_field, classes)

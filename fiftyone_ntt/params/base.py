@@ -89,7 +89,7 @@ class Params:
         }
 
 
-def check_arguments(params: type[Params], progress: object = None, /, **given: Any) -> None:
+def check_arguments(params: type[Params], progress: Progress | bool | None = None, /, **given: Any) -> Progress | None:
     """Refuses arguments of a call from Python that a form or the command line would refuse, too.
 
     Args:
@@ -97,19 +97,23 @@ def check_arguments(params: type[Params], progress: object = None, /, **given: A
         progress: the callback of the call.
         **given: name -> what the caller gave.
 
+    Returns:
+        The callback; ``None`` where nobody is to be told.
+
     Raises:
         WrongTypeError: if one is of the wrong kind.
         InputError: if one is none of the choices, or out of bounds.
     """
-    if progress is not None and not callable(progress):
+    if progress is not None and not isinstance(progress, bool) and not callable(progress):
         raise WrongTypeError(
             f"expected progress to be a function that takes (done, total, message), got {progress!r}; leave it out, or "
-            "pass e.g. print"
+            "pass e.g. print, or False for no bar"
         )
     infos = {item.name: item for item in dataclasses.fields(params)}
     hints = typing.get_type_hints(params)
     for name, value in given.items():
         _info(infos[name], hints[name]).checked(value)
+    return progress if callable(progress) else None
 
 
 def _left_empty(value: Any, info: ParamInfo) -> bool:

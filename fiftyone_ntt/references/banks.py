@@ -23,6 +23,7 @@ from fiftyone_ntt.dataset.fields import (
     field_names,
     image_samples,
 )
+from fiftyone_ntt.dataset.progress import with_bar
 from fiftyone_ntt.dataset.storage import check_results_size, refresh
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.memory_bank import MemoryBank
@@ -57,6 +58,7 @@ _TENSORS = ("vectors", "class_index", "center", "negatives", "negative_class", "
             "head_weights", "head_bias")  # fmt: skip
 
 
+@with_bar
 def build_memory_bank(
     references: SampleCollection,
     label_field: str | Sequence[str] = "ground_truth",
@@ -68,7 +70,7 @@ def build_memory_bank(
     ask_granularity: bool = False,
     large_images: str = "auto",
     device: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> MemoryBank:
     """Turns labelled reference samples into a memory bank.
 
@@ -92,7 +94,7 @@ def build_memory_bank(
         large_images: references in large images are shown as tiles show objects there: ``"auto"``, ``"on"`` or
             ``"off"``, as for ``segment``.
         device: ``"cuda"``, ``"mps"`` or ``"cpu"``; the best there is where ``None``.
-        progress: called with (done, total, message).
+        progress: called with (done, total, message); ``None`` shows a bar where somebody looks, ``False`` none.
 
     Returns:
         The memory bank.
@@ -110,7 +112,7 @@ def build_memory_bank(
         >>> bank.shots  # doctest: +SKIP
         {'coin': 3}
     """
-    check_arguments(BuildBankParams, progress, ask_granularity=ask_granularity, large_images=large_images)
+    progress = check_arguments(BuildBankParams, progress, ask_granularity=ask_granularity, large_images=large_images)
     references = image_samples(references)
     if name is not None:
         check_name(name)

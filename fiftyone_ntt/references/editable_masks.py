@@ -20,6 +20,7 @@ from fiftyone_ntt.dataset.fields import (
     image_samples,
 )
 from fiftyone_ntt.dataset.labels import fingerprint, is_kept
+from fiftyone_ntt.dataset.progress import with_bar
 from fiftyone_ntt.dataset.schema import activate_schema, check_lists_field
 from fiftyone_ntt.dataset.storage import raw_values
 from fiftyone_ntt.errors import InputError
@@ -64,6 +65,7 @@ class MadeMasks:
         return "; ".join([f"masks in {self.out_field!r}: {listed}{kept}", *self.notes])
 
 
+@with_bar
 def make_reference_masks(
     references: SampleCollection,
     label_field: str | Sequence[str] = "ground_truth",
@@ -73,7 +75,7 @@ def make_reference_masks(
     preset: str | Preset = "lite",
     overwrite: bool = False,
     device: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> MadeMasks:
     """Writes the masks of references as detections that can be edited in the App, and be learned from.
 
@@ -90,7 +92,7 @@ def make_reference_masks(
         preset: name of a preset, or a ``Preset`` with checkpoint paths of your own.
         overwrite: also rebuild masks that a person accepted or edited. Those without a source always stay.
         device: ``"cuda"``, ``"mps"`` or ``"cpu"``; the best there is where ``None``.
-        progress: called with (done, total, message).
+        progress: called with (done, total, message); ``None`` shows a bar where somebody looks, ``False`` none.
 
     Raises:
         InputError: if a field is missing, there are no samples, or the masks would go where the labels are.
@@ -103,7 +105,7 @@ def make_reference_masks(
         masks in 'ntt_references': 3 from a point
         >>> bank = ntt.build_memory_bank(references, "ntt_references")  # doctest: +SKIP
     """
-    check_arguments(MakeMasksParams, progress, overwrite=overwrite)
+    progress = check_arguments(MakeMasksParams, progress, overwrite=overwrite)
     fields = field_names(label_field)
     if out_field in fields:
         raise InputError(f"expected another field to write to than {out_field!r}, which holds the labels")

@@ -9,9 +9,11 @@ from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
 from fiftyone_ntt.dataset.fields import check_reference_field, dataset_of, every_image, image_samples, is_map_field
+from fiftyone_ntt.dataset.progress import with_bar
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.models import Preset
-from fiftyone_ntt.params.base import Progress
+from fiftyone_ntt.params.base import Progress, check_arguments
+from fiftyone_ntt.params.references import BuildBankParams
 from fiftyone_ntt.references.banks import build_memory_bank
 from fiftyone_ntt.references.tagging import use_as_references
 
@@ -75,6 +77,7 @@ def _worth(
     return np.asarray(own - _REPULSION * foreign, np.float64)
 
 
+@with_bar
 def select_references(
     view: SampleCollection,
     n: int,
@@ -84,7 +87,7 @@ def select_references(
     classes: Sequence[str] | None = None,
     tag: bool = False,
     device: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> SampleCollection:
     """Picks ``n`` references of each class out of everything that is labelled: typical ones that complete each other.
 
@@ -99,7 +102,7 @@ def select_references(
         classes: the classes wanted; all of them where ``None``.
         tag: also tag the chosen labels ``ntt:reference``. What was tagged before stays tagged.
         device: ``"cuda"``, ``"mps"`` or ``"cpu"``; the best there is where ``None``.
-        progress: called with (done, total, message).
+        progress: called with (done, total, message); ``None`` shows a bar where somebody looks, ``False`` none.
 
     Returns:
         The samples of the chosen labels; of this field, the view holds no other labels. As references for
@@ -114,6 +117,7 @@ def select_references(
         >>> references = ntt.select_references(dataset.take(200), 3, "ground_truth")  # doctest: +SKIP
         >>> bank = ntt.build_memory_bank(references, "ground_truth")  # doctest: +SKIP
     """
+    progress = check_arguments(BuildBankParams, progress)
     if type(n) is not int:
         raise WrongTypeError(f"expected how many references a class, a whole number of at least 1, got {n!r}")
     if n < 1:

@@ -21,6 +21,7 @@ from fiftyone_ntt.dataset.fields import (
     root_dataset_of,
     sound_lists,
 )
+from fiftyone_ntt.dataset.progress import with_bar
 from fiftyone_ntt.errors import InputError, WrongTypeError, counted
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.models import Preset
@@ -49,6 +50,7 @@ _LOOKED_AT = 300
 """Labels whose vectors are read to find the most helpful ones: the most doubtful of the run."""
 
 
+@with_bar
 def advise_references(
     view: SampleCollection,
     bank: MemoryBank | str | None = None,
@@ -59,7 +61,7 @@ def advise_references(
     preset: str | Preset | None = None,
     device: str | None = None,
     index_dir: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Advice:
     """Says which references help and which do not, which classes need more, and what to label next.
 
@@ -76,7 +78,7 @@ def advise_references(
         preset: the models, where they are needed; the bank's where ``None``, ``"lite"`` without a bank.
         device: for the models, where they are needed.
         index_dir: folder of the candidate cache; where the run had it, or else the default one, where ``None``.
-        progress: called with (done, total, message).
+        progress: called with (done, total, message); ``None`` shows a bar where somebody looks, ``False`` none.
 
     Returns:
         The advice.
@@ -89,7 +91,7 @@ def advise_references(
         >>> advice = ntt.advise_references(dataset)  # doctest: +SKIP
         >>> session.view = advice.references_view(dataset)  # doctest: +SKIP
     """
-    check_arguments(AdviceParams, progress, suggest=suggest)
+    progress = check_arguments(AdviceParams, progress, suggest=suggest)
     samples = image_samples(view)
     memory_bank = _bank(samples, bank, label_field, preset, device, progress)
     vectors, advice = memory_bank.project(memory_bank.vectors), Advice([], {}, reviewed_field=reviewed)

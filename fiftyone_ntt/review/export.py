@@ -32,6 +32,7 @@ from fiftyone_ntt.dataset.fields import (
 from fiftyone_ntt.dataset.geometry import box_in_pixels, place_mask
 from fiftyone_ntt.dataset.marks import is_crowd, is_ignored
 from fiftyone_ntt.dataset.parts import part_of, selections
+from fiftyone_ntt.dataset.progress import with_bar
 from fiftyone_ntt.dataset.storage import raw_values
 from fiftyone_ntt.errors import InputError, as_text, counted
 from fiftyone_ntt.params.base import Progress, check_arguments
@@ -99,6 +100,7 @@ class ExportReport:
         return "\n- ".join(lines)
 
 
+@with_bar
 def export_labels(
     view: SampleCollection,
     export_dir: str | Path,
@@ -111,7 +113,7 @@ def export_labels(
     masks: str = "rle",
     export_media: bool = True,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> ExportReport:
     """Writes labels and images to a folder. Labels that a person has rejected are always left out.
 
@@ -137,7 +139,7 @@ def export_labels(
         masks: of COCO: ``"rle"`` (lossless) or ``"polygons"``.
         export_media: copy the images too.
         overwrite: replace an earlier export in this folder; any other folder that holds something is refused.
-        progress: called with (done, total, message).
+        progress: called with (done, total, message); ``None`` shows a bar where somebody looks, ``False`` none.
 
     Returns:
         What lies on disk now, counted there.
@@ -154,7 +156,7 @@ def export_labels(
     for name, value, allowed in (("format", format, FORMATS), ("only", only, ONLY), ("masks", masks, MASKS)):
         if value not in allowed:
             raise InputError(f"expected {name} to be one of {', '.join(allowed)}; got {value!r}")
-    check_arguments(
+    progress = check_arguments(
         ExportParams, progress, score_threshold=score_threshold, export_media=export_media, overwrite=overwrite
     )
     view = whole_images(view)

@@ -18,6 +18,7 @@ from fiftyone_ntt.candidates.source import describe_error
 from fiftyone_ntt.dataset.documents import can_be_tagged, make_tag_lists, tags_of
 from fiftyone_ntt.dataset.fields import DECIDED_TAGS, EDITED_TAG, NO_IMAGES, check_name, every_image, whole_images
 from fiftyone_ntt.dataset.labels import to_document, without_contradictions
+from fiftyone_ntt.dataset.progress import with_bar
 from fiftyone_ntt.dataset.storage import edit_label_tags, patiently, store
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.method.matcher import Matcher
@@ -133,6 +134,7 @@ class LearnReport:
         return text if self.undecided else f"{text} {ALL_DECIDED}"
 
 
+@with_bar
 def learn(
     view: SampleCollection,
     label_field: str = "ntt",
@@ -143,7 +145,7 @@ def learn(
     threshold: float | None = None,
     index_dir: str | Path | None = None,
     preset: str | Preset | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> LearnReport:
     """Learns from a review: accepted and edited labels become references, rejected ones examples of what is not wanted.
 
@@ -167,7 +169,7 @@ def learn(
             ``None``: the fitted or the suggested one. All above those of the run are written.
         index_dir: folder of the candidate cache; where the run had it, or else the default one, where ``None``.
         preset: the preset of the run; only needed where that was a ``Preset`` object of your own.
-        progress: called with (done, total, message).
+        progress: called with (done, total, message); ``None`` shows a bar where somebody looks, ``False`` none.
 
     Returns:
         What was learned and what it changes.
@@ -181,7 +183,7 @@ def learn(
         >>> report = ntt.learn(dataset, "ntt")  # doctest: +SKIP
         >>> report = ntt.learn(dataset, "ntt", apply=True, bank_name="learned")  # doctest: +SKIP
     """
-    check_arguments(LearnParams, progress, method=method, apply=apply, threshold=threshold)
+    progress = check_arguments(LearnParams, progress, method=method, apply=apply, threshold=threshold)
     started = time.perf_counter()
     reviewed = whole_images(view)
     review = ReviewedRun.of(reviewed, label_field, index_dir, preset)

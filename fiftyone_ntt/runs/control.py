@@ -10,13 +10,14 @@ from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.fields import dataset_of, every_image
+from fiftyone_ntt.dataset.progress import with_bar
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.starting_threshold import starting_thresholds
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.params.base import Progress, StageOneSettings, check_arguments, stage_one_of
-from fiftyone_ntt.params.labelling import LowerThresholdParams, SegmentParams
+from fiftyone_ntt.params.labelling import LowerThresholdParams, ResumeParams, SegmentParams
 from fiftyone_ntt.references.banks import bank_of_run
 from fiftyone_ntt.references.tagged_bank import BankPlan
 from fiftyone_ntt.runs.applied_thresholds import STARTING, check_mode, named
@@ -76,8 +77,9 @@ def cancel_run(dataset: fo.Dataset, run_key: str) -> int:
     return request_cancel(dataset, run_key)
 
 
+@with_bar
 def resume_run(
-    dataset: fo.Dataset, run_key: str, *, preset: str | Preset | None = None, progress: Progress | None = None
+    dataset: fo.Dataset, run_key: str, *, preset: str | Preset | None = None, progress: Progress | bool | None = None
 ) -> SegmentReport:
     """Goes on with a run on the samples it was for, with its settings and the memory bank kept with it.
 
@@ -87,7 +89,7 @@ def resume_run(
         dataset: the dataset.
         run_key: key of the run, see ``list_runs``.
         preset: the preset of the run; only needed where that was a ``Preset`` object of your own.
-        progress: called with (done, total, message).
+        progress: called with (done, total, message); ``None`` shows a bar where somebody looks, ``False`` none.
 
     Returns:
         What ``segment`` returns.
@@ -99,6 +101,7 @@ def resume_run(
         >>> import fiftyone_ntt as ntt
         >>> ntt.resume_run(dataset, "ntt_ntt")  # doctest: +SKIP
     """
+    progress = check_arguments(ResumeParams, progress)
     config_of(dataset, run_key)
     state = state_of(dataset, run_key)
     if state is None or targets_of(dataset, state) is None:
@@ -108,13 +111,14 @@ def resume_run(
     return segment_again(run, stage_one=run.stage_one.changed(preset=preset), progress=progress)
 
 
+@with_bar
 def lower_threshold(
     dataset: fo.Dataset,
     run_key: str,
     score_threshold: float = 0.0,
     *,
     preset: str | Preset | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> SegmentReport:
     """Writes the weak labels that a run has left out, down to another score threshold.
 
@@ -127,7 +131,7 @@ def lower_threshold(
         run_key: key of the run, see ``list_runs``.
         score_threshold: labels of all classes above this score are written; 0 writes all.
         preset: the preset of the run; only needed where that was a ``Preset`` object of your own.
-        progress: called with (done, total, message).
+        progress: called with (done, total, message); ``None`` shows a bar where somebody looks, ``False`` none.
 
     Returns:
         What ``segment`` returns.
@@ -140,7 +144,7 @@ def lower_threshold(
         >>> import fiftyone_ntt as ntt
         >>> ntt.lower_threshold(dataset, "ntt_ntt", 0.1)  # doctest: +SKIP
     """
-    check_arguments(LowerThresholdParams, progress)
+    progress = check_arguments(LowerThresholdParams, progress)
     params = LowerThresholdParams(run_key, score_threshold)
     run = StoredRun.load(dataset, run_key)
     state, writer = state_of(dataset, run_key), run_of_field(dataset, run.label_field)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,14 @@ from fiftyone_ntt.method.options.referring import ReferringMatcher
 from fiftyone_ntt.method.options.tiled import TiledImage, match_image
 from fiftyone_ntt.method.results import Instances, StageOneResult
 from fiftyone_ntt.runs.record import REFERRING
+
+_MOST_FINISHERS = 16
+
+
+def finishers() -> int:
+    """How many threads match and make labels: as many as there are cores for this process, within reason."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_FINISHERS)
 
 
 @dataclass

@@ -15,6 +15,7 @@ from fiftyone_ntt.candidates.file_format import limit_in_bytes
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne, describe_error
 from fiftyone_ntt.candidates.tiles import Content
 from fiftyone_ntt.dataset.fields import NO_IMAGES, root_dataset_of, whole_images
+from fiftyone_ntt.dataset.progress import with_bar
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.params.base import (
@@ -68,13 +69,14 @@ class IndexReport:
         return "; ".join([self.counts, *self.notes])
 
 
+@with_bar
 def index(
     view: SampleCollection,
     preset: str | Preset | None = None,
     *,
     size_limit_gb: float | None = None,
     stage_one: StageOneSettings | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **stage_one_fields: Unpack[StageOneFieldsButPreset],
 ) -> IndexReport:
     """Computes the candidates of every image of a view that are not in the candidate cache yet.
@@ -91,7 +93,7 @@ def index(
         size_limit_gb: size in 10^9 bytes that all of the cache may reach; ``$FIFTYONE_NTT_INDEX_GB``, or else 50, where
             ``None``.
         stage_one: how candidates are made, as ``segment`` will be asked for: prompts, device, candidate cache.
-        progress: called with (done, total, message).
+        progress: called with (done, total, message); ``None`` shows a bar where somebody looks, ``False`` none.
         **stage_one_fields: fields of ``StageOneSettings``, in place of those of ``stage_one``.
 
     Returns:
@@ -108,7 +110,7 @@ def index(
     """
     started = time.perf_counter()
     view = whole_images(view)
-    check_arguments(IndexParams, progress, size_limit_gb=size_limit_gb)
+    progress = check_arguments(IndexParams, progress, size_limit_gb=size_limit_gb)
     asked = stage_one_of(stage_one, stage_one_fields)
     if not asked.use_index:
         raise InputError(

@@ -18,6 +18,7 @@ from PIL import Image
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne, describe_error
 from fiftyone_ntt.candidates.tiles import Content
 from fiftyone_ntt.dataset.fields import NO_IMAGES, REFERENCE_TAG, root_dataset_of, whole_images
+from fiftyone_ntt.dataset.progress import with_bar
 from fiftyone_ntt.errors import InputError, as_text, counted
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.results import Instances
@@ -107,6 +108,7 @@ class Preview(Iterable[PreviewImage]):
         return estimate(self.targets, self._stage_one)
 
 
+@with_bar
 def preview(
     view: SampleCollection,
     bank: MemoryBank | str | SampleCollection | None = None,
@@ -119,7 +121,7 @@ def preview(
     max_instances: int | None = None,
     include_references: bool = False,
     stage_one: StageOneSettings | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **stage_one_fields: Unpack[StageOneFields],
 ) -> Preview:
     """Labels a few images of a view and draws what was found. Writes nothing to the dataset's samples.
@@ -141,7 +143,7 @@ def preview(
         include_references: look at the reference samples too.
         stage_one: how candidates are made, as for ``segment``. Without a bank the models are ``"lite"`` where none are
             named, and the references are asked what ``"auto"`` granularity is.
-        progress: called with (done, total, message).
+        progress: called with (done, total, message); ``None`` shows a bar where somebody looks, ``False`` none.
         **stage_one_fields: fields of ``StageOneSettings``, in place of those of ``stage_one``.
 
     Returns:
@@ -157,7 +159,7 @@ def preview(
         ...     print(image)
     """
     within = min(max(images, 1), 20) if isinstance(images, int) else images  # a form has its own bounds
-    check_arguments(
+    progress = check_arguments(
         PreviewParams, progress, images=within, score_threshold=score_threshold, include_references=include_references
     )
     check_mode(mode, thresholds)

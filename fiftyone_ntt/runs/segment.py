@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -15,6 +14,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne, describe_error
 from fiftyone_ntt.candidates.stream import Outcome
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, check_name, dataset_of, root_dataset_of, whole_images
+from fiftyone_ntt.dataset.progress import with_bar
 from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError, WrongTypeError, counted
 from fiftyone_ntt.method.config import MatchConfig, checked_config
 from fiftyone_ntt.method.memory_bank import MemoryBank
@@ -28,7 +28,7 @@ from fiftyone_ntt.references.tagged_bank import resolve_bank, with_lessons_of
 from fiftyone_ntt.runs.applied_thresholds import STARTING, ScoreThresholds, applied, check_mode, named
 from fiftyone_ntt.runs.estimate import remember_speed
 from fiftyone_ntt.runs.history import LABELLING
-from fiftyone_ntt.runs.labeller import Labeller, labeller_of
+from fiftyone_ntt.runs.labeller import Labeller, finishers, labeller_of
 from fiftyone_ntt.runs.mending import as_begun, default_run_key, said_of_lost
 from fiftyone_ntt.runs.outcome import ended_silently
 from fiftyone_ntt.runs.record import GENERIC, RunRecord, options_of, run_of_field
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 logger = logging.getLogger(__name__)
-
-_MOST_FINISHERS = 16  # threads that match and make labels
 
 
 @dataclass
@@ -152,6 +150,7 @@ class Task:
     source: CandidateSource | None = None
 
 
+@with_bar
 def segment(
     view: SampleCollection,
     bank: MemoryBank | str | SampleCollection | None = None,
@@ -168,7 +167,7 @@ def segment(
     include_references: bool = False,
     config: MatchConfig | None = None,
     stage_one: StageOneSettings | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **stage_one_fields: Unpack[StageOneFields],
 ) -> SegmentReport:
     """Finds instances of the references' classes in every image of a view.
@@ -204,7 +203,7 @@ def segment(
         config: settings of the match, which labels are written among them; ``MatchConfig()`` where ``None``. With
             ``MatchConfig.paper()`` every image goes through the models, also if it is in the candidate cache.
         stage_one: how candidates are made: models, prompts, device, candidate cache.
-        progress: called with (done, total, message).
+        progress: called with (done, total, message); ``None`` shows a bar where somebody looks, ``False`` none.
         **stage_one_fields: fields of ``StageOneSettings``, in place of those of ``stage_one``: ``points_per_side``,
             ``points``, ``granularity``, ``second_look``, ``large_images``, ``largest_object``, ``precision``,
             ``device``, ``compile``, ``use_index``, ``index_dir``, and ``preset``: the models where a bank has to be
@@ -230,7 +229,7 @@ def segment(
     flat = whole_images(view)
     if not isinstance(label_field, str):
         raise WrongTypeError(f"expected label_field to be the name of a field, got {label_field!r}")
-    check_arguments(
+    progress = check_arguments(
         SegmentParams, progress, resume=resume, overwrite=overwrite, score_threshold=score_threshold,
         include_references=include_references,
     )  # fmt: skip
@@ -299,12 +298,6 @@ def taught(view: SampleCollection, bank: MemoryBank, label_field: str) -> Memory
     dataset = dataset_of(view)
     run_key = run_of_field(dataset, label_field)
     return with_lessons_of(bank, bank_of_run(dataset, run_key)) if run_key and dataset.has_run(run_key) else bank
-
-
-def finishers() -> int:
-    """How many threads match and make labels: as many as there are cores for this process, within reason."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MOST_FINISHERS)
 
 
 def settled(
