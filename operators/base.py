@@ -16,6 +16,7 @@ from fiftyone_ntt.dataset.fields import is_generated
 from fiftyone_ntt.errors import InputError, NttError, empty_list
 from fiftyone_ntt.operators.forms import Form, as_markdown, can_schedule
 from fiftyone_ntt.params.base import Params, Progress
+from fiftyone_ntt.params.wording import for_app
 from fiftyone_ntt.runs.listing import is_given_up
 from fiftyone_ntt.runs.workers import Origin, through
 
@@ -201,9 +202,10 @@ class NttOperator(foo.Operator):
         """
         if not in_app(ctx):
             raise error
+        reason = for_app(error, self.PARAMS)
         if self.OUTPUTS is None:
-            ctx.ops.notify(str(error), variant="error")
-        return {REFUSED: str(error)}
+            ctx.ops.notify(reason, variant="error")
+        return {REFUSED: reason}
 
     def _each(self, ctx: Any, messages: Iterator[Any]) -> Iterator[Any]:
         """What a generator yields; a user's error is shown in place of its result."""
@@ -212,7 +214,7 @@ class NttOperator(foo.Operator):
         except NttError as error:
             if not in_app(ctx):
                 raise
-            yield ctx.ops.show_output(_refusal(str(error), self.LABEL).to_json(), {})
+            yield ctx.ops.show_output(_refusal(for_app(error, self.PARAMS), self.LABEL).to_json(), {})
 
     def __call__(
         self,
@@ -316,7 +318,7 @@ def progress_of(ctx: Any, seconds: float = 1.0) -> Progress:
 
 def error_rows(errors: Mapping[str, str]) -> list[dict[str, str]]:
     """The first failed samples, as rows of ``FAILED_SAMPLES``."""
-    return [{"sample": sample_id, "error": error} for sample_id, error in list(errors.items())[:_MOST_ERRORS]]
+    return [{"sample": sample_id, "error": for_app(error)} for sample_id, error in list(errors.items())[:_MOST_ERRORS]]
 
 
 def show_in_grid(ctx: Any, grid: Grid) -> None:

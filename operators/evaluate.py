@@ -15,7 +15,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone_ntt.dataset.fields import detections_fields, image_samples, map_fields
 from fiftyone_ntt.errors import NttError
 from fiftyone_ntt.operators.base import NttOperator, Table, progress_of
-from fiftyone_ntt.operators.forms import Form, as_markdown, counted
+from fiftyone_ntt.operators.forms import Form, as_markdown, as_sentence, counted
 from fiftyone_ntt.params.labelling import EvaluateParams
 
 _computed: WeakKeyDictionary[Any, dict[str, float | None]] = WeakKeyDictionary()
@@ -66,7 +66,7 @@ class Evaluate(NttOperator):
         return {
             **results.to_dict(),
             "table": rows,
-            "summary": "\n\n".join(map(as_markdown, [_headline(results), *results.notes])),
+            "summary": "\n\n".join([as_markdown(_headline(results)), *map(as_sentence, results.notes)]),
         }
 
 

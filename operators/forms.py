@@ -15,6 +15,7 @@ from fiftyone_ntt.dataset.fields import check_detections_field, check_reference_
 from fiftyone_ntt.errors import NttError, as_text, counted
 from fiftyone_ntt.params.base import Params
 from fiftyone_ntt.params.param_info import ParamInfo
+from fiftyone_ntt.params.wording import for_app
 
 if TYPE_CHECKING:
     from fiftyone_ntt.references.banks import BankSummary
@@ -45,6 +46,11 @@ def as_markdown(text: object, most: int = _LONGEST_TEXT) -> str:
     return _LINKS.sub(lambda match: f"{match[0]}{_JOINER}", _NUMBERED.sub(r"\1\\\2", escaped))
 
 
+def as_sentence(text: object, params: type[Params] | None = None) -> str:
+    """What a service says, as Markdown: an argument is called as the field of the form that ``params`` declare."""
+    return as_markdown(for_app(text, params))
+
+
 def as_plot_text(name: object) -> str:
     """A name as it is, where Plotly takes a little HTML and, in what it shows under the mouse, ``%{...}``."""
     return html.escape(as_text(name), quote=False).replace("{", "&#123;")
@@ -64,7 +70,7 @@ class Form:
 
     def __init__(self, ctx: Any, params: type[Params]) -> None:
         self.ctx, self.inputs = ctx, types.Object()
-        self._infos = {info.name: info for info in params.infos()}
+        self._params, self._infos = params, {info.name: info for info in params.infos()}
         self._defaults: dict[str, Any] = {}
         self._choices: dict[str, Mapping[str, str]] = {}
         self._suggestions: dict[str, Iterable[str]] = {}
@@ -155,7 +161,7 @@ class Form:
     def notice(self, name: str, text: str, *, warning: bool = False) -> None:
         """Adds a line of plain words."""
         kind = types.Warning if warning else types.Notice
-        self.inputs.view(f"_{name}", kind(label=as_markdown(text)))
+        self.inputs.view(f"_{name}", kind(label=as_sentence(text, self._params)))
 
     def refuse(self, name: str, message: str) -> None:
         """Marks a field as unusable: the App shows the message and disables Execute, a call from Python raises it."""
@@ -164,12 +170,12 @@ class Form:
             self.add(name)
             field = self.inputs.get_property(name)
         field.invalid = True
-        field.error_message = message
+        field.error_message = for_app(message, self._params)
 
     def refuse_all(self, message: str) -> None:
         """Marks the whole form as unusable."""
-        line = self.inputs.view("_refused", types.Error(label=as_markdown(message)))
-        line.invalid, line.error_message = True, message
+        line = self.inputs.view("_refused", types.Error(label=as_sentence(message, self._params)))
+        line.invalid, line.error_message = True, for_app(message, self._params)
 
     def require_detections(self, name: str, view: SampleCollection) -> bool:
         """Refuses the form unless the field that a parameter names holds detections; returns whether it does."""

@@ -12,7 +12,7 @@ from fiftyone.operators import types
 from fiftyone_ntt.dataset.fields import detections_fields, image_samples, reference_fields
 from fiftyone_ntt.errors import NttError, as_text
 from fiftyone_ntt.operators.base import GRID, NttOperator, error_rows, progress_of
-from fiftyone_ntt.operators.forms import Form, as_markdown, counted
+from fiftyone_ntt.operators.forms import Form, as_markdown, as_sentence, counted
 from fiftyone_ntt.operators.references import TAGGED, require_bank_or_references
 from fiftyone_ntt.params.base import StageOneSettings
 from fiftyone_ntt.params.labelling import IndexParams, SegmentParams
@@ -64,7 +64,7 @@ class IndexCandidates(NttOperator):
             "seconds": round(report.seconds, 1),
             "errors": error_rows(report.errors),
             "notes": report.notes,
-            "summary": as_markdown(report),
+            "summary": as_sentence(report),
         }
 
 
@@ -171,7 +171,7 @@ def report_of(report: SegmentReport) -> dict[str, Any]:
         "seconds": round(report.seconds, 1),
         "errors": error_rows(report.errors),
         "notes": report.notes,
-        "summary": as_markdown(report),
+        "summary": as_sentence(report),
     }
 
 

@@ -12,7 +12,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone_ntt.dataset.fields import detections_fields
 from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.operators.base import NttOperator, error_rows, progress_of
-from fiftyone_ntt.operators.forms import Form, as_markdown, counted
+from fiftyone_ntt.operators.forms import Form, as_markdown, as_sentence, counted
 from fiftyone_ntt.params.review import ExportParams, ToSegmentationParams
 from fiftyone_ntt.pixels.files import expanded
 
@@ -53,7 +53,7 @@ class ExportLabels(NttOperator):
             raise InputError(f"expected the full path of a folder, got {params.export_dir!r}")
         report = ntt.export_labels(ctx.target_view(), **params.to_mapping(), progress=progress_of(ctx))
         # A list, as the report has it.
-        first, *others = (as_markdown(line.removeprefix("- ")) for line in str(report).split("\n"))
+        first, *others = (as_sentence(line.removeprefix("- "), self.PARAMS) for line in str(report).split("\n"))
         lines = "\n".join([first, *(f"- {line}" for line in others)])
         return {
             "folder": report.folder,
@@ -86,7 +86,7 @@ class ToSegmentation(NttOperator):
         return {
             "maps": report.maps,
             "classes": list(report.classes),
-            "summary": f"{as_markdown(report)}\n\nValues: 0 = background, {values}",
+            "summary": f"{as_sentence(report, self.PARAMS)}\n\nValues: 0 = background, {values}",
             "errors": error_rows(report.errors),
         }
 

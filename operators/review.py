@@ -10,7 +10,7 @@ from fiftyone.operators import types
 from fiftyone_ntt.dataset.fields import detections_fields, is_patches
 from fiftyone_ntt.errors import NttError, as_text
 from fiftyone_ntt.operators.base import FAILED_SAMPLES, SAMPLE, NttOperator, Table, error_rows, progress_of
-from fiftyone_ntt.operators.forms import Form, as_markdown, counted
+from fiftyone_ntt.operators.forms import Form, as_sentence, counted
 from fiftyone_ntt.operators.references import selected_labels
 from fiftyone_ntt.params.review import (
     DecisionFormParams,
@@ -122,7 +122,7 @@ class _Decide(NttOperator):
         of_selection = in_sight.selects(params)
         changed = in_sight.decide(getattr(ntt, self.NAME), params)
         summary = f"{counted(changed, 'label')} {self.DONE}"
-        summary += "." if changed else as_markdown(f": {in_sight.why_unchanged(params)}.")
+        summary += "." if changed else as_sentence(f": {in_sight.why_unchanged(params)}.", DecisionFormParams)
         if of_selection:
             ctx.ops.clear_selected_labels()
             if is_patches(ctx.view):
@@ -197,7 +197,7 @@ class Learn(NttOperator):
 
         report = ntt.learn(ctx.dataset, progress=progress_of(ctx), **params.to_mapping())
         return {
-            "summary": f"{as_markdown(report)}\n\n{APPLIED if params.apply else DRY_RUN}",
+            "summary": f"{as_sentence(report, self.PARAMS)}\n\n{APPLIED if params.apply else DRY_RUN}",
             "rows": report.rows(),
             "changed": len(report.changed),
             "errors": error_rows(report.errors),
@@ -249,7 +249,7 @@ class FitThresholds(NttOperator):
 
         thresholds = ntt.fit_thresholds(ctx.dataset, **params.to_mapping())
         rows = [_readable(row) for row in thresholds.rows()]
-        return {"summary": as_markdown(thresholds), "run_key": params.run_key, "rows": rows}
+        return {"summary": as_sentence(thresholds), "run_key": params.run_key, "rows": rows}
 
     def changes(self, params: FitThresholdsParams) -> bool:
         return params.write_image_labels
@@ -308,7 +308,7 @@ class JudgePresence(NttOperator):
         import fiftyone_ntt as ntt
 
         report = ntt.judge_presence(ctx.target_view(), **params.to_mapping())
-        return {"summary": as_markdown(report), "rows": report.rows()}
+        return {"summary": as_sentence(report), "rows": report.rows()}
 
 
 def _in_sight(ctx: Any) -> InSight:

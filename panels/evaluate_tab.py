@@ -10,7 +10,7 @@ from fiftyone.operators import types
 from fiftyone_ntt.dataset.fields import detections_fields
 from fiftyone_ntt.errors import as_text
 from fiftyone_ntt.operators.base import shows_whole_images
-from fiftyone_ntt.operators.forms import as_markdown, as_plot_text, counted
+from fiftyone_ntt.operators.forms import as_markdown, as_plot_text, as_sentence, counted
 from fiftyone_ntt.panels.tabs import Handle, Tab, add_plot, choice, show_grid, table
 
 MODEL_EVALUATION = "model_evaluation_panel_builtin"
@@ -160,7 +160,7 @@ def _summary(last: dict[str, Any]) -> str:
     fields = f"**{as_markdown(last['label_field'])}** against **{as_markdown(last['gt_field'])}**"
     head = f"{fields}, {counted(last['images'], 'image')} ({when} UTC)"
     review = [as_markdown(f"A{last['review'][1:]}.")] if last.get("review") else []
-    return "\n\n".join([head, *review, *(f"- {as_markdown(note)}" for note in last.get("notes") or [])])
+    return "\n\n".join([head, *review, *(f"- {as_sentence(note)}" for note in last.get("notes") or [])])
 
 
 def _readable(value: Any) -> Any:

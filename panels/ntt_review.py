@@ -24,6 +24,7 @@ from fiftyone_ntt.panels.references_tab import ReferencesTab
 from fiftyone_ntt.panels.review_tab import ReviewTab
 from fiftyone_ntt.panels.runs_tab import RunsTab
 from fiftyone_ntt.panels.tabs import PANEL, Tab, go_to, tabs_name
+from fiftyone_ntt.params.wording import for_app
 
 _TABS: tuple[type[Tab], ...] = (ReferencesTab, RunsTab, ReviewTab, EvaluateTab)
 TABS = {tab.KEY: tab.TITLE for tab in _TABS}
@@ -162,7 +163,7 @@ class NttReview(foo.Panel):
             try:
                 self.tabs[open_tab(ctx)].load(ctx)
             except NttError as error:
-                ctx.panel.state.trouble = str(error)
+                ctx.panel.state.trouble = for_app(error)
 
 
 def open_tab(ctx: Any) -> str:

@@ -13,6 +13,7 @@ from fiftyone_ntt.errors import NttError, as_text
 from fiftyone_ntt.operators.forms import as_markdown
 from fiftyone_ntt.operators.references import change_references, selected_labels
 from fiftyone_ntt.panels.tabs import Handle, Tab, choice, table
+from fiftyone_ntt.params.wording import for_app
 
 MOST_SHOWN = 60
 """Thumbnails: what a browser still draws at once, and more than a person looks at."""
@@ -118,7 +119,7 @@ class ReferencesTab(Tab):
         try:
             change_references(ctx, add=add, label_field=ctx.panel.state.references_field)
         except NttError as error:
-            ctx.ops.notify(str(error), variant="warning")
+            ctx.ops.notify(for_app(error), variant="warning")
         labels = selected_labels(ctx)
         if labels:  # the field of what was just tagged is the one to look at
             ctx.panel.state.references_field = labels[0][0]

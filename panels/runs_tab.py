@@ -9,9 +9,10 @@ from typing import Any
 from fiftyone.operators import types
 
 from fiftyone_ntt.errors import NttError, counted
-from fiftyone_ntt.operators.forms import as_markdown
+from fiftyone_ntt.operators.forms import as_markdown, as_sentence
 from fiftyone_ntt.operators.runs import CANCELLABLE, RESUMABLE
 from fiftyone_ntt.panels.tabs import Handle, Tab, go_to, show_images, table
+from fiftyone_ntt.params.wording import for_app
 
 WORDS = {
     "queued": "waiting for a worker",
@@ -105,7 +106,7 @@ class RunsTab(Tab):
         state.runs_bars = [_bar_label(row) for row in moving]
         state.runs_messages = [
             *[_failure(run) for run in runs if run.get("error")],
-            *[f"**{as_markdown(run['run_key'])}**: {as_markdown(run['note'])}" for run in runs if run.get("note")],
+            *[f"**{as_markdown(run['run_key'])}**: {as_sentence(run['note'])}" for run in runs if run.get("note")],
             *[_sentence(item) for item in work if item["state"] not in ACTIVE],
         ]
         state.runs_waiting = any(row["state"] == "queued" for row in rows)
@@ -196,7 +197,7 @@ class RunsTab(Tab):
             ctx.panel.state.runs_active = [item for item in ctx.panel.state.runs_active or [] if item != ended]
             ctx.ops.reload_dataset()
         except NttError as error:  # it ended while the person was clicking
-            ctx.ops.notify(str(error), variant="info")
+            ctx.ops.notify(for_app(error), variant="info")
         self.load(ctx)
 
 
@@ -314,8 +315,8 @@ def _sentence(work: dict[str, Any]) -> str:
     """What to say of work that failed."""
     when = f" ({work['at']:%Y-%m-%d %H:%M})" if work["at"] else ""
     how = "" if work["in_background"] else ", scheduled,"
-    return f"**{as_markdown(_name(work))}**{how} failed{when}: {as_markdown(work['error'])}"
+    return f"**{as_markdown(_name(work))}**{how} failed{when}: {as_sentence(work['error'])}"
 
 
 def _failure(run: dict[str, Any]) -> str:
-    return f"**{as_markdown(run['run_key'])}** failed: {as_markdown(run['error'])}"
+    return f"**{as_markdown(run['run_key'])}** failed: {as_sentence(run['error'])}"

@@ -13,6 +13,7 @@ from fiftyone_ntt.dataset.storage import view_documents
 from fiftyone_ntt.errors import NttError
 from fiftyone_ntt.operators.base import show_in_grid, show_samples
 from fiftyone_ntt.panels.kept_filters import keep
+from fiftyone_ntt.params.wording import for_app
 
 if TYPE_CHECKING:
     from fiftyone.core.collections import SampleCollection
@@ -61,7 +62,7 @@ class Handler:
         try:
             self._handle(ctx)
         except NttError as error:  # the sentence, not a panel that failed
-            ctx.ops.notify(str(error), variant="warning")
+            ctx.ops.notify(for_app(error), variant="warning")
 
 
 class Tab:

@@ -18,6 +18,7 @@ from rich.table import Table
 from fiftyone_ntt.errors import InputError, as_text, spelt_out
 from fiftyone_ntt.params.base import Params, Progress
 from fiftyone_ntt.params.param_info import ParamInfo
+from fiftyone_ntt.params.wording import for_command_line
 
 if TYPE_CHECKING:
     import fiftyone as fo
@@ -110,7 +111,12 @@ def plain(text: object) -> str:
 
 
 def say(text: object) -> None:
-    """Prints a line as it is, however long it is."""
+    """Prints what a service says in one line, however long it is, in the words of the command line."""
+    say_as_it_is(for_command_line(text))
+
+
+def say_as_it_is(text: object) -> None:
+    """Prints a line of code or a path."""
     console().print(spelt_out(str(text)), soft_wrap=True, markup=False)
 
 
@@ -119,7 +125,8 @@ def say_report(report: Report, *lines: str) -> int:
     for line in (report, *lines):
         say(line)
     for sample_id, error in report.errors.items():
-        console().print(f"[yellow]failed[/] {plain(as_text(sample_id))}: {plain(error)}", soft_wrap=True)
+        said = plain(for_command_line(error))
+        console().print(f"[yellow]failed[/] {plain(as_text(sample_id))}: {said}", soft_wrap=True)
     return 1 if report.errors else 0
 
 

@@ -34,6 +34,7 @@ from fiftyone_ntt.cli.review import add_commands as add_review_commands
 from fiftyone_ntt.cli.runs import add_commands as add_runs_commands
 from fiftyone_ntt.errors import NttError, counted
 from fiftyone_ntt.params.labelling import EvaluateParams, IndexParams, SegmentParams
+from fiftyone_ntt.params.wording import for_command_line
 
 _MARKS = {True: "[green]ok[/]", False: "[bold red]missing[/]", None: "[yellow]optional[/]"}
 _STATES = {
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return command(**arguments)
     except NttError as error:
-        console(stderr=True).print(f"[bold red]error:[/] [red]{plain(str(error))}[/]", soft_wrap=True)
+        console(stderr=True).print(f"[bold red]error:[/] [red]{plain(for_command_line(error))}[/]", soft_wrap=True)
         return 2
     except OSError as error:
         if error.filename is None:

@@ -17,6 +17,7 @@ from fiftyone_ntt.cli.common import (
     plain,
     progress_bar,
     say,
+    say_as_it_is,
     say_report,
     view_of,
 )
@@ -109,7 +110,7 @@ def export(dataset: str, tag: str | None, saved_view: str | None, **options: Any
     with progress_bar("images") as progress:
         report = ntt.export_labels(view, progress=progress, **params)
     say(report)
-    say(f"to load it in Python:\n{report.how_to_load}")
+    say_as_it_is(f"to load it in Python:\n{report.how_to_load}")
     return 1 if report.left_out else 0
 
 

@@ -113,8 +113,8 @@ def why_nothing(view: SampleCollection, label_field: str, only: str) -> str:
         return NO_IMAGES
     if only == "done" and not len(view.match_tags(DONE_TAG)):
         return (
-            f"{counted(len(view), 'image')}, none marked as done; mark those that you have gone through (mark_done, or "
-            "'NTT: Image is done' in the App), or export what is accepted (only='accepted')"
+            f"{counted(len(view), 'image')}, none marked as done; mark those that you have gone through (mark_done), "
+            "or export what is accepted (only='accepted')"
         )
     if not count:
         return f"{counted(len(view), 'sample')}, none with labels in {label_field!r}; label them first"

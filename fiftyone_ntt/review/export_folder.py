@@ -43,7 +43,7 @@ def _of_earlier_export(folder: Path, overwrite: bool) -> set[str]:
     if not (folder / NOTE).is_file():
         raise InputError(f"the folder {folder} is not empty and holds no earlier export; choose another one")
     if not overwrite:
-        raise InputError(f"the folder {folder} holds an earlier export; choose another one, or set overwrite")
+        raise InputError(f"the folder {folder} holds an earlier export; choose another one, or pass overwrite=True")
     there = files_in(folder)
     if others := not_written(folder / NOTE, there):
         names = ", ".join(name.lstrip("/\\") for name in others[:3]) + (" and more" if len(others) > 3 else "")

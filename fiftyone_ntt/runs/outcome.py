@@ -27,7 +27,9 @@ def ended_silently(report: SegmentReport, images: int, score_threshold: float) -
     if report.by_others or report.labelled:
         return []
     if not report.done:
-        return [f"nothing was left to do: {counted(report.resumed, 'image')} done before; overwrite=True labels anew"]
+        return [
+            f"nothing was left to do: {counted(report.resumed, 'image')} done before; pass overwrite=True to label anew"
+        ]
     if report.failed == report.done:
         return [all_failed(report.errors, f"see to them ('{report.label_field}_status' says why), then run it again")]
     if report.left_out:

@@ -207,7 +207,7 @@ def test_a_form_shows_few_fields_until_more_are_wanted(name, fields, with_bank):
 def test_form_asks_to_overwrite_where_there_are_labels(with_bank):
     assert "overwrite" not in form("segment", with_bank)[0]
     properties, errors = form("segment", with_bank, {"label_field": "ground_truth"})
-    assert "overwrite" in properties and "no run of this plugin wrote" in errors["label_field"]
+    assert "overwrite" in properties and "choose 'Overwrite: on'" in errors["label_field"]
     assert form("segment", with_bank, {"label_field": "ground_truth", "overwrite": True})[1] == {}
 
 
