@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fiftyone_ntt.references.banks import build_memory_bank as build_memory_bank
     from fiftyone_ntt.references.banks import list_banks as list_banks
     from fiftyone_ntt.references.banks import load_bank as load_bank
+    from fiftyone_ntt.references.banks import save_bank as save_bank
     from fiftyone_ntt.references.editable_masks import make_reference_masks as make_reference_masks
     from fiftyone_ntt.references.gallery import describe_references as describe_references
     from fiftyone_ntt.references.selection import select_references as select_references
@@ -81,6 +82,7 @@ _LAZY = {
     "reject_labels": "review.decisions",
     "remove_references": "references.tagging",
     "resume_run": "runs.control",
+    "save_bank": "references.banks",
     "segment": "runs.segment",
     "select_references": "references.selection",
     "to_segmentation": "evaluation.semantic",

@@ -25,7 +25,7 @@ from fiftyone_ntt.dataset.fields import (
 )
 from fiftyone_ntt.dataset.progress import with_bar
 from fiftyone_ntt.dataset.storage import check_results_size, refresh
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.negatives import image_centres, with_negatives
 from fiftyone_ntt.method.references import BankBuilder, ReferenceItem
@@ -244,17 +244,27 @@ def without_references(view: SampleCollection, bank: MemoryBank) -> SampleCollec
 
 
 def save_bank(dataset: fo.Dataset, name: str, bank: MemoryBank, made_from: MadeFrom | None = None) -> None:
-    """Keeps a bank with a dataset; a bank of the same name is replaced.
+    """Keeps a bank with a dataset, where ``segment`` and the App find it; a bank of the same name is replaced.
+
+    For banks from elsewhere: built without FiftyOne, loaded from a folder, or kept with another dataset.
 
     Args:
         dataset: the dataset.
-        name: its name.
+        name: the name to keep it by: letters, digits and underscores.
         bank: the bank.
         made_from: what it was built from, where that is known.
 
     Raises:
-        InputError: if the name is unusable or belongs to a run that is no memory bank.
+        InputError: if the name is unusable or belongs to a run that is no memory bank, or the bank is too large.
+        WrongTypeError: if it is no memory bank.
+
+    Example:
+        >>> bank = ntt.MemoryBank.load("coins")  # doctest: +SKIP
+        >>> ntt.save_bank(dataset, "coins", bank)  # doctest: +SKIP
+        >>> ntt.segment(dataset, "coins")  # doctest: +SKIP
     """
+    if not isinstance(bank, MemoryBank):
+        raise WrongTypeError(f"expected a MemoryBank to keep as {name!r}, got {type(bank).__name__}")
     check_name(name)
     if dataset.has_run(name) and dataset.get_run_info(name).config.method != METHOD:
         raise InputError(f"{name!r} is the key of another run of {dataset.name!r}; choose another name for the bank")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 
 import fiftyone as fo
+import numpy as np
 import pytest
 from support.pictures import Shape
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.core import ReferenceItem
+from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.models import load_preset
 from fiftyone_ntt.params.references import TaggedBankParams
 from fiftyone_ntt.references import tagged_bank
 from fiftyone_ntt.references.banks import LEARNED, bank_of_run, build_tagged_bank, save_bank
@@ -189,3 +192,21 @@ def test_a_field_that_went_is_not_asked_for_again(pictures, preset, change):
     assert plan_bank(pictures, preset=preset).bank("cpu").classes
     with pytest.raises(InputError, match=f"no field '{field}'"):
         plan_bank(pictures, field, preset=preset)
+
+
+def test_a_bank_from_elsewhere_is_kept_and_found_by_name(pictures, preset, tmp_path):
+    """Built from arrays alone: no sample of the dataset is one of its references."""
+    image = np.full((96, 128, 3), 30, np.uint8)
+    mask = np.zeros((96, 128), bool)
+    mask[30:60, 40:80] = True
+    image[mask] = (220, 60, 30)
+    segmenter = load_preset(preset, "cpu").segmenter()
+    segmenter.build_bank([ReferenceItem(image, mask, label="block", reference_id="a.jpg")]).save(tmp_path / "bank")
+    ntt.save_bank(pictures, "elsewhere", ntt.MemoryBank.load(tmp_path / "bank"))
+    assert ntt.list_banks(pictures) == ["elsewhere"] and "save_bank" in ntt.__all__
+    report = ntt.segment(pictures, "elsewhere", "found", preset=preset, index_dir=tmp_path / "index", device="cpu")
+    assert report.failed == 0 and report.labelled and pictures.distinct("found.detections.label") == ["block"]
+    with pytest.raises(WrongTypeError, match="expected a MemoryBank to keep as 'other', got str"):
+        ntt.save_bank(pictures, "other", "elsewhere")
+    with pytest.raises(InputError, match="choose another name for the bank"):
+        ntt.save_bank(pictures, report.run_key, ntt.load_bank(pictures, "elsewhere"))
