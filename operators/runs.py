@@ -8,7 +8,7 @@ from typing import Any
 from fiftyone.operators import types
 
 from fiftyone_ntt.operators.base import NttOperator, progress_of
-from fiftyone_ntt.operators.forms import Form, as_markdown, counted
+from fiftyone_ntt.operators.forms import Form, as_markdown, as_sentence, counted
 from fiftyone_ntt.operators.labelling import report_of
 from fiftyone_ntt.params.labelling import CancelParams, LowerThresholdParams, ResumeParams, UndoParams
 
@@ -95,10 +95,10 @@ class UndoRun(NttOperator):
             form.notice("scope", f"Takes back {layer}. All of it, whatever the view or selection.", warning=True)
 
     def perform(self, ctx: Any, params: UndoParams) -> dict[str, Any]:
-        from fiftyone_ntt.runs.control import undo_last_layer
+        from fiftyone_ntt.runs.undo import undo_last_layer
 
         undone = undo_last_layer(ctx.dataset, **params.to_mapping())
-        return {"run_key": params.run_key, "removed": undone.removed, "summary": as_markdown(undone)}
+        return {"run_key": params.run_key, "removed": undone.removed, "summary": as_sentence(undone)}
 
     def writes(self, ctx: Any, params: UndoParams) -> str | None:
         from fiftyone_ntt.runs.record import fields_of_runs

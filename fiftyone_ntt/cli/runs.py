@@ -115,7 +115,7 @@ def runs_cancel(dataset: str, run_key: str) -> int:
 
 def runs_undo(dataset: str, run_key: str, keep_edited: bool) -> int:
     """Takes a run back."""
-    from fiftyone_ntt.runs.control import undo_last_layer
+    from fiftyone_ntt.runs.undo import undo_last_layer
 
     say(undo_last_layer(dataset_of(dataset), run_key, keep_edited=keep_edited))
     return 0

@@ -29,7 +29,7 @@ from fiftyone_ntt.models import Preset
 from fiftyone_ntt.params.base import Progress, check_arguments
 from fiftyone_ntt.params.review import REFERENCES, LearnParams
 from fiftyone_ntt.references.banks import METHOD as BANK
-from fiftyone_ntt.references.banks import save_bank
+from fiftyone_ntt.references.banks import list_banks, save_bank
 from fiftyone_ntt.review.head_fit import HeadReport
 from fiftyone_ntt.review.label_table import table_of
 from fiftyone_ntt.review.lessons import (
@@ -44,7 +44,7 @@ from fiftyone_ntt.review.lessons import (
 from fiftyone_ntt.review.teaching import done_images, teach
 from fiftyone_ntt.review.thresholds import first_threshold
 from fiftyone_ntt.runs.control import segment_again
-from fiftyone_ntt.runs.history import LEARNING, last_pass
+from fiftyone_ntt.runs.history import LEARNING, last_pass, passes
 from fiftyone_ntt.runs.mending import LEARNED_STORE
 from fiftyone_ntt.runs.outcome import all_failed
 from fiftyone_ntt.runs.segment import SegmentReport
@@ -212,9 +212,13 @@ def learn(
     if apply:
         _mark_edited(review, decided)
         _write(review, report, progress)
+        this = last_pass(review.dataset, review.run_key)
+        # What somebody kept under that name before is replaced, as asked for, and not to be lost by an undo.
+        if name not in list_banks(review.dataset) or name in _made_by(review):
+            patiently(this.name_bank, name, bank.content_hash)
         save_bank(review.dataset, name, bank)
         report.bank_name = name
-        patiently(last_pass(review.dataset, review.run_key).tell, report.what_changes)
+        patiently(this.tell, report.what_changes)
     else:
         _compare(review, report, progress)
         report.from_index, report.notes = review.source.from_index, review.source.notes
@@ -235,6 +239,11 @@ def _check_bank_name(dataset: fo.Dataset, name: str) -> None:
     check_name(name)
     if dataset.has_run(name) and dataset.get_run_info(name).config.method != BANK:
         raise InputError(f"{name!r} is the key of another run; choose another name for the memory bank")
+
+
+def _made_by(review: ReviewedRun) -> set[str]:
+    """Names of the memory banks that learning on this run has kept with the dataset."""
+    return {run_pass.bank for run_pass in passes(review.dataset, review.run_key) if run_pass.bank}
 
 
 def _left_out(decided: dict[str, tuple[str, list[Document]]]) -> list[str]:

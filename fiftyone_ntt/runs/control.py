@@ -11,7 +11,7 @@ from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.fields import dataset_of, every_image
 from fiftyone_ntt.dataset.progress import with_bar
-from fiftyone_ntt.errors import InputError, counted
+from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.starting_threshold import starting_thresholds
@@ -22,7 +22,7 @@ from fiftyone_ntt.references.banks import bank_of_run
 from fiftyone_ntt.references.tagged_bank import BankPlan
 from fiftyone_ntt.runs.applied_thresholds import STARTING, check_mode, named
 from fiftyone_ntt.runs.background import cancel
-from fiftyone_ntt.runs.listing import last_layer, layers_of, list_runs, queued_runs
+from fiftyone_ntt.runs.listing import list_runs, queued_runs
 from fiftyone_ntt.runs.mending import check_field, check_free, default_run_key, is_superseded, mend_runs
 from fiftyone_ntt.runs.record import (
     GENERIC,
@@ -36,7 +36,6 @@ from fiftyone_ntt.runs.record import (
 from fiftyone_ntt.runs.segment import SegmentReport, Task, label, record_of, settled, taught
 from fiftyone_ntt.runs.session import goes_on
 from fiftyone_ntt.runs.states import BEGINNING, CANCELLED, COMPLETED, RUNNING, State, change_state, state_of, targets_of
-from fiftyone_ntt.runs.undo import undo_run
 from fiftyone_ntt.runs.workers import request_cancel
 
 
@@ -343,31 +342,3 @@ def config_of(dataset: fo.Dataset, run_key: str) -> Any:
         raise InputError(f"run {run_key!r} has not begun yet; wait until it has, or cancel it")
     keys = ", ".join(repr(run["run_key"]) for run in list_runs(dataset)) or "none"
     raise InputError(f"no labelling run {run_key!r} in {dataset.name!r}; there is: {keys}")
-
-
-@dataclass(frozen=True)
-class Undone:
-    """What ``undo_last_layer`` took back.
-
-    Attributes:
-        run_key: the run.
-        layer: what it was, in words.
-        removed: number of labels removed.
-        told: whether ``layer`` says what had changed: the number of labels that were replaced would only confuse then.
-    """
-
-    run_key: str
-    layer: str
-    removed: int
-    told: bool
-
-    def __str__(self) -> str:
-        number = "" if self.told else f" ({counted(self.removed, 'label')} removed)"
-        return f"Run {self.run_key!r} undone{number}: took back {self.layer}."
-
-
-def undo_last_layer(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> Undone:
-    """``undo_run``, and what to say of it."""
-    layer, layers = last_layer(dataset, run_key), layers_of(dataset, run_key)
-    removed = undo_run(dataset, run_key, keep_edited=keep_edited)
-    return Undone(run_key, layer, removed, bool(layers and layers[-1]["told"]))

@@ -27,7 +27,9 @@ from fiftyone_ntt.runs.mending import has_same_scores
 from fiftyone_ntt.runs.presence_fields import clear_presence
 from fiftyone_ntt.runs.record import PROVENANCE, RunRecord, run_of_field, status_field
 
-_FACTS, _SAMPLE, _PART, _STATUSES, _RESULTS, _TOLD = "facts", "sample:", "part:", "statuses:", "results", "told"
+_FACTS, _SAMPLE, _PART, _STATUSES, _RESULTS, _TOLD, _BANK = (
+    "facts", "sample:", "part:", "statuses:", "results", "told", "bank",
+)  # fmt: skip
 _PART_SIZE, _MOST_PARTS = 8 * 2**20, 1024
 _STATUSES_AT_ONCE = 1000
 
@@ -53,6 +55,7 @@ class Pass:
         made: fields that were not there before it.
         previous: what the label field's ``info`` said of its labels before.
         config: the run's own record before; ``None`` unless it has run before.
+        bank: name of the memory bank that only this pass has kept with the dataset, of the content ``bank_hash``.
         what: ``LABELLING`` or ``LEARNING``; begun ``at``, as ISO time; ``told``: what its report said, in one line.
         begun: the same in seconds, as exactly as is known: what tells which of two runs wrote over the other.
     """
@@ -73,6 +76,7 @@ class Pass:
         self.what, self.at = str(noted.get("what") or LABELLING), noted.get("at")
         self.begun = float(noted.get("begun") or _seconds(self.at))
         self.told = str(self._store.get(_TOLD) or "")
+        self.bank, self.bank_hash = map(str, self._store.get(_BANK) or ("", ""))
 
     def begin(self, **facts: Any) -> None:
         """Notes the facts of the pass; from now on it exists."""
@@ -81,6 +85,10 @@ class Pass:
     def tell(self, text: str) -> None:
         """Notes what a report said that the pass changed: whoever takes it back says the same."""
         self._store.set(_TOLD, text)
+
+    def name_bank(self, name: str, content_hash: str) -> None:
+        """Notes a memory bank that was made for this pass alone: it goes when the pass is taken back."""
+        self._store.set(_BANK, [name, content_hash])
 
     def keep(self, sample_id: str, labels: Document | None, status: Document | None) -> None:
         """Keeps what a sample holds, unless that was done before: only the first call sees the old labels."""

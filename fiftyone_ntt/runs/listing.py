@@ -331,20 +331,21 @@ def layers_of(dataset: fo.Dataset, run_key: str) -> list[dict[str, Any]]:
     return [{"what": run_pass.what, "at": run_pass.at, "told": run_pass.told} for run_pass in passes(dataset, run_key)]
 
 
-def last_layer(dataset: fo.Dataset, run_key: str) -> str:
-    """What ``undo_run`` would take back now, in words: ``"what learning wrote on 2026-11-29 16:20"``.
-
-    Of what was learned it says what changed, in the words and numbers of the report.
-    """
-    layers = layers_of(dataset, run_key)
-    what, at = (layers[-1]["what"], layers[-1]["at"]) if layers else ("labelling", None)
+def layer_in_words(layer: dict[str, Any] | None) -> str:
+    """``"what learning wrote on 2026-11-29 16:20"``, and what changed, as the report said it."""
+    what, at, told = (layer["what"], layer["at"], layer["told"]) if layer else ("labelling", None, "")
     when = f" on {at[:16].replace('T', ' ')}" if at else ""
-    told = f" ({layers[-1]['told']})" if layers and layers[-1]["told"] else ""
+    return f"what {what} wrote{when}{f' ({told})' if told else ''}"
+
+
+def last_layer(dataset: fo.Dataset, run_key: str) -> str:
+    """What ``undo_run`` would take back now, in words, and what is left then."""
+    layers = layers_of(dataset, run_key)
     before = len(layers) - 1
     rest = "" if before < 1 else "; what was there before comes back" if before == 1 else (
         f"; the {counted(before, 'layer')} before it stay, and can be undone after it"
     )  # fmt: skip
-    return f"what {what} wrote{when}{told}{rest}"
+    return f"{layer_in_words(layers[-1] if layers else None)}{rest}"
 
 
 def images_of_run(dataset: fo.Dataset, run_key: str, label_field: str, state: str) -> SampleCollection | None:

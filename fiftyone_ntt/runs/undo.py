@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -19,8 +20,9 @@ from fiftyone_ntt.dataset.storage import masks_folder, patiently, remove_masks
 from fiftyone_ntt.errors import InputError, NttError, counted
 from fiftyone_ntt.params.base import check_arguments
 from fiftyone_ntt.params.labelling import UndoParams
+from fiftyone_ntt.references.banks import bank_of_run, bank_summaries, list_banks, save_bank
 from fiftyone_ntt.runs.history import Document, Pass, last_pass, passes
-from fiftyone_ntt.runs.listing import list_runs
+from fiftyone_ntt.runs.listing import layer_in_words, layers_of, list_runs
 from fiftyone_ntt.runs.mending import check_nobody_is_at, forget_lost_labels, forget_review, forget_statuses, mask_paths
 from fiftyone_ntt.runs.presence_fields import forget_presence
 from fiftyone_ntt.runs.record import note_provenance, run_of_field, status_field
@@ -35,7 +37,8 @@ def undo_run(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> 
 
     Labels that a person has accepted or edited (tags ``ntt:accepted``, ``ntt:edited``, or another class, box or mask
     than the run wrote) stay unless told otherwise, and with them the field; labels that a person drew always stay.
-    What ``overwrite=True`` replaced comes back. A run that has overwritten its own labels goes back by one such pass.
+    What ``overwrite=True`` replaced comes back. A run that has overwritten its own labels goes back by one such pass;
+    with one of ``learn`` goes the memory bank that it kept with the dataset, unless another run uses that one.
     If this is interrupted, call it again.
 
     Args:
@@ -66,6 +69,65 @@ def undo_run(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> 
         worker.end()
     patiently(forget_claims, dataset, undoing)
     return removed
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What ``undo_last_layer`` took back, and what it would take back next.
+
+    Attributes:
+        run_key: the run.
+        layer: what was taken back, in words.
+        removed: number of labels removed.
+        told: whether ``layer`` says what had changed: the number of labels that were replaced would only confuse then.
+        bank: what became of the memory bank that the layer had made, in words; empty where there was none.
+        left: what is left of the run, in words; empty where nothing is.
+        stays: of a run of which nothing is left, whose labels are in its field; empty where there are none.
+    """
+
+    run_key: str
+    layer: str
+    removed: int
+    told: bool
+    bank: str = ""
+    left: str = ""
+    stays: str = ""
+
+    def __str__(self) -> str:
+        number = "" if self.told else f" ({counted(self.removed, 'label')} removed)"
+        left = f"Nothing of it is left{f'; {self.stays}' if self.stays else ''}."
+        if self.left:
+            left = f"Left of it is {self.left}; undo_run would take that back next."
+        return " ".join([f"Run {self.run_key!r}: took back {self.layer}{number}.", *filter(None, [self.bank]), left])
+
+
+def undo_last_layer(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> Undone:
+    """``undo_run``, and what to say of it."""
+    layers, this = layers_of(dataset, run_key), last_pass(dataset, run_key)
+    removed = undo_run(dataset, run_key, keep_edited=keep_edited)
+    last, *before = reversed(layers or [None])
+    told, left = bool(last and last["told"]), layer_in_words(before[0]) if before else ""
+    bank, stays = _fate_of_bank(dataset, this), _stays(dataset, this)
+    return Undone(run_key, layer_in_words(last), removed, told, bank, left, stays)
+
+
+def _fate_of_bank(dataset: fo.Dataset, this: Pass) -> str:
+    """What became of the memory bank of a pass that was taken back, see ``_forget_bank``."""
+    if not this.bank:
+        return ""
+    if this.bank not in list_banks(dataset):
+        return f"The memory bank {this.bank!r}, which only that had made, went with it."
+    uses = bank_summaries(dataset)[this.bank].content_hash == this.bank_hash
+    return f"The memory bank {this.bank!r} {'stays: another run uses it' if uses else 'is that of before again'}."
+
+
+def _stays(dataset: fo.Dataset, this: Pass) -> str:
+    """Which labels are there after the last pass of a run was taken back, in words."""
+    name = this.label_field
+    if not name or not dataset.has_field(name) or not every_image(dataset).count(f"{name}.detections"):
+        return ""
+    whose = "those that it had replaced" if this.overwrites else "those that people accepted, edited or drew"
+    return f"the labels in {name!r} are {whose}"
 
 
 def _undo(dataset: fo.Dataset, run_key: str, keep_edited: bool, guard: Callable[[], None]) -> int:
@@ -99,10 +161,24 @@ def _undo(dataset: fo.Dataset, run_key: str, keep_edited: bool, guard: Callable[
     return removed
 
 
+def _forget_bank(dataset: fo.Dataset, run_key: str, this: Pass) -> None:
+    """A memory bank that was kept for this pass alone goes, or is that of the pass before again."""
+    kept = bank_summaries(dataset).get(this.bank) if this.bank else None
+    if kept is None or kept.content_hash != this.bank_hash:
+        return  # somebody has put another one in its place
+    earlier = {run_pass.bank_hash for run_pass in passes(dataset, run_key) if run_pass.number < this.number}
+    before = bank_of_run(dataset, run_key)  # the run's record is that of before by now
+    if before.content_hash in earlier:
+        save_bank(dataset, this.bank, before)
+    elif not any(run.get("bank_hash") == this.bank_hash for run in list_runs(dataset) if run["run_key"] != run_key):
+        dataset.delete_run(this.bank)
+
+
 def _forget(dataset: fo.Dataset, run_key: str, name: str, this: Pass) -> None:
     """Last of all, and in this order: as long as they are there, ``undo_run`` can be called again."""
     if this.config is not None:
         patiently(_restore_record, dataset, run_key, name, this, this.config)
+        patiently(_forget_bank, dataset, run_key, this)
         patiently(this.delete)
     else:
         patiently(this.delete)

@@ -19,6 +19,7 @@ from fiftyone_ntt.references.banks import bank_of_run
 from fiftyone_ntt.review.learn import ALL_DECIDED, last_outcome, learn
 from fiftyone_ntt.review.lessons import ClassChange, Lesson, changes_of, taught
 from fiftyone_ntt.runs.listing import last_layer
+from fiftyone_ntt.runs.undo import undo_last_layer
 
 LEARN = "@fiftyone-ntt/ntt/learn"
 SHAPES = [Shape(), Shape("disc", left=80, top=65, width=30, height=20, step=0, colour=(30, 220, 60))]
@@ -91,11 +92,39 @@ def test_applied_learning_is_a_pass_that_undo_takes_back(reviewed, preset):
     again = learn(reviewed, "found", preset=preset, threshold=0.0)
     assert again.changed == [] and again.bank.content_hash == report.bank.content_hash
     result = operator("undo_run").execute(context("undo_run", reviewed, {"run_key": "ntt_found"}))
-    assert "what learning wrote" in result["summary"] and report.what_changes in result["summary"]
+    said = result["summary"].replace("\\", "")
+    assert "took back what learning wrote" in said and report.what_changes in said
+    assert "Left of it is what labelling wrote on" in said and "'NTT: Undo run' would take that back next" in said
+    assert "memory bank 'found_learned', which only that had made, went with it" in said
+    assert ntt.list_banks(reviewed) == []
     assert report.what_changes in str(report) and last_layer(reviewed, "ntt_found").startswith("what labelling")
     after = reviewed.values("found", _raw=True)
     assert [strip(one) for one in after] == [strip(one) for one in before]
     assert bank_of_run(reviewed, "ntt_found").content_hash != report.bank.content_hash
+
+
+def test_a_learned_bank_stays_where_another_run_uses_it(reviewed, preset, index_dir):
+    decide(reviewed)
+    learn(reviewed, "found", preset=preset, threshold=0.0, apply=True)
+    other = ntt.segment(reviewed, "found_learned", "again", preset=preset, index_dir=index_dir)
+    assert "'found_learned' stays: another run uses it" in str(undo_last_layer(reviewed, "ntt_found"))
+    assert ntt.load_bank(reviewed, "found_learned").classes == ("disc", "square", "lamp")
+    assert "Nothing of it is left" in str(undo_last_layer(reviewed, other.run_key))
+
+
+def test_each_lesson_that_is_taken_back_has_its_own_bank(reviewed, preset):
+    """And one that was there before anybody learned is none of its business."""
+    decide(reviewed)
+    first = learn(reviewed, "found", preset=preset, threshold=0.0, apply=True)
+    ntt.reject_labels(reviewed.skip(1).limit(1), "found", above=0.0)
+    second = learn(reviewed, "found", preset=preset, threshold=0.0, apply=True)
+    assert first.bank.content_hash != second.bank.content_hash
+    assert "'found_learned' is that of before again" in str(undo_last_layer(reviewed, "ntt_found"))
+    assert ntt.load_bank(reviewed, "found_learned").content_hash == first.bank.content_hash
+    ntt.save_bank(reviewed, "mine", first.bank)
+    learn(reviewed, "found", preset=preset, threshold=0.0, apply=True, bank_name="mine")
+    assert "bank" not in str(undo_last_layer(reviewed, "ntt_found"))
+    assert "mine" in ntt.list_banks(reviewed)
 
 
 def strip(labels):

@@ -312,5 +312,6 @@ def test_the_command_line_lists_shows_resumes_cancels_and_undoes(named, capsys):
     assert '"left": 0' in said("show", name, "ntt_found")
     assert "completed" in said("cancel", name, "ntt_found", code=2)
     assert "'ntt_found'" in said("show", name, "other", code=2)
-    assert "undone" in said("undo", name, "ntt_found")
+    assert "took back what labelling wrote on" in (undone := said("undo", name, "ntt_found"))
+    assert "Nothing of it is left." in undone and "undo_run" not in undone
     assert "FiftyOne dataset" in said("list", "no-such-dataset", code=2)
