@@ -27,7 +27,7 @@ from fiftyone_ntt.method.options.tiled import TiledImage, match_image
 from fiftyone_ntt.method.results import StageOneResult
 from fiftyone_ntt.models import Preset
 from fiftyone_ntt.params.base import Progress, check_arguments
-from fiftyone_ntt.params.review import REFERENCES, LearnParams
+from fiftyone_ntt.params.review import HEAD, REFERENCES, LearnParams
 from fiftyone_ntt.references.banks import METHOD as BANK
 from fiftyone_ntt.references.banks import list_banks, save_bank
 from fiftyone_ntt.review.head_fit import HeadReport
@@ -83,6 +83,7 @@ class LearnReport:
         bank_name: name under which the bank is kept with the dataset; ``None`` where nothing was written.
         notes: what else is worth knowing.
         head: what came of training a head; ``None`` where none was asked for.
+        learned: whether the bank holds something of the decisions: a head that is not used teaches nothing.
     """
 
     run_key: str
@@ -101,6 +102,7 @@ class LearnReport:
     bank_name: str | None = None
     notes: list[str] = field(default_factory=list)
     head: HeadReport | None = None
+    learned: bool = True
 
     def total(self, what: str) -> int:
         """Sum over classes of ``gained``, ``lost``, ``relabelled`` or ``unchanged``."""
@@ -123,8 +125,8 @@ class LearnReport:
         for counts in self.decisions.values():
             learned.update(counts)
         text = (
-            f"Learned from {learned['accepted']} accepted, {learned['edited']} edited and "
-            f"{counted(learned['rejected'], 'rejected label')}. "
+            f"Learned{'' if self.learned else ' nothing'} from {learned['accepted']} accepted, "
+            f"{learned['edited']} edited and {counted(learned['rejected'], 'rejected label')}. "
             f"{'Changed' if self.applied else 'Would change'} {self.what_changes}, {self.total('unchanged')} unchanged "
             f"(of those with a score above {self.threshold:.2f}), {self.kept} kept as you decided."
         )
@@ -208,6 +210,7 @@ def learn(
     learned = teach(review, decided, done, method, progress)
     bank, decisions, errors = learned.bank, learned.decisions, learned.errors
     report = LearnReport(review.run_key, label_field, threshold, decisions, bank, errors=errors, head=learned.head)
+    report.learned = method != HEAD or bank.head is not None or bank.classes != review.bank.classes
     report.changes = {name: ClassChange() for name in bank.classes}
     if apply:
         _mark_edited(review, decided)

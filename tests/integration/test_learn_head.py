@@ -50,6 +50,7 @@ def test_a_head_is_written_kept_with_the_run_and_undone(reviewed, preset, better
     monkeypatch.setattr(candidates, "load_segmenters", None)  # all candidates are in the cache
     shown = learn(reviewed, "found", method="head", preset=preset, threshold=0.0)
     assert bank_of_run(reviewed, "ntt_found").content_hash == bank.content_hash, "nothing is written yet"
+    assert str(shown).startswith("Learned from")
     assert shown.head.used and shown.bank.head is not None and (shown.head.objects, shown.head.images) == (6, 10)
     report = learn(reviewed, "found", method="head", preset=preset, threshold=0.0, apply=True)
     kept = bank_of_run(reviewed, "ntt_found")
@@ -95,12 +96,14 @@ def test_a_head_that_is_no_better_is_not_used(reviewed, preset, monkeypatch):
     for report in (auto, alone):
         assert not report.head.used and "not used" in str(report) and f"{report.head.matcher:.3f}" in str(report)
     assert not alone.changed
+    assert str(alone).startswith("Learned nothing from") and str(auto).startswith("Learned from")
 
 
 def test_few_decisions_train_no_head(reviewed, preset):
     ntt.clear_decisions(reviewed.skip(3), "found", classes=["square", "disc"])
     report = learn(reviewed, "found", method="head", preset=preset)
     assert report.bank.head is None and report.head.matcher is None and "not trained" in str(report)
+    assert str(report).startswith("Learned nothing from 2 accepted"), "whoever reads on past it would believe it"
 
 
 def test_a_done_image_without_a_decision_teaches_too(reviewed, preset, better):
