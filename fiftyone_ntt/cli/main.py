@@ -77,24 +77,30 @@ def _file_problem(error: OSError) -> str:
     return f"{error.filename}: {error.strerror or error}; see to that file or folder and try again"
 
 
-def doctor() -> int:
-    """Prints what is installed and what is missing."""
+def doctor(all: bool) -> int:
+    """Prints whether something is missing, then what; with ``all`` everything that was looked at."""
     from fiftyone_ntt.cli import doctor as checks
 
-    results = checks.run_checks()
-    table = Table(title="fiftyone-ntt doctor", title_justify="left")
+    results, terminal = checks.run_checks(), console()
+    missing, optional = ([check.name for check in results if check.ok is ok] for ok in (False, None))
+    if missing:
+        terminal.print(f"[bold red]Missing: {plain(', '.join(missing))}[/]; see below what to do.", soft_wrap=True)
+    else:
+        terminal.print("Everything the preset [bold]lite[/] needs is here.")
+    if optional:
+        terminal.print(f"Not here, and not needed by it: {plain(', '.join(optional))}.", soft_wrap=True)
+    table = Table()
     for column in ("", "what", "found", "what to do"):
         table.add_column(column, overflow="fold")
     for check in results:
         todo = check.fix if check.ok is not True or check.name == "plugin" else ""
-        table.add_row(_MARKS[check.ok], plain(check.name), plain(check.found), plain(todo))
-    terminal = console()
-    terminal.print(table)
-    if checks.healthy(results):
-        terminal.print("Everything the preset [bold]lite[/] needs is here.")
-        return 0
-    terminal.print("[bold red]Something is missing; see the lines marked so.[/]")
-    return 1
+        if all or check.ok is False or (check.ok and todo):
+            table.add_row(_MARKS[check.ok], plain(check.name), plain(check.found), plain(todo))
+    if table.row_count:
+        terminal.print(table)
+    if not all:
+        terminal.print(f"`fiftyone-ntt doctor --all` tells of all {counted(len(results), 'thing')} looked at.")
+    return 1 if missing else 0
 
 
 def weights_pull(preset: str) -> int:
@@ -270,7 +276,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fiftyone-ntt", description="Reference-based instance segmentation.")
     parser.add_argument("--version", action="version", version=f"fiftyone-ntt {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_command(commands, "doctor", doctor, "what is installed, what is missing, what to do about it")
+    checkup = add_command(commands, "doctor", doctor, "what is installed, what is missing, what to do about it")
+    checkup.add_argument("--all", action="store_true", help="also show what is fine")
     add_preset_commands(commands)
     _weights_commands(add_group(commands, "weights", "model weights"))
     _plugin_commands(add_group(commands, "plugin", "FiftyOne's App and this plugin"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from json import dumps
 from typing import Any
 
 from fiftyone_ntt.cli.common import (
@@ -29,7 +30,7 @@ def add_commands(commands: Any) -> None:
     """Adds the commands of the group ``runs``."""
     for name, function, text in (
         ("list", runs_list, "the labelling runs of a dataset: state, counts, speed"),
-        ("show", runs_show, "all that is known of a run, as JSON"),
+        ("show", runs_show, "what became of a run, and what undoing takes back; --json for all that is known"),
         ("resume", runs_resume, "go on with a run where it stopped, or help one that is at work"),
         ("lower", runs_lower, "write the weak labels that a run left out, from the candidate cache"),
         ("cancel", runs_cancel, "stop a run; what it has written stays"),
@@ -39,6 +40,8 @@ def add_commands(commands: Any) -> None:
         parser.add_argument("dataset", help="name of a FiftyOne dataset")
         if name != "list":
             parser.add_argument("run_key", help="key of the run, see `list`")
+        if name == "show":
+            parser.add_argument("--json", action="store_true", help="print all that is known of the run, as JSON")
         for info in _OPTIONS[name].infos() if name in _OPTIONS else ():
             if info.name != "run_key":
                 add_option(parser, info)
@@ -72,16 +75,45 @@ def runs_list(dataset: str) -> int:
     return 0
 
 
-def runs_show(dataset: str, run_key: str) -> int:
-    """Prints one run."""
+def runs_show(dataset: str, run_key: str, json: bool) -> int:
+    """Prints one run: a summary in sentences, or all that is known of it."""
     import fiftyone_ntt as ntt
 
     runs = {run["run_key"]: run for run in ntt.list_runs(dataset_of(dataset))}
     if run_key not in runs:
         there = ", ".join(map(repr, runs)) or "none"
         raise InputError(f"expected the key of a labelling run of {dataset!r}, got {run_key!r}; there is: {there}")
-    console().print_json(json.dumps(runs[run_key], default=str))
+    run = runs[run_key]
+    if json:
+        console().print_json(dumps(run, default=str))
+        return 0
+    for line in _summary(run):
+        say(line)
+    say(f"`fiftyone-ntt runs show {dataset} {run_key} --json` tells all settings")
     return 0
+
+
+def _summary(run: dict[str, Any]) -> Iterator[str]:
+    """What became of a run first, then who made it and what can be undone."""
+    from fiftyone_ntt.runs.listing import layer_in_words
+
+    counts = run["counts"] or {}
+    images = ", ".join(f"{counts[name]} {name}" for name in ("ok", "empty", "error", "left") if name in counts)
+    field = f" in field {run['label_field']!r}" if run["label_field"] else ""
+    yield f"run {run['run_key']!r} is {run['state']}: {images or 'nothing is done yet'}{field}"
+    if run.get("error"):
+        yield f"it failed: {run['error']}"
+    if run.get("note"):
+        yield f"note: {run['note']}"
+    if run.get("eta_seconds") is not None:
+        yield f"{run['throughput']:.2f} images a second, {duration(run['eta_seconds'])} to go"
+    if run.get("started"):
+        whom = f" by {run['started_by']} ({run['door']})" if run.get("started_by") else ""
+        yield f"started {run['started'][:16].replace('T', ' ')}{whom}"
+    if run.get("classes"):
+        yield f"{counted(len(run['classes']), 'class', 'classes')}, preset {run['preset']}: {', '.join(run['classes'])}"
+    for number, layer in enumerate(reversed(run.get("layers") or [])):
+        yield f"undo_run takes back {layer_in_words(layer)}" if not number else f"then {layer_in_words(layer)}"
 
 
 def runs_resume(dataset: str, run_key: str) -> int:

@@ -134,9 +134,15 @@ def test_help_and_version_load_nothing_heavy():
 def test_the_doctors_verdict_is_the_exit_code(monkeypatch, capsys, ok, code):
     monkeypatch.setattr(doctor, "run_checks", lambda: [doctor.Check("flux [capacitor]", ok, "found", "buy one")])
     assert cli.main(["doctor"]) == code
-    shown = capsys.readouterr().out
-    assert "flux [capacitor]" in shown
-    assert ("buy one" in shown) is (ok is not True)
+    verdict, *rest = capsys.readouterr().out.strip().splitlines()
+    assert verdict.startswith(
+        "Missing: flux [capacitor];" if ok is False else "Everything the preset lite needs is here"
+    )
+    assert ("Not here, and not needed by it: flux [capacitor]." in rest) is (ok is None)
+    assert any("buy one" in line for line in rest) is (ok is False)
+    assert cli.main(["doctor", "--all"]) == code
+    details = capsys.readouterr().out.split("\n", 1)[1]
+    assert "flux" in details and ("buy one" in details) is (ok is not True)
 
 
 def test_weights_list_names_every_preset(capsys):
