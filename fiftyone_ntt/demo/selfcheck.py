@@ -21,8 +21,8 @@ from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.references import ReferenceItem
 from fiftyone_ntt.method.results import Instances
 from fiftyone_ntt.method.segmenter import Segmenter
-from fiftyone_ntt.models.devices import peak_memory
-from fiftyone_ntt.models.presets import LoadedPreset, Preset, load_preset
+from fiftyone_ntt.models.devices import choose_device, peak_memory
+from fiftyone_ntt.models.presets import LoadedPreset, Preset, load_preset, resolve_preset
 from fiftyone_ntt.pixels.packed_masks import masks_at_image_size
 
 POINTS_PER_SIDE = 8
@@ -97,9 +97,13 @@ def run_selfcheck(
 
     Returns:
         What came of it; a preset that cannot be loaded is a step that does not hold.
+
+    Raises:
+        InputError: if there is no preset of that name, or no such device.
     """
-    name = preset.name if isinstance(preset, Preset) else str(preset)
-    check = SelfCheck(name, facts={"fiftyone-ntt": __version__, **_versions()})
+    preset = resolve_preset(preset)
+    choose_device(device)
+    check = SelfCheck(preset.name, facts={"fiftyone-ntt": __version__, **_versions()})
     tell = progress or (lambda done, total, message: None)
     tell(0, 4, "loading the models")
     started = time.perf_counter()

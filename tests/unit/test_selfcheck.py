@@ -67,8 +67,17 @@ def test_a_preset_that_does_not_load_is_one_line(tmp_path: Path, capsys: pytest.
     assert [step.ok for step in cut_off.steps] == [False] and str(folder) in cut_off.verdict
     foreign = selfcheck.run_selfcheck(replace(broken, features=OfAnotherPackage()), "cpu")  # type: ignore[arg-type]
     assert [step.ok for step in foreign.steps] == [False] and "KeyError: 'weights'" in foreign.verdict
-    assert cli.main(["selfcheck", "--preset", "no-such"]) == 1
-    assert "one of the presets lite" in capsys.readouterr().out
+
+
+def test_what_is_not_there_is_refused_before_anything_else(capsys: pytest.CaptureFixture[str]) -> None:
+    """One sentence, no list of versions and steps."""
+    for option, words in (
+        ("--preset", "expected a Preset or one of the presets lite"),
+        ("--device", "a device such as"),
+    ):
+        assert cli.main(["selfcheck", option, "no-such"]) == 2
+        out = capsys.readouterr()
+        assert out.out == "" and words in out.err and len(out.err.splitlines()) == 1
 
 
 def test_a_wrong_mask_is_found(lite: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,8 +126,16 @@ def read_results(paths: Iterable[Path]) -> list[dict[str, Any]]:
     for file in files:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"expected the result of a protocol in {file}, got none ({error})") from error
+        except OSError as error:
+            raise InputError(
+                f"expected the result of a protocol in {file}, got {_why_unread(file, error)}; `protocol run` writes "
+                "results, into the folder of its --out"
+            ) from error
+        except ValueError as error:  # no JSON, or no text at all
+            raise InputError(
+                f"expected the result of a protocol in {file}, got something else; give the JSON that `protocol run` "
+                "wrote, or its folder"
+            ) from error
         if isinstance(content, dict) and "protocol" in content and "scores" in content:
             if absent := sorted({"part", "shots", "seed"} - set(content)):
                 raise InputError(
@@ -140,6 +148,10 @@ def read_results(paths: Iterable[Path]) -> list[dict[str, Any]]:
         results,
         key=lambda one: (one["protocol"], one["part"], one["shots"], one["seed"] or 0, str(one.get("written"))),
     )
+
+
+def _why_unread(file: Path, error: OSError) -> str:
+    return "a file that cannot be read (" + (error.strerror or "") + ")" if file.exists() else "no such file or folder"
 
 
 def rows_of(results: Sequence[dict[str, Any]]) -> list[Row]:
