@@ -6,7 +6,6 @@ same modules are called once for all four, in the decoder's own order, which say
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.proposals import kept_of
 from fiftyone_ntt.models.devices import Compiled, Precision, autocast, matmul
-from fiftyone_ntt.models.hub_folders import find_folder, hash_of_model, kind_of, load_model
-from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame, imagenet_normalize, to_mask_frame
-
-logger = logging.getLogger(__name__)
+from fiftyone_ntt.models.hub_prompts import HubMaskModel
+from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame, check_rendered, imagenet_normalize, to_mask_frame
 
 KINDS = {"sam_hq": "SamHQModel"}
 """``model_type`` of a folder's config.json -> class in transformers."""
@@ -42,7 +38,7 @@ class HqEmbedding:
     fine: Tensor
 
 
-class HubSamHq:
+class HubSamHq(HubMaskModel[HqEmbedding]):
     """A ``ProposalModel``: the longest side fills the model's square, prompted with points or boxes.
 
     Args:
@@ -67,38 +63,17 @@ class HubSamHq:
         precision: Precision = "fp32",
         compile: bool = False,
     ) -> None:
-        folder = find_folder(path_or_repo)
-        kind = KINDS[kind_of(folder, KINDS)]
-        self.device = torch.device(device)
-        self.precision = precision
-        self.name = name or Path(path_or_repo).name
-        self.weights_hash = hash_of_model(folder)
-        self.model = load_model(folder, kind)
-        self.model.requires_grad_(False).to(self.device)
-        self.side: int = self.model.prompt_encoder.input_image_size
-        self.mask_side = 4 * self.model.prompt_encoder.image_embedding_size[0]
-        self._position: Tensor = self.model.get_image_wide_positional_embeddings()
+        super().__init__(path_or_repo, KINDS, device=device, name=name, precision=precision)
         self._forward = Compiled(self._features, self.name) if compile else self._features
-        logger.info("loaded %s on %s", self.name, self.device)
-        logger.debug("%s is from %s", self.name, folder)
 
     def frame(self, image_size: tuple[int, int]) -> ImageFrame:
         """The longest side of the image of ``(height, width)`` pixels fills the square."""
         return ImageFrame.letterbox(image_size, self.side)
 
-    def encode(self, pixels: Tensor, frame: ImageFrame) -> HqEmbedding:
-        """Runs the image encoder on float32 ``[3, side, side]`` RGB in 0..1 in the model frame."""
-        return self.encode_batch(pixels[None], [frame])[0]
-
     @torch.no_grad()
     def encode_batch(self, pixels: Tensor, frames: Sequence[ImageFrame]) -> list[HqEmbedding]:
         """Runs the image encoder on float32 ``[B, 3, side, side]``, B images at once; see ``encode``."""
-        side = self.side
-        if tuple(pixels.shape) != (len(frames), 3, side, side) or any(frame.side != side for frame in frames):
-            raise InputError(
-                f"expected pixels [3, {side}, {side}] of each image, got {list(pixels.shape)} for frames of "
-                f"{sorted({frame.side for frame in frames})}; render the image with the frame this model gives"
-            )
+        check_rendered(tuple(pixels.shape), frames, self.side)
         batch = imagenet_normalize(pixels.to(self.device, torch.float32, non_blocking=True))
         for image, frame in zip(batch, frames, strict=True):  # padding is zero after the normalisation, not before
             image[:, int(frame.content[0]) :] = 0
@@ -136,40 +111,22 @@ class HubSamHq:
         kept = torch.cat([start + part for start, part, _, _ in parts])
         return kept, torch.cat([part[2] for part in parts]), torch.cat([part[3] for part in parts])
 
-    def decode_points(self, embedding: HqEmbedding, points: Tensor) -> tuple[Tensor, Tensor]:
-        """See ``ProposalModel.decode_points``. On the model's device."""
-        return self._decode(embedding, self._points(points[:, None]), slice(1, 4))
-
     def decode_boxes(self, embedding: HqEmbedding, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """See ``ProposalModel.decode_boxes``. On the model's device."""
-        boxes = boxes.to(self.device, torch.float32)
-        masks, ious = self._decode(embedding, self._prompt(input_boxes=boxes[None]), slice(0, 1))
+        masks, ious = self._decode(embedding, self._boxes(boxes), range(1))
         return masks[:, 0], ious[:, 0]
 
-    def decode_prompts(self, embedding: HqEmbedding, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """See ``PromptDecoder``. On the model's device."""
-        return self._decode(embedding, self._points(points, labels), slice(0, 4))
-
-    def _points(self, points: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Embeddings ``[P, n + 1, C]`` of P sets of n points ``[P, n, 2]`` in the model frame, all on the object."""
-        points = points.to(self.device, torch.float32)
-        kinds = torch.ones(points.shape[:2], device=self.device) if labels is None else labels
-        return self._prompt(input_points=points[None], input_labels=kinds.to(self.device, torch.int32)[None])
-
     @torch.no_grad()
-    def _prompt(self, **given: Tensor) -> Tensor:
-        nothing = dict.fromkeys(("input_points", "input_labels", "input_boxes", "input_masks"))
-        sparse: Tensor = self.model.prompt_encoder(**{**nothing, **given})[0][0]
-        return sparse
-
-    @torch.no_grad()
-    def _decode(self, embedding: HqEmbedding, sparse: Tensor, which: slice) -> tuple[Tensor, Tensor]:
+    def _decode(self, embedding: HqEmbedding, sparse: Tensor, which: range) -> tuple[Tensor, Tensor]:
         """Outputs ``which`` (0 is the single mask) of P prompts: logits ``[P, m, 256, 256]`` and IoU ``[P, m]``."""
         if len(sparse) == 0:
-            nothing = sparse.new_zeros(0, 4)[:, which]
+            nothing = sparse.new_zeros(0, len(which))
             return nothing[:, :, None, None].expand(-1, -1, MASK_SIDE, MASK_SIDE), nothing
         with matmul(self.device, self.precision):
-            parts = [self._decode_part(embedding, part, which) for part in torch.split(sparse, _PROMPTS_AT_ONCE)]
+            parts = [
+                self._decode_part(embedding, part, slice(which.start, which.stop))
+                for part in torch.split(sparse, _PROMPTS_AT_ONCE)
+            ]
         masks, ious = (torch.cat([part[side] for part in parts]) for side in (0, 1))
         return to_mask_frame(masks), ious
 

@@ -7,24 +7,19 @@ are taken as the decoder makes them, none replaced for lack of stability, and lo
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.proposals import kept_of
 from fiftyone_ntt.models.devices import Compiled, Precision, autocast, matmul
-from fiftyone_ntt.models.hub_folders import find_folder, hash_of_model, kind_of, load_model
+from fiftyone_ntt.models.hub_prompts import HubMaskModel
 from fiftyone_ntt.models.mask_decoder import MaskDecoder
 from fiftyone_ntt.models.sam2 import BOXES_PER_BATCH, Sam2Embedding, decoder_that_agrees
-from fiftyone_ntt.pixels.frames import ImageFrame, normalize, to_mask_frame
-
-logger = logging.getLogger(__name__)
+from fiftyone_ntt.pixels.frames import ImageFrame, check_rendered, normalize, to_mask_frame
 
 _PROMPTS_AT_ONCE = 16
 """Prompts that the package's own decoder decodes at once; each drags all image tokens through it."""
@@ -51,7 +46,7 @@ KINDS = {
 """``model_type`` of a folder's config.json -> the model."""
 
 
-class HubSam2:
+class HubSam2(HubMaskModel[Sam2Embedding]):
     """A ``ProposalModel``: one image squashed to the model's square, prompted with points or boxes.
 
     Args:
@@ -78,43 +73,24 @@ class HubSam2:
         precision: Precision = "fp32",
         compile: bool = False,
     ) -> None:
-        folder = find_folder(path_or_repo)
-        kind = KINDS[kind_of(folder, KINDS)]
-        self.device = torch.device(device)
-        self.precision = precision
+        classes = {name: kind.class_name for name, kind in KINDS.items()}
+        super().__init__(path_or_repo, classes, device=device, name=name, precision=precision)
+        self.name += "+no_mem_embed" if add_no_mem_embed else ""
         self.add_no_mem_embed = add_no_mem_embed
-        self.name = (name or Path(path_or_repo).name) + ("+no_mem_embed" if add_no_mem_embed else "")
-        self.normalisation = kind.normalisation
-        self.weights_hash = hash_of_model(folder)
-        self.model = load_model(folder, kind.class_name)
-        self.model.requires_grad_(False).to(self.device)
+        self.normalisation = KINDS[self.model_type].normalisation
         # A single mask is to be the single mask, not the best of the others where it is not stable.
         self.model.mask_decoder.dynamic_multimask_via_stability = False
-        self.side = _square(self.model.prompt_encoder.input_image_size)
-        self.mask_side = 4 * self.model.prompt_encoder.image_embedding_size[0]
-        self._position: Tensor = self.model.get_image_wide_positional_embeddings()
         self.decoder = self._fast_decoder()
         self._forward = Compiled(self._features, self.name) if compile else self._features
-        logger.info("loaded %s on %s", self.name, self.device)
-        logger.debug("%s is from %s", self.name, folder)
 
     def frame(self, image_size: tuple[int, int]) -> ImageFrame:
         """The image of ``(height, width)`` pixels is squashed to a square; its aspect ratio is lost."""
         return ImageFrame.squash(image_size, self.side)
 
-    def encode(self, pixels: Tensor, frame: ImageFrame) -> Sam2Embedding:
-        """Runs the image encoder on float32 ``[3, side, side]`` RGB in 0..1 in the model frame."""
-        return self.encode_batch(pixels[None], [frame])[0]
-
     @torch.no_grad()
     def encode_batch(self, pixels: Tensor, frames: Sequence[ImageFrame]) -> list[Sam2Embedding]:
         """Runs the image encoder on float32 ``[B, 3, side, side]``, B images at once; see ``encode``."""
-        side = self.side
-        if tuple(pixels.shape) != (len(frames), 3, side, side) or any(frame.side != side for frame in frames):
-            raise InputError(
-                f"expected pixels [3, {side}, {side}] of each image, got {list(pixels.shape)} for frames of "
-                f"{sorted({frame.side for frame in frames})}; render the image with the frame this model gives"
-            )
+        check_rendered(tuple(pixels.shape), frames, self.side)
         batch = normalize(pixels.to(self.device, torch.float32, non_blocking=True), self.normalisation)
         with autocast(self.device, self.precision):
             levels = self._forward(batch)
@@ -151,38 +127,11 @@ class HubSam2:
             kept, logits, ious = self.decoder.best(embedding.prepared, sparse, threshold, among)
         return kept, to_mask_frame(logits), ious
 
-    def decode_points(self, embedding: Sam2Embedding, points: Tensor) -> tuple[Tensor, Tensor]:
-        """See ``ProposalModel.decode_points``. On the model's device."""
-        return self._decode(embedding, self._points(points[:, None]), range(1, 4))
-
     def decode_boxes(self, embedding: Sam2Embedding, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """See ``ProposalModel.decode_boxes``. On the model's device."""
         parts = [self._decode(embedding, self._boxes(chunk), range(1)) for chunk in torch.split(boxes, BOXES_PER_BATCH)]
         masks, ious = (torch.cat([part[side][:, 0] for part in parts]) for side in (0, 1))
         return masks, ious
-
-    def decode_prompts(self, embedding: Sam2Embedding, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """See ``PromptDecoder``. On the model's device."""
-        return self._decode(embedding, self._points(points, labels), range(4))
-
-    @torch.no_grad()
-    def _points(self, points: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Embeddings ``[P, n + 1, C]`` of P sets of n points ``[P, n, 2]`` in the model frame, all on the object."""
-        points = points.to(self.device, torch.float32)
-        kinds = torch.ones(points.shape[:2], device=self.device) if labels is None else labels
-        kinds = kinds.to(self.device, torch.int32)
-        sparse: Tensor = self._prompt(input_points=points[None], input_labels=kinds[None])
-        return sparse
-
-    @torch.no_grad()
-    def _boxes(self, boxes: Tensor) -> Tensor:
-        sparse: Tensor = self._prompt(input_boxes=boxes.to(self.device, torch.float32)[None])
-        return sparse
-
-    def _prompt(self, **given: Tensor) -> Tensor:
-        nothing = dict.fromkeys(("input_points", "input_labels", "input_boxes", "input_masks"))
-        sparse: Tensor = self.model.prompt_encoder(**{**nothing, **given})[0][0]
-        return sparse
 
     @torch.no_grad()
     def _decode(self, embedding: Sam2Embedding, sparse: Tensor, which: range) -> tuple[Tensor, Tensor]:
@@ -257,11 +206,3 @@ def sam_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
         for i, layer in enumerate(layers):
             named |= {f"{head}.layers.{i}.{kind}": value for kind, value in layer.items()}
     return named
-
-
-def _square(size: Any) -> int:
-    """The side of a square that a config gives as a number or as two equal ones."""
-    sides = {int(side) for side in size} if isinstance(size, (list, tuple)) else {int(size)}
-    if len(sides) != 1:
-        raise InputError(f"expected a model with a square input, got {size}")
-    return sides.pop()

@@ -21,7 +21,7 @@ from fiftyone_ntt.method.proposals import kept_of
 from fiftyone_ntt.models.devices import Compiled, Precision, autocast, matmul
 from fiftyone_ntt.models.mask_decoder import MaskDecoder, PreparedImage
 from fiftyone_ntt.models.specs import sha256_of
-from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame, imagenet_normalize
+from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame, check_rendered, imagenet_normalize
 
 logger = logging.getLogger(__name__)
 
@@ -101,12 +101,7 @@ class Sam2:
     @torch.no_grad()
     def encode_batch(self, pixels: Tensor, frames: Sequence[ImageFrame]) -> list[Sam2Embedding]:
         """Runs the image encoder on float32 ``[B, 3, 1024, 1024]``, B images at once; see ``encode``."""
-        side = self.model.image_size
-        if tuple(pixels.shape) != (len(frames), 3, side, side) or any(frame.side != side for frame in frames):
-            raise InputError(
-                f"expected pixels [3, {side}, {side}] of each image, got {list(pixels.shape)} for frames of "
-                f"{sorted({frame.side for frame in frames})}; render the image with the frame this model gives"
-            )
+        check_rendered(tuple(pixels.shape), frames, self.model.image_size)
         batch = imagenet_normalize(pixels.to(self.device, torch.float32, non_blocking=True))
         with autocast(self.device, self.precision):
             levels = self._forward_image(batch)["backbone_fpn"]

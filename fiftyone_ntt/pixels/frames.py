@@ -345,3 +345,12 @@ def _triangle_weights(extent: float, out: int) -> NDArray[np.float32]:
     weights = np.maximum(0.0, 1.0 - np.abs(pixels + 0.5 - centre[:, None]) / max(scale, 1.0))
     weights *= pixels < int(np.ceil(extent))
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
+
+
+def check_rendered(shape: tuple[int, ...], frames: Sequence[ImageFrame], side: int) -> None:
+    """Raises InputError unless pixels of a shape are images of the frames, in squares of a side."""
+    if shape != (len(frames), 3, side, side) or any(frame.side != side for frame in frames):
+        raise InputError(
+            f"expected pixels [3, {side}, {side}] of each image, got {list(shape)} for frames of "
+            f"{sorted({frame.side for frame in frames})}; render the image with the frame this model gives"
+        )
