@@ -13,7 +13,7 @@ from support.app import context, requests_of
 import fiftyone_ntt as ntt
 from fiftyone_ntt.candidates import source as candidates
 from fiftyone_ntt.core import MemoryBank
-from fiftyone_ntt.errors import BadReferenceError, InputError, NttError
+from fiftyone_ntt.errors import BadReferenceError, InputError, NttError, WrongTypeError
 from fiftyone_ntt.operators.references import _show_next
 from fiftyone_ntt.params.review import AdviceParams
 from fiftyone_ntt.references.banks import save_bank
@@ -153,6 +153,14 @@ def test_the_selection_is_a_view_that_builds_a_bank(labelled, preset):
         ntt.select_references(labelled, 0, "truth", preset=preset)
     with pytest.raises(BadReferenceError, match="no labels"):
         ntt.select_references(labelled.skip(3), 1, "truth", preset=preset)
+
+
+def test_there_are_no_objects_to_choose_among_in_masks_of_images(labelled, preset):
+    """One label a sample, of many classes: nothing of it could be left out."""
+    labelled.set_values("maps", [fo.Segmentation(mask=np.ones((90, 120), np.uint8)) for _ in range(6)])
+    with pytest.raises(WrongTypeError, match="'maps' with semantic segmentation masks; tag the images yourself"):
+        ntt.select_references(labelled, 1, "maps", preset=preset, tag=True)
+    assert not labelled.count_label_tags("truth")
 
 
 def test_a_grid_of_patches_is_left_alone(labelled):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import psutil
@@ -17,6 +19,7 @@ from support.app import context as request_context
 import fiftyone_ntt as ntt
 from fiftyone_ntt.runs import background
 from fiftyone_ntt.runs.listing import scheduled_work
+from fiftyone_ntt.runs.workers import process_facts
 
 PARAMS = {"bank": "squares", "points_per_side": 4, "device": "cpu"}
 MOST_SECONDS = 300
@@ -114,6 +117,21 @@ def test_what_is_starting_can_be_cancelled_and_did_not_fail(squares):
     assert set(states(squares)) <= {"cancelled"}
     panel.send("on_runs_refresh")
     assert "runs_timer" not in panel.shown and "failed:" not in panel.texts
+
+
+def test_work_whose_process_has_just_ended_can_be_cancelled(dataset, monkeypatch):
+    """It ended between the question whether it is there, and the order to stop."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    request = {"dataset_name": dataset.name, "params": {}, "delegated": True}
+    service = DelegatedOperationService()
+    operation = str(service.queue_operation(operator=uri_of("segment"), context={"request_params": request}).id)
+    facts = {"owner": {**process_facts(), "pid": gone.pid}, "log": ""}
+    background._workers(dataset).set(operation, facts)
+    monkeypatch.setattr(background, "has_died", lambda owner: False)
+    assert background.cancel(dataset, operation)
+    assert service.get(ObjectId(operation)).run_state == ExecutionRunState.FAILED
+    assert not background.is_in_background(dataset, operation)
 
 
 @pytest.mark.slow

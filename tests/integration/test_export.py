@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
+import os
+from pathlib import Path
 
 import fiftyone as fo
 import fiftyone.operators as foo
@@ -142,6 +145,41 @@ def test_what_cannot_be_exported_is_said(reviewed, tmp_path, options, error, mes
     with pytest.raises(error, match=message):
         export_labels(reviewed, **{"export_dir": tmp_path / "out", **options})
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def closed(tmp_path, monkeypatch):
+    """A folder of somebody else's: nothing can be made, renamed or removed right in it. The tests may run as root."""
+    folder = tmp_path / "theirs"
+    (folder / "mine").mkdir(parents=True)
+
+    def refusing(real):
+        def refuse(path, *args, **options):
+            if path.parent == folder:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return real(path, *args, **options)
+
+        return refuse
+
+    for name in ("mkdir", "rename", "rmdir"):
+        monkeypatch.setattr(Path, name, refusing(getattr(Path, name)))
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder and access(path, mode))
+    return folder
+
+
+def test_an_own_folder_in_somebody_elses_is_filled(reviewed, closed):
+    for _ in range(2):
+        report = export_labels(reviewed, closed / "mine", overwrite=True)
+        assert report.labels == 4 and (closed / "mine" / NOTE).is_file()
+    assert [path.name for path in closed.iterdir()] == ["mine"], "nothing was put beside it"
+    assert not [path for path in (closed / "mine").iterdir() if path.name.startswith(".")]
+
+
+def test_a_folder_that_cannot_be_made_is_named(reviewed, closed):
+    with pytest.raises(InputError, match=f"cannot write {closed}: Permission denied; "):
+        export_labels(reviewed, closed / "new")
+    assert not (closed / "new").exists()
 
 
 def test_nothing_accepted_yet(reviewed, tmp_path):

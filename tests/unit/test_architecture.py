@@ -137,6 +137,14 @@ def test_importing_loads_nothing_heavy(module):
     assert done.stdout.strip() == "[]"
 
 
+def test_names_are_completed_before_they_are_imported():
+    code = "import sys, fiftyone_ntt; print(dir(fiftyone_ntt)); print('fiftyone' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    names, heavy = done.stdout.splitlines()
+    assert set(ast.literal_eval(names)) == set(fiftyone_ntt.__all__) >= {"segment", "save_bank", "undo_run"}
+    assert heavy == "False"
+
+
 def test_files_stay_short():
     lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
     assert not {name: lines for name, lines in lengths.items() if lines > 400}
