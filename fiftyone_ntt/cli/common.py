@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from fiftyone_ntt.evaluation.summary import EvaluationResults
 
 
+_MOST_NAMES = 20
+"""Of datasets that a message lists."""
 Command = Callable[..., int]
 """Does what a command says with its options; returns the exit status."""
 
@@ -84,7 +86,9 @@ def dataset_of(name: str) -> fo.Dataset:
     import fiftyone as fo
 
     if not fo.dataset_exists(name):
-        there = ", ".join(fo.list_datasets()) or "none"
+        names = fo.list_datasets()
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        there = (", ".join(names[:_MOST_NAMES]) or "none") + more
         raise InputError(f"expected the name of a FiftyOne dataset, got {name!r}; there is: {there}")
     return fo.load_dataset(name)
 

@@ -198,8 +198,9 @@ class Bucket:
         except Exception as error:
             if isinstance(error, FileNotFoundError) and not writing:
                 raise
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
             raise FleetError(
-                f"{self.url_of(name)} cannot be used ({error!r}); see to the store, its credentials and its rights, "
+                f"{self.url_of(name)} cannot be used ({reason}); see to the store, its credentials and its rights, "
                 "then start again: what is done stays"
             ) from error
 

@@ -334,9 +334,11 @@ def tagged_references(target: SampleCollection, tag: str, label_field: str | Seq
     references = _with_tag(target, tag, label_field)
     if references is not None:
         return references
+    if not len(target):
+        raise InputError(NO_IMAGES)
     raise InputError(
-        f"{counted(len(target), 'sample')}, none tagged {tag!r}: tag your references, or clear 'reference_tag' to use "
-        "every sample of the target (select the references first)"
+        f"{counted(len(target), 'sample')}, none tagged {tag!r}: tag your references, or leave reference_tag empty to "
+        "use every sample of the target (select the references first)"
     )
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-
 import fiftyone as fo
 import pytest
 from PIL import Image
 
 from fiftyone_ntt.cli.main import main
 
-FIELDS = "--field ntt"
 REFUSED, DONE = (2,), (0, 1)
 COMMANDS = [
     # Names that nothing has.
-    ("selfcheck --preset nope", (1, 2)), ("selfcheck --device nope", (1, 2)),
+    ("selfcheck --preset nope", REFUSED), ("selfcheck --device nope", REFUSED),
     ("bank build nope", REFUSED), ("bank masks nope", REFUSED), ("index build nope", REFUSED),
     ("segment nope", REFUSED), ("evaluate nope --gt-field ntt", REFUSED), ("runs list nope", REFUSED),
     ("runs show NAME nope", REFUSED), ("runs resume NAME nope", REFUSED), ("runs cancel NAME nope", REFUSED),
@@ -32,9 +29,9 @@ COMMANDS = [
     ("protocol run coco-fsod --data TMP --part nope", REFUSED),
     ("protocol run coco-fsod --data TMP --scorers nope", REFUSED),
     # Files and folders that are not there, or are the other.
-    ("index info --index-dir TMP/none", DONE), ("index info --index-dir TMP/file", (0, 1, 2)),
-    ("index verify --index-dir TMP/none", DONE), ("index verify --index-dir TMP/file", (0, 1, 2)),
-    ("index prune --index-dir TMP/none", DONE), ("index prune --index-dir TMP/file", (0, 1, 2)),
+    ("index info --index-dir TMP/none", DONE), ("index info --index-dir TMP/file", REFUSED),
+    ("index verify --index-dir TMP/none", DONE), ("index verify --index-dir TMP/file", REFUSED),
+    ("index prune --index-dir TMP/none", DONE), ("index prune --index-dir TMP/file", REFUSED),
     ("index prune --index-dir TMP/none --limit -1", REFUSED), ("index prune --settings nope", (0, 2)),
     ("index build NAME --index-dir TMP/file", (1, 2)), ("segment NAME --index-dir TMP/file", REFUSED),
     ("export NAME --field ntt --only all --export-dir TMP/file", REFUSED),
@@ -88,12 +85,9 @@ def test_a_mistake_is_answered_in_a_sentence(places, capsys, monkeypatch, comman
     except SystemExit as usage:  # a name that the options list
         status = usage.code
     out = capsys.readouterr()
-    if os.environ.get("SHOW"):
-        with open(os.environ["SHOW"], "a") as file:
-            file.write(f"--- {command}: {status}\n{out.out[:1500]}{out.err[:1500]}\n")
     assert status in statuses
     said = out.out + out.err
-    assert "Traceback" not in said and "Errno" not in said and "errno" not in said
+    assert "Traceback" not in said and "errno" not in said.lower() and "Error(" not in said
     errors = [line for line in out.err.splitlines() if "error: " in line]
     assert len(errors) == (status == 2)
     assert all(len(line) < 500 for line in errors), "a sentence, not a page"
