@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from types import SimpleNamespace
 
 import fiftyone as fo
 import fiftyone.core.context as foc
@@ -23,7 +23,8 @@ def wanted(monkeypatch):
 @pytest.fixture
 def terminal(capsys, monkeypatch):
     """What stands in the terminal that a call is made from, since this was asked last."""
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    stdout = SimpleNamespace(isatty=lambda: True)
+    monkeypatch.setattr("fiftyone_ntt.dataset.progress.sys", SimpleNamespace(stdout=stdout))
     return lambda: capsys.readouterr().out
 
 
