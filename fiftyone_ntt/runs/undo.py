@@ -105,8 +105,8 @@ def undo_last_layer(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = Tr
     """``undo_run``, and what to say of it."""
     layers, this = layers_of(dataset, run_key), last_pass(dataset, run_key)
     removed = undo_run(dataset, run_key, keep_edited=keep_edited)
-    last, *before = reversed(layers or [None])
-    told, left = bool(last and last["told"]), layer_in_words(before[0]) if before else ""
+    last = layers[-1] if layers else None
+    told, left = bool(last and last["told"]), layer_in_words(layers[-2]) if len(layers) > 1 else ""
     bank, stays = _fate_of_bank(dataset, this), _stays(dataset, this)
     return Undone(run_key, layer_in_words(last), removed, told, bank, left, stays)
 
