@@ -68,11 +68,11 @@ class _Bars:
 
     def tell(self, done: int, total: int, message: str) -> None:
         """Draws how far it is; nothing once the service has returned, whatever of it goes on."""
-        if self._ended:
+        if self._ended or not total:
             return
         if self._bar is None or total != self._total or done < self._done:
             self._close()
-            self._bar, self._total = fou.ProgressBar(total=total, progress=True, iters_str="steps"), total
+            self._bar, self._total = fou.ProgressBar(total=total, progress=True, show_iter_rate=False), total
             self._bar.start()
         self._done = done
         self._bar.set_iteration(done, suffix=as_text(message))  # one line, whatever a stranger called a file
