@@ -14,7 +14,7 @@ from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import is_generated
 from fiftyone_ntt.errors import InputError, NttError, empty_list
-from fiftyone_ntt.operators.forms import Form, as_markdown, can_schedule
+from fiftyone_ntt.operators.forms import Form, as_markdown, can_schedule, in_app
 from fiftyone_ntt.params.base import Params, Progress
 from fiftyone_ntt.params.wording import for_app
 from fiftyone_ntt.runs.listing import is_given_up
@@ -282,11 +282,6 @@ def origin_of(ctx: Any) -> Origin:
     if operation is None:
         return Origin("app", **user)
     return Origin("delegated", **user, operation=str(operation), stopped=is_given_up(operation))
-
-
-def in_app(ctx: Any) -> bool:
-    """Whether the App waits for the answer: its requests name the operator, those of callers in Python do not."""
-    return not ctx.delegated and "operator_uri" in ctx.request_params
 
 
 def _refusal(reason: str, label: str) -> types.Property:

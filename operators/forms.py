@@ -56,6 +56,11 @@ def as_plot_text(name: object) -> str:
     return html.escape(as_text(name), quote=False).replace("{", "&#123;")
 
 
+def in_app(ctx: Any) -> bool:
+    """Whether the App waits for the answer: its requests name the operator, those of callers in Python do not."""
+    return not ctx.delegated and "operator_uri" in ctx.request_params
+
+
 class Form:
     """The form of an operator, as it is filled in at this moment.
 
@@ -74,6 +79,10 @@ class Form:
         self._defaults: dict[str, Any] = {}
         self._choices: dict[str, Mapping[str, str]] = {}
         self._suggestions: dict[str, Iterable[str]] = {}
+
+    def _words(self, message: str) -> str:
+        """The message in the App's words, for whom it is; in Python's, for who calls from there."""
+        return for_app(message, self._params) if in_app(self.ctx) else message
 
     def value(self, name: str) -> Any:
         """What the form holds for a parameter: the user's value, else the default; nothing is checked."""
@@ -170,12 +179,12 @@ class Form:
             self.add(name)
             field = self.inputs.get_property(name)
         field.invalid = True
-        field.error_message = for_app(message, self._params)
+        field.error_message = self._words(message)
 
     def refuse_all(self, message: str) -> None:
         """Marks the whole form as unusable."""
-        line = self.inputs.view("_refused", types.Error(label=as_sentence(message, self._params)))
-        line.invalid, line.error_message = True, for_app(message, self._params)
+        line = self.inputs.view("_refused", types.Error(label=as_markdown(self._words(message))))
+        line.invalid, line.error_message = True, self._words(message)
 
     def require_detections(self, name: str, view: SampleCollection) -> bool:
         """Refuses the form unless the field that a parameter names holds detections; returns whether it does."""

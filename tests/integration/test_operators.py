@@ -10,7 +10,7 @@ import fiftyone.operators as foo
 import pytest
 from fiftyone.operators import types
 from fiftyone.operators.executor import ExecutionError
-from support.app import PLUGIN, context, form, operator, run
+from support.app import PLUGIN, context, form, operator, run, uri_of
 from support.pictures import add_discs_and_squares
 
 import fiftyone_ntt as ntt
@@ -206,7 +206,7 @@ def test_a_form_shows_few_fields_until_more_are_wanted(name, fields, with_bank):
 
 def test_form_asks_to_overwrite_where_there_are_labels(with_bank):
     assert "overwrite" not in form("segment", with_bank)[0]
-    properties, errors = form("segment", with_bank, {"label_field": "ground_truth"})
+    properties, errors = form("segment", with_bank, {"label_field": "ground_truth"}, operator_uri=uri_of("segment"))
     assert "overwrite" in properties and "choose 'Overwrite: on'" in errors["label_field"]
     assert form("segment", with_bank, {"label_field": "ground_truth", "overwrite": True})[1] == {}
 
