@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import fiftyone as fo
 import numpy as np
 from bson import Binary, ObjectId
+from fiftyone import ViewExpression
+from fiftyone import ViewField as F
 from numpy.lib import format as numpy_format
 from numpy.typing import NDArray
 
@@ -96,6 +98,15 @@ def _changes(instances: Instances, i: int, classes: Sequence[str]) -> dict[str, 
         **_look(instances, i, classes),
         "written": f"{_of_bytes('', box, packed)}-{_of_pixels('', box, mask)}-{_of_class(label)}",
     }
+
+
+def scores_above(threshold: float) -> ViewExpression:
+    """For the database: whether a label's confidence is above a threshold; one without is certain (``score_of``).
+
+    The database takes what is absent for less than any number.
+    """
+    above = F("confidence") > threshold
+    return above | ~F("confidence").exists() if threshold < 1 else above
 
 
 def is_edited(document: Mapping[str, Any], classes: Iterable[str] = ()) -> bool:

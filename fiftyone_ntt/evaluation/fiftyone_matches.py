@@ -14,6 +14,7 @@ from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.fields import REJECTED_TAG, dataset_of, is_tagged, with_labels
+from fiftyone_ntt.dataset.labels import scores_above
 from fiftyone_ntt.dataset.storage import database_collection, in_parts, store
 from fiftyone_ntt.evaluation.summary import EvaluationResults
 
@@ -69,7 +70,7 @@ def write_matches(view: SampleCollection, matching: Matching, eval_key: str, res
     matched = with_labels(view, matching.gt_field, wanted, only_matches=False)
     counted = wanted & ~is_tagged(REJECTED_TAG)
     if matching.threshold > 0:
-        counted &= F("confidence") > matching.threshold
+        counted &= scores_above(matching.threshold)
     matched = with_labels(matched, matching.label_field, counted, only_matches=False)
     with _marked(dataset_of(view), matching.gt_field, matching.uncounted) as crowd:
         matched.evaluate_detections(

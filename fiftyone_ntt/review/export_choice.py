@@ -24,7 +24,7 @@ from fiftyone_ntt.dataset.fields import (
     is_tagged,
     with_labels,
 )
-from fiftyone_ntt.dataset.labels import is_edited
+from fiftyone_ntt.dataset.labels import is_edited, scores_above
 from fiftyone_ntt.dataset.parts import part_of
 from fiftyone_ntt.dataset.storage import raw_values
 from fiftyone_ntt.errors import InputError, counted
@@ -54,7 +54,7 @@ def chosen_labels(
     if edited:
         kept |= F("_id").is_in(edited)
     if only == "all":
-        kept |= _true() if score_threshold is None else F("confidence") > score_threshold
+        kept |= _true() if score_threshold is None else scores_above(score_threshold)
     return with_labels(view, label_field, ~is_tagged(REJECTED_TAG) & kept, only_matches=only == "accepted")
 
 
