@@ -245,10 +245,10 @@ def _class_notes(
                 f"background: {listed_counts(others, unit)}"
             )
     at_zero = {name: class_at_zero(targets_of(samples, name)) for name, _, _ in sides if is_map_field(samples, name)}
-    for field_name, name in at_zero.items():
-        if name is not None and name not in classes:
+    for field_name, zero in at_zero.items():
+        if zero is not None and zero not in classes:
             notes.append(
-                f"value 0 of the masks in {field_name!r} is background, so {as_text(name)!r}, as it is called there, "
+                f"value 0 of the masks in {field_name!r} is background, so {as_text(zero)!r}, as it is called there, "
                 "is not scored; name it among the classes to score it, or give it another value"
             )
     bare = [name for k, name in enumerate(classes, 1) if not counts.matrix[k].any() and counts.matrix[:, k].any()]

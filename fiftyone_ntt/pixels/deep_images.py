@@ -219,7 +219,7 @@ def _opacity(values: NDArray[Any], extra: tuple[int, ...]) -> NDArray[np.uint8] 
 
 def _not_multiplied(values: NDArray[Any], opacity: NDArray[np.uint8]) -> NDArray[Any]:
     """Colours before their opacity was multiplied into them."""
-    share = np.maximum(opacity, 1)[(..., *[None] * (values.ndim - 2))] / np.float32(255)
+    share = np.maximum(opacity, 1).reshape(opacity.shape + (1,) * (values.ndim - 2)) / np.float32(255)
     most = np.iinfo(values.dtype).max if values.dtype.kind == "u" else np.inf
     return np.asarray(np.minimum(values / share, most)).astype(values.dtype)
 
@@ -351,7 +351,7 @@ def has_palette(path: str | Path) -> bool:
     """Whether the pixels of a picture are the numbers of colours, as those of Pascal VOC's masks are."""
     try:
         with Image.open(path) as image:
-            return image.mode == "P"
+            return str(image.mode) == "P"
     except Exception:  # whoever decodes it will say what is wrong
         return False
 

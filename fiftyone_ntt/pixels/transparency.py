@@ -66,7 +66,7 @@ def visible_only(values: NDArray[Any], opacity: NDArray[np.uint8]) -> NDArray[An
     hidden = opacity == 0
     if not hidden.any():
         return values
-    result = values.copy()
+    result: NDArray[Any] = values.copy()
     result[hidden] = np.median(values[~hidden], axis=0).astype(values.dtype)
     return result
 
