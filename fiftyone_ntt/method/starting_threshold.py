@@ -20,7 +20,7 @@ ALIKE = 0.35
 """How much two objects of one class look alike (cosine) where the references do not tell."""
 PAIRS_OF_PRIOR = 3.0
 """So many pairs of references that is worth, for all classes together, and what all classes say for each of them."""
-SUGGESTED, WRITTEN = 0.5, 0.35
+SUGGESTED, WRITTEN = 0.5, 0.2
 """Shares of the expected similarity: above the first a label is probably right, below the other hardly ever. A score is
 lower than the similarity that it comes from: few masks are whole, clean and alone."""
 
@@ -50,7 +50,7 @@ def starting_thresholds(bank: MemoryBank) -> StartingThresholds:
     Example:
         >>> bank = MemoryBank(("coin",), np.ones((1, 3)), [0], ("photo 1",))
         >>> starting_thresholds(bank).written
-        [0.12]
+        [0.07]
     """
     expected = expected_similarity(bank)
     # Rounded: the last digits differ between processors, and runs compare their thresholds.
