@@ -25,7 +25,7 @@ from fiftyone_ntt.dataset.storage import raw_values, store
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.runs.mending import has_same_scores
 from fiftyone_ntt.runs.presence_fields import clear_presence
-from fiftyone_ntt.runs.record import PROVENANCE, RunRecord, run_of_field, status_field
+from fiftyone_ntt.runs.record import PROVENANCE, RunRecord, has_statuses, run_of_field, status_field
 
 _FACTS, _SAMPLE, _PART, _STATUSES, _RESULTS, _TOLD, _BANK = (
     "facts", "sample:", "part:", "statuses:", "results", "told", "bank",
@@ -209,7 +209,7 @@ def begin_pass(
     same_scores = overwrite and has_same_scores(record, info)
     paths = [name, *(f"{name}.detections.{attribute}" for attribute in ATTRIBUTES), status]
     this = Pass(dataset, record.run_key, len(before))
-    cleared = [targets] if overwrite and dataset.has_field(status) else []
+    cleared = [targets] if overwrite and has_statuses(dataset, name) else []
     if cleared and other_settings:
         cleared.append(every_image(dataset).match(F(f"{status}.run_key") == record.run_key))
     kept: dict[str, Document] = {}

@@ -19,7 +19,7 @@ from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.runs.background import is_alive, is_in_background, mend
 from fiftyone_ntt.runs.history import passes
 from fiftyone_ntt.runs.mending import default_run_key, mend_runs
-from fiftyone_ntt.runs.record import DECISIVE, METHOD, status_field, stored_record
+from fiftyone_ntt.runs.record import DECISIVE, METHOD, has_statuses, status_field, stored_record
 from fiftyone_ntt.runs.states import (
     BEGINNING,
     COMPLETED,
@@ -56,7 +56,7 @@ def status_counts(dataset: fo.Dataset, label_field: str) -> dict[str, dict[str, 
     """
     counts: dict[str, dict[str, int]] = {}
     status = status_field(label_field)
-    if not dataset.has_field(status):
+    if not has_statuses(dataset, label_field):
         return counts
     there = {"$gt": [f"${label_field}._cls", None]} if dataset.has_field(label_field) else {"$literal": False}
     key = {"run": f"${status}.run_key", "state": f"${status}.state", "there": there}

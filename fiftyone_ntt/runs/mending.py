@@ -21,11 +21,12 @@ from fiftyone_ntt.dataset.schema import check_lists_field, declare_status
 from fiftyone_ntt.dataset.storage import database_collection, refresh, store
 from fiftyone_ntt.errors import InputError, WrongTypeError, counted
 from fiftyone_ntt.params.base import StageOneSettings
-from fiftyone_ntt.runs.presence_fields import forget_presence, presence_field_names
+from fiftyone_ntt.runs.presence_fields import forget_presence, is_presence_field, presence_field_names
 from fiftyone_ntt.runs.record import (
     METHOD,
     PROVENANCE,
     RunRecord,
+    has_statuses,
     labelled_fields,
     note_provenance,
     provenance_of,
@@ -80,7 +81,7 @@ def forget_lost_labels(dataset: fo.Dataset, label_field: str) -> int:
         How many samples had been labelled.
     """
     status, lost = status_field(label_field), 0
-    if dataset.has_field(status):
+    if has_statuses(dataset, label_field):
         lost = database_collection(dataset).count_documents({f"{status}.state": {"$in": DONE}})
         dataset.delete_sample_field(status)
     forget_presence(dataset, label_field)
@@ -97,7 +98,7 @@ def forget_review(dataset: fo.Dataset, label_field: str) -> None:
 def forget_statuses(dataset: fo.Dataset, label_field: str, run_key: str) -> None:
     """Forgets what a run did with samples whose labels are another run's by now."""
     status = status_field(label_field)
-    if dataset.has_field(status):
+    if has_statuses(dataset, label_field):
         change = {"$set": {status: None, "last_modified_at": datetime.now(timezone.utc)}}
         database_collection(dataset).update_many({f"{status}.run_key": run_key}, change)
 
@@ -164,7 +165,8 @@ def _rename_fields(dataset: fo.Dataset, old: str, new: str) -> None:
     """Renames the fields beside a label field as that was renamed, unless there is another field of the old name."""
     before, after = ((status_field(name), *presence_field_names(name)) for name in (old, new))
     for name, new_name in zip(before, after, strict=True):
-        if dataset.has_field(name) and not dataset.has_field(new_name) and not dataset.has_field(old):
+        is_own = has_statuses(dataset, old) if name == before[0] else is_presence_field(dataset, name)
+        if is_own and not dataset.has_field(new_name) and not dataset.has_field(old):
             dataset.rename_sample_field(name, new_name)
 
 
@@ -273,6 +275,12 @@ def check_field(dataset: fo.Dataset, run_key: str, name: str, overwrite: bool) -
             raise InputError(
                 f"run key {run_key!r} of {dataset.name!r} belongs to something else; choose another run_key"
             )
+    status = status_field(name)
+    if dataset.has_field(status) and not has_statuses(dataset, name):
+        raise InputError(
+            f"field {status!r} holds something else, and a run would write there what it did with each sample; choose "
+            "another label_field, or rename that field with dataset.rename_sample_field"
+        )
     if not dataset.has_field(name):
         if not name.isidentifier() or name.startswith("_"):
             raise InputError(f"expected label_field to be a name of letters, digits and underscores, got {name!r}")

@@ -20,6 +20,11 @@ def presence_field_names(label_field: str) -> tuple[str, str]:
     return f"{label_field}_present", f"{label_field}_absent"
 
 
+def is_presence_field(dataset: fo.Dataset, name: str) -> bool:
+    """Whether image-level labels were ever written to a field; any other of such a name is a person's own."""
+    return bool(_facts(dataset, name))
+
+
 def declare_presence_fields(dataset: fo.Dataset, label_field: str, run_key: str) -> None:
     """Makes the fields, and notes the run that they are about.
 
@@ -29,7 +34,7 @@ def declare_presence_fields(dataset: fo.Dataset, label_field: str, run_key: str)
     texts = ("classes that are judged to be in this image", "classes that are judged not to be in this image")
     names = presence_field_names(label_field)
     for name in names:
-        if dataset.has_field(name) and not _facts(dataset, name):
+        if dataset.has_field(name) and not is_presence_field(dataset, name):
             raise InputError(
                 f"field {name!r} holds something else, so image-level labels cannot be written to it; rename it with "
                 "dataset.rename_sample_field, then try again"

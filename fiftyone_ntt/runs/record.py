@@ -44,6 +44,11 @@ def status_field(label_field: str) -> str:
     return f"{label_field}_status"
 
 
+def has_statuses(dataset: fo.Dataset, label_field: str) -> bool:
+    """Whether the field of statuses is there; one of its name that holds something else is a person's own."""
+    return dataset.get_field(f"{status_field(label_field)}.run_key") is not None
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """Everything needed to know what wrote a field, and whether another run would write the same.

@@ -19,7 +19,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone_ntt.dataset.fields import dataset_of, every_image, is_labelled
 from fiftyone_ntt.dataset.storage import stages_of, view_documents, view_from_documents
 from fiftyone_ntt.errors import LeaseLostError, RunCancelledError
-from fiftyone_ntt.runs.record import status_field
+from fiftyone_ntt.runs.record import has_statuses, status_field
 from fiftyone_ntt.runs.workers import DONE, Origin, live_workers, run_store
 
 logger = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ def count_left(dataset: fo.Dataset, state: State, label_field: str, run_key: str
     targets, status = targets_of(dataset, state), status_field(label_field)
     if targets is None:
         return 0
-    if not dataset.has_field(status) or not dataset.has_field(label_field):
+    if not has_statuses(dataset, label_field) or not dataset.has_field(label_field):
         return len(targets)
     lost = F(f"{status}.state").is_in(DONE) & ~is_labelled(label_field)
     return len(targets.match((F(f"{status}.run_key") != run_key) | lost))

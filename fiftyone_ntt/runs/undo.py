@@ -25,7 +25,7 @@ from fiftyone_ntt.runs.history import Document, Pass, last_pass, passes
 from fiftyone_ntt.runs.listing import layer_in_words, layers_of, list_runs
 from fiftyone_ntt.runs.mending import check_nobody_is_at, forget_lost_labels, forget_review, forget_statuses, mask_paths
 from fiftyone_ntt.runs.presence_fields import forget_presence
-from fiftyone_ntt.runs.record import note_provenance, run_of_field, status_field
+from fiftyone_ntt.runs.record import has_statuses, note_provenance, run_of_field, status_field
 from fiftyone_ntt.runs.states import delete_state
 from fiftyone_ntt.runs.workers import Origin, Worker, forget_claims
 
@@ -138,7 +138,8 @@ def _undo(dataset: fo.Dataset, run_key: str, keep_edited: bool, guard: Callable[
         patiently(forget_lost_labels, dataset, name)
         if this.overwrites:  # the labels of the run are gone, those that it replaced come back
             patiently(declare_labels, dataset, name)
-            patiently(declare_status, dataset, name, status_field(name))
+            if not dataset.has_field(status_field(name)):
+                patiently(declare_status, dataset, name, status_field(name))
     # Where this was interrupted, the field already says what it said before.
     owners = (None, run_key, (this.previous or {}).get("run_key"))
     if dataset.has_field(name) and run_of_field(dataset, name) in owners:
@@ -238,7 +239,7 @@ def _restore_samples(
             left.append(changed)
         removed += sum(count for sample_id, count in gone.items() if sample_id not in changed)
         # A status stays where the labels did: it is by the status that the next call finds the sample.
-        kept = {*changed, *not_taken}
+        kept = {*changed, *not_taken} if has_statuses(dataset, name) else statuses.keys()
         _, more = _set(dataset, status, {key: value for key, value in statuses.items() if key not in kept})
         refused |= not_taken | more
     return removed, refused
@@ -252,7 +253,7 @@ def _samples(
         return sorted({*this.sample_ids(), *old_statuses})
     status = status_field(name)
     labelled = has_labels(dataset, name)
-    if not dataset.has_field(status):
+    if not has_statuses(dataset, name):
         return list(every_image(dataset).match(labelled).values("id"))
     # A run that was killed between labels and statuses leaves labels without a status.
     of_this_run = (F(f"{status}.run_key") == run_key) | (labelled & ~F(f"{status}.run_key").exists())
@@ -353,5 +354,5 @@ def _remove_fields(dataset: fo.Dataset, name: str, this: Pass) -> None:
         for path in (f"{name}.detections.{attribute}" for attribute in ATTRIBUTES):
             if path in created and dataset.get_field(path) is not None and not every_image(dataset).count(path):
                 dataset.delete_sample_field(path)
-    if status in created and dataset.has_field(status) and not every_image(dataset).count(f"{status}.run_key"):
+    if status in created and has_statuses(dataset, name) and not every_image(dataset).count(f"{status}.run_key"):
         dataset.delete_sample_field(status)  # and its index
