@@ -101,10 +101,10 @@ def resume_run(
         >>> ntt.resume_run(dataset, "ntt_ntt")  # doctest: +SKIP
     """
     progress = check_arguments(ResumeParams, progress)
-    config_of(dataset, run_key)
-    state = state_of(dataset, run_key)
-    if state is None or targets_of(dataset, state) is None:
-        reason = "an earlier version made it" if state is None else "its view is too large to be kept"
+    config = config_of(dataset, run_key)
+    state, name = state_of(dataset, run_key), str(config.record["label_field"])
+    if state is None or targets_of(dataset, run_key, name, state) is None:
+        reason = "nothing noted them" if state is None else "they were too many to note, or their view is gone"
         raise InputError(f"run {run_key!r} does not know its samples ({reason}): call segment as before, it resumes")
     run = StoredRun.load(dataset, run_key)
     return segment_again(run, stage_one=run.stage_one.changed(preset=preset), progress=progress)
@@ -237,9 +237,10 @@ class StoredRun:
             InputError: if there is no such run.
         """
         record, state = dict(config_of(dataset, run_key).record), state_of(dataset, run_key)
-        targets = None if state is None else targets_of(dataset, state)
+        name = record["label_field"]
+        targets = None if state is None else targets_of(dataset, run_key, name, state)
         if targets is None:
-            targets = every_image(dataset).match(F(f"{status_field(record['label_field'])}.run_key") == run_key)
+            targets = every_image(dataset).match(F(f"{status_field(name)}.run_key") == run_key)
         stage_one = stage_one_settings(record, state["options"] if state is not None else {})
         return cls(dataset, run_key, record, bank_of_run(dataset, run_key), targets, stage_one)
 

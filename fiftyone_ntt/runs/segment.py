@@ -32,6 +32,7 @@ from fiftyone_ntt.runs.labeller import Labeller, finishers, labeller_of
 from fiftyone_ntt.runs.mending import as_begun, default_run_key, said_of_lost
 from fiftyone_ntt.runs.outcome import ended_silently
 from fiftyone_ntt.runs.record import GENERIC, RunRecord, options_of, run_of_field
+from fiftyone_ntt.runs.run_samples import is_whole
 from fiftyone_ntt.runs.session import Call, LabelWriter, Written, part_in_run
 from fiftyone_ntt.runs.workers import Work, Worker
 
@@ -262,8 +263,8 @@ def label(task: Task) -> SegmentReport:
     report = SegmentReport(task.run_key, task.label_field, references_skipped=len(task.view) - len(targets))
     report.thresholds = named(record.thresholds, bank.classes)
     report.suggested = named(record.suggested, bank.classes)
-    options = options_of(stage_one.settings)
-    call = Call(targets, record, bank, task.resume, task.overwrite, task.again, task.what, options)
+    options, whole = options_of(stage_one.settings), not task.include_references and is_whole(task.view)
+    call = Call(targets, record, bank, task.resume, task.overwrite, task.again, task.what, options, whole)
     with part_in_run(call) as (worker, work):
         report.resumed = work.resumed
         writer = LabelWriter(dataset, task.label_field, task.run_key, guard=worker.renew, written=task.written)

@@ -62,6 +62,7 @@ class Call:
         again: replace what this run wrote before, where it would write something else now.
         what: what this is for, see ``listing.layers_of``.
         options: arguments that do not decide the labels, for whoever resumes the run.
+        whole: whether this is for all of the dataset but its references.
     """
 
     targets: SampleCollection
@@ -72,6 +73,7 @@ class Call:
     again: bool
     what: str
     options: dict[str, Any]
+    whole: bool = False
 
 
 @contextmanager
@@ -132,7 +134,7 @@ def _begin(call: Call, worker: Worker, origin: Origin) -> tuple[int, int]:
         begin_pass(call.targets, record, overwrite, call.what, other_settings=other_settings)
         register(dataset, record)
         keep_with_run(dataset, record.run_key, call.bank)
-    opened = open_run(call.targets, record.run_key, origin, call.options, fresh, overwrite)
+    opened = open_run(call.targets, record, origin, call.options, fresh, overwrite, call.whole)
     return int(opened["chunks"]), lost
 
 

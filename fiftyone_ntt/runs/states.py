@@ -12,14 +12,13 @@ from datetime import datetime, timezone
 from typing import Any
 
 import fiftyone as fo
-from bson import json_util
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import dataset_of, every_image, is_labelled
-from fiftyone_ntt.dataset.storage import stages_of, view_documents, view_from_documents
+from fiftyone_ntt.dataset.fields import REFERENCE_TAG, dataset_of, every_image, is_labelled
 from fiftyone_ntt.errors import LeaseLostError, RunCancelledError
-from fiftyone_ntt.runs.record import has_statuses, status_field
+from fiftyone_ntt.runs.record import RunRecord, has_statuses, status_field
+from fiftyone_ntt.runs.run_samples import RunSamples, joined, noted
 from fiftyone_ntt.runs.workers import DONE, Origin, live_workers, run_store
 
 logger = logging.getLogger(__name__)
@@ -28,8 +27,6 @@ QUEUED, BEGINNING, RUNNING, INTERRUPTED = "queued", "starting", "running", "inte
 CANCELLED, COMPLETED, FAILED = "cancelled", "completed", "failed"
 IN_A_CHUNK = 16
 """Samples that a worker claims at once, on average."""
-_LARGEST_VIEWS = 3 * 2**20
-"""Bytes of all views of a run that are noted."""
 _ATTEMPTS = 16
 
 State = dict[str, Any]
@@ -70,38 +67,38 @@ def delete_state(dataset: fo.Dataset, run_key: str) -> None:
 
 
 def open_run(
-    targets: SampleCollection, run_key: str, origin: Origin, options: dict[str, Any], fresh: bool,
-    overwrites: bool = False,
+    targets: SampleCollection, record: RunRecord, origin: Origin, options: dict[str, Any], fresh: bool,
+    overwrites: bool = False, whole: bool = False,
 ) -> State:  # fmt: skip
     """Notes that a run goes on, or starts.
 
     Args:
         targets: the samples to label.
-        run_key: key of the run.
+        record: the run.
         origin: who asks for it.
         options: arguments of ``segment`` that a later worker needs and that do not decide the labels.
         fresh: whether what is known of an earlier run of this key no longer holds.
         overwrites: whether it replaces labels: then those that are there need not be its own.
+        whole: whether it is for the whole dataset but for its references, and what comes to it later, too.
     """
-    dataset = dataset_of(targets)
-    view, size = _stages_of(targets), len(targets)
+    dataset, run_key = dataset_of(targets), record.run_key
+    asked = RunSamples.of(targets, whole)
+    size = len(targets)
     shared = len(live_workers(dataset, run_key)) > 1
 
     def change(state: State) -> State:
-        if fresh or not state:
+        samples: RunSamples | None = asked
+        if overwrites or not (fresh or not state):
             # Of a pass that replaces labels, those that the run has been at before are not done any more.
-            views = state.get("views", []) if overwrites else []
-            state = {"views": views, "chunks": None, "started": _now(), "worked": None, "door": origin.door}
+            samples = joined(dataset, run_key, record.label_field, state, asked)
+        if fresh or not state:
+            state = {"chunks": None, "started": _now(), "worked": None, "door": origin.door}
             state |= {"user": origin.user, "options": options, "overwrites": overwrites}
-        if view not in state["views"]:
-            state["views"] = [[]] if view == [] else _bounded([*state["views"], view])
+        state.pop("views", None)  # of earlier versions
+        state["samples"] = None if samples is None else samples.packed()
         if not shared or state["chunks"] is None:  # others that are at it have these chunks in mind
             state["chunks"] = max(state["chunks"] or 1, -(-size // IN_A_CHUNK))
-        if len(state["views"]) == 1:
-            state["total"] = size
-        else:
-            of_all_views = targets_of(dataset, state)
-            state["total"] = None if of_all_views is None else len(of_all_views)
+        state["total"] = size if samples == asked else None if samples is None else len(samples.of_dataset(dataset))
         return {**state, "state": RUNNING, "error": None, "ended": None, "operation": origin.operation}
 
     return change_state(dataset, run_key, change) or {}
@@ -145,43 +142,31 @@ def close_quietly(dataset: fo.Dataset, run_key: str, label_field: str, worked: S
         logger.debug("why", exc_info=True)
 
 
-def _bounded(views: list[list[str] | None]) -> list[list[str] | None]:
-    """Views as far as a document takes them, which is written with the one before it in the same command."""
-    size = sum(len(stage) for view in views for stage in view or ())
-    return views if size < _LARGEST_VIEWS else [None]
+def targets_of(dataset: fo.Dataset, run_key: str, label_field: str, state: State) -> SampleCollection | None:
+    """The samples that the calls of a run were for; ``None`` if nobody knows them, or they were too many to note.
 
-
-def targets_of(dataset: fo.Dataset, state: State) -> SampleCollection | None:
-    """The samples that the calls of a run were for; ``None`` if that was too much to note."""
-    views = state["views"]
-    if None in views:
+    References that were tagged since, and that the run has not labelled, are not among them.
+    """
+    samples = noted(dataset, run_key, label_field, state)
+    if samples is None:
         return None
-    loaded = [view_from_documents(dataset, [json_util.loads(stage) for stage in view]) for view in views]
-    if len(loaded) == 1:
-        return loaded[0]
-    ids = dict.fromkeys(sample_id for view in loaded for sample_id in view.values("id"))
-    return every_image(dataset).select(list(ids))
+    if not samples.but:
+        return samples.of_dataset(dataset)
+    late = every_image(dataset).match_tags(REFERENCE_TAG)
+    if has_statuses(dataset, label_field):
+        late = late.match(F(f"{status_field(label_field)}.run_key") != run_key)
+    return RunSamples(samples.ids | set(late.values("id")), but=True).of_dataset(dataset)
 
 
 def count_left(dataset: fo.Dataset, state: State, label_field: str, run_key: str) -> int:
     """Samples that a run has not been at yet, or whose labels are gone."""
-    targets, status = targets_of(dataset, state), status_field(label_field)
+    targets, status = targets_of(dataset, run_key, label_field, state), status_field(label_field)
     if targets is None:
         return 0
     if not has_statuses(dataset, label_field) or not dataset.has_field(label_field):
         return len(targets)
     lost = F(f"{status}.state").is_in(DONE) & ~is_labelled(label_field)
     return len(targets.match((F(f"{status}.run_key") != run_key) | lost))
-
-
-def _stages_of(view: SampleCollection) -> list[str] | None:
-    if isinstance(view, fo.Dataset):
-        return []
-    if dataset_of(view).media_type == fo.core.media.GROUP and not isinstance(stages_of(view)[0], fo.SelectGroupSlices):
-        # What stages before the choice of a slice mean depends on the slice that is active when they are applied.
-        view = every_image(dataset_of(view)).select(view.values("id"))
-    stages = [json_util.dumps(stage) for stage in view_documents(view)]
-    return stages if sum(map(len, stages)) < _LARGEST_VIEWS else None
 
 
 def _now() -> str:

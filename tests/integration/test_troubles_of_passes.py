@@ -186,12 +186,12 @@ def test_a_bank_too_large_to_be_kept_is_refused_first(pictures, bank, preset, mo
 
 
 # danielplohmann/mcrit#42: a document that outgrows MongoDB's limit
-def test_many_long_views_do_not_outgrow_a_document(pictures, bank, preset, monkeypatch):
-    monkeypatch.setattr("fiftyone_ntt.runs.states._LARGEST_VIEWS", 400)
+def test_many_samples_do_not_outgrow_a_document(pictures, bank, preset, monkeypatch):
+    monkeypatch.setattr("fiftyone_ntt.runs.run_samples._MOST_IDS", IMAGES - 1)
     ids = targets_of(pictures).values("id")
     for i in range(IMAGES):
         ntt.segment(pictures.select(ids[i : i + 1]), bank, "found", preset=preset)
-    assert sum(len(stage) for view in state_of(pictures, KEY)["views"] for stage in view or ()) <= 400
+    assert state_of(pictures, KEY)["samples"] is None
     with pytest.raises(InputError, match="call segment as before, it resumes"):
         ntt.resume_run(pictures, KEY)
     assert ntt.segment(pictures, bank, "found", preset=preset).resumed == IMAGES

@@ -13,8 +13,9 @@ from fiftyone_ntt.runs.workers import Origin
 def begin_run(dataset, name="found", done=4, failed=1, state=states.RUNNING, error=None):
     """A run that has been at some samples, the last ones of which failed."""
     config = vars(MatchConfig())
-    register(dataset, RunRecord(f"ntt_{name}", name, ["fig"], "lite", "0" * 64, {"sam": "1" * 64}, dict(config), 4))
-    states.open_run(dataset.view(), f"ntt_{name}", Origin("sdk"), {}, True)
+    record = RunRecord(f"ntt_{name}", name, ["fig"], "lite", "0" * 64, {"sam": "1" * 64}, dict(config), 4)
+    register(dataset, record)
+    states.open_run(dataset.view(), record, Origin("sdk"), {}, True)
     documents = {
         sample_id: fo.DynamicEmbeddedDocument(run_key=f"ntt_{name}", state="ok" if i < done - failed else "error")
         for i, sample_id in enumerate(dataset.limit(done).values("id"))
