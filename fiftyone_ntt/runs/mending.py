@@ -15,8 +15,7 @@ from typing import Any
 
 import fiftyone as fo
 
-from fiftyone_ntt.dataset.documents import label_parts
-from fiftyone_ntt.dataset.fields import check_name, detections_fields, every_image, is_detections_field
+from fiftyone_ntt.dataset.fields import check_name, every_image, is_detections_field
 from fiftyone_ntt.dataset.schema import check_lists_field, declare_status
 from fiftyone_ntt.dataset.storage import database_collection, refresh, store
 from fiftyone_ntt.errors import InputError, WrongTypeError, counted
@@ -114,14 +113,6 @@ def has_same_scores(record: RunRecord, info: Mapping[str, Any] | None) -> bool:
     if previous is None or previous.get("run_key") != record.run_key:
         return False
     return not set(record.differences(previous)) - {"thresholds"}
-
-
-def mask_paths(dataset: fo.Dataset) -> set[str]:
-    """Mask files of all labels that are there now: a copy of a field shows the files of the field it was made from."""
-    images = every_image(dataset)
-    lists = (label_parts(images, name, ["mask_path"]) for name in detections_fields(images))
-    found = (label.get("mask_path") for parts in lists for _, labels in parts for label in labels)
-    return {str(path) for path in found if path}
 
 
 def said_of_lost(lost: int, label_field: str) -> list[str]:

@@ -16,6 +16,7 @@ from fiftyone_ntt.dataset.documents import documents_of, set_documents, single_d
 from fiftyone_ntt.dataset.fields import every_image, has_labels
 from fiftyone_ntt.dataset.labels import ATTRIBUTES, is_from_run, is_kept
 from fiftyone_ntt.dataset.schema import declare_labels, declare_status
+from fiftyone_ntt.dataset.shown_masks import files_shown
 from fiftyone_ntt.dataset.storage import masks_folder, patiently, remove_masks
 from fiftyone_ntt.errors import InputError, NttError, counted
 from fiftyone_ntt.params.base import check_arguments
@@ -23,7 +24,7 @@ from fiftyone_ntt.params.labelling import UndoParams
 from fiftyone_ntt.references.banks import bank_of_run, bank_summaries, list_banks, save_bank
 from fiftyone_ntt.runs.history import Document, Pass, last_pass, passes
 from fiftyone_ntt.runs.listing import layer_in_words, layers_of, list_runs
-from fiftyone_ntt.runs.mending import check_nobody_is_at, forget_lost_labels, forget_review, forget_statuses, mask_paths
+from fiftyone_ntt.runs.mending import check_nobody_is_at, forget_lost_labels, forget_review, forget_statuses
 from fiftyone_ntt.runs.presence_fields import forget_presence
 from fiftyone_ntt.runs.record import has_statuses, note_provenance, run_of_field, status_field
 from fiftyone_ntt.runs.states import delete_state
@@ -36,7 +37,8 @@ def undo_run(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> 
     """Takes a labelling run back: its labels, mask files, image-level labels, statuses, new fields and record.
 
     Labels that a person has accepted or edited (tags ``ntt:accepted``, ``ntt:edited``, or another class, box or mask
-    than the run wrote) stay unless told otherwise, and with them the field; labels that a person drew always stay.
+    than the run wrote) stay unless told otherwise, and with them the field; labels that a person drew always stay, and
+    so do mask files that labels of other datasets, of a copy for example, show.
     What ``overwrite=True`` replaced comes back. A run that has overwritten its own labels goes back by one such pass;
     with one of ``learn`` goes the memory bank that it kept with the dataset, unless another run uses that one.
     If this is interrupted, call it again.
@@ -157,7 +159,9 @@ def _undo(dataset: fo.Dataset, run_key: str, keep_edited: bool, guard: Callable[
     elif dataset.has_field(name):
         patiently(forget_statuses, dataset, name, run_key)  # labels of another run, in a field that was made anew since
     folder = masks_folder(dataset, run_key, this.number)
-    remove_masks(folder, patiently(mask_paths, dataset) if folder.is_dir() else set())
+    shown = patiently(files_shown, folder) if folder.is_dir() else None
+    if shown is not None:
+        remove_masks(folder, shown)
     _forget(dataset, run_key, name, this)
     return removed
 
