@@ -167,6 +167,11 @@ def store(dataset: fo.Dataset, name: str) -> JsonStore:
     return JsonStore(name, plain._store_service)
 
 
+def has_results(dataset: fo.Dataset, run_key: str) -> bool:
+    """Whether anything is kept with a run; nothing is read of it."""
+    return bool(Run._get_run_doc(dataset, run_key).results)
+
+
 def check_results_size(dataset: fo.Dataset, run_key: str, most: int) -> None:
     """Raises InputError if what is kept with a run has more than ``most`` bytes: FiftyOne reads all of it at once."""
     results = Run._get_run_doc(dataset, run_key).results

@@ -12,6 +12,7 @@ import fiftyone as fo
 import numpy as np
 from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
+from fiftyone.core.runs import RunResults
 from numpy.typing import NDArray
 
 from fiftyone_ntt.candidates.tiles import is_tiled
@@ -321,6 +322,16 @@ def bank_of_run(dataset: fo.Dataset, run_key: str) -> MemoryBank:
     check_results_size(dataset, run_key, _MOST_BYTES)
     # FiftyOne's own cache of results outlives what another process has put in their place.
     results = dataset.load_run_results(run_key, cache=False)
+    if results is None:
+        raise InputError(
+            f"no memory bank is kept with {run_key!r}, which was stopped as it began: call segment as before, which "
+            "keeps it, or build the bank again if it has this name"
+        )
+    return bank_of_results(results, run_key)
+
+
+def bank_of_results(results: RunResults, run_key: str) -> MemoryBank:
+    """The bank in what ``keep_with_run`` kept with a run."""
     kept = {key: getattr(results, key, None) for key in _TENSORS}
     try:
         tensors = {key: np.asarray(value) for key, value in kept.items() if value is not None}

@@ -62,7 +62,7 @@ def cancel_run(dataset: fo.Dataset, run_key: str) -> int:
     asked, state = queued_runs(dataset).get(run_key), state_of(dataset, run_key)
     if asked is not None:
         stopped = cancel(dataset, asked["operation"])
-        if state is None or state["state"] != RUNNING:
+        if state is None or state["state"] != RUNNING or not dataset.has_run(run_key):
             return int(stopped and asked["state"] == BEGINNING)
     config_of(dataset, run_key)
     now = COMPLETED if state is None else state["state"]

@@ -7,8 +7,10 @@ FiftyOne's execution store of the dataset, and is deleted with the dataset. ``un
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -23,9 +25,14 @@ from fiftyone_ntt.dataset.fields import dataset_of, every_image
 from fiftyone_ntt.dataset.labels import ATTRIBUTES
 from fiftyone_ntt.dataset.storage import raw_values, store
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.method.memory_bank import MemoryBank
+from fiftyone_ntt.references.banks import bank_of_results, bank_of_run
 from fiftyone_ntt.runs.mending import has_same_scores
 from fiftyone_ntt.runs.presence_fields import clear_presence
 from fiftyone_ntt.runs.record import PROVENANCE, RunRecord, has_statuses, run_of_field, status_field
+from fiftyone_ntt.runs.states import RUNNING, change_state
+
+logger = logging.getLogger(__name__)
 
 _FACTS, _SAMPLE, _PART, _STATUSES, _RESULTS, _TOLD, _BANK = (
     "facts", "sample:", "part:", "statuses:", "results", "told", "bank",
@@ -172,6 +179,22 @@ def last_pass(dataset: fo.Dataset, run_key: str) -> Pass:
     return next(reversed(list(passes(dataset, run_key))), Pass(dataset, run_key, 0))
 
 
+def kept_bank(dataset: fo.Dataset, run_key: str) -> MemoryBank | None:
+    """The memory bank of a run; of one that was stopped before that was kept, the bank of its pass before.
+
+    ``None`` where neither can be read: a bank of the references alone still labels.
+    """
+    config = dataset.get_run_info(run_key).config
+    with suppress(InputError):
+        return bank_of_run(dataset, run_key)
+    with suppress(InputError):
+        results = last_pass(dataset, run_key).results(config, run_key)
+        if results is not None:
+            return bank_of_results(results, run_key)
+    logger.warning("the memory bank of run %r cannot be read: what it had learned from a review is not used", run_key)
+    return None
+
+
 def begin_pass(
     targets: SampleCollection,
     record: RunRecord,
@@ -233,5 +256,7 @@ def begin_pass(
     )
     if overwrite and not same_scores:
         clear_presence(targets, name)
+    if cleared:  # from here on the run is not through, whenever this process ends
+        change_state(dataset, record.run_key, lambda state: {**state, "state": RUNNING} if state else None)
     for samples in cleared:
         samples.clear_sample_field(status)

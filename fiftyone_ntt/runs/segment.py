@@ -23,11 +23,11 @@ from fiftyone_ntt.method.options.tiled import TiledImage
 from fiftyone_ntt.method.results import Instances, StageOneResult
 from fiftyone_ntt.params.base import Progress, StageOneFields, StageOneSettings, check_arguments, stage_one_of
 from fiftyone_ntt.params.labelling import SegmentParams
-from fiftyone_ntt.references.banks import bank_of_run, notes_of, without_references
+from fiftyone_ntt.references.banks import notes_of, without_references
 from fiftyone_ntt.references.tagged_bank import resolve_bank, with_lessons_of
 from fiftyone_ntt.runs.applied_thresholds import STARTING, ScoreThresholds, applied, check_mode, named
 from fiftyone_ntt.runs.estimate import remember_speed
-from fiftyone_ntt.runs.history import LABELLING
+from fiftyone_ntt.runs.history import LABELLING, kept_bank
 from fiftyone_ntt.runs.labeller import Labeller, finishers, labeller_of
 from fiftyone_ntt.runs.mending import as_begun, default_run_key, said_of_lost
 from fiftyone_ntt.runs.outcome import ended_silently
@@ -298,7 +298,8 @@ def taught(view: SampleCollection, bank: MemoryBank, label_field: str) -> Memory
     """The bank of the references with what was learned from a review of a field."""
     dataset = dataset_of(view)
     run_key = run_of_field(dataset, label_field)
-    return with_lessons_of(bank, bank_of_run(dataset, run_key)) if run_key and dataset.has_run(run_key) else bank
+    kept = kept_bank(dataset, run_key) if run_key and dataset.has_run(run_key) else None
+    return bank if kept is None else with_lessons_of(bank, kept)
 
 
 def settled(

@@ -25,6 +25,7 @@ from fiftyone_ntt.dataset.schema import is_field_in_database
 from fiftyone_ntt.dataset.storage import (
     COMFORTABLE_DOCUMENT,
     LARGEST_DOCUMENT,
+    has_results,
     masks_folder,
     move_masks,
     patiently,
@@ -132,9 +133,12 @@ def _begin(call: Call, worker: Worker, origin: Origin) -> tuple[int, int]:
     if fresh or not known:
         other_settings = record.run_key in records and bool(record.differences(dict(records[record.run_key])))
         begin_pass(call.targets, record, overwrite, call.what, other_settings=other_settings)
-        register(dataset, record)
-        keep_with_run(dataset, record.run_key, call.bank)
+    # Before the record: a process that ends anywhere from here on leaves a run that is not through.
     opened = open_run(call.targets, record, origin, call.options, fresh, overwrite, call.whole)
+    if fresh or not known:
+        register(dataset, record)
+    if fresh or not known or not has_results(dataset, record.run_key):
+        keep_with_run(dataset, record.run_key, call.bank)
     return int(opened["chunks"]), lost
 
 
@@ -148,7 +152,7 @@ def goes_on(dataset: fo.Dataset, record: RunRecord, records: Mapping[str, Mappin
         overwrite: whether somebody asks for labels to be replaced: those of another run, or of this one's beginning.
     """
     state, taken = state_of(dataset, record.run_key), records.get(record.run_key)
-    if taken is None or state is None or state["state"] == COMPLETED:
+    if taken is None or state is None or state["state"] == COMPLETED or is_superseded(dataset, record):
         return False
     if overwrite and not (state.get("overwrites") and run_of_field(dataset, record.label_field) == record.run_key):
         return False
