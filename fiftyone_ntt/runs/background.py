@@ -25,7 +25,7 @@ from fiftyone.operators.executor import ExecutionResult, ExecutionRunState
 
 from fiftyone_ntt.dataset.storage import JsonStore, store
 from fiftyone_ntt.errors import NttError
-from fiftyone_ntt.runs.workers import has_died, process_facts
+from fiftyone_ntt.runs.processes import has_died, process_facts
 
 logger = logging.getLogger(__name__)
 

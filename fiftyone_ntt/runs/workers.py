@@ -9,20 +9,17 @@ from __future__ import annotations
 import getpass
 import logging
 import os
-import platform
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import fiftyone as fo
-import psutil
 from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
 from fiftyone.operators.store.transient_jobs import TransientJobCoordinator
@@ -31,6 +28,7 @@ from fiftyone_ntt.dataset.fields import dataset_of, every_image, is_labelled
 from fiftyone_ntt.dataset.parts import selections
 from fiftyone_ntt.dataset.storage import JsonStore, patiently, store
 from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError
+from fiftyone_ntt.runs.processes import has_died, process_facts
 
 logger = logging.getLogger(__name__)
 
@@ -233,33 +231,6 @@ def _is_live(job: dict[str, Any] | None) -> bool:
         return False
     expires: datetime = job["lease_expires_at"].replace(tzinfo=timezone.utc)  # earlier versions' come back without
     return expires > datetime.now(timezone.utc) and not has_died(job["owner"])
-
-
-def has_died(owner: dict[str, Any]) -> bool:
-    """Whether the process is known to be gone: after a crash nobody has to wait for its lease to run out."""
-    if owner["machine"] != _machine():
-        return False
-    try:
-        process = psutil.Process(owner["pid"])
-        return bool(abs(process.create_time() - owner["born"]) > 1 or process.status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.Error:
-        return False
-
-
-def process_facts(pid: int | None = None) -> dict[str, Any]:
-    """What identifies a process, this one where ``None``, until the machine starts again."""
-    process = psutil.Process(pid)
-    return {"machine": _machine(), "pid": process.pid, "born": process.create_time()}
-
-
-def _machine() -> str:
-    """Where process ids mean the same: a container has its own, and copies of a machine may share a name."""
-    with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{platform.node()} {os.readlink('/proc/self/ns/pid')} {boot}"
-    return platform.node()
 
 
 def _user() -> str:
