@@ -51,13 +51,14 @@ class ReferencesTab(Tab):
         }
 
     def load(self, ctx: Any) -> None:
-        from fiftyone_ntt.references.tagging import count_references, likely_field
+        from fiftyone_ntt.references.tagging import count_references, images_of, likely_field
 
         state, fields = ctx.panel.state, reference_fields(ctx.dataset)
+        images = images_of(ctx.dataset) if fields else ctx.dataset
         if state.references_field not in fields:
-            state.references_field = likely_field(ctx.dataset) if fields else None
+            state.references_field = likely_field(images) if fields else None
         field = state.references_field
-        counts = count_references(ctx.dataset, field) if field else {}
+        counts = count_references(images, field) if field else {}
         state.references_counts = counts
         ctx.panel.set_data("references_table", [{"class": name, "count": count} for name, count in counts.items()])
         banks = _bank_rows(ctx.dataset, field if counts else None)
@@ -127,10 +128,10 @@ class ReferencesTab(Tab):
 
     def _label(self, ctx: Any) -> None:
         """Opens the form of a run, which finds the references by itself unless another field was chosen."""
-        from fiftyone_ntt.references.tagging import likely_field
+        from fiftyone_ntt.references.tagging import images_of, likely_field
 
         field = ctx.panel.state.references_field
-        known = field is None or field == likely_field(ctx.dataset)
+        known = field is None or field == likely_field(images_of(ctx.dataset))
         then = self.panel.tabs["runs"].on("started")
         self.prompt(ctx, "segment", None if known else {"reference_field": field}, then=then)
 
@@ -141,11 +142,12 @@ class ReferencesTab(Tab):
     def _fill_gallery(self, ctx: Any) -> None:
         """Fills the gallery as far as time allows; a timer goes on while some pictures are missing."""
         from fiftyone_ntt.references.gallery import describe_references
+        from fiftyone_ntt.references.tagging import images_of
 
         state, references = ctx.panel.state, []
         if state.references_field and state.references_counts:
             references = describe_references(
-                ctx.dataset, state.references_field, most=MOST_SHOWN, seconds=_READING_SECONDS
+                images_of(ctx.dataset), state.references_field, most=MOST_SHOWN, seconds=_READING_SECONDS
             )
         before = state.references_cards or []
         classes = sorted({reference.label for reference in references})  # as a bank orders them

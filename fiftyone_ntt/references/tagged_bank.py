@@ -20,7 +20,6 @@ from fiftyone_ntt.dataset.fields import (
     check_reference_field,
     dataset_of,
     has_labels,
-    image_samples,
     is_map_field,
     is_reference_field,
     is_tagged,
@@ -50,6 +49,7 @@ from fiftyone_ntt.references.reader import MadeFrom, ReferenceReader
 from fiftyone_ntt.references.tagging import (
     NO_REFERENCES,
     count_labels,
+    images_of,
     likely_field,
     tagged_negatives,
     tagged_references,
@@ -141,7 +141,7 @@ def plan_bank(
         InputError: if nothing is tagged, or there is no such field.
     """
     dataset = root_dataset_of(samples)
-    images = image_samples(dataset)
+    images = images_of(dataset)
     if label_field is not None:
         check_reference_field(images, label_field)
     summaries = list(reversed(bank_summaries(dataset).values()))  # the newest first

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import fiftyone as fo
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
@@ -21,6 +22,7 @@ from fiftyone_ntt.dataset.fields import (
     count_classes,
     count_labels_in,
     dataset_of,
+    every_image,
     field_names,
     has_label_tag,
     has_labels,
@@ -187,6 +189,16 @@ def change_selected(
     if not selected_samples:
         return None
     return change(view, label_field or likely_field(view), sample_ids=selected_samples)
+
+
+def images_of(dataset: fo.Dataset) -> SampleCollection:
+    """All images of a dataset in which references may be: of groups those of every slice, whichever is active.
+
+    Raises:
+        WrongTypeError: if it holds no images.
+    """
+    slices = dataset.group_media_types if dataset.media_type == fo.core.media.GROUP else {}
+    return every_image(dataset) if fo.core.media.IMAGE in slices.values() else image_samples(dataset)
 
 
 def likely_field(samples: SampleCollection) -> str:
