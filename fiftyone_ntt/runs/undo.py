@@ -205,12 +205,34 @@ def _check(dataset: fo.Dataset, run_key: str) -> str:
         raise InputError(f"run {run_key!r} cannot be undone: {runs[run_key]['error']}")
     others = [key for key, run in runs.items() if key != run_key and run["label_field"] == name]
     check_nobody_is_at(dataset, name, others)
-    last = last_pass(dataset, run_key).begun
-    for other in others:
-        later = (run_pass for run_pass in passes(dataset, other) if run_pass.begun > last)
-        if any((run_pass.previous or {}).get("run_key") == run_key for run_pass in later):
-            raise InputError(f"run {other!r} has overwritten labels of run {run_key!r}; undo {other!r} first")
+    other = _run_above(dataset, name, run_key, others)
+    if other is not None:
+        raise InputError(f"run {other!r} has overwritten labels of run {run_key!r}; undo {other!r} first")
     return name
+
+
+def _run_above(dataset: fo.Dataset, name: str, run_key: str, others: list[str]) -> str | None:
+    """The run whose labels lie on those of another one, which is therefore to be undone before.
+
+    The labels in the field tell: each pass knows whose labels it has replaced. A clock that was set back knows nothing.
+    """
+    left = {key: list(passes(dataset, key)) for key in (run_key, *others)}
+    owner, over = run_of_field(dataset, name), None
+    while owner not in (None, run_key) and left.get(owner):
+        over, owner = owner, _replaced(left[owner].pop())
+    if owner == run_key and over is not None:
+        return over
+    while owner is not None and left.get(owner):
+        owner = _replaced(left[owner].pop())
+    # Passes of which the field knows nothing: of a run that is half undone, or of a field that was made anew since.
+    last = last_pass(dataset, run_key).begun
+    later = {key: [_replaced(one) for one in left[key] if one.begun > last] for key in others}
+    return next((key for key, replaced in later.items() if run_key in replaced), None)
+
+
+def _replaced(run_pass: Pass) -> str | None:
+    """The run whose labels a pass has found in its field."""
+    return (run_pass.previous or {}).get("run_key")
 
 
 def _restore_samples(
