@@ -66,7 +66,7 @@ def runs_list(dataset: str) -> int:
             *counts,
             f"{speed:.2f}" if speed else "-",
             duration(seconds) if seconds is not None else "-",
-            run["started"][5:16].replace("T", " "),
+            str(run["started"] or "")[5:16].replace("T", " "),
         )
     console().print(table if runs else f"no labelling runs in {plain(dataset)}")
     for run in runs:

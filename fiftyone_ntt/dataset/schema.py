@@ -157,8 +157,9 @@ def colour_by_class(dataset: fo.Dataset, label_field: str, classes: Sequence[str
 
 
 def _classes_of_run(dataset: fo.Dataset, label_field: str) -> Iterable[str]:
-    run: dict[str, Any] = (dataset.get_field(label_field).info or {}).get("ntt", {})
-    return list(run.get("classes", ()))
+    run = (dataset.get_field(label_field).info or {}).get("ntt")
+    classes = run.get("classes") if isinstance(run, Mapping) else None
+    return [name for name in classes if isinstance(name, str)] if isinstance(classes, Sequence) else []
 
 
 def _schema(dataset: fo.Dataset, label_field: str, classes: list[str]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from fiftyone_ntt.review.threshold_fit import (
     thresholds_of,
 )
 from fiftyone_ntt.runs.applied_thresholds import Facts, keep, kept_of_run, meaning, named
-from fiftyone_ntt.runs.control import config_of
+from fiftyone_ntt.runs.control import record_of_run
 from fiftyone_ntt.runs.record import provenance_of, run_of_field
 
 logger = logging.getLogger(__name__)
@@ -182,7 +182,7 @@ def fit_thresholds(
     from fiftyone_ntt.review.presence import write_image_labels as write
 
     params = FitThresholdsParams(run_key, precision, write_image_labels)
-    record = dict(config_of(dataset, run_key).record)
+    record = record_of_run(dataset, run_key)
     _check_field(dataset, record)
     thresholds = _fitted(dataset, record, params.precision)
     keep(dataset, run_key, _to_facts(thresholds))
@@ -231,7 +231,7 @@ def load_thresholds(dataset: fo.Dataset, run_key: str) -> Thresholds | None:
         >>> import fiftyone_ntt as ntt
         >>> thresholds = ntt.load_thresholds(dataset, "ntt_ntt")  # doctest: +SKIP
     """
-    record = config_of(dataset, run_key).record
+    record = record_of_run(dataset, run_key)
     kept = kept_of_run(dataset, record)
     return None if kept is None else _from_facts({**kept, "label_field": record["label_field"]})
 

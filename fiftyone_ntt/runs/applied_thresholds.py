@@ -69,7 +69,7 @@ def keep(dataset: fo.Dataset, run_key: str, facts: Facts) -> None:
 def kept_of_run(dataset: fo.Dataset, record: Mapping[str, Any]) -> Facts | None:
     """The thresholds fitted last to the labels of a run; ``None`` where its scores mean something else by now."""
     facts: Facts | None = store(dataset, _STORE).get(record["run_key"])
-    wanted = meaning(record["bank_hash"], record["match"])
+    wanted = meaning(str(record.get("bank_hash")), record.get("match") or {})
     return facts if facts is not None and facts["fitted_on"] == wanted else None
 
 

@@ -64,7 +64,7 @@ def cancel_run(dataset: fo.Dataset, run_key: str) -> int:
         stopped = cancel(dataset, asked["operation"])
         if state is None or state["state"] != RUNNING or not dataset.has_run(run_key):
             return int(stopped and asked["state"] == BEGINNING)
-    config_of(dataset, run_key)
+    record_of_run(dataset, run_key)
     now = COMPLETED if state is None else state["state"]
     if now != RUNNING:
         raise InputError(f"run {run_key!r} is {now}; only a run that is at work or was interrupted can be cancelled")
@@ -101,8 +101,8 @@ def resume_run(
         >>> ntt.resume_run(dataset, "ntt_ntt")  # doctest: +SKIP
     """
     progress = check_arguments(ResumeParams, progress)
-    config = config_of(dataset, run_key)
-    state, name = state_of(dataset, run_key), str(config.record["label_field"])
+    record = record_of_run(dataset, run_key)
+    state, name = state_of(dataset, run_key), record["label_field"]
     if state is None or targets_of(dataset, run_key, name, state) is None:
         reason = "nothing noted them" if state is None else "they were too many to note, or their view is gone"
         raise InputError(f"run {run_key!r} does not know its samples ({reason}): call segment as before, it resumes")
@@ -206,7 +206,7 @@ def foresee(view: SampleCollection, params: SegmentParams, plan: BankPlan) -> bo
 
 
 def _records(dataset: fo.Dataset, run_key: str) -> dict[str, dict[str, Any]]:
-    return {run_key: dict(config_of(dataset, run_key).record)} if dataset.has_run(run_key) else {}
+    return {run_key: record_of_run(dataset, run_key)} if dataset.has_run(run_key) else {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +236,7 @@ class StoredRun:
         Raises:
             InputError: if there is no such run.
         """
-        record, state = dict(config_of(dataset, run_key).record), state_of(dataset, run_key)
+        record, state = record_of_run(dataset, run_key), state_of(dataset, run_key)
         name = record["label_field"]
         targets = None if state is None else targets_of(dataset, run_key, name, state)
         if targets is None:
@@ -328,8 +328,8 @@ def written_by(dataset: fo.Dataset, label_field: str, otherwise: str) -> str:
     return run_key
 
 
-def config_of(dataset: fo.Dataset, run_key: str) -> Any:
-    """The configuration of a labelling run; raises InputError unless there is such a run, and names those there are.
+def record_of_run(dataset: fo.Dataset, run_key: str) -> dict[str, Any]:
+    """The record of a labelling run; raises InputError unless there is such a run, and names those there are.
 
     What became of its field since is taken over first, see ``mend_runs``.
     """
@@ -337,8 +337,7 @@ def config_of(dataset: fo.Dataset, run_key: str) -> Any:
     if dataset.has_run(run_key):
         config = dataset.get_run_info(run_key).config
         if config.method == METHOD:
-            stored_record(config)  # refuses a damaged one
-            return config
+            return stored_record(config)
     if run_key in queued_runs(dataset):
         raise InputError(f"run {run_key!r} has not begun yet; wait until it has, or cancel it")
     keys = ", ".join(repr(run["run_key"]) for run in list_runs(dataset)) or "none"

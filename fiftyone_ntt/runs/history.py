@@ -29,7 +29,7 @@ from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.references.banks import bank_of_results, bank_of_run
 from fiftyone_ntt.runs.mending import has_same_scores
 from fiftyone_ntt.runs.presence_fields import clear_presence
-from fiftyone_ntt.runs.record import PROVENANCE, RunRecord, has_statuses, run_of_field, status_field
+from fiftyone_ntt.runs.record import PROVENANCE, RunRecord, has_statuses, provenance_of, run_of_field, status_field
 from fiftyone_ntt.runs.states import RUNNING, change_state
 
 logger = logging.getLogger(__name__)
@@ -229,7 +229,7 @@ def begin_pass(
         and dataset.has_field(name)
         and bool(PROVENANCE in (info or {}) or every_image(dataset).count(f"{name}.detections"))
     )
-    same_scores = overwrite and has_same_scores(record, info)
+    same_scores = overwrite and has_same_scores(record, provenance_of(dataset, name))
     paths = [name, *(f"{name}.detections.{attribute}" for attribute in ATTRIBUTES), status]
     this = Pass(dataset, record.run_key, len(before))
     cleared = [targets] if overwrite and has_statuses(dataset, name) else []
@@ -251,7 +251,7 @@ def begin_pass(
         overwrites=overwrite,
         same_scores=same_scores,
         made=[path for path in paths if dataset.get_field(path) is None],
-        previous=(info or {}).get(PROVENANCE),
+        previous=provenance_of(dataset, name) or None,
         config=dataset.get_run_info(record.run_key).config.serialize() if has_record else None,
     )
     if overwrite and not same_scores:

@@ -19,7 +19,7 @@ from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.runs.background import is_alive, is_in_background, mend
 from fiftyone_ntt.runs.history import passes
 from fiftyone_ntt.runs.mending import default_run_key, mend_runs
-from fiftyone_ntt.runs.record import DECISIVE, METHOD, has_statuses, status_field, stored_record
+from fiftyone_ntt.runs.record import DECISIVE, METHOD, has_statuses, named_record, status_field, stored_record
 from fiftyone_ntt.runs.states import (
     BEGINNING,
     COMPLETED,
@@ -29,6 +29,7 @@ from fiftyone_ntt.runs.states import (
     RUNNING,
     State,
     count_left,
+    sound_state,
     state_of,
 )
 from fiftyone_ntt.runs.workers import DONE, live_workers
@@ -130,7 +131,7 @@ def queued_runs(dataset: fo.Dataset) -> dict[str, dict[str, Any]]:
         params = dict((operation.context.request_params if operation.context else {}).get("params") or {})
         field = params.get("label_field") or "ntt"
         key = params.get("run_key") or default_run_key(dataset, field)
-        begun = state_of(dataset, key)
+        begun = sound_state(dataset, key)
         if begun is not None and begun.get("operation") == str(operation.id):
             continue  # it has a state of its own by now
         described = _scheduled(dataset, operation)
@@ -270,14 +271,20 @@ def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:
     damaged: dict[str, str] = {}  # one damaged record, or state, costs its run
     for key in dataset.list_runs(method=METHOD):
         try:
-            facts[key] = {**stored_record(dataset.get_run_info(key).config), "run_key": key}
+            config = dataset.get_run_info(key).config
+            facts[key] = {**named_record(config), "run_key": key}
+            stored_record(config)  # refuses one that cannot be gone on with; it can still be undone
         except _DAMAGE as error:
             damaged[key] = str(error)
     counts = {name: status_counts(dataset, name) for name in {record["label_field"] for record in facts.values()}}
     runs = []
     for key, record in facts.items():
+        if key in damaged:
+            continue
         try:
             runs.append(_described(dataset, record, counts))
+        except InputError as error:
+            damaged[key] = str(error)
         except _DAMAGE as error:
             damaged[key] = f"its state is damaged ({type(error).__name__}: {error}); undo the run, or delete its record"
     runs += [_damaged(key, facts.get(key, {}), reason) for key, reason in damaged.items()]

@@ -23,17 +23,17 @@ from fiftyone_ntt.params.base import StageOneSettings
 from fiftyone_ntt.runs.presence_fields import forget_presence, is_presence_field, presence_field_names
 from fiftyone_ntt.runs.record import (
     METHOD,
-    PROVENANCE,
     RunRecord,
     has_statuses,
     labelled_fields,
+    named_record,
     note_provenance,
     provenance_of,
     run_of_field,
     run_records,
     status_field,
 )
-from fiftyone_ntt.runs.states import COMPLETED, RUNNING, state_of
+from fiftyone_ntt.runs.states import COMPLETED, RUNNING, sound_state, state_of
 from fiftyone_ntt.runs.workers import DONE, live_workers
 
 logger = logging.getLogger(__name__)
@@ -102,15 +102,14 @@ def forget_statuses(dataset: fo.Dataset, label_field: str, run_key: str) -> None
         database_collection(dataset).update_many({f"{status}.run_key": run_key}, change)
 
 
-def has_same_scores(record: RunRecord, info: Mapping[str, Any] | None) -> bool:
+def has_same_scores(record: RunRecord, previous: Mapping[str, Any]) -> bool:
     """Whether the labels that are there are this run's, with the scores that it is about to give: it is lowered.
 
     Args:
         record: the run.
-        info: of the label field.
+        previous: that of the label field, see ``provenance_of``.
     """
-    previous = (info or {}).get(PROVENANCE)
-    if previous is None or previous.get("run_key") != record.run_key:
+    if previous.get("run_key") != record.run_key:
         return False
     return not set(record.differences(previous)) - {"thresholds"}
 
@@ -185,7 +184,7 @@ def _all_are_of_run(dataset: fo.Dataset, run_key: str, name: str) -> bool:
     """Whether the labels in a field are those of a run, as far as a run wrote them."""
     if not dataset.has_field(name) or run_of_field(dataset, name) != run_key:
         return False
-    state = state_of(dataset, run_key)
+    state = sound_state(dataset, run_key)
     # A run that replaces labels, and is not through, leaves those that it has not come to.
     return state is None or state["state"] == COMPLETED or not state.get("overwrites", True)
 
@@ -211,9 +210,9 @@ def check_nobody_is_at(
         InputError: if one of them is at work.
     """
     for run_key in run_keys:
-        state = state_of(dataset, run_key)
         others = [job for job in live_workers(dataset, run_key) if job["id"] != worker]
-        if others and state is not None and state["state"] == RUNNING:
+        state = state_of(dataset, run_key) if others else None
+        if state is not None and state["state"] == RUNNING:
             raise InputError(
                 f"run {run_key!r} of {state['user']} is writing to field {label_field!r} right now; wait until it is "
                 "through, cancel it first (see cancel_run), or choose another label_field"
@@ -262,7 +261,7 @@ def check_field(dataset: fo.Dataset, run_key: str, name: str, overwrite: bool) -
     check_name(run_key)
     if dataset.has_run(run_key):
         taken = dataset.get_run_info(run_key).config
-        if taken.method != METHOD or taken.record["label_field"] != name:
+        if taken.method != METHOD or named_record(taken)["label_field"] != name:
             raise InputError(
                 f"run key {run_key!r} of {dataset.name!r} belongs to something else; choose another run_key"
             )

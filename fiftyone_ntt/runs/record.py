@@ -6,7 +6,7 @@ It does not change while a run goes on, and says all that decides its labels. Wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -152,16 +152,19 @@ def match_config(record: Mapping[str, Any]) -> MatchConfig:
     """The settings of the match that a run was made with; what its record does not know was as published then.
 
     Raises:
-        InputError: if an option was on that is no more.
+        InputError: if an option was on that is no more, or what is kept of them is damaged.
     """
-    return MatchConfig.from_stored(record.get("match", {}))
+    stored = record.get("match", {})
+    if not isinstance(stored, Mapping):
+        raise InputError(f"expected the settings of the match of a run, got {type(stored).__name__}; undo the run")
+    return MatchConfig.from_stored(stored)
 
 
-def stored_record(config: Any) -> dict[str, Any]:
-    """The record in the configuration of a labelling run.
+def named_record(config: Any) -> dict[str, Any]:
+    """The record in the configuration of a labelling run, as far as it says which run that is, and of which field.
 
     Raises:
-        InputError: if it is damaged.
+        InputError: if not even that can be read.
     """
     record = getattr(config, "record", None)
     if not isinstance(record, Mapping) or not all(isinstance(record.get(k), str) for k in ("run_key", "label_field")):
@@ -169,18 +172,53 @@ def stored_record(config: Any) -> dict[str, Any]:
             "expected the record of a labelling run, got a damaged one; its labels are still there, and "
             "dataset.delete_run removes the record"
         )
-    return dict(record)
+    started = record.get("started")
+    return {**record, "started": started if isinstance(started, str) else ""}
+
+
+def stored_record(config: Any) -> dict[str, Any]:
+    """The same where all that whoever goes on with the run has to know can be read.
+
+    Raises:
+        InputError: if it is damaged; says where.
+    """
+    record = named_record(config)
+    kinds = {"preset": str, "bank_hash": str, "points_per_side": int, "match": Mapping}
+    damaged = [name for name, kind in kinds.items() if not isinstance(record.get(name), kind)]
+    damaged = damaged or ([] if _has_classes(record) else ["classes or their thresholds"])
+    if damaged:
+        raise InputError(
+            f"expected the record of a labelling run, got a damaged one of {record['run_key']!r} without usable "
+            f"{', '.join(damaged)}; undo_run takes the run back, dataset.delete_run removes the record alone"
+        )
+    return record
+
+
+def _has_classes(record: Mapping[str, Any]) -> bool:
+    """Whether a record names its classes, and has thresholds for each of them or for none."""
+    classes = record.get("classes")
+    if not isinstance(classes, Sequence) or not all(isinstance(name, str) for name in classes):
+        return False
+    rows = [record[key] for key in ("thresholds", "suggested") if record.get(key) is not None]
+    return not isinstance(classes, str) and all(
+        isinstance(row, Sequence) and len(row) == len(classes) and all(isinstance(one, (int, float)) for one in row)
+        for row in rows
+    )
 
 
 def provenance_of(collection: SampleCollection, field_name: str) -> dict[str, Any]:
     """The record of the run that wrote a field of labels, or the labels that its segmentation masks were made from.
 
     Returns:
-        The record; empty if no run of ours did.
+        The record; empty if no run of ours did, or if what stands there is no record.
     """
     field = dataset_of(collection).get_field(field_name)
     info = (field.info if field is not None else None) or {}
-    return dict(info.get(PROVENANCE) or (info.get(MAPS) or {}).get("run") or {})
+    maps = info.get(MAPS)
+    record = info.get(PROVENANCE) or (maps.get("run") if isinstance(maps, Mapping) else None)
+    is_sound = isinstance(record, Mapping) and isinstance(record.get("run_key"), str) and _has_classes(record)
+    is_sound = is_sound and isinstance(record.get("match", {}), Mapping)
+    return dict(record) if is_sound else {}
 
 
 def run_records(dataset: fo.Dataset) -> dict[str, dict[str, Any]]:
@@ -188,13 +226,13 @@ def run_records(dataset: fo.Dataset) -> dict[str, dict[str, Any]]:
     records = {}
     for key in dataset.list_runs(method=METHOD):
         with suppress(InputError, LookupError, TypeError, ValueError, AttributeError):
-            records[key] = {**stored_record(dataset.get_run_info(key).config), "run_key": key}
+            records[key] = {**named_record(dataset.get_run_info(key).config), "run_key": key}
     return records
 
 
 def labelled_fields(dataset: fo.Dataset) -> list[str]:
     """The fields that labelling runs wrote, the newest last."""
-    return [name for name in detections_fields(dataset) if PROVENANCE in (dataset.get_field(name).info or {})]
+    return [name for name in detections_fields(dataset) if provenance_of(dataset, name)]
 
 
 def run_of_field(dataset: fo.Dataset, field_name: str) -> str | None:

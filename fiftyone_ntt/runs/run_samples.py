@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +91,9 @@ def is_whole(view: SampleCollection) -> bool:
 def noted(dataset: fo.Dataset, run_key: str, label_field: str, state: Mapping[str, Any]) -> RunSamples | None:
     """The samples that a state tells of; ``None`` where they were too many to note, or their view is no more."""
     if "samples" in state:
-        return None if state["samples"] is None else RunSamples.unpacked(state["samples"])
+        with suppress(LookupError, TypeError, ValueError, zlib.error):  # damaged: nobody knows them
+            return RunSamples.unpacked(state["samples"])
+        return None
     samples = RunSamples(frozenset())
     for view in state.get("views", ()):
         shown = None if view is None else _of_view(dataset, view)

@@ -38,7 +38,7 @@ from fiftyone_ntt.references.banks import check_kept_size, keep_with_run
 from fiftyone_ntt.runs.history import Document, begin_pass, last_pass
 from fiftyone_ntt.runs.mending import check_free, check_nobody_is_at, forget_lost_labels, is_superseded, mend_runs
 from fiftyone_ntt.runs.record import RunRecord, has_statuses, register, run_of_field, status_field
-from fiftyone_ntt.runs.states import COMPLETED, close_quietly, close_run, open_run, state_of
+from fiftyone_ntt.runs.states import COMPLETED, close_quietly, close_run, open_run, sound_state
 from fiftyone_ntt.runs.workers import Origin, Work, Worker, current_origin
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def _begin(call: Call, worker: Worker, origin: Origin) -> tuple[int, int]:
     check_free(dataset, record, call.resume, overwrite)
     lost = 0 if is_there else forget_lost_labels(dataset, name)
     known = is_there and has_statuses(dataset, name) and run_of_field(dataset, name) == record.run_key
-    fresh = overwrite or not is_there or record.run_key not in records or state_of(dataset, record.run_key) is None
+    fresh = overwrite or not is_there or record.run_key not in records or sound_state(dataset, record.run_key) is None
     if fresh or not known:
         other_settings = record.run_key in records and bool(record.differences(dict(records[record.run_key])))
         begin_pass(call.targets, record, overwrite, call.what, other_settings=other_settings)
@@ -151,7 +151,7 @@ def goes_on(dataset: fo.Dataset, record: RunRecord, records: Mapping[str, Mappin
         records: key of each run that is there -> its record.
         overwrite: whether somebody asks for labels to be replaced: those of another run, or of this one's beginning.
     """
-    state, taken = state_of(dataset, record.run_key), records.get(record.run_key)
+    state, taken = sound_state(dataset, record.run_key), records.get(record.run_key)
     if taken is None or state is None or state["state"] == COMPLETED or is_superseded(dataset, record):
         return False
     if overwrite and not (state.get("overwrites") and run_of_field(dataset, record.label_field) == record.run_key):

@@ -7,7 +7,7 @@ its labels by its record (``runs/record.py``).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -16,7 +16,7 @@ from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, dataset_of, every_image, is_labelled
-from fiftyone_ntt.errors import LeaseLostError, RunCancelledError
+from fiftyone_ntt.errors import InputError, LeaseLostError, RunCancelledError
 from fiftyone_ntt.runs.record import RunRecord, has_statuses, status_field
 from fiftyone_ntt.runs.run_samples import RunSamples, joined, noted
 from fiftyone_ntt.runs.workers import DONE, Origin, live_workers, run_store
@@ -30,12 +30,36 @@ IN_A_CHUNK = 16
 _ATTEMPTS = 16
 
 State = dict[str, Any]
+_FACTS = {"state", "options", "user", "door", "error", "ended", "worked", "chunks"}
+"""What every version has noted."""
 
 
 def state_of(dataset: fo.Dataset, run_key: str) -> State | None:
-    """What is known of a run: ``state``, ``views``, ``options``, ...; ``None`` if nothing is."""
-    state: State | None = run_store(dataset).get(run_key)
+    """What is known of a run: ``state``, ``samples``, ``options``, ...; ``None`` if nothing is.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    state = run_store(dataset).get(run_key)
+    if state is not None and not _is_sound(state):
+        raise InputError(
+            f"the state of run {run_key!r} is damaged; call segment as before, which makes it anew, or take the run "
+            "back with undo_run"
+        )
     return state
+
+
+def sound_state(dataset: fo.Dataset, run_key: str) -> State | None:
+    """The same, where a damaged state is none: for what can do without."""
+    state = run_store(dataset).get(run_key)
+    return state if _is_sound(state) else None
+
+
+def _is_sound(state: Any) -> bool:
+    if not isinstance(state, Mapping) or not state.keys() >= _FACTS:
+        return False
+    has_samples = "samples" in state or isinstance(state.get("views"), list)
+    return has_samples and isinstance(state["state"], str) and isinstance(state["options"], Mapping)
 
 
 def change_state(dataset: fo.Dataset, run_key: str, change: Callable[[State], State | None]) -> State | None:
@@ -52,7 +76,7 @@ def change_state(dataset: fo.Dataset, run_key: str, change: Callable[[State], St
     store = run_store(dataset)
     for _ in range(_ATTEMPTS):
         before = store.get(run_key)
-        after = change(dict(before or {}))
+        after = change(dict(before) if isinstance(before, Mapping) else {})
         if after is None:
             return None
         done = store.set_if_absent(run_key, after) if before is None else store.compare_and_set(run_key, before, after)
@@ -87,8 +111,9 @@ def open_run(
     shared = len(live_workers(dataset, run_key)) > 1
 
     def change(state: State) -> State:
+        state = state if _is_sound(state) else {}
         samples: RunSamples | None = asked
-        if overwrites or not (fresh or not state):
+        if overwrites or not state or not fresh:
             # Of a pass that replaces labels, those that the run has been at before are not done any more.
             samples = joined(dataset, run_key, record.label_field, state, asked)
         if fresh or not state:

@@ -113,7 +113,7 @@ def test_the_bank_tells_untagged_references(scene):
     )  # fmt: skip
     save_bank(scene.dataset, "my_bank", bank)
     field = scene.dataset.get_field("ntt")
-    field.info = {"ntt": {"classes": CLASSES[::-1], "bank_hash": bank.content_hash}}
+    field.info = {"ntt": {"run_key": "ntt_found", "classes": CLASSES[::-1], "bank_hash": bank.content_hash}}
     field.save()
     results = evaluate(scene.dataset)
     assert results.notes == ("1 reference sample left out",)

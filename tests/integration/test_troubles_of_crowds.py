@@ -134,7 +134,7 @@ def test_classes_of_one_side_are_named(dataset, kind):
     dataset.mask_targets = {"truth": {1: "a", 2: "b"}, "found": {3: "a", 4: "c"}}
     dataset.save()
     field = dataset.get_field("found")
-    field.info = {"ntt_maps": {"run": {"classes": ["a", "c"]}}}
+    field.info = {"ntt_maps": {"run": {"run_key": "ntt_ntt", "classes": ["a", "c"]}}}
     field.save()
     results = ntt.evaluate(dataset, "found", "truth")
     assert results.semantic.per_class == {"a": 1.0, "c": None}
