@@ -46,7 +46,8 @@ def status_field(label_field: str) -> str:
 
 def has_statuses(dataset: fo.Dataset, label_field: str) -> bool:
     """Whether the field of statuses is there; one of its name that holds something else is a person's own."""
-    return dataset.get_field(f"{status_field(label_field)}.run_key") is not None
+    field = dataset.get_field(status_field(label_field))
+    return isinstance(field, fo.EmbeddedDocumentField) and "run_key" in field.get_field_schema()
 
 
 @dataclass(frozen=True)

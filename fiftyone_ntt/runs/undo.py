@@ -218,7 +218,7 @@ def _run_above(dataset: fo.Dataset, name: str, run_key: str, others: list[str]) 
     """
     left = {key: list(passes(dataset, key)) for key in (run_key, *others)}
     owner, over = run_of_field(dataset, name), None
-    while owner not in (None, run_key) and left.get(owner):
+    while owner is not None and owner != run_key and left.get(owner):
         over, owner = owner, _replaced(left[owner].pop())
     if owner == run_key and over is not None:
         return over

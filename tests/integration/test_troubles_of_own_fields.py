@@ -30,7 +30,13 @@ def add_labels(dataset, name):
     dataset.set_values(name, [fo.Classification(label=CHECKED) for _ in range(len(dataset))])
 
 
-KINDS = [add_text, add_document, add_labels]
+def add_text_beside_a_key(dataset, name):
+    """FiftyOne, asked for a part of a text, finds the dataset's own field of that name."""
+    add_text(dataset, name)
+    add_text(dataset, "run_key")
+
+
+KINDS = [add_text, add_document, add_labels, add_text_beside_a_key]
 
 
 @pytest.mark.parametrize("add", KINDS)
