@@ -116,7 +116,7 @@ def evaluate(
         >>> results.mask.ap50, results.presence.micro.f1  # doctest: +SKIP
         (0.61, 0.88)
     """
-    progress = check_arguments(
+    progress, score_threshold, include_references = check_arguments(
         EvaluateParams, progress, score_threshold=score_threshold, include_references=include_references
     )
     notes: list[str] = []

@@ -140,7 +140,9 @@ def to_segmentation(
     """
     if only not in ONLY:
         raise InputError(f"expected only to be one of {', '.join(ONLY)}; got {only!r}")
-    progress = check_arguments(ToSegmentationParams, progress, score_threshold=score_threshold, overwrite=overwrite)
+    progress, score_threshold, overwrite = check_arguments(
+        ToSegmentationParams, progress, score_threshold=score_threshold, overwrite=overwrite
+    )
     view = whole_images(view)
     check_detections_field(view, label_field)
     names = _class_names(dataset_of(view), label_field, classes)

@@ -209,7 +209,7 @@ def write(
         >>> print(write(dataset, "s3://bucket/fleet", "fruits", "found"))  # doctest: +SKIP
     """
     flat = whole_images(view)
-    check_arguments(
+    progress, resume, overwrite, score_threshold, include_references = check_arguments(
         SegmentParams, progress, resume=resume, overwrite=overwrite, score_threshold=score_threshold,
         include_references=include_references,
     )  # fmt: skip

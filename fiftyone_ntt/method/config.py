@@ -43,6 +43,7 @@ class ProposalConfig:
         _one_of("granularity", self.granularity, get_args(Granularity))
         _one_of("points", self.points, ("grid", "guided"))
         _one_of("grid", self.grid, ("edge", "centre"))
+        _make_plain(self)
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,7 @@ class MatchConfig(OptionSettings, ScoringSettings, PaperSettings):
     def __post_init__(self) -> None:
         for group in (PaperSettings, ScoringSettings, OptionSettings):
             group.__post_init__(self)
+        _make_plain(self)
 
     @property
     def to_the_bit(self) -> bool:
@@ -211,6 +213,16 @@ REMOVED_OPTIONS: dict[str, Any] = {"nearest": 0, "labels_per_mask": 1, "merge": 
 LATER_SETTINGS: dict[str, Any] = {"stability_exponent": 0.0}
 """Settings that came after thresholds were first kept, and the values at which they do nothing: at these, what people
 fitted before still belongs to the same settings."""
+
+
+def _make_plain(settings: ProposalConfig | MatchConfig) -> None:
+    """Makes numbers of numpy's, and whole ones such as 2.0, those of Python that a record and an index can hold."""
+    for item in fields(settings):
+        value, kind = getattr(settings, item.name), type(item.default)
+        if type(value) is not kind and not (kind is float and type(value) is int):  # 2 goes into a record as it was
+            if kind is bool and value not in (True, False):
+                raise WrongTypeError(f"expected {item.name} to be true or false, got {value!r}")
+            object.__setattr__(settings, item.name, kind(value))
 
 
 def _number(name: str, value: object) -> None:

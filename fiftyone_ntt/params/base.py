@@ -89,7 +89,7 @@ class Params:
         }
 
 
-def check_arguments(params: type[Params], progress: Progress | bool | None = None, /, **given: Any) -> Progress | None:
+def check_arguments(params: type[Params], progress: Progress | bool | None = None, /, **given: Any) -> tuple[Any, ...]:
     """Refuses arguments of a call from Python that a form or the command line would refuse, too.
 
     Args:
@@ -98,22 +98,30 @@ def check_arguments(params: type[Params], progress: Progress | bool | None = Non
         **given: name -> what the caller gave.
 
     Returns:
-        The callback; ``None`` where nobody is to be told.
+        The callback, see ``checked_progress``; then the values in their order, see ``plain_values``.
 
     Raises:
         WrongTypeError: if one is of the wrong kind.
         InputError: if one is none of the choices, or out of bounds.
     """
+    return checked_progress(progress), *plain_values(params, **given)
+
+
+def checked_progress(progress: Progress | bool | None) -> Progress | None:
+    """The callback; ``None`` where nobody is to be told. Raises WrongTypeError where it is something else."""
     if progress is not None and not isinstance(progress, bool) and not callable(progress):
         raise WrongTypeError(
             f"expected progress to be a function that takes (done, total, message), got {progress!r}; leave it out, or "
             "pass e.g. print, or False for no bar"
         )
+    return progress if callable(progress) else None
+
+
+def plain_values(params: type[Params], /, **given: Any) -> tuple[Any, ...]:
+    """What a caller gave, checked, each in its parameter's own type: a database knows no number of numpy's."""
     infos = {item.name: item for item in dataclasses.fields(params)}
     hints = typing.get_type_hints(params)
-    for name, value in given.items():
-        _info(infos[name], hints[name]).checked(value)
-    return progress if callable(progress) else None
+    return tuple(_info(infos[name], hints[name]).checked(value) for name, value in given.items())
 
 
 def _left_empty(value: Any, info: ParamInfo) -> bool:

@@ -72,6 +72,11 @@ class ParamInfo:
         return converted
 
 
+def checked_number(name: str, value: Any, kind: type, least: float | None = None) -> Any:
+    """The value of an argument that no set of parameters declares, as ``ParamInfo.checked`` has it."""
+    return ParamInfo(name, kind, False, True, None, "", "", minimum=least).checked(value)
+
+
 def _between(low: float | None, high: float | None) -> str:
     if low is not None and high is not None:
         return f"between {low:g} and {high:g}"
@@ -80,12 +85,19 @@ def _between(low: float | None, high: float | None) -> str:
 
 def _convert(value: Any, kind: type) -> Any:
     """The value as ``kind``, or ``None`` if it is something else. JSON knows one type of number and no tuples."""
+    value = _plain(value)
     if kind is tuple:
         texts = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
         return tuple(value) if texts else None
     if isinstance(value, bool) or kind in (bool, str):
         return value if type(value) is kind else None
-    if not isinstance(value, Real) or not math.isfinite(value):  # numpy's numbers are of this kind too
+    if not isinstance(value, Real) or not math.isfinite(value):
         return None
     number: Any = value
     return None if kind is int and number != int(number) else kind(number)
+
+
+def _plain(value: Any) -> Any:
+    """A single value of numpy's (a text, a number, a truth) as one of Python's own, which is all a database knows."""
+    single = callable(getattr(value, "item", None)) and getattr(value, "ndim", None) == 0
+    return value.item() if single else value

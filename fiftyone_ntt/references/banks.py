@@ -113,7 +113,9 @@ def build_memory_bank(
         >>> bank.shots  # doctest: +SKIP
         {'coin': 3}
     """
-    progress = check_arguments(BuildBankParams, progress, ask_granularity=ask_granularity, large_images=large_images)
+    progress, ask_granularity, large_images = check_arguments(
+        BuildBankParams, progress, ask_granularity=ask_granularity, large_images=large_images
+    )
     references = image_samples(references)
     if name is not None:
         check_name(name)

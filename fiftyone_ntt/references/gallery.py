@@ -30,6 +30,7 @@ from fiftyone_ntt.dataset.fields import NO_CLASS, REFERENCE_TAG, check_reference
 from fiftyone_ntt.dataset.marks import left_out_mark
 from fiftyone_ntt.errors import InputError, as_text
 from fiftyone_ntt.method.references import mask_extent
+from fiftyone_ntt.params.param_info import checked_number
 from fiftyone_ntt.params.references import MADE_FIELD
 from fiftyone_ntt.pixels.drawing import Shape, draw_shapes, hex_colour
 from fiftyone_ntt.pixels.frames import whole_pixels
@@ -190,13 +191,12 @@ def describe_references(
         coin mask the only one of its class: two or three more help
     """
     check_reference_field(view, label_field)
+    until = float("inf") if seconds is None else time.monotonic() + checked_number("seconds", seconds, float)
     try:
         references = tagged_references(image_samples(view), tag, label_field)
     except InputError:
         return ReferenceCards()
-    labels = _labels(references, label_field)
-    chosen = _fair_share(labels, most)
-    until = float("inf") if seconds is None else time.monotonic() + seconds
+    chosen = _fair_share(_labels(references, label_field), most and checked_number("most", most, int, 0))
     cards = list(_cards(references, label_field, chosen, until))
     used = _labels(examples_of(references, label_field), label_field)
     alone = {name for name, count in Counter(used.values()).items() if count == 1}

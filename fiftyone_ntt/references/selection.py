@@ -12,8 +12,8 @@ from fiftyone_ntt.dataset.fields import check_reference_field, dataset_of, every
 from fiftyone_ntt.dataset.progress import with_bar
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.models import Preset
-from fiftyone_ntt.params.base import Progress, check_arguments
-from fiftyone_ntt.params.references import BuildBankParams
+from fiftyone_ntt.params.base import Progress, checked_progress
+from fiftyone_ntt.params.param_info import checked_number
 from fiftyone_ntt.references.banks import build_memory_bank
 from fiftyone_ntt.references.tagging import use_as_references
 
@@ -117,11 +117,7 @@ def select_references(
         >>> references = ntt.select_references(dataset.take(200), 3, "ground_truth")  # doctest: +SKIP
         >>> bank = ntt.build_memory_bank(references, "ground_truth")  # doctest: +SKIP
     """
-    progress = check_arguments(BuildBankParams, progress)
-    if type(n) is not int:
-        raise WrongTypeError(f"expected how many references a class, a whole number of at least 1, got {n!r}")
-    if n < 1:
-        raise InputError(f"expected at least 1 reference a class, got {n}")
+    progress, n = checked_progress(progress), checked_number("n", n, int, 1)
     samples = image_samples(view)
     check_reference_field(samples, label_field)
     if is_map_field(samples, label_field):

@@ -91,7 +91,7 @@ def advise_references(
         >>> advice = ntt.advise_references(dataset)  # doctest: +SKIP
         >>> session.view = advice.references_view(dataset)  # doctest: +SKIP
     """
-    progress = check_arguments(AdviceParams, progress, suggest=suggest)
+    progress, suggest = check_arguments(AdviceParams, progress, suggest=suggest)
     samples = image_samples(view)
     memory_bank = _bank(samples, bank, label_field, preset, device, progress)
     vectors, advice = memory_bank.project(memory_bank.vectors), Advice([], {}, reviewed_field=reviewed)

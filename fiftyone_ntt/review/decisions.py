@@ -34,6 +34,8 @@ from fiftyone_ntt.dataset.fields import (
 )
 from fiftyone_ntt.dataset.storage import edit_label_tags, store
 from fiftyone_ntt.errors import InputError, as_text, counted, empty_list
+from fiftyone_ntt.params.base import plain_values
+from fiftyone_ntt.params.review import DecisionParams
 from fiftyone_ntt.review.guard import note_decision
 from fiftyone_ntt.review.label_rows import decision_of
 from fiftyone_ntt.review.label_table import catch_up, note_tags, table_of
@@ -77,8 +79,8 @@ def accept_labels(
         Number of labels whose decision changed.
 
     Raises:
-        InputError: if there is no such field, an id is none, or ``classes`` is empty.
-        WrongTypeError: if the field holds no detections.
+        InputError: if there is no such field, an id is none, ``classes`` is empty, or a score is not between 0 and 1.
+        WrongTypeError: if the field holds no detections, or a score is no number.
 
     Example:
         >>> import fiftyone_ntt as ntt
@@ -146,14 +148,18 @@ class _Choice:
     def __post_init__(self) -> None:
         if self.label_ids is not None:  # an iterator is used up by the first look
             object.__setattr__(self, "label_ids", list(self.label_ids))
+        if isinstance(self.classes, str):
+            object.__setattr__(self, "classes", (self.classes,))
+        given = {name: getattr(self, name) for name in ("classes", "above", "below", "undecided")}
+        for name, value in zip(given, plain_values(DecisionParams, **given), strict=True):
+            object.__setattr__(self, name, value)
         if self.classes is not None and not len(self.classes):
             raise InputError(empty_list("classes"))
 
     def condition(self, samples: SampleCollection, label_field: str) -> Any:
         parts, confidence = [], F("confidence")
         if self.classes is not None:
-            names = [self.classes] if isinstance(self.classes, str) else list(self.classes)
-            parts.append(F("label").is_in(names))
+            parts.append(F("label").is_in(list(self.classes)))
         if self.above is not None:
             parts.append(confidence.is_number() & (confidence > self.above))
         if self.below is not None:  # the database takes what is absent for less than any number

@@ -156,7 +156,7 @@ def export_labels(
     for name, value, allowed in (("format", format, FORMATS), ("only", only, ONLY), ("masks", masks, MASKS)):
         if value not in allowed:
             raise InputError(f"expected {name} to be one of {', '.join(allowed)}; got {value!r}")
-    progress = check_arguments(
+    progress, score_threshold, export_media, overwrite = check_arguments(
         ExportParams, progress, score_threshold=score_threshold, export_media=export_media, overwrite=overwrite
     )
     view = whole_images(view)

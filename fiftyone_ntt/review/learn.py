@@ -185,7 +185,9 @@ def learn(
         >>> report = ntt.learn(dataset, "ntt")  # doctest: +SKIP
         >>> report = ntt.learn(dataset, "ntt", apply=True, bank_name="learned")  # doctest: +SKIP
     """
-    progress = check_arguments(LearnParams, progress, method=method, apply=apply, threshold=threshold)
+    progress, method, apply, threshold = check_arguments(
+        LearnParams, progress, method=method, apply=apply, threshold=threshold
+    )
     started = time.perf_counter()
     reviewed = whole_images(view)
     review = ReviewedRun.of(reviewed, label_field, index_dir, preset)

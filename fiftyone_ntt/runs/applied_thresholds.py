@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 import fiftyone as fo
@@ -190,7 +191,7 @@ def _fitted(word: str, dataset: fo.Dataset, bank: MemoryBank, config: MatchConfi
 
 
 def _checked(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):  # numpy's numbers are of this kind too
         raise WrongTypeError(f"expected the threshold of {name!r} to be a number, got {value!r}")
     if not 0 <= value <= 1:
         raise InputError(f"expected the threshold of {name!r} between 0 and 1, got {value!r}")

@@ -16,8 +16,8 @@ from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.starting_threshold import starting_thresholds
 from fiftyone_ntt.models import Preset
-from fiftyone_ntt.params.base import Progress, StageOneSettings, check_arguments, stage_one_of
-from fiftyone_ntt.params.labelling import LowerThresholdParams, ResumeParams, SegmentParams
+from fiftyone_ntt.params.base import Progress, StageOneSettings, checked_progress, stage_one_of
+from fiftyone_ntt.params.labelling import LowerThresholdParams, SegmentParams
 from fiftyone_ntt.references.banks import bank_of_run
 from fiftyone_ntt.references.tagged_bank import BankPlan
 from fiftyone_ntt.runs.applied_thresholds import STARTING, check_mode, named
@@ -100,7 +100,7 @@ def resume_run(
         >>> import fiftyone_ntt as ntt
         >>> ntt.resume_run(dataset, "ntt_ntt")  # doctest: +SKIP
     """
-    progress = check_arguments(ResumeParams, progress)
+    progress = checked_progress(progress)
     record = record_of_run(dataset, run_key)
     state, name = state_of(dataset, run_key), record["label_field"]
     if state is None or targets_of(dataset, run_key, name, state) is None:
@@ -143,7 +143,7 @@ def lower_threshold(
         >>> import fiftyone_ntt as ntt
         >>> ntt.lower_threshold(dataset, "ntt_ntt", 0.1)  # doctest: +SKIP
     """
-    progress = check_arguments(LowerThresholdParams, progress)
+    progress = checked_progress(progress)
     params = LowerThresholdParams(run_key, score_threshold)
     run = StoredRun.load(dataset, run_key)
     state, writer = state_of(dataset, run_key), run_of_field(dataset, run.label_field)

@@ -110,7 +110,7 @@ def index(
     """
     started = time.perf_counter()
     view = whole_images(view)
-    progress = check_arguments(IndexParams, progress, size_limit_gb=size_limit_gb)
+    progress, size_limit_gb = check_arguments(IndexParams, progress, size_limit_gb=size_limit_gb)
     asked = stage_one_of(stage_one, stage_one_fields)
     if not asked.use_index:
         raise InputError(

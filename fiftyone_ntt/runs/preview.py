@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -158,8 +159,8 @@ def preview(
         >>> for image in ntt.preview(dataset, "ntt_bank", images=2, device="cuda"):  # doctest: +SKIP
         ...     print(image)
     """
-    within = min(max(images, 1), 20) if isinstance(images, int) else images  # a form has its own bounds
-    progress = check_arguments(
+    within = min(max(images, 1), 20) if isinstance(images, Integral) else images  # a form has its own bounds
+    progress, _, score_threshold, include_references = check_arguments(
         PreviewParams, progress, images=within, score_threshold=score_threshold, include_references=include_references
     )
     check_mode(mode, thresholds)

@@ -230,7 +230,7 @@ def segment(
     flat = whole_images(view)
     if not isinstance(label_field, str):
         raise WrongTypeError(f"expected label_field to be the name of a field, got {label_field!r}")
-    progress = check_arguments(
+    progress, resume, overwrite, score_threshold, include_references = check_arguments(
         SegmentParams, progress, resume=resume, overwrite=overwrite, score_threshold=score_threshold,
         include_references=include_references,
     )  # fmt: skip

@@ -19,7 +19,7 @@ from fiftyone_ntt.dataset.schema import declare_labels, declare_status
 from fiftyone_ntt.dataset.shown_masks import files_shown
 from fiftyone_ntt.dataset.storage import masks_folder, patiently, remove_masks
 from fiftyone_ntt.errors import InputError, NttError, counted
-from fiftyone_ntt.params.base import check_arguments
+from fiftyone_ntt.params.base import plain_values
 from fiftyone_ntt.params.labelling import UndoParams
 from fiftyone_ntt.references.banks import bank_of_run, bank_summaries, list_banks, save_bank
 from fiftyone_ntt.runs.history import Document, Pass, last_pass, passes
@@ -61,7 +61,7 @@ def undo_run(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> 
         >>> import fiftyone_ntt as ntt
         >>> removed = ntt.undo_run(dataset, "ntt_ntt")  # doctest: +SKIP
     """
-    check_arguments(UndoParams, keep_edited=keep_edited)
+    (keep_edited,) = plain_values(UndoParams, keep_edited=keep_edited)
     name, undoing = patiently(_check, dataset, run_key), f"undo of {run_key}"  # no run has a name like that
     worker = patiently(Worker, dataset, undoing, Origin())
     try:
