@@ -26,7 +26,6 @@ from fiftyone_ntt.dataset.fields import (
     NO_IMAGES,
     REJECTED_TAG,
     check_detections_field,
-    check_name,
     count_classes,
     dataset_of,
     has_masks,
@@ -50,7 +49,13 @@ from fiftyone_ntt.evaluation.coco import (
     Scores,
     encode_box,
 )
-from fiftyone_ntt.evaluation.fiftyone_matches import UNCOUNTED_NOTE, Matching, keep_results, write_matches
+from fiftyone_ntt.evaluation.fiftyone_matches import (
+    UNCOUNTED_NOTE,
+    Matching,
+    check_eval_key,
+    keep_results,
+    write_matches,
+)
 from fiftyone_ntt.evaluation.found import PresenceCounter, PresenceScores
 from fiftyone_ntt.evaluation.left_out import SeenImages, class_notes
 from fiftyone_ntt.evaluation.map_documents import targets_of
@@ -108,7 +113,7 @@ def evaluate(
         progress: called with (done, total, message); ``None`` shows a bar where somebody looks, ``False`` none.
 
     Raises:
-        InputError: if a field is missing or there is nothing to score.
+        InputError: if a field is missing, there is nothing to score, or something else is kept under ``eval_key``.
         WrongTypeError: if a field holds something other than detections.
 
     Example:
@@ -121,6 +126,8 @@ def evaluate(
     )
     notes: list[str] = []
     samples, names = to_score(view, label_field, gt_field, eval_key, classes, include_references, notes)
+    if eval_key is not None:
+        check_eval_key(samples, eval_key, (label_field, gt_field), read=True)
     if not include_references:
         samples = SeenImages.of(samples, label_field, gt_field).without_copies(samples, notes)
     maps = [name for name in (label_field, gt_field) if is_map_field(samples, name)]
@@ -168,7 +175,7 @@ def to_score(
     if label_field == gt_field:
         raise InputError(f"expected two different fields to compare, got {label_field!r} twice")
     if eval_key is not None:
-        check_name(eval_key)
+        check_eval_key(view, eval_key, (label_field, gt_field))
     if not include_references:
         view = SeenImages.of(view, label_field, gt_field).without(view, notes)
     if any(provenance_of(view, label_field).get("thresholds") or ()):

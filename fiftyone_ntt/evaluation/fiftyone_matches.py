@@ -13,9 +13,18 @@ import fiftyone.operators as foo
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import REJECTED_TAG, dataset_of, is_tagged, with_labels
-from fiftyone_ntt.dataset.labels import scores_above
+from fiftyone_ntt.dataset.fields import (
+    REJECTED_TAG,
+    check_name,
+    dataset_of,
+    is_map_field,
+    is_tagged,
+    label_path,
+    with_labels,
+)
+from fiftyone_ntt.dataset.labels import ATTRIBUTES, OF_REFERENCES, scores_above
 from fiftyone_ntt.dataset.storage import database_collection, in_parts, store
+from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.evaluation.summary import EvaluationResults
 
 METRIC_URI = "@fiftyone-ntt/ntt/metric_"
@@ -26,6 +35,11 @@ UNCOUNTED_NOTE = (
     "in FiftyOne's matches ({key}) labels on the {objects} neither way are marked 'tp' or 'fp', and one of "
     "these with nothing on it 'fn'; the scores here leave all of that out"
 )
+_TAKEN = (
+    "expected an eval_key under which nothing else is kept, got {key!r}: an evaluation would replace {place}; choose "
+    "another key"
+)
+_COUNTS = ("_tp", "_fp", "_fn")
 _STORE, _LAST = "ntt_evaluation", "last"
 _UNCOUNTED = "ntt_uncounted"
 
@@ -51,6 +65,35 @@ class Matching:
     use_masks: bool
     unusable: Sequence[Any] = ()
     uncounted: Sequence[Any] | None = None
+
+
+def check_eval_key(view: SampleCollection, eval_key: str, fields: Sequence[str], *, read: bool = False) -> None:
+    """Raises InputError where something else stands in a place that an evaluation of this key would write to.
+
+    Args:
+        view: the samples to evaluate.
+        eval_key: key of the evaluation; what an evaluation of this key wrote before may be replaced.
+        fields: those of the predictions and of the ground truth.
+        read: also look for attributes that are not declared, which takes a look at all labels.
+    """
+    check_name(eval_key)
+    dataset, own = dataset_of(view), set[str]()
+    if dataset.has_evaluation(eval_key):
+        config = dataset.get_evaluation_info(eval_key).config
+        own = {getattr(config, name, None) for name in ("pred_field", "gt_field")}
+    of_label = [f"{eval_key}{end}" for end in ("", "_id", "_iou")]
+    for name in of_label:
+        if hasattr(fo.Detection, name) or name in {**ATTRIBUTES, **OF_REFERENCES, _UNCOUNTED: None}:
+            raise InputError(_TAKEN.format(key=eval_key, place=f"the attribute {name!r} of every label"))
+    ends = ("_accuracy", "_precision", "_recall") if any(is_map_field(view, name) for name in fields) else _COUNTS
+    paths = [f"{eval_key}{end}" for end in ends if not own]
+    for field in set(fields) - own:
+        if not is_map_field(view, field):
+            paths += [label_path(dataset, field, name) for name in of_label]
+    samples = database_collection(dataset)
+    for path in paths:
+        if dataset.has_field(path) or (read and samples.find_one({path: {"$exists": True}}, {"_id": 1})):
+            raise InputError(_TAKEN.format(key=eval_key, place=repr(path)))
 
 
 def write_matches(view: SampleCollection, matching: Matching, eval_key: str, results: EvaluationResults) -> None:
