@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fiftyone.operators import types
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from fiftyone_ntt.review.ranking import Grid
     from fiftyone_ntt.review.thresholds import Thresholds
 
-ALL = "All classes"
 NOTHING_YET = "**Nothing to review yet.**\n\nLabel your images first: go to the tab **Runs**."
 NO_LABELS = "**No labels.**\n\nThe run has found nothing so far. Once it has, its labels appear here."
 SELECT_FIRST = "Select labels first: open an image and click them there, or show patches in the grid and tick those."
@@ -87,7 +87,15 @@ def undecided(ctx: Any, labels: LabelTable, shown: Grid) -> dict[str, int | None
 def chosen(ctx: Any) -> str | None:
     """The chosen class, ``None`` for all."""
     name = ctx.panel.state.review_class
-    return None if name in (None, ALL) else str(name)
+    return None if name is None else str(name)
+
+
+def all_of(classes: Sequence[str]) -> str:
+    """What stands for all classes in a list: the name of none of them, whatever strangers call a class."""
+    word = "All classes"
+    while word in classes:
+        word = f"({word})"
+    return word
 
 
 def threshold(ctx: Any) -> float:
@@ -142,7 +150,7 @@ def show_counts(ctx: Any, labels: LabelTable, shown: Grid) -> None:
     classes = scores_of(labels, threshold(ctx))
     state.review_classes = [scores.name for scores in classes]
     rows = [{"class": scores.name, **{key: getattr(scores, key) for key in _COLUMNS}} for scores in classes]
-    total = {"class": ALL, **{key: sum(row[key] for row in rows) for key in _COLUMNS}}
+    total = {"class": all_of(state.review_classes), **{key: sum(row[key] for row in rows) for key in _COLUMNS}}
     state.review_undecided = undecided(ctx, labels, shown)
     run = written_above(ctx.dataset, state.review_field)
     state.review_lowest = 0.0 if run is None else run.lowest(name)
@@ -154,7 +162,7 @@ def show_counts(ctx: Any, labels: LabelTable, shown: Grid) -> None:
     # The App keeps what is in a row of controls under the row's name.
     shown_labels = state.review_shown or ABOVE
     state.review_choices = {
-        "review_class": name or ALL,
+        "review_class": all_of(state.review_classes) if name is None else name,
         "review_field": state.review_field,
         "review_shown": shown_labels,
     }
@@ -225,7 +233,7 @@ def render_choices(tab: Tab, ctx: Any, panel: types.Object, fields: list[str]) -
     row = panel.h_stack("review_choices", componentsProps=_WRAPPED, gap=2, align_y="center")
     if len(fields) > 1:
         row.enum("review_field", fields, view=choice(fields), label="Labels", on_change=tab.on("field"))
-    names = [ALL, *ctx.panel.state.review_classes]
+    names = [all_of(ctx.panel.state.review_classes), *ctx.panel.state.review_classes]
     row.enum("review_class", names, view=choice(names), label="Class", on_change=tab.on("class"))
     row.enum("review_shown", list(SHOWN), view=choice(SHOWN), label="Show", on_change=tab.on("shown"))
     tab.add_buttons(row, [("refresh", "Refresh", "refresh", None)])

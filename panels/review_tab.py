@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -76,12 +76,12 @@ class ReviewTab(Tab):
         fields, state = labelled_fields(ctx.dataset), ctx.panel.state
         if state.review_field not in fields:
             state.review_field = fields[-1] if fields else None
-            state.review_threshold, state.review_class, state.review_shown = None, parts.ALL, parts.ABOVE
+            state.review_threshold, state.review_class, state.review_shown = None, None, parts.ABOVE
         if state.review_field:
             _follow(ctx)
             if _class_is_gone(state):
                 shows_it = state.review_filtered and not is_generated(ctx.view)
-                (_show_chosen if shows_it else _note_and_count)(ctx, review_class=parts.ALL)
+                (_show_chosen if shows_it else _note_and_count)(ctx, review_class=None)
             if state.review_new and state.review_classes and not state.review_reading:
                 state.review_new = False
                 _show_chosen(ctx)
@@ -91,7 +91,7 @@ class ReviewTab(Tab):
         """The panel goes on here after a run: only its labels above the suggested threshold are in sight."""
         state = ctx.panel.state
         go_to(ctx, self.KEY)
-        state.review_field, state.review_class = label_field, parts.ALL
+        state.review_field, state.review_class = label_field, None
         state.review_threshold, state.review_shown, state.review_new = None, parts.ABOVE, True
         tick(ctx, label_field)
         self.load(ctx)
@@ -125,12 +125,12 @@ class ReviewTab(Tab):
         _show_all(ctx)
         state = ctx.panel.state
         state.review_field = ctx.params.get("value")
-        state.review_threshold, state.review_class, state.review_shown = None, parts.ALL, parts.ABOVE
+        state.review_threshold, state.review_class, state.review_shown = None, None, parts.ABOVE
         self.load(ctx)
 
     def _choose_class(self, ctx: Any, name: Any) -> None:
         classes = ctx.panel.state.review_classes or []
-        _show_chosen(ctx, review_class=name if name in classes else parts.ALL)
+        _show_chosen(ctx, review_class=name if name in classes else None)
 
     def _choose_shown(self, ctx: Any) -> None:
         """Labels above the threshold, or those with a decision."""
@@ -139,8 +139,7 @@ class ReviewTab(Tab):
 
     def _click_class(self, ctx: Any) -> None:
         """The row of a class is clicked: the grid shows that class."""
-        names = [parts.ALL, *(ctx.panel.state.review_classes or [])]
-        self._choose_class(ctx, _clicked(ctx, names) or parts.ALL)
+        self._choose_class(ctx, _clicked(ctx, [None, *(ctx.panel.state.review_classes or [])]))
 
     def _show_without(self, ctx: Any) -> None:
         """The row of a class is clicked in the table of images: the grid shows those without that class."""
@@ -310,7 +309,7 @@ def _show_chosen(ctx: Any, **changes: Any) -> None:
     grid.show()
     name = changes.get("review_class", state.review_class)
     tags = parts.SHOWN[changes.get("review_shown", state.review_shown) or parts.ABOVE]
-    values = {} if name in (None, parts.ALL) else {"label": [name]}
+    values = {} if name is None else {"label": [name]}
     if tags:
         grid.filter(values={**values, "tags": tags})
     else:
@@ -330,7 +329,7 @@ def _note_and_count(ctx: Any, **changes: Any) -> None:
 
 def _class_is_gone(state: Any) -> bool:
     """Whether no label is left of the chosen class, as far as the labels have been read."""
-    if state.review_reading or not state.review_classes or state.review_class in (None, parts.ALL):
+    if state.review_reading or not state.review_classes or state.review_class is None:
         return False
     return state.review_class not in state.review_classes
 
@@ -359,7 +358,7 @@ def _show_changed(ctx: Any) -> None:
         _send(ctx, grid)
 
 
-def _clicked(ctx: Any, names: list[str]) -> str | None:
+def _clicked(ctx: Any, names: Sequence[str | None]) -> str | None:
     """The name in the row that was clicked."""
     row = ctx.params.get("row")
     return names[row] if isinstance(row, int) and 0 <= row < len(names) else None

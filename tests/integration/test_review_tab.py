@@ -224,7 +224,7 @@ def test_after_another_run_the_review_begins_anew(review):
     review.send("on_review_class", value="dog").send("on_review_threshold", value=0.95).send("on_review_refresh")
     ReviewTab(registered_panel()).open_on(review.context, "ntt")
     state = review.context.panel.state
-    assert state.review_threshold == suggested and state.review_class == "All classes"
+    assert state.review_threshold == suggested and state.review_class is None
 
 
 def test_bringing_labels_back_is_followed_as_a_run_is(review):
@@ -241,3 +241,25 @@ def test_a_class_that_is_gone_is_not_chosen_any_more(review):
     review.send("on_review_refresh")
     assert review.state["review_choices"]["review_class"] == "All classes"
     assert {name for name, _ in scores(review)} == {"cat"}
+
+
+@pytest.mark.parametrize("names", [["All classes"], ["All classes", "(All classes)"]], ids=["one", "two"])
+def test_a_class_called_all_classes_is_one_class(review, names):
+    """It was taken for all of them: "Accept all" accepted the labels of every class."""
+    labels = [one for sample in review.dataset for one in sample.ntt.detections]
+    for name, one in zip(names, [one for one in labels if one.label == "dog"] + labels, strict=False):
+        review.dataset.set_label_values("ntt.detections.label", {one.id: name})
+    table_of(review.dataset, "ntt").refreshed()
+    review.send("on_review_refresh")
+    total, *classes = [row["class"] for row in review.data["review_rows"]]
+    assert set(classes) >= set(names) and total not in classes
+    for name in names:
+        review.send("on_review_row", row=1 + classes.index(name)).send("on_review_threshold", value=0.0)
+        assert {label_name for label_name, _ in scores(review)} == {name}
+        assert review.state["review_choices"]["review_class"] == name
+        assert review.send("on_review_accept_above").prompts[-1]["params"]["classes"] == [name]
+    for event in ({"name": "on_review_class", "value": total}, {"name": "on_review_row", "row": 0}):
+        review.send("on_review_class", value=names[0]).send(event.pop("name"), **event)
+        assert {label_name for label_name, _ in scores(review)} == set(classes)
+        assert review.state["review_choices"]["review_class"] == total
+        assert "classes" not in review.send("on_review_accept_above").prompts[-1]["params"]
