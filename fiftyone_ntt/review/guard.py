@@ -4,6 +4,7 @@ The editor gets a sample's labels from the view and saves them as the whole list
 changed by its place in that list. So where a stage of the view hides labels, hidden ones vanish, and a change may hit
 another label than the one in sight. A hidden label cannot be deleted or edited on purpose: each one is kept when its
 sample is opened, and is put back once that is closed. A label that was in sight and is gone was deleted by a person.
+Who clears the field meanwhile leaves no list at all, which the editor never does: nothing is put back then.
 Nobody says when a browser is closed: what is kept longer than a day is forgotten, and what was deleted since stays so.
 
 Filters of the App's sidebar hide nothing from the editor. But its labels are as old as the page: one that was accepted
@@ -203,6 +204,8 @@ def _restore(dataset: fo.Dataset, sample_id: str, field: str, facts: dict[str, A
     document = _document(dataset, sample_id, field)
     now = _by_key(_labels(document, facts["root"]))
     if not document or _was_labelled_again(document, field, facts, now):
+        return 0
+    if document.get(field) is None:  # cleared on purpose: the editor always leaves a list
         return 0
     kept = bson.decode(facts["hidden"])
     keys = kept.get("keys") or list(_by_key(kept["labels"]))  # an earlier version kept no keys

@@ -10,6 +10,7 @@ from fiftyone.server.routes.sample import _handle_top_level_patch, save_sample
 from support.app import PanelSession, context, operator
 
 import fiftyone_ntt as ntt
+from fiftyone_ntt.dataset.storage import database_collection
 from fiftyone_ntt.review import guard
 from fiftyone_ntt.review.decisions import undo_last_decision
 from fiftyone_ntt.review.label_table import table_of
@@ -234,3 +235,26 @@ def test_a_decision_taken_back_on_purpose_stays_away(panel, on_purpose):
     patches = [untag(1), untag(3)] if on_purpose == "FiftyOne's menu" else [rename(0)]
     open_and_edit(panel, *patches)
     assert not any(one.tags for one in by_score(panel.dataset).values())
+
+
+CLEARED = {
+    "field": lambda dataset, field: dataset.clear_sample_field(field),
+    "view": lambda dataset, field: dataset.limit(1).clear_sample_field(field),
+    "none": lambda dataset, field: dataset.set_values(field, [None]),
+    "missing": lambda dataset, field: database_collection(dataset).update_one({}, {"$unset": {field: 1}}),
+    "deleted": lambda dataset, field: dataset.delete_sample_field(field),
+}
+
+
+@pytest.mark.parametrize("clear", CLEARED.values(), ids=CLEARED)
+@pytest.mark.parametrize("field", ["ntt", "truth"])
+def test_what_is_cleared_on_purpose_stays_away(panel, clear, field):
+    """In a notebook, while the image is open under a view that hides some of its labels."""
+    ntt.accept_labels(panel.dataset.limit(1), "ntt", above=0.8)
+    panel.view = strong(panel.dataset).filter_labels("truth", F("label") == "b", only_matches=False)
+    panel.opened = panel.dataset.first().id
+    panel.send("on_change_current_sample", value=panel.opened)
+    clear(panel.dataset, field)
+    panel.opened = None
+    panel.send("on_change_current_sample", value=None)
+    assert (database_collection(panel.dataset).find_one() or {}).get(field) is None and not panel.messages
