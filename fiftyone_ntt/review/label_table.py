@@ -1,7 +1,5 @@
 """The table behind counts, histograms and rankings: a few numbers of every label of a field, kept in memory.
 
-Counts and histograms of a field's labels, quick enough for every click: from a small table in memory.
-
 A question to the database reads every document, masks and all. So what review asks of a label (class, scores, decision)
 is read once, in a thread, into rows of a few bytes, and brought up to date by what has changed since.
 """
@@ -13,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import fiftyone as fo
@@ -212,7 +210,11 @@ class LabelTable:
         The index on dates answers how many samples have which; no document is looked at where none has changed. Dates
         of the last minutes are compared one by one, so a change is seen as one sample more of some date.
         """
-        since = {} if self._latest is None else {"last_modified_at": {"$gt": self._latest - _LATE}}
+        latest, since = self._latest, dict[str, Any]()
+        if latest is not None:  # it may be of a clock that ran ahead
+            now = datetime.now(timezone.utc)
+            now = now if latest.tzinfo else now.replace(tzinfo=None)
+            since = {"last_modified_at": {"$gt": min(latest, now) - _LATE}}
         counts: list[dict[str, Any]] = [
             {"$match": since},
             {"$group": {"_id": "$last_modified_at", "samples": {"$sum": 1}}},

@@ -1,12 +1,15 @@
 """Counts, histograms and thresholds of a field's labels: the table in memory against a loop over samples."""
 
 from collections import Counter
+from datetime import datetime, timedelta, timezone
 
 import fiftyone as fo
 import numpy as np
 import pytest
+from bson import ObjectId
 
 import fiftyone_ntt as ntt
+from fiftyone_ntt.dataset.storage import database_collection
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.review.label_table import BINS, suggest_threshold, summarise_scores, table_of
 
@@ -72,6 +75,22 @@ def test_counts_follow_every_change(scored):
     check(scored)
     scored.clear_sample_field("ntt")
     assert summarise_scores(scored) == []
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=10), timedelta(days=400)], ids=str)
+@pytest.mark.parametrize("zone", [None, "Asia/Tokyo"])
+def test_a_clock_that_ran_ahead_hides_no_change(scored, monkeypatch, ahead, zone):
+    """FiftyOne stamps what it writes with the clock of its machine; only later stamps were looked at."""
+    monkeypatch.setattr(fo.config, "timezone", zone)
+    check(scored)
+    stamp = {"$set": {"last_modified_at": datetime.now(timezone.utc) + ahead}}
+    database_collection(scored).update_one({"_id": ObjectId(scored.skip(2).first().id)}, stamp)
+    check(scored)
+    scored.skip(4).limit(6).tag_labels("ntt:rejected", label_fields="ntt")
+    check(scored)
+    scored.delete_labels(tags="ntt:rejected", fields="ntt")
+    scored.skip(20).limit(3).tag_labels("ntt:accepted", label_fields="ntt")
+    check(scored)
 
 
 def test_our_own_decisions_need_no_second_reading(scored, monkeypatch):
