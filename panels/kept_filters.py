@@ -122,7 +122,7 @@ def _kept(ctx: Any) -> _Kept | None:
 def _gist(filters: Mapping[str, Any] | None) -> str:
     """Tells filters apart by what they let through; the App adds to the rest, and writes 1.0 as 1."""
     entries = (filters or {}).items()
-    gist = {path: [_as_sent(entry.get(key)) for key in ("range", "values")] for path, entry in entries}
+    gist = {path: [_as_sent((entry or {}).get(key)) for key in ("range", "values")] for path, entry in entries}
     return json.dumps(gist, sort_keys=True)
 
 

@@ -100,7 +100,13 @@ def view_of(dataset: str, tag: str | None, saved_view: str | None) -> SampleColl
         if not view.has_saved_view(saved_view):
             there = ", ".join(view.list_saved_views()) or "none"
             raise InputError(f"dataset {dataset!r} has no saved view {saved_view!r}; there is: {there}")
-        view = view.load_saved_view(saved_view)
+        try:
+            view = view.load_saved_view(saved_view)
+        except Exception as error:  # whatever FiftyOne raises where a field is gone that the view asks for
+            raise InputError(
+                f"saved view {saved_view!r} of dataset {dataset!r} can no longer be loaded ({error}); save it again, "
+                "or leave it out"
+            ) from error
     return view if tag is None else view.match_tags(tag)
 
 

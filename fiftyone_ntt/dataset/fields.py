@@ -9,11 +9,12 @@ from copy import copy
 from typing import Any
 
 import fiftyone as fo
-from bson import ObjectId, json_util
+from bson import json_util
 from fiftyone import ViewExpression
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
+from fiftyone_ntt.dataset.given import checked_collection
 from fiftyone_ntt.errors import InputError, WrongTypeError, counted
 from fiftyone_ntt.pixels.images import is_plain_file
 
@@ -41,13 +42,13 @@ _SCENES = {fo.core.media.THREE_D: "3D scenes", fo.core.media.POINT_CLOUD: "point
 
 def dataset_of(collection: SampleCollection) -> fo.Dataset:
     """The dataset that a collection's samples belong to; of patches or frames, the one that FiftyOne made for them."""
-    dataset: fo.Dataset = collection._dataset
+    dataset: fo.Dataset = checked_collection(collection)._dataset
     return dataset
 
 
 def root_dataset_of(collection: SampleCollection) -> fo.Dataset:
     """The dataset that a collection was made from, also where it shows patches or frames of it."""
-    dataset: fo.Dataset = collection._root_dataset
+    dataset: fo.Dataset = checked_collection(collection)._root_dataset
     return dataset
 
 
@@ -63,6 +64,7 @@ def is_patches(collection: SampleCollection) -> bool:
 
 def with_all_fields(collection: SampleCollection) -> SampleCollection:
     """The same samples and labels with every field of their dataset: what a view does not show is not gone."""
+    checked_collection(collection)
     hiding = (fo.SelectFields, fo.ExcludeFields)
     if isinstance(collection, fo.Dataset) or not any(isinstance(stage, hiding) for stage in collection._stages):
         return collection
@@ -169,15 +171,6 @@ def steady(samples: SampleCollection, label_field: str) -> SampleCollection:
     if not any(asked.search(json_util.dumps(stage._serialize())) for stage in stages):
         return samples
     return every_image(dataset_of(samples)).select(samples.values("id"), ordered=True)
-
-
-def checked_ids(ids: Iterable[object], what: str) -> list[str]:
-    """Ids as FiftyOne takes them; raises InputError where one is none. ``what`` they are of is for the error."""
-    texts = [ids] if isinstance(ids, str) else [str(one) for one in ids]
-    for text in texts:
-        if not ObjectId.is_valid(text):
-            raise InputError(f"expected ids of {what}, 24 hexadecimal digits each, got {text[:60]!r}; see its field id")
-    return texts
 
 
 def sound_lists(collection: SampleCollection, field_name: str) -> SampleCollection:
@@ -299,6 +292,8 @@ def is_map_field(collection: SampleCollection, field_name: str) -> bool:
 
 def _field(collection: SampleCollection, name: str) -> fo.Field | None:
     """A field of the dataset, whether or not a view shows it."""
+    if name is not None and not isinstance(name, str):
+        raise WrongTypeError(f"expected the name of a field, got {name!r} ({type(name).__name__})")
     return dataset_of(collection).get_field(name) if name else None
 
 
@@ -322,7 +317,10 @@ def field_names(label_field: str | Sequence[str]) -> list[str]:
 
     Raises:
         InputError: if there is none, or one comes twice.
+        WrongTypeError: if it is neither.
     """
+    if not isinstance(label_field, Iterable):
+        raise WrongTypeError(f"expected the name of a field, or a list of distinct names, got {label_field!r}")
     names = [label_field] if isinstance(label_field, str) else list(label_field)
     if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         raise InputError(f"expected the name of a field, or a list of distinct names, got {label_field!r}")

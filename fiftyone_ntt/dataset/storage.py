@@ -29,6 +29,7 @@ from pymongo.collection import Collection
 from pymongo.errors import ConnectionFailure
 
 from fiftyone_ntt.dataset.fields import check_name, dataset_of, every_image, is_generated
+from fiftyone_ntt.dataset.given import checked_dataset
 from fiftyone_ntt.errors import DatabaseGoneError, InputError
 from fiftyone_ntt.pixels.drawing import encode_png
 from fiftyone_ntt.pixels.files import write_file
@@ -91,7 +92,7 @@ def _patience() -> float:
 
 def dataset_id(dataset: fo.Dataset) -> ObjectId:
     """What identifies a dataset for good: its name can change, and go to another."""
-    identity: ObjectId = dataset._doc.id
+    identity: ObjectId = checked_dataset(dataset)._doc.id
     return identity
 
 

@@ -34,6 +34,7 @@ from fiftyone_ntt.dataset.fields import (
     with_sizes,
 )
 from fiftyone_ntt.dataset.geometry import FAR_OUTSIDE, place_mask
+from fiftyone_ntt.dataset.given import class_list
 from fiftyone_ntt.dataset.marks import attribute_of, is_crowd, is_ignored
 from fiftyone_ntt.dataset.parts import raw_samples
 from fiftyone_ntt.dataset.progress import with_bar
@@ -124,7 +125,7 @@ def evaluate(
     progress, score_threshold, include_references = check_arguments(
         EvaluateParams, progress, score_threshold=score_threshold, include_references=include_references
     )
-    notes: list[str] = []
+    notes, classes = list[str](), class_list(classes)
     samples, names = to_score(view, label_field, gt_field, eval_key, classes, include_references, notes)
     if eval_key is not None:
         check_eval_key(samples, eval_key, (label_field, gt_field), read=True)

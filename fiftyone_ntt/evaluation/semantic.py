@@ -22,6 +22,7 @@ from fiftyone_ntt.dataset.fields import (
     whole_images,
     with_sizes,
 )
+from fiftyone_ntt.dataset.given import class_list
 from fiftyone_ntt.dataset.labels import is_from_run, is_right
 from fiftyone_ntt.dataset.marks import left_out_mark
 from fiftyone_ntt.dataset.parts import part_of, selections
@@ -145,7 +146,7 @@ def to_segmentation(
     )
     view = whole_images(view)
     check_detections_field(view, label_field)
-    names = _class_names(dataset_of(view), label_field, classes)
+    names = _class_names(dataset_of(view), label_field, class_list(classes))
     _check_out_field(view, out_field, names, overwrite)
     report = MapsReport(label_field, out_field, tuple(names))
     samples = with_sizes(view, report.notes)

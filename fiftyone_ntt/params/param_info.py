@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -87,8 +88,9 @@ def _convert(value: Any, kind: type) -> Any:
     """The value as ``kind``, or ``None`` if it is something else. JSON knows one type of number and no tuples."""
     value = _plain(value)
     if kind is tuple:
-        texts = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
-        return tuple(value) if texts else None
+        is_list = isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+        items = tuple(value) if is_list else (None,)  # also of a generator, or an array
+        return tuple(map(str, items)) if all(isinstance(item, str) for item in items) else None
     if isinstance(value, bool) or kind in (bool, str):
         return value if type(value) is kind else None
     if not isinstance(value, Real) or not math.isfinite(value):

@@ -24,6 +24,7 @@ from fiftyone_ntt.dataset.fields import (
     field_names,
     image_samples,
 )
+from fiftyone_ntt.dataset.given import checked_dataset, class_list
 from fiftyone_ntt.dataset.progress import with_bar
 from fiftyone_ntt.dataset.storage import check_results_size, refresh
 from fiftyone_ntt.errors import InputError, WrongTypeError
@@ -119,6 +120,7 @@ def build_memory_bank(
     references = image_samples(references)
     if name is not None:
         check_name(name)
+    classes = class_list(classes)
     reader = ReferenceReader(references, field_names(label_field), classes, negatives)
     bank = bank_of_reader(reader, preset, ask_granularity, device, progress, large_images)
     if name is not None:
@@ -349,7 +351,7 @@ def list_banks(dataset: fo.Dataset) -> list[str]:
         >>> ntt.list_banks(dataset)  # doctest: +SKIP
         ['coins']
     """
-    return [str(name) for name in dataset.list_runs(method=METHOD)]
+    return [str(name) for name in checked_dataset(dataset).list_runs(method=METHOD)]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from fiftyone_ntt.dataset.fields import (
     field_names,
     image_samples,
 )
+from fiftyone_ntt.dataset.given import class_list
 from fiftyone_ntt.dataset.labels import fingerprint, is_kept
 from fiftyone_ntt.dataset.progress import with_bar
 from fiftyone_ntt.dataset.schema import activate_schema, check_lists_field
@@ -113,7 +114,7 @@ def make_reference_masks(
     dataset = dataset_of(references)
     if dataset.get_field(out_field) is not None:
         check_lists_field(dataset, out_field)
-    reader = ReferenceReader(references, fields, classes)
+    reader = ReferenceReader(references, fields, class_list(classes))
     segmenter = load_preset(preset, device).segmenter()
     masks = make_masks(reader, segmenter, progress)
     _declare(dataset, out_field)

@@ -18,7 +18,6 @@ from fiftyone_ntt.dataset.fields import (
     NO_IMAGES,
     REFERENCE_TAG,
     check_reference_field,
-    checked_ids,
     count_classes,
     count_labels_in,
     dataset_of,
@@ -38,6 +37,7 @@ from fiftyone_ntt.dataset.fields import (
     with_all_fields,
     with_labels,
 )
+from fiftyone_ntt.dataset.given import checked_ids
 from fiftyone_ntt.dataset.marks import is_example
 from fiftyone_ntt.dataset.schema import index_tags
 from fiftyone_ntt.dataset.storage import edit_label_tags, tag_images

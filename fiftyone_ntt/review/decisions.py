@@ -19,7 +19,6 @@ from fiftyone_ntt.dataset.fields import (
     NO_IMAGES,
     REJECTED_TAG,
     check_detections_field,
-    checked_ids,
     count_classes,
     count_labels_in,
     dataset_of,
@@ -32,6 +31,7 @@ from fiftyone_ntt.dataset.fields import (
     sound_lists,
     with_labels,
 )
+from fiftyone_ntt.dataset.given import checked_ids
 from fiftyone_ntt.dataset.storage import edit_label_tags, store
 from fiftyone_ntt.errors import InputError, as_text, counted, empty_list
 from fiftyone_ntt.params.base import plain_values
@@ -147,7 +147,7 @@ class _Choice:
 
     def __post_init__(self) -> None:
         if self.label_ids is not None:  # an iterator is used up by the first look
-            object.__setattr__(self, "label_ids", list(self.label_ids))
+            object.__setattr__(self, "label_ids", checked_ids(self.label_ids, "labels"))
         if isinstance(self.classes, str):
             object.__setattr__(self, "classes", (self.classes,))
         given = {name: getattr(self, name) for name in ("classes", "above", "below", "undecided")}
@@ -190,12 +190,16 @@ def check_classes(view: SampleCollection, label_field: str, classes: Collection[
     if not classes:
         return
     dataset = dataset_of(view)
-    there = sorted(count_classes(every_image(dataset), label_field))
+    check_among(classes, count_classes(every_image(dataset), label_field), label_field)
+
+
+def check_among(classes: Collection[str], there: Collection[str], label_field: str) -> None:
+    """Raises InputError where a class is not among those that there are."""
     unknown = [name for name in classes if name not in there]
     if unknown:
         raise InputError(
             f"expected classes of labels in {label_field!r}, got {', '.join(map(repr, unknown))}; there is: "
-            f"{', '.join(map(as_text, there)) or 'no label yet'}"
+            f"{', '.join(map(as_text, sorted(there))) or 'no label yet'}"
         )
 
 
@@ -218,7 +222,7 @@ def _chosen(view: SampleCollection, label_field: str, choice: _Choice) -> Sample
     chosen = image_samples(view)
     check_detections_field(chosen, label_field)
     if choice.label_ids is not None:
-        ids = checked_ids(choice.label_ids, "labels")
+        ids = list(choice.label_ids)
         chosen = sound_lists(_where(chosen, label_field, ids), label_field).select_labels(ids=ids, fields=label_field)
     condition = choice.condition(chosen, label_field)
     return chosen if condition is None else with_labels(chosen, label_field, condition)

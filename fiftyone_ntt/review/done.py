@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.fields import DONE_TAG, checked_ids, whole_images
+from fiftyone_ntt.dataset.fields import DONE_TAG, whole_images
+from fiftyone_ntt.dataset.given import checked_ids
 from fiftyone_ntt.dataset.storage import tag_images
 
 

@@ -30,6 +30,7 @@ from fiftyone_ntt.dataset.fields import (
     with_labels,
 )
 from fiftyone_ntt.dataset.geometry import box_in_pixels, place_mask
+from fiftyone_ntt.dataset.given import class_list
 from fiftyone_ntt.dataset.marks import is_crowd, is_ignored
 from fiftyone_ntt.dataset.parts import part_of, selections
 from fiftyone_ntt.dataset.progress import with_bar
@@ -154,7 +155,7 @@ def export_labels(
         >>> print(ntt.export_labels(dataset, "export", "ntt", format="coco"))  # doctest: +SKIP
     """
     for name, value, allowed in (("format", format, FORMATS), ("only", only, ONLY), ("masks", masks, MASKS)):
-        if value not in allowed:
+        if not isinstance(value, str) or value not in allowed:
             raise InputError(f"expected {name} to be one of {', '.join(allowed)}; got {value!r}")
     progress, score_threshold, export_media, overwrite = check_arguments(
         ExportParams, progress, score_threshold=score_threshold, export_media=export_media, overwrite=overwrite
@@ -165,7 +166,7 @@ def export_labels(
     if progress is not None:
         progress(0, 1, "looking for labels to export")
     chosen = chosen_labels(view, label_field, only=only, score_threshold=score_threshold, exact=True)
-    names = classes_of(chosen, label_field, classes)
+    names = classes_of(chosen, label_field, class_list(classes))
     labels_there, of_any_name = count_classes(chosen, label_field), count_labels_in(chosen, label_field)
     chosen = with_labels(chosen, label_field, F("label").is_in(names), only_matches=only == "accepted")
     if not any(labels_there[name] for name in names):

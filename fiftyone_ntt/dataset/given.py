@@ -1,0 +1,74 @@
+"""What a caller gives to a service: a dataset or a view, ids, names of classes. What is something else is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import fiftyone as fo
+from bson import ObjectId
+from fiftyone.core.collections import SampleCollection
+
+from fiftyone_ntt.errors import InputError, WrongTypeError, as_text
+
+
+def checked_collection(given: SampleCollection) -> SampleCollection:
+    """A dataset or a view; raises WrongTypeError where it is the name of one, a list of samples, or what not."""
+    if isinstance(given, SampleCollection):
+        return given
+    raise WrongTypeError(f"expected a dataset or a view of one, got {_said(given)}; {_advice(given)}")
+
+
+def checked_dataset(given: fo.Dataset) -> fo.Dataset:
+    """A dataset; raises WrongTypeError where it is something else, a view of one included."""
+    if isinstance(given, fo.Dataset):
+        return given
+    if isinstance(given, SampleCollection):
+        name = given.dataset_name
+        raise WrongTypeError(
+            f"expected a dataset, got a view of {as_text(name)!r}; runs and memory banks are of the whole of it: give "
+            f"fiftyone.load_dataset({name!r})"
+        )
+    raise WrongTypeError(f"expected a dataset, got {_said(given)}; {_advice(given)}")
+
+
+def _advice(given: object) -> str:
+    if isinstance(given, str):
+        return f"load it first: fiftyone.load_dataset({given[:100]!r})"
+    return "fiftyone.load_dataset gives a dataset, and its select(ids) a view of some samples"
+
+
+def _said(given: object) -> str:
+    return f"the text {as_text(given)!r}" if isinstance(given, str) else type(given).__name__
+
+
+def checked_ids(ids: Iterable[object], what: str) -> list[str]:
+    """Ids as FiftyOne takes them. ``what`` they are of is for the error.
+
+    Raises:
+        InputError: where one is none.
+        WrongTypeError: if they are no list.
+    """
+    if not isinstance(ids, Iterable):
+        raise WrongTypeError(f"expected a list of ids of {what}, got {ids!r}; leave it out to take all")
+    texts = [ids] if isinstance(ids, str) else [str(one) for one in ids]
+    for text in texts:
+        if not ObjectId.is_valid(text):
+            raise InputError(f"expected ids of {what}, 24 hexadecimal digits each, got {text[:60]!r}; see its field id")
+    return texts
+
+
+def class_list(classes: Iterable[str] | None) -> list[str] | None:
+    """Names of classes from a list, a generator, an array; ``None`` where it is left out.
+
+    Raises:
+        InputError: if it is one text, or one of them is no text.
+        WrongTypeError: if it is nothing that has names in it.
+    """
+    if classes is None:
+        return None
+    if not isinstance(classes, Iterable):
+        raise WrongTypeError(f"expected a list of distinct class names, got {classes!r}; leave it out to take all")
+    names = list(classes)
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"expected a list of distinct class names, got {classes!r}")
+    return [str(name) for name in names]
