@@ -33,11 +33,13 @@ from fiftyone_ntt.dataset.storage import (
     stages_of,
     store,
 )
-from fiftyone_ntt.errors import WrongTypeError
+from fiftyone_ntt.errors import InputError, WrongTypeError, empty_list
 from fiftyone_ntt.params.review import DOUBTS, DoubtParams
+from fiftyone_ntt.review.decisions import check_among
 from fiftyone_ntt.review.label_rows import UNDECIDED, Rows, decisions
 from fiftyone_ntt.review.label_table import LabelTable, table_of
 from fiftyone_ntt.review.thresholds import first_threshold
+from fiftyone_ntt.runs.record import provenance_of
 
 Filters = dict[str, dict[str, Any]]
 """Path -> what of it to show, as the App's sidebar holds it."""
@@ -67,7 +69,7 @@ class Grid:
     def __init__(self, dataset: fo.Dataset, request: Mapping[str, Any], label_field: str) -> None:
         self._dataset, self._request, self._field = dataset, request, label_field
         self._root = label_root(dataset, label_field)[0]
-        self.filters: Filters = dict(request.get("filters") or {})
+        self.filters: Filters = {path: entry for path, entry in (request.get("filters") or {}).items() if entry}
         self.stages = stages_of(app_view(dataset, request, {}))
         self._marks: list[str] = store(dataset, _STORE).get(_STAGES) or [] if self.stages else []
 
@@ -214,7 +216,7 @@ class Grid:
 
 def plain_filters(filters: Filters) -> Filters:
     """The person's filters of the sidebar, without review's own."""
-    before = {path: entry[_OURS].get(_BEFORE) if _OURS in entry else entry for path, entry in filters.items()}
+    before = {path: entry[_OURS].get(_BEFORE) if entry and _OURS in entry else entry for path, entry in filters.items()}
     return {path: entry for path, entry in before.items() if entry}
 
 
@@ -243,26 +245,32 @@ def doubtful(
         by: ``"threshold"``: closest to the threshold; ``"classes"``: another class fits nearly as well; ``"mask"``: the
             mask model itself is not sure of the mask; ``"merged"``: the score fell most since other labels overlap.
         threshold: for ``by="threshold"``; where left out, the one at which a review begins, see ``fit_thresholds``.
-        classes: only labels of these classes.
+        classes: only labels of these classes; a text is one name.
         limit: number of labels.
 
     Returns:
         The view; for patches instead of images, call ``to_patches(label_field)`` on it.
 
     Raises:
-        InputError: if there is no such field, or an argument cannot be used.
+        InputError: if there is no such field, no label or run has one of the classes, or an argument cannot be used.
         WrongTypeError: if the field holds no detections, or the view no whole images.
 
     Example:
         >>> import fiftyone_ntt as ntt
         >>> session.view = ntt.doubtful(dataset, "ntt", limit=50)  # doctest: +SKIP
     """
-    params = DoubtParams(label_field, by, threshold, None if classes is None else tuple(classes), limit)
+    names: Any = (classes,) if isinstance(classes, str) else classes
+    params = DoubtParams(label_field, by, threshold, names, limit)
     samples = image_samples(view)
     if is_generated(samples):
         raise WrongTypeError("expected whole images, got a view of patches or frames; use the dataset it came from")
     check_detections_field(samples, label_field)
-    order, labels = most_doubtful(table_of(dataset_of(samples), label_field).refreshed(), samples, params)
+    if params.classes == ():
+        raise InputError(empty_list("classes"))
+    table = table_of(dataset_of(samples), label_field).refreshed()
+    of_run = provenance_of(samples, label_field).get("classes") or ()
+    check_among(params.classes or (), {*table.named_classes, *of_run}, label_field)
+    order, labels = most_doubtful(table, samples, params)
     return samples.select(order, ordered=True).select_labels(ids=labels, fields=label_field)
 
 
