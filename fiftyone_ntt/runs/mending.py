@@ -88,6 +88,20 @@ def forget_lost_labels(dataset: fo.Dataset, label_field: str) -> int:
     return lost
 
 
+def forget_cleared_labels(dataset: fo.Dataset, label_field: str, run_key: str) -> None:
+    """Forgets image-level labels, and what review keeps, where somebody has cleared all of a field that a run wrote.
+
+    The statuses stay: by these the run knows what it has to do again.
+    """
+    samples, status = database_collection(dataset), status_field(label_field)
+    labelled = {f"{label_field}._cls": {"$exists": True}}
+    done = {f"{status}.run_key": run_key, f"{status}.state": {"$in": DONE}, **labelled}
+    # The first is answered by an index, and finds something in all but a cleared field.
+    if not any(samples.find_one(query, {"_id": 1}) for query in (done, labelled)):
+        forget_presence(dataset, label_field)
+        forget_review(dataset, label_field)
+
+
 def forget_review(dataset: fo.Dataset, label_field: str) -> None:
     """Forgets what was learned from labels that are gone, and what was decided on them last: nothing to take back."""
     for name, ending in _OF_LABELS:

@@ -36,7 +36,14 @@ from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.pixels.files import write_problem
 from fiftyone_ntt.references.banks import check_kept_size, keep_with_run
 from fiftyone_ntt.runs.history import Document, begin_pass, last_pass
-from fiftyone_ntt.runs.mending import check_free, check_nobody_is_at, forget_lost_labels, is_superseded, mend_runs
+from fiftyone_ntt.runs.mending import (
+    check_free,
+    check_nobody_is_at,
+    forget_cleared_labels,
+    forget_lost_labels,
+    is_superseded,
+    mend_runs,
+)
 from fiftyone_ntt.runs.record import RunRecord, has_statuses, register, run_of_field, status_field
 from fiftyone_ntt.runs.states import COMPLETED, close_quietly, close_run, open_run, sound_state
 from fiftyone_ntt.runs.workers import Origin, Work, Worker, current_origin
@@ -128,6 +135,8 @@ def _begin(call: Call, worker: Worker, origin: Origin) -> tuple[int, int]:
     check_nobody_is_at(dataset, name, _others(record, records, overwrite), worker.id)
     check_free(dataset, record, call.resume, overwrite)
     lost = 0 if is_there else forget_lost_labels(dataset, name)
+    if is_there and (writer := run_of_field(dataset, name)):
+        forget_cleared_labels(dataset, name, writer)
     known = is_there and has_statuses(dataset, name) and run_of_field(dataset, name) == record.run_key
     fresh = overwrite or not is_there or record.run_key not in records or sound_state(dataset, record.run_key) is None
     if fresh or not known:
