@@ -16,8 +16,8 @@ from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.starting_threshold import starting_thresholds
 from fiftyone_ntt.models import Preset
-from fiftyone_ntt.params.base import Progress, StageOneSettings, checked_progress, stage_one_of
-from fiftyone_ntt.params.labelling import LowerThresholdParams, SegmentParams
+from fiftyone_ntt.params.base import Progress, StageOneSettings, checked_progress, plain_values, stage_one_of
+from fiftyone_ntt.params.labelling import CancelParams, LowerThresholdParams, ResumeParams, SegmentParams
 from fiftyone_ntt.references.banks import bank_of_run
 from fiftyone_ntt.references.tagged_bank import BankPlan
 from fiftyone_ntt.runs.applied_thresholds import STARTING, check_mode, named
@@ -59,6 +59,7 @@ def cancel_run(dataset: fo.Dataset, run_key: str) -> int:
         >>> import fiftyone_ntt as ntt
         >>> ntt.cancel_run(dataset, "ntt_ntt")  # doctest: +SKIP
     """
+    (run_key,) = plain_values(CancelParams, run_key=run_key)
     asked, state = queued_runs(dataset).get(run_key), state_of(dataset, run_key)
     if asked is not None:
         stopped = cancel(dataset, asked["operation"])
@@ -333,6 +334,7 @@ def record_of_run(dataset: fo.Dataset, run_key: str) -> dict[str, Any]:
 
     What became of its field since is taken over first, see ``mend_runs``.
     """
+    (run_key,) = plain_values(ResumeParams, run_key=run_key)
     mend_runs(dataset)
     if dataset.has_run(run_key):
         config = dataset.get_run_info(run_key).config

@@ -61,7 +61,7 @@ def undo_run(dataset: fo.Dataset, run_key: str, *, keep_edited: bool = True) -> 
         >>> import fiftyone_ntt as ntt
         >>> removed = ntt.undo_run(dataset, "ntt_ntt")  # doctest: +SKIP
     """
-    (keep_edited,) = plain_values(UndoParams, keep_edited=keep_edited)
+    run_key, keep_edited = plain_values(UndoParams, run_key=run_key, keep_edited=keep_edited)
     name, undoing = patiently(_check, dataset, run_key), f"undo of {run_key}"  # no run has a name like that
     worker = patiently(Worker, dataset, undoing, Origin())
     try:

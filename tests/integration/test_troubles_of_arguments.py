@@ -62,7 +62,7 @@ SERVICES = {
     )[1],
     "doubtful": lambda dataset, number, folder: ntt.doubtful(dataset, "found", threshold=number).values("id"),
     "lower": lambda dataset, number, folder: (
-        ntt.segment(dataset, "shapes", f"weak_{type(number).__name__}", score_threshold=0.9),
+        ntt.segment(dataset, "shapes", f"weak_{type(number).__name__}", thresholds={"disc": 0.9}),
         ntt.lower_threshold(dataset, f"ntt_weak_{type(number).__name__}", number).instances,
     )[1],
     "fit": lambda dataset, number, folder: str(ntt.fit_thresholds(dataset, KEY, precision=number)),
@@ -184,7 +184,7 @@ def test_what_is_no_dataset_is_refused(named, tmp_path):
         ntt.segment(dataset.name, "shapes")
     with pytest.raises(WrongTypeError, match=f"a view of '{dataset.name}'"):
         ntt.undo_run(dataset.limit(1), KEY)
-    assert dataset.list_runs() == ["shapes", KEY] and not (tmp_path / "out").exists()
+    assert sorted(dataset.list_runs()) == [KEY, "shapes"] and not (tmp_path / "out").exists()
 
 
 LISTS = {
