@@ -127,8 +127,7 @@ def evaluate(
     )
     notes, classes = list[str](), class_list(classes)
     samples, names = to_score(view, label_field, gt_field, eval_key, classes, include_references, notes)
-    if eval_key is not None:
-        check_eval_key(samples, eval_key, (label_field, gt_field), read=True)
+    check_eval_key(samples, eval_key, (label_field, gt_field), read=True)
     if not include_references:
         samples = SeenImages.of(samples, label_field, gt_field).without_copies(samples, notes)
     maps = [name for name in (label_field, gt_field) if is_map_field(samples, name)]
@@ -175,8 +174,7 @@ def to_score(
             check(view, name)
     if label_field == gt_field:
         raise InputError(f"expected two different fields to compare, got {label_field!r} twice")
-    if eval_key is not None:
-        check_eval_key(view, eval_key, (label_field, gt_field))
+    check_eval_key(view, eval_key, (label_field, gt_field))
     if not include_references:
         view = SeenImages.of(view, label_field, gt_field).without(view, notes)
     if any(provenance_of(view, label_field).get("thresholds") or ()):

@@ -67,15 +67,17 @@ class Matching:
     uncounted: Sequence[Any] | None = None
 
 
-def check_eval_key(view: SampleCollection, eval_key: str, fields: Sequence[str], *, read: bool = False) -> None:
+def check_eval_key(view: SampleCollection, eval_key: str | None, fields: Sequence[str], *, read: bool = False) -> None:
     """Raises InputError where something else stands in a place that an evaluation of this key would write to.
 
     Args:
         view: the samples to evaluate.
-        eval_key: key of the evaluation; what an evaluation of this key wrote before may be replaced.
+        eval_key: key of the evaluation, if it is to have one; what one of this key wrote before may be replaced.
         fields: those of the predictions and of the ground truth.
         read: also look for attributes that are not declared, which takes a look at all labels.
     """
+    if eval_key is None:
+        return
     check_name(eval_key)
     dataset, own = dataset_of(view), set[str]()
     if dataset.has_evaluation(eval_key):
@@ -83,7 +85,7 @@ def check_eval_key(view: SampleCollection, eval_key: str, fields: Sequence[str],
         own = {getattr(config, name, None) for name in ("pred_field", "gt_field")}
     of_label = [f"{eval_key}{end}" for end in ("", "_id", "_iou")]
     for name in of_label:
-        if hasattr(fo.Detection, name) or name in {**ATTRIBUTES, **OF_REFERENCES, _UNCOUNTED: None}:
+        if hasattr(fo.Detection, name) or name in {*ATTRIBUTES, *OF_REFERENCES, _UNCOUNTED}:
             raise InputError(_TAKEN.format(key=eval_key, place=f"the attribute {name!r} of every label"))
     ends = ("_accuracy", "_precision", "_recall") if any(is_map_field(view, name) for name in fields) else _COUNTS
     paths = [f"{eval_key}{end}" for end in ends if not own]

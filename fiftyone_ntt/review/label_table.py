@@ -212,13 +212,10 @@ class LabelTable:
         """
         latest, since = self._latest, dict[str, Any]()
         if latest is not None:  # it may be of a clock that ran ahead
-            now = datetime.now(timezone.utc)
-            now = now if latest.tzinfo else now.replace(tzinfo=None)
+            now = datetime.now(timezone.utc).replace(tzinfo=timezone.utc if latest.tzinfo else None)
             since = {"last_modified_at": {"$gt": min(latest, now) - _LATE}}
-        counts: list[dict[str, Any]] = [
-            {"$match": since},
-            {"$group": {"_id": "$last_modified_at", "samples": {"$sum": 1}}},
-        ]
+        grouped = {"_id": "$last_modified_at", "samples": {"$sum": 1}}
+        counts: list[dict[str, Any]] = [{"$match": since}, {"$group": grouped}]
         known = Counter(self._stamps.values())
         dates = [
             row["_id"]
