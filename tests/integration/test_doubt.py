@@ -38,7 +38,7 @@ def shown(view):
         ({"by": "mask"}, [("three", {"e"}), ("two", {"c", "d"})]),
         ({"by": "merged"}, [("three", {"e"}), ("two", {"c"}), ("one", {"b"})]),
         ({"by": "threshold", "threshold": 0.5, "classes": ["a", "c"]}, [("two", {"c"}), ("one", {"a"})]),
-        ({"by": "mask", "classes": ["bird"]}, []),
+        ({"by": "mask", "classes": "c"}, [("two", {"c"})]),
     ],
 )
 def test_order(unsure, arguments, expected):
@@ -61,7 +61,8 @@ def test_only_inside_the_view_and_through_the_app(unsure):
 
 
 def test_refusals(unsure):
-    for arguments, text in [({"by": "x"}, "one of threshold"), ({"limit": 0}, "at least 1|between 1")]:
+    unknown = ({"classes": ["bird"]}, "'bird'; there is: a, b")
+    for arguments, text in [({"by": "x"}, "one of threshold"), ({"limit": 0}, "at least 1|between 1"), unknown]:
         with pytest.raises(InputError, match=text):
             ntt.doubtful(unsure, **arguments)
     with pytest.raises(WrongTypeError, match="whole images"):
