@@ -185,8 +185,9 @@ def _check_out_field(view: SampleCollection, name: str, classes: list[str], over
     """Refuses to lose what something else wrote, and to give values another meaning behind the back of other maps."""
     dataset = dataset_of(view)
     choices = "choose another out_field, or pass overwrite=True"
-    if not dataset.has_field(name):
-        if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
+    is_text = isinstance(name, str)
+    if not is_text or not dataset.has_field(name):
+        if not is_text or not name.isidentifier() or name.startswith("_"):
             raise InputError(f"expected out_field to be a name of letters, digits and underscores, got {name!r}")
         return
     if not is_map_field(dataset, name):

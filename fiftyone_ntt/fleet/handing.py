@@ -209,8 +209,8 @@ def write(
         >>> print(write(dataset, "s3://bucket/fleet", "fruits", "found"))  # doctest: +SKIP
     """
     flat = whole_images(view)
-    progress, resume, overwrite, score_threshold, include_references = check_arguments(
-        SegmentParams, progress, resume=resume, overwrite=overwrite, score_threshold=score_threshold,
+    progress, run_key, resume, overwrite, score_threshold, include_references = check_arguments(
+        SegmentParams, progress, run_key=run_key, resume=resume, overwrite=overwrite, score_threshold=score_threshold,
         include_references=include_references,
     )  # fmt: skip
     asked = stage_one_of(stage_one, stage_one_fields)

@@ -106,7 +106,9 @@ def make_reference_masks(
         masks in 'ntt_references': 3 from a point
         >>> bank = ntt.build_memory_bank(references, "ntt_references")  # doctest: +SKIP
     """
-    progress, overwrite = check_arguments(MakeMasksParams, progress, overwrite=overwrite)
+    progress, out_field, overwrite = check_arguments(
+        MakeMasksParams, progress, out_field=out_field, overwrite=overwrite
+    )
     fields = field_names(label_field)
     if out_field in fields:
         raise InputError(f"expected another field to write to than {out_field!r}, which holds the labels")

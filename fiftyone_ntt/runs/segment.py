@@ -230,8 +230,8 @@ def segment(
     flat = whole_images(view)
     if not isinstance(label_field, str):
         raise WrongTypeError(f"expected label_field to be the name of a field, got {label_field!r}")
-    progress, resume, overwrite, score_threshold, include_references = check_arguments(
-        SegmentParams, progress, resume=resume, overwrite=overwrite, score_threshold=score_threshold,
+    progress, run_key, resume, overwrite, score_threshold, include_references = check_arguments(
+        SegmentParams, progress, run_key=run_key, resume=resume, overwrite=overwrite, score_threshold=score_threshold,
         include_references=include_references,
     )  # fmt: skip
     check_mode(mode, thresholds)

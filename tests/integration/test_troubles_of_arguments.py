@@ -160,26 +160,26 @@ OF_DATASETS = {
 }
 
 
-def refusals(calls, *given):
-    """What was not refused as it should be: name of the call and what it was given -> what came instead."""
-    wrong = {}
+def check_refused(calls, *given):
+    """Each call refuses each of these in a sentence; what came instead is named."""
+    wrong = []
     for (name, call), one in product(calls.items(), given):
         try:
-            wrong[name, repr(one)[:60]] = call(one)
+            wrong.append(f"{name}({one!r:.60}) gave {call(one)!r:.200}")
         except NttError as error:
             if not re.search("expected|no field|no memory bank|no labelling run", str(error)):
-                wrong[name, repr(one)[:60]] = str(error)
+                wrong.append(f"{name}({one!r:.60}) said {error!r:.200}")
         except Exception as error:
-            wrong[name, repr(one)[:60]] = repr(error)
-    return wrong
+            wrong.append(f"{name}({one!r:.60}) raised {error!r:.200}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_what_is_no_dataset_is_refused(named, tmp_path):
     dataset, _ = named
     of_views = {name: partial(call, folder=tmp_path) for name, call in OF_VIEWS.items()}
     given = (dataset.name, None, list(dataset), 5, dataset.first())
-    assert not refusals({**of_views, **OF_DATASETS}, *given)
-    assert not refusals(OF_DATASETS, dataset.view(), dataset.limit(2)), "what is about runs is about all of them"
+    check_refused({**of_views, **OF_DATASETS}, *given)
+    check_refused(OF_DATASETS, dataset.view(), dataset.limit(2))  # what is about runs is about all of them
     with pytest.raises(WrongTypeError, match=f"load_dataset..{dataset.name}"):
         ntt.segment(dataset.name, "shapes")
     with pytest.raises(WrongTypeError, match=f"a view of '{dataset.name}'"):
@@ -215,7 +215,7 @@ def test_names_of_classes_come_in_any_list(named, tmp_path, service):
     for made in LISTS.values():
         assert service(dataset.clone(), made(["disc"]), tmp_path) == plain
     calls = {"service": lambda given: service(dataset, given, tmp_path)}
-    assert not refusals(calls, 5, [1], [None], [["disc"]], [])
+    check_refused(calls, 5, [1], [None], [["disc"]], [])
 
 
 OF_FIELDS = {
@@ -234,6 +234,7 @@ OF_FIELDS = {
     "use": lambda dataset, name, folder: ntt.use_as_references(dataset, name),
     "describe": lambda dataset, name, folder: ntt.describe_references(dataset, name),
     "make masks": lambda dataset, name, folder: ntt.make_reference_masks(dataset, name),
+    "masks made": lambda dataset, name, folder: ntt.make_reference_masks(dataset, "truth", out_field=name),
     "run": lambda dataset, name, folder: ntt.segment(dataset, "shapes", "found", run_key=name or 0.5),
     "fit": lambda dataset, name, folder: ntt.fit_thresholds(dataset, name),
     "resume": lambda dataset, name, folder: ntt.resume_run(dataset, name),
@@ -253,7 +254,7 @@ def test_what_is_no_name_is_refused(named, tmp_path):
     ntt.accept_labels(dataset.limit(2), "found")
     calls = {name: partial(call, dataset, folder=tmp_path) for name, call in OF_FIELDS.items()}
     before = dataset.list_runs()
-    assert not refusals(calls, tmp_path, 5, None, [5], b"found")
+    check_refused(calls, tmp_path, 5, None, [5], b"found")
     assert dataset.list_runs() == before and not (tmp_path / "out").exists()
 
 
