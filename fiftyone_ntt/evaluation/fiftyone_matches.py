@@ -79,7 +79,8 @@ def check_eval_key(view: SampleCollection, eval_key: str | None, fields: Sequenc
     if eval_key is None:
         return
     check_name(eval_key)
-    dataset, own = dataset_of(view), set[str]()
+    dataset = dataset_of(view)
+    own: set[str | None] = set()
     if dataset.has_evaluation(eval_key):
         config = dataset.get_evaluation_info(eval_key).config
         own = {getattr(config, name, None) for name in ("pred_field", "gt_field")}

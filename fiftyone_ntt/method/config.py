@@ -218,7 +218,8 @@ fitted before still belongs to the same settings."""
 def _make_plain(settings: ProposalConfig | MatchConfig) -> None:
     """Makes numbers of numpy's, and whole ones such as 2.0, those of Python that a record and an index can hold."""
     for item in fields(settings):
-        value, kind = getattr(settings, item.name), type(item.default)
+        value: Any = getattr(settings, item.name)
+        kind: type[Any] = type(item.default)
         if type(value) is not kind and not (kind is float and type(value) is int):  # 2 goes into a record as it was
             if kind is bool and value not in (True, False):
                 raise WrongTypeError(f"expected {item.name} to be true or false, got {value!r}")

@@ -13,11 +13,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
-from typing import Any, ClassVar, Protocol, TypeAlias, TypedDict, TypeVar, Union, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypedDict, TypeVar, Union, runtime_checkable
 
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.params.param_info import ParamInfo
 from fiftyone_ntt.params.preset_names import preset_names
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 DEFAULT_BANK_NAME = "ntt_bank"
 # What FiftyOne itself adds to an operator's parameters, or lets a caller add.
@@ -89,7 +92,9 @@ class Params:
         }
 
 
-def check_arguments(params: type[Params], progress: Progress | bool | None = None, /, **given: Any) -> tuple[Any, ...]:
+def check_arguments(
+    params: type[Params], progress: Progress | bool | None = None, /, **given: Any
+) -> tuple[Progress | None, Unpack[tuple[Any, ...]]]:
     """Refuses arguments of a call from Python that a form or the command line would refuse, too.
 
     Args:

@@ -193,7 +193,7 @@ def _fitted(word: str, dataset: fo.Dataset, bank: MemoryBank, config: MatchConfi
 def _checked(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):  # numpy's numbers are of this kind too
         raise WrongTypeError(f"expected the threshold of {name!r} to be a number, got {value!r}")
-    if not 0 <= value <= 1:
+    if not 0 <= float(value) <= 1:
         raise InputError(f"expected the threshold of {name!r} between 0 and 1, got {value!r}")
     return float(value)
 

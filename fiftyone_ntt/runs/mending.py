@@ -125,7 +125,7 @@ def has_same_scores(record: RunRecord, previous: Mapping[str, Any]) -> bool:
     """
     if previous.get("run_key") != record.run_key:
         return False
-    return not set(record.differences(previous)) - {"thresholds"}
+    return not set(record.differences(dict(previous))) - {"thresholds"}
 
 
 def said_of_lost(lost: int, label_field: str) -> list[str]:
@@ -206,7 +206,7 @@ def _all_are_of_run(dataset: fo.Dataset, run_key: str, name: str) -> bool:
 def is_superseded(dataset: fo.Dataset, record: RunRecord) -> bool:
     """Whether a field holds labels of this very run, made with other references or settings."""
     previous = provenance_of(dataset, record.label_field)
-    return previous.get("run_key") == record.run_key and bool(record.differences(previous))
+    return previous.get("run_key") == record.run_key and bool(record.differences(dict(previous)))
 
 
 def check_nobody_is_at(
@@ -257,7 +257,7 @@ def check_free(dataset: fo.Dataset, record: RunRecord, resume: bool, overwrite: 
     previous = check_field(dataset, record.run_key, record.label_field, overwrite)
     if previous is None:
         return
-    changed = record.differences(previous)
+    changed = record.differences(dict(previous))
     if changed or not resume:
         raise _taken(record.label_field, previous["run_key"], f"with other {', '.join(changed)}" if changed else "")
 

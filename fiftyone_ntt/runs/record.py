@@ -217,9 +217,9 @@ def provenance_of(collection: SampleCollection, field_name: str) -> dict[str, An
     info = (field.info if field is not None else None) or {}
     maps = info.get(MAPS)
     record = info.get(PROVENANCE) or (maps.get("run") if isinstance(maps, Mapping) else None)
-    is_sound = isinstance(record, Mapping) and isinstance(record.get("run_key"), str) and _has_classes(record)
-    is_sound = is_sound and isinstance(record.get("match", {}), Mapping)
-    return dict(record) if is_sound else {}
+    if not isinstance(record, Mapping) or not isinstance(record.get("run_key"), str) or not _has_classes(record):
+        return {}
+    return dict(record) if isinstance(record.get("match", {}), Mapping) else {}
 
 
 def run_records(dataset: fo.Dataset) -> dict[str, dict[str, Any]]:

@@ -40,7 +40,7 @@ def state_of(dataset: fo.Dataset, run_key: str) -> State | None:
     Raises:
         InputError: if it is damaged.
     """
-    state = run_store(dataset).get(run_key)
+    state: State | None = run_store(dataset).get(run_key)
     if state is not None and not _is_sound(state):
         raise InputError(
             f"the state of run {run_key!r} is damaged; call segment as before, which makes it anew, or take the run "
