@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime, timezone
 from typing import Any
 
@@ -118,11 +118,16 @@ def _note(dataset: fo.Dataset, label_field: str, by_state: dict[str, int]) -> st
     return f"{have_lost} in field {label_field!r}: {advice}" if lost else None
 
 
-def queued_runs(dataset: fo.Dataset) -> dict[str, dict[str, Any]]:
+def queued_runs(dataset: fo.Dataset, listed: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
     """Runs that were asked for and have not begun: run key -> what is known of them.
 
     Their state is ``queued`` while they wait for a worker, ``starting`` once one is at them (it loads models, or builds
     the memory bank). A run that is to be resumed is among them.
+
+    Args:
+        dataset: the dataset.
+        listed: the runs that are told of already. One that has a state and is not among them, as its record came a
+            moment later, is still waiting for whoever asks: no run is in neither list.
     """
     waiting: dict[str, dict[str, Any]] = {}
     for operation in _open_operations(dataset):
@@ -132,7 +137,7 @@ def queued_runs(dataset: fo.Dataset) -> dict[str, dict[str, Any]]:
         field = params.get("label_field") or "ntt"
         key = params.get("run_key") or default_run_key(dataset, field)
         begun = sound_state(dataset, key)
-        if begun is not None and begun.get("operation") == str(operation.id):
+        if begun is not None and begun.get("operation") == str(operation.id) and (listed is None or key in listed):
             continue  # it has a state of its own by now
         described = _scheduled(dataset, operation)
         waiting[key] = {
@@ -289,7 +294,7 @@ def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:
             damaged[key] = f"its state is damaged ({type(error).__name__}: {error}); undo the run, or delete its record"
     runs += [_damaged(key, facts.get(key, {}), reason) for key, reason in damaged.items()]
     mend(dataset)
-    waiting = queued_runs(dataset)
+    waiting = queued_runs(dataset, {run["run_key"] for run in runs})
     for run in runs:
         if run["run_key"] in waiting and run["state"] != RUNNING:
             asked = waiting[run["run_key"]]

@@ -9,10 +9,12 @@ from fiftyone.operators.executor import ExecutionResult
 from support.app import PanelSession, context
 from support.runs import begin_run
 
+import fiftyone_ntt as ntt
 from fiftyone_ntt.errors import RunCancelledError
 from fiftyone_ntt.operators import OPERATORS
 from fiftyone_ntt.operators.base import NttOperator
 from fiftyone_ntt.panels.runs_tab import TITLES, WORDS
+from fiftyone_ntt.runs.states import change_state
 from fiftyone_ntt.runs.workers import Origin, Worker
 
 SAMPLES = 10
@@ -135,9 +137,21 @@ def test_a_form_that_is_through_leads_back_to_its_tab(samples):
     assert panel.open_tab == "runs" and "runs_table" in panel.shown
 
 
-def queue(dataset, operator):
-    ctx = context(operator, dataset, {}, dataset_id=str(dataset._doc.id))
+def queue(dataset, operator, **params):
+    ctx = context(operator, dataset, params, dataset_id=str(dataset._doc.id))
     return DelegatedOperationService().queue_operation(operator=f"@fiftyone-ntt/ntt/{operator}", context=ctx)
+
+
+def test_a_run_whose_record_is_yet_to_come_has_its_row(samples):
+    """Its state claims the work a moment before its record is there."""
+    operation = queue(samples, "segment", label_field="found")
+    assert [run["run_key"] for run in ntt.list_runs(samples)] == ["ntt_found"]
+    begin_run(samples)
+    change_state(samples, "ntt_found", lambda state: {**state, "operation": str(operation.id)})
+    assert [run["state"] for run in ntt.list_runs(samples)] == ["interrupted"], "its own row, and no other"
+    samples.delete_run("ntt_found")
+    assert [run["run_key"] for run in ntt.list_runs(samples)] == ["ntt_found"]
+    DelegatedOperationService().delete_operation(operation.id)
 
 
 def test_a_job_is_not_announced_by_the_failure_of_another(samples):
