@@ -203,7 +203,7 @@ def run(options: argparse.Namespace, cache: Path) -> dict[str, object]:
         contents = {str(image.path): store[image] for image in images}
         counts = [n for n in counts if n <= len(images) - len(images) // 3]
         keys = [(options.shots, seed) for seed in options.seeds]
-        banks = banks_of(segmenter, one, targets.classes, keys, crops=False, folder=contents.banks)
+        banks = banks_of(segmenter, one, targets.classes, keys, crops=False, folder=store.banks)
         draws = [measure_draw(one, bank, seed, counts, targets, contents) for (_, seed), bank in banks.items()]
         facts = {"images": len(images), "draws": len(draws), "shots": options.shots, "preset": options.preset}
         results[name] = {**summary(draws), "ceiling": round(ceiling_of(targets, contents), 2), **facts}

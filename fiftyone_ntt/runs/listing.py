@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
@@ -118,29 +118,28 @@ def _note(dataset: fo.Dataset, label_field: str, by_state: dict[str, int]) -> st
     return f"{have_lost} in field {label_field!r}: {advice}" if lost else None
 
 
-def queued_runs(dataset: fo.Dataset, listed: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
+def queued_runs(dataset: fo.Dataset) -> dict[str, dict[str, Any]]:
     """Runs that were asked for and have not begun: run key -> what is known of them.
 
     Their state is ``queued`` while they wait for a worker, ``starting`` once one is at them (it loads models, or builds
     the memory bank). A run that is to be resumed is among them.
-
-    Args:
-        dataset: the dataset.
-        listed: the runs that are told of already. One that has a state and is not among them, as its record came a
-            moment later, is still waiting for whoever asks: no run is in neither list.
     """
-    waiting: dict[str, dict[str, Any]] = {}
+    return {key: run for key, (run, begun) in _asked_for(dataset).items() if not begun}
+
+
+def _asked_for(dataset: fo.Dataset) -> dict[str, tuple[dict[str, Any], bool]]:
+    """Run key -> what is known of a run that was asked for, and whether it has a state of its own by now."""
+    asked: dict[str, tuple[dict[str, Any], bool]] = {}
     for operation in _open_operations(dataset):
         if operation.operator not in (SEGMENT_OPERATOR, RESUME_OPERATOR):
             continue
         params = dict((operation.context.request_params if operation.context else {}).get("params") or {})
         field = params.get("label_field") or "ntt"
         key = params.get("run_key") or default_run_key(dataset, field)
-        begun = sound_state(dataset, key)
-        if begun is not None and begun.get("operation") == str(operation.id) and (listed is None or key in listed):
-            continue  # it has a state of its own by now
+        state = sound_state(dataset, key)
+        begun = state is not None and state.get("operation") == str(operation.id)
         described = _scheduled(dataset, operation)
-        waiting[key] = {
+        run = {
             "run_key": key,
             "label_field": field,
             "state": described["state"],
@@ -154,7 +153,8 @@ def queued_runs(dataset: fo.Dataset, listed: Collection[str] | None = None) -> d
             "layers": [],
             "states": {},
         }
-    return waiting
+        asked[key] = run, begun
+    return asked
 
 
 def _left(dataset: fo.Dataset, state: State, label_field: str, run_key: str, done: int) -> int:
@@ -196,8 +196,9 @@ def scheduled_work(dataset: fo.Dataset, limit: int = 5) -> list[dict[str, Any]]:
 
 def _open_operations(dataset: fo.Dataset) -> list[Any]:
     """The operations of this plugin that wait or are at work."""
-    states = (ExecutionRunState.RUNNING, ExecutionRunState.SCHEDULED, ExecutionRunState.QUEUED)
-    return [operation for state in states for operation in _operations(dataset, state)]
+    # In the order in which they go through these states: one that goes on in between is found twice, not missed.
+    states = (ExecutionRunState.SCHEDULED, ExecutionRunState.QUEUED, ExecutionRunState.RUNNING)
+    return list({str(found.id): found for state in states for found in _operations(dataset, state)}.values())
 
 
 def _operations(dataset: fo.Dataset, state: str) -> list[Any]:
@@ -271,6 +272,9 @@ def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:
         >>> import fiftyone_ntt as ntt
         >>> [(run["run_key"], run["state"]) for run in ntt.list_runs(dataset)]  # doctest: +SKIP
     """
+    mend(dataset)
+    # Before the records: what begins in between is then in both, and no run is in neither.
+    waiting = _asked_for(dataset)
     mend_runs(dataset)
     facts: dict[str, dict[str, Any]] = {}
     damaged: dict[str, str] = {}  # one damaged record, or state, costs its run
@@ -293,15 +297,13 @@ def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:
         except _DAMAGE as error:
             damaged[key] = f"its state is damaged ({type(error).__name__}: {error}); undo the run, or delete its record"
     runs += [_damaged(key, facts.get(key, {}), reason) for key, reason in damaged.items()]
-    mend(dataset)
-    waiting = queued_runs(dataset, {run["run_key"] for run in runs})
     for run in runs:
-        if run["run_key"] in waiting and run["state"] != RUNNING:
-            asked = waiting[run["run_key"]]
+        asked, begun = waiting.get(run["run_key"], ({}, True))
+        if not begun and run["state"] != RUNNING:
             run |= {name: asked[name] for name in ("state", "operation", "message", "in_background")}
             run["error"] = None  # of the time before
     recorded = {run["run_key"] for run in runs}
-    new = [run for key, run in waiting.items() if key not in recorded]
+    new = [run for key, (run, _) in waiting.items() if key not in recorded]
     return [*sorted(runs, key=lambda run: str(run["started"])), *new]
 
 
