@@ -19,6 +19,7 @@ from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.fields import REFERENCE_TAG, dataset_of, every_image
 from fiftyone_ntt.dataset.storage import database_collection, stages_of, view_from_documents
+from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.runs.record import has_statuses, status_field
 
 logger = logging.getLogger(__name__)
@@ -51,8 +52,10 @@ class RunSamples:
     @classmethod
     def unpacked(cls, facts: Mapping[str, Any]) -> RunSamples:
         """What ``packed`` made."""
-        size = _MOST_IDS * _ID_BYTES
-        data = zlib.decompressobj().decompress(facts["ids"], size)
+        packer = zlib.decompressobj()
+        data = packer.decompress(facts["ids"], _MOST_IDS * _ID_BYTES)
+        if not packer.eof:
+            raise InputError("expected packed ids to their end, got a part of them; call segment as before")
         columns = np.frombuffer(data, np.uint8).reshape(_ID_BYTES, -1)
         return cls(frozenset(row.tobytes().hex() for row in columns.T), bool(facts["but"]))
 

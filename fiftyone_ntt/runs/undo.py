@@ -159,7 +159,7 @@ def _undo(dataset: fo.Dataset, run_key: str, keep_edited: bool, guard: Callable[
     elif dataset.has_field(name):
         patiently(forget_statuses, dataset, name, run_key)  # labels of another run, in a field that was made anew since
     folder = masks_folder(dataset, run_key, this.number)
-    shown = patiently(files_shown, folder) if folder.is_dir() else None
+    shown = patiently(files_shown, folder) if folder.is_dir() else set()
     if shown is not None:
         remove_masks(folder, shown)
     _forget(dataset, run_key, name, this)

