@@ -51,6 +51,7 @@ class ReferencesTab(Tab):
         }
 
     def load(self, ctx: Any) -> None:
+        from fiftyone_ntt.dataset.fields import image_samples
         from fiftyone_ntt.references.tagging import count_references, images_of, likely_field
 
         state, fields = ctx.panel.state, reference_fields(ctx.dataset)
@@ -59,6 +60,8 @@ class ReferencesTab(Tab):
             state.references_field = likely_field(images) if fields else None
         field = state.references_field
         counts = count_references(images, field) if field else {}
+        if field and not counts:
+            image_samples(ctx.dataset)  # nothing to be selected in a slice without images: says which one to open
         state.references_counts = counts
         ctx.panel.set_data("references_table", [{"class": name, "count": count} for name, count in counts.items()])
         banks = _bank_rows(ctx.dataset, field if counts else None)

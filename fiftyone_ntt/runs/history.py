@@ -26,7 +26,6 @@ from fiftyone_ntt.dataset.labels import ATTRIBUTES
 from fiftyone_ntt.dataset.storage import raw_values, store
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.memory_bank import MemoryBank
-from fiftyone_ntt.references.banks import bank_of_results, bank_of_run
 from fiftyone_ntt.runs.mending import has_same_scores
 from fiftyone_ntt.runs.presence_fields import clear_presence
 from fiftyone_ntt.runs.record import PROVENANCE, RunRecord, has_statuses, provenance_of, run_of_field, status_field
@@ -184,6 +183,9 @@ def kept_bank(dataset: fo.Dataset, run_key: str) -> MemoryBank | None:
 
     ``None`` where neither can be read: a bank of the references alone still labels.
     """
+    # Late: banks bring torch, and whoever lists runs needs none.
+    from fiftyone_ntt.references.banks import bank_of_results, bank_of_run
+
     config = dataset.get_run_info(run_key).config
     with suppress(InputError):
         return bank_of_run(dataset, run_key)
