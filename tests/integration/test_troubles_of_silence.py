@@ -135,7 +135,7 @@ SAID = [
     (segment, "references", ONLY),
     (segment, "weak", f"nothing was found above a score of 0.999 in any of {IMAGES} images: lower score_threshold"),
     (segment, "failed", GONE),
-    (segment_again, "again", f"nothing was left to do: {IMAGES} images done before; overwrite=True"),
+    (segment_again, "again", f"nothing was left to do: {IMAGES} images done before; pass overwrite=True"),
     (preview, "no images", NONE),
     (preview, "references", ONLY),
     (preview, "weak", f"nothing was found above a score of 0.999 in any of {IMAGES} images: lower score_threshold"),
