@@ -3,9 +3,11 @@
 And how many of something, for these and all other messages.
 """
 
+import difflib
 import unicodedata
+from collections.abc import Iterable
 
-_LONGEST_NAME = 200
+_LONGEST_NAME, _LONGEST_LISTED = 200, 60
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
 
 
@@ -78,6 +80,23 @@ def counted(number: float, singular: str, plural: str | None = None) -> str:
     """``"1 image"``, ``"2 images"``, ``"1.5 days"``: for forms, commands and reports alike."""
     amount = f"{number:,g}" if isinstance(number, float) else f"{number:,}"
     return f"{amount} {singular if number == 1 else plural or singular + 's'}"
+
+
+def listing(names: Iterable[object], most: int = 10, like: str | None = None) -> str:
+    """The first of the names, and how many more there are: ``"cat, dog and 1,201 more"``, or ``"none"``.
+
+    A message stays a sentence, however many classes, datasets or runs somebody has.
+
+    Args:
+        names: in the order to be named in.
+        most: how many are named.
+        like: what somebody has asked for: where not all are named, those written most alike come first.
+    """
+    texts = [as_text(name, _LONGEST_LISTED) for name in names]
+    if like is not None and len(texts) > most:
+        texts = list(dict.fromkeys([*difflib.get_close_matches(like, texts, most), *texts]))
+    more = len(texts) - most
+    return (", ".join(texts[:most]) or "none") + (f" and {more:,} more" if more > 0 else "")
 
 
 def empty_list(name: str) -> str:

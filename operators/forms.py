@@ -12,7 +12,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import check_detections_field, check_reference_field
-from fiftyone_ntt.errors import NttError, as_text, counted
+from fiftyone_ntt.errors import NttError, as_text, counted, listing
 from fiftyone_ntt.params.base import Params
 from fiftyone_ntt.params.param_info import ParamInfo
 from fiftyone_ntt.params.wording import for_app
@@ -223,7 +223,7 @@ class Form:
         if not there:
             self.refuse(name, empty)
         elif chosen and chosen not in there:
-            self.refuse(name, f"{unknown.format(chosen)}; there is: {', '.join(there)}")
+            self.refuse(name, f"{unknown.format(chosen)}; there is: {listing(there, like=chosen)}")
         return chosen in there
 
     def finished(self, label: str) -> types.Property:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fiftyone.operators import types
 
 from fiftyone_ntt.dataset.fields import detections_fields, is_patches
-from fiftyone_ntt.errors import NttError, as_text
+from fiftyone_ntt.errors import NttError, as_text, listing
 from fiftyone_ntt.operators.base import FAILED_SAMPLES, SAMPLE, NttOperator, Table, error_rows, progress_of
 from fiftyone_ntt.operators.forms import Form, as_sentence, counted
 from fiftyone_ntt.operators.references import selected_labels
@@ -110,7 +110,7 @@ class _Decide(NttOperator):
         images, labels = amount(_in_sight(ctx).view, **params.to_mapping())
         form = Form(ctx, DecisionFormParams)
         side, bound = ("above", params.above) if params.above is not None else ("of at most", params.below)
-        of = f" of {', '.join(params.classes)}" if params.classes else ""
+        of = f" of {listing(params.classes)}" if params.classes else ""
         text = f"{counted(labels, 'label')}{of} {side} {bound:g} in {counted(images, 'image')}: all in the grid that "
         form.notice("how_many", f"{text}nobody has decided on. You can undo it in the panel.")
         return form.finished(self.LABEL)
@@ -275,9 +275,7 @@ class FitThresholds(NttOperator):
         if rest > 0:
             form.notice("decided_more", f"and decisions on {counted(rest, 'more class', 'more classes')}")
         if others:
-            names = ", ".join(as_text(scores.name) for scores in others[:10]) + (
-                " and others" if len(others) > 10 else ""
-            )
+            names = listing(scores.name for scores in others)
             form.notice("undecided", f"No decision yet on {names}: the other classes stand in.")
 
 

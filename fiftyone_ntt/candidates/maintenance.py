@@ -24,7 +24,7 @@ from fiftyone_ntt.candidates.file_format import (
 )
 from fiftyone_ntt.candidates.shards import tables_in
 from fiftyone_ntt.candidates.store import RECIPES, SETTINGS_FILE, settings_in
-from fiftyone_ntt.errors import InputError, counted
+from fiftyone_ntt.errors import InputError, counted, listing
 from fiftyone_ntt.params.base import Progress
 from fiftyone_ntt.pixels.files import PART_SUFFIX
 
@@ -227,7 +227,7 @@ def _only(beginning: str, digests: list[str]) -> str:
     if len(matching) != 1 or not beginning:
         raise InputError(
             f"expected the beginning of one settings' digest, got {beginning!r}, which fits {len(matching)}; there "
-            f"is: {', '.join(digest[:12] for digest in digests) or 'none'}"
+            f"is: {listing(digest[:12] for digest in digests)}"
         )
     return matching[0]
 

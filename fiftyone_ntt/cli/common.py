@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from fiftyone_ntt.errors import InputError, as_text, spelt_out
+from fiftyone_ntt.errors import InputError, as_text, listing, spelt_out
 from fiftyone_ntt.params.base import Params, Progress
 from fiftyone_ntt.params.param_info import ParamInfo
 from fiftyone_ntt.params.wording import for_command_line
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from fiftyone_ntt.evaluation.summary import EvaluationResults
 
 
-_MOST_NAMES = 20
 """Of datasets that a message lists."""
 Command = Callable[..., int]
 """Does what a command says with its options; returns the exit status."""
@@ -86,9 +85,7 @@ def dataset_of(name: str) -> fo.Dataset:
     import fiftyone as fo
 
     if not fo.dataset_exists(name):
-        names = fo.list_datasets()
-        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-        there = (", ".join(names[:_MOST_NAMES]) or "none") + more
+        there = listing(fo.list_datasets(), like=name)
         raise InputError(f"expected the name of a FiftyOne dataset, got {name!r}; there is: {there}")
     return fo.load_dataset(name)
 
@@ -98,7 +95,7 @@ def view_of(dataset: str, tag: str | None, saved_view: str | None) -> SampleColl
     view: SampleCollection = dataset_of(dataset)
     if saved_view is not None:
         if not view.has_saved_view(saved_view):
-            there = ", ".join(view.list_saved_views()) or "none"
+            there = listing(view.list_saved_views(), like=saved_view)
             raise InputError(f"dataset {dataset!r} has no saved view {saved_view!r}; there is: {there}")
         try:
             view = view.load_saved_view(saved_view)

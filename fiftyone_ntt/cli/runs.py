@@ -17,7 +17,7 @@ from fiftyone_ntt.cli.common import (
     say,
     say_report,
 )
-from fiftyone_ntt.errors import InputError, counted
+from fiftyone_ntt.errors import InputError, counted, listing
 from fiftyone_ntt.params.base import Params
 from fiftyone_ntt.params.labelling import LowerThresholdParams, UndoParams
 
@@ -81,7 +81,7 @@ def runs_show(dataset: str, run_key: str, json: bool) -> int:
 
     runs = {run["run_key"]: run for run in ntt.list_runs(dataset_of(dataset))}
     if run_key not in runs:
-        there = ", ".join(map(repr, runs)) or "none"
+        there = listing(runs, like=run_key)
         raise InputError(f"expected the key of a labelling run of {dataset!r}, got {run_key!r}; there is: {there}")
     run = runs[run_key]
     if json:
@@ -111,7 +111,8 @@ def _summary(run: dict[str, Any]) -> Iterator[str]:
         whom = f" by {run['started_by']} ({run['door']})" if run.get("started_by") else ""
         yield f"started {run['started'][:16].replace('T', ' ')}{whom}"
     if run.get("classes"):
-        yield f"{counted(len(run['classes']), 'class', 'classes')}, preset {run['preset']}: {', '.join(run['classes'])}"
+        classes = counted(len(run["classes"]), "class", "classes")
+        yield f"{classes}, preset {run['preset']}: {listing(run['classes'], 100)}"
     for number, layer in enumerate(reversed(run.get("layers") or [])):
         yield f"undo_run takes back {layer_in_words(layer)}" if not number else f"then {layer_in_words(layer)}"
 

@@ -15,7 +15,7 @@ from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.given import checked_collection
-from fiftyone_ntt.errors import InputError, WrongTypeError, counted
+from fiftyone_ntt.errors import InputError, WrongTypeError, counted, listing
 from fiftyone_ntt.pixels.images import is_plain_file
 
 REFERENCE_TAG = "ntt:reference"
@@ -355,7 +355,7 @@ def _type_name(field: fo.Field) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    return ", ".join(repr(name) for name in names) or "none"
+    return listing(map(repr, names), 20)
 
 
 def with_sizes(view: SampleCollection, notes: list[str]) -> SampleCollection:

@@ -27,7 +27,7 @@ from fiftyone_ntt.dataset.fields import (
     is_tagged,
     with_labels,
 )
-from fiftyone_ntt.errors import InputError, as_text, counted
+from fiftyone_ntt.errors import InputError, as_text, counted, listing
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.pixels.contrast import NO_CONTRAST
 from fiftyone_ntt.pixels.images import content_key, notes_at_a_glance, read_bytes
@@ -197,7 +197,5 @@ def class_notes(
 def listed_counts(counts: Mapping[str, int], unit: str = "") -> str:
     """``"fig (3), nut (1)"`` or, of a unit, ``"fig (3 labels), nut (1 label)"``, the most frequent first."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    parts = [f"{as_text(name)} ({counted(count, unit) if unit else count})" for name, count in ordered]
-    return ", ".join(parts[:_MOST_NAMES]) + (
-        f" and {len(parts) - _MOST_NAMES} more" if len(parts) > _MOST_NAMES else ""
-    )
+    parts = [f"{as_text(name, 40)} ({counted(count, unit) if unit else count})" for name, count in ordered]
+    return listing(parts, _MOST_NAMES)

@@ -28,7 +28,7 @@ from fiftyone_ntt.dataset.marks import left_out_mark
 from fiftyone_ntt.dataset.parts import part_of, selections
 from fiftyone_ntt.dataset.progress import with_bar
 from fiftyone_ntt.dataset.storage import patiently, raw_values
-from fiftyone_ntt.errors import InputError, WrongTypeError, as_text, counted
+from fiftyone_ntt.errors import InputError, WrongTypeError, as_text, counted, listing
 from fiftyone_ntt.evaluation.map_documents import (
     Document,
     check_map_size,
@@ -171,7 +171,10 @@ def _class_names(dataset: fo.Dataset, label_field: str, classes: Sequence[str] |
     there = set(count_classes(every_image(dataset), label_field))
     if classes is not None:
         if not there & set(classes):
-            raise InputError(f"none of the classes {list(classes)} is in {label_field!r}; there is: {sorted(there)}")
+            raise InputError(
+                f"expected classes of the labels in {label_field!r}, got {listing(map(repr, classes))}; there is: "
+                f"{listing(sorted(there), like=classes[0])}"
+            )
         return list(classes)
     # Of the whole dataset, not of the view: the values must mean the same in every call.
     of_run = list(provenance_of(dataset, label_field).get("classes") or [])

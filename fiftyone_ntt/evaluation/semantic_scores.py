@@ -31,7 +31,7 @@ from fiftyone_ntt.dataset.fields import REJECTED_TAG, count_classes, dataset_of,
 from fiftyone_ntt.dataset.geometry import read_map_as_stored
 from fiftyone_ntt.dataset.marks import left_out_mark
 from fiftyone_ntt.dataset.parts import raw_samples
-from fiftyone_ntt.errors import InputError, NttError, WrongTypeError, as_text, counted
+from fiftyone_ntt.errors import InputError, NttError, WrongTypeError, as_text, counted, listing
 from fiftyone_ntt.evaluation.coco import GroundTruth, Prediction, Scores, presence_scores
 from fiftyone_ntt.evaluation.left_out import listed_counts
 from fiftyone_ntt.evaluation.map_documents import PaintedMap, StoredMap, check_map_size, piece_of, rows_at, targets_of
@@ -253,7 +253,7 @@ def _class_notes(
             )
     bare = [name for k, name in enumerate(classes, 1) if not counts.matrix[k].any() and counts.matrix[:, k].any()]
     if bare:
-        notes.append(f"{', '.join(map(as_text, bare))}: no ground truth here; what is predicted counts as an IoU of 0")
+        notes.append(f"{listing(bare)}: no ground truth here; what is predicted counts as an IoU of 0")
     return notes
 
 
@@ -282,8 +282,7 @@ def _remarks(counts: _Counts, scores: SemanticScores, label_field: str, gt_field
         remarks.append(f"{unusable} left out that cannot be used: {'; '.join(lines)}")
     if scores.nowhere:
         remarks.append(
-            f"{', '.join(map(as_text, scores.nowhere))}: no pixel in ground truth or predictions; in no mean, neither "
-            "as 0 nor as 1"
+            f"{listing(scores.nowhere)}: no pixel in ground truth or predictions; in no mean, neither as 0 nor as 1"
         )
     if counts.unlabelled:
         remarks.append(

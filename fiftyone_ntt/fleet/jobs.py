@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 from fiftyone_ntt.candidates.file_format import FORMAT_VERSION
 from fiftyone_ntt.candidates.source import StageOne
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, listing
 from fiftyone_ntt.fleet.bucket import Bucket, FleetError
 from fiftyone_ntt.fleet.label_parts import LabelFolder, label_key
 from fiftyone_ntt.fleet.manifest import Manifest, Roots, UnitFacts, check_rows, manifests_of
@@ -271,7 +271,7 @@ def get_bank(bucket: Bucket, name: str) -> MemoryBank:
             for file in _BANK_FILES:
                 Path(folder, file).write_bytes(bucket.read(f"{BANKS}/{name}/{file}"))
         except FileNotFoundError as error:
-            there = ", ".join(bucket.folders(BANKS)) or "none"
+            there = listing(bucket.folders(BANKS), like=name)
             raise FleetError(
                 f"expected the name of a memory bank in {bucket.url}, got {name!r}; there is: {there}; `fiftyone-ntt "
                 "fleet manifest ... --bank NAME` puts one there"

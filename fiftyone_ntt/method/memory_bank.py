@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from fiftyone_ntt.errors import BadReferenceError, InputError, PresetMismatchError, WrongTypeError, as_text, counted
+from fiftyone_ntt.errors import (
+    BadReferenceError,
+    InputError,
+    PresetMismatchError,
+    WrongTypeError,
+    as_text,
+    counted,
+    listing,
+)
 from fiftyone_ntt.method.bank_parts import Head, VectorSet
 from fiftyone_ntt.pixels.files import check_sizes, read_file, write_files, write_problem
 
@@ -151,7 +159,7 @@ class MemoryBank:
         missing = [name for name, count in self.shots.items() if not count]
         if missing or not self.classes:
             raise BadReferenceError(
-                f"no reference for: {', '.join(missing[:10]) or 'any class'}{' and more' * (len(missing) > 10)}; tag "
+                f"no reference for: {listing(missing) if missing else 'any class'}; tag "
                 "at least one labelled sample of each class, or leave the class out"
             )
 

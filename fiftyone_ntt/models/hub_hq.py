@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fiftyone_ntt.method.proposals import kept_of
 from fiftyone_ntt.models.devices import Compiled, Precision, autocast, matmul
-from fiftyone_ntt.models.hub_prompts import HubMaskModel
+from fiftyone_ntt.models.hub_mask_model import HubMaskModel
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame, check_rendered, imagenet_normalize, to_mask_frame
 
 KINDS = {"sam_hq": "SamHQModel"}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fiftyone_ntt.method.proposals import kept_of
 from fiftyone_ntt.models.devices import Compiled, Precision, autocast, matmul
-from fiftyone_ntt.models.hub_prompts import HubMaskModel
+from fiftyone_ntt.models.hub_mask_model import HubMaskModel
 from fiftyone_ntt.models.mask_decoder import MaskDecoder
 from fiftyone_ntt.models.sam2 import BOXES_PER_BATCH, Sam2Embedding, decoder_that_agrees
 from fiftyone_ntt.pixels.frames import ImageFrame, check_rendered, normalize, to_mask_frame

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypedDict, TypeVar, Union, runtime_checkable
 
-from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.errors import InputError, WrongTypeError, listing
 from fiftyone_ntt.params.param_info import ParamInfo
 from fiftyone_ntt.params.preset_names import preset_names
 
@@ -73,7 +73,7 @@ class Params:
         unknown = sorted(set(given) - set(infos))
         if unknown:
             raise InputError(
-                f"unknown parameter {', '.join(map(repr, unknown))}; there is: {', '.join(map(repr, infos))}"
+                f"unknown parameter {listing(map(repr, unknown))}; there is: {listing(map(repr, infos), 100)}"
             )
         kept = {key for key in cls.EMPTY_IS_NONE if given.get(key) is not None}
         values = {key: value for key, value in given.items() if key in kept or not _left_empty(value, infos[key])}

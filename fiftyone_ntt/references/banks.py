@@ -27,7 +27,7 @@ from fiftyone_ntt.dataset.fields import (
 from fiftyone_ntt.dataset.given import checked_dataset, class_list
 from fiftyone_ntt.dataset.progress import with_bar
 from fiftyone_ntt.dataset.storage import check_results_size, refresh
-from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.errors import InputError, WrongTypeError, listing
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.negatives import image_centres, with_negatives
 from fiftyone_ntt.method.references import BankBuilder, ReferenceItem
@@ -301,7 +301,7 @@ def load_bank(dataset: fo.Dataset, name: str) -> MemoryBank:
     if name not in names:
         raise InputError(
             f"no memory bank {name!r} with dataset {dataset.name!r}; there is: "
-            f"{', '.join(map(repr, names)) or 'none yet, build one from tagged references first'}"
+            f"{listing(names, like=name) if names else 'none yet, build one from tagged references first'}"
         )
     return bank_of_run(dataset, name)
 

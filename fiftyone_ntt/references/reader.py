@@ -28,7 +28,7 @@ from fiftyone_ntt.dataset.documents import (
 )
 from fiftyone_ntt.dataset.fields import NEGATIVE_TAG, check_reference_field, image_samples, is_map_field, with_labels
 from fiftyone_ntt.dataset.marks import is_example, left_out_mark, marks_in
-from fiftyone_ntt.errors import BadReferenceError, InputError, as_text, counted
+from fiftyone_ntt.errors import BadReferenceError, InputError, as_text, counted, listing
 from fiftyone_ntt.pixels.images import content_key, decode_image, read_bytes
 from fiftyone_ntt.references.label_kinds import (
     POINT_LABELS,
@@ -179,7 +179,7 @@ class ReferenceReader:
         bare = [name for name in self.classes if name not in classes]
         if bare and self.unusable and (self._insists or len(bare) == len(self.classes)):
             raise BadReferenceError(
-                f"no reference of {', '.join(map(repr, bare))} is left: {_listed(self.unusable, self.unusable)}"
+                f"no reference of {listing(map(repr, bare))} is left: {_listed(self.unusable, self.unusable)}"
             )
         if not (bare and self._insists):
             self._bare = {name: sorted(self._unusable_of.get(name, ())) for name in bare}
@@ -288,8 +288,8 @@ class ReferenceReader:
         missing = [name for name in classes if name not in present]
         if missing:
             raise BadReferenceError(
-                f"no reference labelled {', '.join(map(repr, missing))} in {fields}; labels there, but for crowds, "
-                f"difficult and ignored ones: {', '.join(map(repr, sorted(present))) or 'none'}"
+                f"no reference labelled {listing(map(repr, missing))} in {fields}; labels there, but for crowds, "
+                f"difficult and ignored ones: {listing(sorted(present), like=missing[0])}"
                 + (f"; what cannot be used: {_listed(self.unusable, self.unusable)}" if self.unusable else "")
                 + "".join(f"; {note}" for note in notes_on_zero(self._values))
             )
@@ -311,7 +311,7 @@ class ReferenceReader:
 
 
 def _counted(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} x {as_text(name)}" for name, count in counts.most_common())
+    return listing(f"{count} x {name}" for name, count in counts.most_common())
 
 
 def _listed(reasons: Mapping[str, str], keys: Iterable[str]) -> str:

@@ -33,7 +33,7 @@ from fiftyone_ntt.dataset.fields import (
 )
 from fiftyone_ntt.dataset.given import checked_ids
 from fiftyone_ntt.dataset.storage import edit_label_tags, store
-from fiftyone_ntt.errors import InputError, as_text, counted, empty_list
+from fiftyone_ntt.errors import InputError, counted, empty_list, listing
 from fiftyone_ntt.params.base import plain_values
 from fiftyone_ntt.params.review import DecisionParams
 from fiftyone_ntt.review.guard import note_decision
@@ -198,8 +198,8 @@ def check_among(classes: Collection[str], there: Collection[str], label_field: s
     unknown = [name for name in classes if name not in there]
     if unknown:
         raise InputError(
-            f"expected classes of labels in {label_field!r}, got {', '.join(map(repr, unknown))}; there is: "
-            f"{', '.join(map(as_text, sorted(there))) or 'no label yet'}"
+            f"expected classes of labels in {label_field!r}, got {listing(map(repr, unknown))}; there is: "
+            f"{listing(sorted(there), like=unknown[0]) if there else 'no label yet'}"
         )
 
 

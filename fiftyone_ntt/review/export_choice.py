@@ -27,7 +27,7 @@ from fiftyone_ntt.dataset.fields import (
 from fiftyone_ntt.dataset.labels import is_edited, scores_above
 from fiftyone_ntt.dataset.parts import part_of
 from fiftyone_ntt.dataset.storage import raw_values
-from fiftyone_ntt.errors import InputError, counted
+from fiftyone_ntt.errors import InputError, counted, listing
 from fiftyone_ntt.runs.record import provenance_of, run_of_field
 
 _CHUNK = 100
@@ -99,7 +99,8 @@ def classes_of(view: SampleCollection, label_field: str, classes: Sequence[str] 
         missing = sorted(set(classes) - set(there))
         if missing and len(missing) == len(classes):
             raise InputError(
-                f"nothing to export: no label of {missing} among them; there is: {sorted(there) or 'none'}"
+                f"nothing to export: no label of {listing(map(repr, missing))} among them; there is: "
+                f"{listing(sorted(there), like=missing[0])}"
             )
         return list(classes)
     of_run = list(provenance_of(view, label_field).get("classes") or [])

@@ -11,7 +11,7 @@ import fiftyone as fo
 import numpy as np
 
 from fiftyone_ntt.dataset.fields import check_detections_field
-from fiftyone_ntt.errors import InputError, as_text, counted
+from fiftyone_ntt.errors import InputError, counted, listing
 from fiftyone_ntt.params.review import FitThresholdsParams
 from fiftyone_ntt.references.banks import bank_of_run
 from fiftyone_ntt.review.label_table import LabelTable, suggest_threshold, table_of
@@ -331,7 +331,7 @@ def _notes(labels: Labels, fitted: list[ClassThreshold], precision: float | None
         if precision is not None and threshold.labels and threshold.threshold >= 1
     ]
     if beyond:
-        notes.append(f"No threshold promises that precision for: {', '.join(map(as_text, beyond[:10]))}.")
+        notes.append(f"No threshold promises that precision for: {listing(beyond)}.")
     return tuple(notes)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fiftyone_ntt.dataset.storage import store
-from fiftyone_ntt.errors import InputError, WrongTypeError, as_text
+from fiftyone_ntt.errors import InputError, WrongTypeError, listing
 from fiftyone_ntt.method.config import LATER_SETTINGS, REMOVED_OPTIONS, MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.starting_threshold import starting_thresholds
@@ -170,8 +170,8 @@ def score_thresholds(
     unknown = [str(name) for name in thresholds if name not in bank.classes]
     if unknown:
         raise InputError(
-            "expected thresholds of classes of the memory bank, got one of "
-            f"{', '.join(map(as_text, unknown[:10]))}; its classes are: {', '.join(map(as_text, bank.classes[:20]))}"
+            f"expected thresholds of classes of the memory bank, got one of {listing(unknown)}; its classes are: "
+            f"{listing(bank.classes, 20, like=unknown[0])}"
         )
     return [_checked(name, thresholds.get(name, 0.0)) for name in bank.classes]
 

@@ -11,7 +11,7 @@ from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.dataset.fields import dataset_of, every_image
 from fiftyone_ntt.dataset.progress import with_bar
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, listing
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.starting_threshold import starting_thresholds
@@ -342,5 +342,5 @@ def record_of_run(dataset: fo.Dataset, run_key: str) -> dict[str, Any]:
             return stored_record(config)
     if run_key in queued_runs(dataset):
         raise InputError(f"run {run_key!r} has not begun yet; wait until it has, or cancel it")
-    keys = ", ".join(repr(run["run_key"]) for run in list_runs(dataset)) or "none"
+    keys = listing((run["run_key"] for run in list_runs(dataset)), like=run_key)
     raise InputError(f"no labelling run {run_key!r} in {dataset.name!r}; there is: {keys}")

@@ -18,7 +18,7 @@ from fiftyone_ntt.dataset.labels import ATTRIBUTES, is_from_run, is_kept
 from fiftyone_ntt.dataset.schema import declare_labels, declare_status
 from fiftyone_ntt.dataset.shown_masks import files_shown
 from fiftyone_ntt.dataset.storage import masks_folder, patiently, remove_masks
-from fiftyone_ntt.errors import InputError, NttError, counted
+from fiftyone_ntt.errors import InputError, NttError, counted, listing
 from fiftyone_ntt.params.base import plain_values
 from fiftyone_ntt.params.labelling import UndoParams
 from fiftyone_ntt.references.banks import bank_of_run, bank_summaries, list_banks, save_bank
@@ -197,7 +197,7 @@ def _check(dataset: fo.Dataset, run_key: str) -> str:
     # A run that waits for a worker to begin it has written nothing yet.
     runs = {run["run_key"]: run for run in list_runs(dataset) if dataset.has_run(run["run_key"])}
     if run_key not in runs:
-        raise InputError(f"no labelling run {run_key!r} in {dataset.name!r}; there is: {', '.join(runs) or 'none'}")
+        raise InputError(f"no labelling run {run_key!r} in {dataset.name!r}; there is: {listing(runs, like=run_key)}")
     if runs[run_key].get("workers"):  # one that was cancelled may take a second to stop
         raise InputError(f"run {run_key!r} is at work; cancel it first, see cancel_run, and wait for it to stop")
     name = str(runs[run_key]["label_field"])

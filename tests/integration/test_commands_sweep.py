@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import fiftyone as fo
 import pytest
 from PIL import Image
@@ -66,12 +68,13 @@ def places(tmp_path_factory):
     (folder / "full").mkdir()
     (folder / "full" / "mine.txt").write_text("precious")
     dataset, empty = fo.Dataset(), fo.Dataset()
+    others = [fo.Dataset(f"a stranger's data {k:02} {uuid4().hex[:8]}") for k in range(25)]  # what there is must stay a list
     Image.new("RGB", (40, 30)).save(folder / "a.png")
     label = fo.Detection(label="cat", confidence=0.8, bounding_box=[0.1, 0.1, 0.4, 0.4])
     dataset.add_sample(fo.Sample(str(folder / "a.png"), ntt=fo.Detections(detections=[label])))
     yield {"NAME": dataset.name, "EMPTY": empty.name, "TMP": str(folder)}
-    dataset.delete()
-    empty.delete()
+    for one in (dataset, empty, *others):
+        one.delete()
 
 
 @pytest.mark.parametrize(("command", "statuses"), COMMANDS, ids=[command for command, _ in COMMANDS])

@@ -74,3 +74,19 @@ def test_a_name_is_plain_in_what_is_printed(what):
 def test_an_error_keeps_the_words_it_was_given():
     assert str(errors.InputError("expected a text, got 'ünï'; give one")) == "expected a text, got 'ünï'; give one"
     assert ERRORS, "every kind of error is a row above"
+
+
+@pytest.mark.parametrize(
+    ("names", "like", "text"),
+    [
+        ([], None, "none"),
+        (["cat", "dog"], None, "cat, dog"),
+        (["cat", "dog", "eel", "fox"], None, "cat, dog, eel and 1 more"),
+        (["cat", "dog", "eel", "fox", "foxes"], "foxs", "foxes, fox, cat and 2 more"),  # what was probably meant
+        (["dog", "cat"], "cat", "dog, cat"),
+        (map(str, range(2000)), None, "0, 1, 2 and 1,997 more"),
+        ([NAME, "x" * 99], None, f"{PLAIN}, {'x' * 60}..."),
+    ],
+)
+def test_many_names_stay_a_list_in_a_sentence(names, like, text):
+    assert errors.listing(names, 3, like) == text

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, listing
 from fiftyone_ntt.evaluation.coco import Box, GroundTruth
 from fiftyone_ntt.evaluation.protocols.json_checks import is_empty, problems
 from fiftyone_ntt.pixels.mask_codes import Rle
@@ -174,8 +174,8 @@ class CocoFile:
         unknown = [name for name in classes if name not in ids.values()]
         if unknown or len(ids) != len(set(classes)):
             raise InputError(
-                f"expected the classes {', '.join(unknown or classes)} once each in {self.path.name}, got "
-                f"{', '.join(f'{k} {name}' for k, name in self.names.items())}; names must be spelt as there"
+                f"expected the classes {listing(unknown or classes)} once each in {self.path.name}, got "
+                f"{listing((f'{k} {name}' for k, name in self.names.items()), 100)}; names must be spelt as there"
             )
         return ids
 

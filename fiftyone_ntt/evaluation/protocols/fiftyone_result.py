@@ -10,7 +10,7 @@ from typing import Any
 import fiftyone as fo
 from pycocotools import mask as mask_utils
 
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, listing
 from fiftyone_ntt.evaluation.coco import Prediction
 from fiftyone_ntt.evaluation.protocols.base import DetectionProtocol
 from fiftyone_ntt.evaluation.protocols.coco_files import Targets
@@ -76,7 +76,7 @@ def _check_same(targets: Targets, items: dict[str, Any], result: dict[str, Any])
     """
     if list(targets.classes) != result["classes"]:
         raise InputError(
-            f"expected the classes of the result, {', '.join(result['classes'])}, got {', '.join(targets.classes)} in "
+            f"expected the classes of the result, {listing(result['classes'])}, got {listing(targets.classes)} in "
             f"{result['data']}: the annotation file was changed since; run the protocol again"
         )
     names = {str(image.image_id): image.path.name for image in targets.images}

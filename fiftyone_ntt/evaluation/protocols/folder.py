@@ -12,7 +12,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from fiftyone_ntt.errors import InputError, counted
+from fiftyone_ntt.errors import InputError, counted, listing
 from fiftyone_ntt.evaluation.protocols.base import Case, DetectionProtocol, Needed, needed_images
 from fiftyone_ntt.evaluation.protocols.coco_files import CocoFile, Reference, Targets
 from fiftyone_ntt.evaluation.protocols.oracles import SEED
@@ -122,7 +122,7 @@ def _targets(data: Path, part: str) -> Targets:
     if not used:
         raise InputError(f"expected objects in {file.path} and {train.path}, got none; annotate some")
     bare = [name for name in file.names.values() if name not in used]
-    notes = (f"left out, no object in train.json and test.json: {', '.join(bare)}",) if bare else ()
+    notes = (f"left out, no object in train.json and test.json: {listing(bare)}",) if bare else ()
     return replace(file.targets(used), notes=notes)
 
 

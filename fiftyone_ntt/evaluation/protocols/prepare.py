@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fiftyone_ntt.candidates.source import StageOne
-from fiftyone_ntt.errors import InputError, counted
+from fiftyone_ntt.errors import InputError, counted, listing
 from fiftyone_ntt.evaluation.protocols.base import Case, DetectionProtocol, EpisodeProtocol, Needed, Protocol
 from fiftyone_ntt.evaluation.protocols.coco_files import digest_of
 from fiftyone_ntt.evaluation.protocols.oracles import SEED, differences, published
@@ -71,7 +71,7 @@ def _detection_content(protocol: DetectionProtocol, data: Path, part: str) -> It
     table = [f"{k} {name}" for k, name in zip(targets.category_ids, targets.classes, strict=True)]
     yield (
         f"{counted(len(targets.images), 'image')}, {counted(len(targets.truth), 'object')}, classes by name: "
-        f"{', '.join(table[:_MOST_CLASSES])}{' ...' if len(table) > _MOST_CLASSES else ''}"
+        f"{listing(table, _MOST_CLASSES)}"
     )
     yield from targets.notes
     absent = [image.path for image in targets.images if not image.path.is_file()]

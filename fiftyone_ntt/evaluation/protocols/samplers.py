@@ -12,7 +12,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fiftyone_ntt.errors import InputError, counted
+from fiftyone_ntt.errors import InputError, counted, listing
 from fiftyone_ntt.evaluation.protocols.coco_files import CocoFile, Reference, digest_of
 
 LEAST_SIDE, LEAST_GAP = 32, 10
@@ -64,7 +64,7 @@ def draw(
             groups.setdefault(annotation["category_id"], []).append(annotation)
     missing = [name for k, name in ids.items() if k not in groups]
     if missing and not fill:
-        raise InputError(f"expected objects of every class in {file.path.name}, got none of {', '.join(missing)}")
+        raise InputError(f"expected objects of every class in {file.path.name}, got none of {listing(missing)}")
     drawn: Draw = {}
     for k, group in groups.items():
         stream.shuffle(group)
@@ -127,7 +127,7 @@ def as_given(file: CocoFile, classes: Sequence[str], shots: int, *, paper: bool 
             boxes.setdefault(annotation["image_id"], []).append(annotation)
     missing = [name for k, name in ids.items() if k not in groups]
     if missing:
-        raise InputError(f"expected objects of every class in {file.path.name}, got none of {', '.join(missing)}")
+        raise InputError(f"expected objects of every class in {file.path.name}, got none of {listing(missing)}")
     if not paper:
         return {ids[k]: [one for boxes in images.values() for one in boxes] for k, images in groups.items()}
     stream = random.Random(PADDING_SEED)
