@@ -216,8 +216,10 @@ def test_learning_shows_first_and_writes_when_told(start: Start) -> None:
     hide_truth(app)
     dataset = app.dataset
     above(dataset, 0.5).tag_labels(ACCEPTED_TAG, "ntt")
-    below = dataset.filter_labels("ntt", F("confidence") < 0.3).values("ntt.detections.id", unwind=True)
-    dataset.select_labels(ids=below[:2], fields="ntt").tag_labels(REJECTED_TAG, "ntt")
+    weak = dataset.filter_labels("ntt", F("confidence") < 0.3)
+    scores, ids = (weak.values(f"ntt.detections.{name}", unwind=True) for name in ("confidence", "id"))
+    best = sorted(zip(scores, ids, strict=True), reverse=True)[:2]  # the weakest of all would teach nothing
+    dataset.select_labels(ids=[label_id for _, label_id in best], fields="ntt").tag_labels(REJECTED_TAG, "ntt")
     app.open_panel()
     app.tab("3 Review")
     before = labels_of(dataset)
