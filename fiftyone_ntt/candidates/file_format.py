@@ -213,8 +213,15 @@ def default_root() -> Path:
 
 
 def index_root(index_dir: str | Path | None) -> Path:
-    """The index's folder: the one given, else (also for an empty text, as of an empty form field) the default one."""
-    return default_root() if index_dir in (None, "") else expanded(index_dir)
+    """The index's folder: the one given, else (also for an empty text, as of an empty form field) the default one.
+
+    Raises:
+        InputError: if there is a file in its place.
+    """
+    root = default_root() if index_dir in (None, "") else expanded(index_dir)
+    if root.exists() and not root.is_dir():
+        raise InputError(f"expected the folder of a candidate cache, got the file {root}; choose another index_dir")
+    return root
 
 
 def limit_in_bytes(gigabytes: float | None = None) -> int:

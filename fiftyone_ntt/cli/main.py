@@ -32,7 +32,7 @@ from fiftyone_ntt.cli.protocols import add_commands as add_protocol_commands
 from fiftyone_ntt.cli.references import add_commands as add_reference_commands
 from fiftyone_ntt.cli.review import add_commands as add_review_commands
 from fiftyone_ntt.cli.runs import add_commands as add_runs_commands
-from fiftyone_ntt.errors import InputError, NttError, counted
+from fiftyone_ntt.errors import NttError, counted
 from fiftyone_ntt.params.labelling import EvaluateParams, IndexParams, SegmentParams
 from fiftyone_ntt.params.wording import for_command_line
 
@@ -182,22 +182,12 @@ def index_build(dataset: str, tag: str | None, saved_view: str | None, **options
     return say_report(report)
 
 
-def _cache_of(index_dir: Path | None) -> Path:
-    """The folder of the candidate cache; it need not be there yet."""
-    from fiftyone_ntt.candidates.file_format import index_root
-
-    root = index_root(index_dir)
-    if root.exists() and not root.is_dir():
-        raise InputError(f"expected the folder of a candidate cache, got the file {root}; choose another index_dir")
-    return root
-
-
 def index_info(index_dir: Path | None) -> int:
     """Prints what the candidate cache holds."""
-    from fiftyone_ntt.candidates.file_format import limit_in_bytes
+    from fiftyone_ntt.candidates.file_format import index_root, limit_in_bytes
     from fiftyone_ntt.candidates.maintenance import info
 
-    root = _cache_of(index_dir)
+    root = index_root(index_dir)
     headings = ("settings", "preset", "points", "images", "of fleets", "MB", "KB an image", "first used", "last used")
     table = Table(*headings, "leftovers")
     entries = info(root)
@@ -225,9 +215,10 @@ def index_info(index_dir: Path | None) -> int:
 
 def index_verify(index_dir: Path | None, remove: bool) -> int:
     """Reads every file of the candidate cache and prints those that are damaged."""
+    from fiftyone_ntt.candidates.file_format import index_root
     from fiftyone_ntt.candidates.maintenance import verify
 
-    root = _cache_of(index_dir)
+    root = index_root(index_dir)
     with progress_bar("files") as progress:
         damaged = verify(root, remove=remove, progress=progress)
     terminal = console()
@@ -240,10 +231,10 @@ def index_verify(index_dir: Path | None, remove: bool) -> int:
 
 def index_prune(index_dir: Path | None, limit: float | None, **options: Any) -> int:
     """Removes from the candidate cache what it is told to, and prints what that was."""
-    from fiftyone_ntt.candidates.file_format import limit_in_bytes
+    from fiftyone_ntt.candidates.file_format import index_root, limit_in_bytes
     from fiftyone_ntt.candidates.maintenance import prune
 
-    root = _cache_of(index_dir)
+    root = index_root(index_dir)
     size_limit = None if limit is None else limit_in_bytes(limit)
     with progress_bar("files") as progress:
         report = prune(root, limit=size_limit, progress=progress, **options)

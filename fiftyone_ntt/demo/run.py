@@ -84,10 +84,13 @@ def run_demo(
         What was done; ``None`` where only the App was opened.
 
     Raises:
-        InputError: the photographs are missing, or the database holds another dataset of the demo's name.
+        InputError: there is a file in place of the folder, the photographs are missing, or the database holds another
+            dataset of the demo's name.
         MissingWeightsError: the offline models are not on this machine.
     """
     output = output.expanduser().resolve()
+    if output.exists() and not output.is_dir():
+        raise InputError(f"expected a folder for what the demo writes, got the file {output}; choose another one")
     use_own_fiftyone(output, install_plugin)
     console = Console()
     if app and _finished_dataset() is not None:

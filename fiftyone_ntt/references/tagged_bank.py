@@ -212,6 +212,8 @@ def resolve_bank(
     asked = asked or StageOneSettings()
     models, ask = cast("str | Preset | None", asked.preset), asked.granularity == "auto"
     if bank is None:
+        if not len(dataset_of(samples)):
+            raise InputError("the dataset holds no images; add some, and tag a few as references")
         plan = plan_or_kept(samples, label_field, preset=models, ask_granularity=ask)
         return plan.bank(asked.device, progress, asked.large_images)
     if not isinstance(bank, SampleCollection):

@@ -35,7 +35,7 @@ COMMANDS = [
     ("index verify --index-dir TMP/none", DONE), ("index verify --index-dir TMP/file", REFUSED),
     ("index prune --index-dir TMP/none", DONE), ("index prune --index-dir TMP/file", REFUSED),
     ("index prune --index-dir TMP/none --limit -1", REFUSED), ("index prune --settings nope", (0, 2)),
-    ("index build NAME --index-dir TMP/file", (1, 2)), ("segment NAME --index-dir TMP/file", REFUSED),
+    ("index build NAME --index-dir TMP/file", REFUSED), ("segment NAME --index-dir TMP/file", REFUSED),
     ("export NAME --field ntt --only all --export-dir TMP/file", REFUSED),
     ("export NAME --field ntt --only all --export-dir TMP/file/below", REFUSED),
     ("export NAME --field ntt --only all --export-dir TMP/full", REFUSED),
@@ -68,7 +68,7 @@ def places(tmp_path_factory):
     (folder / "full").mkdir()
     (folder / "full" / "mine.txt").write_text("precious")
     dataset, empty = fo.Dataset(), fo.Dataset()
-    others = [fo.Dataset(f"a stranger's data {k:02} {uuid4().hex[:8]}") for k in range(25)]  # what there is must stay a list
+    others = [fo.Dataset(f"a stranger's data {k:02} {uuid4().hex[:8]}") for k in range(25)]  # to list in a sentence
     Image.new("RGB", (40, 30)).save(folder / "a.png")
     label = fo.Detection(label="cat", confidence=0.8, bounding_box=[0.1, 0.1, 0.4, 0.4])
     dataset.add_sample(fo.Sample(str(folder / "a.png"), ntt=fo.Detections(detections=[label])))

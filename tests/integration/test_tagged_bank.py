@@ -210,3 +210,10 @@ def test_a_bank_from_elsewhere_is_kept_and_found_by_name(pictures, preset, tmp_p
         ntt.save_bank(pictures, "other", "elsewhere")
     with pytest.raises(InputError, match="choose another name for the bank"):
         ntt.save_bank(pictures, report.run_key, ntt.load_bank(pictures, "elsewhere"))
+
+
+def test_a_dataset_without_images_is_not_about_references(settings):
+    dataset = fo.Dataset()
+    with pytest.raises(InputError, match="the dataset holds no images"):
+        ntt.segment(dataset, **settings)
+    dataset.delete()
