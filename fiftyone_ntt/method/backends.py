@@ -100,6 +100,29 @@ class PromptDecoder(Protocol):
 
 
 @runtime_checkable
+class MaskPromptDecoder(Protocol):
+    """What a ``ProposalModel`` may offer besides: prompts of a box, points and a mask that is there already."""
+
+    def decode_refined(
+        self, embedding: Any, boxes: Tensor, points: Tensor, labels: Tensor, masks: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Prompts with objects whose masks are known roughly, each on its own.
+
+        Args:
+            embedding: what ``encode`` returned.
+            boxes: float32 ``[B, 4]`` xyxy in pixels of the model frame.
+            points: float32 ``[B, P, 2]`` (x, y) in pixels of the model frame.
+            labels: int64 ``[B, P]``: 1 for a point on the object, 0 for one that is not.
+            masks: float32 ``[B, 256, 256]`` logits of the masks, in the mask frame.
+
+        Returns:
+            Mask logits float32 ``[B, 4, 256, 256]`` in the model frame, and predicted IoU float32 ``[B, 4]``: the
+            single-mask output, then the three multi-mask outputs, in the model's order.
+        """
+        ...
+
+
+@runtime_checkable
 class AmongDecoder(Protocol):
     """What a ``ProposalModel`` may offer besides: the best mask of each prompt without making the others."""
 

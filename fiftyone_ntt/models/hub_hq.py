@@ -7,7 +7,7 @@ same modules are called once for all four, in the decoder's own order, which say
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,9 @@ class HubSamHq(HubMaskModel[HqEmbedding]):
         compressed = decoder.compress_vit_conv2(decoder.activation(decoder.compress_vit_norm(first)))
         fine: Tensor = compressed + late
         return fine
+
+    def _changed(self, embedding: HqEmbedding, added: Tensor) -> HqEmbedding:
+        return replace(embedding, image=embedding.image + added)
 
     def decode_among(
         self, embedding: HqEmbedding, points: Tensor, threshold: float, among: tuple[int, ...]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fiftyone_ntt.errors import InputError
@@ -68,6 +69,10 @@ class HubMaskModel(Generic[_Embedding]):
     def _decode(self, embedding: _Embedding, sparse: Tensor, which: range) -> tuple[Tensor, Tensor]:
         """Outputs ``which`` (0 is the single mask) of P prompts: logits ``[P, m, 256, 256]`` and IoU ``[P, m]``."""
 
+    @abstractmethod
+    def _changed(self, embedding: _Embedding, added: Tensor) -> _Embedding:
+        """The embedding with ``[1, C, h, w]`` added to its image."""
+
     def encode(self, pixels: Tensor, frame: ImageFrame) -> _Embedding:
         """Runs the image encoder on float32 ``[3, side, side]`` RGB in 0..1 in the model frame."""
         return self.encode_batch(pixels[None], [frame])[0]
@@ -79,6 +84,27 @@ class HubMaskModel(Generic[_Embedding]):
     def decode_prompts(self, embedding: _Embedding, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """See ``PromptDecoder``. On the model's device."""
         return self._decode(embedding, self._points(points, labels), range(4))
+
+    @torch.no_grad()
+    def decode_refined(
+        self, embedding: _Embedding, boxes: Tensor, points: Tensor, labels: Tensor, masks: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See ``MaskPromptDecoder``. On the model's device."""
+        sparse = self._prompt(
+            input_points=points.to(self.device, torch.float32)[None],
+            input_labels=labels.to(self.device, torch.int32)[None],
+            input_boxes=boxes.to(self.device, torch.float32)[None],
+        )
+        encoder = self.model.prompt_encoder
+        sides = (self.mask_side, self.mask_side)
+        resized = F.interpolate(masks[:, None].to(self.device, torch.float32), sides, mode="bilinear")
+        # What the decoder adds for "no mask" is taken off beforehand: one way through it serves all prompts.
+        dense = encoder.mask_embed(resized) - encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        parts = [
+            self._decode(self._changed(embedding, dense[i : i + 1]), sparse[i : i + 1], range(4))
+            for i in range(len(boxes))
+        ]
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
     def _points(self, points: Tensor, labels: Tensor | None = None) -> Tensor:
         """Embeddings ``[P, n + 1, C]`` of P sets of n points ``[P, n, 2]`` in the model frame, all on the object."""

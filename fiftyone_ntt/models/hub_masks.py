@@ -115,6 +115,9 @@ class HubSam2(HubMaskModel[Sam2Embedding]):
                 prepared = self.decoder.prepare(image, self._position, no_mask, high_res)
         return Sam2Embedding(image, self._position, high_res, prepared)
 
+    def _changed(self, embedding: Sam2Embedding, added: Tensor) -> Sam2Embedding:
+        return self._embedding(embedding.image + added, embedding.high_res)
+
     @torch.no_grad()
     def decode_among(
         self, embedding: Sam2Embedding, points: Tensor, threshold: float, among: tuple[int, ...]

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor
@@ -72,6 +73,7 @@ class MiniSam:
         self._decoder = MaskDecoder(state)
         self._prompt_encoder = _Fourier(state["prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"])
         self._position = self._prompt_encoder.grid(_SIDE // 16)
+        self._mask_encoder = _MaskEncoder(state)
         self._no_mask = state["no_mask_embed.weight"]
         kinds = [f"prompt_encoder.point_embeddings.{i}.weight" for i in range(4)]
         # Indexed by the kind of a point; -1, the last, is padding.
@@ -119,6 +121,24 @@ class MiniSam:
         prompts = self._prompts(torch.cat([points, padding], dim=1), kinds)
         return self._decoder.outputs(embedding.prepared, prompts, range(4))
 
+    @torch.no_grad()
+    def decode_refined(
+        self, embedding: MiniSamEmbedding, boxes: Tensor, points: Tensor, labels: Tensor, masks: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See ``MaskPromptDecoder``."""
+        corners = torch.tensor([_BOX_CORNERS]).expand(len(boxes), -1)
+        kinds = torch.cat([corners, labels.cpu().long()], dim=1)
+        sparse = self._prompts(torch.cat([boxes.reshape(-1, 2, 2), points], dim=1), kinds)
+        # What the decoder adds for "no mask" is taken off beforehand: one way through it serves all prompts.
+        added = self._mask_encoder(masks.float().cpu()) - self._no_mask.reshape(1, -1, 1, 1)
+        parts = [
+            self._decoder.outputs(
+                self.embedding(embedding.features + added[i : i + 1].numpy()).prepared, sparse[i : i + 1], range(4)
+            )
+            for i in range(len(boxes))
+        ]
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
     def _point_prompts(self, points: Tensor) -> Tensor:
         """A foreground point and a padding point for each of P prompts: ``[P, 2, 256]``."""
         kinds = torch.tensor([_FOREGROUND, _PADDING])
@@ -152,11 +172,32 @@ class _Fourier:
         return self(torch.stack([x, y], dim=-1)).permute(2, 0, 1)[None]
 
 
+class _MaskEncoder:
+    """SAM's encoding of a mask prompt: two strided convolutions with layer norms, and a projection.
+
+    Args:
+        state: parameters by SAM's names.
+    """
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        names = [f"prompt_encoder.mask_downscaling.{i}" for i in (0, 1, 3, 4, 6)]
+        self._parts = [(state[f"{name}.weight"], state[f"{name}.bias"]) for name in names]
+
+    def __call__(self, masks: Tensor) -> Tensor:
+        """``[B, 256, 64, 64]`` of logits ``[B, 256, 256]``."""
+        conv1, norm1, conv2, norm2, last = self._parts
+        values = masks[:, None]
+        for conv, (gain, offset) in ((conv1, norm1), (conv2, norm2)):
+            values = F.conv2d(values, *conv, stride=2).movedim(1, -1)  # channels last, where they are normalised
+            values = F.gelu(F.layer_norm(values, values.shape[-1:], gain, offset, eps=1e-6)).movedim(-1, 1)
+        return F.conv2d(values, *last)
+
+
 def decoder_parameters(path: Path) -> dict[str, Tensor]:
     """The parameters in a SAM decoder's ONNX file, by the names that SAM gives them.
 
-    The export has lost the names of the linear layers' weights, of the output tokens and of the layer norm in the
-    up-scaling. They are recognised by the named parameters they are used with.
+    The export has lost the names of the linear layers' weights, of the output tokens and of the layer norms in the
+    up-scaling and in the encoding of masks. They are recognised by the named parameters they are used with.
     """
     graph = onnx.load(str(path)).graph
     parameters = {item.name: torch.from_numpy(numpy_helper.to_array(item).copy()) for item in graph.initializer}
@@ -177,7 +218,7 @@ def decoder_parameters(path: Path) -> dict[str, Tensor]:
 
 
 def _unnamed(graph: onnx.GraphProto, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Output tokens, the embedding for "no mask", and gain and offset of the up-scaling's layer norm."""
+    """Output tokens, the embedding for "no mask", and gain and offset of layer norms."""
     named: dict[str, Tensor] = {}
     for node in graph.node:
         for name in node.input:
@@ -189,9 +230,11 @@ def _unnamed(graph: onnx.GraphProto, parameters: dict[str, Tensor]) -> dict[str,
                 named["iou_token.weight"], named["mask_tokens.weight"] = value[0, :1], value[0, 1:]
             elif tuple(value.shape) == (1, 256, 1, 1):
                 named["no_mask_embed.weight"] = value.reshape(1, 256)
-            elif output.startswith("/output_upscaling/output_upscaling.1/"):
-                part = "weight" if node.op_type == "Mul" else "bias"
-                named[f"output_upscaling.1.{part}"] = value.flatten()
+            for norm in ("output_upscaling.1", "mask_downscaling.1", "mask_downscaling.4"):
+                if output.startswith(f"/{norm.split('.')[0]}/{norm}/"):
+                    part = "weight" if node.op_type == "Mul" else "bias"
+                    prefix = "prompt_encoder." if norm.startswith("mask") else ""
+                    named[f"{prefix}{norm}.{part}"] = value.flatten()
     return named
 
 

@@ -171,6 +171,27 @@ class Sam2:
         prompts = self._prompts(points, labels.to(self.device, torch.int32))
         return self._decode(embedding, *prompts, range(4))
 
+    @torch.no_grad()
+    def decode_refined(
+        self, embedding: Sam2Embedding, boxes: Tensor, points: Tensor, labels: Tensor, masks: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See ``MaskPromptDecoder``. On the model's device."""
+        corners = torch.tensor([[2, 3]], dtype=torch.int32, device=self.device).expand(len(boxes), -1)
+        kinds = torch.cat([corners, labels.to(self.device, torch.int32)], dim=1)
+        coords = torch.cat([boxes.reshape(-1, 2, 2), points], dim=1)
+        sparse, no_mask = self._prompts(coords, kinds)
+        encoder = self.model.sam_prompt_encoder
+        _, dense = encoder(points=None, boxes=None, masks=masks[:, None].to(self.device, torch.float32))
+        parts = [
+            # What the decoder adds for "no mask" is taken off beforehand: one way through it serves all prompts.
+            self._decode(
+                self._embedding(embedding.image + (dense - no_mask)[i : i + 1], embedding.position, embedding.high_res),
+                sparse[i : i + 1], no_mask[i : i + 1], range(4),
+            )
+            for i in range(len(boxes))
+        ]  # fmt: skip
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
     def _point_prompts(self, points: Tensor) -> tuple[Tensor, Tensor]:
         return self._prompts(points.reshape(-1, 1, 2), torch.ones(1, 1, dtype=torch.int32, device=self.device))
 

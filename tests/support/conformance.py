@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fiftyone_ntt.method.backends import FeatureModel, ProposalModel
+from fiftyone_ntt.method.backends import FeatureModel, MaskPromptDecoder, ProposalModel
 from fiftyone_ntt.method.pooling import pool
 from fiftyone_ntt.method.proposals import Candidates
 from fiftyone_ntt.models.hub_features import HubFeatures
@@ -222,6 +222,26 @@ def keeps_the_order_of_its_masks(backend: Backend, folder: Path) -> None:
     assert min(apart) > 1e-3, "the three masks are one"
 
 
+def takes_masks_as_prompts(backend: Backend, folder: Path) -> None:
+    """A box, points and a mask: four masks each, whoever else is asked for; another mask is another answer."""
+    model = loaded(backend, folder)
+    assert isinstance(model, MaskPromptDecoder)
+    embedding, points = model.encode(pixels_of(model), model.frame(IMAGE_SIZE)), points_of(model)
+    boxes = torch.cat([points[:2], points[1:] + 20.0], dim=1)
+    sets, labels = torch.stack([points[:2], points[1:]]), torch.tensor([[1, 0], [1, 1]])
+    masks = torch.full((2, 256, 256), -10.0)
+    masks[0, 40:90, 30:80], masks[1, 100:180, 60:200] = 10.0, 10.0
+    logits, ious = model.decode_refined(embedding, boxes, sets, labels, masks)
+    assert logits.shape == (2, 4, 256, 256) and ious.shape == (2, 4)
+    alone, alone_ious = model.decode_refined(embedding, boxes[1:], sets[1:], labels[1:], masks[1:])
+    torch.testing.assert_close(logits[1:], alone, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(ious[1:], alone_ious, rtol=0, atol=1e-4)
+    for changed in ((boxes + 40.0, sets, labels, masks), (boxes, sets, 1 - labels, masks),
+                    (boxes, sets, labels, -masks)):  # fmt: skip
+        other, _ = model.decode_refined(embedding, *changed)
+        assert (other - logits).abs().max() > 1e-4
+
+
 def is_finite_on_a_constant_image(backend: Backend, folder: Path) -> None:
     """Black, white and grey images give numbers."""
     model = loaded(backend, folder)
@@ -346,6 +366,7 @@ CHECKS = {
         fulfils_its_protocol,
         puts_a_disc_where_it_is,
         keeps_the_order_of_its_masks,
+        takes_masks_as_prompts,
         is_finite_on_a_constant_image,
         gives_the_same_in_a_batch,
         has_a_signature,
@@ -360,7 +381,7 @@ def applies(check: str, backend: Backend) -> bool:
     """Whether a check is about that kind of backend."""
     if check == "is_fed_as_by_its_processor":
         return bool(backend.processor)
-    return backend.masks or check != "keeps_the_order_of_its_masks"
+    return backend.masks or check not in ("keeps_the_order_of_its_masks", "takes_masks_as_prompts")
 
 
 # ---- The table in the docs ----

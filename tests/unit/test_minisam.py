@@ -65,7 +65,7 @@ def test_the_frame_follows_the_mode(model, paths):
         MiniSam(*paths, frame_mode="stretch")
 
 
-def original(paths, embedding, coordinates, labels):
+def original(paths, embedding, coordinates, labels, mask=None):
     """The package's decoder, untouched, on one prompt: (mask logits [256, 256], predicted IoU) of its choice."""
     session = ort.InferenceSession(str(paths[1]), providers=["CPUExecutionProvider"])
     low, iou = session.run(
@@ -74,8 +74,8 @@ def original(paths, embedding, coordinates, labels):
             "image_embeddings": embedding.features,
             "point_coords": np.array([coordinates], np.float32),
             "point_labels": np.array([labels], np.float32),
-            "mask_input": np.zeros((1, 1, 256, 256), np.float32),
-            "has_mask_input": np.zeros(1, np.float32),
+            "mask_input": np.zeros((1, 1, 256, 256), np.float32) if mask is None else mask[None, None],
+            "has_mask_input": np.full(1, mask is not None, np.float32),
             "orig_im_size": np.array([300, 400], np.float32),
         },
     )
@@ -116,6 +116,23 @@ def test_the_box_output_is_the_decoders_single_mask(model, paths, letterboxed):
     assert ious.shape == (1,)
     ours, theirs = masks[0].numpy() > 0, low > 0
     assert (ours & theirs).sum() / (ours | theirs).sum() > 0.98
+
+
+def test_a_mask_prompt_is_that_of_the_untouched_decoder(model, paths, letterboxed):
+    embedding, _ = letterboxed
+    rows, columns = np.mgrid[:256, :256]
+    mask = np.where((columns - 90) ** 2 + (rows - 70) ** 2 < 35**2, 12.0, -12.0).astype(np.float32)
+    box, points, labels = [230.0, 128.0, 538.0, 435.0], [(384.0, 281.6), (240.0, 140.0)], [1, 0]
+    # From three points on the package's graph takes output 0.
+    low, iou = original(paths, embedding, [box[:2], box[2:], *points], [2, 3, *labels], mask)
+    masks, ious = model.decode_refined(
+        embedding, torch.tensor([box]), torch.tensor([points]), torch.tensor([labels]), torch.from_numpy(mask)[None]
+    )
+    assert masks.shape == (1, 4, 256, 256)
+    assert np.abs(masks[0, 0].numpy() - low).max() < 1e-3 * np.abs(low).max()
+    assert ious[0, 0].item() == pytest.approx(iou, abs=1e-4)
+    without, _ = original(paths, embedding, [box[:2], box[2:], *points], [2, 3, *labels])
+    assert np.abs(without - low).max() > 0.1, "the mask says something"
 
 
 @pytest.mark.parametrize("count", [1, 3, 9])
