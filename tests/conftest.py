@@ -139,6 +139,7 @@ def find_mongod_quietly(hook: MetaPathFinder) -> str | None:
 def _set_environment(database: TestDatabase) -> None:
     plugins = SANDBOX / "plugins"
     plugins.mkdir()
+    (SANDBOX / "presets.yaml").touch()  # not those of whoever runs the tests
     (plugins / "fiftyone-ntt").symlink_to(REPOSITORY, target_is_directory=True)
     os.environ.pop("FIFTYONE_PRIVATE_DATABASE_PORT", None)
     os.environ.update(
@@ -152,6 +153,7 @@ def _set_environment(database: TestDatabase) -> None:
         FIFTYONE_DATASET_ZOO_DIR=str(SANDBOX / "dataset-zoo"),
         FIFTYONE_MODEL_ZOO_DIR=str(SANDBOX / "model-zoo"),
         FIFTYONE_NTT_INDEX=str(SANDBOX / "index"),
+        FIFTYONE_NTT_PRESETS=str(SANDBOX / "presets.yaml"),
         FIFTYONE_SHOW_PROGRESS_BARS="false",
         HF_HUB_OFFLINE="1",
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fiftyone_ntt.cli.common import add_command, console, narrow_table, plain, progress_bar, say
+from fiftyone_ntt.params.preset_names import presets_file
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ def presets() -> int:
     for row in rows:
         if row.here != "yes":
             terminal.print(f"[yellow]{plain(row.name)}[/] {plain(row.here.removeprefix('no: '))}", soft_wrap=True)
+    file = presets_file()
+    say(f"presets of your own: {file}{'' if file.is_file() else ', which is not there yet (docs/custom-models.md)'}")
     return 0
 
 
@@ -112,4 +115,6 @@ def add_commands(commands: Any) -> None:
     parser = add_command(commands, "selfcheck", selfcheck, "whether a preset works here, from weights to labels")
     parser.add_argument("--preset", default="lite", help="which one (default: %(default)s)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="default: %(default)s")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16", "fp16", "auto"), default="fp32", help="default: %(default)s"
+    )

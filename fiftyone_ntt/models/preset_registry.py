@@ -1,12 +1,14 @@
-"""Presets of one's own: registered in a process, or offered by an installed package."""
+"""Presets of one's own: registered in a process, described in a file, or offered by an installed package."""
 
 from __future__ import annotations
 
 import logging
+from importlib.metadata import EntryPoint
 
 from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.models.preset_file import preset_from
 from fiftyone_ntt.models.presets import PRESETS, Preset
-from fiftyone_ntt.params.preset_names import GROUP, offered, preset_names, remember
+from fiftyone_ntt.params.preset_names import GROUP, described, offered, preset_names, presets_file, remember
 
 logger = logging.getLogger(__name__)
 
@@ -14,9 +16,9 @@ logger = logging.getLogger(__name__)
 def register_preset(preset: Preset) -> Preset:
     """Makes a preset known by its name in this process: to calls, commands and forms alike.
 
-    A package offers presets to every process instead, the App's among them, by entry points of the group
-    ``fiftyone_ntt.presets``: the preset's name = ``"module:object"``, where the object is a ``Preset`` or a function
-    that returns one.
+    A file offers presets to every process that sees it, the App's among them: ``FIFTYONE_NTT_PRESETS``. So does a
+    package, by entry points of the group ``fiftyone_ntt.presets``: the preset's name = ``"module:object"``, where the
+    object is a ``Preset`` or a function that returns one.
 
     Args:
         preset: a mask model, a feature model, and their settings. To register an equal one again does nothing.
@@ -48,16 +50,22 @@ def register_preset(preset: Preset) -> Preset:
 
 
 def find_preset(name: object) -> Preset:
-    """The preset of a name, loaded from the package that offers it if need be.
+    """The preset of a name, loaded from the user's file or from the package that offers it if need be.
 
     Raises:
-        InputError: there is none of that name, or the package that offers it gives something else.
+        InputError: there is none of that name, or the file or the package that offers it gives something else.
     """
-    if isinstance(name, str) and name in PRESETS:
-        return PRESETS[name]
-    point = offered().get(name) if isinstance(name, str) else None
-    if point is None:
-        raise InputError(f"expected a Preset or one of the presets {', '.join(preset_names())}, got {name!r}")
+    if isinstance(name, str):
+        if name in PRESETS:
+            return PRESETS[name]
+        if name in described():
+            return preset_from(name, described()[name], presets_file())
+        if name in offered():
+            return _from_package(name, offered()[name])
+    raise InputError(f"expected a Preset or one of the presets {', '.join(preset_names())}, got {name!r}")
+
+
+def _from_package(name: str, point: EntryPoint) -> Preset:
     try:
         given = point.load()
         preset = given() if callable(given) else given
@@ -73,7 +81,7 @@ def find_preset(name: object) -> Preset:
 
 
 def all_presets() -> dict[str, Preset]:
-    """Every preset that can be loaded, by name; what a package offers and cannot give is left out, with a warning."""
+    """Every preset that can be loaded, by name; what cannot be given is left out, with a warning."""
     presets = {}
     for name in preset_names():
         try:

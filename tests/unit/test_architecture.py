@@ -17,7 +17,7 @@ TESTS = ROOT / "tests"
 
 # Room -> (rooms that it may import, packages that it may import besides the standard library); lowest first.
 TABLE = {
-    "params": ("", ""),
+    "params": ("", "yaml"),  # only for names of presets in a user's file, if there is one
     # Only when asked for: COCO's run lengths, polygons, TIFF and colours of 16 bits, compiled loops.
     "pixels": ("", "numpy torch PIL pycocotools scipy tifffile cv2 numba"),
     "method": ("pixels", "numpy torch safetensors"),
@@ -47,11 +47,11 @@ TABLE = {
     ),
 }
 SERVICES = " ".join(TABLE)
-# A door may call every service. Of other doors: the command line starts the demo, a panel opens operators.
+# A door may call every service. Of other doors: the command line and an operator use the demo, a panel opens operators.
 DOORS = {
     "cli": (f"{SERVICES} demo", "torch rich fiftyone"),
     "demo": (SERVICES, "numpy PIL pycocotools rich fiftyone"),
-    "operators": (SERVICES, "fiftyone"),
+    "operators": (f"{SERVICES} demo", "fiftyone"),
     "panels": (f"{SERVICES} operators", "fiftyone"),
 }
 FOLDERS = {room: PACKAGE / room for room in (*TABLE, "demo", "cli")}
@@ -153,7 +153,7 @@ def test_files_stay_short():
 def test_the_package_stays_small():
     """Operators and panels lie beside the package in the source tree, and are counted with the doors, not here."""
     protocols = list((PACKAGE / "evaluation" / "protocols").glob("*.py"))
-    assert 0 < len(list(PACKAGE.rglob("*.py"))) - len(protocols) <= 201
+    assert 0 < len(list(PACKAGE.rglob("*.py"))) - len(protocols) <= 202
     assert 0 < len(protocols) <= 29, "a published table is a file and a line in the registry, not more"
 
 
