@@ -22,6 +22,7 @@ from fiftyone_ntt.operators.review import (
     RejectLabels,
 )
 from fiftyone_ntt.operators.runs import CancelRun, LowerThreshold, ResumeRun, UndoRun
+from fiftyone_ntt.operators.selfcheck import Selfcheck
 
 OPERATORS = (
     BuildMemoryBank,
@@ -47,6 +48,7 @@ OPERATORS = (
     AdviseReferences,
     ExportLabels,
     ToSegmentation,
+    Selfcheck,
     BoxAP,
     MaskAP,
     MaskAP50,

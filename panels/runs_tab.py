@@ -46,6 +46,7 @@ TITLES = {
     "advise_references": "Checking references",
     "judge_presence": "Image-level labels",
     "to_segmentation": "Semantic segmentation masks",
+    "selfcheck": "Checking the models",
 }
 EMPTY = """
 **No run yet.** Choose references in the first tab, then press **Label images**. What is at work shows up here: how

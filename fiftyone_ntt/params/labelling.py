@@ -49,6 +49,22 @@ class IndexParams(StageOneSettings):
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class SelfcheckParams(Params):
+    """Arguments of the check of a preset, whose numbers of prompts and images are its own."""
+
+    preset: str | PresetObject = param(
+        "lite", label="Models", help="which pair of mask model and feature model to check", choices=preset_names
+    )
+    device: str | None = param_of(
+        StageOneSettings,
+        "device",
+        help="'cuda', 'cuda:1', 'mps' or 'cpu'; the best there is where left empty",
+        advanced=False,
+    )
+    precision: str = param_of(StageOneSettings, "precision", advanced=False)
+
+
 BANK, LOOK_FOR, RUN = "References and memory bank", "What is looked for, and where", "The run"
 """Groups of settings of a labelling run."""
 

@@ -77,6 +77,7 @@ def test_the_app_reads_what_a_view_does_not_show(named, tmp_path, what):
         ("segment", {"bank": bank_name, "label_field": "found"}),
         ("preview", {"bank": bank_name}),
         ("index_candidates", {}),
+        ("selfcheck", {}),
         ("evaluate", {"label_field": "found", "gt_field": "truth"}),
         ("accept_labels", {"label_field": "found"}),
         ("export_labels", {"label_field": "found", **folder}),
@@ -87,7 +88,7 @@ def test_the_app_reads_what_a_view_does_not_show(named, tmp_path, what):
         ("advise_references", {"bank": bank_name, "label_field": "truth", "reviewed": "found"}),
     ):
         assert form(name, view, params)[1] == {}, name
-        if name not in ("preview", "index_candidates", "build_memory_bank"):
+        if name not in ("preview", "index_candidates", "selfcheck", "build_memory_bank"):
             assert run(name, view, params)[0]["summary"], name
     for tab in ("references", "runs", "review", "evaluate"):
         session = PanelSession(dataset, tab)
