@@ -27,8 +27,8 @@ from fiftyone_ntt.method.options.tiled import TiledImage
 from fiftyone_ntt.method.results import IndexedImage
 from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.models import Preset, load_segmenters
-from fiftyone_ntt.models.devices import Precision, choose_devices
-from fiftyone_ntt.models.presets import resolve_preset
+from fiftyone_ntt.models.devices import AnyPrecision, Precision, choose_devices
+from fiftyone_ntt.models.presets import precision_of, resolve_preset
 from fiftyone_ntt.params.base import GRANULARITIES, StageOneSettings
 from fiftyone_ntt.pixels.images import content_digest, decode_with_notes, read_bytes
 from fiftyone_ntt.pixels.regions import file_digest
@@ -46,7 +46,7 @@ class StageOne:
     """How candidates are made: what was asked for, and what that comes to here. Made by ``StageOne.of`` only.
 
     Attributes:
-        settings: what was asked for; its granularity is never ``"auto"``, but what that came to.
+        settings: what was asked for; granularity and precision are never ``"auto"``, but what that came to.
         preset: the models.
     """
 
@@ -71,7 +71,8 @@ class StageOne:
             bank.check_preset(preset.name, bank.weights)
             if settings.second_look:
                 check_second_look(bank)
-        return cls(settings.changed(granularity=outputs_for(settings.granularity, bank)), preset)
+        precision = precision_of(preset, cast(AnyPrecision, settings.precision), settings.device)
+        return cls(settings.changed(granularity=outputs_for(settings.granularity, bank), precision=precision), preset)
 
     @property
     def points_per_side(self) -> int:

@@ -20,7 +20,7 @@ from fiftyone_ntt.candidates.source import CandidateSource, StageOne
 from fiftyone_ntt.dataset.fields import dataset_of, whole_images
 from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.fleet.bucket import Bucket, FleetError, read_image_file, size_of
-from fiftyone_ntt.fleet.jobs import check_large_images, fleet_parts, places_of
+from fiftyone_ntt.fleet.jobs import check_large_images, fleet_parts, fleet_stage_one, places_of
 from fiftyone_ntt.fleet.manifest import (
     UNIT_ROWS,
     Manifest,
@@ -220,7 +220,7 @@ def write(
     if score_threshold is None and thresholds is None and config is None:
         thresholds = STARTING
     memory_bank = resolve_bank(flat, bank, None, asked, progress)
-    bucket, made_how = Bucket(store), StageOne.of(asked, memory_bank)
+    bucket, made_how = Bucket(store), fleet_stage_one(asked, memory_bank)
     folder, labels, _ = fleet_parts(bucket, memory_bank, asked, settings)
     matched = labels.done()
     images = flat.values("id")

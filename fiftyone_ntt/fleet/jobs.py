@@ -91,11 +91,11 @@ class IndexJob:
     @property
     def key(self) -> str:
         """What candidates made this way are called in a store; no model is loaded for it."""
-        return index_key(StageOne.of(self.stage_one))
+        return index_key(fleet_stage_one(self.stage_one))
 
     def models(self) -> FleetModels:
         """Loads the models."""
-        stage_one = StageOne.of(self.stage_one)
+        stage_one = fleet_stage_one(self.stage_one)
         preset = stage_one.preset
         only_cpu = preset.proposal.cpu_only and preset.features.cpu_only
         device = "cpu" if only_cpu else choose_devices(self.stage_one.device)[0].type
@@ -189,10 +189,24 @@ def fleet_parts(
             "MatchConfig.paper() needs all that the models give, and shards hold the compact form; use "
             "MatchConfig.published()"
         )
-    folder = IndexFolder(bucket, index_key(StageOne.of(stage_one, bank)))
+    folder = IndexFolder(bucket, index_key(fleet_stage_one(stage_one, bank)))
     settings = folder.settings
     bank.check_preset(settings.preset, settings.facts.get("weights", {}))
     return folder, LabelFolder(bucket, label_key(bank, config, folder.key)), bank
+
+
+def fleet_stage_one(settings: StageOneSettings, bank: MemoryBank | None = None) -> StageOne:
+    """``StageOne.of`` for many machines, which must come to the same.
+
+    Raises:
+        InputError: where each machine would choose for itself, and as ``StageOne.of`` does.
+    """
+    if settings.precision == "auto":
+        raise InputError(
+            "expected precision='fp32', 'bf16' or 'fp16', got 'auto': each machine of a fleet would choose for itself; "
+            "name the one that all of them have"
+        )
+    return StageOne.of(settings, bank)
 
 
 def check_large_images(stage_one: StageOneSettings) -> None:

@@ -12,7 +12,7 @@ from fiftyone_ntt.candidates.source import StageOne
 from fiftyone_ntt.candidates.store import IndexStore
 from fiftyone_ntt.errors import counted
 from fiftyone_ntt.fleet.bucket import Bucket
-from fiftyone_ntt.fleet.jobs import index_key, places
+from fiftyone_ntt.fleet.jobs import fleet_stage_one, index_key, places
 from fiftyone_ntt.fleet.label_parts import LabelFolder
 from fiftyone_ntt.fleet.manifest import Manifest, Row, manifests_of, write_manifest
 from fiftyone_ntt.fleet.receipts import OK, ImageStatus, IndexFolder
@@ -86,7 +86,7 @@ def fleet_status(bucket: Bucket, stage_one: StageOneSettings | None = None) -> F
         >>> print(fleet_status(Bucket("s3://bucket/fleet")))  # doctest: +SKIP
         17 of 10,000 units done: 16,998 of 10,000,000 images indexed, 2 failed; 0.85 GB
     """
-    key = index_key(StageOne.of(stage_one or StageOneSettings()))
+    key = index_key(fleet_stage_one(stage_one or StageOneSettings()))
     every, folder = places(bucket, key), IndexFolder(bucket, key)
     wanted, done = {place.unit for place in every}, folder.done()
     status = FleetStatus(len(every), images=sum(place.rows for place in every))
@@ -122,7 +122,7 @@ def _speed(ended: list[tuple[float, float, int]], last: float) -> float:
 
 def failed_images(bucket: Bucket, stage_one: StageOneSettings | None = None) -> Iterator[tuple[Row, ImageStatus]]:
     """The images that failed and did not succeed since, sorted by id; each with what is known of its last failure."""
-    key = index_key(StageOne.of(stage_one or StageOneSettings()))
+    key = index_key(fleet_stage_one(stage_one or StageOneSettings()))
     folder = IndexFolder(bucket, key)
     every, done = places(bucket, key), folder.done()
     there = [place for place in every if place.unit in done]
@@ -169,7 +169,7 @@ def forget_failed_matches(bucket: Bucket, stage_one: StageOneSettings | None = N
     Returns:
         How many units there were.
     """
-    key = index_key(StageOne.of(stage_one or StageOneSettings()))
+    key = index_key(fleet_stage_one(stage_one or StageOneSettings()))
     wanted, forgotten = {place.unit for place in places(bucket, key)}, 0
     for name in bucket.folders("labels"):
         labels = LabelFolder(bucket, name)

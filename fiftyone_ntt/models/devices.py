@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, TypeVar
@@ -116,13 +116,37 @@ def _count(kind: str) -> int:
 # ---- Precision and compilation ----
 
 Precision = Literal["fp32", "bf16", "fp16"]
+AnyPrecision = Literal["fp32", "bf16", "fp16", "auto"]
+"""What may be asked for; ``"auto"`` is never what a model computes in."""
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def check_precision(precision: str) -> None:
-    """Raises InputError unless it is a known precision."""
-    if precision not in _TYPES:
-        raise InputError(f"expected a precision of {', '.join(_TYPES)}, got {precision!r}")
+    """Raises InputError unless it is a known precision, or ``"auto"``."""
+    if precision not in (*_TYPES, "auto"):
+        raise InputError(f"expected a precision of {', '.join(_TYPES)}, auto, got {precision!r}")
+
+
+def settled_precision(precision: AnyPrecision, devices: Sequence[torch.device]) -> Precision:
+    """What a precision comes to on some devices, which share the images: ``"auto"`` is bf16 if all of them have it.
+
+    fp16 it never is: activations of large encoders may leave its range.
+
+    Raises:
+        InputError: it is unknown.
+    """
+    check_precision(precision)
+    if precision != "auto":
+        return precision
+    return "bf16" if all(map(has_bf16, devices)) else "fp32"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bf16 itself: CUDA of compute capability 8.0 (Ampere) or higher.
+
+    Others emulate it, or have it and gain nothing that was measured: the CPU and MPS count as without.
+    """
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:

@@ -16,7 +16,7 @@ import torch
 from fiftyone_ntt.method.backends import FeatureModel, ProposalModel
 from fiftyone_ntt.method.config import Granularity, ProposalConfig
 from fiftyone_ntt.method.references import ReferenceSettings
-from fiftyone_ntt.models.devices import Precision, check_precision, choose_devices, free_memory
+from fiftyone_ntt.models.devices import AnyPrecision, Precision, choose_devices, free_memory, settled_precision
 from fiftyone_ntt.models.hub_specs import HubFeatureSpec, HubMaskSpec
 from fiftyone_ntt.models.specs import WEIGHTS, Dinov2Spec, EfficientNetSpec, MiniSamSpec, ModelSpec, Sam2Spec
 
@@ -239,7 +239,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def load_preset(
-    preset: str | Preset = "lite", device: str | None = None, *, precision: Precision = "fp32", compile: bool = False
+    preset: str | Preset = "lite", device: str | None = None, *, precision: AnyPrecision = "fp32", compile: bool = False
 ) -> LoadedPreset:
     """Loads a preset's models, or takes them from memory where they were loaded before.
 
@@ -248,7 +248,8 @@ def load_preset(
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` ...; by default the best there is, the first one of several. A preset
             that runs on the CPU only stays there, in float32.
         precision: of the encoders: ``"fp32"``, or autocast to ``"bf16"`` or ``"fp16"``, which is faster on CUDA and
-            changes the results a little: compare by AP, not by equality.
+            changes the results a little: compare by AP, not by equality. ``"auto"`` is bf16 on CUDA devices that
+            have it, and fp32 on all others.
         compile: run the encoders through ``torch.compile``. The first images then take minutes; the log says how long.
 
     Raises:
@@ -256,7 +257,8 @@ def load_preset(
         MissingWeightsError: weights are not on this machine and cannot be fetched.
         WeightsMismatchError: weights are not the expected ones.
     """
-    return _load_on(resolve_preset(preset), choose_devices(device)[0], precision, compile)
+    chosen, targets = resolve_preset(preset), choose_devices(device)[:1]
+    return _load_on(chosen, targets[0], settled_precision(precision, targets), compile)
 
 
 def load_segmenters(
@@ -267,7 +269,7 @@ def load_segmenters(
     points: Literal["grid", "guided"] = "grid",
     granularity: Granularity = "best",
     second_look: bool = False,
-    precision: Precision = "fp32",
+    precision: AnyPrecision = "fp32",
     compile: bool = False,
 ) -> list[Segmenter]:
     """One segmenter a device, for ``fiftyone_ntt.candidates.stream``.
@@ -279,7 +281,7 @@ def load_segmenters(
         points: ``"guided"`` prompts only the most promising part of the grid, see ``ProposalConfig``.
         granularity: which of a point's three masks becomes a candidate, see ``ProposalConfig``.
         second_look: encode groups of candidates again, cropped.
-        precision: see ``load_preset``.
+        precision: see ``load_preset``; ``"auto"`` is the same on all devices.
         compile: see ``load_preset``.
 
     Returns:
@@ -289,7 +291,9 @@ def load_segmenters(
         NttError: see ``load_preset``.
     """
     chosen = resolve_preset(preset)
-    loaded = [_load_on(chosen, target, precision, compile) for target in choose_devices(device)]
+    targets = choose_devices(device)
+    settled = settled_precision(precision, targets)
+    loaded = [_load_on(chosen, target, settled, compile) for target in targets]
     return [
         preset.segmenter(points_per_side, points, granularity, second_look)
         for preset in {preset.device: preset for preset in loaded}.values()
@@ -297,7 +301,6 @@ def load_segmenters(
 
 
 def _load_on(chosen: Preset, target: torch.device, precision: Precision, compile: bool) -> LoadedPreset:
-    check_precision(precision)
     options = _Options(chosen.name, precision, compile)
     proposal_model = _loaded(chosen.proposal, target, options)
     feature_model = _loaded(chosen.features, target, options)
@@ -314,6 +317,17 @@ def resolve_preset(preset: str | Preset) -> Preset:
     from fiftyone_ntt.models.preset_registry import find_preset
 
     return preset if isinstance(preset, Preset) else find_preset(preset)
+
+
+def precision_of(preset: Preset, precision: AnyPrecision, device: str | None = None) -> Precision:
+    """What a precision comes to for a preset on devices as ``load_segmenters`` takes them: never ``"auto"``.
+
+    Raises:
+        InputError: unknown device or precision.
+    """
+    if precision == "auto" and preset.proposal.cpu_only and preset.features.cpu_only:
+        return "fp32"
+    return settled_precision(precision, choose_devices(device) if precision == "auto" else [])
 
 
 def clear_loaded() -> None:

@@ -273,8 +273,9 @@ class StageOneSettings(Params):
     precision: str = param(
         "fp32",
         label="Precision",
-        help="of the image encoders: 'bf16' or 'fp16' are faster on CUDA, and give slightly other labels",
-        choices=("fp32", "bf16", "fp16"),
+        help="of the image encoders: 'bf16' or 'fp16' are faster on CUDA, and give slightly other labels; 'auto' is "
+        "'bf16' on CUDA devices that have it, 'fp32' elsewhere",
+        choices=("fp32", "bf16", "fp16", "auto"),
         advanced=MODELS,
     )
     device: str | None = param(

@@ -236,15 +236,18 @@ def check_nobody_is_at(
 def as_begun(asked: StageOneSettings, dataset: fo.Dataset, run_key: str | None) -> StageOneSettings:
     """The settings with which a run of this key goes on: one from before there were tiles does without them.
 
+    Where the precision may be any, it is that of the run, whatever this machine would choose.
+
     Args:
         asked: the settings that were asked for. ``large_images="on"`` is another run.
         dataset: the dataset.
         run_key: the run; ``None`` where it begins anew.
     """
-    if asked.large_images != "auto" or run_key is None or not dataset.has_run(run_key):
+    if run_key is None or not dataset.has_run(run_key) or (record := run_records(dataset).get(run_key)) is None:
         return asked
-    record = run_records(dataset).get(run_key, {"large_images": ""})
-    return asked if "large_images" in record else asked.changed(large_images="off")
+    if asked.large_images == "auto" and "large_images" not in record:
+        asked = asked.changed(large_images="off")
+    return asked.changed(precision=record.get("precision", "fp32")) if asked.precision == "auto" else asked
 
 
 def check_free(dataset: fo.Dataset, record: RunRecord, resume: bool, overwrite: bool) -> None:

@@ -10,11 +10,14 @@ import pytest
 import torch
 from support.tiny_checkpoints import tiny_preset
 
+from fiftyone_ntt.candidates.source import StageOne
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.fleet.jobs import fleet_stage_one
 from fiftyone_ntt.models import Preset, load_preset, load_segmenters
 from fiftyone_ntt.models.devices import Compiled, matmul
 from fiftyone_ntt.models.dinov2 import Dinov2
 from fiftyone_ntt.models.presets import clear_loaded
+from fiftyone_ntt.params.base import StageOneSettings
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 
@@ -67,7 +70,7 @@ def test_models_that_know_one_precision_keep_it(lite):
 
 @pytest.mark.parametrize("load", [load_preset, load_segmenters])
 def test_unknown_precisions_are_refused(load, tiny):
-    with pytest.raises(InputError, match="fp32, bf16, fp16"):
+    with pytest.raises(InputError, match="fp32, bf16, fp16, auto"):
         load(tiny, "cpu", precision="int8")
 
 
@@ -181,3 +184,52 @@ def test_half_precision_on_cuda_is_close_to_the_cpu(tiny, precision):
     on_cuda = encoded(load_preset(tiny, "cuda", precision=precision).segmenter())
     assert relative(on_cuda.tokens.cpu(), on_cpu.tokens) < 0.05
     assert relative(on_cuda.embedding.image.cpu(), on_cpu.embedding.image) < 0.05
+
+
+# ---- "auto" ----
+
+
+class CudaDevices:
+    """CUDA devices of some compute capabilities; those of a number beyond them are not there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *capabilities: tuple[int, int]) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capabilities[device.index or 0])
+
+
+@pytest.mark.parametrize(
+    ("device", "capabilities", "precision"),
+    [
+        ("cuda", [(8, 0)], "bf16"),
+        ("cuda", [(9, 0)], "bf16"),
+        ("cuda", [(7, 5)], "fp32"),
+        ("cuda:1", [(9, 0), (7, 0)], "fp32"),
+        ("cuda:0", [(9, 0), (7, 0)], "bf16"),
+        ("all", [(9, 0), (7, 0)], "fp32"),
+        (None, [(8, 6)], "bf16"),
+        ("cpu", [(9, 0)], "fp32"),
+    ],
+)
+def test_auto_is_bf16_where_every_device_has_it(device, capabilities, precision, monkeypatch):
+    CudaDevices(monkeypatch, *capabilities)
+    made_how = StageOne.of(StageOneSettings(preset="base", device=device, precision="auto"))
+    assert made_how.settings.precision == precision
+    named = StageOne.of(StageOneSettings(preset="base", device=device, precision=precision))
+    assert made_how.recipe == named.recipe, "candidates of the one are those of the other"
+    of_cpu_models = StageOne.of(StageOneSettings(preset="lite", device=device, precision="auto"))
+    assert of_cpu_models.settings.precision == "fp32"
+
+
+def test_auto_is_float32_on_the_cpu_to_the_bit(tiny):
+    plain, auto = load_preset(tiny, "cpu"), load_preset(tiny, "cpu", precision="auto")
+    assert auto.proposal_model is plain.proposal_model and auto.feature_model is plain.feature_model
+    (segmenter,) = load_segmenters(tiny, "cpu", precision="auto")
+    assert segmenter.facts() == load_segmenters(tiny, "cpu")[0].facts()
+    with pytest.raises(InputError, match="cuda"):
+        StageOne.of(StageOneSettings(preset="base", device="cuda:7", precision="auto"))
+
+
+def test_a_fleet_wants_one_precision_for_all_machines():
+    with pytest.raises(InputError, match="got 'auto': each machine of a fleet"):
+        fleet_stage_one(StageOneSettings(preset="base", precision="auto"))
