@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.pixels.files import PART_SUFFIX, naming, write_file
+from fiftyone_ntt.pixels.files import PART_SUFFIX, naming, plain_file, write_file
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +63,9 @@ class ShardTable:
 
     def __init__(self, path: Path) -> None:
         try:
-            rows: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-            self._shards = [str(shard) for shard in json.loads(path.with_suffix(".json").read_bytes())["shards"]]
+            rows: NDArray[Any] = np.load(plain_file(path), mmap_mode="r", allow_pickle=False)
+            described = json.loads(plain_file(path.with_suffix(".json")).read_bytes())
+            self._shards = [str(shard) for shard in described["shards"]]
         except (ValueError, EOFError, LookupError, TypeError) as error:
             raise InputError(f"expected a table of shards in {path}, got something else: {error}") from error
         if rows.dtype != _ROW or rows.ndim != 1:
@@ -153,7 +154,7 @@ def read_part(part: ShardPart) -> bytes:
         InputError: if the package that knows its kind of URL is missing.
     """
     if not is_remote(part.shard):
-        with Path(part.shard.removeprefix("file://")).open("rb") as stream:
+        with plain_file(part.shard.removeprefix("file://")).open("rb") as stream:
             stream.seek(part.offset)
             return stream.read(part.length)
     try:

@@ -228,15 +228,15 @@ def is_decided(label: Document, classes: Iterable[str] = ()) -> bool:
 
 
 def is_right(label: Document, classes: Iterable[str] = ()) -> bool:
-    """Whether a person said that this label is right: accepted it, or edited its shape and did not reject it."""
+    """Whether a person said that this label is right: accepted it or edited its shape, and did not reject it."""
     tags = tags_of(label)
-    return bool(PROTECTED_TAGS & tags) or (REJECTED_TAG not in tags and is_edited(label, classes))
+    return REJECTED_TAG not in tags and (bool(PROTECTED_TAGS & tags) or is_edited(label, classes))
 
 
 def is_kept(label: Document) -> bool:
     """Whether a person wants this label as it is: right, or given another class and not rejected after all."""
     tags = tags_of(label)
-    return bool(PROTECTED_TAGS & tags) or (REJECTED_TAG not in tags and is_changed(label))
+    return REJECTED_TAG not in tags and (bool(PROTECTED_TAGS & tags) or is_changed(label))
 
 
 def is_touched(label: Document) -> bool:

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from fiftyone_ntt.candidates.shards import is_remote
 from fiftyone_ntt.errors import InputError, NttError
-from fiftyone_ntt.pixels.files import PART_SUFFIX, naming, write_file, write_problem
+from fiftyone_ntt.pixels.files import PART_SUFFIX, naming, plain_file, write_file, write_problem
 from fiftyone_ntt.pixels.images import MOST_BYTES, read_bytes
 
 T = TypeVar("T")
@@ -119,7 +119,7 @@ class Bucket:
         """
         with self._explained(name):
             if not self.remote:
-                return Path(self.url, name).read_bytes()
+                return plain_file(Path(self.url, name)).read_bytes()
             data: bytes = _tried(lambda: self._system.cat_file(f"{self._root}/{name}"))
         return data
 
@@ -271,7 +271,7 @@ class Bucket:
                 with _tried(lambda: self._system.open(f"{self._root}/{name}", "rb")) as stream:
                     yield stream
             else:
-                with Path(self.url, name).open("rb") as stream:
+                with plain_file(Path(self.url, name)).open("rb") as stream:
                     yield stream
         except (OSError, asyncio.TimeoutError):
             with self._explained(name):

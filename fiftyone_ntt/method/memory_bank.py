@@ -25,7 +25,7 @@ from fiftyone_ntt.errors import (
     listing,
 )
 from fiftyone_ntt.method.bank_parts import Head, VectorSet
-from fiftyone_ntt.pixels.files import check_sizes, read_file, write_files, write_problem
+from fiftyone_ntt.pixels.files import check_sizes, expanded, read_file, write_files, write_problem
 
 FORMAT_VERSION = 1
 _WITH_NEGATIVES, _WITH_HEAD = 2, 3
@@ -246,7 +246,7 @@ class MemoryBank:
         Raises:
             InputError: if one cannot be written, or not be loaded again; says why. A bank from before is whole then.
         """
-        folder, (tensors, description) = Path(path), self.to_parts()
+        folder, (tensors, description) = expanded(path), self.to_parts()
         contents = {folder / _TENSORS: save(tensors), folder / _DESCRIPTION: description.encode("utf-8")}
         check_sizes(contents, (_MOST_TENSOR_BYTES, _MOST_TEXT_BYTES))
         try:
@@ -262,7 +262,7 @@ class MemoryBank:
         Raises:
             InputError: if a file is missing, damaged or of another format version.
         """
-        folder = Path(path)
+        folder = expanded(path)
         try:
             tensors = load(read_file(folder / _TENSORS, _MOST_TENSOR_BYTES))
             description = read_file(folder / _DESCRIPTION, _MOST_TEXT_BYTES).decode("utf-8")

@@ -24,7 +24,7 @@ import torch
 from fiftyone_ntt.errors import InputError, MissingWeightsError, WeightsMismatchError
 from fiftyone_ntt.method.backends import FeatureModel, ProposalModel
 from fiftyone_ntt.models.devices import Precision
-from fiftyone_ntt.pixels.files import expanded
+from fiftyone_ntt.pixels.files import expanded, plain_file
 
 ModelT_co = TypeVar("ModelT_co", covariant=True)
 
@@ -336,7 +336,7 @@ def sha256_of(path: Path | str) -> str:
 @lru_cache(maxsize=256)
 def _sha256(path: str, size: int, mtime_ns: int) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with plain_file(path).open("rb") as stream:
         while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, WrongTypeError
 
 MOST_SIDE, MOST_PIXELS = 1 << 17, 1 << 28
 """Of an image. More than PIL decodes unasked; and a forged file of the index must not ask for any amount of memory."""
@@ -49,12 +49,27 @@ def read_file(path: str | Path, most: int) -> bytes:
     """
     facts = Path(path).stat()
     if not stat.S_ISREG(facts.st_mode):
-        kind = next((name for test, name in _NODES if test(facts.st_mode)), "a device")
-        raise InputError(f"it is no plain file, but {kind}")
+        raise InputError(_no_plain_file(facts.st_mode))
     if facts.st_size > most:
         raise InputError(f"expected a file of at most {most} bytes, got one of {facts.st_size}")
     # Those that the system makes up (/proc) have no size, and some have no end.
     return Path(path).read_bytes() if facts.st_size else b""
+
+
+def plain_file(path: str | Path) -> Path:
+    """The path of a file that is about to be opened, if reading it comes to an end.
+
+    Raises:
+        OSError: if there is no plain file, or nothing; a pipe would be waited for without end.
+    """
+    mode = Path(path).stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, _no_plain_file(mode), str(path))
+    return Path(path)
+
+
+def _no_plain_file(mode: int) -> str:
+    return f"it is no plain file, but {next((name for test, name in _NODES if test(mode)), 'a device')}"
 
 
 def expanded(path: str | Path) -> Path:
@@ -65,7 +80,10 @@ def expanded(path: str | Path) -> Path:
 
     Raises:
         InputError: if there is no such user.
+        WrongTypeError: if it is no path at all.
     """
+    if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
+        raise WrongTypeError(f"expected a path, as a text or a Path, got {path!r}")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:

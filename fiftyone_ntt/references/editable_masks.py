@@ -17,7 +17,7 @@ from fiftyone_ntt.dataset.fields import (
     dataset_of,
     every_image,
     field_names,
-    image_samples,
+    whole_images,
 )
 from fiftyone_ntt.dataset.given import class_list
 from fiftyone_ntt.dataset.labels import fingerprint, is_kept
@@ -112,7 +112,7 @@ def make_reference_masks(
     fields = field_names(label_field)
     if out_field in fields:
         raise InputError(f"expected another field to write to than {out_field!r}, which holds the labels")
-    references = image_samples(references)
+    references = whole_images(references)
     dataset = dataset_of(references)
     if dataset.get_field(out_field) is not None:
         check_lists_field(dataset, out_field)
@@ -170,7 +170,7 @@ def _write(
     others = {str(label.get("_id")) for labels in sources_there for label in labels}  # what this call is not about
     others -= {item.label_id.split(".")[0] for item in read.objects}
     kept = [label for label in made if _stays(label, overwrite) or str(label["source"]).split(".")[0] in others]
-    sources = {label["source"] for label in kept if label.get("source")}
+    sources = {label["source"] for label in kept if _is_made(label)}
     new = []
     for item in read.objects:
         if item.label_id in sources:
@@ -191,7 +191,12 @@ def _write(
 
 
 def _stays(label: Document, overwrite: bool) -> bool:
-    return not label.get("source") or (not overwrite and is_kept(dict(label)))
+    return not _is_made(label) or (not overwrite and is_kept(dict(label)))
+
+
+def _is_made(label: Document) -> bool:
+    """Whether a call of before made this mask. Others also call something of their labels a source."""
+    return isinstance(label.get("reference_kind"), str) and isinstance(label.get("source"), str)
 
 
 def _label(item: LabelledObject, mask: PackedMask, size: tuple[int, int]) -> fo.Detection:

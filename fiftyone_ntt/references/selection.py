@@ -8,7 +8,13 @@ import numpy as np
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
-from fiftyone_ntt.dataset.fields import check_reference_field, dataset_of, every_image, image_samples, is_map_field
+from fiftyone_ntt.dataset.fields import (
+    check_reference_field,
+    every_image,
+    image_samples,
+    is_map_field,
+    root_dataset_of,
+)
 from fiftyone_ntt.dataset.progress import with_bar
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.models import Preset
@@ -128,10 +134,10 @@ def select_references(
     bank = build_memory_bank(samples, label_field, classes=classes, preset=preset, device=device, progress=progress)
     chosen = select_rows(bank.project(bank.vectors), bank.class_index, n)
     keys = [bank.reference_ids[i].split("/") for i in chosen]
-    images = every_image(dataset_of(samples)).select(list(dict.fromkeys(key[0] for key in keys)), ordered=True)
+    images = every_image(root_dataset_of(samples)).select(list(dict.fromkeys(key[0] for key in keys)), ordered=True)
     references = images.select_labels(ids=[key[1] for key in keys], fields=label_field)
     if tag:
-        use_as_references(dataset_of(samples), label_field, label_ids=[key[1] for key in keys])
+        use_as_references(root_dataset_of(samples), label_field, label_ids=[key[1] for key in keys])
     return references
 
 

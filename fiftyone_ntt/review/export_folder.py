@@ -11,7 +11,7 @@ from pathlib import Path
 from bson import ObjectId
 
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.pixels.files import expanded, write_problem
+from fiftyone_ntt.pixels.files import expanded, plain_file, write_problem
 
 NOTE = "ntt_export.json"
 """File that tells what lies in the folder; only a folder with it is ever replaced."""
@@ -64,7 +64,7 @@ def not_written(note: Path, there: set[str]) -> list[str]:
         there: every file, as ``files_in`` gives them.
     """
     try:
-        written = set(json.loads(note.read_text(encoding="utf-8"))["written"])
+        written = set(json.loads(plain_file(note).read_text(encoding="utf-8"))["written"])
     except (OSError, ValueError, LookupError, TypeError):
         written = {name for name in there if name.strip("/\\").replace("\\", "/").split("/")[0] in _OF_EXPORTS}
     return sorted(name for name in there - written if not name.endswith((note.name, ".cache")))

@@ -190,7 +190,7 @@ def is_no_example(label: dict[str, Any]) -> bool:
 def kind_of(label: dict[str, Any]) -> str:
     """What a person decided: ``"accepted"``, ``"edited"`` (drawn included) or ``"rejected"``."""
     tags = tags_of(label)
-    if REJECTED_TAG in tags and not is_right(label):
+    if REJECTED_TAG in tags:
         return "rejected"
     return "accepted" if ACCEPTED_TAG in tags else "edited"
 

@@ -284,6 +284,9 @@ def most_doubtful(table: LabelTable, samples: SampleCollection, params: DoubtPar
     if stages_of(samples):
         inside = set(samples.values("_id"))
         kept &= np.array([sample_id in inside for sample_id in ids], bool)[rows["sample"]]
+    if not shows_whole_lists(samples, params.label_field):  # what the view hides is not to be looked at either
+        shown = samples.values(f"{params.label_field}.detections._id", unwind=True)
+        kept &= np.isin(rows["label"], np.array([key.binary for key in shown], rows["label"].dtype))
     threshold = params.threshold
     if threshold is None:
         name = params.classes[0] if params.classes and len(params.classes) == 1 else None

@@ -155,6 +155,13 @@ def test_the_selection_is_a_view_that_builds_a_bank(labelled, preset):
         ntt.select_references(labelled.skip(3), 1, "truth", preset=preset)
 
 
+def test_references_are_chosen_among_patches_too(labelled, preset):
+    labelled.untag_samples("ntt:reference")
+    chosen = ntt.select_references(labelled.limit(3).to_patches("truth"), 1, "truth", preset=preset, tag=True)
+    assert sorted(chosen.values("truth.detections.label", unwind=True)) == ["disc", "square"]
+    assert labelled.count_label_tags("truth") == {"ntt:reference": 2}
+
+
 def test_there_are_no_objects_to_choose_among_in_masks_of_images(labelled, preset):
     """One label a sample, of many classes: nothing of it could be left out."""
     labelled.set_values("maps", [fo.Segmentation(mask=np.ones((90, 120), np.uint8)) for _ in range(6)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from uuid import uuid4
 
 import fiftyone as fo
@@ -44,6 +45,8 @@ COMMANDS = [
     ("fleet match TMP/none --bank a", REFUSED), ("fleet index TMP/none --part 3", REFUSED),
     ("protocol report TMP/none", REFUSED), ("protocol report TMP/file", REFUSED),
     ("protocol report TMP/empty", REFUSED),
+    ("protocol report TMP/pipe.json", REFUSED), ("protocol report TMP", REFUSED),
+    ("protocol load TMP/pipe.json", REFUSED), ("fleet status TMP/piped", REFUSED),
     ("protocol load TMP/none", REFUSED), ("protocol load TMP/file", REFUSED), ("protocol load TMP/empty", REFUSED),
     ("protocol prepare coco-fsod --data TMP/none", (1, 2)), ("protocol prepare coco-fsod --data TMP/file", (1, 2)),
     ("protocol run coco-fsod --data TMP/none", REFUSED), ("protocol run coco-fsod --data TMP/file", REFUSED),
@@ -65,6 +68,9 @@ def places(tmp_path_factory):
     folder = tmp_path_factory.mktemp("places")
     (folder / "file").write_text("no folder")
     (folder / "empty").mkdir()
+    os.mkfifo(folder / "pipe.json")  # to open it is to wait for ever
+    (folder / "piped" / "manifests").mkdir(parents=True)
+    os.mkfifo(folder / "piped" / "manifests" / "0000.parquet")
     (folder / "full").mkdir()
     (folder / "full" / "mine.txt").write_text("precious")
     dataset, empty = fo.Dataset(), fo.Dataset()

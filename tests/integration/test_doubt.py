@@ -2,6 +2,7 @@
 
 import fiftyone as fo
 import pytest
+from fiftyone import ViewField as F
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.errors import InputError, WrongTypeError
@@ -43,6 +44,12 @@ def shown(view):
 )
 def test_order(unsure, arguments, expected):
     assert shown(ntt.doubtful(unsure, limit=3, **arguments)) == expected
+
+
+def test_what_a_view_hides_is_not_in_doubt(unsure):
+    seen = unsure.filter_labels("ntt", F("label").is_in(["a", "e"]))
+    assert shown(ntt.doubtful(seen, threshold=0.5, limit=2)) == [("one", {"a"}), ("three", {"e"})]
+    assert not ntt.doubtful(unsure.filter_labels("ntt", F("label") == "nope"), limit=2)
 
 
 def test_what_is_decided_is_no_longer_in_doubt(unsure):

@@ -265,3 +265,12 @@ def test_arguments_of_a_wrong_kind_are_refused(dataset, tmp_path, call, argument
     with pytest.raises(error, match=text):
         call(dataset, *needed, **arguments)
     assert ntt.list_runs(dataset) == [] and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("path", [None, 5, b"abc", [1], ""])
+def test_a_path_of_a_wrong_kind_is_refused(dataset, path):
+    dataset.add_sample_field("ntt", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    text = path == ""
+    for call in (lambda: ntt.MemoryBank.load(path), lambda: ntt.export_labels(dataset, path, only="all")):
+        with pytest.raises(InputError if text else WrongTypeError, match=None if text else "expected a path"):
+            call()

@@ -49,6 +49,18 @@ def decide(dataset):
     return ids
 
 
+@pytest.mark.parametrize("other", ["ntt:accepted", "ntt:edited"])
+def test_rejected_is_rejected_whatever_else_it_is_tagged(reviewed, preset, other):
+    sample = reviewed.skip(1).first()
+    label = sample.found.detections[0]
+    label.tags = [other, "ntt:rejected"]
+    sample.save()
+    report = learn(reviewed, "found", preset=preset)
+    assert report.decisions == {label.label: {"accepted": 0, "edited": 0, "rejected": 1}}
+    ntt.undo_run(reviewed, "ntt_found")
+    assert not reviewed.has_field("found"), "what was rejected goes, and nothing else was decided"
+
+
 def everything(dataset):
     return dataset.values("found", _raw=True), dataset.list_runs(), bank_of_run(dataset, "ntt_found").content_hash
 

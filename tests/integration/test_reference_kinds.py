@@ -250,6 +250,22 @@ def test_masks_that_a_call_is_not_about_stay(dataset, tmp_path):
     assert [one.label for one in dataset.first().ntt_references.detections] == ["cat"], "of a label that is gone"
 
 
+def test_what_others_call_a_source_makes_no_label_ours(dataset, tmp_path):
+    of_others = fo.Detections(detections=[box("car", source="cvat"), box("bus", reference_kind="far")])
+    add(dataset, tmp_path, truth=fo.Detections(detections=[box("cat")]), mine=of_others)
+    ntt.make_reference_masks(dataset, "truth", "mine")
+    report = ntt.make_reference_masks(dataset, "truth", "mine", overwrite=True)
+    assert (report.kinds, report.kept) == ({"box": 1}, 2)
+    assert [one.label for one in dataset.first().mine.detections] == ["car", "bus", "cat"]
+
+
+def test_masks_are_not_made_in_patches(dataset, tmp_path):
+    add(dataset, tmp_path, truth=fo.Detections(detections=[box("cat")]))
+    with pytest.raises(WrongTypeError, match="patches"):
+        ntt.make_reference_masks(dataset.to_patches("truth"), "truth")
+    assert not dataset.has_field("ntt_references")
+
+
 def test_masks_can_be_seen_and_corrected_before_they_count(dataset, tmp_path):
     add(dataset, tmp_path, truth=fo.Detections(detections=[box()]), clicks=fo.Keypoints(keypoints=[point((0.5, 0.5))]))
     add(dataset, tmp_path, lines=fo.Polylines(polylines=[line((0.3, 0.5), (0.7, 0.5), label="nut")]))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fiftyone_ntt.errors import InputError, listing
 from fiftyone_ntt.evaluation.coco import Box, GroundTruth
 from fiftyone_ntt.evaluation.protocols.json_checks import is_empty, problems
+from fiftyone_ntt.pixels.files import plain_file
 from fiftyone_ntt.pixels.mask_codes import Rle
 
 SHARE_WITHOUT_CLASS = 0.2
@@ -215,7 +216,7 @@ class CocoFile:
 @lru_cache(maxsize=2)  # that of COCO's training images takes long to read, and every draw wants it
 def _read(path: Path, folder: Path, changed: int, size: int) -> CocoFile:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(plain_file(path).read_text(encoding="utf-8"))
         missing = [key for key in ("images", "annotations", "categories") if not isinstance(content[key], list)]
         if missing:
             raise InputError(f"expected lists of {', '.join(missing)} in {path}, got something else; get it again")

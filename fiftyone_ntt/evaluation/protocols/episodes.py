@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.pixels.files import read_file
+from fiftyone_ntt.pixels.files import plain_file, read_file
 
 EPISODES = 1000
 """A fold has so many."""
@@ -106,7 +106,7 @@ def _supports(stream: np.random.RandomState, names: Sequence[str], query: str, s
 
 def pascal_lines(path: Path) -> list[tuple[str, int]]:
     """Name and class index (from 0) of every line of a list of PASCAL-5i, ``2007_000033__01``."""
-    lines = path.read_text(encoding="utf-8").split()
+    lines = plain_file(path).read_text(encoding="utf-8").split()
     try:
         return [(name, int(number) - 1) for name, number in (line.split("__") for line in lines)]
     except ValueError as error:

@@ -18,6 +18,7 @@ from fiftyone_ntt.evaluation.protocols.journal import Journal
 from fiftyone_ntt.evaluation.protocols.predictions import from_row
 from fiftyone_ntt.evaluation.protocols.registry import protocol_of
 from fiftyone_ntt.evaluation.protocols.report import read_results
+from fiftyone_ntt.pixels.files import plain_file
 
 _CHUNK = 200
 
@@ -91,7 +92,7 @@ def _check_same(targets: Targets, items: dict[str, Any], result: dict[str, Any])
 def _header(path: Path) -> dict[str, Any]:
     """What a journal's first line says of its run."""
     try:
-        with path.open(encoding="utf-8") as file:
+        with plain_file(path).open(encoding="utf-8") as file:
             header: dict[str, Any] = json.loads(file.readline())["run"]
         return header
     except (ValueError, TypeError, LookupError) as error:

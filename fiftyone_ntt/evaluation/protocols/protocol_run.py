@@ -37,7 +37,7 @@ from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.results import IndexedImage
 from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.params.base import Progress
-from fiftyone_ntt.pixels.files import write_file
+from fiftyone_ntt.pixels.files import plain_file, write_file
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ def earlier_scores(path: Path, wanted: Mapping[str, Any]) -> dict[str, dict[str,
     """What other scorers said of the same labels and the same truth in an earlier call; nothing where that differs."""
     nothing: dict[str, dict[str, Any]] = {"scores": {}, "scorers_left_out": {}}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(plain_file(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # none there, or a damaged one, which is written over
         return nothing
     plain = json.loads(json.dumps(wanted))

@@ -21,7 +21,7 @@ from fiftyone_ntt.evaluation.protocols.figures import (
     is_of_another_draw,
 )
 from fiftyone_ntt.evaluation.protocols.registry import PROTOCOLS
-from fiftyone_ntt.pixels.files import write_files
+from fiftyone_ntt.pixels.files import plain_file, write_files
 
 TOLERANCE = 0.5
 """Points: a larger difference to what is published is marked; the published table and its CSV differ by as much."""
@@ -125,7 +125,7 @@ def read_results(paths: Iterable[Path]) -> list[dict[str, Any]]:
     results = []
     for file in files:
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(plain_file(file).read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(
                 f"expected the result of a protocol in {file}, got {_why_unread(file, error)}; `protocol run` writes "

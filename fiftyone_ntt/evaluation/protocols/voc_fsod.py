@@ -13,6 +13,7 @@ from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.evaluation.protocols.base import Case, DetectionProtocol, Needed, needed_images
 from fiftyone_ntt.evaluation.protocols.coco_files import CocoFile, Reference, Targets
 from fiftyone_ntt.evaluation.protocols.samplers import draw, references_of
+from fiftyone_ntt.pixels.files import plain_file
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -49,7 +50,8 @@ def voc_file(data: Path, lists: tuple[tuple[str, str], ...]) -> CocoFile:
     content: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
     content["categories"] = [{"id": k, "name": name} for k, name in enumerate(CLASSES)]
     for year, split in lists:
-        names = (data / year / "ImageSets" / "Main" / f"{split}.txt").read_text(encoding="utf-8").split()
+        path = data / year / "ImageSets" / "Main" / f"{split}.txt"
+        names = plain_file(path).read_text(encoding="utf-8").split()
         for name in names:
             root = _parsed(data / year / "Annotations" / f"{name}.xml")
             image = {
