@@ -100,8 +100,8 @@ def evaluate(
 
     Args:
         view: the samples to score; of grouped samples, those of the active slice. Images that the references come from
-            are left out, those that were learned from and copies of them (files of the same content) included;
-            ``notes`` say how many.
+            are left out, by a tag of theirs or of one of their labels, those that were learned from and copies of them
+            (files of the same content) included; ``notes`` say how many.
         label_field: ``Detections`` or ``Segmentation`` field with the predictions.
         gt_field: ``Detections`` or ``Segmentation`` field with the ground truth.
         eval_key: also writes FiftyOne's per-object matches (true and false positives, misses at IoU 0.5) under this
@@ -129,7 +129,7 @@ def evaluate(
     samples, names = to_score(view, label_field, gt_field, eval_key, classes, include_references, notes)
     check_eval_key(samples, eval_key, (label_field, gt_field), read=True)
     if not include_references:
-        samples = SeenImages.of(samples, label_field, gt_field).without_copies(samples, notes)
+        samples = SeenImages.of(samples, label_field).without_copies(samples, notes)
     maps = [name for name in (label_field, gt_field) if is_map_field(samples, name)]
     if maps:
         asked = classes is not None
@@ -176,7 +176,7 @@ def to_score(
         raise InputError(f"expected two different fields to compare, got {label_field!r} twice")
     check_eval_key(view, eval_key, (label_field, gt_field))
     if not include_references:
-        view = SeenImages.of(view, label_field, gt_field).without(view, notes)
+        view = SeenImages.of(view, label_field).without(view, notes)
     if any(provenance_of(view, label_field).get("thresholds") or ()):
         notes.append(
             "weak labels that the run left out are not scored; AP ranks all there are after lower_threshold, or of a "

@@ -2,8 +2,8 @@
 
 And the classes that only one side has.
 
-An image has been seen if it is tagged as a reference, if the memory bank of the run has a reference or a negative of it
-(learned ones included), or if its file has the content of such an image.
+An image has been seen if it or one of its labels, in any field, is tagged as a reference, if the memory bank of the run
+has a reference or a negative of it (learned ones included), or if its file has the content of such an image.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from fiftyone_ntt.dataset.fields import (
     count_classes,
     dataset_of,
     every_image,
-    has_label_tag,
     is_tagged,
+    label_path,
+    reference_fields,
     with_labels,
 )
 from fiftyone_ntt.errors import InputError, as_text, counted, listing
@@ -57,23 +58,20 @@ class SeenImages:
     bank_is_gone: bool = False
 
     @classmethod
-    def of(cls, view: SampleCollection, label_field: str, gt_field: str) -> SeenImages:
-        """Those behind the labels in a field.
+    def of(cls, view: SampleCollection, label_field: str) -> SeenImages:
+        """Those behind the labels in a field, whether or not a view shows them: their copies may be in it.
 
         Args:
             view: the samples to score.
             label_field: the predictions.
-            gt_field: where labels may be tagged as references.
         """
         record = provenance_of(view, label_field)
         bank = _bank_behind(dataset_of(view), record)
         kinds = {} if bank is None else seen_images(bank)
-        tagged = list(every_image(dataset_of(view)).match_tags(REFERENCE_TAG).values("id"))
-        if has_label_tag(view, gt_field, REFERENCE_TAG):
-            tagged += with_labels(view, gt_field, is_tagged(REFERENCE_TAG)).values("id")
+        tagged = dict.fromkeys(_tagged_images(dataset_of(view)), "reference")
         contents = {} if bank is None else contents_of(bank)
         gone = bank is None and bool(record)
-        return cls({**kinds, **dict.fromkeys(map(str, tagged), "reference")}, contents, gone)
+        return cls({**kinds, **tagged}, contents, gone)
 
     def without(self, view: SampleCollection, notes: list[str]) -> SampleCollection:
         """The samples of a view that are none of these images; ``notes`` says how many are, and as what.
@@ -120,12 +118,27 @@ class SeenImages:
 
     def _all_contents(self, dataset: fo.Dataset) -> tuple[dict[str, str], int]:
         """``content_key`` -> id of the image that has it, and of how many images it is not known."""
-        keys = dict(self.contents)
+        found, known = {key: name for name, key in self.contents.items()}, set(self.contents)
         ids = [name for name in self.kinds if ObjectId.is_valid(name)]
         for sample_id, path in zip(*every_image(dataset).select(ids).values(["id", "filepath"]), strict=True):
             with suppress(InputError):  # its file is gone
-                keys[sample_id] = content_key(read_bytes(path))
-        return {key: name for name, key in keys.items()}, len(set(self.kinds) - set(keys))
+                found[content_key(read_bytes(path))] = sample_id  # beside what the bank saw: files are replaced
+                known.add(sample_id)
+        return found, len(set(self.kinds) - known)
+
+
+def _tagged_images(dataset: fo.Dataset) -> list[str]:
+    """Ids of the images that are tagged as references, or have a label that is, in any field."""
+    images = every_image(dataset)
+    paths = {name: label_path(images, name, "tags") for name in reference_fields(images)}
+    ids = list(images.match_tags(REFERENCE_TAG).values("id"))
+    if not paths:
+        return ids
+    # One pass over the documents for all fields; what it finds may be no list of tags.
+    some = images.match({"$or": [{path: REFERENCE_TAG} for path in paths.values()]}).values("id")
+    for name in paths if some else ():
+        ids += with_labels(images.select(some), name, is_tagged(REFERENCE_TAG)).values("id")
+    return ids
 
 
 def _others(view: SampleCollection, left_out: list[str], notes: list[str]) -> SampleCollection:

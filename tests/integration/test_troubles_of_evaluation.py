@@ -5,6 +5,7 @@ import shutil
 import fiftyone as fo
 import numpy as np
 import pytest
+from fiftyone import ViewField as F
 from PIL import Image
 from support.app import PanelSession, form, run
 from support.pictures import add_pictures
@@ -80,6 +81,53 @@ def test_copies_are_left_out_of_semantic_evaluations(pictures, tmp_path):
     ntt.to_segmentation(pictures, "ntt", "maps")
     results = ntt.evaluate(pictures, "maps", "truth")
     assert results.images == 3 and any("copies" in note for note in results.notes)
+
+
+def tag_a_label(dataset, kind):
+    """The first image's only reference is a label; what a view shows of the dataset."""
+    sample = dataset.first()
+    sample.tags = []
+    box = fo.Detection(label="hidden", bounding_box=[0, 0, 0.1, 0.1])
+    labels = {
+        "another field": ("other", fo.Detections(detections=[box])),
+        "single label": ("other", box),
+        "points": ("other", fo.Keypoints(keypoints=[fo.Keypoint(label="square", points=[[0.1, 0.1]])])),
+        "mask": ("other", fo.Segmentation(mask=np.ones((60, 80), np.uint8))),
+        "predictions": ("ntt", fo.Detections(detections=[box])),
+    }
+    name, value = labels.get(kind, ("truth", fo.Detections(detections=[*sample.truth.detections, box])))
+    sample[name] = value
+    sample.save()
+    ids = [box.id] if name == "truth" else None
+    (dataset.limit(1) if ids is None else dataset.select_labels(ids=ids)).tag_labels("ntt:reference", name)
+    views = {"not in the view": dataset.skip(1), "hidden": dataset.filter_labels("truth", F("label") == "square")}
+    return views.get(kind, dataset)
+
+
+KINDS = ["ground truth", "not in the view", "hidden", "another field", "single label", "points", "mask", "predictions"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reference_by_a_label_and_its_copies_are_left_out(pictures, tmp_path, kind):
+    copy_of(pictures, 0, tmp_path)
+    predict(pictures)
+    results = ntt.evaluate(tag_a_label(pictures, kind), "ntt", "truth")
+    notes = " | ".join(results.notes)
+    assert results.images == 3 and "1 sample left out, as copies" in notes
+    assert ("1 reference sample left out" in notes) == (kind != "not in the view")
+
+
+def test_copies_of_what_a_replaced_file_was_are_left_out(pictures, tmp_path):
+    from fiftyone_ntt.pixels.images import content_key, read_bytes
+
+    first = pictures.first()
+    pictures.untag_samples("ntt:reference")
+    copy_of(pictures, 0, tmp_path)
+    contents = {first.id: content_key(read_bytes(first.filepath))}
+    ran(pictures, bank_of([f"{first.id}/{'6f' * 12}"], contents=contents))
+    Image.fromarray(np.arange(60 * 80 * 3, dtype=np.uint8).reshape(60, 80, 3)).save(first.filepath)
+    predict(pictures)
+    assert ntt.evaluate(pictures, "ntt", "truth").images == 3, "neither the image nor what it was"
 
 
 @pytest.mark.parametrize("keeps", ["content", "nothing"])
