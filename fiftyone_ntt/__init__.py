@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from fiftyone_ntt.review.learn import learn as learn
     from fiftyone_ntt.review.presence import judge_presence as judge_presence
     from fiftyone_ntt.review.ranking import doubtful as doubtful
+    from fiftyone_ntt.review.refine_history import undo_refinement as undo_refinement
+    from fiftyone_ntt.review.refining import refine_labels as refine_labels
     from fiftyone_ntt.review.thresholds import fit_thresholds as fit_thresholds
     from fiftyone_ntt.review.thresholds import load_thresholds as load_thresholds
     from fiftyone_ntt.runs.control import cancel_run as cancel_run
@@ -79,6 +81,7 @@ _LAZY = {
     "make_reference_masks": "references.editable_masks",
     "mark_done": "review.done",
     "preview": "runs.preview",
+    "refine_labels": "review.refining",
     "reject_labels": "review.decisions",
     "remove_references": "references.tagging",
     "resume_run": "runs.control",
@@ -86,6 +89,7 @@ _LAZY = {
     "segment": "runs.segment",
     "select_references": "references.selection",
     "to_segmentation": "evaluation.semantic",
+    "undo_refinement": "review.refine_history",
     "undo_run": "runs.undo",
     "use_as_references": "references.tagging",
 }

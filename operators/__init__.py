@@ -13,6 +13,7 @@ from fiftyone_ntt.operators.references import (
     RemoveReference,
     UseAsReference,
 )
+from fiftyone_ntt.operators.refine import RefineLabels, UndoRefinement
 from fiftyone_ntt.operators.review import (
     AcceptLabels,
     ClearDecisions,
@@ -41,6 +42,8 @@ OPERATORS = (
     ClearDecisions,
     MarkDone,
     ClearDone,
+    RefineLabels,
+    UndoRefinement,
     Learn,
     FitThresholds,
     JudgePresence,

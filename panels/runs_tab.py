@@ -41,6 +41,7 @@ TITLES = {
     "evaluate": "Evaluation",
     "export_labels": "Export",
     "learn": "Learning",
+    "refine_labels": "Refining masks",
     "lower_threshold": "Bringing weaker labels back",
     "make_reference_masks": "Reference masks",
     "advise_references": "Checking references",

@@ -29,7 +29,9 @@ from fiftyone_ntt.params.review import (
     FitThresholdsParams,
     JudgePresenceParams,
     LearnParams,
+    RefineParams,
     ToSegmentationParams,
+    UndoRefinementParams,
 )
 
 
@@ -46,6 +48,12 @@ def add_commands(commands: Any) -> None:
         ("not-done", "clear_done", "not done any more", "take back that images are done"),
     ):
         add_service(commands, name, partial(change_done, service=service, done=done), Params, text)
+    text = "give accepted labels crisper masks, where the mask model is sure of them"
+    add_service(commands, "refine", refine, RefineParams, text)
+    parser = add_command(commands, "undo-refine", undo_refine, "bring the masks from before refining back")
+    parser.add_argument("dataset", help="name of a FiftyOne dataset")
+    for info in UndoRefinementParams.infos():
+        add_option(parser, info)
     text = "learn from accepted and rejected labels, show what would change, and write it with --apply"
     add_service(commands, "learn", learn, LearnParams, text)
     add_service(commands, "export", export, ExportParams, "write labels and images to a folder, to train with")
@@ -81,6 +89,25 @@ def change_done(dataset: str, tag: str | None, saved_view: str | None, *, servic
 
     changed = getattr(ntt, service)(view_of(dataset, tag, saved_view))
     say(f"{counted(changed, 'image')} {done}")
+    return 0
+
+
+def refine(dataset: str, tag: str | None, saved_view: str | None, **options: Any) -> int:
+    """Refines masks and prints what became of them."""
+    params = RefineParams.from_mapping(options).to_mapping()
+    import fiftyone_ntt as ntt
+
+    with progress_bar("images") as progress:
+        report = ntt.refine_labels(view_of(dataset, tag, saved_view), progress=progress, **params)
+    return say_report(report)
+
+
+def undo_refine(dataset: str, **options: Any) -> int:
+    """Brings the masks from before refining back, and prints how many."""
+    params = UndoRefinementParams.from_mapping(options).to_mapping()
+    import fiftyone_ntt as ntt
+
+    say(f"{counted(ntt.undo_refinement(dataset_of(dataset), **params), 'mask')} as before refining")
     return 0
 
 

@@ -51,6 +51,10 @@ ATTRIBUTES: dict[str, tuple[type[fo.Field], str]] = {
     ),
 }
 """What a run writes on each label beside FiftyOne's own attributes: kind and description."""
+OF_REFINED: dict[str, tuple[type[fo.Field], str]] = {
+    "refined": (fo.StringField, "what became of refining this mask: the mask model that did, or why the old one stays"),
+}
+"""What ``refine_labels`` writes besides."""
 OF_REFERENCES: dict[str, tuple[type[fo.Field], str]] = {
     "reference_id": (fo.StringField, "the reference of which this is the best match in the image"),
 }
@@ -152,6 +156,27 @@ def _written(document: Mapping[str, Any]) -> tuple[str, str, str]:
 def fingerprint(label: str | None, box: Sequence[float], mask: NDArray[np.bool_]) -> str:
     """What ``is_edited`` and ``is_changed`` compare a label with; see ``ATTRIBUTES``."""
     return f"{_of_bytes('', box, serialised(mask))}-{_of_pixels('', box, mask)}-{_of_class(label)}"
+
+
+def fingerprint_of_refined(
+    document: Mapping[str, Any], box: Sequence[float], mask: NDArray[np.bool_], classes: Iterable[str] = ()
+) -> str:
+    """The fingerprints of a label whose box and mask a program has replaced.
+
+    Its shape is nobody's edit then; another class than the run wrote is still one.
+
+    Args:
+        document: the label as it was, not edited.
+        box: its new box.
+        mask: its new mask, bool ``[h, w]``.
+        classes: as for ``is_edited``.
+    """
+    of_class = _written(document)[2]
+    if not of_class:  # version 0.1.0 wrote one fingerprint of class and shape
+        names = (document.get("label"), *classes)
+        of_class = _of_class(next((name for name in names if not is_edited({**document, "label": name})), None))
+    of_bytes, of_pixels, _ = fingerprint(None, box, mask).split("-")
+    return f"{of_bytes}-{of_pixels}-{of_class}"
 
 
 def _packed(box: Any) -> bytes:

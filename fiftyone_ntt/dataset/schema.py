@@ -16,14 +16,14 @@ from pymongo.errors import OperationFailure
 
 from fiftyone_ntt.dataset.documents import Document, can_be_tagged, class_of, tags_of
 from fiftyone_ntt.dataset.fields import check_detections_field, dataset_of, label_path, label_root
-from fiftyone_ntt.dataset.labels import ATTRIBUTES, OF_REFERENCES
+from fiftyone_ntt.dataset.labels import ATTRIBUTES, OF_REFERENCES, OF_REFINED
 from fiftyone_ntt.dataset.storage import dataset_id
 from fiftyone_ntt.errors import WrongTypeError
 from fiftyone_ntt.pixels.drawing import hex_colour
 
 logger = logging.getLogger(__name__)
 
-HIDDEN = frozenset({"mask_path", "index", "source", *ATTRIBUTES, *OF_REFERENCES})
+HIDDEN = frozenset({"mask_path", "index", "source", *ATTRIBUTES, *OF_REFERENCES, *OF_REFINED})
 """Attributes that nobody edits by hand, or that mean something to review only: the App's sidebar still filters by them.
 
 An attribute that the editor does not show keeps its value when a label is edited.

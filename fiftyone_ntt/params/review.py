@@ -199,6 +199,46 @@ class PreviewParams(StageOneSettings):
     preset: str | PresetObject | None = param_of(StageOneSettings, "preset", help=_MODELS)
 
 
+@dataclass(frozen=True)
+class RefineFormParams(Params):
+    """What the form of ``refine_labels`` asks for."""
+
+    label_field: str = param("ntt", label="Labels", help="field with the labels whose masks to refine")
+    only: str = param(
+        "accepted",
+        label="Which labels",
+        help="'accepted': those that a person accepted; 'all': also what nobody has decided on. Rejected labels stay "
+        "as they are",
+        choices=("accepted", "all"),
+    )
+    classes: tuple[str, ...] | None = param_of(DecisionFormParams, "classes")
+    edited: bool = param(
+        False,
+        label="Also masks of a person",
+        help="refine masks that a person drew or edited, or that come from elsewhere, too; otherwise they stay",
+    )
+    preset: str | PresetObject | None = param_of(StageOneSettings, "preset", help=_MODELS, advanced=False)
+    device: str | None = param_of(StageOneSettings, "device", advanced=False)
+
+
+@dataclass(frozen=True)
+class RefineParams(RefineFormParams):
+    """Arguments of ``fiftyone_ntt.refine_labels``."""
+
+    EMPTY_IS_NONE = ("label_ids",)
+
+    label_ids: tuple[str, ...] | None = param(
+        None, label="Ids", help="only labels with these ids, accepted or not; 'only' does not matter then"
+    )
+
+
+@dataclass(frozen=True)
+class UndoRefinementParams(Params):
+    """Arguments of ``fiftyone_ntt.undo_refinement``."""
+
+    label_field: str = param("ntt", label="Labels", help="field with the labels whose masks were refined")
+
+
 AUTO, REFERENCES, HEAD = "auto", "references", "head"
 """Ways to learn from decisions."""
 

@@ -22,8 +22,10 @@ _COMMANDS = {
     "lower_threshold": "runs lower",
     "make_reference_masks": "bank masks",
     "mark_done": "done",
+    "refine_labels": "refine",
     "resume_run": "runs resume",
     "to_segmentation": "to-segmentation",
+    "undo_refinement": "undo-refine",
     "undo_run": "runs undo",
 }
 _OPERATORS = {
@@ -35,8 +37,10 @@ _OPERATORS = {
     "lower_threshold": "NTT: Bring weaker labels back",
     "make_reference_masks": "NTT: Make reference masks",
     "mark_done": "NTT: Image is done",
+    "refine_labels": "NTT: Refine masks",
     "resume_run": "NTT: Resume run",
     "to_segmentation": "NTT: Write semantic segmentation masks",
+    "undo_refinement": "NTT: Undo refining",
     "undo_run": "NTT: Undo run",
 }
 # Not in quotes, in a path or in a longer name: there it is what somebody called something.

@@ -23,7 +23,7 @@ from fiftyone.core.runs import RunConfig, RunResults
 
 from fiftyone_ntt.dataset.fields import dataset_of, every_image
 from fiftyone_ntt.dataset.labels import ATTRIBUTES
-from fiftyone_ntt.dataset.storage import raw_values, store
+from fiftyone_ntt.dataset.storage import JsonStore, raw_values, store
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.runs.mending import has_same_scores
@@ -141,20 +141,36 @@ class Pass:
         self._store.clear()
 
     def _set_large(self, key: str, data: bytes) -> None:
-        """In parts: a copy of a document with its envelope could be larger than MongoDB takes. The key comes last."""
-        parts = range(0, len(data), _PART_SIZE)
-        for i, start in enumerate(parts):
-            self._store.set(f"{_PART}{key}:{i}", data[start : start + _PART_SIZE])
-        self._store.set(key, len(parts))
+        set_large(self._store, key, data)
 
     def _get_large(self, keys: Sequence[str]) -> dict[str, bytes]:
-        """What lies under some keys; asks the database twice, however many they are."""
-        counts = self._store.get_many(keys)
-        if not all(isinstance(count, int) and count <= _MOST_PARTS for count in counts.values()):
-            raise InputError(f"expected at most {_MOST_PARTS} parts of what run pass {self.number} has replaced")
-        names = {key: [f"{_PART}{key}:{i}" for i in range(count)] for key, count in counts.items()}
-        parts = self._store.get_many([name for each in names.values() for name in each])
-        return {key: b"".join(parts.get(name) or b"" for name in each) for key, each in names.items()}
+        return get_large(self._store, keys)
+
+
+def set_large(kept: JsonStore, key: str, data: bytes) -> None:
+    """In parts: a copy of a document with its envelope could be larger than MongoDB takes. The key comes last."""
+    parts = range(0, len(data), _PART_SIZE)
+    for i, start in enumerate(parts):
+        kept.set(f"{_PART}{key}:{i}", data[start : start + _PART_SIZE])
+    kept.set(key, len(parts))
+
+
+def get_large(kept: JsonStore, keys: Sequence[str]) -> dict[str, bytes]:
+    """What lies under some keys; asks the database twice, however many they are."""
+    counts = kept.get_many(keys)
+    if not all(isinstance(count, int) and count <= _MOST_PARTS for count in counts.values()):
+        raise InputError(f"expected at most {_MOST_PARTS} parts of what was replaced in {kept.store_name!r}")
+    names = {key: [f"{_PART}{key}:{i}" for i in range(count)] for key, count in counts.items()}
+    parts = kept.get_many([name for each in names.values() for name in each])
+    return {key: b"".join(parts.get(name) or b"" for name in each) for key, each in names.items()}
+
+
+def delete_large(kept: JsonStore, key: str) -> None:
+    """Forgets what ``set_large`` kept under a key."""
+    count = kept.get(key)
+    kept.delete(key)
+    for i in range(count if isinstance(count, int) and count <= _MOST_PARTS else 0):
+        kept.delete(f"{_PART}{key}:{i}")
 
 
 def _seconds(at: str | None) -> float:

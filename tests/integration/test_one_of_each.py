@@ -22,6 +22,8 @@ FORMS = {
     "learn": {"label_field": "found"},
     "fit_thresholds": {"run_key": "ntt_found"},
     "judge_presence": {"label_field": "found"},
+    "refine_labels": {"label_field": "found"},
+    "undo_refinement": {"label_field": "found"},
     "undo_run": {"run_key": "ntt_found"},
     "lower_threshold": {"run_key": "ntt_found"},
     "export_labels": {"label_field": "found", "export_dir": "/a/folder"},

@@ -16,8 +16,10 @@ OPERATORS = {
     "evaluate",
     "export_labels", "fit_thresholds", "index_candidates", "judge_presence", "learn", "lower_threshold",
     "make_reference_masks", "mark_done",
-    "metric_ar100", "metric_box_ap", "metric_mask_ap", "metric_mask_ap50", "preview", "reject_labels",
-    "remove_reference", "resume_run", "segment", "selfcheck", "to_segmentation", "undo_run", "use_as_reference",
+    "metric_ar100", "metric_box_ap", "metric_mask_ap", "metric_mask_ap50", "preview", "refine_labels",
+    "reject_labels",
+    "remove_reference", "resume_run", "segment", "selfcheck", "to_segmentation", "undo_refinement",
+    "undo_run", "use_as_reference",
 }  # fmt: skip
 PANELS = {"ntt_review"}
 

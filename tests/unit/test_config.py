@@ -32,7 +32,9 @@ from fiftyone_ntt.params.review import (
     JudgePresenceParams,
     LearnParams,
     PreviewParams,
+    RefineParams,
     ToSegmentationParams,
+    UndoRefinementParams,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +52,8 @@ ALL = [
     PreviewParams,
     FitThresholdsParams,
     JudgePresenceParams,
+    RefineParams,
+    UndoRefinementParams,
     ToSegmentationParams,
 ]
 
@@ -73,6 +77,8 @@ ALL = [
         ("preview", PreviewParams, {"progress"}),
         ("fit_thresholds", FitThresholdsParams, set()),
         ("judge_presence", JudgePresenceParams, set()),
+        ("refine_labels", RefineParams, {"progress"}),
+        ("undo_refinement", UndoRefinementParams, set()),
         ("to_segmentation", ToSegmentationParams, {"progress"}),
     ],
 )

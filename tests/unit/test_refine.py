@@ -193,7 +193,7 @@ def test_what_looks_less_like_its_class_is_refused():
     for prototype, kept in ((left_side, "similarity"), (right_side, None)):
         result, _ = refined_with(new, old, looks=Looks(tokens, prototype))
         assert result.kept == kept
-    centred = Looks(tokens, left_side, np.array([0.5, 0.5], np.float32))
+    centred = Looks(tokens, left_side - 0.5, np.array([0.5, 0.5], np.float32))
     assert centred.similarity(packed(disc(at=(-80, 0))), SIZE) > 0.9
     assert centred.similarity(packed(disc(at=(80, 0))), SIZE) < -0.9
 

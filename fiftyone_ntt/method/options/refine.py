@@ -86,8 +86,8 @@ class Looks:
 
     Attributes:
         tokens: float32 ``[rows, columns, C]`` patch tokens of the image.
-        prototype: float32 ``[C]`` of its class.
-        center: float32 ``[C]`` subtracted from every vector before comparing; ``None`` for nothing.
+        prototype: float32 ``[C]`` of its class, as ``MemoryBank.prototypes`` has it: without the centre.
+        center: float32 ``[C]`` to subtract from what is under a mask; ``None`` for nothing.
     """
 
     tokens: Tensor
@@ -97,10 +97,9 @@ class Looks:
     def similarity(self, mask: PackedMask, image_size: tuple[int, int]) -> float:
         """Cosine of what is under a mask with the prototype."""
         vector = pool_mask(mask.full(image_size), self.tokens)
-        other = self.prototype
-        if self.center is not None:
-            vector, other = vector - self.center, other - self.center
-        return float(vector @ other / max(float(np.linalg.norm(vector) * np.linalg.norm(other)), 1e-12))
+        vector = vector if self.center is None else vector - self.center
+        lengths = float(np.linalg.norm(vector) * np.linalg.norm(self.prototype))
+        return float(vector @ self.prototype / max(lengths, 1e-12))
 
 
 @torch.inference_mode()
