@@ -52,6 +52,8 @@ _PLAIN_HEADER = re.compile(
     re.DOTALL,
 )
 _PLAIN_KINDS, _LONGEST_PLAIN = {b"|b1": np.dtype(bool), b"|u1": np.dtype(np.uint8)}, 256
+_PLAIN = frozenset({str, float, int, bool, type(None), ObjectId})
+"""Types of what nearly all values of a label are: nothing is hidden in them."""
 _HOLDERS = {"Detections": "detections", "Keypoints": "keypoints", "Polylines": "polylines"}
 
 
@@ -353,7 +355,8 @@ def _header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 def _checked(value: Any) -> Any:
     """A copy of a document without its mask; raises InputError where FiftyOne could not unpack other bytes in it."""
     if isinstance(value, Mapping):
-        return {key: _checked(item) for key, item in value.items() if key != "mask"}
+        rest = {key: item for key, item in value.items() if key != "mask"}
+        return {key: item if type(item) in _PLAIN else _checked(item) for key, item in rest.items()}
     if isinstance(value, list) and value and isinstance(value[0], (Mapping, bytes, list)):
         return [_checked(item) for item in value]
     if isinstance(value, bytes):

@@ -6,8 +6,11 @@ for each of its parts: with a hundred thousand samples, thousands of times.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import fiftyone.core.stages as stages
 from fiftyone.core.collections import SampleCollection
@@ -15,7 +18,11 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone_ntt.dataset.fields import dataset_of, every_image, is_generated
 from fiftyone_ntt.dataset.storage import in_parts, patiently, raw_values, stages_of
 
+T = TypeVar("T")
+R = TypeVar("R")
 _AT_ONCE = 50
+_MOST_THREADS = 4
+"""More would wait for Python's lock."""
 _WHOLE_LISTS = frozenset({
     stages.Exclude, stages.ExcludeBy, stages.Exists, stages.Limit, stages.Match, stages.MatchFrames,
     stages.MatchLabels, stages.MatchTags, stages.Select, stages.SelectBy, stages.SelectGroupSlices, stages.Shuffle,
@@ -60,9 +67,39 @@ def raw_samples(view: SampleCollection, fields: Sequence[str]) -> Iterator[tuple
 
     What ``iter_samples`` is where labels are a stranger's: no mask is unpacked, see ``documents``.
     """
+    for rows in raw_parts(view, fields):
+        yield from rows
+
+
+def raw_parts(view: SampleCollection, fields: Sequence[str]) -> Iterator[list[tuple[Any, ...]]]:
+    """The same, some samples at once."""
     ids = patiently(view.values, "id")
     for some in in_parts(ids, _AT_ONCE):
-        yield from zip(*patiently(raw_values, part_of(view, some, ordered=True), fields), strict=True)
+        yield list(zip(*patiently(raw_values, part_of(view, some, ordered=True), fields), strict=True))
+
+
+def in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """``work(item)`` of each item, in their order; of a few at once.
+
+    For work that is mostly unpacking masks and compiled loops, which let other threads of Python run. No processes:
+    each would import FiftyOne, and a script without ``if __name__ == "__main__"`` would start itself again.
+
+    Args:
+        work: called in other threads; must change nothing that it shares with its other calls.
+        items: taken in the caller's thread, never more ahead of what was returned than there are threads and one.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads, waiting = min(cores, _MOST_THREADS), deque[Future[R]]()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="ntt-labels")
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # also where the caller stopped, or an item failed
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def selections(view: SampleCollection, ids: Sequence[Any]) -> Iterator[SampleCollection]:

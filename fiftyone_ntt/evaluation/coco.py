@@ -13,14 +13,14 @@ import threading
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from fiftyone_ntt.evaluation.found import Matches, Presence, PresenceScores, check_objects, presence_scores
+from fiftyone_ntt.evaluation.pairing import IOUS, Kind, Pairs, paired
 from fiftyone_ntt.pixels.frames import whole_pixels
 from fiftyone_ntt.pixels.mask_codes import Rle, encode_crop
 
@@ -31,7 +31,6 @@ MAX_DETECTIONS = 100
 
 IMAGES_AT_ONCE = 500
 """So many images are paired with what is predicted of them at once."""
-_Kind: TypeAlias = Literal["bbox", "segm"]
 
 # pycocotools prints; its output is swallowed by replacing sys.stdout, which two threads must not do at once.
 QUIET = threading.Lock()
@@ -165,19 +164,16 @@ class CocoScorer:
 
     def __init__(self, classes: Sequence[str], masks: bool) -> None:
         self._classes, self.masks = classes, masks
-        kinds: tuple[_Kind, ...] = ("bbox", "segm") if masks else ("bbox",)
-        self._outcomes = {kind: [_Outcomes() for _ in classes] for kind in kinds}
+        kinds: tuple[Kind, ...] = ("bbox", "segm") if masks else ("bbox",)
+        self._outcomes = {kind: [list[Pairs]() for _ in classes] for kind in kinds}
 
     def add(self, truth: Sequence[GroundTruth], predicted: Sequence[Prediction], image_ids: Sequence[Hashable]) -> None:
         """Pairs the predictions of some images, at most ``IMAGES_AT_ONCE``, with the objects there."""
         number = {image_id: i for i, image_id in enumerate(image_ids)}
-
-        def annotations(items: Sequence[GroundTruth | Prediction]) -> list[dict[str, Any]]:
-            return [_annotation(i, item, number[item.image_id], self.masks) for i, item in enumerate(items, start=1)]
-
-        objects, found = annotations(truth), annotations(predicted)
+        images = [number[item.image_id] for items in (truth, predicted) for item in items]
         for kind, outcomes in self._outcomes.items():
-            _add_outcomes(outcomes, objects, found, self._classes, len(image_ids), kind)
+            for k, pairs in paired(truth, predicted, images, kind, MAX_DETECTIONS).items():
+                outcomes[k].append(pairs)
 
     def scores(self, masks: bool = True) -> CocoScores:
         """The scores of all images so far; without those of masks where they were not, or are not to be, compared."""
@@ -203,70 +199,28 @@ def _blocks(
         yield truth[block], predicted[block], image_ids[start : start + IMAGES_AT_ONCE]
 
 
-def _annotation(number: int, item: GroundTruth | Prediction, image: int, masks: bool) -> dict[str, Any]:
-    """A COCO annotation. Ids start at 1: pycocotools takes a match with id 0 for none."""
-    x1, y1, x2, y2 = (float(value) for value in item.box)
-    annotation: dict[str, Any] = {
-        "id": number,
-        "image_id": image,
-        "category_id": item.label,
-        "bbox": [x1, y1, x2 - x1, y2 - y1],
-        "area": (x2 - x1) * (y2 - y1),
-        "iscrowd": int(isinstance(item, GroundTruth) and item.crowd),
+def _as_one_image(of_class: list[Pairs]) -> dict[str, Any] | None:
+    """All images as one, for ``COCOeval.accumulate``, which only joins them; ``None`` without any."""
+    if not of_class:
+        return None
+    return {
+        "dtScores": np.concatenate([pairs.scores for pairs in of_class]),
+        "dtMatches": np.concatenate([pairs.matched for pairs in of_class], axis=1),
+        "dtIgnore": np.concatenate([pairs.ignored for pairs in of_class], axis=1),
+        "gtIgnore": np.concatenate([pairs.objects_ignored for pairs in of_class]),
     }
-    if masks:
-        annotation["segmentation"] = item.rle
-    return {**annotation, "score": float(item.score)} if isinstance(item, Prediction) else annotation
-
-
-@dataclass
-class _Outcomes:
-    """What became of the predictions of one class, block after block, as pycocotools has it: ``[IoU, prediction]``."""
-
-    scores: list[NDArray[np.float64]] = field(default_factory=list)
-    matched: list[NDArray[np.bool_]] = field(default_factory=list)
-    ignored: list[NDArray[np.bool_]] = field(default_factory=list)
-    objects_ignored: list[NDArray[np.bool_]] = field(default_factory=list)
-
-    def as_one_image(self) -> dict[str, Any] | None:
-        """All images as one, for ``COCOeval.accumulate``, which only joins them; ``None`` without any."""
-        if not self.scores:
-            return None
-        return {
-            "dtScores": np.concatenate(self.scores),
-            "dtMatches": np.concatenate(self.matched, axis=1),
-            "dtIgnore": np.concatenate(self.ignored, axis=1),
-            "gtIgnore": np.concatenate(self.objects_ignored),
-        }
-
-
-def _add_outcomes(
-    outcomes: list[_Outcomes], truth: list[dict[str, Any]], predicted: list[dict[str, Any]], classes: Sequence[str],
-    images: int, kind: _Kind,
-) -> None:  # fmt: skip
-    """Pairs the predictions of some images with the objects there."""
-    with QUIET, contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_coco(truth, classes, images), _coco(predicted, classes, images), kind)
-        _set_params(evaluation, MAX_DETECTIONS)
-        evaluation.evaluate()
-    by_class: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for image in evaluation.evalImgs:
-        if image is not None:  # an object or a prediction of the class is there
-            by_class[image["category_id"]].append(image)
-    for k, each in by_class.items():  # joined here: an array for each image would take more than what is in it
-        outcomes[k].scores.append(np.concatenate([np.asarray(image["dtScores"], np.float64) for image in each]))
-        outcomes[k].matched.append(np.concatenate([np.asarray(image["dtMatches"]) > 0 for image in each], axis=1))
-        outcomes[k].ignored.append(np.concatenate([np.asarray(image["dtIgnore"], bool) for image in each], axis=1))
-        outcomes[k].objects_ignored.append(np.concatenate([np.asarray(image["gtIgnore"], bool) for image in each]))
 
 
 def _accumulated(
-    outcomes: list[_Outcomes], classes: Sequence[str], kind: _Kind
+    outcomes: list[list[Pairs]], classes: Sequence[str], kind: Kind
 ) -> tuple[Scores, dict[str, Scores], dict[str, Matches]]:
     evaluation = COCOeval(iouType=kind)
     evaluation.params.catIds, evaluation.params.imgIds = list(range(len(classes))), [0]
-    _set_params(evaluation, sys.maxsize)  # each image has been cut to the best already
-    evaluation.evalImgs = [of_class.as_one_image() for of_class in outcomes]
+    # Only the range "all" is reported, so an object's area, which would select a range, plays no part.
+    evaluation.params.areaRng, evaluation.params.areaRngLbl = [[-np.inf, np.inf]], ["all"]
+    evaluation.params.maxDets = [sys.maxsize]  # each image has been cut to the best already
+    evaluation.params.iouThrs = IOUS
+    evaluation.evalImgs = [_as_one_image(of_class) for of_class in outcomes]
     evaluation._paramsEval = evaluation.params
     with QUIET, contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
@@ -277,12 +231,6 @@ def _accumulated(
         name: _scores(precision[:, :, k : k + 1], recall[:, k : k + 1], thresholds) for k, name in enumerate(classes)
     }
     return _scores(precision, recall, thresholds), per_class, _matches(evaluation, classes)
-
-
-def _set_params(evaluation: COCOeval, most: int) -> None:
-    # Only the range "all" is reported, so an object's area, which would select a range, plays no part.
-    evaluation.params.areaRng, evaluation.params.areaRngLbl = [[-np.inf, np.inf]], ["all"]
-    evaluation.params.maxDets = [most]
 
 
 def _matches(evaluation: COCOeval, classes: Sequence[str]) -> dict[str, Matches]:
@@ -296,20 +244,6 @@ def _matches(evaluation: COCOeval, classes: Sequence[str]) -> dict[str, Matches]
         right = found["dtMatches"][at50][counted]
         matches[name] = Matches(found["dtScores"][counted], right, int((~found["gtIgnore"]).sum()))
     return matches
-
-
-def _coco(annotations: list[dict[str, Any]], classes: Sequence[str], images: int) -> COCO:
-    """A COCO data set without a file. ``loadRes`` is not used: it fails on an empty list."""
-    coco = COCO()
-    coco.dataset = {
-        "images": [{"id": i} for i in range(images)],
-        "categories": [{"id": k, "name": name} for k, name in enumerate(classes)],
-        # pycocotools writes into these, and boxes and masks are evaluated from the same ones.
-        "annotations": [dict(annotation) for annotation in annotations],
-    }
-    coco.createIndex()
-    coco.annToRLE = lambda annotation: annotation["segmentation"]  # already RLE, and the images carry no size
-    return coco
 
 
 def _scores(precision: NDArray[np.float64], recall: NDArray[np.float64], thresholds: NDArray[np.float64]) -> Scores:

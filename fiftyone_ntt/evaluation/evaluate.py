@@ -6,49 +6,28 @@ the per-object matches (``eval_key``) that its review tools rely on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-import fiftyone as fo
-import numpy as np
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.documents import (
-    Document,
-    class_of,
-    detection_of,
-    relative_box,
-    single_documents,
-    tags_of,
-)
 from fiftyone_ntt.dataset.fields import (
     NO_IMAGES,
-    REJECTED_TAG,
     check_detections_field,
     count_classes,
     dataset_of,
-    has_masks,
     is_map_field,
     whole_images,
     with_sizes,
 )
-from fiftyone_ntt.dataset.geometry import FAR_OUTSIDE, place_mask
 from fiftyone_ntt.dataset.given import class_list
-from fiftyone_ntt.dataset.marks import attribute_of, is_crowd, is_ignored
-from fiftyone_ntt.dataset.parts import raw_samples
 from fiftyone_ntt.dataset.progress import with_bar
-from fiftyone_ntt.dataset.schema import can_be_loaded, check_lists_field, declared_attributes
-from fiftyone_ntt.errors import InputError, as_text, counted
+from fiftyone_ntt.dataset.schema import check_lists_field
+from fiftyone_ntt.errors import InputError, counted
 from fiftyone_ntt.evaluation.coco import (
-    IMAGES_AT_ONCE,
-    Box,
-    CocoScorer,
     CocoScores,
-    GroundTruth,
-    Prediction,
     Scores,
-    encode_box,
 )
 from fiftyone_ntt.evaluation.fiftyone_matches import (
     UNCOUNTED_NOTE,
@@ -57,16 +36,15 @@ from fiftyone_ntt.evaluation.fiftyone_matches import (
     keep_results,
     write_matches,
 )
-from fiftyone_ntt.evaluation.found import PresenceCounter, PresenceScores
+from fiftyone_ntt.evaluation.found import PresenceScores
 from fiftyone_ntt.evaluation.left_out import SeenImages, class_notes
 from fiftyone_ntt.evaluation.map_documents import targets_of
-from fiftyone_ntt.evaluation.objects import Objects, remarks_on
+from fiftyone_ntt.evaluation.objects import Objects, Scorers, read_objects, remarks_on
 from fiftyone_ntt.evaluation.review_point import ReviewPoint, review_thresholds
 from fiftyone_ntt.evaluation.semantic_scores import evaluate_maps, shared_targets, write_map_scores
 from fiftyone_ntt.evaluation.summary import ClassResult, EvaluationResults
 from fiftyone_ntt.params.base import Progress, check_arguments
 from fiftyone_ntt.params.labelling import EvaluateParams
-from fiftyone_ntt.pixels.mask_codes import Rle, encode_crop
 from fiftyone_ntt.runs.record import provenance_of
 
 _NO_SCORES = Scores(None, None, None, None)
@@ -136,7 +114,7 @@ def evaluate(
         return _of_maps(samples, label_field, gt_field, names, asked, score_threshold, notes, eval_key, progress)
     samples = with_sizes(samples, notes)
     notes += class_notes(samples, label_field, gt_field, names, classes)
-    objects, scorers = _read(samples, label_field, gt_field, names, score_threshold or 0.0, progress)
+    objects, scorers = read_objects(samples, label_field, gt_field, names, score_threshold or 0.0, progress)
     if eval_key is not None and objects.uncounted:
         count = len(objects.uncounted)
         objects_that = counted(count, "ground-truth object that counts", "ground-truth objects that count")
@@ -214,7 +192,7 @@ def score_view(view: SampleCollection, label_field: str, gt_field: str) -> Evalu
     """The scores of a view as it is: references count, and nothing is kept."""
     notes: list[str] = []
     names = _class_names(view, label_field, gt_field, None)
-    objects, scorers = _read(with_sizes(view, notes), label_field, gt_field, names, 0.0, None)
+    objects, scorers = read_objects(with_sizes(view, notes), label_field, gt_field, names, 0.0, None)
     return _score(objects, scorers, names, notes, None)
 
 
@@ -241,126 +219,8 @@ def _labels_of(view: SampleCollection, field_name: str) -> list[str]:
     return list(count_classes(view, field_name))
 
 
-_Scorers = tuple[CocoScorer, PresenceCounter]
-
-
-def _read(
-    view: SampleCollection, label_field: str, gt_field: str, classes: Sequence[str], threshold: float,
-    progress: Progress | None,
-) -> tuple[Objects, _Scorers]:  # fmt: skip
-    """Reads the labels of a view and scores them, some images at a time: all masks at once would take gigabytes."""
-    objects, total = Objects(label_field), len(view)
-    objects.declared = {name: declared_attributes(view, name) for name in (gt_field, label_field)}
-    index = {name: k for k, name in enumerate(classes)}
-    # Whether masks can be compared is known when all has been read. Without any in the truth they cannot.
-    scorers = CocoScorer(classes, has_masks(view, gt_field)), PresenceCounter(classes, threshold)
-    block = _Block({}, [], [])
-    rows = raw_samples(view, ["id", "metadata.height", "metadata.width", gt_field, label_field])
-    for done, (sample_id, height, width, *documents) in enumerate(rows, start=1):
-        key, size = str(sample_id), (int(height), int(width))
-        truth, predicted = _of_sample(objects, key, size, documents, index, gt_field)
-        objects.count(truth, predicted)
-        block.sizes[key] = size
-        block.truth += truth
-        block.predicted += predicted
-        if len(block.sizes) == IMAGES_AT_ONCE or done == total:
-            _add(scorers, block)
-            block = _Block({}, [], [])
-        if progress is not None:
-            progress(done, total, f"reading labels ({done} of {total})")
-    if block.sizes:  # samples were deleted meanwhile
-        _add(scorers, block)
-    return objects, scorers
-
-
-@dataclass
-class _Block:
-    """Some images: id -> ``(height, width)`` in pixels, and what is on them."""
-
-    sizes: dict[str, tuple[int, int]]
-    truth: list[GroundTruth]
-    predicted: list[Prediction]
-
-
-def _of_sample(
-    objects: Objects, key: str, size: tuple[int, int], documents: Sequence[Any], index: dict[str, int], gt_field: str
-) -> tuple[list[GroundTruth], list[Prediction]]:
-    """Objects and predictions of a sample; ``documents`` are those of the truth, then of the predictions."""
-    truth, predicted = [], []
-    for document, label, box, rle in _usable(objects, documents[0], index, size, key, gt_field):
-        ignored = is_ignored(document)
-        objects.ignored += ignored
-        counts_not = ignored or is_crowd(document)
-        truth.append(GroundTruth(key, index[label.label], box, rle, counts_not))
-        objects.uncounted += [document.get("_id")] * (counts_not and "_id" in document)
-        objects.misread |= counts_not != bool(attribute_of(document, "iscrowd"))
-    objects.unlabelled += documents[1] is None
-    for _, label, box, rle in _usable(objects, documents[1], index, size, key, objects.label_field):
-        score = 1.0 if label.confidence is None else float(label.confidence)
-        objects.without_score += label.confidence is None
-        predicted.append(Prediction(key, index[label.label], box, score, rle))
-    return truth, predicted
-
-
-def _add(scorers: _Scorers, block: _Block) -> None:
-    """Where some labels have masks, the filled box stands in for those that have none."""
-    coco, presence = scorers
-
-    def filled(item: Any) -> Any:
-        return item if item.rle is not None else replace(item, rle=encode_box(item.box, block.sizes[item.image_id]))
-
-    truth, predicted, image_ids = block.truth, block.predicted, list(block.sizes)
-    presence.add(truth, predicted, image_ids)
-    if coco.masks:
-        truth, predicted = list(map(filled, truth)), list(map(filled, predicted))
-    coco.add(truth, predicted, image_ids)
-
-
-def _usable(
-    objects: Objects, value: Document | None, index: dict[str, int], size: tuple[int, int], sample_id: str, field: str
-) -> Iterator[tuple[Document, Any, Box, Rle | None]]:
-    """The labels of a sample's field that count, with box and mask. One that cannot be used is noted and left out."""
-    for document in single_documents(value):
-        name = class_of(document)
-        if name not in index:
-            continue
-        if field == objects.label_field and REJECTED_TAG in tags_of(document):
-            objects.rejected += 1
-            continue
-        try:
-            label = detection_of(document)
-            box, rle = _geometry(label, size)
-            if not can_be_loaded(document, objects.declared[field]):
-                objects.unmatched.append(document.get("_id"))
-            yield document, label, box, rle
-        except InputError as error:
-            where = f"sample {sample_id}, label {document.get('_id')} ({as_text(name)}) in {field!r}"
-            objects.unusable.append((document.get("_id"), f"{where}: {error}"))
-
-
-def _geometry(label: fo.Detection, size: tuple[int, int]) -> tuple[Box, Rle | None]:
-    """Box (xyxy, image pixels, not clipped) and mask of a label; the mask is ``None`` where it has none."""
-    box = _box(label, size)
-    if not label.has_mask:
-        return box, None
-    if min(box[2], size[1]) <= max(box[0], 0) or min(box[3], size[0]) <= max(box[1], 0):
-        return box, encode_box((0, 0, 0, 0), size)  # no part of it lies in the image: nothing can match it
-    left, top, crop = place_mask(label, size)
-    return box, encode_crop(crop, left, top, size)
-
-
-def _box(label: fo.Detection, size: tuple[int, int]) -> Box:
-    x, y, w, h = relative_box(label.bounding_box)
-    if max(map(abs, (x, y, w, h))) > FAR_OUTSIDE or min(w, h) < 0:
-        raise InputError(f"the box {[float(value) for value in (x, y, w, h)]} is no part of an image")
-    height, width = size
-    # A pixel coordinate divided and multiplied by the width is off by a rounding error; matches at IoU 0.5 see that.
-    x1, y1, x2, y2 = np.round([x * width, y * height, (x + w) * width, (y + h) * height], 6).tolist()
-    return x1, y1, x2, y2
-
-
 def _score(
-    objects: Objects, scorers: _Scorers, classes: Sequence[str], notes: list[str],
+    objects: Objects, scorers: Scorers, classes: Sequence[str], notes: list[str],
     review: tuple[str, dict[str, float]] | None,
 ) -> EvaluationResults:  # fmt: skip
     presence = scorers[1].scores()

@@ -1,18 +1,45 @@
-"""What an evaluation of detections has read from a view, and what there is to say of it."""
+"""What an evaluation of detections reads from a view, and what there is to say of it."""
 
 from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fiftyone_ntt.dataset.fields import REJECTED_TAG
-from fiftyone_ntt.errors import counted
-from fiftyone_ntt.evaluation.coco import MAX_DETECTIONS, GroundTruth, Prediction
+from fiftyone.core.collections import SampleCollection
+
+from fiftyone_ntt.dataset.documents import (
+    Document,
+    StoredDetection,
+    class_of,
+    detection_of,
+    relative_box,
+    single_documents,
+    tags_of,
+)
+from fiftyone_ntt.dataset.fields import REJECTED_TAG, has_masks
+from fiftyone_ntt.dataset.geometry import FAR_OUTSIDE, place_mask
+from fiftyone_ntt.dataset.marks import attribute_of, is_crowd, is_ignored
+from fiftyone_ntt.dataset.parts import in_threads, raw_parts
+from fiftyone_ntt.dataset.schema import can_be_loaded, declared_attributes
+from fiftyone_ntt.errors import InputError, as_text, counted
+from fiftyone_ntt.evaluation.coco import (
+    IMAGES_AT_ONCE,
+    MAX_DETECTIONS,
+    Box,
+    CocoScorer,
+    GroundTruth,
+    Prediction,
+    encode_box,
+)
+from fiftyone_ntt.evaluation.found import PresenceCounter
+from fiftyone_ntt.params.base import Progress
+from fiftyone_ntt.pixels.mask_codes import Rle, encode_crop
 
 _MOST_LINES = 5
+Scorers = tuple[CocoScorer, PresenceCounter]
 
 
 @dataclass
@@ -74,6 +101,166 @@ class Objects:
         of_class = Counter(item.label for item in predicted)
         self.predicted.update(of_class)
         self.crowded += max(of_class.values(), default=0) > MAX_DETECTIONS
+
+    def add(self, other: Objects) -> None:
+        """Counts what has been read of other samples, which come after these."""
+        for name in ("images", "crowded", "unlabelled", "without_score", "rejected", "ignored"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("scores", "uncounted", "unusable", "unmatched"):
+            getattr(self, name).extend(getattr(other, name))
+        self.truth.update(other.truth)
+        self.predicted.update(other.predicted)
+        self.masked = [own + more for own, more in zip(self.masked, other.masked, strict=True)]
+        self.misread |= other.misread
+
+
+def read_objects(
+    view: SampleCollection, label_field: str, gt_field: str, classes: Sequence[str], threshold: float,
+    progress: Progress | None,
+) -> tuple[Objects, Scorers]:  # fmt: skip
+    """Reads the labels of a view and scores them, some images at a time: all masks at once would take gigabytes.
+
+    Args:
+        view: images of known size.
+        label_field: the predictions.
+        gt_field: the ground truth.
+        classes: labels of others are passed over.
+        threshold: a class is claimed for an image where a prediction of it scores above this.
+        progress: called with (done, total, message).
+
+    Returns:
+        What was read, and what scores it.
+    """
+    declared = {name: declared_attributes(view, name) for name in (gt_field, label_field)}
+    index = {name: k for k, name in enumerate(classes)}
+
+    def read(rows: list[tuple[Any, ...]]) -> tuple[Objects, _Block]:
+        return _of_rows(rows, Objects(label_field, declared=declared), index, gt_field)
+
+    # Whether masks can be compared is known when all has been read. Without any in the truth they cannot.
+    scorers = CocoScorer(classes, has_masks(view, gt_field)), PresenceCounter(classes, threshold)
+    objects, block, total = Objects(label_field, declared=declared), _Block(), len(view)
+    parts = raw_parts(view, ["id", "metadata.height", "metadata.width", gt_field, label_field])
+    for some, images in in_threads(read, parts):
+        objects.add(some)
+        block.add(images)
+        if len(block.sizes) >= IMAGES_AT_ONCE:
+            _score(scorers, block)
+            block = _Block()
+        for done in range(objects.images - some.images + 1, objects.images + 1):
+            if progress is not None:
+                progress(done, total, f"reading labels ({done} of {total})")
+    _score(scorers, block)
+    return objects, scorers
+
+
+@dataclass
+class _Block:
+    """Some images: id -> ``(height, width)`` in pixels, and what is on them."""
+
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    truth: list[GroundTruth] = field(default_factory=list)
+    predicted: list[Prediction] = field(default_factory=list)
+
+    def add(self, other: _Block) -> None:
+        """Adds the images of another block."""
+        self.sizes |= other.sizes
+        self.truth += other.truth
+        self.predicted += other.predicted
+
+
+def _of_rows(
+    rows: list[tuple[Any, ...]], objects: Objects, index: dict[str, int], gt_field: str
+) -> tuple[Objects, _Block]:
+    """Reads some samples: id, height, width, and what the database holds of the truth and of the predictions."""
+    block = _Block()
+    for sample_id, height, width, *documents in rows:
+        key, size = str(sample_id), (int(height), int(width))
+        truth, predicted = _of_sample(objects, key, size, documents, index, gt_field)
+        objects.count(truth, predicted)
+        block.add(_Block({key: size}, truth, predicted))
+    return objects, block
+
+
+def _of_sample(
+    objects: Objects, key: str, size: tuple[int, int], documents: Sequence[Any], index: dict[str, int], gt_field: str
+) -> tuple[list[GroundTruth], list[Prediction]]:
+    """Objects and predictions of a sample; ``documents`` are those of the truth, then of the predictions."""
+    truth, predicted = [], []
+    for document, label, box, rle in _usable(objects, documents[0], index, size, key, gt_field):
+        ignored = is_ignored(document)
+        objects.ignored += ignored
+        counts_not = ignored or is_crowd(document)
+        truth.append(GroundTruth(key, index[label.label], box, rle, counts_not))
+        objects.uncounted += [document.get("_id")] * (counts_not and "_id" in document)
+        objects.misread |= counts_not != bool(attribute_of(document, "iscrowd"))
+    objects.unlabelled += documents[1] is None
+    for _, label, box, rle in _usable(objects, documents[1], index, size, key, objects.label_field):
+        score = 1.0 if label.confidence is None else float(label.confidence)
+        objects.without_score += label.confidence is None
+        predicted.append(Prediction(key, index[label.label], box, score, rle))
+    return truth, predicted
+
+
+def _score(scorers: Scorers, block: _Block) -> None:
+    """Where some labels have masks, the filled box stands in for those that have none."""
+    coco, presence = scorers
+
+    def filled(item: Any) -> Any:
+        return item if item.rle is not None else replace(item, rle=encode_box(item.box, block.sizes[item.image_id]))
+
+    truth, predicted, image_ids = block.truth, block.predicted, list(block.sizes)
+    presence.add(truth, predicted, image_ids)
+    if coco.masks:
+        truth, predicted = list(map(filled, truth)), list(map(filled, predicted))
+    coco.add(truth, predicted, image_ids)
+
+
+def _usable(
+    objects: Objects, value: Document | None, index: dict[str, int], size: tuple[int, int], sample_id: str, field: str
+) -> Iterator[tuple[Document, Any, Box, Rle | None]]:
+    """The labels of a sample's field that count, with box and mask. One that cannot be used is noted and left out."""
+    for document in single_documents(value):
+        name = class_of(document)
+        if name not in index:
+            continue
+        if field == objects.label_field and REJECTED_TAG in tags_of(document):
+            objects.rejected += 1
+            continue
+        try:
+            label = detection_of(document)
+            box, rle = _geometry(label, size)
+            if not can_be_loaded(document, objects.declared[field]):
+                objects.unmatched.append(document.get("_id"))
+            yield document, label, box, rle
+        except InputError as error:
+            where = f"sample {sample_id}, label {document.get('_id')} ({as_text(name)}) in {field!r}"
+            objects.unusable.append((document.get("_id"), f"{where}: {error}"))
+
+
+def _geometry(label: StoredDetection, size: tuple[int, int]) -> tuple[Box, Rle | None]:
+    """Box (xyxy, image pixels, not clipped) and mask of a label; the mask is ``None`` where it has none."""
+    box = _box(label, size)
+    if not label.has_mask:
+        return box, None
+    if min(box[2], size[1]) <= max(box[0], 0) or min(box[3], size[0]) <= max(box[1], 0):
+        return box, encode_box((0, 0, 0, 0), size)  # no part of it lies in the image: nothing can match it
+    left, top, crop = place_mask(label, size)
+    return box, encode_crop(crop, left, top, size)
+
+
+def _box(label: StoredDetection, size: tuple[int, int]) -> Box:
+    x, y, w, h = relative_box(label.bounding_box).tolist()
+    if max(map(abs, (x, y, w, h))) > FAR_OUTSIDE or min(w, h) < 0:
+        raise InputError(f"the box {[x, y, w, h]} is no part of an image")
+    height, width = size
+    # A pixel coordinate divided and multiplied by the width is off by a rounding error; matches at IoU 0.5 see that.
+    return _rounded(x * width), _rounded(y * height), _rounded((x + w) * width), _rounded((y + h) * height)
+
+
+def _rounded(value: float) -> float:
+    """To six digits as numpy rounds, which takes several times longer for four numbers."""
+    return round(value * 1e6) / 1e6
 
 
 def remarks_on(objects: Objects, threshold: float) -> list[str]:

@@ -18,6 +18,8 @@ from fiftyone_ntt.pixels.compiled import loops
 IntArray = NDArray[np.int64]
 Rle = dict[str, Any]
 """Compressed run lengths as COCO has them: ``{"size": [height, width], "counts": ...}``."""
+_FEW_PLACES = 1024
+"""Places where runs end, as most masks have at most: fresh memory for all that a mask may have is slow to come by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,13 +229,12 @@ def encode_crop(crop: NDArray[np.bool_], left: int, top: int, image_size: tuple[
             f"row {top}, column {left}"
         )
     if (compiled := loops()) is not None:
-        octets = np.zeros((rows, (columns + 7) // 8 * 8), bool)
-        np.not_equal(crop, False, out=octets[:, :columns])  # a stranger's truth may be another number than 1
-        words = octets.view(np.uint64)
-        # As many as there are, not as there may be: for fresh memory of a mask's size the system is asked each time.
-        places = int(np.bitwise_count(words[1:] ^ words[:-1]).sum() + octets[:1].sum()) + columns + 2
-        border, text = np.empty(places, np.int64), np.empty(7 * places, np.uint8)
-        letters = compiled.runs.coco_text(words, columns, left, top, height, width, border, text)
+        pixels = np.ascontiguousarray(crop).view(np.uint8)
+        letters, places = -1, _FEW_PLACES
+        while letters < 0:
+            border, text = np.empty(places, np.int64), np.empty(7 * places, np.uint8)
+            letters = compiled.runs.coco_text(pixels, left, top, height, width, border, text)
+            places *= 8
         return {"size": [int(height), int(width)], "counts": text[:letters].tobytes()}
     # Column by column, with a row of background under each (and one pixel before the first): a border is where two
     # neighbours in memory differ.

@@ -231,39 +231,44 @@ def grown(weights: NDArray[np.float32], reach: int, largest: NDArray[np.float32]
                     kept[column] = near[column] if near[column] > kept[column] else kept[column]
 
 
-@compiled("i8(u8[:], i8, i8, i8, i8, i8, i8[]!, u1[]!)")
-def coco_text(
-    words: NDArray[np.uint64], columns: int, left: int, top: int, height: int, width: int, border: Any, text: Any
-) -> int:
+@compiled("i8(u1[:], i8, i8, i8, i8, i8[]!, u1[]!)")
+def coco_text(pixels: Any, left: int, top: int, height: int, width: int, border: Any, text: Any) -> int:
     """COCO's compressed run lengths of a mask in a window; see ``mask_codes.encode_crop``.
 
     Args:
-        words: uint64 ``[h, (w + 7) // 8]``: eight pixels of a row each, a byte of 0 or 1 a pixel, the first the lowest.
-        columns: of the window, ``w``.
+        pixels: uint8 ``[h, w]``, 0 is not the mask.
         left: image column of the window's first column.
         top: image row of its first row.
         height: of the image, in pixels.
         width: of the image.
-        border: int64, has room for all places where a column's value changes, its top included, and ``w + 2`` more.
+        border: int64, for the places where runs end.
         text: uint8, has room for seven letters a place.
 
     Returns:
-        How many letters were written.
+        How many letters were written; -1 where ``border`` has not room enough.
     """
-    rows = len(words)
+    rows, columns = pixels.shape
     count, inside = 0, False
+    octets = np.zeros((rows, (columns + 7) // 8 * 8), np.uint8)
+    for row in range(rows):
+        for column in range(columns):  # a stranger's truth may be another number than 1
+            octets[row, column] = pixels[row, column] != 0
+    words = octets.view(np.uint64)  # eight pixels of a row each, the first the lowest
     changes, number = np.empty((8, rows), np.int64), np.empty(8, np.int64)  # of each of eight columns
     for block in range(words.shape[1]):
         number[:] = 0
         above = np.uint64(0)
         for row in range(rows):
-            differs = words[row, block] ^ above
+            word = words[row, block]
+            differs = word ^ above
             if differs != np.uint64(0):
-                above = words[row, block]
+                above = word
                 for k in range(8):
                     if (differs >> np.uint64(8 * k)) & np.uint64(1) != np.uint64(0):
                         changes[k, number[k]] = row
                         number[k] += 1
+        if count + number.sum() + 10 > len(border):
+            return -1
         for k in range(min(8, columns - 8 * block)):
             place, first = (left + 8 * block + k) * height + top, 0
             if inside:  # the column before was the mask's to its end, and so far as the image goes

@@ -12,6 +12,7 @@ import pytest
 from support.scenes import CLASSES, SIZES, Scene, assert_equal_scores
 
 from fiftyone_ntt.core import MemoryBank
+from fiftyone_ntt.dataset import parts
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.evaluation.evaluate import evaluate
 from fiftyone_ntt.references.banks import save_bank
@@ -43,6 +44,24 @@ def test_perfect_labels_score_one(scene):
     results = evaluate(scene.dataset)
     assert (results.box.ap, results.mask.ap, results.mask.ar100) == pytest.approx((1, 1, 1))
     assert results.presence.micro.f1 == 1
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 4])
+def test_parts_in_threads_say_what_all_at_once_do(scene, monkeypatch, at_once):
+    for i, sample in enumerate(scene.dataset.iter_samples(autosave=True)):
+        for name in ("ground_truth", "ntt"):  # some of everything that is counted or named
+            labels = sample[name].detections
+            for label in labels[:1]:
+                label.tags = ["ntt:rejected"] if i == 1 else []
+                label["difficult"] = i == 2
+                label.bounding_box = [0.0, 0.0, 900.0, 900.0] if i in (0, 3, 5) else label.bounding_box
+        if i == 4:
+            sample["ntt"] = None
+    whole, seen = evaluate(scene.dataset), []
+    monkeypatch.setattr(parts, "_AT_ONCE", at_once)
+    results = evaluate(scene.dataset, progress=lambda done, total, message: seen.append((done, total)))
+    assert results == whole and len(whole.notes) >= 3 and results.to_dict() == whole.to_dict()
+    assert seen == [(i + 1, len(SIZES)) for i in range(len(SIZES))]
 
 
 def test_masks_on_disk(scene, tmp_path):

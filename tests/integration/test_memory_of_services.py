@@ -90,7 +90,7 @@ A_SAMPLE = LABELS * SIDE * SIDE
 @pytest.fixture
 def small_parts(monkeypatch):
     for name in (
-        "dataset.parts._AT_ONCE", "evaluation.evaluate.IMAGES_AT_ONCE", "review.export._CHUNK",
+        "dataset.parts._AT_ONCE", "evaluation.objects.IMAGES_AT_ONCE", "review.export._CHUNK",
         "review.export_choice._CHUNK", "runs.undo._CHUNK",
     ):  # fmt: skip
         monkeypatch.setattr(f"fiftyone_ntt.{name}", AT_ONCE)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from pycocotools import mask as coco_masks
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 
 def pool(mask_logits, tokens):
@@ -71,3 +76,46 @@ def bridges(rings):
         pairs.append([first[joined[rank]] + j, first[k] + i])
         joined.append(k)
     return pairs
+
+
+def coco_pairs(truth, predicted, images, kind, most):
+    """Class -> scores, matched, ignored and crowds, as pycocotools pairs image by image (``pairing.paired``)."""
+
+    def annotated(items, numbers):
+        entries = [
+            {
+                "id": i, "image_id": image, "category_id": item.label, "area": 1, "segmentation": item.rle,
+                "bbox": [item.box[0], item.box[1], item.box[2] - item.box[0], item.box[3] - item.box[1]],
+                "iscrowd": int(getattr(item, "crowd", False)), "score": getattr(item, "score", None),
+            }
+            for i, (item, image) in enumerate(zip(items, numbers, strict=True), start=1)
+        ]  # fmt: skip
+        coco = COCO()
+        coco.dataset = {
+            "images": [{"id": i} for i in range(max(images, default=0) + 1)],
+            "categories": [{"id": k} for k in range(max((item.label for item in [*truth, *predicted]), default=0) + 1)],
+            "annotations": entries,
+        }
+        coco.createIndex()
+        coco.annToRLE = lambda annotation: annotation["segmentation"]
+        return coco
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        both = annotated(truth, images[: len(truth)]), annotated(predicted, images[len(truth) :])
+        evaluation = COCOeval(*both, kind)
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[-np.inf, np.inf]], ["all"]
+        evaluation.params.maxDets = [most]
+        evaluation.evaluate()
+    of_class = {}
+    for image in evaluation.evalImgs:
+        if image is not None:
+            of_class.setdefault(image["category_id"], []).append(image)
+    return {
+        k: (
+            np.concatenate([image["dtScores"] for image in each]),
+            np.concatenate([image["dtMatches"] > 0 for image in each], axis=1),
+            np.concatenate([image["dtIgnore"] for image in each], axis=1).astype(bool),
+            np.concatenate([image["gtIgnore"] for image in each]).astype(bool),
+        )
+        for k, each in of_class.items()
+    }

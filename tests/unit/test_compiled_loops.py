@@ -114,6 +114,8 @@ def test_run_lengths_of_windows_are_those_of_pycocotools(compile, by_numpy):
         whole = np.zeros((height, width), np.uint8, order="F")
         whole[top : top + rows, left : left + columns] = crop
         assert encode_crop(crop, left, top, (height, width)) == mask_utils.encode(whole)
+    noise = np.asfortranarray(random.random((300, 203)) < 0.5)  # more runs than most masks have
+    assert encode_crop(noise, 0, 0, noise.shape) == mask_utils.encode(noise.astype(np.uint8))
     large = encode_crop(np.ones((3, 2), bool), 15_000, 9_000, (12_000, 20_000))
     truth = np.array([[0, 2, 2], [2, 0, 255]], np.uint8)  # a stranger's bytes, taken for truth values as they are
     whole = np.asfortranarray(truth > 0, np.uint8)
