@@ -272,3 +272,55 @@ def test_what_cannot_be_refined_is_refused(discs):
 def test_nothing_accepted_says_what_to_do(discs):
     ntt.clear_decisions(discs)
     assert "accept some labels" in str(ntt.refine_labels(discs, progress=False))
+
+
+def test_the_commands_refine_and_take_it_back(discs, capsys):
+    from fiftyone_ntt.cli.main import main
+
+    before = documents(discs)
+    assert main(["refine", discs.name, "--classes", "fig"]) == 0
+    assert "Refined 2 of 2 masks in 'ntt', in 2 images" in capsys.readouterr().out
+    assert documents(discs) != before
+    assert main(["undo-refine", discs.name]) == 0
+    assert "2 masks as before refining" in capsys.readouterr().out and documents(discs) == before
+    assert main(["refine", discs.name, "--field", "nope"]) == 2
+    assert "no field 'nope'" in capsys.readouterr().err
+
+
+def test_the_operators_refine_what_is_selected(discs):
+    from support.app import form, run
+
+    nuts = [{"field": "ntt", "label_id": label.id} for label in labels_of(discs) if label.label == "nut"]
+    properties, errors = form("refine_labels", discs, {}, selected_labels=nuts)
+    assert errors == {} and {"label_field", "only", "edited"} <= set(properties)
+    assert "2 labels you have selected" in str([item.to_json() for item in properties.values()])
+    result, _ = run("refine_labels", discs, {}, selected_labels=nuts)
+    assert result["refined"] == 2 and result["rows"] == [{"what": "refined", "labels": 2}]
+    assert [label.get("refined") is None for label in documents(discs)] == [True, False] * 2
+    result, _ = run("undo_refinement", discs, {})
+    assert result["restored"] == 2 and not any("refined" in label for label in documents(discs))
+
+
+def test_labels_of_a_run_are_compared_with_their_class(discs, tmp_path, monkeypatch):
+    """By the run's memory bank. Undoing the run leaves accepted labels as refined; undoing that restores them."""
+    from fiftyone_ntt.review import refining
+
+    reference = discs.first()
+    reference.tags = ["ntt:reference"]
+    reference.save()
+    bank = ntt.build_memory_bank(discs.match_tags("ntt:reference"), "ntt", preset="lite")
+    found = {"points_per_side": 6, "index_dir": tmp_path / "index", "score_threshold": 0.0, "max_instances": 2}
+    run = ntt.segment(discs, bank, "found", **found)
+    assert ntt.accept_labels(discs, "found") == run.instances > 0
+    seen, real = [], refining.refine
+
+    def watched(model, image, mask, **options):
+        seen.append((options["looks"].similarity(mask, image.shape[:2]), options["predicted_iou"]))
+        return real(model, image, mask, **options)
+
+    monkeypatch.setattr(refining, "refine", watched)
+    report = ntt.refine_labels(discs, "found", progress=False)
+    assert report.refined + report.kept.total() == run.instances == len(seen) and not report.errors
+    assert all(similarity > 0 and estimate is not None for similarity, estimate in seen)
+    assert ntt.undo_run(discs, run.run_key) == 0, "accepted labels stay, refined or not"
+    assert ntt.undo_refinement(discs, "found") == report.refined

@@ -19,6 +19,7 @@ WRONG = [
     ("kept", f"--data {HERE} --shots 1,3", "argument --shots: expected a whole number of at least 1, got '1,3'"),
     ("tiles", "--photos no --json x", "argument --photos: expected a whole number of at least 1, got 'no'"),
     ("prompts", "--seeds a", "argument --seeds: expected whole numbers with commas between, got 'a'"),
+    ("refine", "--objects 0", "argument --objects: expected a whole number of at least 1, got '0'"),
     ("selection", f"--data {HERE} --index x --shots 0", "argument --shots: expected a whole number of at least 1"),
     ("starting_threshold", f"--data {HERE} --sets no", "error: expected sets of coco-mini"),
     ("learning_curve", f"--data {HERE} --sets no", "error: expected sets of coco-mini"),
