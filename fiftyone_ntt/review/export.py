@@ -40,7 +40,7 @@ from fiftyone_ntt.params.base import Progress, check_arguments
 from fiftyone_ntt.params.review import ExportParams
 from fiftyone_ntt.pixels.frames import whole_pixels
 from fiftyone_ntt.pixels.images import decode_image, image_size, read_bytes, upright_size
-from fiftyone_ntt.review.export_choice import chosen_labels, classes_of, why_nothing
+from fiftyone_ntt.review.export_choice import chosen_labels, classes_of, note_of_unlabelled, why_nothing
 from fiftyone_ntt.review.export_fiftyone import write_fiftyone
 from fiftyone_ntt.review.export_folder import NOTE, checked_folder, files_in, give_name, place_to_fill, write_error
 from fiftyone_ntt.review.export_formats import (
@@ -134,7 +134,9 @@ def export_labels(
         format: ``"coco"``, ``"yolo"`` (segmentation) or ``"fiftyone"``.
         only: ``"accepted"`` writes what a person accepted, edited or drew, and the images that have such labels;
             ``"done"`` the same of the images that ``mark_done`` has marked, those without labels included;
-            ``"all"`` also what nobody has decided on, and images without labels.
+            ``"all"`` also what nobody has decided on, and images in which nothing was found. Images that a run has not
+            labelled in its field (references that it skipped, failed ones, those added later) are left out and counted;
+            in a field that no run wrote, images without labels are background.
         score_threshold: undecided labels at or below this score are left out.
         classes: the classes to write, in this order; those of the run that wrote the labels, else all, where ``None``.
         masks: of COCO: ``"rle"`` (lossless) or ``"polygons"``.
@@ -357,7 +359,7 @@ def _placed(job: _Job, document: Document, size: tuple[int, int], path: str) -> 
 
 def _notes(view: SampleCollection, chosen: SampleCollection, label_field: str, only: str) -> list[str]:
     if only != "accepted":
-        return []
+        return note_of_unlabelled(view, label_field, only)
     undecided = ~is_tagged(sorted(DECIDED_TAGS)) & F("predicted_iou").exists()
     partly = sum(len(with_labels(images, label_field, undecided)) for images in selections(view, chosen.values("id")))
     also_hold = counted(partly, "image also holds", "images also hold")

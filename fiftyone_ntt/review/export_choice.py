@@ -21,6 +21,7 @@ from fiftyone_ntt.dataset.fields import (
     count_labels_in,
     dataset_of,
     image_samples,
+    is_labelled,
     is_tagged,
     with_labels,
 )
@@ -47,6 +48,8 @@ def chosen_labels(
     """
     if only == "done":
         view = view.match_tags(DONE_TAG)
+    elif only == "all" and run_of_field(dataset_of(view), label_field):
+        view = view.match(is_labelled(label_field))  # of the others nobody knows what is in them
     kept = is_tagged(sorted(PROTECTED_TAGS))
     if run_of_field(dataset_of(view), label_field):
         kept |= ~F("predicted_iou").exists()  # drawn by a person: no run leaves this out
@@ -72,6 +75,16 @@ def count_chosen(
         of_classes = F("label").is_in(list(classes))
         chosen = with_labels(chosen, label_field, of_classes, only_matches=only == "accepted")
     return count_labels_in(chosen, label_field), len(chosen)
+
+
+def note_of_unlabelled(view: SampleCollection, label_field: str, only: str) -> list[str]:
+    """What a report says of images that have not even an empty list of labels; see ``chosen_labels``."""
+    count = len(view.match(~is_labelled(label_field))) if only == "all" else 0
+    if not count:
+        return []
+    if run_of_field(dataset_of(view), label_field):
+        return [f"{counted(count, 'image')} that no run has labelled in {label_field!r} left out"]
+    return [f"{counted(count, 'image')} without labels written as background"]
 
 
 def _true() -> ViewExpression:
