@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import count
 from typing import Any
@@ -20,19 +20,18 @@ from fiftyone_ntt.dataset.schema import check_lists_field, declare_status
 from fiftyone_ntt.dataset.storage import database_collection, refresh, store
 from fiftyone_ntt.errors import InputError, WrongTypeError, counted
 from fiftyone_ntt.params.base import StageOneSettings
-from fiftyone_ntt.runs.presence_fields import forget_presence, is_presence_field, presence_field_names
+from fiftyone_ntt.runs.presence_fields import forget_presence
 from fiftyone_ntt.runs.record import (
     METHOD,
     RunRecord,
     has_statuses,
-    labelled_fields,
     named_record,
-    note_provenance,
     provenance_of,
     run_of_field,
     run_records,
     status_field,
 )
+from fiftyone_ntt.runs.renamed import follow, renamed
 from fiftyone_ntt.runs.states import COMPLETED, RUNNING, sound_state, state_of
 from fiftyone_ntt.runs.workers import DONE, live_workers
 
@@ -60,8 +59,11 @@ def mend_runs(dataset: fo.Dataset) -> dict[str, dict[str, Any]]:
     """
     refresh(dataset)
     records = run_records(dataset)
-    changed = [_follow(dataset, *item) or _restore_statuses(dataset, *item) for item in records.items()]
-    return run_records(dataset) if any(changed) else records
+    if moves := renamed(dataset, records):
+        follow(dataset, moves, records, _OF_LABELS)
+        records = run_records(dataset)
+    restored = [_restore_statuses(dataset, *item) for item in records.items()]
+    return run_records(dataset) if any(restored) else records
 
 
 def default_run_key(dataset: fo.Dataset, label_field: str) -> str:
@@ -125,53 +127,15 @@ def has_same_scores(record: RunRecord, previous: Mapping[str, Any]) -> bool:
     """
     if previous.get("run_key") != record.run_key:
         return False
-    return not set(record.differences(dict(previous))) - {"thresholds"}
+    written_above = previous.get("match", {}).get("score_threshold", 0.0)  # decides which are written, as thresholds do
+    same = replace(record, match={**record.match, "score_threshold": written_above})
+    return not set(same.differences(dict(previous))) - {"thresholds"}
 
 
 def said_of_lost(lost: int, label_field: str) -> list[str]:
     """What a report says of samples that had to be labelled again."""
     text = f"{counted(lost, 'sample')} labelled before, whose labels were gone from {label_field!r}"
     return [text] if lost else []
-
-
-def _follow(dataset: fo.Dataset, run_key: str, record: Mapping[str, Any]) -> bool:
-    """Lets a run go by the new name of its field, if that was renamed. Can be called again where it was interrupted."""
-    old = record["label_field"]
-    if run_of_field(dataset, old) == run_key:
-        return False
-    moved = [name for name in labelled_fields(dataset) if _says(dataset, name, run_key, old)]
-    if not moved:
-        return False
-    new = moved[0]
-    with suppress(AttributeError, ValueError):  # another process is quicker
-        _rename_fields(dataset, old, new)
-    refresh(dataset)
-    for name, ending in _OF_LABELS:
-        kept = store(dataset, name)
-        if (content := kept.get(old + ending)) is not None:
-            kept.set(new + ending, content)
-            kept.delete(old + ending)
-    config = dataset.get_run_info(run_key).config
-    config.record = {**config.record, "label_field": new}
-    dataset.update_run_config(run_key, config)
-    note_provenance(dataset, new, config.record)  # last of all: as long as it says the old name, this goes on
-    logger.info("field %r of run %r is called %r now; the run follows", old, run_key, new)
-    return True
-
-
-def _says(dataset: fo.Dataset, name: str, run_key: str, old: str) -> bool:
-    """Whether a field says that a run wrote it when it had another name."""
-    noted = provenance_of(dataset, name)
-    return noted.get("run_key") == run_key and noted.get("label_field") == old
-
-
-def _rename_fields(dataset: fo.Dataset, old: str, new: str) -> None:
-    """Renames the fields beside a label field as that was renamed, unless there is another field of the old name."""
-    before, after = ((status_field(name), *presence_field_names(name)) for name in (old, new))
-    for name, new_name in zip(before, after, strict=True):
-        is_own = has_statuses(dataset, old) if name == before[0] else is_presence_field(dataset, name)
-        if is_own and not dataset.has_field(new_name) and not dataset.has_field(old):
-            dataset.rename_sample_field(name, new_name)
 
 
 def _restore_statuses(dataset: fo.Dataset, run_key: str, record: Mapping[str, Any]) -> bool:

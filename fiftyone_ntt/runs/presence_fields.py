@@ -15,14 +15,30 @@ JUDGED_FROM = "ntt_verdicts"
 """Key of a presence field's ``info`` under which lies what it was judged from."""
 
 
+def present_field(label_field: str) -> str:
+    """Name of the field for the classes that are there."""
+    return f"{label_field}_present"
+
+
+def absent_field(label_field: str) -> str:
+    """Name of the field for the classes that are not there."""
+    return f"{label_field}_absent"
+
+
 def presence_field_names(label_field: str) -> tuple[str, str]:
     """Names of the fields for the classes that are there, and for those that are not."""
-    return f"{label_field}_present", f"{label_field}_absent"
+    return present_field(label_field), absent_field(label_field)
 
 
 def is_presence_field(dataset: fo.Dataset, name: str) -> bool:
     """Whether image-level labels were ever written to a field; any other of such a name is a person's own."""
     return bool(_facts(dataset, name))
+
+
+def judged_run(dataset: fo.Dataset, name: str) -> str | None:
+    """Key of the run that image-level labels in a field are about; ``None`` where it holds none."""
+    run_key: str | None = (_facts(dataset, name) or {}).get("run_key")
+    return run_key
 
 
 def declare_presence_fields(dataset: fo.Dataset, label_field: str, run_key: str) -> None:

@@ -5,12 +5,16 @@ Small random models, a real database, and FiftyOne's own tools in a person's han
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from support.app import PanelSession, form, run
 from support.field_troubles import TROUBLES
 from support.labelled import IMAGES, KEY, PICTURES, fields_of_run, labels_of, set_to_none
 
 import fiftyone_ntt as ntt
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.review.decisions import last_decision
 
 pytestmark = pytest.mark.pictures(**PICTURES)
 
@@ -85,6 +89,66 @@ def test_everything_about_a_run_goes_by_the_new_name(named, bank, preset):
     ntt.learn(dataset, "fruit", apply=True)
     ntt.undo_run(dataset, KEY)
     ntt.undo_run(dataset, KEY, keep_edited=False)
+    assert fields_of_run(dataset) == [] and ntt.list_runs(dataset) == []
+
+
+RENAMED = {
+    # what somebody did before anyone looked at the runs on "found" and "fruit": where their labels are then
+    "chain": ({"found": "old", "fruit": "found"}, {"found": "old", "fruit": "found"}),
+    "swap": ({"found": "third", "fruit": "found", "third": "fruit"}, {"found": "fruit", "fruit": "found"}),
+    "swap of labels and statuses": (
+        {"found": "third", "found_status": "third_status", "fruit": "found", "fruit_status": "found_status",
+         "third": "fruit", "third_status": "fruit_status"}, {"found": "fruit", "fruit": "found"}),
+    "a copy takes the name": ({"found": "old", "truth": "found"}, {"found": "old", "fruit": "fruit"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", RENAMED)
+def test_fields_of_two_runs_change_names(named, other_bank, preset, what):
+    dataset, _ = named
+    fields = {*dataset.get_field_schema()} - {*fields_of_run(dataset)}
+    ntt.segment(dataset, other_bank, "fruit", preset=preset)
+    ntt.accept_labels(dataset, "found")
+    for field in ("found", "fruit"):
+        ntt.fit_thresholds(dataset, f"ntt_{field}")
+        ntt.judge_presence(dataset, field)
+    before, last = _runs(dataset), last_decision(dataset, "found")
+    steps, names = RENAMED[what]
+    for old, new in steps.items():
+        dataset.rename_sample_field(old, new)
+    after = _runs(dataset)
+    assert {key: name for key, (name, *_) in after.items()} == {f"ntt_{old}": new for old, new in names.items()}
+    assert {key: what for key, (_, *what) in after.items()} == {key: what for key, (_, *what) in before.items()}
+    assert not [name for name in dataset.get_field_schema() if "waiting" in name]
+    assert replace(last, label_field=names["found"]) == last_decision(dataset, names["found"])
+    for key, (name, *_) in after.items():
+        labels = dataset.count(f"{name}.detections")
+        assert ntt.undo_run(dataset, key, keep_edited=False) == labels
+    assert ntt.list_runs(dataset) == []
+    assert {*dataset.get_field_schema()} == {steps.get(name, name) for name in fields}
+
+
+def _runs(dataset):
+    """Key of each run -> its field, and what lies in that and beside it."""
+    facts = {}
+    for listed in ntt.list_runs(dataset):
+        name = listed["label_field"]
+        keys = dataset.distinct(f"{name}_status.run_key")
+        presence = dataset.values([f"{name}_{which}.classifications.confidence" for which in ("present", "absent")])
+        facts[listed["run_key"]] = name, listed["state"], listed["counts"], labels_of(dataset, name), keys, presence
+    return facts
+
+
+def test_a_run_below_another_follows_the_field(labelled, other_bank, preset):
+    dataset, expected = labelled
+    ntt.segment(dataset, other_bank, "found", run_key="another", preset=preset, overwrite=True)
+    dataset.rename_sample_field("found", "fruit")
+    assert {run["label_field"] for run in ntt.list_runs(dataset)} == {"fruit"}
+    with pytest.raises(InputError, match="undo 'another' first"):
+        ntt.undo_run(dataset, KEY)
+    ntt.undo_run(dataset, "another")
+    assert labels_of(dataset, "fruit") == expected
+    ntt.undo_run(dataset, KEY)
     assert fields_of_run(dataset) == [] and ntt.list_runs(dataset) == []
 
 
