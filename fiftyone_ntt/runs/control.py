@@ -155,16 +155,18 @@ def lower_threshold(
             f"expected a run that is through, got {run_key!r}, which is {state['state']}; resume it or wait, then "
             "lower its threshold"
         )
-    before = run.thresholds
-    if before is None or params.score_threshold >= max(before.values()):
-        bound = "every score" if before is None else f"{max(before.values()):g}"
+    new, before, overall = params.score_threshold, run.thresholds, run.config.score_threshold
+    # A label had to exceed both: what its class asks for, and what all do.
+    highest = max(overall, *(before or {"": 0.0}).values())
+    if new >= highest:
+        bound = f"{highest:g}" if highest > 0 else "every score"
         raise InputError(
-            f"expected a score threshold below what run {run_key!r} has written already, got "
-            f"{params.score_threshold:g}: its labels above {bound} are there; filter them instead"
+            f"expected a score threshold below what run {run_key!r} has written already, got {new:g}: its labels above "
+            f"{bound} are there; filter them instead"
         )
-    lowered = {name: min(threshold, params.score_threshold) for name, threshold in before.items()}
-    stage_one = run.stage_one.changed(preset=preset)
-    return segment_again(run, stage_one=stage_one, thresholds=lowered, overwrite=True, progress=progress)
+    lowered = None if before is None else {name: min(threshold, new) for name, threshold in before.items()}
+    config, stage_one = replace(run.config, score_threshold=min(overall, new)), run.stage_one.changed(preset=preset)
+    return segment_again(run, config=config, stage_one=stage_one, thresholds=lowered, overwrite=True, progress=progress)
 
 
 def foresee(view: SampleCollection, params: SegmentParams, plan: BankPlan) -> bool:

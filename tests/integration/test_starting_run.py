@@ -167,6 +167,25 @@ def test_lowering_part_of_the_way_and_further(pictures, preset, label, middle, e
     assert record_of(pictures)["suggested"] == [everything[-2]], "where review begins is remembered"
 
 
+@pytest.mark.parametrize("both", [False, True], ids=["score_threshold", "and thresholds"])
+def test_a_score_threshold_that_was_asked_for_is_lowered(pictures, preset, label, everything, both):
+    label(score_threshold=everything[-2], **({"thresholds": {"square": everything[-1]}} if both else {}))
+    before = labels(pictures)
+    assert len(before) == (0 if both else 1)
+    with pytest.raises(InputError, match=f"above {everything[-1 if both else -2]:g} are there"):
+        ntt.lower_threshold(pictures, "ntt_found", everything[-1], preset=preset)
+    for value in (everything[0], 0.0):
+        ntt.lower_threshold(pictures, "ntt_found", value, preset=preset)
+        assert scores(pictures) == [round(score, 6) for score in everything if score > value]
+        assert before.items() <= labels(pictures).items(), "labels that were there keep their ids"
+    with pytest.raises(InputError, match="every score"):
+        ntt.lower_threshold(pictures, "ntt_found", preset=preset)
+    assert ntt.resume_run(pictures, "ntt_found", preset=preset).resumed == 6
+    for _ in range(2):
+        ntt.undo_run(pictures, "ntt_found")
+    assert labels(pictures) == before
+
+
 @pytest.mark.parametrize("value", [0.99999, 1])
 def test_what_is_written_already_is_not_written_again(pictures, preset, label, middle, value):
     label()
