@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import bson
@@ -21,20 +22,22 @@ from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 from fiftyone.core.runs import RunConfig, RunResults
 
-from fiftyone_ntt.dataset.fields import dataset_of, every_image
-from fiftyone_ntt.dataset.labels import ATTRIBUTES
+from fiftyone_ntt.dataset.documents import single_documents, stamp_of_now
+from fiftyone_ntt.dataset.fields import dataset_of, every_image, has_labels
+from fiftyone_ntt.dataset.labels import ATTRIBUTES, is_from_run, is_touched
 from fiftyone_ntt.dataset.storage import JsonStore, raw_values, store
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.runs.mending import has_same_scores
 from fiftyone_ntt.runs.presence_fields import clear_presence
 from fiftyone_ntt.runs.record import PROVENANCE, RunRecord, has_statuses, provenance_of, run_of_field, status_field
+from fiftyone_ntt.runs.run_samples import RunSamples
 from fiftyone_ntt.runs.states import RUNNING, change_state
 
 logger = logging.getLogger(__name__)
 
-_FACTS, _SAMPLE, _PART, _STATUSES, _RESULTS, _TOLD, _BANK = (
-    "facts", "sample:", "part:", "statuses:", "results", "told", "bank",
+_FACTS, _SAMPLE, _PART, _STATUSES, _RESULTS, _TOLD, _BANK, _ALLOWED = (
+    "facts", "sample:", "part:", "statuses:", "results", "told", "bank", "allowed",
 )  # fmt: skip
 _PART_SIZE, _MOST_PARTS = 8 * 2**20, 1024
 _STATUSES_AT_ONCE = 1000
@@ -96,10 +99,66 @@ class Pass:
         """Notes a memory bank that was made for this pass alone: it goes when the pass is taken back."""
         self._store.set(_BANK, [name, content_hash])
 
-    def keep(self, sample_id: str, labels: Document | None, status: Document | None) -> None:
-        """Keeps what a sample holds, unless that was done before: only the first call sees the old labels."""
+    def allow(self, samples: RunSamples) -> None:
+        """Notes of which samples a later call, too, may replace what is in them now, which no run wrote."""
+        self._store.set(_ALLOWED, {"samples": samples.packed(), "since": stamp_of_now()})
+
+    def drawings(self, sample_id: str, labels: Document | None, stamp: Any, asked: bool) -> list[Document]:
+        """What a person drew in a sample that the pass leaves there.
+
+        In a field that a run wrote, that was drawn in its review: all of it. What was there before any run goes, in a
+        call that is to overwrite; a later one only goes on with that, and leaves what was drawn since.
+
+        Args:
+            sample_id: id of the sample.
+            labels: what it holds.
+            stamp: when it was changed last.
+            asked: whether the call that writes is to overwrite.
+        """
+        drawn = _drawn(labels)
+        if not drawn or not self.overwrites or self.previous is not None:
+            return drawn
+        if asked:
+            return []
+        if (before := self.kept([sample_id]).get(sample_id)) is not None:
+            return [label for label in drawn if label not in single_documents(before[0])]
+        ids, since = self._allowed
+        return [] if sample_id in ids and stamp is not None and stamp <= since else drawn
+
+    @cached_property
+    def _allowed(self) -> tuple[frozenset[str], datetime]:
+        """What ``allow`` got, and when."""
+        noted = self._store.get(_ALLOWED) or {}
+        packed = noted.get("samples")
+        return RunSamples.unpacked(packed).ids if packed else frozenset(), noted.get("since") or datetime.min
+
+    def keep(
+        self, sample_id: str, labels: Document | None, status: Document | None, drawings: Sequence[Document] = ()
+    ) -> None:
+        """Keeps what a sample holds, before it is written.
+
+        Only the first call sees the old labels; a later one adds what a person drew since, where that is replaced too.
+
+        Args:
+            sample_id: id of the sample.
+            labels: its labels.
+            status: its status.
+            drawings: see there; what stays need not come back.
+        """
         if not self._store.has(_SAMPLE + sample_id):
+            if self.previous is None and drawings:
+                rest = [label for label in single_documents(labels) if label not in drawings]
+                labels = {**(labels or {}), "detections": rest}
             self._set_large(_SAMPLE + sample_id, bson.encode({"labels": labels, "status": status}))
+        elif self.previous is None:
+            before, old_status = self.kept([sample_id])[sample_id]
+            old = single_documents(before)
+            new = [label for label in _drawn(labels) if label not in old and label not in drawings]
+            if new:
+                ids = [label.get("_id") for label in new]
+                both = [*(label for label in old if label.get("_id") not in ids), *new]
+                document = {"labels": {**(labels or {}), "detections": both}, "status": old_status}
+                self._set_large(_SAMPLE + sample_id, bson.encode(document))
 
     def kept(self, sample_ids: Sequence[str]) -> dict[str, tuple[Document | None, Document | None]]:
         """Sample id -> the labels and the status that ``keep`` got, of those whose labels were replaced."""
@@ -171,6 +230,11 @@ def delete_large(kept: JsonStore, key: str) -> None:
     kept.delete(key)
     for i in range(count if isinstance(count, int) and count <= _MOST_PARTS else 0):
         kept.delete(f"{_PART}{key}:{i}")
+
+
+def _drawn(labels: Document | None) -> list[Document]:
+    """The labels of a sample that no run wrote, and that nobody has decided on."""
+    return [label for label in single_documents(labels) if not (is_from_run(label) or is_touched(label))]
 
 
 def _seconds(at: str | None) -> float:
@@ -278,3 +342,5 @@ def begin_pass(
         change_state(dataset, record.run_key, lambda state: {**state, "state": RUNNING} if state else None)
     for samples in cleared:
         samples.clear_sample_field(status)
+    if overwrite and this.previous is None:  # after all that changes the samples here
+        this.allow(RunSamples.of(targets.match(has_labels(dataset, name)), whole=False))

@@ -267,7 +267,7 @@ def label(task: Task) -> SegmentReport:
     call = Call(targets, record, bank, task.resume, task.overwrite, task.again, task.what, options, whole)
     with part_in_run(call) as (worker, work):
         report.resumed = work.resumed
-        writer = LabelWriter(dataset, task.label_field, task.run_key, guard=worker.renew, written=task.written)
+        writer = LabelWriter(dataset, task.label_field, task.run_key, worker.renew, task.written, task.overwrite)
         labeller = labeller_of(bank, config, record.thresholds, task.mode)
         part = _Part(work, worker, source, labeller, writer, report, task.progress, config.to_the_bit)
         try:

@@ -20,7 +20,7 @@ from pymongo.errors import DocumentTooLarge
 
 from fiftyone_ntt.dataset.documents import set_documents, single_documents, stamp_of_now
 from fiftyone_ntt.dataset.fields import dataset_of, every_image, steady
-from fiftyone_ntt.dataset.labels import is_from_run, is_touched, keep_identity, without_contradictions
+from fiftyone_ntt.dataset.labels import is_touched, keep_identity, without_contradictions
 from fiftyone_ntt.dataset.schema import is_field_in_database
 from fiftyone_ntt.dataset.storage import (
     COMFORTABLE_DOCUMENT,
@@ -198,6 +198,7 @@ class LabelWriter:
         run_key: key of the run.
         guard: called right before every write; what it raises keeps a worker that lost its claim from writing.
         written: called with a sample's id, the labels that it had, and those that were found, once they are saved.
+        overwrite: whether this call is to overwrite; it may also go on with a pass that does.
 
     Attributes:
         refused: sample id -> why its labels could not be saved; its status says the same.
@@ -211,9 +212,10 @@ class LabelWriter:
         run_key: str,
         guard: Callable[[], None] | None = None,
         written: Written | None = None,
+        overwrite: bool = False,
     ) -> None:
         self.dataset, self._field, self._run_key, self._guard = dataset, label_field, run_key, guard
-        self._written = written
+        self._written, self._asked = written, overwrite
         self._labels: dict[str, Document] = {}
         self._statuses: dict[str, Document] = {}
         self._bytes, self._saved_at = 0, time.monotonic()
@@ -282,13 +284,15 @@ class LabelWriter:
         """
         rest, saved = present, list[str]()
         for attempt in range(_ATTEMPTS):
-            if self._pass.overwrites and not attempt:  # only the first call keeps something
+            drawings = {key: self._drawings(key, old) for key, old in rest.items()}
+            if self._pass.overwrites:
                 for sample_id, old in rest.items():
-                    self._write(self._pass.keep, sample_id, old.labels, old.status)
+                    self._write(self._pass.keep, sample_id, old.labels, old.status, drawings[sample_id])
             if self._pass.same_scores:
                 for sample_id in self._labels.keys() & rest.keys():
                     keep_identity(self._labels[sample_id], rest[sample_id].labels)
-            labels = {key: self._merged(self._labels[key], old) for key, old in rest.items() if key in self._labels}
+            new = {key: self._labels[key] for key in rest if key in self._labels}
+            labels = {key: self._merged(document, rest[key], drawings[key]) for key, document in new.items()}
             for sample_id, document in list(labels.items()):
                 self._fit(sample_id, labels, rest[sample_id].others + len(bson.encode(document)))
             last = attempt == _ATTEMPTS - 1  # whatever changes it all the time is no person
@@ -298,6 +302,9 @@ class LabelWriter:
                 break
             rest = patiently(self._read, changed)
         return saved
+
+    def _drawings(self, sample_id: str, old: _Present) -> list[Document]:
+        return patiently(self._pass.drawings, sample_id, old.labels, old.stamp, self._asked)
 
     def _check_field(self) -> None:
         if not is_field_in_database(self.dataset, self._field):
@@ -316,14 +323,9 @@ class LabelWriter:
             for sample_id, labels, state, total, stamp in zip(*columns, strict=True)
         }
 
-    def _merged(self, new: Document, old: _Present) -> Document:
+    def _merged(self, new: Document, old: _Present, drawings: list[Document]) -> Document:
         """The new labels that nothing a person did speaks against, and those of the old ones that stay."""
-        before = single_documents(old.labels)
-        touched = [label for label in before if is_touched(label)]
-        # In a field that a run wrote, drawings were made in its review: a pass that replaces labels leaves them.
-        replaced = self._pass.overwrites and self._pass.previous is None
-        drawn = [] if replaced else [label for label in before if not (is_from_run(label) or is_touched(label))]
-        kept = [*touched, *drawn]
+        kept = [*(label for label in single_documents(old.labels) if is_touched(label)), *drawings]
         return {**new, "detections": [*without_contradictions(new["detections"], kept), *kept]}
 
     def _fit(self, sample_id: str, labels: dict[str, Document], size: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import fiftyone as fo
 import pytest
 from fiftyone import ViewField as F
 from support.labelled import IMAGES, KEY, PICTURES, all_labels
@@ -131,6 +132,98 @@ def test_an_overwriting_run_that_stopped_goes_on(written, other_bank, preset, mo
     assert report.resumed >= 1 and report.done == IMAGES - report.resumed
     ntt.undo_run(written, KEY)
     assert classes_of(written) == [["disc"]] * IMAGES
+
+
+def draw(sample, name):
+    there = sample["found"].detections if sample.has_field("found") and sample["found"] else []
+    box = [0.1, 0.1, 0.2, 0.2]
+    sample["found"] = fo.Detections(detections=[*there, fo.Detection(label=name, bounding_box=box)])
+    sample.save()
+
+
+def drawn(dataset):
+    """The labels in each image that a person drew."""
+    return [
+        sorted(label.label for label in labels.detections if getattr(label, "predicted_iou", None) is None)
+        if labels
+        else []
+        for labels in targets_of(dataset).values("found")
+    ]
+
+
+def first_failed(dataset, segment):
+    path = Path(targets_of(dataset).first().filepath)
+    path.rename(path.with_suffix(".away"))
+    assert segment(dataset, overwrite=True).failed
+    path.with_suffix(".away").rename(path)
+    draw(targets_of(dataset).first(), "late")
+
+
+def added_later(dataset, segment):
+    segment(dataset, overwrite=True)
+    sample = fo.Sample(targets_of(dataset).first().filepath)
+    dataset.add_sample(sample)
+    draw(sample, "late")
+
+
+def only_a_part(dataset, segment):
+    segment(targets_of(dataset).limit(1), overwrite=True)
+
+
+def stopped(dataset, segment):
+    def progress(done, total, message):
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        segment(dataset, overwrite=True, progress=progress)
+    draw(targets_of(dataset).last(), "late")
+
+
+def statuses_cleared(dataset, segment):
+    segment(dataset, overwrite=True)
+    draw(targets_of(dataset).first(), "late")
+    dataset.clear_sample_field("found_status")
+
+
+STRANGER, LATE = ["stranger"], ["late", "stranger"]
+DRAWN = {
+    # what happened after overwrite=True over a stranger's field: the drawings that stay, and those after undo
+    first_failed: ([["late"], [], []], [LATE, STRANGER, STRANGER]),
+    added_later: ([[], [], [], ["late"]], [STRANGER, STRANGER, STRANGER, ["late"]]),
+    only_a_part: ([[], STRANGER, STRANGER], [STRANGER] * IMAGES),
+    stopped: ([[], [], LATE], [STRANGER, STRANGER, LATE]),
+    statuses_cleared: ([["late"], [], []], [LATE, STRANGER, STRANGER]),
+}
+
+
+@pytest.mark.parametrize("act", DRAWN, ids=lambda act: act.__name__)
+def test_later_calls_replace_no_drawing_unasked(pictures, bank, preset, monkeypatch, act):
+    monkeypatch.setattr(session, "_LARGEST_CHUNK", 1)
+    for sample in targets_of(pictures):
+        draw(sample, "stranger")
+    act(pictures, lambda view, **options: ntt.segment(view, bank, "found", preset=preset, **options))
+    stay, back = DRAWN[act]
+    for again in range(2):
+        assert ntt.segment(pictures, bank, "found", preset=preset).failed == 0
+        assert drawn(pictures) == stay
+        if not again:
+            pictures.clear_sample_field("found_status")
+    labels = targets_of(pictures).values("found.detections.predicted_iou")
+    assert all(any(found) for found in labels), "beside those of the run"
+    ntt.undo_run(pictures, KEY)
+    assert drawn(pictures) == back and ntt.list_runs(pictures) == []
+
+
+def test_what_is_replaced_twice_comes_back_whole(pictures, bank, preset):
+    """Somebody draws in an image that failed, then asks again for labels to be replaced."""
+    for sample in targets_of(pictures):
+        draw(sample, "stranger")
+    first_failed(pictures, lambda view, **options: ntt.segment(view, bank, "found", preset=preset, **options))
+    ntt.segment(pictures, bank, "found", preset=preset, overwrite=True)
+    assert drawn(pictures) == [[]] * IMAGES
+    ntt.undo_run(pictures, KEY)
+    assert drawn(pictures) == [LATE, STRANGER, STRANGER]
 
 
 # cloud-annotations/cloud-annotations#55: who saves last takes away what another did meanwhile
