@@ -101,7 +101,7 @@ class Pass:
 
     def allow(self, samples: RunSamples) -> None:
         """Notes of which samples a later call, too, may replace what is in them now, which no run wrote."""
-        self._store.set(_ALLOWED, {"samples": samples.packed(), "since": stamp_of_now()})
+        self._store.set(_ALLOWED, {"samples": samples.packed(), "since": stamp_of_now().isoformat()})
 
     def drawings(self, sample_id: str, labels: Document | None, stamp: Any, asked: bool) -> list[Document]:
         """What a person drew in a sample that the pass leaves there.
@@ -129,8 +129,9 @@ class Pass:
     def _allowed(self) -> tuple[frozenset[str], datetime]:
         """What ``allow`` got, and when."""
         noted = self._store.get(_ALLOWED) or {}
-        packed = noted.get("samples")
-        return RunSamples.unpacked(packed).ids if packed else frozenset(), noted.get("since") or datetime.min
+        if not noted.get("samples"):  # they were too many to note, or an earlier version began the pass
+            return frozenset(), datetime.min
+        return RunSamples.unpacked(noted["samples"]).ids, datetime.fromisoformat(noted["since"])
 
     def keep(
         self, sample_id: str, labels: Document | None, status: Document | None, drawings: Sequence[Document] = ()

@@ -76,7 +76,7 @@ def _runs_below(
 
     below, above = list[str](), [run_key]
     while above:
-        replaced = {(run_pass.previous or {}).get("run_key") for run_pass in passes(dataset, above.pop())}
+        replaced = {str((run_pass.previous or {}).get("run_key")) for run_pass in passes(dataset, above.pop())}
         more = [key for key in replaced - {run_key, *below, *moves} if records.get(key, {}).get("label_field") == old]
         below, above = [*below, *more], [*above, *more]
     return below

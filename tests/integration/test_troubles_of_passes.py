@@ -170,9 +170,9 @@ def only_a_part(dataset, segment):
     segment(targets_of(dataset).limit(1), overwrite=True)
 
 
-def stopped(dataset, segment):
+def stopped(dataset, segment, after=1):
     def progress(done, total, message):
-        if done == 1:
+        if done == after:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -215,15 +215,20 @@ def test_later_calls_replace_no_drawing_unasked(pictures, bank, preset, monkeypa
     assert drawn(pictures) == back and ntt.list_runs(pictures) == []
 
 
-def test_what_is_replaced_twice_comes_back_whole(pictures, bank, preset):
-    """Somebody draws in an image that failed, then asks again for labels to be replaced."""
+def test_what_is_replaced_twice_comes_back_whole(pictures, bank, preset, monkeypatch):
+    """An image fails, the run is stopped, somebody draws there, and asks again for labels to be replaced."""
+    monkeypatch.setattr(session, "_LARGEST_CHUNK", 1)
     for sample in targets_of(pictures):
         draw(sample, "stranger")
-    first_failed(pictures, lambda view, **options: ntt.segment(view, bank, "found", preset=preset, **options))
-    ntt.segment(pictures, bank, "found", preset=preset, overwrite=True)
+    path = Path(targets_of(pictures).first().filepath)
+    path.rename(path.with_suffix(".away"))
+    stopped(pictures, lambda view, **options: ntt.segment(view, bank, "found", preset=preset, **options), after=2)
+    path.with_suffix(".away").rename(path)
+    draw(targets_of(pictures).first(), "late")
+    assert ntt.segment(pictures, bank, "found", preset=preset, overwrite=True).failed == 0
     assert drawn(pictures) == [[]] * IMAGES
     ntt.undo_run(pictures, KEY)
-    assert drawn(pictures) == [LATE, STRANGER, STRANGER]
+    assert drawn(pictures) == [LATE, STRANGER, LATE] and ntt.list_runs(pictures) == []
 
 
 # cloud-annotations/cloud-annotations#55: who saves last takes away what another did meanwhile
