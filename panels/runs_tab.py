@@ -42,6 +42,7 @@ TITLES = {
     "export_labels": "Export",
     "learn": "Learning",
     "refine_labels": "Refining masks",
+    "undo_refinement": "Undoing refining",
     "lower_threshold": "Bringing weaker labels back",
     "make_reference_masks": "Reference masks",
     "advise_references": "Checking references",
