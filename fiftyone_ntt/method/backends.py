@@ -193,6 +193,21 @@ class CropEncoder(Protocol):
         ...
 
 
+@runtime_checkable
+class TextEncoder(Protocol):
+    """What a ``FeatureModel`` may offer besides: names as vectors in the space of its patch tokens, for the text vote.
+
+    Attributes:
+        dim: number of channels, the same as of ``FeatureModel.encode``.
+    """
+
+    dim: int
+
+    def encode_text(self, names: Sequence[str]) -> Tensor:
+        """Embeds K class names: float32 ``[K, dim]``, not l2-normalised."""
+        ...
+
+
 # ---- Batches ----
 
 

@@ -1,4 +1,4 @@
-"""What a memory bank is made of: sets of vectors, and the head that decisions have trained. Arrays and numbers only."""
+"""What a memory bank is made of: sets of vectors, a trained head, embedded names. Arrays and numbers only."""
 
 from __future__ import annotations
 
@@ -110,3 +110,42 @@ class Head:
         """The head from ``tensors`` and ``facts``, both possibly from a stranger; raises what damaged ones make."""
         weights, bias = (np.asarray(tensors[name], np.float32) for name in ("head_weights", "head_bias"))
         return cls(weights, bias, *(float(facts[name]) for name in ("temperature", "share", "gain")))
+
+
+@dataclass(frozen=True, eq=False)
+class TextVote:
+    """Embedded names of classes, and how much they count; see ``options.text_vote``.
+
+    Attributes:
+        names: a vector a name, in the space of the tokens; a class without one is judged by its references alone.
+        weight: how much of a similarity is the name's, above 0, at most 1.
+        gain: what the cosine with a name is multiplied by, so that it lies where those with prototypes do; above 0.
+    """
+
+    names: VectorSet
+    weight: float
+    gain: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.weight <= 1 and 0 < self.gain < float("inf")):
+            raise InputError(
+                f"expected names with a weight within 0..1 and a gain above 0, got {self.weight} and {self.gain}; "
+                "build the memory bank again"
+            )
+
+    def tensors(self) -> dict[str, NDArray[np.float32]]:
+        """Its arrays, by the names that a bank keeps them under."""
+        return {"text_vectors": self.names.vectors}
+
+    def facts(self) -> dict[str, Any]:
+        """What else it is, as JSON can hold it."""
+        return {"names": list(self.names.labels), "weight": self.weight, "gain": self.gain}
+
+    @classmethod
+    def from_parts(cls, tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> TextVote:
+        """The names from ``tensors`` and ``facts``, both possibly from a stranger; raises what damaged ones make."""
+        names = facts["names"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"expected a list of names, got {type(names).__name__}")
+        vectors = np.asarray(tensors["text_vectors"], np.float32)
+        return cls(VectorSet(vectors, tuple(names)), float(facts["weight"]), float(facts["gain"]))

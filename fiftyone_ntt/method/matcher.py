@@ -19,7 +19,7 @@ from fiftyone_ntt.errors import InputError, WrongTypeError, counted
 from fiftyone_ntt.method.config import MatchConfig, checked_config
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.merging import CandidateMasks, soft_merge, suppress
-from fiftyone_ntt.method.options import head, negatives, second_look, self_support
+from fiftyone_ntt.method.options import head, negatives, second_look, self_support, text_vote
 from fiftyone_ntt.method.pooling import pool
 from fiftyone_ntt.method.proposals import Candidates, CandidateSet
 from fiftyone_ntt.method.results import Instances, Labelled, SimilarityStep, StageOneResult
@@ -142,6 +142,8 @@ class Matcher:
             yield self_support.similarity_step(self.prototypes, config.self_support)
         if config.second_look and bank is not None and bank.crops is not None:
             yield second_look.similarity_step(bank, config.second_look)
+        if bank is not None and bank.text is not None:
+            yield text_vote.similarity_step(bank, bank.text)
         if bank is not None and bank.negatives is not None:
             yield negatives.similarity_step(bank, bank.negatives)
         if bank is not None and bank.head is not None:

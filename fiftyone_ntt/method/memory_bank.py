@@ -24,12 +24,12 @@ from fiftyone_ntt.errors import (
     counted,
     listing,
 )
-from fiftyone_ntt.method.bank_parts import Head, VectorSet
+from fiftyone_ntt.method.bank_parts import Head, TextVote, VectorSet
 from fiftyone_ntt.pixels.files import check_sizes, expanded, read_file, write_files, write_problem
 
 FORMAT_VERSION = 1
-_WITH_NEGATIVES, _WITH_HEAD = 2, 3
-"""Formats of banks with negatives and with a head: a version that knows none must not take such a bank for what it is
+_WITH_NEGATIVES, _WITH_HEAD, _WITH_TEXT = 2, 3, 4
+"""Formats of banks with negatives, a head, names: a version that knows none must not take such a bank for what it is
 not."""
 _MOST_TENSOR_BYTES, _MOST_TEXT_BYTES = 1 << 31, 1 << 27
 """Of the files of a bank: hundreds of times what a thousand classes take."""
@@ -53,6 +53,7 @@ class MemoryBank:
             be those of ``references``: what was learned since has no crop.
         crop_center: float32 ``[C]`` to subtract from crop vectors, or ``None``.
         head: what decisions have taught of the classes, or ``None``; see ``options.head``.
+        text: embedded names of the classes, or ``None``; see ``options.text_vote``.
         origin: plain values that decide no match, e.g. which image files it has seen; no part of ``content_hash``.
 
     Example:
@@ -71,6 +72,7 @@ class MemoryBank:
     crops: VectorSet | None
     crop_center: NDArray[np.float32] | None
     head: Head | None
+    text: TextVote | None
     origin: Mapping[str, Any]
 
     def __init__(
@@ -88,6 +90,7 @@ class MemoryBank:
         crops: VectorSet | None = None,
         crop_center: NDArray[np.float32] | None = None,
         head: Head | None = None,
+        text: TextVote | None = None,
         origin: Mapping[str, Any] | None = None,
     ) -> None:
         for name, texts in (("classes", classes), ("reference ids", reference_ids)):
@@ -115,6 +118,7 @@ class MemoryBank:
         set_once("crops", crops)
         set_once("crop_center", None if crops is None else crop_center)
         set_once("head", head)
+        set_once("text", text)
         set_once("origin", dict(origin or {}))
         self._check()
 
@@ -134,7 +138,7 @@ class MemoryBank:
         """
         classes = self.classes if classes is None else classes
         references = self.references if references is None else references
-        names = ("center", "preset", "weights", "preprocessing", "negatives", "crops", "crop_center", "origin")
+        names = ("center", "preset", "weights", "preprocessing", "negatives", "crops", "crop_center", "text", "origin")
         kept = {name: getattr(self, name) for name in names}
         kept["head"] = self.head if tuple(classes) == self.classes else None
         index = references.index_in(classes)
@@ -145,7 +149,8 @@ class MemoryBank:
         for name, center in (("centre", self.center), ("centre of crops", self.crop_center)):
             if center is not None and (np.shape(center) != channels or not np.isfinite(center).all()):
                 raise InputError(f"expected a finite {name} of {channels[0]} channels, got one of {np.shape(center)}")
-        for name, vectors in (("negatives", self.negatives), ("crops", self.crops)):
+        names = None if self.text is None else self.text.names
+        for name, vectors in (("negatives", self.negatives), ("crops", self.crops), ("names", names)):
             if vectors is not None and vectors.vectors.shape[1:] != channels:
                 raise InputError(f"expected {name} [n, {channels[0]}], got {list(vectors.vectors.shape)}")
         if self.head is not None:
@@ -283,9 +288,9 @@ class MemoryBank:
         """
         try:
             facts = json.loads(description)
-            if facts["format"] not in (FORMAT_VERSION, _WITH_NEGATIVES, _WITH_HEAD):
+            if facts["format"] not in (FORMAT_VERSION, _WITH_NEGATIVES, _WITH_HEAD, _WITH_TEXT):
                 raise InputError(
-                    f"expected a memory bank of format {FORMAT_VERSION} to {_WITH_HEAD}, got {facts['format']!r}; "
+                    f"expected a memory bank of format {FORMAT_VERSION} to {_WITH_TEXT}, got {facts['format']!r}; "
                     "build it again with this version"
                 )
             classes = _names(facts["classes"])
@@ -301,7 +306,8 @@ class MemoryBank:
                 negatives=_negatives(tensors, facts, classes) if "negative_ids" in facts else None,
                 crops=_crops(tensors, facts) if "crop_vectors" in tensors else None,
                 crop_center=np.asarray(tensors["crop_center"], np.float32) if "crop_center" in tensors else None,
-                head=Head.from_parts(tensors, facts["head"]) if facts["format"] == _WITH_HEAD else None,
+                head=Head.from_parts(tensors, facts["head"]) if "head" in facts else None,
+                text=TextVote.from_parts(tensors, facts["text"]) if "text" in facts else None,
                 origin=dict(facts.get("origin") or {}),
             )
         except InputError:
@@ -321,7 +327,9 @@ class MemoryBank:
             tensors["crop_vectors"] = self.crops.vectors
             if self.crop_center is not None:
                 tensors["crop_center"] = np.ascontiguousarray(self.crop_center, np.float32)
-        return tensors if self.head is None else {**tensors, **self.head.tensors()}
+        for part in (self.head, self.text):
+            tensors |= {} if part is None else part.tensors()
+        return tensors
 
     def to_parts(self) -> tuple[dict[str, NDArray[Any]], str]:
         """Tensors and JSON description, as ``from_parts`` takes them."""
@@ -331,14 +339,16 @@ class MemoryBank:
         negatives = {} if self.negatives is None else {"negative_ids": list(self.negative_ids)}
         crops = {} if self.crops is None else {"crop_labels": list(self.crops.labels)}
         head = {} if self.head is None else {"head": self.head.facts()}
-        plain = FORMAT_VERSION if self.negatives is None else _WITH_NEGATIVES
+        text = {} if self.text is None else {"text": self.text.facts()}
+        needs = ((self.text, _WITH_TEXT), (self.head, _WITH_HEAD), (self.negatives, _WITH_NEGATIVES))
         return json.dumps(
             {
                 **negatives,
                 **crops,
                 **head,
+                **text,
                 **({"origin": dict(origin)} if origin else {}),
-                "format": plain if self.head is None else _WITH_HEAD,
+                "format": next((number for part, number in needs if part is not None), FORMAT_VERSION),
                 "classes": list(self.classes),
                 "reference_ids": list(self.reference_ids),
                 "preset": self.preset,

@@ -23,6 +23,7 @@ from fiftyone_ntt.method.options.granularity import AMONG, ReferenceGranularity
 from fiftyone_ntt.method.options.guided_points import GUIDED_FRACTION, guided_index
 from fiftyone_ntt.method.options.second_look import CROPS_PER_BATCH, ReferenceCrops, look_at
 from fiftyone_ntt.method.options.second_look import facts as second_look_facts
+from fiftyone_ntt.method.options.text_vote import check_text, with_names
 from fiftyone_ntt.method.pooling import pool
 from fiftyone_ntt.method.proposals import Candidates, grid_points, propose
 from fiftyone_ntt.method.references import (
@@ -291,6 +292,7 @@ class Segmenter:
         preset: str | None = None,
         ask_granularity: bool = False,
         crops: bool = True,
+        text_weight: float = 0.0,
     ) -> MemoryBank:
         """Encodes references into a memory bank; arguments as of ``bank_builder``.
 
@@ -300,8 +302,11 @@ class Segmenter:
             preset: name of the preset these models belong to; that of the segmenter where ``None``.
             ask_granularity: also find out which of the mask model's masks fit the references.
             crops: also encode the references' crops, without which the bank knows no second look.
+            text_weight: how much the names of the classes count beside their references, 0..1, for feature models that
+                can read; see ``options.text_vote``.
 
         Raises:
+            InputError: if names are to count and the feature model cannot read them.
             BadReferenceError: if a class has no reference, or an item a label that is not among ``classes``.
             WrongTypeError: if the items are no references, or the classes no list of texts.
         """
@@ -309,10 +314,11 @@ class Segmenter:
             raise WrongTypeError(
                 f"expected a list of ReferenceItem, got {type(items).__name__}; put a single one into a list"
             )
+        check_text(self.feature_model, text_weight)
         builder = self.bank_builder(classes, preset=preset, ask_granularity=ask_granularity, crops=crops)
         for item in items:
             builder.add(item)
-        return builder.bank()
+        return with_names(builder.bank(), self.feature_model, text_weight)
 
     def reference_vectors(self, items: Iterable[ReferenceItem]) -> NDArray[np.float32]:
         """float32 ``[M, C]``, what ``build_bank`` takes from references: also for such as show what is not wanted."""

@@ -132,8 +132,9 @@ class HubFeatures:
         precision: Precision = "fp32",
         compile: bool = False,
     ) -> None:
-        folder = find_folder(path_or_repo)
-        self.kind = KINDS[kind_of(folder, KINDS)]
+        folder = self.folder = find_folder(path_or_repo)
+        self.kind_name = kind_of(folder, KINDS)
+        self.kind = KINDS[self.kind_name]
         self.device = torch.device(device)
         self.precision = precision
         self.normalisation = normalisation or self.kind.normalisation

@@ -17,8 +17,8 @@ from fiftyone_ntt.pixels.files import read_file
 
 logger = logging.getLogger(__name__)
 
-FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
-"""What is fetched of a repository."""
+FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*")
+"""What is fetched of a repository; the tokenizer for those that read."""
 _LARGEST_INDEX, _LONGEST_REASON = 1 << 26, 500
 
 

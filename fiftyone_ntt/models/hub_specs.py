@@ -194,11 +194,15 @@ class HubFeatureSpec:
         self, device: torch.device, *, preset: str = "", precision: Precision = "fp32", compile: bool = False
     ) -> FeatureModel:
         """Finds the folder and loads it."""
-        from fiftyone_ntt.models.hub_features import HubFeatures
+        from fiftyone_ntt.models.hub_features import KINDS, HubFeatures
+        from fiftyone_ntt.models.hub_folders import kind_of
+        from fiftyone_ntt.models.hub_text import READERS, HubTextFeatures
 
         check_runnable(self, preset)
-        return HubFeatures(
-            _source(self, preset),
+        folder = _source(self, preset)
+        features = HubTextFeatures if kind_of(folder, KINDS) in READERS else HubFeatures
+        return features(
+            folder,
             device=device,
             input_size=self.input_size,
             normalisation=self.normalisation,

@@ -53,6 +53,15 @@ class BuildBankParams(Params):
         "large_images",
         help="references in large images are shown as tiles show objects there: 'auto', 'on' or 'off', as runs are",
     )
+    text_weight: float = param(
+        0.0,
+        label="Weight of the names",
+        help="how much the names of the classes count beside their references, 0 to 1: only with models that can read, "
+        "as those of the preset 'tips'; names must be words for what the classes are",
+        minimum=0,
+        maximum=1,
+        group=MODELS,
+    )
     device: str | None = param_of(StageOneSettings, "device", advanced=False)
 
 

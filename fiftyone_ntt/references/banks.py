@@ -30,6 +30,7 @@ from fiftyone_ntt.dataset.storage import check_results_size, refresh
 from fiftyone_ntt.errors import InputError, WrongTypeError, listing
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.negatives import image_centres, with_negatives
+from fiftyone_ntt.method.options.text_vote import check_text, with_names
 from fiftyone_ntt.method.references import BankBuilder, ReferenceItem
 from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.models import Preset, load_preset
@@ -57,7 +58,7 @@ LEARNED = "learned/"
 _MOST_BYTES = 1 << 30
 """Of a bank kept with a dataset: ten times what a thousand classes of ten references take."""
 _TENSORS = ("vectors", "class_index", "center", "negatives", "negative_class", "crop_vectors", "crop_center",
-            "head_weights", "head_bias")  # fmt: skip
+            "head_weights", "head_bias", "text_vectors")  # fmt: skip
 
 
 @with_bar
@@ -71,6 +72,7 @@ def build_memory_bank(
     negatives: SampleCollection | None = None,
     ask_granularity: bool = False,
     large_images: str = "auto",
+    text_weight: float = 0.0,
     device: str | None = None,
     progress: Progress | bool | None = None,
 ) -> MemoryBank:
@@ -95,6 +97,8 @@ def build_memory_bank(
             the answer is ``bank.granularity``. Encodes every reference image with the mask model too.
         large_images: references in large images are shown as tiles show objects there: ``"auto"``, ``"on"`` or
             ``"off"``, as for ``segment``.
+        text_weight: how much the names of the classes count beside their references, 0..1; only with models that read
+            (preset ``"tips"``).
         device: ``"cuda"``, ``"mps"`` or ``"cpu"``; the best there is where ``None``.
         progress: called with (done, total, message); ``None`` shows a bar where somebody looks, ``False`` none.
 
@@ -114,15 +118,15 @@ def build_memory_bank(
         >>> bank.shots  # doctest: +SKIP
         {'coin': 3}
     """
-    progress, ask_granularity, large_images = check_arguments(
-        BuildBankParams, progress, ask_granularity=ask_granularity, large_images=large_images
+    progress, ask_granularity, large_images, text_weight = check_arguments(
+        BuildBankParams, progress, ask_granularity=ask_granularity, large_images=large_images, text_weight=text_weight
     )
     references = image_samples(references)
     if name is not None:
         check_name(name)
     classes = class_list(classes)
     reader = ReferenceReader(references, field_names(label_field), classes, negatives)
-    bank = bank_of_reader(reader, preset, ask_granularity, device, progress, large_images)
+    bank = bank_of_reader(reader, preset, ask_granularity, device, progress, large_images, text_weight)
     if name is not None:
         made_from = MadeFrom.of(references, reader.fields, classes, ask_granularity, negatives)
         save_bank(dataset_of(references), name, bank, made_from)
@@ -131,13 +135,14 @@ def build_memory_bank(
 
 def bank_of_reader(
     reader: ReferenceReader, preset: str | Preset, ask_granularity: bool, device: str | None,
-    progress: Progress | None, large_images: str = "auto",
+    progress: Progress | None, large_images: str = "auto", text_weight: float = 0.0,
 ) -> MemoryBank:  # fmt: skip
     """The bank of the references that a reader reads; what was left out of it is logged too."""
     loaded = load_preset(preset, device)
     segmenter = loaded.segmenter()
+    check_text(segmenter.feature_model, text_weight)
     builder = segmenter.bank_builder(reader.classes, preset=loaded.preset.name, ask_granularity=ask_granularity)
-    bank = _filled(builder, reader, segmenter, progress, large_images)
+    bank = with_names(_filled(builder, reader, segmenter, progress, large_images), segmenter.feature_model, text_weight)
     for note in notes_of(bank):
         logger.warning("%s", note)
     return bank

@@ -77,6 +77,7 @@ class BankPlan:
         made_from: what it is to be built from; ``None`` where it is there.
         references: the references, where it is to be built.
         negatives: what is not wanted, likewise.
+        before: the last bank of these models, whose weight of names is taken over; likewise.
     """
 
     dataset: fo.Dataset
@@ -86,6 +87,7 @@ class BankPlan:
     made_from: MadeFrom | None = None
     references: SampleCollection | None = None
     negatives: SampleCollection | None = None
+    before: str | None = None
 
     @property
     def fresh(self) -> bool:
@@ -111,7 +113,11 @@ class BankPlan:
         fields, classes = self.made_from.fields, self.made_from.classes
         # Nobody asks for these classes now: one whose references cannot be used is left out.
         reader = ReferenceReader(self.references, fields, classes, self.negatives, insist=False)
-        bank = bank_of_reader(reader, self.preset, self.made_from.ask_granularity, device, progress, large_images)
+        text = None if self.before is None else load_bank(self.dataset, self.before).text
+        bank = bank_of_reader(
+            reader, self.preset, self.made_from.ask_granularity, device, progress, large_images,
+            0.0 if text is None else text.weight,
+        )  # fmt: skip
         save_bank(self.dataset, self.name, bank, self.made_from)
         return bank
 
@@ -125,8 +131,8 @@ def plan_bank(
 ) -> BankPlan:
     """The memory bank of the references as they are tagged now, as it would be made; quick, no image is read.
 
-    What was asked for when the last bank was built is asked for again: fields, models, granularity. Classes that were
-    left out then stay out; new ones come in.
+    What was asked for when the last bank was built is asked for again: fields, models, granularity, and with the same
+    models the weight of names. Classes that were left out then stay out; new ones come in.
 
     Args:
         samples: the dataset, or samples of it; the references of the whole dataset count.
@@ -164,7 +170,8 @@ def plan_bank(
         # Equal counts say nothing: a bank that learned from rejections alone has those of the references it began with.
         if bank.preset == wanted and bank.made_from == now:
             return BankPlan(dataset, bank.name, bank.shots, models)
-    return BankPlan(dataset, _name(dataset, summaries), shots, models, now, references, negatives)
+    reads = last.name if last is not None and last.preset == wanted else None
+    return BankPlan(dataset, _name(dataset, summaries), shots, models, now, references, negatives, reads)
 
 
 def plan_or_kept(samples: SampleCollection, label_field: str | None = None, **options: Any) -> BankPlan:

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fiftyone_ntt.method.backends import FeatureModel, MaskPromptDecoder, ProposalModel
+from fiftyone_ntt.method.backends import FeatureModel, MaskPromptDecoder, ProposalModel, TextEncoder
 from fiftyone_ntt.method.pooling import pool
 from fiftyone_ntt.method.proposals import Candidates
 from fiftyone_ntt.models.hub_features import HubFeatures
 from fiftyone_ntt.models.hub_hq import HubSamHq
 from fiftyone_ntt.models.hub_masks import HubSam2
+from fiftyone_ntt.models.hub_text import HubTextFeatures
 from fiftyone_ntt.pixels.frames import ImageFrame
 from support import hub_models
 from support.stand_in_device import elsewhere
@@ -43,6 +44,7 @@ class Backend:
         masks: whether it is a mask model.
         package: what must be installed besides.
         processor: class in transformers that prepares images for it; empty where there is none of its own.
+        reads: whether it is a feature model that reads class names.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Backend:
     masks: bool
     package: str = ""
     processor: str = ""
+    reads: bool = False
 
 
 def _sam2(path: Path, **options: Any) -> Any:
@@ -68,6 +71,14 @@ def _dinov2(path: Path, **options: Any) -> Any:
 
 def _features(patch: int) -> Callable[..., Any]:
     return lambda path, **options: HubFeatures(path, **{"input_size": 10 * patch, **options})
+
+
+def _tips(path: Path, **options: Any) -> Any:
+    return HubTextFeatures(path, **{"input_size": 140, **options})
+
+
+def _tips_folder(folder: Path, seed: int = 0) -> Path:
+    return hub_models.with_tokenizer(hub_models.tiny_hub_features(folder, "tipsv2", seed=seed))
 
 
 def _kind(kind: str) -> Callable[..., Path]:
@@ -97,11 +108,11 @@ BACKENDS = {
                 ("DINOv3 ViT", "dinov3_vit", 16, "DINOv3ViTImageProcessor"),
                 ("DINOv3 ConvNeXt", "dinov3_convnext", 32, "DINOv3ViTImageProcessor"),
                 ("C-RADIO", "radio", 16, ""),
-                ("TIPSv2", "tipsv2", 14, "Tipsv2ImageProcessor"),
                 ("SigLIP", "siglip", 16, "SiglipImageProcessor"),
                 ("SigLIP2", "siglip2", 16, "Siglip2ImageProcessor"),
             )
         ),
+        Backend("TIPSv2", _tips_folder, _tips, {"positions_removed": 4}, False, "", "Tipsv2ImageProcessor", reads=True),
     )
 }
 
@@ -242,6 +253,18 @@ def takes_masks_as_prompts(backend: Backend, folder: Path) -> None:
         assert (other - logits).abs().max() > 1e-4
 
 
+def reads_class_names(backend: Backend, folder: Path) -> None:
+    """Vectors as long as tokens, one a name, whoever else is asked for; another name or other weights are others."""
+    model = loaded(backend, folder)
+    assert isinstance(model, TextEncoder)
+    both = model.encode_text(["cat", "red_car"])
+    assert both.shape == (2, model.dim) and both.dtype == torch.float32 and torch.isfinite(both).all()
+    torch.testing.assert_close(model.encode_text(["red car"]), both[1:], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(both[0], both[1], atol=1e-3)
+    other = backend.load(saved(backend, folder, seed=1)).encode_text(["cat"])
+    assert not torch.allclose(other, both[:1], atol=1e-3)
+
+
 def is_finite_on_a_constant_image(backend: Backend, folder: Path) -> None:
     """Black, white and grey images give numbers."""
     model = loaded(backend, folder)
@@ -373,6 +396,7 @@ CHECKS = {
         is_fed_as_by_its_processor,
         computes_in_each_precision,
         stays_on_its_device,
+        reads_class_names,
     )
 }
 
@@ -381,6 +405,8 @@ def applies(check: str, backend: Backend) -> bool:
     """Whether a check is about that kind of backend."""
     if check == "is_fed_as_by_its_processor":
         return bool(backend.processor)
+    if check == "reads_class_names":
+        return backend.reads
     return backend.masks or check not in ("keeps_the_order_of_its_masks", "takes_masks_as_prompts")
 
 

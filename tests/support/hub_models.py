@@ -194,6 +194,23 @@ def tiny_hub_features(folder: Path, kind: str, *, seed: int = 0) -> Path:
     return saved(folder, make, f"tiny_{kind}", seed)
 
 
+WORDS = ("<pad>", "<unk>", "a", "photo", "of", "cat", "dog", "red", "car")
+"""What the tokenizer of ``with_tokenizer`` knows."""
+
+
+def with_tokenizer(folder: Path) -> Path:
+    """Puts a tokenizer of a few whole words into the folder of a model that reads; returns the folder."""
+    import transformers as t
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    t.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", model_max_length=64
+    ).save_pretrained(folder)
+    return folder
+
+
 def _neck(channels: list[int]) -> dict[str, Any]:
     return {"backbone_channel_list": channels, "fpn_hidden_size": 32}
 
