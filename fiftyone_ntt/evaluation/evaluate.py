@@ -67,9 +67,10 @@ def evaluate(
     AP and AR rank all labels of the field whatever their score; ``notes`` say where the run left weak ones out.
     Objects with the attribute ``iscrowd``, ``ignore`` or ``difficult`` count neither as found nor as missed, nor does
     what lies on them; of segmentation masks, neither do the pixels under them.
-    A sample without labels counts: its objects are missed. Labels that a person has rejected are left out, and so are
-    those whose box or mask cannot be read, which ``notes`` name. Image sizes are computed and kept where they are
-    missing, and so are the results, for the App.
+    A sample without labels counts: its objects are missed. One whose ground truth is ``None`` counts as an image
+    without objects, which ``notes`` say; where the truth is masks it is left out. Labels that a person has rejected are
+    left out, and so are those whose box or mask cannot be read, which ``notes`` name. Image sizes are computed and kept
+    where they are missing, and so are the results, for the App.
 
     Where one of the fields holds semantic segmentation masks, pixels are compared: ``results.semantic`` has the IoU of
     each class and its mean, with and without background. Detections in the other field are painted into such masks
@@ -86,7 +87,7 @@ def evaluate(
             key, replacing an evaluation of the same key. Of segmentation masks, its per-image accuracy, precision and
             recall.
         score_threshold: labels at or below this score neither claim presence nor take part in the matches; 0 where
-            ``None``, so that every label counts.
+            ``None``, so that every label counts. Where pixels are compared, undecided ones are not painted.
         classes: the classes to score; those of the run that wrote ``label_field`` where ``None``, else all there are.
         include_references: score the references too. Their scores are too good: they have seen the answers.
         progress: called with (done, total, message); ``None`` shows a bar where somebody looks, ``False`` none.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import fiftyone as fo
@@ -16,16 +17,48 @@ from bson import Binary, ObjectId
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 
-from fiftyone_ntt.dataset.documents import MOST_OF_MAP, label_of
-from fiftyone_ntt.dataset.fields import dataset_of
+from fiftyone_ntt.dataset.documents import MOST_OF_MAP, label_of, score_of, tags_of
+from fiftyone_ntt.dataset.fields import REJECTED_TAG, dataset_of
 from fiftyone_ntt.dataset.geometry import box_in_pixels, place_mask, read_map
-from fiftyone_ntt.dataset.labels import serialised_strips
+from fiftyone_ntt.dataset.labels import is_from_run, is_right, serialised_strips
 from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.pixels.frames import whole_pixels
 from fiftyone_ntt.pixels.semantic_maps import VOID, Piece, in_order, map_dtype, painted, rows_of, strips
-from fiftyone_ntt.runs.record import MAPS
+from fiftyone_ntt.runs.record import MAPS, provenance_of
 
 Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Which labels of a field are painted, and which of them lies on top.
+
+    Attributes:
+        of_run: whether a run wrote the labels, so that others were drawn by a person.
+        classes: of that run.
+        least: undecided labels at or below this score are left out.
+    """
+
+    of_run: bool
+    classes: tuple[str, ...]
+    least: float | None = None
+
+    @classmethod
+    def of(cls, collection: SampleCollection, label_field: str, least: float | None) -> Ranking:
+        """That of a field's labels."""
+        run = provenance_of(collection, label_field)
+        return cls(bool(run), tuple(run.get("classes") or ()), least)
+
+    def rank(self, label: Document) -> tuple[float, float] | None:
+        """Whether a person said that a label is right (1 or 0), and its score; ``None`` where it does not count."""
+        if REJECTED_TAG in tags_of(label):
+            return None
+        by_person = is_right(label, self.classes) or (self.of_run and not is_from_run(label))
+        try:
+            score = score_of(label)
+        except InputError:  # said when the label is painted
+            score = 1.0
+        return (float(by_person), score) if by_person or self.least is None or score > self.least else None
 
 
 def piece_of(label: fo.Detection, value: int, rank: tuple[float, ...], size: tuple[int, int]) -> Piece:

@@ -1,4 +1,4 @@
-"""What an evaluation of detections reads from a view, and what there is to say of it."""
+"""What an evaluation reads from a view, and what there is to say of detections read so."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fiftyone_ntt.dataset.documents import (
 from fiftyone_ntt.dataset.fields import REJECTED_TAG, has_masks
 from fiftyone_ntt.dataset.geometry import FAR_OUTSIDE, place_mask
 from fiftyone_ntt.dataset.marks import attribute_of, is_crowd, is_ignored
-from fiftyone_ntt.dataset.parts import in_threads, raw_parts
+from fiftyone_ntt.dataset.parts import in_threads, raw_parts, raw_samples
 from fiftyone_ntt.dataset.schema import can_be_loaded, declared_attributes
 from fiftyone_ntt.errors import InputError, as_text, counted
 from fiftyone_ntt.evaluation.coco import (
@@ -36,10 +36,36 @@ from fiftyone_ntt.evaluation.coco import (
 )
 from fiftyone_ntt.evaluation.found import PresenceCounter
 from fiftyone_ntt.params.base import Progress
+from fiftyone_ntt.pixels.images import image_size
 from fiftyone_ntt.pixels.mask_codes import Rle, encode_crop
 
 _MOST_LINES = 5
+_OF_IMAGES = ("id", "filepath", "metadata.height", "metadata.width")
 Scorers = tuple[CocoScorer, PresenceCounter]
+
+
+def size_of(path: str, height: Any, width: Any) -> tuple[int, int] | None:
+    """``(height, width)`` of an image in pixels: of its file where that tells, or else as noted; ``None`` without both.
+
+    The image knows best: FiftyOne takes some photographs for lying on their side, and files are replaced.
+    """
+    return image_size(path) or ((int(height), int(width)) if height and width else None)
+
+
+def sized_samples(
+    view: SampleCollection, gt_field: str, label_field: str
+) -> Iterator[tuple[str, tuple[int, int] | None, list[Document | None]]]:
+    """Id of each sample, ``size_of`` its image, and what is in its fields of the truth and of the predictions."""
+    for sample_id, path, height, width, *documents in raw_samples(view, [*_OF_IMAGES, gt_field, label_field]):
+        yield str(sample_id), size_of(path, height, width), documents
+
+
+def note_on_nothing(count: int, images: int, gt_field: str) -> str:
+    """What to say of samples whose ground truth is ``None``, as many imports leave images without objects."""
+    return (
+        f"{count} of {counted(images, 'sample')} with nothing in {gt_field!r} (None) count as images without objects: "
+        f"if nobody has annotated them, evaluate view.exists({gt_field!r})"
+    )
 
 
 @dataclass
@@ -53,18 +79,21 @@ class Objects:
         scores: of all predictions.
         crowded: samples with more predictions of one class than count.
         unlabelled: samples whose label field is empty.
+        without_truth: samples whose ground truth is.
         without_score: predictions that carry no confidence.
         ignored: annotated objects that are marked as to be ignored, or as difficult.
         uncounted: ids of annotated objects that count neither way, crowds among them.
         misread: whether FiftyOne would take others for such.
         rejected: predictions that a person has rejected; they are not in ``predicted``.
         label_field: field of the predictions.
+        gt_field: field of the truth.
         unusable: ids of labels that cannot be used, and why, with sample and field.
         unmatched: ids of labels that can be used and that FiftyOne cannot load.
         declared: field -> what the dataset declares of its labels.
     """
 
     label_field: str
+    gt_field: str
     images: int = 0
     truth: Counter[int] = field(default_factory=Counter)
     predicted: Counter[int] = field(default_factory=Counter)
@@ -72,6 +101,7 @@ class Objects:
     scores: array[float] = field(default_factory=lambda: array("d"))
     crowded: int = 0
     unlabelled: int = 0
+    without_truth: int = 0
     without_score: int = 0
     rejected: int = 0
     ignored: int = 0
@@ -104,7 +134,7 @@ class Objects:
 
     def add(self, other: Objects) -> None:
         """Counts what has been read of other samples, which come after these."""
-        for name in ("images", "crowded", "unlabelled", "without_score", "rejected", "ignored"):
+        for name in ("images", "crowded", "unlabelled", "without_truth", "without_score", "rejected", "ignored"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("scores", "uncounted", "unusable", "unmatched"):
             getattr(self, name).extend(getattr(other, name))
@@ -135,12 +165,12 @@ def read_objects(
     index = {name: k for k, name in enumerate(classes)}
 
     def read(rows: list[tuple[Any, ...]]) -> tuple[Objects, _Block]:
-        return _of_rows(rows, Objects(label_field, declared=declared), index, gt_field)
+        return _of_rows(rows, Objects(label_field, gt_field, declared=declared), index)
 
     # Whether masks can be compared is known when all has been read. Without any in the truth they cannot.
     scorers = CocoScorer(classes, has_masks(view, gt_field)), PresenceCounter(classes, threshold)
-    objects, block, total = Objects(label_field, declared=declared), _Block(), len(view)
-    parts = raw_parts(view, ["id", "metadata.height", "metadata.width", gt_field, label_field])
+    objects, block, total = Objects(label_field, gt_field, declared=declared), _Block(), len(view)
+    parts = raw_parts(view, [*_OF_IMAGES, gt_field, label_field])
     for some, images in in_threads(read, parts):
         objects.add(some)
         block.add(images)
@@ -169,31 +199,31 @@ class _Block:
         self.predicted += other.predicted
 
 
-def _of_rows(
-    rows: list[tuple[Any, ...]], objects: Objects, index: dict[str, int], gt_field: str
-) -> tuple[Objects, _Block]:
-    """Reads some samples: id, height, width, and what the database holds of the truth and of the predictions."""
+def _of_rows(rows: list[tuple[Any, ...]], objects: Objects, index: dict[str, int]) -> tuple[Objects, _Block]:
+    """Reads some samples: ``_OF_IMAGES``, and what the database holds of the truth and of the predictions."""
     block = _Block()
-    for sample_id, height, width, *documents in rows:
-        key, size = str(sample_id), (int(height), int(width))
-        truth, predicted = _of_sample(objects, key, size, documents, index, gt_field)
+    for sample_id, path, height, width, *documents in rows:
+        key, size = str(sample_id), size_of(path, height, width)
+        assert size is not None  # others were left out
+        truth, predicted = _of_sample(objects, key, size, documents, index)
         objects.count(truth, predicted)
         block.add(_Block({key: size}, truth, predicted))
     return objects, block
 
 
 def _of_sample(
-    objects: Objects, key: str, size: tuple[int, int], documents: Sequence[Any], index: dict[str, int], gt_field: str
+    objects: Objects, key: str, size: tuple[int, int], documents: Sequence[Any], index: dict[str, int]
 ) -> tuple[list[GroundTruth], list[Prediction]]:
     """Objects and predictions of a sample; ``documents`` are those of the truth, then of the predictions."""
     truth, predicted = [], []
-    for document, label, box, rle in _usable(objects, documents[0], index, size, key, gt_field):
+    for document, label, box, rle in _usable(objects, documents[0], index, size, key, objects.gt_field):
         ignored = is_ignored(document)
         objects.ignored += ignored
         counts_not = ignored or is_crowd(document)
         truth.append(GroundTruth(key, index[label.label], box, rle, counts_not))
         objects.uncounted += [document.get("_id")] * (counts_not and "_id" in document)
         objects.misread |= counts_not != bool(attribute_of(document, "iscrowd"))
+    objects.without_truth += documents[0] is None
     objects.unlabelled += documents[1] is None
     for _, label, box, rle in _usable(objects, documents[1], index, size, key, objects.label_field):
         score = 1.0 if label.confidence is None else float(label.confidence)
@@ -278,6 +308,8 @@ def remarks_on(objects: Objects, threshold: float) -> list[str]:
             f"{objects.unlabelled} of {counted(objects.images, 'sample')} never labelled in {label_field!r} (or "
             "failed): all objects there count as missed"
         )
+    if objects.without_truth:
+        remarks.append(note_on_nothing(objects.without_truth, objects.images, objects.gt_field))
     if objects.rejected:
         remarks.append(f"{counted(objects.rejected, 'rejected label')} (tag {REJECTED_TAG}) left out")
     if objects.without_score:

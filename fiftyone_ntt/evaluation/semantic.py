@@ -11,9 +11,8 @@ from typing import Any
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.documents import class_of, detection_of, score_of, single_documents, tags_of
+from fiftyone_ntt.dataset.documents import class_of, detection_of, score_of, single_documents
 from fiftyone_ntt.dataset.fields import (
-    REJECTED_TAG,
     check_detections_field,
     count_classes,
     dataset_of,
@@ -23,23 +22,23 @@ from fiftyone_ntt.dataset.fields import (
     with_sizes,
 )
 from fiftyone_ntt.dataset.given import class_list
-from fiftyone_ntt.dataset.labels import is_from_run, is_right
 from fiftyone_ntt.dataset.marks import left_out_mark
-from fiftyone_ntt.dataset.parts import part_of, selections
+from fiftyone_ntt.dataset.parts import part_of, selections, shows_whole_lists
 from fiftyone_ntt.dataset.progress import with_bar
-from fiftyone_ntt.dataset.storage import patiently, raw_values
+from fiftyone_ntt.dataset.storage import in_parts, patiently, raw_values
 from fiftyone_ntt.errors import InputError, WrongTypeError, as_text, counted, listing
 from fiftyone_ntt.evaluation.map_documents import (
     Document,
+    Ranking,
     check_map_size,
     is_as_written,
     maps_info,
     piece_of,
     to_map_document,
 )
+from fiftyone_ntt.evaluation.objects import size_of
 from fiftyone_ntt.params.base import Progress, check_arguments
 from fiftyone_ntt.params.review import ToSegmentationParams
-from fiftyone_ntt.pixels.images import image_size
 from fiftyone_ntt.pixels.semantic_maps import Piece
 from fiftyone_ntt.runs.record import MAPS, provenance_of
 
@@ -117,8 +116,8 @@ def to_segmentation(
     so. Labels that a person has rejected never count. The same call again rebuilds the masks, e.g. after a review.
 
     Args:
-        view: the samples; of grouped samples, those of the active slice. One that was never labelled gets no
-            map.
+        view: the samples, with the labels that it shows; of grouped samples, those of the active slice. One that was
+            never labelled gets no map.
         label_field: ``Detections`` field to read.
         out_field: ``Segmentation`` field to write; made if absent.
         score_threshold: undecided labels at or below this score are left out.
@@ -146,39 +145,41 @@ def to_segmentation(
     )
     view = whole_images(view)
     check_detections_field(view, label_field)
-    names = _class_names(dataset_of(view), label_field, class_list(classes))
+    names = _class_names(view, label_field, class_list(classes))
     _check_out_field(view, out_field, names, overwrite)
     report = MapsReport(label_field, out_field, tuple(names))
     samples = with_sizes(view, report.notes)
     choice = {"only": only, "score_threshold": score_threshold}
     _declare(dataset_of(view), report, choice)
-    run = provenance_of(view, label_field)
-    painter = _Painter(report, only, score_threshold, bool(run), tuple(run.get("classes") or ()), overwrite)
+    painter = _Painter(report, only, Ranking.of(view, label_field, score_threshold), overwrite)
     total, done = len(samples), 0
-    for ids, documents in _chunks(samples, label_field, out_field):
-        painted = {sample_id: painter(sample_id, *each) for sample_id, each in zip(ids, documents, strict=True)}
+    for some in _chunks(samples, label_field, out_field):
+        painted = {sample_id: painter(sample_id, *each) for sample_id, *each in some}
         _write(dataset_of(view), report, {key: new for key, (changes, new) in painted.items() if changes})
-        done += len(ids)
+        done += len(some)
         if progress is not None:
             progress(done, total, f"painted {done} of {counted(total, 'image')}")
     logger.info("%s", report)
     return report
 
 
-def _class_names(dataset: fo.Dataset, label_field: str, classes: Sequence[str] | None) -> list[str]:
+def _class_names(view: SampleCollection, label_field: str, classes: Sequence[str] | None) -> list[str]:
     if isinstance(classes, str) or (classes is not None and (not classes or len(set(classes)) < len(classes))):
         raise InputError(f"expected a list of distinct class names, got {classes!r}")
+    dataset = dataset_of(view)
     there = set(count_classes(every_image(dataset), label_field))
+    # A view may call classes by other names: behind those that there are, whose values stay what they are.
+    renamed = set() if shows_whole_lists(view, label_field) else set(count_classes(view, label_field)) - there
     if classes is not None:
-        if not there & set(classes):
+        if not (there | renamed) & set(classes):
             raise InputError(
                 f"expected classes of the labels in {label_field!r}, got {listing(map(repr, classes))}; there is: "
-                f"{listing(sorted(there), like=classes[0])}"
+                f"{listing(sorted(there | renamed), like=classes[0])}"
             )
         return list(classes)
     # Of the whole dataset, not of the view: the values must mean the same in every call.
     of_run = list(provenance_of(dataset, label_field).get("classes") or [])
-    names = [*of_run, *sorted(there - set(of_run))]
+    names = [*of_run, *sorted(there - set(of_run)), *sorted(renamed - set(of_run))]
     if not names:
         raise InputError(f"expected labels to paint, and {label_field!r} holds none; label some images first")
     return names
@@ -236,19 +237,16 @@ def _declare(dataset: fo.Dataset, report: MapsReport, choice: dict[str, Any]) ->
 
 def _chunks(
     samples: SampleCollection, label_field: str, out_field: str
-) -> Iterator[tuple[list[str], list[tuple[Document | None, Document | None, tuple[int, int]]]]]:
-    """Ids, and labels, map and image size of each, of some samples at a time."""
+) -> Iterator[list[tuple[str, Document | None, Document | None, tuple[int, int]]]]:
+    """Id, labels (as the view shows them), map and image size of each of some samples at a time."""
     ids, images = patiently(samples.values, "id"), every_image(dataset_of(samples))
-    names = ["id", "filepath", label_field, out_field, "metadata.height", "metadata.width"]
-    for start in range(0, len(ids), _CHUNK):
-        some = part_of(images, ids[start : start + _CHUNK])
-        some_ids, paths, labels, maps, heights, widths = patiently(raw_values, some, names)
-        # The image knows best: FiftyOne takes some photographs for lying on their side, and files are replaced.
-        sizes = (
-            image_size(path) or (int(height), int(width))
-            for path, height, width in zip(paths, heights, widths, strict=True)
-        )
-        yield [str(sample_id) for sample_id in some_ids], list(zip(labels, maps, sizes, strict=True))
+    names = ["id", "filepath", "metadata.height", "metadata.width"]
+    for some in in_parts(ids, _CHUNK):
+        rows = zip(*patiently(raw_values, part_of(samples, some), [*names, label_field]), strict=True)
+        # A map that the view hides is there nevertheless, and perhaps a person's.
+        maps = dict(zip(*patiently(raw_values, part_of(images, some), ["id", out_field]), strict=True))
+        sized = ((key, labels, size_of(*where)) for key, *where, labels in rows)
+        yield [(str(key), labels, maps.get(key), size) for key, labels, size in sized if size is not None]
 
 
 @dataclass(frozen=True)
@@ -258,17 +256,13 @@ class _Painter:
     Attributes:
         report: is told what happened.
         only: of ``ONLY``.
-        least: undecided labels at or below this score are left out.
-        of_run: whether a run wrote the labels, so that others were drawn by a person.
-        classes: of that run.
+        ranking: of the labels.
         overwrite: replace what a person changed.
     """
 
     report: MapsReport
     only: str
-    least: float | None
-    of_run: bool
-    classes: tuple[str, ...]
+    ranking: Ranking
     overwrite: bool
 
     def __call__(
@@ -303,15 +297,12 @@ class _Painter:
 
     def _chosen(self, labels: Document) -> list[tuple[Document, tuple[float, ...]]]:
         """The labels that count, and their ranks."""
-        chosen: list[tuple[Document, tuple[float, ...]]] = []
-        for label in single_documents(labels):
-            if class_of(label) not in self.report.classes or REJECTED_TAG in tags_of(label):
-                continue
-            by_person = is_right(label, self.classes) or (self.of_run and not is_from_run(label))
-            score = _score(label)
-            if by_person or (self.only == "all" and (self.least is None or score > self.least)):
-                chosen.append((label, (float(by_person), score)))
-        return chosen
+        ranked = (
+            (label, self.ranking.rank(label))
+            for label in single_documents(labels)
+            if class_of(label) in self.report.classes
+        )
+        return [(label, rank) for label, rank in ranked if rank is not None and (self.only == "all" or rank[0])]
 
     def _piece(self, document: Document, rank: tuple[float, ...], size: tuple[int, int]) -> Piece:
         score_of(document)
@@ -319,13 +310,6 @@ class _Painter:
         self.report.boxes += not label.has_mask
         self.report.marked += left_out_mark(document) is not None
         return piece_of(label, 1 + self.report.classes.index(document["label"]), rank, size)
-
-
-def _score(label: Document) -> float:
-    try:
-        return score_of(label)
-    except InputError:  # said when the label is painted
-        return 1.0
 
 
 def _write(dataset: fo.Dataset, report: MapsReport, maps: dict[str, Document | None]) -> None:

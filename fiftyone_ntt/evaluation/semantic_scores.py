@@ -25,16 +25,23 @@ from fiftyone_ntt.dataset.documents import (
     label_of,
     score_of,
     single_documents,
-    tags_of,
 )
-from fiftyone_ntt.dataset.fields import REJECTED_TAG, count_classes, dataset_of, is_map_field, with_sizes
+from fiftyone_ntt.dataset.fields import count_classes, dataset_of, is_map_field, with_sizes
 from fiftyone_ntt.dataset.geometry import read_map_as_stored
 from fiftyone_ntt.dataset.marks import left_out_mark
-from fiftyone_ntt.dataset.parts import raw_samples
 from fiftyone_ntt.errors import InputError, NttError, WrongTypeError, as_text, counted, listing
 from fiftyone_ntt.evaluation.coco import GroundTruth, Prediction, Scores, presence_scores
 from fiftyone_ntt.evaluation.left_out import listed_counts
-from fiftyone_ntt.evaluation.map_documents import PaintedMap, StoredMap, check_map_size, piece_of, rows_at, targets_of
+from fiftyone_ntt.evaluation.map_documents import (
+    PaintedMap,
+    Ranking,
+    StoredMap,
+    check_map_size,
+    piece_of,
+    rows_at,
+    targets_of,
+)
+from fiftyone_ntt.evaluation.objects import note_on_nothing, sized_samples
 from fiftyone_ntt.evaluation.summary import ClassResult, EvaluationResults
 from fiftyone_ntt.pixels.semantic_maps import VOID, SemanticScores, class_at_zero, confusion, rows_of
 
@@ -62,6 +69,7 @@ class _Counts:
     predicted: list[Prediction] = field(default_factory=list)
     without_truth: int = 0
     unlabelled: int = 0
+    negatives: int = 0
     resized: int = 0
     void: int = 0
     marked: int = 0
@@ -114,7 +122,7 @@ def evaluate_maps(
         gt_field: ground truth. Values without a mask target, other than 0, count neither way; classes that are not
             scored are background.
         classes: the classes to score.
-        score_threshold: of predicted detections, those at or below this do not count.
+        score_threshold: of predicted detections, undecided ones at or below this do not count.
         notes: what there is to know already; extended.
         asked: whether a caller chose the classes: others are left out on purpose.
         unusable: gets the ids of samples (with a map) and labels that cannot be used, and why.
@@ -140,10 +148,8 @@ def evaluate_maps(
     truth = _reader(samples, gt_field, classes, counts, None, is_truth=True)
     predicted = _reader(samples, label_field, classes, counts, score_threshold, is_truth=False)
     total = len(samples)
-    rows = raw_samples(samples, ["id", "metadata.height", "metadata.width", gt_field, label_field])
-    for done, (sample_id, height, width, *documents) in enumerate(rows, start=1):
-        size = (int(height), int(width)) if height and width else None
-        _compare(str(sample_id), size, documents, (truth, predicted), counts)
+    for done, (sample_id, size, documents) in enumerate(sized_samples(samples, gt_field, label_field), start=1):
+        _compare(sample_id, size, documents, (truth, predicted), counts)
         if progress is not None:
             progress(done, total, f"comparing masks ({done} of {total})")
     if not counts.images:
@@ -163,8 +169,8 @@ def _reader(
 ) -> _Reader:
     """What turns a sample's label into a map of the classes; ``None`` where there is none."""
     if not is_map_field(samples, name):
-        index = {name: k for k, name in enumerate(classes, start=1)}
-        return lambda label, size: _painted(label, index, counts, least, size, is_truth)
+        index, ranking = {name: k for k, name in enumerate(classes, start=1)}, Ranking.of(samples, name, least)
+        return lambda label, size: _painted(label, index, counts, ranking, size, is_truth)
     targets, unknown = targets_of(samples, name), VOID if is_truth else 0
     others = counts.others[0 if is_truth else 1]
 
@@ -178,7 +184,7 @@ def _reader(
 
 
 def _painted(
-    value: Document | None, index: Mapping[str, int], counts: _Counts, least: float | None,
+    value: Document | None, index: Mapping[str, int], counts: _Counts, ranking: Ranking,
     size: tuple[int, int] | None, is_truth: bool,
 ) -> PaintedMap:  # fmt: skip
     """Labels as a map; notes those that cannot be used."""
@@ -187,16 +193,16 @@ def _painted(
     check_map_size(size)
     pieces = []
     for document in single_documents(value):
-        name = class_of(document)
-        if name is None or name not in index or REJECTED_TAG in tags_of(document):
+        name, rank = class_of(document), ranking.rank(document)
+        if name is None or name not in index or rank is None:
             continue
         try:
-            score, counts_not = score_of(document), is_truth and left_out_mark(document) is not None
-            if least is None or score > least:
-                value_of = VOID if counts_not else index[name]
-                # An object on a region that counts neither way counts.
-                pieces.append(piece_of(detection_of(document), value_of, (float(not counts_not), score), size))
-                counts.marked += counts_not
+            score_of(document)
+            counts_not = is_truth and left_out_mark(document) is not None
+            value_of = VOID if counts_not else index[name]
+            # An object on a region that counts neither way counts.
+            pieces.append(piece_of(detection_of(document), value_of, (float(not counts_not), *rank), size))
+            counts.marked += counts_not
         except InputError as error:
             key = document.get("_id")
             counts.unusable[key] = f"label {key} ({as_text(name)}): {error}"
@@ -222,6 +228,7 @@ def _compare(
         claimed = None
     if any(isinstance(values, StoredMap) and not values.is_plain for values in (true, claimed)):
         counts.unseen.append(sample_id)
+    counts.negatives += documents[0] is None
     counts.add(sample_id, true, claimed)
 
 
@@ -289,6 +296,8 @@ def _remarks(counts: _Counts, scores: SemanticScores, label_field: str, gt_field
             f"{counts.unlabelled} of {counted(len(counts.images), 'sample')} with nothing in {label_field!r}: all of "
             "it counts as background, all objects there as missed"
         )
+    if counts.negatives:
+        remarks.append(note_on_nothing(counts.negatives, len(counts.images), gt_field))
     if counts.without_truth:
         remarks.append(f"{counted(counts.without_truth, 'sample')} without a mask in {gt_field!r} left out")
     if counts.resized:

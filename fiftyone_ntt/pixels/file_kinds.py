@@ -1,8 +1,12 @@
-"""What a file is that was taken for an image and is none, in words of the person who has the file."""
+"""What a file is that was taken for an image and is none, in words of the person who has the file.
+
+And whether a PNG has EXIF data.
+"""
 
 from __future__ import annotations
 
 import re
+from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
@@ -62,6 +66,7 @@ _TEXTS: tuple[tuple[str, str], ...] = (
     (r"<\?xml", "an XML file (a download that failed?)"),
     (r"[\[{]", "a JSON file (a download that failed?)"),
 )
+_EXIF_AS_TEXT = b"Raw profile type exif"
 _FORMATS = ((rb"\xff\xd8\xff", "JPEG"), (rb"\x89PNG", "PNG"), (rb"GIF8", "GIF"), (rb"RIFF....WEBP", "WebP"),
             (rb"II[*+]\0|MM\0[*+]", "TIFF"))  # fmt: skip
 
@@ -100,6 +105,17 @@ def diagnosis(data: bytes, error: Exception) -> str:
         return reason
     state = "truncated" if "truncated" in reason.lower() or isinstance(error, EOFError) else "damaged"
     return f"a {state} {name or 'image'}: {reason}; get it again"
+
+
+def has_exif(stream: BinaryIO) -> bool:
+    """Whether a PNG has EXIF data, which may stand behind its pixels; goes from chunk to chunk and decodes none."""
+    place, found = stream.tell(), False
+    stream.seek(8)
+    while not found and len(head := stream.read(8 + len(_EXIF_AS_TEXT))) >= 8 and head[4:8] != b"IEND":
+        found = head[4:8] == b"eXIf" or head[8:] == _EXIF_AS_TEXT
+        stream.seek(int.from_bytes(head[:4], "big") + 12 - len(head), 1)
+    stream.seek(place)
+    return found
 
 
 def reason_of(error: Exception) -> str:

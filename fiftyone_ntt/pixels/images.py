@@ -29,7 +29,7 @@ from fiftyone_ntt.pixels.deep_images import (
     turn_of,
     turned,
 )
-from fiftyone_ntt.pixels.file_kinds import diagnosis, reason_of
+from fiftyone_ntt.pixels.file_kinds import diagnosis, has_exif, reason_of
 from fiftyone_ntt.pixels.files import read_file
 from fiftyone_ntt.pixels.transparency import opacity_of, visible
 from fiftyone_ntt.pixels.windowing import windowed
@@ -119,7 +119,7 @@ def image_size(path: str | Path, *, upright: bool = True) -> tuple[int, int] | N
 
     Args:
         path: the file.
-        upright: with EXIF rotation. Pillow decodes a PNG to know of that. TIFF files are upright always.
+        upright: with EXIF rotation. TIFF files are upright always.
     """
     if not is_plain_file(path):
         return None
@@ -271,7 +271,8 @@ def _orientation(image: Image.Image) -> Any:
     try:
         if image.format == "TIFF":
             return image.getexif().get(_ORIENTATION)  # that of the page; see ``_opened``
-        if image.format == "PNG":
+        stream: Any = getattr(image, "fp", None)
+        if image.format == "PNG" and stream is not None and has_exif(stream):
             image.getexif()  # it may stand behind the pixels, and this reads on
         data, raw = image.info.get("exif"), image.info.get("Raw profile type exif")
         if data is None and raw is not None:  # as some programs put it into a PNG: as text

@@ -8,6 +8,7 @@ import fiftyone as fo
 import fiftyone.operators as foo
 import numpy as np
 import pytest
+from fiftyone import ViewField as F
 from PIL import Image
 
 import fiftyone_ntt as ntt
@@ -106,6 +107,40 @@ def test_again_after_a_review_and_maps_go_with_their_labels(labelled):
     assert map_of(labelled) is None
 
 
+VIEWS = {
+    "filtered": (lambda d: d.filter_labels("ntt", F("label") == "nut"), {0, 2}),
+    "filtered, all samples": (lambda d: d.filter_labels("ntt", F("label") == "nut", only_matches=False), {0, 2}),
+    "selected": (lambda d: d.select_labels(ids=[d.first().ntt.detections[1].id]), {0, 1}),
+    "most certain": (lambda d: d.limit_labels("ntt", 1), {0, 2}),
+    "renamed": (lambda d: d.map_labels("ntt", {"nut": "screw"}).limit(1), {0, 1, 3, 4}),
+    "of another stage": (lambda d: d.mongo([{"$match": {}}]).filter_labels("ntt", F("confidence") < 0.5), {0, 1, 3}),
+    "other labels hidden": (lambda d: d.filter_labels("truth", F("label") == "bolt"), {0, 1, 2, 3}),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_view_is_painted_as_it_shows_the_labels(labelled, name):
+    """Values mean the same in every call, and a map that a view hides is there nevertheless."""
+    sample = labelled.first()
+    sample["truth"] = fo.Detections(detections=[label("bolt", 0, 0, 9, 9)])
+    sample.save()
+    ntt.to_segmentation(labelled)
+    view, values = VIEWS[name]
+    report = ntt.to_segmentation(view(labelled))
+    assert set(np.unique(map_of(labelled))) == values and report.kept == 0
+    assert report.classes == ("bolt", "nut", "washer", *(["screw"] if name == "renamed" else []))
+    assert list(labelled.mask_targets["ntt_semantic"].values()) == list(report.classes)
+
+
+def test_a_changed_map_stays_where_a_view_hides_it(labelled):
+    ntt.to_segmentation(labelled)
+    sample = labelled.first()
+    sample["ntt_semantic"].mask = np.ones(SIZE, np.uint8)
+    sample.save()
+    hides = labelled.filter_field("ntt_semantic", F("written") == "nothing", only_matches=False)
+    assert ntt.to_segmentation(hides).kept == 1 and map_of(labelled).all()
+
+
 def test_a_map_that_a_person_changed_stays_unless_asked(labelled):
     ntt.to_segmentation(labelled)
     sample = labelled.first()
@@ -135,7 +170,7 @@ def test_a_map_that_a_person_changed_stays_unless_asked(labelled):
         ({"label_field": "none"}, InputError, "field 'none'"),
         ({"only": "good"}, InputError, "all, accepted"),
         ({"classes": "bolt"}, InputError, "list.*class names"),
-        ({"classes": ["wing"]}, InputError, "none.*classes"),
+        ({"classes": ["wing"]}, InputError, "classes.*wing.*there is: bolt"),
     ],
 )
 def test_what_cannot_be_done_is_refused_and_changes_nothing(labelled, options, error, text):
@@ -252,6 +287,33 @@ def test_missing_maps_void_pixels_sizes_and_references(labelled, tmp_path):
     with pytest.raises(InputError, match="no scores"):
         ntt.evaluate(labelled, "ntt_semantic", "gt", score_threshold=0.5)
     assert ntt.evaluate(labelled, "ntt", "gt", score_threshold=0.5).semantic.per_class["bolt"] == 0
+
+
+# What a person said of the label, whether a run wrote the field, and whether the label is a person's.
+SAID = [
+    ({"tags": ["ntt:accepted"]}, True, True),
+    ({"tags": ["ntt:edited"]}, False, True),
+    ({"predicted_iou": None}, True, True),
+    ({"predicted_iou": None}, False, False),
+    ({}, True, False),
+]
+
+
+@pytest.mark.parametrize(("said", "by_run", "by_person"), SAID)
+def test_labels_are_compared_as_they_are_painted(dataset, tmp_path, said, by_run, by_person):
+    """A weak label that a person accepted, edited or (in a run's field) drew, below a strong one of another class."""
+    weak, strong = label("bolt", 5, 5, 30, 25, 0.1, **said), label("nut", 5, 5, 40, 25, 0.9)
+    truth = fo.Detections(detections=[label("bolt", 5, 5, 30, 25)])
+    add(dataset, tmp_path, [weak, strong], truth=truth)
+    if by_run:
+        of_run(dataset)
+    ntt.to_segmentation(dataset, "truth", "truth_map")
+    for threshold in (None, 0.3):
+        ntt.to_segmentation(dataset, score_threshold=threshold)
+        painted = ntt.evaluate(dataset, "ntt_semantic", "truth", classes=["bolt", "nut"])
+        compared = ntt.evaluate(dataset, "ntt", "truth_map", classes=["bolt", "nut"], score_threshold=threshold)
+        assert compared.semantic.per_class == painted.semantic.per_class
+        assert (painted.semantic.per_class["bolt"] == 1.0) == by_person
 
 
 def test_an_eval_key_leaves_fiftyones_own_evaluation(dataset, tmp_path):

@@ -188,6 +188,38 @@ def test_sizes_that_no_image_has_are_looked_up(pictures, size, kind):
     assert results.images == 4 and not any("cannot be read" in note for note in results.notes)
 
 
+@pytest.mark.parametrize("kind", ["labels", "maps"])
+def test_sizes_noted_of_other_images_are_not_believed(pictures, kind):
+    """Metadata of a thumbnail, or of the file that was there before."""
+    predict(pictures)
+    for sample in pictures.iter_samples(autosave=True):
+        for found in sample.ntt.detections:
+            found.mask = np.arange(found.mask.shape[1]) > 2 + 0 * found.mask  # without three columns
+    field = ntt.to_segmentation(pictures, "ntt", "maps").out_field if kind == "maps" else "ntt"
+    right = ntt.evaluate(pictures, field, "truth")
+    for width, height in ((20, 15), (60, 80), (9999, 3)):
+        pictures.set_values("metadata", [fo.ImageMetadata(width=width, height=height) for _ in pictures])
+        results = ntt.evaluate(pictures, field, "truth")
+        assert (results.mask, results.semantic) == (right.mask, right.semantic) and results.notes == right.notes
+    assert right.semantic is not None or 0 < right.mask.ap < 1
+
+
+@pytest.mark.parametrize("field", ["ntt", "maps"])
+def test_images_without_any_truth_are_scored_and_counted(pictures, field):
+    """Imports leave images without objects so: what is found there is wrong, and somebody may not have looked."""
+    predict(pictures)
+    ntt.to_segmentation(pictures, "ntt", "maps")
+    pictures.set_values("truth", [*pictures.values("truth")[:2], None, None])
+    results = ntt.evaluate(pictures, field, "truth")
+    assert results.images == 3 and results.presence.micro.precision == pytest.approx(1 / 3)
+    assert any(note.startswith("2 of 3 samples with nothing in 'truth' (None)") for note in results.notes)
+    annotated = ntt.evaluate(pictures.exists("truth"), field, "truth")
+    assert annotated.images == 1 and not any("None" in note for note in annotated.notes)
+    ntt.to_segmentation(pictures, "truth", "truth_maps")
+    masks = ntt.evaluate(pictures, "maps", "truth_maps")
+    assert masks.images == 1 and "2 samples without a mask in 'truth_maps' left out" in masks.notes
+
+
 # Embassy-of-the-Free-Mind/sourcelibrary-v2#2095: blank pages have one hash, and were taken for the same page
 def test_a_picture_of_one_colour_is_nobodys_copy(dataset, tmp_path):
     for i in range(3):
