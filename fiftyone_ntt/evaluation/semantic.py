@@ -154,7 +154,7 @@ def to_segmentation(
     painter = _Painter(report, only, Ranking.of(view, label_field, score_threshold), overwrite)
     total, done = len(samples), 0
     for some in _chunks(samples, label_field, out_field):
-        painted = {sample_id: painter(sample_id, *each) for sample_id, *each in some}
+        painted = {each[0]: painter(*each) for each in some}
         _write(dataset_of(view), report, {key: new for key, (changes, new) in painted.items() if changes})
         done += len(some)
         if progress is not None:
