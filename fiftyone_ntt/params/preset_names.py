@@ -153,6 +153,6 @@ def _parsed(text: str) -> Any:
             return content
 
     try:
-        return yaml.load(text, Loader)  # a SafeLoader
+        return Loader(text).get_single_data()
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
