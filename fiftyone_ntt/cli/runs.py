@@ -81,7 +81,7 @@ def runs_show(dataset: str, run_key: str, json: bool) -> int:
 
     runs = {run["run_key"]: run for run in ntt.list_runs(dataset_of(dataset))}
     if run_key not in runs:
-        there = listing(runs, like=run_key)
+        there = listing(map(repr, runs), like=repr(run_key))
         raise InputError(f"expected the key of a labelling run of {dataset!r}, got {run_key!r}; there is: {there}")
     run = runs[run_key]
     if json:

@@ -304,9 +304,10 @@ def load_bank(dataset: fo.Dataset, name: str) -> MemoryBank:
     refresh(dataset)  # the App builds banks in processes of its own
     names = list_banks(dataset)
     if name not in names:
+        there = listing(map(repr, names), like=repr(name))
         raise InputError(
             f"no memory bank {name!r} with dataset {dataset.name!r}; there is: "
-            f"{listing(names, like=name) if names else 'none yet, build one from tagged references first'}"
+            f"{there if names else 'none yet, build one from tagged references first'}"
         )
     return bank_of_run(dataset, name)
 

@@ -289,7 +289,7 @@ class ReferenceReader:
         if missing:
             raise BadReferenceError(
                 f"no reference labelled {listing(map(repr, missing))} in {fields}; labels there, but for crowds, "
-                f"difficult and ignored ones: {listing(sorted(present), like=missing[0])}"
+                f"difficult and ignored ones: {listing(map(repr, sorted(present)), like=repr(missing[0]))}"
                 + (f"; what cannot be used: {_listed(self.unusable, self.unusable)}" if self.unusable else "")
                 + "".join(f"; {note}" for note in notes_on_zero(self._values))
             )

@@ -344,5 +344,5 @@ def record_of_run(dataset: fo.Dataset, run_key: str) -> dict[str, Any]:
             return stored_record(config)
     if run_key in queued_runs(dataset):
         raise InputError(f"run {run_key!r} has not begun yet; wait until it has, or cancel it")
-    keys = listing((run["run_key"] for run in list_runs(dataset)), like=run_key)
+    keys = listing((repr(run["run_key"]) for run in list_runs(dataset)), like=repr(run_key))
     raise InputError(f"no labelling run {run_key!r} in {dataset.name!r}; there is: {keys}")

@@ -197,7 +197,8 @@ def _check(dataset: fo.Dataset, run_key: str) -> str:
     # A run that waits for a worker to begin it has written nothing yet.
     runs = {run["run_key"]: run for run in list_runs(dataset) if dataset.has_run(run["run_key"])}
     if run_key not in runs:
-        raise InputError(f"no labelling run {run_key!r} in {dataset.name!r}; there is: {listing(runs, like=run_key)}")
+        there = listing(map(repr, runs), like=repr(run_key))
+        raise InputError(f"no labelling run {run_key!r} in {dataset.name!r}; there is: {there}")
     if runs[run_key].get("workers"):  # one that was cancelled may take a second to stop
         raise InputError(f"run {run_key!r} is at work; cancel it first, see cancel_run, and wait for it to stop")
     name = str(runs[run_key]["label_field"])
