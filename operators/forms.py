@@ -267,9 +267,7 @@ def _autocomplete(values: Iterable[str], **options: Any) -> types.AutocompleteVi
 
 def listed(counts: Mapping[str, int], most: int = 12) -> str:
     """``"2 cat, 1 dog"``, in the order of the alphabet, as far as it can be read at a glance."""
-    parts = [f"{count} {as_text(name)}" for name, count in sorted(counts.items())]
-    more = f" and {counted(len(parts) - most, 'more class', 'more classes')}" if len(parts) > most else ""
-    return ", ".join(parts[:most]) + more
+    return listing((f"{count} {name}" for name, count in sorted(counts.items())), most)
 
 
 def can_schedule() -> bool:

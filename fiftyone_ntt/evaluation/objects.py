@@ -204,7 +204,8 @@ def _of_rows(rows: list[tuple[Any, ...]], objects: Objects, index: dict[str, int
     block = _Block()
     for sample_id, path, height, width, *documents in rows:
         key, size = str(sample_id), size_of(path, height, width)
-        assert size is not None  # others were left out
+        if size is None:  # others were left out before: somebody has cleared what was noted since
+            raise InputError(f"the size of the image of sample {key} is not known any more ({path}); evaluate again")
         truth, predicted = _of_sample(objects, key, size, documents, index)
         objects.count(truth, predicted)
         block.add(_Block({key: size}, truth, predicted))

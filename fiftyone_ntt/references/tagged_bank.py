@@ -29,7 +29,7 @@ from fiftyone_ntt.dataset.fields import (
     with_labels,
 )
 from fiftyone_ntt.dataset.storage import database_collection
-from fiftyone_ntt.errors import InputError, WrongTypeError, as_text, counted
+from fiftyone_ntt.errors import InputError, WrongTypeError, listing
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.params.base import DEFAULT_BANK_NAME, StageOneSettings
 from fiftyone_ntt.params.references import MADE_FIELD
@@ -95,12 +95,8 @@ class BankPlan:
         return self.made_from is None
 
     def __str__(self) -> str:
-        shown = (
-            ", ".join(f"{count} {as_text(name)}" for name, count in list(self.shots.items())[:_NAMED])
-            or "see their maps"
-        )
-        more = len(self.shots) - _NAMED
-        shown += f" and {counted(more, 'more class', 'more classes')}" if more > 0 else ""
+        names = (f"{count} {name}" for name, count in self.shots.items())
+        shown = listing(names, _NAMED) if self.shots else "see their maps"
         how = f"memory bank {self.name!r}" if self.fresh else "their memory bank is built first"
         return f"References: {shown} ({how})."
 
