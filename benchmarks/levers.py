@@ -24,6 +24,7 @@ _CHANGED: dict[str, dict[str, Any]] = {
     "default, quality 0": {"quality_exponent": 0.0},
     "default, quality 4": {"quality_exponent": 4.0},
     "default, stability 2": {"stability_exponent": 2.0},
+    "default, stability 3": {"stability_exponent": 3.0},
     "default, stability 4": {"stability_exponent": 4.0},
     "default, quality 4, stability 4": {"quality_exponent": 4.0, "stability_exponent": 4.0},
     "default, islands": {"island_share": 0.0},
