@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# Processes that share the tests, file by file; each has a database of its own. WORKERS=0: none but pytest itself.
+WORKERS ?= 2
 IN_VENV = $(VENV)/bin/python
 
 .PHONY: demo test quick screenshots bench lint docs clean environment environment-with-browser environment-without-weights
@@ -12,7 +14,7 @@ demo: environment
 	$(IN_VENV) -m fiftyone_ntt demo $(ARGS)
 
 test: environment-with-browser
-	$(IN_VENV) -m pytest $(ARGS)
+	$(IN_VENV) -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 # A tenth of the tests, some of every room.
 quick: environment

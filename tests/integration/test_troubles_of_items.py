@@ -88,7 +88,7 @@ def forbidden(monkeypatch):
     return names
 
 
-@pytest.mark.parametrize("spoil", [*IMAGES, "forbidden"], ids=str)
+@pytest.mark.parametrize("spoil", [*IMAGES, "forbidden"], ids=lambda kind: getattr(kind, "__name__", kind))
 def test_one_bad_image_costs_one_image(shelf, tmp_path, forbidden, spoil):
     """On the whole way: cache, preview, labels, scores, maps, export, learning, undo."""
     culprit, path = shelf.skip(4).first().id, tmp_path / "in" / "4.png"
@@ -128,7 +128,7 @@ def test_images_of_unknown_size_are_named(shelf, tmp_path, spoil):
     assert maps.maps == 6 and any(culprit in note and "4.png" in note for note in maps.notes)
 
 
-@pytest.mark.parametrize("spoil", [*IMAGES, "forbidden"], ids=str)
+@pytest.mark.parametrize("spoil", [*IMAGES, "forbidden"], ids=lambda kind: getattr(kind, "__name__", kind))
 def test_one_bad_reference_image_costs_one_reference(shelf, tmp_path, forbidden, spoil):
     culprit, path = shelf.skip(1).first().id, tmp_path / "in" / "1.png"
     forbidden.add("1.png") if spoil == "forbidden" else spoil(path)
