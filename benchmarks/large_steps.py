@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fiftyone as fo
+import numpy as np
 import psutil
 from fiftyone.core.odm import get_db_client
 
@@ -149,7 +150,8 @@ def learn(dataset: fo.Dataset, folder: Path, measure: Meter) -> None:
 def accept_all(dataset: fo.Dataset, folder: Path, measure: Meter) -> None:
     """All labels above a score are accepted, and half of the others rejected; thresholds; and back again."""
     session = _review(dataset)
-    middle = dataset.quantiles(f"{FIELD}.detections.confidence", [0.5, 0.75])
+    scores = table_of(dataset, FIELD).refreshed().rows["confidence"]  # dataset.quantiles() fails above 16 MB of them
+    middle = np.quantile(scores[np.isfinite(scores)], [0.5, 0.75]).tolist()
     ntt.reject_labels(dataset.match_tags("none", bool=False).limit(len(dataset) // 10), FIELD, below=middle[0])
     with measure("accept all above, a quarter"):
         ntt.accept_labels(session.view, FIELD, above=middle[1])

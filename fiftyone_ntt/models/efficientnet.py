@@ -40,8 +40,7 @@ class EfficientNetLite0:
         self.crop_size = min(CROP_SIZE, input_size)
         self.grid = (input_size // stride, input_size // stride)
         self.dim = _CHANNELS[stride]
-        layers = _folded(_load(Path(path)), _LAST_BLOCK[stride]).eval()
-        self._layers = layers.to(memory_format=torch.channels_last)  # the order that the tokens are wanted in, too
+        self._layers = _folded(_load(Path(path)), _LAST_BLOCK[stride]).eval()
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
