@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,9 +11,10 @@ import fiftyone as fo
 from fiftyone import ViewField as F
 from pymongo.errors import DocumentTooLarge
 
-from fiftyone_ntt.dataset.documents import documents_of, set_documents, single_documents, stamp_of_now
+from fiftyone_ntt.dataset.documents import documents_of, set_documents, stamp_of_now
 from fiftyone_ntt.dataset.fields import every_image, has_labels
-from fiftyone_ntt.dataset.labels import ATTRIBUTES, is_from_run, is_kept
+from fiftyone_ntt.dataset.labels import ATTRIBUTES
+from fiftyone_ntt.dataset.parts import in_threads
 from fiftyone_ntt.dataset.schema import declare_labels, declare_status
 from fiftyone_ntt.dataset.shown_masks import files_shown
 from fiftyone_ntt.dataset.storage import masks_folder, patiently, remove_masks
@@ -27,6 +27,7 @@ from fiftyone_ntt.runs.listing import layer_in_words, layers_of, list_runs
 from fiftyone_ntt.runs.mending import check_nobody_is_at, forget_lost_labels, forget_review, forget_statuses
 from fiftyone_ntt.runs.presence_fields import forget_presence
 from fiftyone_ntt.runs.record import has_statuses, note_provenance, run_of_field, status_field
+from fiftyone_ntt.runs.restored import Restored
 from fiftyone_ntt.runs.states import delete_state
 from fiftyone_ntt.runs.workers import Origin, Worker, forget_claims
 
@@ -244,31 +245,25 @@ def _restore_samples(
     ids = patiently(_samples, dataset, name, run_key, this, old_statuses)
     removed, refused = 0, dict[str, str]()
     left = [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]
-    while left:
-        some = left.pop(0)
+
+    def read(some: list[str]) -> Restored:
         there = patiently(documents_of, dataset, some, [name, "last_modified_at"])
         replaced = patiently(this.kept, some) if this.overwrites else {}  # other passes have kept nothing
-        labels: dict[str, Document | None] = {}
-        statuses: dict[str, Document | None] = {}
-        gone: dict[str, int] = {}
-        for sample_id, document in there.items():
-            now = document.get(name)
-            before = replaced.get(sample_id)
-            statuses[sample_id] = old_statuses.get(sample_id) or (before[1] if before else None)
-            if before is None and this.overwrites:
-                continue  # the run has not come to this sample
-            labels[sample_id] = _restored(now, before[0] if before else None, keep_edited)
-            gone[sample_id] = len(_by_id(now).keys() - _by_id(labels[sample_id]).keys())
-        patiently(guard)
-        stamps = {sample_id: there[sample_id].get("last_modified_at") for sample_id in labels}
-        changed, not_taken = _set(dataset, name, labels, stamps)
-        if changed:  # somebody decided on labels there since they were read: once more, with that
-            left.append(changed)
-        removed += sum(count for sample_id, count in gone.items() if sample_id not in changed)
-        # A status stays where the labels did: it is by the status that the next call finds the sample.
-        kept = {*changed, *not_taken} if has_statuses(dataset, name) else statuses.keys()
-        _, more = _set(dataset, status, {key: value for key, value in statuses.items() if key not in kept})
-        refused |= not_taken | more
+        return Restored.of(there, replaced, name, old_statuses, this.overwrites, keep_edited)
+
+    while left:
+        chunks, left = left, []
+        # Some chunks are read while those before are written; what changes in between is known by its stamp.
+        for chunk in in_threads(read, chunks):
+            patiently(guard)
+            changed, not_taken = _set(dataset, name, chunk.labels, chunk.stamps)
+            if changed:  # somebody decided on labels there since they were read: once more, with that
+                left.append(changed)
+            removed += sum(count for sample_id, count in chunk.gone.items() if sample_id not in changed)
+            # A status stays where the labels did: it is by the status that the next call finds the sample.
+            kept = {*changed, *not_taken} if has_statuses(dataset, name) else chunk.statuses.keys()
+            statuses = {key: value for key, value in chunk.statuses.items() if key not in kept}
+            refused |= not_taken | _set(dataset, status, statuses)[1]
     return removed, refused
 
 
@@ -285,39 +280,6 @@ def _samples(
     # A run that was killed between labels and statuses leaves labels without a status.
     of_this_run = (F(f"{status}.run_key") == run_key) | (labelled & ~F(f"{status}.run_key").exists())
     return list(every_image(dataset).match(of_this_run).values("id"))
-
-
-def _restored(now: Document | None, before: Document | None, keep_edited: bool) -> Document | None:
-    """A sample's labels without those of the run, with those that it replaced."""
-    there = _by_id(now)
-    stay = {key: label for key, label in there.items() if not is_from_run(label) or (keep_edited and is_kept(label))}
-    # What was there before and outlived the run: what a person did to it since, stays.
-    current = there if keep_edited else stay
-    was = _by_id(before)
-    old = [current.get(key, label) for key, label in was.items()]
-    for key in was:
-        stay.pop(key, None)
-    if not stay and all(current.get(key, label) == label for key, label in was.items()):
-        return before  # as it was, whatever it was
-    return {**_holder(before or now), "detections": [*old, *stay.values()]}
-
-
-def _holder(value: Any) -> Document:
-    """The document that holds labels: that of a field, unless something else stands there."""
-    return (
-        dict(value) if isinstance(value, Mapping) and value.get("_cls") == "Detections" else fo.Detections().to_dict()
-    )
-
-
-def _by_id(labels: Document | None) -> dict[Any, Document]:
-    """The labels of a sample, by their ids; of strangers by what is in them, and several of one id by their order."""
-    seen: Counter[str] = Counter()
-    by_id = {}
-    for label in single_documents(labels):
-        key = repr(label.get("_id", label))
-        by_id[key, seen[key]] = dict(label)
-        seen[key] += 1
-    return by_id
 
 
 def _set(
