@@ -147,6 +147,8 @@ def _headline(results: Any) -> str:
         return "; ".join(results.headlines())
     images, classes = counted(results.images, "image"), counted(len(results.classes), "class", "classes")
     head = f"{images}, {classes}: box AP {_rounded(results.box.ap)}, mask AP {_rounded(results.mask.ap)}"
+    if results.boundary is not None:
+        head += f", boundary AP {_rounded(results.boundary.ap)}"
     return head if results.review is None else f"{head}; {results.review}"
 
 

@@ -20,6 +20,7 @@ COLUMNS = {
     "predictions": "labels",
     "mask_ap": "mask AP",
     "mask_ap50": "mask AP50",
+    "boundary_ap": "boundary AP",
     "box_ap": "box AP",
     "box_ap50": "box AP50",
     "label_precision": "labels right",
@@ -37,6 +38,7 @@ EXPLAINED = """
 threshold that is named above. *Precision* and *recall* say how often a class is rightly claimed for an image, and how
 often it is found there.
 """
+OF_BORDERS = "*Boundary AP*: as mask AP, but masks must also agree in a band along their borders."
 OUTCOMES = {"tp": "true positives", "fp": "false positives", "fn": "misses"}
 """What can become of a label or an object."""
 _MOST_BARS = 40
@@ -78,6 +80,7 @@ class EvaluateTab(Tab):
         rows = last.get("table") or []
         state.evaluate_classes = [row["class"] for row in rows]
         state.evaluate_masks = any(row.get("mask_ap") is not None for row in rows)
+        state.evaluate_borders = any("boundary_ap" in row for row in rows)
         state.evaluate_summary = _summary(last) if last else None
         ctx.panel.set_data("evaluate_table", [{key: _readable(row.get(key)) for key in COLUMNS} for row in rows])
         ctx.panel.set_data("evaluate_plot", _bars(rows[1:]))
@@ -108,6 +111,7 @@ class EvaluateTab(Tab):
         """The table of scores, and the buttons that show what is behind them where matches were kept."""
         # All of them are wider than the panel.
         hidden = ("box_ap", "box_ap50") if state.evaluate_masks else ("mask_ap", "mask_ap50")
+        hidden += () if state.evaluate_borders else ("boundary_ap",)
         view = table({key: label for key, label in COLUMNS.items() if key not in hidden})
         icons = dict(zip(OUTCOMES, ("check_circle", "cancel", "help"), strict=True))
         matched = bool((state.evaluate_last or {}).get("eval_key"))
@@ -115,7 +119,7 @@ class EvaluateTab(Tab):
             label, handler = f"Show {text}", self.on(f"show_{outcome}")
             view.add_row_action(outcome, handler, label=label, icon=icons[outcome], tooltip=f"{label} of this class")
         panel.list("evaluate_table", types.Object(), view=view)
-        panel.md(EXPLAINED, name="evaluate_explained")
+        panel.md(EXPLAINED + OF_BORDERS * bool(state.evaluate_borders), name="evaluate_explained")
         if not matched:
             return
         buttons = [(f"show_{outcome}", f"Show {OUTCOMES[outcome]}", icons[outcome], "outlined") for outcome in OUTCOMES]

@@ -145,10 +145,13 @@ def narrow_table(**options: Any) -> Table:
 def results_table(results: EvaluationResults, title: str | None = None) -> Table:
     """An evaluation as a table: one row a class below a row for all of them."""
     caption = "in image: is the class in the image at all? precision, recall, F1"
+    caption += "" if results.boundary is None else "\nedge: boundary AP, of masks that agree along their borders, too"
     table = narrow_table(title=title, title_justify="left", caption=caption, caption_justify="left", padding=0)
     table.add_column("\nclass", overflow="fold", min_width=12)
     names = {"objects": "ob-\njects", "predictions": "\nfound", "box_ap": "box\nAP", "box_ap50": "box\nAP50"}
     names |= {"mask_ap": "mask\nAP", "mask_ap50": "mask\nAP50"}
+    if results.boundary is not None:
+        names |= {"boundary_ap": "edge\nAP"}
     if results.review is not None:
         names |= {"label_precision": "label\nP", "label_recall": "label\nR"}
     if results.semantic is not None:

@@ -266,7 +266,7 @@ def evaluate(dataset: str, tag: str | None, saved_view: str | None, **options: A
     with progress_bar("images") as progress:
         results = ntt.evaluate(view, progress=progress, **params)
     console().print(results_table(results))
-    for line in results.headlines() if results.semantic is not None else [results.review]:
+    for line in results.headlines() if results.semantic is not None else [results.review, *results.of_borders()]:
         say(line)
     for note in results.notes:
         say(f"note: {note}")

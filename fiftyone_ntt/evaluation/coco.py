@@ -101,6 +101,8 @@ class CocoScores:
         box_per_class: class name -> scores by box overlap.
         mask_per_class: class name -> scores by mask overlap; empty where masks were not compared.
         matches: class name -> what became of each prediction, by mask overlap where masks were compared.
+        boundary: scores by the lesser of mask and border overlap, or ``None`` where borders were not compared.
+        boundary_per_class: class name -> the same; empty where borders were not compared.
     """
 
     box: Scores
@@ -108,6 +110,8 @@ class CocoScores:
     box_per_class: dict[str, Scores]
     mask_per_class: dict[str, Scores]
     matches: dict[str, Matches] = field(default_factory=dict, compare=False)
+    boundary: Scores | None = None
+    boundary_per_class: dict[str, Scores] = field(default_factory=dict)
 
 
 def encode_box(box: Box, image_size: tuple[int, int]) -> Rle:
@@ -129,6 +133,7 @@ def coco_scores(
     image_ids: Sequence[Hashable],
     *,
     masks: bool = True,
+    boundary: bool = False,
 ) -> CocoScores:
     """COCO box and mask scores, computed by pycocotools.
 
@@ -141,12 +146,13 @@ def coco_scores(
         classes: names; ``label`` of both indexes them.
         image_ids: every image that was looked at, those without any object included.
         masks: also compare masks; every object must then have its ``rle``.
+        boundary: where masks are compared, also compare their borders.
 
     Raises:
         InputError: if an object names an unknown image or class, or lacks its mask.
     """
     check_objects(ground_truth, predictions, classes, image_ids, masks)
-    scorer = CocoScorer(classes, masks)
+    scorer = CocoScorer(classes, masks, boundary)
     for block in _blocks(ground_truth, predictions, image_ids):
         scorer.add(*block)
     return scorer.scores()
@@ -160,11 +166,13 @@ class CocoScorer:
     Args:
         classes: names; ``label`` of objects and predictions indexes them.
         masks: also compare masks; every object must then have its ``rle``.
+        boundary: where masks are compared, also compare their borders.
     """
 
-    def __init__(self, classes: Sequence[str], masks: bool) -> None:
+    def __init__(self, classes: Sequence[str], masks: bool, boundary: bool = False) -> None:
         self._classes, self.masks = classes, masks
-        kinds: tuple[Kind, ...] = ("bbox", "segm") if masks else ("bbox",)
+        of_masks: tuple[Kind, ...] = ("segm", "boundary") if boundary else ("segm",)
+        kinds: tuple[Kind, ...] = ("bbox", *of_masks) if masks else ("bbox",)
         self._outcomes = {kind: [list[Pairs]() for _ in classes] for kind in kinds}
 
     def add(self, truth: Sequence[GroundTruth], predicted: Sequence[Prediction], image_ids: Sequence[Hashable]) -> None:
@@ -181,7 +189,11 @@ class CocoScorer:
         if not (masks and self.masks):
             return CocoScores(box, None, box_per_class, {}, matches)
         mask, mask_per_class, matches = _accumulated(self._outcomes["segm"], self._classes, "segm")
-        return CocoScores(box, mask, box_per_class, mask_per_class, matches)
+        if "boundary" not in self._outcomes:
+            return CocoScores(box, mask, box_per_class, mask_per_class, matches)
+        # pycocotools knows no borders; once all is paired, they are scored as masks are.
+        boundary, boundary_per_class, _ = _accumulated(self._outcomes["boundary"], self._classes, "segm")
+        return CocoScores(box, mask, box_per_class, mask_per_class, matches, boundary, boundary_per_class)
 
 
 def _blocks(

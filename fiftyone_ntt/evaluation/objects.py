@@ -146,7 +146,7 @@ class Objects:
 
 def read_objects(
     view: SampleCollection, label_field: str, gt_field: str, classes: Sequence[str], threshold: float,
-    progress: Progress | None,
+    progress: Progress | None, boundary: bool = False,
 ) -> tuple[Objects, Scorers]:  # fmt: skip
     """Reads the labels of a view and scores them, some images at a time: all masks at once would take gigabytes.
 
@@ -157,6 +157,7 @@ def read_objects(
         classes: labels of others are passed over.
         threshold: a class is claimed for an image where a prediction of it scores above this.
         progress: called with (done, total, message).
+        boundary: also compare the borders of masks.
 
     Returns:
         What was read, and what scores it.
@@ -168,7 +169,7 @@ def read_objects(
         return _of_rows(rows, Objects(label_field, gt_field, declared=declared), index)
 
     # Whether masks can be compared is known when all has been read. Without any in the truth they cannot.
-    scorers = CocoScorer(classes, has_masks(view, gt_field)), PresenceCounter(classes, threshold)
+    scorers = CocoScorer(classes, has_masks(view, gt_field), boundary), PresenceCounter(classes, threshold)
     objects, block, total = Objects(label_field, gt_field, declared=declared), _Block(), len(view)
     parts = raw_parts(view, [*_OF_IMAGES, gt_field, label_field])
     for some, images in in_threads(read, parts):

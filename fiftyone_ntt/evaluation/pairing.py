@@ -8,18 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
+from fiftyone_ntt.evaluation.borders import with_borders
 from fiftyone_ntt.pixels.compiled import compiled, loops
+from fiftyone_ntt.pixels.mask_codes import Rle
 
 if TYPE_CHECKING:
     from fiftyone_ntt.evaluation.coco import Box, GroundTruth, Prediction
 
-Kind: TypeAlias = Literal["bbox", "segm"]
+Kind: TypeAlias = Literal["bbox", "segm", "boundary"]
 IOUS: NDArray[np.float64] = np.linspace(0.5, 0.95, 10)
 """IoUs from which on a prediction may be paired, as pycocotools has them."""
 _Int: TypeAlias = NDArray[np.int64]
@@ -52,7 +54,7 @@ def paired(
         truth: annotated objects.
         predicted: predicted objects; of equal scores the first is paired first.
         images: number of the image of each of ``truth``, then of each of ``predicted``.
-        kind: whether boxes or masks have to overlap.
+        kind: whether boxes have to overlap, masks, or masks and their borders.
         most: only so many predictions of an image and class count.
 
     Returns:
@@ -126,11 +128,11 @@ def _ious(
     """float64 ``[predictions, objects]``, their overlaps; with a crowd, the share of the prediction in it."""
     found, objects = [predicted[i] for i in some], [truth[i] for i in others]
     crowd = [int(item.crowd) for item in objects]
-    if kind == "segm":
-        ious = mask_utils.iou([item.rle for item in found], [item.rle for item in objects], crowd)
-    else:
-        ious = mask_utils.iou(_boxes(found), _boxes(objects), crowd)
-    return np.asarray(ious, np.float64)
+    if kind == "bbox":
+        return np.asarray(mask_utils.iou(_boxes(found), _boxes(objects), crowd), np.float64)
+    masks, true_masks = [cast(Rle, item.rle) for item in found], [cast(Rle, item.rle) for item in objects]
+    ious = np.asarray(mask_utils.iou(masks, true_masks, crowd), np.float64)
+    return with_borders(ious, masks, true_masks, crowd, least=float(IOUS[0])) if kind == "boundary" else ious
 
 
 def _boxes(items: Sequence[GroundTruth | Prediction]) -> NDArray[np.float64]:

@@ -15,6 +15,8 @@ _COLUMNS = {
     "mask_ap": "mask AP", "mask_ap50": "mask AP50", "threshold": "above", "label_precision": "labels: P",
     "label_recall": "R", "precision": "in image: P", "recall": "R", "f1": "F1",
 }  # fmt: skip
+_BOUNDARY = "boundary_ap"
+"""Column of the table, after those of masks, where borders were compared."""
 _OF_MAPS = {"class": "class", "objects": "images with it", "predictions": "found in", "iou": "IoU",
             "precision": "in image: P", "recall": "R", "f1": "F1"}  # fmt: skip
 
@@ -36,6 +38,7 @@ class ClassResult:
         threshold: score threshold of the review, see ``ReviewPoint``; ``None`` where maps were compared.
         label_precision: share of the labels above it that are right.
         label_recall: share of the objects that these labels find.
+        boundary: COCO scores by border overlap; ``None`` where borders were not compared.
     """
 
     name: str
@@ -50,6 +53,7 @@ class ClassResult:
     threshold: float | None = None
     label_precision: float | None = None
     label_recall: float | None = None
+    boundary: Scores | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class EvaluationResults:
         notes: what a reader of the scores should know.
         semantic: scores of class maps, where those were compared; ``box`` and ``mask`` are empty then.
         review: precision and recall of the labels above the threshold of the review; ``None`` of maps.
+        boundary: COCO scores by the lesser of mask and border overlap; ``None`` unless they were asked for.
     """
 
     box: Scores
@@ -77,6 +82,7 @@ class EvaluationResults:
     notes: tuple[str, ...] = ()
     semantic: SemanticScores | None = None
     review: ReviewPoint | None = None
+    boundary: Scores | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -88,6 +94,7 @@ class EvaluationResults:
         micro = self.presence.micro
         counts = sum(row.objects for row in self.per_class), sum(row.predictions for row in self.per_class)
         total = ClassResult("all", *counts, self.box, self.mask, micro.precision, micro.recall, micro.f1)
+        total = replace(total, boundary=self.boundary)
         if self.review is not None:
             found, thresholds = self.review.all, set(self.review.thresholds.values())
             total = replace(
@@ -116,6 +123,7 @@ class EvaluationResults:
             },
             "review": None if self.review is None else self.review.to_dict(),
             "per_class": [asdict(row) for row in self.per_class],
+            "boundary": None if self.boundary is None else asdict(self.boundary),
             "semantic": None if self.semantic is None else asdict(self.semantic),
             "images": self.images,
             "eval_key": self.eval_key,
@@ -123,7 +131,7 @@ class EvaluationResults:
         }
 
     def __str__(self) -> str:
-        columns = _COLUMNS if self.semantic is None else _OF_MAPS
+        columns = _OF_MAPS if self.semantic is not None else _columns(self.boundary is not None)
         rows = [list(columns.values())] + [[_shown(row[key]) for key in columns] for row in self.table()]
         widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
         lines = [
@@ -145,9 +153,27 @@ class EvaluationResults:
             *([] if self.review is None else [str(self.review)]),
             f"{counted(self.images, 'image')}; AP75: box {_shown(self.box.ap75)}, mask {_shown(self.mask.ap75)}; "
             f"AR100: box {_shown(self.box.ar100)}, mask {_shown(self.mask.ar100)}",
+            *self.of_borders(),
             f"in image: a label above {best.threshold:g} claims its class; the best threshold, "
             f"{_shown(best.best_threshold)}, would give F1 {_shown(best.best_f1)}",
         ]
+
+    def of_borders(self) -> list[str]:
+        """A line on boundary AP, where it was computed."""
+        if self.boundary is None:
+            return []
+        ap, ap50, ap75 = map(_shown, (self.boundary.ap, self.boundary.ap50, self.boundary.ap75))
+        return [f"boundary AP {ap} (AP50 {ap50}, AP75 {ap75}): by the lesser of mask IoU and boundary IoU"]
+
+
+def _columns(boundary: bool) -> dict[str, str]:
+    """Key -> title of the columns; that of borders follows those of masks, where there is one."""
+    columns: dict[str, str] = {}
+    for key, title in _COLUMNS.items():
+        columns[key] = title
+        if boundary and key == "mask_ap50":
+            columns[_BOUNDARY] = "boundary AP"
+    return columns
 
 
 def _table_row(row: ClassResult) -> dict[str, Any]:
@@ -155,7 +181,11 @@ def _table_row(row: ClassResult) -> dict[str, Any]:
         row.name, row.objects, row.predictions, row.box.ap, row.box.ap50, row.mask.ap, row.mask.ap50,
         row.threshold, row.label_precision, row.label_recall, row.precision, row.recall, row.f1,
     )  # fmt: skip
-    return dict(zip(_COLUMNS, values, strict=True))
+    cells = dict(zip(_COLUMNS, values, strict=True))
+    if row.boundary is None:
+        return cells
+    cells[_BOUNDARY] = row.boundary.ap
+    return {key: cells[key] for key in _columns(boundary=True)}
 
 
 def _map_row(row: ClassResult) -> dict[str, Any]:

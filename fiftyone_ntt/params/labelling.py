@@ -175,6 +175,12 @@ class EvaluateParams(Params):
     include_references: bool = param(
         False, label="Score the references too", help="their scores are too good: they have seen the answers"
     )
+    boundary: bool = param(
+        False,
+        label="Score the borders, too",
+        help="boundary AP: as mask AP, but masks must also agree along their borders. About a millisecond a label, "
+        "more on large images",
+    )
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,11 @@ def evaluate(dataset, folder):
     assert results.images == len(dataset) and results.mask.ap == 1
 
 
+def evaluate_borders(dataset, folder):
+    results = ntt.evaluate(dataset, "ntt", "truth", include_references=True, boundary=True)
+    assert results.boundary.ap == 1
+
+
 def export(dataset, folder):
     report = ntt.export_labels(dataset, folder / f"export {len(dataset)}", "ntt", only="all", export_media=False)
     assert report.labels == LABELS * len(dataset)
@@ -96,7 +101,7 @@ def small_parts(monkeypatch):
         monkeypatch.setattr(f"fiftyone_ntt.{name}", AT_ONCE)
 
 
-@pytest.mark.parametrize("service", [evaluate, export, undo], ids=lambda service: service.__name__)
+@pytest.mark.parametrize("service", [evaluate, evaluate_borders, export, undo], ids=lambda service: service.__name__)
 def test_memory_does_not_grow_with_the_samples(made, small_parts, tmp_path, service):
     peaks = {count: peak_of(lambda dataset: service(dataset, tmp_path), dataset) for count, dataset in made.items()}
     grown = (peaks[MANY] - peaks[FEW]) / (MANY - FEW)

@@ -198,11 +198,12 @@ def test_the_progress_bar_survives_any_report(capsys):
 
 def test_an_evaluation_fits_into_a_terminal():
     """Class and every column, with five-figure counts and the figures at the review's threshold."""
-    shares = dict.fromkeys(("box_ap", "box_ap50", "mask_ap", "mask_ap50", "label_precision", "label_recall"), 1.0)
+    names = ("box_ap", "box_ap50", "mask_ap", "mask_ap50", "boundary_ap", "label_precision", "label_recall")
+    shares = dict.fromkeys(names, 1.0)
     row = {"class": "motorcycle", "objects": 12345, "predictions": 12345, **shares}
     row |= {"precision": 0.8671, "recall": 0.5, "f1": 0.25}
-    results = SimpleNamespace(review=0.3, semantic=None, table=lambda: [row, row])
+    results = SimpleNamespace(review=0.3, semantic=None, boundary=0.2, table=lambda: [row, row])
     terminal = Console(width=80, file=io.StringIO())
     terminal.print(results_table(results))
     lines = [line.split() for line in terminal.file.getvalue().splitlines() if "motorcycle" in line]
-    assert lines == [["motorcycle", "12345", "12345", *["1.00"] * 6, ".867", ".500", ".250"]] * 2
+    assert lines == [["motorcycle", "12345", "12345", *["1.00"] * 7, ".867", ".500", ".250"]] * 2

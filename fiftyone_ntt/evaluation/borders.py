@@ -1,0 +1,74 @@
+"""How well the borders of masks agree: the overlap of boundary AP, from boundary IoU (Cheng et al., CVPR 2021).
+
+Of a large object the inside decides mask IoU, however its border is drawn. Boundary IoU compares the masks in a band
+along their borders only. What overlaps by a pair's boundary IoU must overlap by its mask IoU, too: the lesser counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from types import ModuleType
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as mask_utils
+
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.pixels.mask_codes import Rle
+
+RATIO = 0.02
+"""Width of the band along a border, in diagonals of the image: that of COCO's boundary AP."""
+
+
+def border_package(wanted_for: str) -> ModuleType:
+    """The package that draws borders; raises InputError where it is missing.
+
+    Args:
+        wanted_for: what cannot be had without it, for the message.
+    """
+    try:
+        import faster_coco_eval
+        from faster_coco_eval.core import mask  # noqa: F401  # a part of it is compiled, and may be missing by itself
+    except ImportError as error:
+        raise InputError(
+            f"expected the package faster-coco-eval for {wanted_for}, got none; install it with `pip install "
+            f"faster-coco-eval` ({error})"
+        ) from error
+    return cast(ModuleType, faster_coco_eval)
+
+
+def with_borders(
+    ious: NDArray[np.float64], found: Sequence[Rle], objects: Sequence[Rle], crowd: Sequence[int], least: float
+) -> NDArray[np.float64]:
+    """The lesser of mask IoU and boundary IoU, as far as it can matter.
+
+    A border takes a hundred times longer than a mask IoU, so borders are drawn only of what overlaps enough as a mask.
+
+    Args:
+        ious: float64 ``[predictions, objects]``, overlaps of the masks.
+        found: masks of the predictions.
+        objects: masks of the objects.
+        crowd: of each object whether it is a crowd: their overlaps stay, as a crowd's border means nothing.
+        least: overlaps below this are left as they are: they pair nothing.
+
+    Returns:
+        float64 ``[predictions, objects]``.
+    """
+    near = (ious >= least) & ~np.asarray(crowd, bool)
+    rows, columns = np.flatnonzero(near.any(axis=1)).tolist(), np.flatnonzero(near.any(axis=0)).tolist()
+    if not rows:
+        return ious
+    bands = _borders(found[i] for i in rows), _borders(objects[j] for j in columns)
+    borders = np.asarray(mask_utils.iou(*bands, [0] * len(columns)), np.float64)
+    place = np.ix_(rows, columns)
+    lesser: NDArray[np.float64] = ious.copy()
+    lesser[place] = np.minimum(ious[place], borders)
+    return lesser
+
+
+def _borders(masks: Iterable[Rle]) -> list[Rle]:
+    """Of each mask what lies within a band along its border; the edge of the image is a border."""
+    from faster_coco_eval.core.mask import rleToBoundary
+
+    return [rleToBoundary(rle, RATIO) for rle in masks]
