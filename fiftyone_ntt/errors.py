@@ -92,11 +92,15 @@ def listing(names: Iterable[object], most: int = 10, like: str | None = None) ->
         most: how many are named.
         like: what somebody has asked for: where not all are named, those written most alike come first.
     """
-    texts = [as_text(name, _LONGEST_LISTED) for name in names]
-    if like is not None and len(texts) > most:
-        texts = list(dict.fromkeys([*difflib.get_close_matches(like, texts, most), *texts]))
-    more = len(texts) - most
-    return (", ".join(texts[:most]) or "none") + (f" and {more:,} more" if more > 0 else "")
+    there = [str(name) for name in names]
+    shown = there[:most]
+    if like is not None and len(there) > most:
+        whole = {name[:_LONGEST_NAME]: name for name in reversed(there)}  # what is compared is not cut as what is shown
+        shown = [whole[name] for name in difflib.get_close_matches(like[:_LONGEST_NAME], whole, most)]
+        shown = list(dict.fromkeys([*shown, *there]))[:most]
+    more = len(there) - len(shown)
+    texts = [as_text(name, _LONGEST_LISTED) for name in shown]
+    return (", ".join(texts) or "none") + (f" and {more:,} more" if more > 0 else "")
 
 
 def empty_list(name: str) -> str:

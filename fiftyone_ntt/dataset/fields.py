@@ -14,7 +14,7 @@ from fiftyone import ViewExpression
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.given import checked_collection
+from fiftyone_ntt.dataset.given import checked_collection, each_once
 from fiftyone_ntt.errors import InputError, WrongTypeError, counted, listing
 from fiftyone_ntt.pixels.images import is_plain_file
 
@@ -116,6 +116,7 @@ def image_samples(collection: SampleCollection) -> SampleCollection:
 
     Raises:
         WrongTypeError: if it holds videos, 3D scenes or something else.
+        InputError: if it shows a sample more than once.
     """
     whole = with_all_fields(collection)
     flat = whole.flatten() if whole._is_dynamic_groups else whole
@@ -123,7 +124,7 @@ def image_samples(collection: SampleCollection) -> SampleCollection:
         flat = _active_slice(flat)
     kind = flat.media_type
     if kind in (fo.core.media.IMAGE, None):
-        return flat
+        return each_once(flat)
     if kind == fo.core.media.VIDEO:
         raise WrongTypeError(
             "expected images, got videos; make a dataset of their frames, "

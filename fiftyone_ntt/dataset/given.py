@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 import fiftyone as fo
 from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
+from fiftyone.core.stages import Concat
 
-from fiftyone_ntt.errors import InputError, WrongTypeError, as_text
+from fiftyone_ntt.errors import InputError, WrongTypeError, as_text, counted
 
 
 def checked_collection(given: SampleCollection) -> SampleCollection:
@@ -29,6 +31,22 @@ def checked_dataset(given: fo.Dataset) -> fo.Dataset:
             f"fiftyone.load_dataset({name!r})"
         )
     raise WrongTypeError(f"expected a dataset, got {_said(given)}; {_advice(given)}")
+
+
+def each_once(view: SampleCollection) -> SampleCollection:
+    """The view itself; raises InputError where views joined by ``concat`` show a sample more than once.
+
+    Its labels would be counted as often, and which of its copies is meant nobody can say.
+    """
+    if isinstance(view, fo.DatasetView) and any(isinstance(stage, Concat) for stage in view._stages):
+        seen = Counter(view.values("_id"))
+        twice = sum(count > 1 for count in seen.values())
+        if twice:
+            raise InputError(
+                f"expected a view of each sample once, got {counted(twice, 'sample')} of {len(seen):,} more than once, "
+                'by concat; give dataset.select(list(set(view.values("id"))))'
+            )
+    return view
 
 
 def _advice(given: object) -> str:

@@ -5,10 +5,19 @@ from __future__ import annotations
 import logging
 from importlib.metadata import EntryPoint
 
-from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.errors import InputError, WrongTypeError, as_text
 from fiftyone_ntt.models.preset_file import preset_from
 from fiftyone_ntt.models.presets import PRESETS, Preset
-from fiftyone_ntt.params.preset_names import GROUP, described, offered, preset_names, presets_file, remember
+from fiftyone_ntt.params.preset_names import (
+    GROUP,
+    NAME,
+    described,
+    is_name,
+    offered,
+    preset_names,
+    presets_file,
+    remember,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +37,7 @@ def register_preset(preset: Preset) -> Preset:
 
     Raises:
         WrongTypeError: it is no ``Preset``.
-        InputError: the name is empty, or another preset has it.
+        InputError: the name cannot be one, or another preset has it.
 
     Example:
         >>> from fiftyone_ntt.models import PRESETS, register_preset
@@ -40,8 +49,8 @@ def register_preset(preset: Preset) -> Preset:
     if not isinstance(preset, Preset):
         raise WrongTypeError(f"expected a Preset, got {preset!r} ({type(preset).__name__})")
     name = preset.name
-    if not isinstance(name, str) or not name.strip() or name != name.strip():
-        raise InputError(f"expected a preset with a name without blanks around it, got {name!r}; give it one")
+    if not is_name(name):
+        raise InputError(f"expected a preset with a name ({NAME}), got {as_text(repr(name))}; give it another")
     if name in PRESETS and PRESETS[name] != preset:
         raise InputError(f"expected a name that no other preset has, got {name!r}; there is: {', '.join(PRESETS)}")
     PRESETS[name] = preset

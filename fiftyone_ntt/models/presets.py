@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 import torch
 
+from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.backends import FeatureModel, ProposalModel
 from fiftyone_ntt.method.config import Granularity, ProposalConfig
 from fiftyone_ntt.method.references import ReferenceSettings
@@ -74,6 +75,12 @@ class Preset:
     grid: Literal["edge", "centre"] = "edge"
     target_via: int | None = 1024
     summary: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        for name, most in (("points_per_side", 512), ("points_per_batch", 65_536), ("target_via", 16_384)):
+            value = getattr(self, name)
+            if not (value is None and name != "points_per_side") and not 1 <= value <= most:
+                raise InputError(f"expected {name} of a preset between 1 and {most:,}, got {value!r}")
 
     def proposals(
         self,

@@ -21,6 +21,9 @@ GROUP = "fiftyone_ntt.presets"
 FILE_VARIABLE = "FIFTYONE_NTT_PRESETS"
 """Environment variable that names the file of a user's own presets."""
 _LARGEST_FILE = 1 << 20
+_LONGEST = 60
+NAME = f"texts of at most {_LONGEST} letters in one line, without blanks around them and slashes"
+"""What ``is_name`` asks for, in words."""
 
 _registered: dict[str, None] = {}
 
@@ -28,6 +31,11 @@ _registered: dict[str, None] = {}
 def preset_names() -> tuple[str, ...]:
     """Every preset there is: of this package, of the user's file, of other packages, and registered in this process."""
     return tuple(dict.fromkeys((*BUILT_IN, *described(), *offered(), *_registered)))
+
+
+def is_name(name: object) -> bool:
+    """Whether something can be the name of a preset, which stands in tables, in messages and beside results."""
+    return isinstance(name, str) and bool(name) and name == as_text(name, _LONGEST) and not {*"/\\"} & {*name}
 
 
 def remember(name: str) -> None:
@@ -124,9 +132,11 @@ def read_presets(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise InputError(f"expected names of presets with their settings in {path}, got no names; see custom-models.md")
-    wrong = [name for name in content if not isinstance(name, str) or not name.strip() or name != name.strip()]
+    wrong = [name for name in content if not is_name(name)]
     if wrong:
-        raise InputError(f"expected names of presets in {path}, got {listing(map(repr, wrong))}; put them in quotes")
+        raise InputError(
+            f"expected names of presets in {path}, {NAME}, got {listing(map(repr, wrong))}; put numbers in quotes"
+        )
     taken = [name for name in content if name in BUILT_IN]
     if taken:
         raise InputError(f"expected other names than those of this package in {path}, got {listing(taken)}; rename")
@@ -145,6 +155,8 @@ def _parsed(text: str) -> Any:
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
             names: set[str] = set()
+            if not isinstance(node, yaml.MappingNode):
+                raise yaml.YAMLError(f"expected names and values, got something else{node.start_mark}")
             for name in (str(key.value) for key, _ in node.value):
                 if name in names:
                     raise yaml.YAMLError(f"{name!r} twice{node.start_mark}")
@@ -156,3 +168,9 @@ def _parsed(text: str) -> Any:
         return Loader(text).get_single_data()
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
+    except (
+        Exception
+    ) as error:  # a tag of a stranger's on a value that is none of it can make the package raise anything
+        raise ValueError(
+            f"a value that is not what its tag says ({type(error).__name__}); leave tags (!!) out"
+        ) from error

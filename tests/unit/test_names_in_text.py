@@ -84,6 +84,8 @@ def test_an_error_keeps_the_words_it_was_given():
         (["cat", "dog", "eel", "fox"], None, "cat, dog, eel and 1 more"),
         (["cat", "dog", "eel", "fox", "foxes"], "foxs", "foxes, fox, cat and 2 more"),  # what was probably meant
         (["dog", "cat"], "cat", "dog, cat"),
+        ([f"{'x' * 60}{i}" for i in range(100)], "x" * 60, f"{', '.join(['x' * 60 + '...'] * 3)} and 97 more"),
+        (["a", "a", "a", "a", "b"], "b", "b, a and 3 more"),
         (map(str, range(2000)), None, "0, 1, 2 and 1,997 more"),
         ([NAME, "x" * 99], None, f"{PLAIN}, {'x' * 60}..."),
     ],

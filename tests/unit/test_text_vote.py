@@ -112,6 +112,27 @@ def test_it_needs_no_model_and_works_from_the_cache(bank: MemoryBank, image: Ind
     assert again.content_hash == reading.content_hash != bank.content_hash
 
 
+class Reader(ReadingFeatures):
+    """Says what each name looks like."""
+
+    def __init__(self, said):
+        super().__init__()
+        self.said = np.asarray(said, np.float32)
+
+    def encode_text(self, texts):
+        return torch.from_numpy(self.said)
+
+
+@pytest.mark.parametrize(
+    "said", [[[1, 0], [1e-4, 1]], [[1, 0], [-1, 0]], [[1, 0], [0, 0]]], ids=["hardly", "opposite", "none"]
+)
+def test_names_that_are_not_found_are_refused_by_name(said) -> None:
+    """However well the other class's name fits: the mean over all of them would pass."""
+    alike = MemoryBank(("red", "green"), np.array([[1, 0], [1, 0]], np.float32), [0, 1], ("a", "b"))
+    with pytest.raises(InputError, match="finds in their references, got green, which"):
+        with_names(alike, Reader(said), 0.5)
+
+
 # ---- What it leaves alone ----
 
 
@@ -176,7 +197,7 @@ def test_a_weight_out_of_bounds_is_refused(weight: float, bank: MemoryBank) -> N
 
 def test_names_that_say_nothing_are_refused() -> None:
     bank = MemoryBank(("nothing",), np.ones((1, 3), np.float32), [0], ("a",))
-    with pytest.raises(InputError, match="finds none of them: name the classes by words"):
+    with pytest.raises(InputError, match="got nothing, which it does not find there; name these classes by words"):
         with_names(bank, ReadingFeatures(), 0.5)
 
 

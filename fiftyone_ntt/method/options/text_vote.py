@@ -18,6 +18,10 @@ from fiftyone_ntt.method.results import SimilarityStep, StageOneResult
 from fiftyone_ntt.method.scoring import normalise, similarity
 from fiftyone_ntt.method.starting_threshold import expected_similarity
 
+LEAST_ALIKE = 0.01
+"""Mean cosine of a class's references with its name, at or below which the model does not find the one in the other.
+A guard, not a measured bound: with less, the scale that is made of it would turn noise into similarities of 1."""
+
 
 def similarity_step(bank: MemoryBank, vote: TextVote) -> SimilarityStep:
     """Similarities blended with those to the names, for ``Matcher``; see ``blended``."""
@@ -73,19 +77,21 @@ def with_names(bank: MemoryBank, model: FeatureModel, weight: float) -> MemoryBa
         weight: how much a name counts, 0..1.
 
     Raises:
-        InputError: if the model cannot read, or the names look like none of the references to it.
+        InputError: if the model cannot read, or finds the name of a class in none of its references.
     """
     check_text(model, weight)
     if not weight or not isinstance(model, TextEncoder):
         return bank
     vectors = np.asarray(torch.as_tensor(model.encode_text(bank.classes)).float().cpu().numpy(), np.float32)  # [K, C]
     names = VectorSet(vectors, bank.classes)
-    seen = similarity(*(normalise(torch.from_numpy(part)) for part in (bank.vectors, vectors))).numpy()  # [M, K]
-    own = float(seen[np.arange(len(seen)), bank.class_index].mean())
-    if not own > 0:
+    images, texts = (normalise(torch.from_numpy(part)) for part in (bank.vectors, vectors))
+    cosines = (images * texts[torch.from_numpy(bank.class_index)]).sum(dim=1).numpy()  # [M], of each with its own name
+    own = np.array([cosines[bank.class_index == k].mean() for k in range(len(bank.classes))])  # [K]
+    if lost := [name for name, cosine in zip(bank.classes, own, strict=True) if not cosine > LEAST_ALIKE]:
         raise InputError(
-            f"expected class names that the feature model finds in their references, got {listing(bank.classes)}; it "
-            "finds none of them: name the classes by words for what they are, or leave text_weight at 0"
+            f"expected class names that the feature model finds in their references, got {listing(lost)}, which it "
+            "does not find there; name these classes by words for what they are, or leave text_weight at 0"
         )
+    scale = float(expected_similarity(bank).mean() / np.clip(cosines, 0, None).mean())
     # Rounded: the last digits differ between processors.
-    return bank.changed(text=TextVote(names, float(weight), round(float(expected_similarity(bank).mean()) / own, 4)))
+    return bank.changed(text=TextVote(names, float(weight), round(scale, 4)))
