@@ -33,6 +33,7 @@ bench: environment
 lint: environment-without-weights
 	$(IN_VENV) -m ruff check .
 	$(IN_VENV) -m mypy
+	MYPYPATH=examples $(IN_VENV) -m mypy examples/*.py
 
 # docs/api.md, from the docstrings; a test fails if it is not up to date.
 docs:

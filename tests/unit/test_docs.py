@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-SOURCES = [path for folder in ("fiftyone_ntt", "operators", "panels", "benchmarks", "tools", "tests")
+SOURCES = [path for folder in ("fiftyone_ntt", "operators", "panels", "benchmarks", "examples", "tools", "tests")
            for path in (ROOT / folder).rglob("*.py")]  # fmt: skip
 # Where a path that a page names may begin.
 ROOTS = [ROOT, ROOT / "fiftyone_ntt", ROOT / "fiftyone_ntt" / "method"]

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = [path for folder in ("fiftyone_ntt", "operators", "panels") for path in (ROOT / folder).rglob("*.py")]
+FOLDERS = ("fiftyone_ntt", "operators", "panels", "examples")
+SOURCES = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
 MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 CALLS = {"eval", "exec", "__import__", "system", "popen", "extractall", "extract", "unpack_archive", "mktemp"}
 MUST_SAY = {
