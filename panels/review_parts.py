@@ -53,8 +53,7 @@ _UNDER_AXIS = {
     "display": "block", "ml": f"{_AXIS_LEFT - 16}px", "width": f"calc(100% - {_AXIS_LEFT + _AXIS_RIGHT - 32}px)",
     "mt": "-60px", "mb": "-64px",
 }  # fmt: skip
-# Buttons that do not fit beside each other go on below, and none is squeezed into two lines.
-_WRAPPED = {
+WRAPPED = {
     "grid": {
         "sx": {
             "display": "flex", "flexWrap": "wrap",
@@ -62,6 +61,7 @@ _WRAPPED = {
         }
     }
 }  # fmt: skip
+"""Buttons that do not fit beside each other go on below, and none is squeezed into two lines."""
 
 
 def label_table(ctx: Any) -> LabelTable:
@@ -230,7 +230,7 @@ def last_learned(ctx: Any) -> dict[str, Any] | None:
 
 def render_choices(tab: Tab, ctx: Any, panel: types.Object, fields: list[str]) -> None:
     """Which field, which class."""
-    row = panel.h_stack("review_choices", componentsProps=_WRAPPED, gap=2, align_y="center")
+    row = panel.h_stack("review_choices", componentsProps=WRAPPED, gap=2, align_y="center")
     if len(fields) > 1:
         row.enum("review_field", fields, view=choice(fields), label="Labels", on_change=tab.on("field"))
     names = [all_of(ctx.panel.state.review_classes), *ctx.panel.state.review_classes]
@@ -266,7 +266,7 @@ def render_threshold(tab: Tab, ctx: Any, panel: types.Object) -> None:
         buttons.append(("lower", "Bring weaker labels back", "vertical_align_bottom", "outlined"))
     if state.review_filtered:
         buttons.append(("show_all", "Show all", "filter_alt_off", None))
-    tab.add_buttons(panel.h_stack("review_views", componentsProps=_WRAPPED, gap=1), buttons)
+    tab.add_buttons(panel.h_stack("review_views", componentsProps=WRAPPED, gap=1), buttons)
     if state.review_expected:
         panel.md(state.review_expected, name="review_expectation")
 
@@ -308,8 +308,8 @@ def render_decisions(tab: Tab, ctx: Any, panel: types.Object) -> None:
         ("clear", "Clear decision", "restart_alt", None),
         ("done", "Selected images are done", "task_alt", None),
     ]
-    tab.add_buttons(panel.h_stack("review_selected", componentsProps=_WRAPPED, gap=1), buttons)
-    row = panel.h_stack("review_bulk", componentsProps=_WRAPPED, gap=1)
+    tab.add_buttons(panel.h_stack("review_selected", componentsProps=WRAPPED, gap=1), buttons)
+    row = panel.h_stack("review_bulk", componentsProps=WRAPPED, gap=1)
     counts = state.review_undecided or {}
     for event, verb, side, icon in (
         ("accept_above", "Accept", "above", "done_all"),
@@ -326,7 +326,7 @@ def render_decisions(tab: Tab, ctx: Any, panel: types.Object) -> None:
 def render_uncertain(tab: Tab, panel: types.Object) -> None:
     """Buttons that bring the most uncertain labels to the top of the grid."""
     panel.md("**Most uncertain first.** The 200 undecided labels that most need a look.", name="review_doubts")
-    row = panel.h_stack("review_doubt", componentsProps=_WRAPPED, gap=1)
+    row = panel.h_stack("review_doubt", componentsProps=WRAPPED, gap=1)
     for kind, label in UNCERTAIN_SINCE.items():
         row.btn(f"review_doubt_{kind}", label=label, on_click=tab.on("doubt"), params={"by": kind})
 
@@ -341,7 +341,7 @@ def render_learn(tab: Tab, ctx: Any, panel: types.Object) -> None:
         buttons.append(("learn_show", "Show changed images", "visibility", "outlined"))
         if not outcome["applied"]:
             buttons.append(("learn_apply", "Apply", "check", "outlined"))
-    tab.add_buttons(panel.h_stack("learn_buttons", componentsProps=_WRAPPED, gap=2, align_x="left"), buttons)
+    tab.add_buttons(panel.h_stack("learn_buttons", componentsProps=WRAPPED, gap=2, align_x="left"), buttons)
     if outcome is None:
         return
     panel.md(as_markdown(outcome["summary"]), name="learn_summary")

@@ -12,6 +12,7 @@ from fiftyone_ntt.dataset.fields import is_generated, is_patches
 from fiftyone_ntt.operators.base import shows_whole_images, tick
 from fiftyone_ntt.operators.forms import counted
 from fiftyone_ntt.operators.review import ASK_ABOVE, IN_GRID
+from fiftyone_ntt.panels import refine_part
 from fiftyone_ntt.panels import review_parts as parts
 from fiftyone_ntt.panels.tabs import Handle, Tab, go_to, show_grid
 from fiftyone_ntt.params.review import DOUBTS, DoubtParams
@@ -54,6 +55,9 @@ class ReviewTab(Tab):
             "learn_apply": partial(self._learn, apply=True),
             "learn_show": _show_changed,
             "learn_done": self._learned,
+            "refine": lambda ctx: self.prompt(ctx, "refine_labels", refine_part.prefilled(ctx), then="refresh"),
+            "refined": _show_refined,
+            "undo_refine": self._undo_refining,
             "export": lambda ctx: self.prompt(ctx, "export_labels", {"label_field": ctx.panel.state.review_field}),
         }
         answers = {event: partial(self._answer, handle=handle) for event, handle in handles.items()}
@@ -117,6 +121,7 @@ class ReviewTab(Tab):
         parts.render_threshold(self, ctx, panel)
         parts.render_image_labels(self, ctx, panel)
         parts.render_decisions(self, ctx, panel)
+        refine_part.render(self, ctx, panel)
         parts.render_uncertain(self, panel)
         parts.render_learn(self, ctx, panel)
         parts.render_export(self, panel)
@@ -248,6 +253,10 @@ class ReviewTab(Tab):
         ctx.ops.notify(f"{counted(changed, 'label')} as before", variant="success")
         self.load(ctx)
 
+    def _undo_refining(self, ctx: Any) -> None:
+        """Opens the form that brings the masks from before all refining back."""
+        self.prompt(ctx, "undo_refinement", {"label_field": ctx.panel.state.review_field}, then="refresh")
+
     def _learn(self, ctx: Any, apply: bool) -> None:
         """Opens the form that shows what was decided; set to look what would change, or to write it."""
         params: dict[str, Any] = {"label_field": ctx.panel.state.review_field, "apply": apply}
@@ -347,6 +356,12 @@ def _show_all(ctx: Any) -> None:
         grid = parts.grid(ctx)
         grid.show()
         _send(ctx, grid, review_shown=parts.ABOVE)
+
+
+def _show_refined(ctx: Any) -> None:
+    """The grid shows the labels that have a new mask."""
+    if (grid := refine_part.refined_ones(ctx)) is not None:
+        _send(ctx, grid)
 
 
 def _show_changed(ctx: Any) -> None:

@@ -301,6 +301,24 @@ def test_the_operators_refine_what_is_selected(discs):
     assert result["restored"] == 2 and not any("refined" in label for label in documents(discs))
 
 
+def test_the_review_tab_refines_shows_and_undoes(discs):
+    from support.app import PanelSession, run
+
+    from fiftyone_ntt.review.label_table import table_of
+    from fiftyone_ntt.runs.record import RunRecord, register
+
+    register(discs, RunRecord("run", "ntt", ["fig", "nut"], "lite", "0" * 64, {}, {}, 4))
+    table_of(discs, "ntt").refreshed()
+    before, panel = documents(discs), PanelSession(discs, "review").send("on_review_refine")
+    result, _ = run("refine_labels", discs, panel.prompts[-1]["params"])
+    assert result["refined"] == 2
+    panel.send("on_review_refresh").send("on_review_refined")
+    assert [label.label for sample in panel.grid for label in sample.ntt.detections] == ["fig", "fig"]
+    panel.send("on_review_undo_refine")
+    assert run("undo_refinement", discs, panel.prompts[-1]["params"])[0]["restored"] == 2
+    assert documents(discs) == before
+
+
 def test_labels_of_a_run_are_compared_with_their_class(discs, tmp_path, monkeypatch):
     """By the run's memory bank. Undoing the run leaves accepted labels as refined; undoing that restores them."""
     from fiftyone_ntt.review import refining
