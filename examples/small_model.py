@@ -344,6 +344,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NttError as error:
         logger.error("error: %s", error)
         return 2
+    except OSError as error:  # a full disk, a folder of somebody else's
+        logger.error("error: %s: %s; see to that and try again", error.filename, error.strerror or error)
+        return 2
+    except KeyboardInterrupt:
+        logger.error("stopped; the same call goes on after the last epoch that was kept")
+        return 130
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 """``examples/small_model.py``: it learns from what a person reviewed and from nothing else, and overwrites nothing."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import fiftyone as fo
 import numpy as np
@@ -140,6 +144,8 @@ def test_a_training_goes_on_and_replaces_nothing_unasked(plates, tmp_path, caplo
     assert call(plates, out) == 2 and "--overwrite" in caplog.text
     assert plates.values("found_small.detections.confidence") == written
     ntt.accept_labels(plates, "found", label_ids=[plates.last().found.detections[0].id])
+    (out / "epoch-2").mkdir()
+    (out / "epoch-2" / "config.json").write_text("half of it")  # of a call that was killed while it wrote
     assert call(plates, out, "--epochs", 2, "--overwrite") == 0
     note = json.loads((out / "small_model.json").read_text())
     assert note["epochs"] == 2 and not (out / "epoch-1").exists() and (out / "epoch-2").is_dir()
@@ -175,6 +181,33 @@ def test_what_cannot_be_done_is_one_sentence(plates, tmp_path, caplog, more, mes
     assert not list(tmp_path.glob("out/*")), "nothing was written before"
 
 
+def test_it_is_a_script(database):
+    """Run by its path it finds the files beside it, and an error is a sentence and a status."""
+    script = Path(small_model.__file__)
+    command = [sys.executable, str(script), "no such dataset", "found", "--out", "nowhere"]
+    environment = {**os.environ, "PYTHONPATH": str(script.parents[1])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "error: expected the name of a FiftyOne dataset, got 'no such dataset'" in done.stdout
+
+
+def test_stopping_loses_an_epoch_at_most(plates, tmp_path, monkeypatch, caplog):
+    out, keep = tmp_path / "out", Training.keep
+
+    def stop_after_two(training, network):
+        keep(training, network)
+        if training.epochs == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Training, "keep", stop_after_two)
+    assert call(plates, out, "--epochs", 4) == 130 and not plates.has_field("found_small")
+    monkeypatch.undo()
+    caplog.clear()
+    caplog.set_level("INFO", logger="small_model")
+    assert call(plates, out, "--epochs", 4) == 0
+    assert [f"epoch {k} of 4" in caplog.text for k in (1, 2, 3, 4)] == [False, False, True, True]
+
+
 def test_a_folder_that_holds_something_else_is_left_alone(plates, tmp_path, caplog):
     (tmp_path / "thesis.txt").write_text("years of work")
     assert call(plates, tmp_path) == 2 and "holds something else" in caplog.text
@@ -208,6 +241,8 @@ def test_what_was_learned_is_known_under_another_name(plates, tmp_path):
     plates.add_sample(fo.Sample(str(copy)))
     call(plates, tmp_path / "out")
     assert plates.last().found_small is None
+    fresh = small_model.fresh_images(plates, "found").values("id")
+    assert len(fresh) == 8 and not {plates.first().id, plates.last().id} & set(fresh)
     _, pictures = read_export(tmp_path / "out" / "export")
     assert copies_of(plates, pictures)["0.png"] == [plates.first().id, plates.last().id]
 
