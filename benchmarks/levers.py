@@ -19,10 +19,14 @@ _ADDED: dict[str, dict[str, Any]] = {
 }
 _CHANGED: dict[str, dict[str, Any]] = {
     "default, coverage 0": {"coverage": 0.0},
+    "default, coverage .15": {"coverage": 0.15},
+    "default, coverage .35": {"coverage": 0.35},
     "default, coverage .5": {"coverage": 0.5},
     "default, order as published": {"order": "predicted_iou"},
     "default, quality 0": {"quality_exponent": 0.0},
+    "default, quality 3": {"quality_exponent": 3.0},
     "default, quality 4": {"quality_exponent": 4.0},
+    "default, stability 1": {"stability_exponent": 1.0},
     "default, stability 2": {"stability_exponent": 2.0},
     "default, stability 3": {"stability_exponent": 3.0},
     "default, stability 4": {"stability_exponent": 4.0},
