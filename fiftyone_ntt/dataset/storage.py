@@ -131,6 +131,11 @@ class JsonStore(ExecutionStore):  # type: ignore[misc]  # FiftyOne has no types
         # An earlier version wrote it, with the dates themselves.
         return wanted != expected and bool(super().compare_and_set(key, expected, new, ttl=ttl, policy=policy))
 
+    def delete_below(self, start: str) -> None:
+        """Deletes all keys that begin so."""
+        query = {"store_name": self.store_name, "dataset_id": self._store_service._dataset_id}
+        get_db_conn()["execution_store"].delete_many({**query, "key": {"$gte": start, "$lt": start + "\U0010ffff"}})
+
 
 _KIND, _VALUE = "ntt_kind", "ntt_value"
 _READ: dict[str, Callable[[str], Any]] = {

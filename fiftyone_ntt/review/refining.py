@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import fiftyone as fo
 import numpy as np
@@ -21,13 +22,13 @@ from fiftyone_ntt.dataset.documents import (
     documents_of,
     has_mask,
     sample_documents,
-    single_documents,
     tags_of,
 )
 from fiftyone_ntt.dataset.fields import REJECTED_TAG, image_samples, root_dataset_of
 from fiftyone_ntt.dataset.geometry import place_mask
 from fiftyone_ntt.dataset.given import checked_ids
 from fiftyone_ntt.dataset.labels import (
+    ATTRIBUTES,
     OF_REFINED,
     fingerprint_of_refined,
     is_edited,
@@ -37,8 +38,8 @@ from fiftyone_ntt.dataset.labels import (
 )
 from fiftyone_ntt.dataset.progress import with_bar
 from fiftyone_ntt.dataset.schema import check_lists_field
-from fiftyone_ntt.dataset.storage import move_masks, patiently
-from fiftyone_ntt.errors import DatabaseGoneError, InputError, counted
+from fiftyone_ntt.dataset.storage import database_collection, move_masks, patiently
+from fiftyone_ntt.errors import DatabaseGoneError, InputError, LeaseLostError, counted, empty_list, listing
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.refine import Looks, Refined, refine
 from fiftyone_ntt.method.segmenter import Segmenter
@@ -48,13 +49,24 @@ from fiftyone_ntt.params.review import RefineParams
 from fiftyone_ntt.pixels.images import read_image
 from fiftyone_ntt.pixels.packed_masks import PackedMask
 from fiftyone_ntt.review.decisions import check_classes
-from fiftyone_ntt.review.refine_history import RefineHistory, Replaced, check_no_run_at, rewrite, shape_of
+from fiftyone_ntt.review.refine_history import (
+    SHAPE,
+    RefineHistory,
+    Replaced,
+    check_no_run_at,
+    labels_in,
+    refining_alone,
+    rewrite,
+    shape_of,
+)
 from fiftyone_ntt.runs.history import kept_bank
 from fiftyone_ntt.runs.record import provenance_of, run_of_field
+from fiftyone_ntt.runs.workers import Worker
 
 Document = dict[str, Any]
 REASONS = {
     "small": "too small",
+    "blank": "the old one has no pixel",
     "empty": "nothing came back",
     "overlap": "another shape came back",
     "area": "another size came back",
@@ -79,6 +91,7 @@ class RefineReport:
         of_person: labels that were left alone, as a person drew or edited their masks, or as they come from elsewhere.
         images: images with a new mask.
         errors: sample id -> what went wrong.
+        advice: what to do where there is nothing to refine.
     """
 
     label_field: str
@@ -87,6 +100,7 @@ class RefineReport:
     of_person: int = 0
     images: int = 0
     errors: dict[str, str] = field(default_factory=dict)
+    advice: str = "accept some labels first, or ask for all (only='all')"
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for the new masks, and one for each reason why old ones stay."""
@@ -98,7 +112,7 @@ class RefineReport:
         text = f"Refined {self.refined} of {counted(asked, 'mask')} in {self.label_field!r}, in "
         text += counted(self.images, "image")
         if not asked and not self.errors:
-            text = f"No mask in {self.label_field!r} to refine: accept some labels first, or ask for all (only='all')"
+            text = f"No mask in {self.label_field!r} to refine{'' if self.of_person else f': {self.advice}'}"
         reasons = "; ".join(f"{count} as {REASONS[key]}" for key, count in self.kept.most_common())
         text += f"; old masks stay: {reasons}" if reasons else ""
         if self.of_person:
@@ -145,7 +159,8 @@ def refine_labels(
         How many masks were refined, and why others stay. An image that cannot be read is among its ``errors``.
 
     Raises:
-        InputError: if there is no such field, a class or id is none, or a run is writing to the field.
+        InputError: if there is no such field, a class or id is none or not there, an attribute of somebody else's is
+            called as one that this writes, or a run or another call is writing to the field.
         WrongTypeError: if the field holds something else than ``Detections``.
 
     Example:
@@ -157,21 +172,46 @@ def refine_labels(
         device=device,
     )  # fmt: skip
     ids = None if label_ids is None else set(map(ObjectId, checked_ids(label_ids, "labels")))
+    for name, given in (("label_ids", ids), ("classes", classes)):
+        if given is not None and not len(given):
+            raise InputError(empty_list(name))
     check_classes(view, label_field, classes)
     dataset = root_dataset_of(view)
     check_lists_field(dataset, label_field)
-    patiently(check_no_run_at, dataset, label_field)
+    _check_attributes(dataset, label_field)
     names = tuple(provenance_of(dataset, label_field).get("classes") or ())
-    choice = _Choice(only, ids, classes, edited, names)
-    report = RefineReport(label_field)
+    choice, report = _Choice(only, ids, classes, edited, names), RefineReport(label_field)
+    if only == "all" or ids is not None:
+        report.advice = "those asked for are rejected, or have no mask"
     wanted = _chosen(view, choice, report)
-    if wanted:
-        worker = _Refiner.load(dataset, preset, device, report, choice)
+    if not wanted:
+        patiently(check_no_run_at, dataset, label_field)
+        return report
+    with refining_alone(dataset, label_field) as worker:
+        refiner = _Refiner.load(dataset, preset, device, report, choice, worker)
         for done, (sample_id, label_ids_there) in enumerate(wanted.items(), start=1):
-            worker.take(sample_id, label_ids_there)
+            refiner.take(sample_id, label_ids_there)
             if progress is not None:
                 progress(done, len(wanted), f"refined masks in {done} of {counted(len(wanted), 'image')}")
     return report
+
+
+def _check_attributes(dataset: fo.Dataset, label_field: str) -> None:
+    """Raises InputError where an attribute that refining writes is somebody else's."""
+    root = f"{label_field}.detections"
+    for name, (kind, description) in {**ATTRIBUTES, **OF_REFINED}.items():
+        declared = dataset.get_field(f"{root}.{name}")
+        is_others = declared is not None and not isinstance(declared, kind)
+        if name in OF_REFINED and not is_others:
+            is_ours = declared is not None and declared.description == description
+            there: dict[str, Any] = {"$ne": None, **({"$not": {"$type": "string"}} if is_ours else {})}
+            holds_others = database_collection(dataset).find_one({root: {"$elemMatch": {name: there}}}, {"_id": 1})
+            is_others = holds_others is not None or (declared is not None and not is_ours)
+        if is_others:
+            raise InputError(
+                f"labels in {label_field!r} have an attribute {name!r} of somebody else's, and refining writes one of "
+                f"that name; call yours otherwise: dataset.rename_sample_field({root + '.' + name!r}, ...)"
+            )
 
 
 @dataclass(frozen=True)
@@ -202,12 +242,20 @@ class _Choice:
 def _chosen(view: SampleCollection, choice: _Choice, report: RefineReport) -> dict[str, set[ObjectId]]:
     """Sample id -> ids of the labels that are to be refined."""
     wanted: dict[str, set[ObjectId]] = {}
+    seen: set[Any] = set()
     for sample in sample_documents(image_samples(view), [report.label_field]):
+        if choice.label_ids is not None:
+            seen.update(label["_id"] for label in sample.labels if isinstance(label.get("_id"), ObjectId))
         taken = [label for label in sample.labels if choice.takes(label)]
         of_person = [label for label in taken if not choice.edited and choice.is_of_person(label)]
         report.of_person += len(of_person)
         if left := {label["_id"] for label in taken} - {label["_id"] for label in of_person}:
             wanted.setdefault(sample.source_id, set()).update(left)
+    if choice.label_ids is not None and seen.isdisjoint(choice.label_ids):
+        raise InputError(
+            f"expected ids of labels in {report.label_field!r} that are in the view, got "
+            f"{listing(choice.label_ids, most=3)}; none of these is in it"
+        )
     return wanted
 
 
@@ -220,13 +268,15 @@ class _Refiner:
     bank: MemoryBank | None
     report: RefineReport
     choice: _Choice
+    worker: Worker
     history: RefineHistory
     folder: Path
 
     @classmethod
     def load(
-        cls, dataset: fo.Dataset, preset: str | Preset | None, device: str | None, report: RefineReport, choice: _Choice
-    ) -> _Refiner:
+        cls, dataset: fo.Dataset, preset: str | Preset | None, device: str | None, report: RefineReport,
+        choice: _Choice, worker: Worker,
+    ) -> _Refiner:  # fmt: skip
         """Loads the models; the memory bank of the field's run only helps where it was made with these."""
         run_key = run_of_field(dataset, report.label_field)
         bank = kept_bank(dataset, run_key) if run_key and dataset.has_run(run_key) else None
@@ -237,14 +287,16 @@ class _Refiner:
         for name, (kind, description) in OF_REFINED.items():
             path = f"{report.label_field}.detections.{name}"
             dataset.add_sample_field(path, kind, description=description)
-        history = RefineHistory(dataset)
-        return cls(dataset, segmenter, bank if knows else None, report, choice, history, patiently(history.begin))
+        history = RefineHistory(dataset, report.label_field)
+        patiently(history.adopt, worker)
+        folder = patiently(history.begin)
+        return cls(dataset, segmenter, bank if knows else None, report, choice, worker, history, folder)
 
     def take(self, sample_id: str, label_ids: Collection[ObjectId]) -> None:
         """Refines some labels of a sample."""
         try:
             self._refine(sample_id, label_ids)
-        except DatabaseGoneError:
+        except (DatabaseGoneError, LeaseLostError):
             raise
         except Exception as error:  # whatever one image does, the others go on
             self.report.errors[sample_id] = describe_error(sample_id, error)
@@ -254,20 +306,26 @@ class _Refiner:
         there = patiently(documents_of, self.dataset, [sample_id], [name, "filepath"]).get(sample_id)
         if there is None:  # somebody has deleted the sample
             return
-        labels = {label["_id"]: dict(label) for label in single_documents(there.get(name))
-                  if label.get("_id") in label_ids}  # fmt: skip
+        labels = {label["_id"]: dict(label) for label in labels_in(there, name)
+                  if isinstance(label.get("_id"), ObjectId) and label["_id"] in label_ids}  # fmt: skip
         image = read_image(str(there["filepath"]))
         tokens = self.segmenter.image_tokens(image) if self.bank is not None else None
         after: dict[ObjectId, Document] = {}
-        kept: list[str] = []
+        kept: dict[ObjectId, str | None] = {}
+        failed: list[str] = []
         for label_id, label in labels.items():
-            refined = self._refined(label, image, tokens)
-            after[label_id] = self._changes(label, refined, (image.shape[0], image.shape[1]))
-            kept += [refined.kept] if refined.kept else []
-        self._write(sample_id, labels, after)
-        count = len(after) - len(kept)
+            try:
+                refined = self._refined(label, image, tokens)
+                after[label_id] = self._changes(label, refined, (image.shape[0], image.shape[1]))
+                kept[label_id] = refined.kept
+            except Exception as error:  # whatever one label does, the others of its image go on
+                failed.append(f"label {label_id}: {describe_error(sample_id, error)}")
+        if failed:
+            self.report.errors[sample_id] = "; ".join(failed)
+        written = [kept[label_id] for label_id in self._write(sample_id, labels, after)]
+        count = written.count(None)
         self.report.refined, self.report.images = self.report.refined + count, self.report.images + bool(count)
-        self.report.kept.update(kept)
+        self.report.kept.update(reason for reason in written if reason is not None)
 
     def _refined(self, label: Document, image: NDArray[np.uint8], tokens: Any) -> Refined:
         """What becomes of a label's mask."""
@@ -279,14 +337,16 @@ class _Refiner:
         if self.bank is not None and class_name in self.bank.classes:
             prototype = self.bank.prototypes[self.bank.classes.index(class_name)]
             looks = Looks(tokens, prototype, self.bank.center)
-        estimate = None if self.choice.is_of_person(label) else cast(float, label["predicted_iou"])
+        estimate = None if self.choice.is_of_person(label) else _estimate_of(label)
         model, mask = self.segmenter.proposal_model, PackedMask.from_crop(crop, top, left)
         return refine(model, image, mask, predicted_iou=estimate, looks=looks)
 
     def _changes(self, label: Document, refined: Refined, size: tuple[int, int]) -> Document:
         """The attributes that a label gets."""
         if refined.kept is not None:
-            return {"refined": KEPT + refined.kept}
+            earlier = label.get("refined")
+            names_a_model = isinstance(earlier, str) and not earlier.startswith(KEPT)
+            return {} if names_a_model else {"refined": KEPT + refined.kept}
         (x1, y1, x2, y2), crop, (height, width) = refined.mask.extent, refined.mask.crop(), size
         box = [x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height]
         new: Document = {"bounding_box": box, "mask": Binary(serialised(crop)), "mask_path": None}
@@ -296,32 +356,44 @@ class _Refiner:
             new |= {key: moved[key] for key in ("mask", "mask_path")}
         new["refined"] = self.segmenter.proposal_model.name
         if not self.choice.is_of_person(label):
-            new["predicted_iou"] = refined.predicted_iou
+            if _estimate_of(label) is not None:
+                new["predicted_iou"] = refined.predicted_iou
             new["written"] = fingerprint_of_refined(label, box, crop, self.choice.names)
         return new
 
-    def _write(self, sample_id: str, labels: Mapping[ObjectId, Document], after: Mapping[ObjectId, Document]) -> None:
-        """What is replaced is kept first; a label that somebody reshaped meanwhile stays as it is."""
+    def _write(
+        self, sample_id: str, labels: Mapping[ObjectId, Document], after: Mapping[ObjectId, Document]
+    ) -> Collection[ObjectId]:
+        """What is replaced is kept first; a label that somebody reshaped or rejected meanwhile stays as it is.
+
+        Returns:
+            The labels that were as they had been read.
+        """
         replaced = {}
         for label_id, new in after.items():
             label = labels[label_id]
-            try:
-                shape = shape_of({**label, **new})
-            except InputError:
-                shape = ""
-            replaced[label_id] = Replaced({key: label[key] for key in new if key in label}, tuple(new), shape)
+            shapes = (shape_of({**label, **new}),) if "bounding_box" in new else ()
+            if new:
+                replaced[label_id] = Replaced({key: label[key] for key in new if key in label}, tuple(new), shapes)
+        patiently(self.worker.renew)
         patiently(self.history.keep, sample_id, labels, replaced)
 
-        def change(there: list[Document]) -> list[Document]:
-            return [
-                {**label, **after[label["_id"]]} if _is_as_read(label, labels) else label for label in there
-            ]  # fmt: skip
+        def change(label: Document) -> Document | None:
+            is_meant = label["_id"] in after and _is_as_read(label, labels) and self.choice.takes(label)
+            return {**label, **after[label["_id"]]} if is_meant else None
 
-        rewrite(self.dataset, self.report.label_field, sample_id, change)
+        return rewrite(self.dataset, self.report.label_field, sample_id, change, self.worker.renew)
+
+
+def _estimate_of(label: Mapping[str, Any]) -> float | None:
+    """What a label says of the quality of its mask; ``None`` where it is no number."""
+    value = label.get("predicted_iou")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if math.isfinite(value) else None
 
 
 def _is_as_read(label: Document, labels: Mapping[ObjectId, Document]) -> bool:
     """Whether a label is one of those that were read, of the same shape still."""
-    read = labels.get(label.get("_id"))  # type: ignore[arg-type]
-    names = ("bounding_box", "mask", "mask_path")
-    return read is not None and all(label.get(name) == read.get(name) for name in names)
+    read = labels[label["_id"]]
+    return all(label.get(name) == read.get(name) for name in SHAPE)

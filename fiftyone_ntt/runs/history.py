@@ -17,7 +17,7 @@ from typing import Any
 
 import bson
 import fiftyone as fo
-from bson import json_util
+from bson import ObjectId, json_util
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 from fiftyone.core.runs import RunConfig, RunResults
@@ -208,29 +208,43 @@ class Pass:
 
 
 def set_large(kept: JsonStore, key: str, data: bytes) -> None:
-    """In parts: a copy of a document with its envelope could be larger than MongoDB takes. The key comes last."""
-    parts = range(0, len(data), _PART_SIZE)
-    for i, start in enumerate(parts):
-        kept.set(f"{_PART}{key}:{i}", data[start : start + _PART_SIZE])
-    kept.set(key, len(parts))
+    """In parts: a copy of a document with its envelope could be larger than MongoDB takes. The key comes last.
+
+    Parts have new names each time: whoever is killed here leaves what was there before.
+    """
+    starts = range(0, len(data), _PART_SIZE)
+    new, old = {"of": str(ObjectId()), "parts": len(starts)}, kept.get(key)
+    names = _part_names(key, new)
+    if names is None:
+        raise InputError(f"expected at most {_MOST_PARTS} parts of what is replaced, got {len(starts)}")
+    for name, start in zip(names, starts, strict=True):
+        kept.set(name, data[start : start + _PART_SIZE])
+    kept.set(key, new)
+    for name in _part_names(key, old) or ():
+        kept.delete(name)
 
 
 def get_large(kept: JsonStore, keys: Sequence[str]) -> dict[str, bytes]:
     """What lies under some keys; asks the database twice, however many they are."""
-    counts = kept.get_many(keys)
-    if not all(isinstance(count, int) and count <= _MOST_PARTS for count in counts.values()):
+    names = {key: _part_names(key, noted) for key, noted in kept.get_many(keys).items()}
+    if not all(each is not None for each in names.values()):
         raise InputError(f"expected at most {_MOST_PARTS} parts of what was replaced in {kept.store_name!r}")
-    names = {key: [f"{_PART}{key}:{i}" for i in range(count)] for key, count in counts.items()}
-    parts = kept.get_many([name for each in names.values() for name in each])
-    return {key: b"".join(parts.get(name) or b"" for name in each) for key, each in names.items()}
+    parts = kept.get_many([name for each in names.values() for name in each or ()])
+    return {key: b"".join(parts.get(name) or b"" for name in each or ()) for key, each in names.items()}
 
 
 def delete_large(kept: JsonStore, key: str) -> None:
-    """Forgets what ``set_large`` kept under a key."""
-    count = kept.get(key)
+    """Forgets what ``set_large`` kept under a key, with the parts of writes that were interrupted."""
     kept.delete(key)
-    for i in range(count if isinstance(count, int) and count <= _MOST_PARTS else 0):
-        kept.delete(f"{_PART}{key}:{i}")
+    kept.delete_below(f"{_PART}{key}:")
+
+
+def _part_names(key: str, noted: Any) -> list[str] | None:
+    """Where the parts lie of what is noted under a key; ``None`` where nothing of ours is. 0.1.0 noted their number."""
+    of, count = (noted.get("of"), noted.get("parts")) if isinstance(noted, dict) else ("", noted)
+    if not isinstance(count, int) or not 0 <= count <= _MOST_PARTS:
+        return None
+    return [f"{_PART}{key}:{of}:{i}" if of else f"{_PART}{key}:{i}" for i in range(count)]
 
 
 def _drawn(labels: Document | None) -> list[Document]:

@@ -165,6 +165,16 @@ class Worker:
         finally:
             self.release(label_field, self._fields)
 
+    @contextmanager
+    def if_free(self, place: str) -> Iterator[bool]:
+        """The same, of any place, for whoever does not wait: says whether it is this worker's meanwhile."""
+        is_free = self.claim(place, self._fields)
+        try:
+            yield is_free
+        finally:
+            if is_free:
+                self.release(place, self._fields)
+
     def end(self) -> None:
         """Ends the part: its claims are free, it can write no more."""
         self._over.set()

@@ -184,7 +184,12 @@ def test_only_what_is_chosen_is_refined(discs):
     assert chosen.refined == 1 and untouched == [True, False, True, True]
     filtered = discs.filter_labels("ntt", fo.ViewField("label") == "nut")
     assert ntt.refine_labels(filtered, progress=False).refined == 0, "no accepted label is in sight"
-    assert ntt.refine_labels(discs, label_ids=[], progress=False).refined == 0
+    for nothing in ({"label_ids": []}, {"classes": []}):
+        with pytest.raises(InputError, match="an empty list"):
+            ntt.refine_labels(discs, progress=False, **nothing)
+    with pytest.raises(InputError, match="ids of labels in .ntt. that are in the view"):
+        ntt.refine_labels(filtered, label_ids=[labels[0].id], progress=False)
+    assert "rejected" in str(ntt.refine_labels(discs, label_ids=[rejected], progress=False))
     patches = discs.to_patches("ntt").match(fo.ViewField("ntt.label") == "fig")
     assert ntt.refine_labels(patches, progress=False).refined == 2
 

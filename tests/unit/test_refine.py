@@ -184,6 +184,13 @@ def test_quality_may_fall_by_rounding_only():
         assert refined_with(disc(), disc(grown=2), predicted_iou=before)[0].kept == kept
 
 
+@pytest.mark.parametrize("before", [None, 0.5])
+def test_a_quality_that_is_no_number_is_none(before):
+    old = packed(disc())
+    model = Answers(disc(grown=1), old, predicted_iou=float("nan"))
+    assert refine(model, picture(), old, predicted_iou=before).kept == "quality"
+
+
 def test_what_looks_less_like_its_class_is_refused():
     """Tokens of one direction on the left half of the image, of another on the right."""
     tokens = torch.zeros(30, 40, 2)
@@ -203,7 +210,7 @@ def test_small_and_empty_masks_are_not_asked_about():
     speck = np.zeros(SIZE, bool)
     speck[10:15, 20:26] = True
     assert refine(model, picture(), packed(speck)).kept == "small"
-    assert refine(model, picture(), packed(np.zeros(SIZE, bool))).kept == "empty"
+    assert refine(model, picture(), packed(np.zeros(SIZE, bool))).kept == "blank"
     assert model.asked == []
 
 

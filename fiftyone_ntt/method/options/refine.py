@@ -9,6 +9,7 @@ by its own evidence.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,8 +72,8 @@ class Refined:
     Attributes:
         mask: the refined mask, or the one that was there.
         predicted_iou: the mask model's estimate of the refined mask; ``None`` where the old one stays.
-        kept: why the old mask stays: ``"small"``, ``"empty"``, ``"overlap"``, ``"area"``, ``"pieces"``, ``"quality"``
-            or ``"similarity"``; ``None`` where it was refined.
+        kept: why the old mask stays: ``"small"``, ``"blank"`` (it has no pixel), ``"empty"`` (nothing came back),
+            ``"overlap"``, ``"area"``, ``"pieces"``, ``"quality"`` or ``"similarity"``; ``None`` where it was refined.
     """
 
     mask: PackedMask
@@ -133,7 +134,7 @@ def refine(
     settings = settings or RefineSettings()
     x1, y1, x2, y2 = mask.extent
     if mask.area == 0 or max(x2 - x1, y2 - y1) < settings.smallest_side:
-        return Refined(mask, None, "small" if mask.area else "empty")
+        return Refined(mask, None, "small" if mask.area else "blank")
     # ---- Close up: the object and some of what is around it, at the model's full resolution ----
     image_size = (image.shape[0], image.shape[1])
     left, top, right, bottom = crop_box(mask.extent, image_size, settings.margin)
@@ -146,13 +147,14 @@ def refine(
     seen = masks_at_image_size(Candidates(logits[None], quality[None], frame), [0])[0]
     new = PackedMask.from_crop(without_specks(seen.crop(), _SPECK), seen.extent[1] + top, seen.extent[0] + left)
     # ---- The guard ----
-    kept = objection(mask, new, settings)
-    if kept is None and predicted_iou is not None and float(quality) < predicted_iou - settings.iou_loss:
+    kept, sure = objection(mask, new, settings), float(quality)
+    # What is no number is below any: a new mask has to show that it is good enough.
+    if kept is None and not sure >= (-math.inf if predicted_iou is None else predicted_iou - settings.iou_loss):
         kept = "quality"
     if kept is None and looks is not None:
         change = looks.similarity(new, image_size) - looks.similarity(mask, image_size)
-        kept = "similarity" if change < -settings.similarity_loss else None
-    return Refined(mask, None, kept) if kept else Refined(new, float(quality))
+        kept = None if change >= -settings.similarity_loss else "similarity"
+    return Refined(mask, None, kept) if kept else Refined(new, sure)
 
 
 def crop_box(extent: Box, image_size: tuple[int, int], margin: float) -> Box:
