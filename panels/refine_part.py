@@ -54,9 +54,9 @@ def refined_ones(ctx: Any) -> Grid | None:
     if not models:
         ctx.ops.notify(f"No mask in {as_text(field)!r} has been refined.", variant="info")
         return None
-    grid = parts.grid(ctx)
+    grid, name = parts.grid(ctx), parts.chosen(ctx)
     grid.show()
-    grid.filter(values={"refined": models})
+    grid.filter(values={"refined": models, **({} if name is None else {"label": [name]})})
     return grid
 
 

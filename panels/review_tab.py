@@ -361,7 +361,7 @@ def _show_all(ctx: Any) -> None:
 def _show_refined(ctx: Any) -> None:
     """The grid shows the labels that have a new mask."""
     if (grid := refine_part.refined_ones(ctx)) is not None:
-        _send(ctx, grid)
+        _send(ctx, grid, review_shown=parts.ABOVE)
 
 
 def _show_changed(ctx: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import fiftyone as fo
 from bson import ObjectId
 from fiftyone.core.collections import SampleCollection
-from fiftyone.core.stages import Concat
+from fiftyone.core.stages import Concat, Mongo
 
 from fiftyone_ntt.errors import InputError, WrongTypeError, as_text, counted
 
@@ -34,17 +34,17 @@ def checked_dataset(given: fo.Dataset) -> fo.Dataset:
 
 
 def each_once(view: SampleCollection) -> SampleCollection:
-    """The view itself; raises InputError where views joined by ``concat`` show a sample more than once.
+    """The view itself; raises InputError where one made by ``concat`` or ``mongo`` shows a sample more than once.
 
     Its labels would be counted as often, and which of its copies is meant nobody can say.
     """
-    if isinstance(view, fo.DatasetView) and any(isinstance(stage, Concat) for stage in view._stages):
+    if isinstance(view, fo.DatasetView) and any(isinstance(stage, (Concat, Mongo)) for stage in view._stages):
         seen = Counter(view.values("_id"))
         twice = sum(count > 1 for count in seen.values())
         if twice:
             raise InputError(
-                f"expected a view of each sample once, got {counted(twice, 'sample')} of {len(seen):,} more than once, "
-                'by concat; give dataset.select(list(set(view.values("id"))))'
+                f"expected a view of each sample once, got {counted(twice, 'sample')} of {len(seen):,} more than once "
+                '(by concat or mongo); give dataset.select(list(set(view.values("id")))), and filter its labels then'
             )
     return view
 

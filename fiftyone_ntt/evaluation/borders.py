@@ -6,6 +6,7 @@ along their borders only. What overlaps by a pair's boundary IoU must overlap by
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import cast
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.pixels.mask_codes import Rle
+from fiftyone_ntt.pixels.depths import border_band
+from fiftyone_ntt.pixels.mask_codes import Rle, encode_crop
 
 RATIO = 0.02
 """Width of the band along a border, in diagonals of the image: that of COCO's boundary AP."""
@@ -68,7 +70,21 @@ def with_borders(
 
 
 def _borders(masks: Iterable[Rle]) -> list[Rle]:
-    """Of each mask what lies within a band along its border; the edge of the image is a border."""
-    from faster_coco_eval.core.mask import rleToBoundary
+    return [border_of(rle) for rle in masks]
 
-    return [rleToBoundary(rle, RATIO) for rle in masks]
+
+def border_of(rle: Rle) -> Rle:
+    """What of a mask lies within a band along its border; the edge of the image is a border.
+
+    As in the published code: the band is as many pixels wide as ``RATIO`` diagonals are, rounded half to even, and at
+    least one; what a square of that reach leaves of the mask is its inside. faster-coco-eval 1.8 rounds otherwise, and
+    mistakes one column for the next in strips that are 25 times as wide as high.
+
+    Args:
+        rle: a mask at image size.
+    """
+    size = (int(rle["size"][0]), int(rle["size"][1]))
+    left, top, width, height = (int(value) for value in mask_utils.toBbox(rle))
+    mask = mask_utils.decode(rle)[top : top + height, left : left + width].astype(bool)  # all the rest is empty
+    reach = max(1, round(RATIO * math.hypot(*size)))
+    return encode_crop(border_band(mask, reach), left, top, size)

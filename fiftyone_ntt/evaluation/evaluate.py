@@ -25,7 +25,6 @@ from fiftyone_ntt.dataset.given import class_list
 from fiftyone_ntt.dataset.progress import with_bar
 from fiftyone_ntt.dataset.schema import check_lists_field
 from fiftyone_ntt.errors import InputError, counted
-from fiftyone_ntt.evaluation.borders import border_package
 from fiftyone_ntt.evaluation.coco import (
     CocoScores,
     Scores,
@@ -93,12 +92,11 @@ def evaluate(
         classes: the classes to score; those of the run that wrote ``label_field`` where ``None``, else all there are.
         include_references: score the references too. Their scores are too good: they have seen the answers.
         boundary: also scores the borders of masks (``results.boundary``): COCO's AP with the lesser of mask IoU and
-            boundary IoU as the overlap of a pair. About a millisecond a label, more on large images.
+            boundary IoU as the overlap of a pair. Under a millisecond a label, more on large images.
         progress: called with (done, total, message); ``None`` shows a bar where somebody looks, ``False`` none.
 
     Raises:
-        InputError: if a field is missing, there is nothing to score, something else is kept under ``eval_key``, or the
-            package that compares borders is missing where ``boundary``.
+        InputError: if a field is missing, there is nothing to score, or something else is kept under ``eval_key``.
         WrongTypeError: if a field holds something other than detections.
 
     Example:
@@ -110,8 +108,6 @@ def evaluate(
         EvaluateParams, progress, score_threshold=score_threshold, include_references=include_references,
         boundary=boundary,
     )  # fmt: skip
-    if boundary:  # refused before the work, not after it
-        border_package("boundary AP (boundary=True)")
     notes, classes = list[str](), class_list(classes)
     samples, names = to_score(view, label_field, gt_field, eval_key, classes, include_references, notes)
     check_eval_key(samples, eval_key, (label_field, gt_field), read=True)

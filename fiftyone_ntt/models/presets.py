@@ -79,8 +79,10 @@ class Preset:
     def __post_init__(self) -> None:
         for name, most in (("points_per_side", 512), ("points_per_batch", 65_536), ("target_via", 16_384)):
             value = getattr(self, name)
-            if not (value is None and name != "points_per_side") and not 1 <= value <= most:
-                raise InputError(f"expected {name} of a preset between 1 and {most:,}, got {value!r}")
+            if value is None and name != "points_per_side":
+                continue
+            if type(value) is not int or not 1 <= value <= most:
+                raise InputError(f"expected {name} of a preset to be a whole number from 1 to {most:,}, got {value!r}")
 
     def proposals(
         self,

@@ -178,7 +178,7 @@ class EvaluateParams(Params):
     boundary: bool = param(
         False,
         label="Score the borders, too",
-        help="boundary AP: as mask AP, but masks must also agree along their borders. About a millisecond a label, "
+        help="boundary AP: as mask AP, but masks must also agree along their borders. Under a millisecond a label, "
         "more on large images",
     )
 

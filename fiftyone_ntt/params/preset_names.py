@@ -168,9 +168,8 @@ def _parsed(text: str) -> Any:
         return Loader(text).get_single_data()
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
-    except (
-        Exception
-    ) as error:  # a tag of a stranger's on a value that is none of it can make the package raise anything
-        raise ValueError(
-            f"a value that is not what its tag says ({type(error).__name__}); leave tags (!!) out"
-        ) from error
+    except RecursionError:
+        raise
+    except Exception as error:  # a stranger's tag on a value that is none of it makes the package raise anything
+        kind = type(error).__name__
+        raise ValueError(f"a value that is not what its tag says ({kind}); leave tags (!!) out") from error

@@ -1,4 +1,4 @@
-"""How deep pixels lie in a mask, and of which pieces it is."""
+"""How deep pixels lie in a mask, which are its border, and of which pieces it is."""
 
 from __future__ import annotations
 
@@ -20,6 +20,20 @@ def depths(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     padded = np.pad(np.asarray(mask, np.uint8), 1)
     distances = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.asarray(distances[1:-1, 1:-1], np.float32)
+
+
+def border_band(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """The pixels of a mask ``[h, w]`` with something that is outside it at most ``reach`` rows and columns away.
+
+    All around the array counts as outside.
+    """
+    import cv2  # late: few callers need it
+
+    if not mask.any():  # OpenCV crashes on an array without pixels
+        return np.array(mask, bool)
+    square, flags = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8), np.asarray(mask, np.uint8)
+    inside = cv2.erode(flags, square, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    return np.asarray(flags > inside)
 
 
 def without_specks(mask: NDArray[np.bool_], share: float) -> NDArray[np.bool_]:

@@ -10,8 +10,6 @@ from support.scenes import Scene
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.cli import main as cli
-from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.evaluation import evaluate as evaluation
 from fiftyone_ntt.evaluation import objects
 
 
@@ -66,18 +64,6 @@ def test_segmentation_masks_have_none(scene):
     results = ntt.evaluate(scene.dataset, "ntt", "maps", boundary=True)
     assert results.semantic is not None and results.boundary is None
     assert any(note.startswith("no boundary scores") for note in results.notes)
-
-
-def test_a_missing_package_is_said_before_the_work(scene, monkeypatch):
-    def missing(wanted_for):
-        raise InputError(f"expected the package faster-coco-eval for {wanted_for}, got none")
-
-    monkeypatch.setattr(evaluation, "border_package", missing)
-    steps = []
-    with pytest.raises(InputError, match="boundary=True"):
-        ntt.evaluate(scene.dataset, boundary=True, progress=lambda *step: steps.append(step))
-    assert not steps
-    assert ntt.evaluate(scene.dataset).mask.ap is not None, "which needs no such package"
 
 
 def test_operator_and_panel_show_it(scene):

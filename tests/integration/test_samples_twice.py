@@ -32,6 +32,15 @@ def test_a_view_with_copies_is_refused_and_nothing_is_written(labelled, bank, pr
     assert not dataset.count_label_tags("found")
 
 
+def test_a_pipeline_of_ones_own_is_looked_at_too(labelled):
+    dataset, _ = labelled
+    twice = dataset.mongo([{"$addFields": {"t": [1, 2]}}, {"$unwind": "$t"}, {"$project": {"t": 0}}])
+    with pytest.raises(InputError, match=r"got 4 samples of 4 more than once"):
+        ntt.evaluate(twice, "found", "truth")
+    once = dataset.mongo([{"$match": {"tags": {"$ne": "none"}}}])
+    assert ntt.evaluate(once, "found", "truth").images == ntt.evaluate(dataset, "found", "truth").images
+
+
 def test_joined_views_of_different_samples_are_views(labelled):
     dataset, _ = labelled
     view = dataset.skip(2).concat(dataset.limit(2))

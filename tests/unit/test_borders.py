@@ -149,6 +149,29 @@ def test_borders_are_drawn_only_where_masks_overlap(monkeypatch):
     assert len(drawn) == 3, "two predictions and the object that they lie on"
 
 
+@pytest.mark.parametrize(
+    "size",
+    [(225, 300), (405, 540), (525, 700), (45, 60), (375, 500), (480, 640), (30, 4000), (4000, 30), (8, 1000), (1, 1)],
+)
+def test_a_border_is_that_of_the_published_code(size):
+    """Half-way widths are rounded to even, and long strips are border throughout: a whole image, and a blob in it."""
+    rows, columns = np.ogrid[: size[0], : size[1]]
+    blob = (rows / size[0] - 0.4) ** 2 + (columns / size[1] - 0.6) ** 2 < 0.09
+    for mask in (np.ones(size, bool), blob, np.zeros(size, bool)):
+        found = mask_utils.decode(borders.border_of(encode_mask(mask)))
+        np.testing.assert_array_equal(found.astype(bool), published_border(mask))
+
+
+def published_border(mask):
+    """Eroded pixel by pixel as often as the band is wide, in an image with an empty frame around it."""
+    left = np.pad(mask, 1)
+    for _ in range(max(1, int(round(0.02 * np.sqrt(mask.shape[0] ** 2 + mask.shape[1] ** 2))))):
+        padded = np.pad(left, 1, constant_values=True)
+        shifted = [np.roll(padded, (i, j), (0, 1))[1:-1, 1:-1] for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        left = np.logical_and.reduce(shifted)
+    return mask & ~left[1:-1, 1:-1]
+
+
 def test_without_the_package_it_says_what_to_install(monkeypatch):
     real = builtins.__import__
 

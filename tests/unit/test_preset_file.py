@@ -105,9 +105,12 @@ def test_a_change_of_the_file_is_seen_at_once(file: Path) -> None:
         ("mine: {like: lite, points_per_side: many}", "'points_per_side' of mine .* to be a whole number, got 'many'"),
         ("mine: {like: lite, points_per_side: true}", "a whole number, got True"),
         ("mine: {like: lite, points_per_side: -1}", "mine in .*points_per_side"),
-        ("mine: {like: lite, points_per_side: 1000000}", "points_per_side of a preset between 1 and 512, got 1000000"),
-        ("mine: {like: lite, points_per_batch: 0}", "points_per_batch of a preset between 1 and"),
-        ("mine: {like: lite, target_via: -5}", "target_via of a preset between 1 and 16,384, got -5"),
+        (
+            "mine: {like: lite, points_per_side: 1000000}",
+            "points_per_side of a preset to be a whole number from 1 to 512, got 1000000",
+        ),
+        ("mine: {like: lite, points_per_batch: 0}", "points_per_batch of a preset to be a whole number from 1"),
+        ("mine: {like: lite, target_via: -5}", "target_via of a preset to be a whole number from 1 to 16,384, got -5"),
         ("mine: {like: lite, grid: round}", "'edge' or 'centre', got 'round'"),
         ("mine: {like: lite, references: {context: x}}", "'context' of 'references' of mine .*'crop' or 'image'"),
         ("mine: {like: lite, features: {spec: HubMaskSpec}}", "one of Dinov2Spec, HubFeatureSpec"),
@@ -150,13 +153,14 @@ def test_what_describes_no_preset_is_a_sentence(
         ("mine: {points_per_side: !!timestamp x}", "a value that is not what its tag says"),
         ("mine: !!map [a]", "expected presets in YAML"),
         ("mine: !!set [a]", "expected presets in YAML"),
+        ("[" * 3000 + "]" * 3000, "maximum recursion depth"),
         ('"a\\nb": {like: lite}', "in one line"),
         ("a/b: {like: lite}", "slashes, got 'a/b'"),
         ('"\\u202Eetil": {like: lite}', "expected names of presets"),
         (f"{'x' * 61}: {{like: lite}}", "at most 60 letters"),
         ("x" * (names._LARGEST_FILE + 1), "at most 1048576 bytes"),
     ],
-    ids=range(20),
+    ids=range(21),
 )
 def test_a_file_that_cannot_be_read_costs_no_other_preset(
     text: str, sentence: str, file: Path, caplog: pytest.LogCaptureFixture
@@ -167,6 +171,12 @@ def test_a_file_that_cannot_be_read_costs_no_other_preset(
     assert names.preset_names() == names.BUILT_IN and resolve_preset("lite") is PRESETS["lite"]
     (warning,) = caplog.records
     assert warning.levelno == logging.WARNING and str(file) in warning.getMessage()
+
+
+@pytest.mark.parametrize("value", ["48", 32.5, True, [1]])
+def test_limits_are_whole_numbers(value) -> None:
+    with pytest.raises(InputError, match="points_per_side of a preset to be a whole number"):
+        replace(PRESETS["lite"], points_per_side=value)
 
 
 def test_a_file_that_is_not_there_is_said_where_it_is_named(
