@@ -18,8 +18,13 @@ import numpy as np
 from fiftyone.core.collections import SampleCollection
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
+from safetensors import SafetensorError
 
-from fiftyone_ntt.errors import InputError, counted, listing
+from fiftyone_ntt.dataset.documents import single_documents, tags_of
+from fiftyone_ntt.dataset.fields import dataset_of, every_image
+from fiftyone_ntt.dataset.labels import is_changed
+from fiftyone_ntt.dataset.storage import in_parts, raw_values
+from fiftyone_ntt.errors import InputError, as_text, counted, listing
 from fiftyone_ntt.evaluation.left_out import SeenImages
 from fiftyone_ntt.pixels.files import write_file
 from fiftyone_ntt.pixels.images import content_key, read_bytes
@@ -57,15 +62,18 @@ def mask_of(annotation: dict[str, Any]) -> NDArray[np.bool_]:
 
 def read_export(folder: Path) -> tuple[list[str], dict[str, Picture]]:
     """Classes in the order of their numbers, and name -> image."""
-    coco = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
-    labels = defaultdict(list)
-    for label in coco["annotations"]:
-        labels[label["image_id"]].append(label)
-    pictures = {
-        image["file_name"]: Picture(folder / "data" / image["file_name"], tuple(labels[image["id"]]))
-        for image in coco["images"]
-    }
-    return [category["name"] for category in coco["categories"]], pictures
+    path, labels = folder / "labels.json", defaultdict(list)
+    try:
+        coco = json.loads(path.read_text(encoding="utf-8"))
+        for label in coco["annotations"]:
+            labels[label["image_id"]].append(label)
+        pictures = {
+            image["file_name"]: Picture(folder / "data" / image["file_name"], tuple(labels[image["id"]]))
+            for image in coco["images"]
+        }
+        return [category["name"] for category in coco["categories"]], pictures
+    except (ValueError, TypeError, LookupError) as error:
+        raise InputError(f"{path} is damaged ({as_text(error)}); choose another --out") from error
 
 
 def truth_of(annotation: dict[str, Any], classes: Sequence[str]) -> fo.Detection:
@@ -130,11 +138,31 @@ class Training:
 
     def keep(self, network: Any) -> None:
         """One epoch more. The note names the network once all of it is there: whoever stops us loses an epoch."""
-        before = self.network
-        network.save_pretrained(self.folder / f"epoch-{self.epochs + 1}")
+        before, after = self.network, self.folder / f"epoch-{self.epochs + 1}"
+        try:
+            network.save_pretrained(after)
+        except (OSError, SafetensorError) as error:  # a full disk, mostly; safetensors has an exception of its own
+            shutil.rmtree(after, ignore_errors=True)
+            raise InputError(
+                f"cannot keep the network in {after} ({as_text(error)}); make room there, the same call goes on"
+            ) from error
         self.epochs += 1
         self.write()
         shutil.rmtree(before, ignore_errors=True)
+
+
+# ---- The field ----
+
+
+def touched_by_people(images: SampleCollection, name: str) -> int:
+    """How many labels of a field are not, or no longer, what the script wrote, or have a tag; in every group slice."""
+    images = every_image(dataset_of(images))
+    return sum(
+        not isinstance(label.get("written"), str) or is_changed(label) or bool(tags_of(label))
+        for ids in in_parts(images.values("id"), 1000)  # their masks come along
+        for document in raw_values(images.select(ids), name)
+        for label in single_documents(document)
+    )
 
 
 # ---- The split ----

@@ -26,7 +26,17 @@ import numpy as np
 import torch
 import transformers
 from fiftyone.core.collections import SampleCollection
-from small_data import Picture, Training, copies_of, fresh_images, mask_of, read_export, split, truth_of
+from small_data import (
+    Picture,
+    Training,
+    copies_of,
+    fresh_images,
+    mask_of,
+    read_export,
+    split,
+    touched_by_people,
+    truth_of,
+)
 from small_network import STRIDE, TINY, detections_of, load_network, network_input, target_mask, weights_of
 
 import fiftyone_ntt as ntt
@@ -123,8 +133,11 @@ def check_target(images: SampleCollection, name: str, others: Sequence[str | Non
         raise InputError(f"field {name!r} is there and was not written by this script; choose another --into")
     if not overwrite:
         raise InputError(f"field {name!r} is there from an earlier call; choose another --into, or pass --overwrite")
-    if len(with_labels(images, name, is_tagged(sorted(DECIDED_TAGS)))):
-        raise InputError(f"field {name!r} holds labels that a person has decided on; choose another --into")
+    if touched := touched_by_people(images, name):
+        raise InputError(
+            f"field {name!r} holds {counted(touched, 'label')} that a person drew, changed, tagged or decided on; "
+            "choose another --into"
+        )
 
 
 def make_field(dataset: fo.Dataset, name: str, about: dict[str, Any]) -> None:
@@ -208,15 +221,19 @@ def compare_with_review(
 
     The reviewed field has no row there: its accepted labels are the truth, so it would be right by definition.
     """
-    if not any(pictures[name].objects for name in training.validation):
+    here = set(dataset.values("id"))
+    sample_of = {name: one for name in training.validation for one in copies[name] if one in here}
+    if gone := len(training.validation) - len(sample_of):
+        logger.info("%s of those set aside are no longer in the dataset, and not compared", counted(gone, "image"))
+    if not any(pictures[name].objects for name in sample_of):
         logger.info("no reviewed object was set aside, so there is nothing to compare with; review more images")
         return
     scratch = fo.Dataset()  # the dataset itself gets no field for this
     try:
-        for name in training.validation:
+        for name, sample_id in sample_of.items():
             labels = [truth_of(one, training.classes) for one in pictures[name].annotations]
             sample = fo.Sample(str(pictures[name].path), reviewed=fo.Detections(detections=labels))
-            sample[into] = dataset[copies[name][0]][into]
+            sample[into] = dataset[sample_id][into]
             scratch.add_sample(sample)
         logger.info("\nagainst the reviewed labels of the images set aside:\n%s", HEADER)
         logger.info("%s", row_of(scratch, into, "reviewed", training.classes))

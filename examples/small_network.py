@@ -17,6 +17,7 @@ import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fiftyone_ntt.dataset.labels import fingerprint
 from fiftyone_ntt.errors import MissingWeightsError, WeightsMismatchError, as_text, listing
 from fiftyone_ntt.models.hub_folders import find_folder, kind_of
 from fiftyone_ntt.pixels.frames import imagenet_normalize, resize_pil, to_tensor
@@ -136,5 +137,7 @@ def detections_of(
             continue
         score = chance * float(logits[mask].sigmoid().mean())  # how sure of the class, and of the mask
         if score >= least:
-            found.append(fo.Detection.from_mask(mask.cpu().numpy(), label=classes[label], confidence=score))
+            one = fo.Detection.from_mask(mask.cpu().numpy(), label=classes[label], confidence=score)
+            one["written"] = fingerprint(one.label, one.bounding_box, one.mask)  # tells what a person changes
+            found.append(one)
     return fo.Detections(detections=sorted(found, key=lambda one: -one.confidence))

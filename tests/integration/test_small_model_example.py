@@ -12,8 +12,10 @@ import pytest
 import small_model
 import small_network
 import torch
+import transformers
 from PIL import Image
 from pycocotools import mask as mask_utils
+from safetensors import SafetensorError
 from small_data import Picture, Training, copies_of, read_export, split
 from small_network import detections_of, fitted, network_input, target_mask
 
@@ -349,3 +351,56 @@ def test_run_lengths_are_in_the_frame_of_the_upright_image(plates, tmp_path):
     assert {mask_utils.decode(one["segmentation"]).shape for p in pictures.values() for one in p.objects} == {
         (HEIGHT, WIDTH)
     }
+
+
+@pytest.mark.parametrize("change", ["drawn", "moved", "renamed", "tagged"])
+def test_overwrite_keeps_what_a_person_did(plates, tmp_path, caplog, change):
+    out = tmp_path / "out"
+    assert call(plates, out, "--score-threshold", 0) == 0
+    assert call(plates, out, "--score-threshold", 0, "--overwrite") == 0, "the labels are as they were written"
+    sample = plates.last()
+    one = sample.found_small.detections[0]
+    if change == "drawn":
+        sample.found_small.detections.append(fo.Detection(label="plate", bounding_box=[0.1, 0.1, 0.2, 0.2]))
+    elif change == "moved":
+        one.bounding_box = [0.5, 0.5, 0.25, 0.25]
+    elif change == "renamed":
+        one.label = "number"
+    else:
+        one.tags = ["look again"]
+    sample.save()
+    before = sample.to_dict()["found_small"]
+    assert call(plates, out, "--score-threshold", 0, "--overwrite") == 2
+    assert "holds 1 label that a person drew, changed" in caplog.text
+    plates.reload()
+    assert plates.last().to_dict()["found_small"] == before
+
+
+def test_a_full_disk_is_one_sentence(plates, tmp_path, caplog, monkeypatch):
+    def fill(network, folder):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"half of it")
+        raise SafetensorError("No space left on device (os error 28)")
+
+    monkeypatch.setattr(transformers.Mask2FormerForUniversalSegmentation, "save_pretrained", fill)
+    assert call(plates, tmp_path / "out") == 2 and "No space left on device" in caplog.text
+    assert not list((tmp_path / "out").glob("epoch-*")) and not plates.has_field("found_small")
+    monkeypatch.undo()
+    assert call(plates, tmp_path / "out") == 0
+
+
+def test_a_sample_set_aside_may_be_gone(plates, tmp_path, caplog):
+    out = tmp_path / "out"
+    assert call(plates, out) == 0
+    (name,) = json.loads((out / "small_model.json").read_text())["validation"]
+    plates.delete_samples([sample.id for sample in plates if sample.filepath.endswith(f"/{name}")])
+    caplog.set_level("INFO", logger="small_model")
+    assert call(plates, out, "--overwrite") == 0 and "1 image of those set aside" in caplog.text
+
+
+def test_a_damaged_export_is_one_sentence(plates, tmp_path, caplog):
+    assert call(plates, tmp_path / "out") == 0
+    for text in ('{"images": [', "{}", "[]", '{"annotations": [3]}'):
+        (tmp_path / "out" / "export" / "labels.json").write_text(text)
+        caplog.clear()
+        assert call(plates, tmp_path / "out", "--overwrite") == 2 and "labels.json is damaged" in caplog.text
