@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -26,11 +27,15 @@ from fiftyone_ntt.dataset.labels import is_changed
 from fiftyone_ntt.dataset.storage import in_parts, raw_values
 from fiftyone_ntt.errors import InputError, as_text, counted, listing
 from fiftyone_ntt.evaluation.left_out import SeenImages
-from fiftyone_ntt.pixels.files import write_file
+from fiftyone_ntt.pixels.files import expanded, write_file
 from fiftyone_ntt.pixels.images import content_key, read_bytes
 
 NOTE = "small_model.json"
 """The file that says what a folder holds."""
+MARK = "small_model"
+"""The key in a field's info that says who wrote it."""
+UNFINISHED = "unfinished"
+"""The key beside it while images are still to be labelled."""
 
 
 # ---- The export ----
@@ -163,6 +168,50 @@ def touched_by_people(images: SampleCollection, name: str) -> int:
         for document in raw_values(images.select(ids), name)
         for label in single_documents(document)
     )
+
+
+def check_target(images: SampleCollection, name: str, options: argparse.Namespace) -> None:
+    """Raises unless labels may be written to a field: a new one, or an unfinished one of the same folder.
+
+    If asked for, any one of an earlier call.
+    """
+    if name in (options.field, options.truth):
+        raise InputError(f"expected a field of its own for the small model, got {name!r}; choose another --into")
+    if not name.isidentifier() or name.startswith("_"):
+        raise InputError(f"expected the name of a field for --into, got {name!r}; use letters, digits and _")
+    if not images.has_field(name):
+        return
+    about = (images.get_field(name).info or {}).get(MARK)
+    if not about:
+        raise InputError(f"field {name!r} is there and was not written by this script; choose another --into")
+    is_ours = about.get(UNFINISHED) and about.get("folder") == str(expanded(options.out))
+    if not (is_ours or options.overwrite):
+        raise InputError(f"field {name!r} is there from an earlier call; choose another --into, or pass --overwrite")
+    if touched := touched_by_people(images, name):
+        raise InputError(
+            f"field {name!r} holds {counted(touched, 'label')} that a person drew, changed, tagged or decided on; "
+            "choose another --into"
+        )
+
+
+def make_field(dataset: fo.Dataset, name: str, about: dict[str, Any]) -> None:
+    """A field of detections that says where they come from, and that it is unfinished.
+
+    One that was left so by the same network and settings stays, any other of an earlier call is replaced.
+    """
+    info = {MARK: {**about, UNFINISHED: True}}
+    if dataset.has_field(name):
+        if dataset.get_field(name).info == info:
+            return
+        dataset.delete_sample_field(name)
+    dataset.add_sample_field(name, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections, info=info)
+
+
+def finish_field(dataset: fo.Dataset, name: str, about: dict[str, Any]) -> None:
+    """Says that nothing is to be labelled any more: only --overwrite replaces the field now."""
+    field = dataset.get_field(name)
+    field.info = {MARK: about}
+    field.save()
 
 
 # ---- The split ----

@@ -29,12 +29,14 @@ from fiftyone.core.collections import SampleCollection
 from small_data import (
     Picture,
     Training,
+    check_target,
     copies_of,
+    finish_field,
     fresh_images,
+    make_field,
     mask_of,
     read_export,
     split,
-    touched_by_people,
     truth_of,
 )
 from small_network import STRIDE, TINY, detections_of, load_network, network_input, target_mask, weights_of
@@ -55,8 +57,6 @@ from fiftyone_ntt.models.devices import choose_device
 from fiftyone_ntt.pixels.files import expanded
 
 logger = logging.getLogger("small_model")
-MARK = "small_model"
-"""The key in a field's info that says who wrote it."""
 
 
 # ---- 1. The reviewed labels, as an export has them ----
@@ -75,15 +75,29 @@ def export_reviewed(images: SampleCollection, label_field: str, folder: Path, on
 # ---- 3. The loop ----
 
 
-def load_batch(pictures: Sequence[Picture], side: int, device: torch.device) -> dict[str, Any]:
-    """What the network takes for some images, its loss included. Only these images are in memory."""
-    masks, labels = [], []
+def load_batch(
+    pictures: Sequence[Picture], side: int, device: torch.device, broken: set[Path] | None = None
+) -> dict[str, Any]:
+    """What the network takes for some images, its loss included. Only these images are in memory.
+
+    One that cannot be read is left out, and said once: ``broken`` has those that were. Nothing if none can.
+    """
+    broken = set() if broken is None else broken
+    pixels, masks, labels = [], [], []
     for picture in pictures:
+        try:
+            pixels.append(network_input(read_image(picture.path), side))
+        except InputError as error:
+            if picture.path not in broken:
+                logger.warning("failed: %s", error)
+            broken.add(picture.path)
+            continue
         targets = [target_mask(mask_of(one), side) for one in picture.objects]
         masks.append((torch.stack(targets) if targets else torch.zeros(0, side, side)).to(device))
         labels.append(torch.tensor([one["category_id"] - 1 for one in picture.objects], dtype=torch.long).to(device))
-    pixels = torch.stack([network_input(read_image(picture.path), side) for picture in pictures])
-    return {"pixel_values": pixels.to(device), "mask_labels": masks, "class_labels": labels}
+    if not pixels:
+        return {}
+    return {"pixel_values": torch.stack(pixels).to(device), "mask_labels": masks, "class_labels": labels}
 
 
 def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
@@ -91,8 +105,13 @@ def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def train(network: Any, training: Training, pictures: dict[str, Picture], options: argparse.Namespace) -> None:
-    """AdamW over the epochs that are still to do; the network is kept after each."""
+def train(network: Any, training: Training, pictures: dict[str, Picture], options: argparse.Namespace) -> int:
+    """AdamW over the epochs that are still to do; the network is kept after each.
+
+    Returns:
+        How many images could not be read.
+    """
+    broken = set[Path]()
     device = next(network.parameters()).device
     backbone = list(network.model.pixel_level_module.encoder.parameters())
     seen = set(map(id, backbone))
@@ -108,43 +127,23 @@ def train(network: Any, training: Training, pictures: dict[str, Picture], option
         losses = list[float]()
         network.train()
         for names in batches(order, options.batch_size):
-            loss = network(**load_batch([pictures[name] for name in names], options.size, device)).loss.sum()
+            batch = load_batch([pictures[name] for name in names], options.size, device, broken)
+            if not batch:
+                continue
+            loss = network(**batch).loss.sum()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 0.01)  # as Mask2Former was trained
             optimizer.step()
             losses.append(float(loss.detach()))
+        if not losses:
+            raise InputError(f"none of the images in {training.folder / 'export'} can be read; choose another --out")
         training.keep(network)
         logger.info("epoch %d of %d: loss %.3f", epoch + 1, options.epochs, np.mean(losses))
+    return len(broken)
 
 
 # ---- 4. A field of its own ----
-
-
-def check_target(images: SampleCollection, name: str, others: Sequence[str | None], overwrite: bool) -> None:
-    """Raises unless labels may be written to a field: a new one, or, if asked for, one of an earlier call."""
-    if name in others:
-        raise InputError(f"expected a field of its own for the small model, got {name!r}; choose another --into")
-    if not name.isidentifier() or name.startswith("_"):
-        raise InputError(f"expected the name of a field for --into, got {name!r}; use letters, digits and _")
-    if not images.has_field(name):
-        return
-    if not (images.get_field(name).info or {}).get(MARK):
-        raise InputError(f"field {name!r} is there and was not written by this script; choose another --into")
-    if not overwrite:
-        raise InputError(f"field {name!r} is there from an earlier call; choose another --into, or pass --overwrite")
-    if touched := touched_by_people(images, name):
-        raise InputError(
-            f"field {name!r} holds {counted(touched, 'label')} that a person drew, changed, tagged or decided on; "
-            "choose another --into"
-        )
-
-
-def make_field(dataset: fo.Dataset, name: str, about: dict[str, Any]) -> None:
-    """An empty field of detections that says where they come from; replaces that of an earlier call."""
-    if dataset.has_field(name):
-        dataset.delete_sample_field(name)
-    dataset.add_sample_field(name, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections, info={MARK: about})
 
 
 def label_images(
@@ -250,7 +249,7 @@ def run(options: argparse.Namespace) -> int:
     images, into = whole_images(dataset), options.into or f"{options.field}_small"
     for name in filter(None, (options.field, options.truth)):
         check_detections_field(images, name)
-    check_target(images, into, (options.field, options.truth), options.overwrite)
+    check_target(images, into, options)
     source, device = weights_of(options.model), choose_device(options.device)  # what lacks is said before any work
 
     training, pictures = reviewed(images, options)
@@ -261,16 +260,20 @@ def run(options: argparse.Namespace) -> int:
         training.write()
     logger.info("%s to train with, %d set aside", counted(len(training.train), "image"), len(training.validation))
 
-    network = trained(training, pictures, source, device, options)
+    network, broken = trained(training, pictures, source, device, options)
     learned = [sample_id for name in training.train for sample_id in copies[name]]
-    check_target(images, into, (options.field, options.truth), options.overwrite)  # hours may have passed
-    make_field(dataset, into, {**training.settings, "epochs": training.epochs, "folder": str(training.folder)})
+    check_target(images, into, options)  # hours may have passed
+    about = {**training.settings, "epochs": training.epochs, "folder": str(training.folder)}
+    about |= {"score_threshold": options.score_threshold}
+    make_field(dataset, into, about)
     targets = images if options.everything else images.exclude(learned)
-    failed = label_images(network, targets, into, training.classes, options)
+    targets = images.select(targets.exists(into, bool=False).values("id"))  # a query would lose what gets labels
+    failed = broken + label_images(network, targets, into, training.classes, options)
 
     if options.truth:
         compare_with_truth(fresh.exclude(learned), training, options, into)
     compare_with_review(dataset, training, pictures, copies, into)
+    finish_field(dataset, into, about)
     return failed
 
 
@@ -288,17 +291,17 @@ def reviewed(images: SampleCollection, options: argparse.Namespace) -> tuple[Tra
 def trained(
     training: Training, pictures: dict[str, Picture], source: Path | None, device: torch.device,
     options: argparse.Namespace,
-) -> Any:  # fmt: skip
-    """The network after all epochs; those that the folder has are not done again."""
+) -> tuple[Any, int]:  # fmt: skip
+    """The network after all epochs, and how many images could not be read; epochs of the folder are not done again."""
     before = training.epochs
     torch.manual_seed(options.seed)  # of the new last layer
     network = load_network(training.network if before else source, training.classes).to(device)
     started = time.monotonic()
-    train(network, training, pictures, options)
+    broken = train(network, training, pictures, options)
     if epochs := training.epochs - before:
         seconds = (time.monotonic() - started) / epochs
         logger.info("%.1f s an epoch on %s; the network: %s", seconds, device, training.network)
-    return network
+    return network, broken
 
 
 def checked(options: argparse.Namespace) -> argparse.Namespace:

@@ -404,3 +404,54 @@ def test_a_damaged_export_is_one_sentence(plates, tmp_path, caplog):
         (tmp_path / "out" / "export" / "labels.json").write_text(text)
         caplog.clear()
         assert call(plates, tmp_path / "out", "--overwrite") == 2 and "labels.json is damaged" in caplog.text
+
+
+def test_labelling_goes_on_after_a_stop(plates, tmp_path, caplog, monkeypatch):
+    out, find, calls = tmp_path / "out", small_model.detections_of, []
+
+    def stop_at_the_third(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return find(*arguments)
+
+    monkeypatch.setattr(small_model, "detections_of", stop_at_the_third)
+    assert call(plates, out, "--batch-size", 2) == 130
+    done = plates.exists("found_small").values("id")
+    assert len(done) == 2
+    assert call(plates, tmp_path / "other") == 2 and "is there from an earlier call" in caplog.text
+    calls[:] = [None] * 3
+    caplog.set_level("INFO", logger="small_model")
+    assert call(plates, out) == 0 and "2 images labelled" in caplog.text
+    assert len(calls) == 3 + 2, "only the two others were labelled"
+    assert set(done) < set(plates.exists("found_small").values("id")) and len(plates.exists("found_small")) == 4
+    assert call(plates, out) == 2, "a finished field is not replaced unasked"
+
+
+def test_an_unfinished_field_of_other_settings_is_redone(plates, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setattr(small_model, "finish_field", lambda *arguments: None)
+    assert call(plates, out) == 0
+    monkeypatch.undo()
+    assert call(plates, out, "--epochs", 2) == 0
+    about = plates.get_field("found_small").info["small_model"]
+    assert about["epochs"] == 2 and "unfinished" not in about and len(plates.exists("found_small")) == 4
+
+
+def test_a_damaged_exported_image_fails_alone(plates, tmp_path, caplog, monkeypatch):
+    out, opened = tmp_path / "out", small_model.reviewed
+
+    def damage(images, options):
+        training, pictures = opened(images, options)
+        pictures["0.png"].path.write_bytes(b"no image")
+        return training, pictures
+
+    monkeypatch.setattr(small_model, "reviewed", damage)
+    assert call(plates, out, "--epochs", 2, "--batch-size", 1) == 1
+    assert caplog.text.count("failed: ") == 1 and "0.png" in caplog.text
+    assert json.loads((out / "small_model.json").read_text())["epochs"] == 2
+    for path in (out / "export" / "data").iterdir():
+        path.write_bytes(b"no image")
+    caplog.clear()
+    assert call(plates, out, "--epochs", 3, "--batch-size", 1, "--overwrite") == 2
+    assert "none of the images" in caplog.text
