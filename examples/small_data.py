@@ -221,7 +221,8 @@ def copies_of(images: SampleCollection, pictures: dict[str, Picture]) -> dict[st
     """Name -> ids of the samples whose file has the same content: what was learned may lie there twice."""
     names = defaultdict(list)
     for name, picture in pictures.items():
-        names[content_key(read_bytes(picture.path))].append(name)
+        with suppress(OSError, InputError):  # whoever trains with the image will say so
+            names[content_key(read_bytes(picture.path))].append(name)
     lengths = {int(key.partition("-")[0]) for key in names}
     copies: dict[str, list[str]] = {name: [] for name in pictures}
     for sample_id, path in zip(*images.values(["id", "filepath"]), strict=True):

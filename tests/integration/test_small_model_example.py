@@ -444,11 +444,12 @@ def test_a_damaged_exported_image_fails_alone(plates, tmp_path, caplog, monkeypa
     def damage(images, options):
         training, pictures = opened(images, options)
         pictures["0.png"].path.write_bytes(b"no image")
+        pictures["1.png"].path.unlink(missing_ok=True)
         return training, pictures
 
     monkeypatch.setattr(small_model, "reviewed", damage)
     assert call(plates, out, "--epochs", 2, "--batch-size", 1) == 1
-    assert caplog.text.count("failed: ") == 1 and "0.png" in caplog.text
+    assert [caplog.text.count(part) for part in ("failed: ", "/0.png", "/1.png")] == [2, 1, 1]
     assert json.loads((out / "small_model.json").read_text())["epochs"] == 2
     for path in (out / "export" / "data").iterdir():
         path.write_bytes(b"no image")
