@@ -26,7 +26,7 @@ from fiftyone_ntt.dataset.documents import single_documents, stamp_of_now
 from fiftyone_ntt.dataset.fields import dataset_of, every_image, has_labels
 from fiftyone_ntt.dataset.labels import ATTRIBUTES, is_from_run, is_touched
 from fiftyone_ntt.dataset.storage import JsonStore, raw_values, store
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.runs.mending import has_same_scores
 from fiftyone_ntt.runs.presence_fields import clear_presence
@@ -161,11 +161,28 @@ class Pass:
                 document = {"labels": {**(labels or {}), "detections": both}, "status": old_status}
                 self._set_large(_SAMPLE + sample_id, bson.encode(document))
 
-    def kept(self, sample_ids: Sequence[str]) -> dict[str, tuple[Document | None, Document | None]]:
-        """Sample id -> the labels and the status that ``keep`` got, of those whose labels were replaced."""
-        found = self._get_large([_SAMPLE + sample_id for sample_id in sample_ids])
-        documents = {key.removeprefix(_SAMPLE): bson.decode(data) for key, data in found.items()}
-        return {key: (document["labels"], document["status"]) for key, document in documents.items()}
+    def kept(
+        self, sample_ids: Sequence[str], unreadable: dict[str, str] | None = None
+    ) -> dict[str, tuple[Document | None, Document | None]]:
+        """Sample id -> the labels and the status that ``keep`` got, of those whose labels were replaced.
+
+        Args:
+            sample_ids: the samples.
+            unreadable: gets the samples of which that cannot be read, each with a sentence; they raise NttError where
+                it is left out.
+        """
+        kept = {}
+        for key, data in self._get_large([_SAMPLE + sample_id for sample_id in sample_ids]).items():
+            sample_id = key.removeprefix(_SAMPLE)
+            try:
+                document = bson.decode(data)
+                kept[sample_id] = document["labels"], document["status"]
+            except Exception as error:  # whatever bytes may be there
+                text = f"what was replaced in sample {sample_id} cannot be read ({type(error).__name__}): it stays"
+                if unreadable is None:
+                    raise NttError(text) from error
+                unreadable[sample_id] = text
+        return kept
 
     def keep_statuses(self, statuses: dict[str, Document]) -> None:
         """Keeps the statuses of samples whose labels may be replaced later."""

@@ -150,8 +150,8 @@ def _undo(dataset: fo.Dataset, run_key: str, keep_edited: bool, guard: Callable[
         if refused:
             sample_id, reason = next(iter(refused.items()))
             raise NttError(
-                f"run {run_key!r} is undone but for {counted(len(refused), 'sample')} that the database does not take "
-                f"back, e.g. sample {sample_id}: {reason}; see to that, then call undo_run again"
+                f"run {run_key!r} is undone but for {counted(len(refused), 'sample')} that cannot be taken back, e.g. "
+                f"sample {sample_id}: {reason}; see to that, then call undo_run again"
             )
         forget_presence(dataset, name, run_key)
         patiently(forget_review, dataset, name)  # it is about labels that are gone
@@ -248,7 +248,10 @@ def _restore_samples(
 
     def read(some: list[str]) -> Restored:
         there = patiently(documents_of, dataset, some, [name, "last_modified_at"])
-        replaced = patiently(this.kept, some) if this.overwrites else {}  # other passes have kept nothing
+        lost: dict[str, str] = {}
+        replaced = patiently(this.kept, some, lost) if this.overwrites else {}  # other passes have kept nothing
+        refused.update(lost)
+        there = {sample_id: document for sample_id, document in there.items() if sample_id not in lost}
         return Restored.of(there, replaced, name, old_statuses, this.overwrites, keep_edited)
 
     while left:

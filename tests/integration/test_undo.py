@@ -11,11 +11,11 @@ import fiftyone_ntt as ntt
 from fiftyone_ntt.core import Instances
 from fiftyone_ntt.dataset.labels import to_document
 from fiftyone_ntt.dataset.storage import store
-from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.pixels.packed_masks import PackedMask
 from fiftyone_ntt.review.decisions import last_decision, undo_last_decision
 from fiftyone_ntt.runs import undo
-from fiftyone_ntt.runs.history import begin_pass
+from fiftyone_ntt.runs.history import begin_pass, last_pass
 from fiftyone_ntt.runs.mending import DECIDED_STORE
 from fiftyone_ntt.runs.record import RunRecord, register
 from fiftyone_ntt.runs.session import LabelWriter
@@ -109,6 +109,24 @@ def test_passes_of_one_run_are_undone_one_by_one(five):
     for state in reversed(states[:-1]):
         ntt.undo_run(five, "again")
         assert contents(five) == state
+
+
+def test_what_cannot_be_read_of_one_sample_costs_that_one(five):
+    """Its labels stay, and so does the run, so that it can be tried again; all others are as before."""
+    a_persons_labels(five)
+    run(five, "again", overwrite=True)
+    one, this = five.skip(1).first().id, last_pass(five, "again")
+    (part,) = (key for key in this._store.list_keys() if f"sample:{one}:" in key)
+    torn = this._store.get(part)
+    this._store.set(part, torn[:9])
+    with pytest.raises(NttError, match=f"undone but for 1 sample .*sample {one}: what was replaced .* cannot be read"):
+        ntt.undo_run(five, "again")
+    labels = {sample.id: [label.label for label in sample.found.detections] for sample in five.limit(3)}
+    assert labels.pop(one) == ["cat", "checked"]
+    assert sorted(labels.values()) == [["drawn"], ["drawn", "checked"]]
+    this._store.set(part, torn)
+    ntt.undo_run(five, "again")
+    assert [label.label for label in five[one].found.detections] == ["drawn", "checked"]
 
 
 def decide(dataset, tag):
