@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Error, Locator, Page, expect
 
 PLUGIN = "@fiftyone-ntt/ntt"
 PANEL = "No Time to Train"
@@ -27,6 +27,17 @@ CONTENT = {
 NO_POPOVERS = "localStorage.setItem('fiftyone-enterprise-tooltip-seen', 'true')"
 # Milliseconds until a wait is given up: far more than a busy machine takes.
 _PATIENCE, _PATIENCE_WITH_MODELS = 300_000, 900_000
+
+
+def _into_view(place: Locator) -> None:
+    """Scrolls there; once more where the panel was drawn again in that moment, which a click copes with by itself."""
+    for again in (True, True, False):
+        try:
+            place.scroll_into_view_if_needed()
+            return
+        except Error as error:
+            if not again or "not attached" not in str(error):
+                raise
 
 
 class AppPage:
@@ -216,7 +227,7 @@ class AppPage:
     def press(self, label: str) -> None:
         """Presses a button of the panel."""
         button = self.panel.get_by_role("button", name=label, exact=True)
-        button.scroll_into_view_if_needed()
+        _into_view(button)
         button.click()
 
     def choose(self, label: str, value: str) -> None:
@@ -228,7 +239,7 @@ class AppPage:
     def set_slider(self, part: float) -> None:
         """Clicks the panel's slider at a part of its width."""
         slider = self.panel.locator(".MuiSlider-root").first
-        slider.scroll_into_view_if_needed()
+        _into_view(slider)
         place = slider.bounding_box()
         self.page.mouse.click(place["x"] + part * place["width"], place["y"] + place["height"] / 2)
 

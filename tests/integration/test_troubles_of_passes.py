@@ -228,10 +228,13 @@ def test_what_is_replaced_twice_comes_back_whole(pictures, bank, preset, monkeyp
     monkeypatch.setattr(session, "_LARGEST_CHUNK", 1)
     for sample in targets_of(pictures):
         draw(sample, "stranger")
-    path = Path(targets_of(pictures).first().filepath)
-    path.rename(path.with_suffix(".away"))
+    # The last one is not there either: what is ready when a run is stopped is still written, and that may be all.
+    paths = [Path(sample.filepath) for sample in (targets_of(pictures).first(), targets_of(pictures).last())]
+    for path in paths:
+        path.rename(path.with_suffix(".away"))
     stopped(pictures, lambda view, **options: ntt.segment(view, bank, "found", preset=preset, **options), after=2)
-    path.with_suffix(".away").rename(path)
+    for path in paths:
+        path.with_suffix(".away").rename(path)
     draw(targets_of(pictures).first(), "late")
     assert ntt.segment(pictures, bank, "found", preset=preset, overwrite=True).failed == 0
     assert drawn(pictures) == [[]] * IMAGES
