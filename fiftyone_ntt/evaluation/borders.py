@@ -8,36 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from types import ModuleType
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.pixels.depths import border_band
 from fiftyone_ntt.pixels.mask_codes import Rle, encode_crop
 
 RATIO = 0.02
 """Width of the band along a border, in diagonals of the image: that of COCO's boundary AP."""
-
-
-def border_package(wanted_for: str) -> ModuleType:
-    """The package that draws borders; raises InputError where it is missing.
-
-    Args:
-        wanted_for: what cannot be had without it, for the message.
-    """
-    try:
-        import faster_coco_eval
-        from faster_coco_eval.core import mask  # noqa: F401  # a part of it is compiled, and may be missing by itself
-    except ImportError as error:
-        raise InputError(
-            f"expected the package faster-coco-eval for {wanted_for}, got none; install it with `pip install "
-            f"faster-coco-eval` ({error})"
-        ) from error
-    return cast(ModuleType, faster_coco_eval)
 
 
 def with_borders(

@@ -190,16 +190,17 @@ class RefineHistory:
             for some in in_parts(ids, _AT_ONCE):
                 for kept in RefineHistory(self.dataset, name).kept(some, unreadable).values():
                     shown |= {str(folder / f"{label_id}.png") for label_id in kept}
-        return None if unreadable else shown | self._files_of_runs()
+        of_runs = self._files_of_runs(unreadable)
+        return None if unreadable else shown | of_runs
 
-    def _files_of_runs(self) -> set[str]:
+    def _files_of_runs(self, unreadable: dict[str, str]) -> set[str]:
         """Mask files of labels that runs have replaced, and that come back when these are undone."""
         each = [run_pass for run_key in run_records(self.dataset) for run_pass in passes(self.dataset, run_key)]
         return {
             str(label.get("mask_path"))
             for run_pass in each
             for some in in_parts(run_pass.sample_ids(), _AT_ONCE)
-            for labels, _ in run_pass.kept(some).values()
+            for labels, _ in run_pass.kept(some, unreadable).values()
             for label in single_documents(labels)
         }
 

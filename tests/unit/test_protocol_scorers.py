@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.evaluation.coco import Prediction, coco_scores, encode_box
 from fiftyone_ntt.evaluation.protocols.coco_files import Annotated, TargetImage, Targets
 from fiftyone_ntt.evaluation.protocols.episode_scores import episode_scores, overlap
-from fiftyone_ntt.evaluation.protocols.scorers import SCORERS, score, scorer_of
+from fiftyone_ntt.evaluation.protocols.scorers import SCORERS, _faster, score, scorer_of
 
 SIZE = (200, 300)
 CLASSES = ("cat", "dog", "none")
@@ -282,3 +283,9 @@ def test_mean_iou_sums_over_a_class_before_it_divides():
 
 def test_masks_of_truth_are_encoded_once():
     assert mask_utils.area(truth(0, 0, (10, 10, 60, 60)).rle) == 2500
+
+
+def test_without_the_package_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)  # an import of it fails
+    with pytest.raises(InputError, match=r"faster-coco-eval for the scorers .*`pip install faster-coco-eval"):
+        _faster(Targets((), (), ()), [], "boundary")

@@ -26,7 +26,6 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
 from fiftyone_ntt.errors import InputError, counted
-from fiftyone_ntt.evaluation.borders import border_package
 from fiftyone_ntt.evaluation.coco import QUIET, Prediction
 from fiftyone_ntt.evaluation.protocols.coco_files import Annotated, Targets
 from fiftyone_ntt.evaluation.protocols.eleven_points import eleven_points, last_pixel_counted
@@ -281,7 +280,14 @@ def _faster(
     targets: Targets, predictions: Sequence[Prediction], kind: str, *, lvis_style: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], Any]:
     """Tables of precision and recall, and the parameters."""
-    faster = border_package("the scorers 'lvis' and 'boundary'")
+    try:
+        import faster_coco_eval as faster
+        from faster_coco_eval.core import mask  # noqa: F401  # a part of it is compiled, and may be missing by itself
+    except ImportError as error:
+        raise InputError(
+            "expected the package faster-coco-eval for the scorers 'lvis' and 'boundary', got none; install it with "
+            f"`pip install faster-coco-eval` ({error})"
+        ) from error
     sets = [
         faster.COCO(_content(targets, _annotations(targets, items, kind))) for items in (targets.truth, predictions)
     ]  # fmt: skip
