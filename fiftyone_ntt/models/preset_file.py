@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fiftyone_ntt.errors import InputError, as_text, listing
-from fiftyone_ntt.models.hub_specs import HubFeatureSpec, HubMaskSpec
+from fiftyone_ntt.models.hub_specs import Dinov2Spec, HubFeatureSpec, HubMaskSpec
 from fiftyone_ntt.models.presets import PRESETS, Preset
-from fiftyone_ntt.models.specs import WEIGHTS, Dinov2Spec, EfficientNetSpec, MiniSamSpec, Sam2Spec, WeightsFile
+from fiftyone_ntt.models.specs import WEIGHTS, EfficientNetSpec, MiniSamSpec, Sam2Spec, WeightsFile
 from fiftyone_ntt.pixels.files import expanded
 
 SPECS: dict[str, dict[str, type]] = {

