@@ -91,16 +91,18 @@ class Attention:
 
     def scores(self, q: Tensor, keys: Projected, tokens: ImageTokens, projection: Linear) -> Tensor:
         """Queries ``[P, heads, T, d]`` times what a projection makes of the image tokens: ``[P, heads T, N]``."""
-        mixed = (q @ self.basis_side(tokens.basis, projection).transpose(2, 3)).flatten(1, 2)
-        scores = shared(q, keys.scaled).flatten(1, 2).mul_(tokens.scale).add_(shared(q, keys.fixed).flatten(1, 2))
-        return scores.baddbmm_(mixed, tokens.coefficients)
+        scores = shared(q, keys.scaled).flatten(1, 2)
+        for coefficients, basis in zip(tokens.coefficients, tokens.basis, strict=True):
+            scores.baddbmm_((q @ self.basis_side(basis, projection).transpose(2, 3)).flatten(1, 2), coefficients)
+        return torch.addcmul(shared(q, keys.fixed).flatten(1, 2), scores, tokens.scale)
 
     def look(self, q: Tensor, keys: Projected, values: Projected, tokens: ImageTokens) -> Tensor:
         """Tokens' queries attend to the image tokens: what the output projection makes of it, ``[P, T, D]``."""
-        attention = self.scores(q, keys, tokens, self.k).softmax(dim=-1)
-        mixed = torch.unflatten(attention @ tokens.coefficients.transpose(1, 2), 1, q.shape[1:3])
-        seen = mixed @ self.basis_side(tokens.basis, self.v)
-        seen = seen + shared_values(torch.unflatten(attention * tokens.scale, 1, q.shape[1:3]), values.scaled)
+        attention = self.scores(q, keys, tokens, self.k).softmax(dim=-1).mul_(tokens.scale)
+        seen = shared_values(torch.unflatten(attention, 1, q.shape[1:3]), values.scaled)
+        for coefficients, basis in zip(tokens.coefficients, tokens.basis, strict=True):
+            mixed = torch.unflatten(attention @ coefficients.transpose(1, 2), 1, q.shape[1:3])
+            seen = seen + mixed @ self.basis_side(basis, self.v)
         return self.join(seen + self.split(values.fixed[None, None]))
 
 
@@ -119,22 +121,32 @@ class Projected:
 
 @dataclass(frozen=True, eq=False)
 class ImageTokens:
-    """The image tokens of P prompts: ``scale * shared + coefficients.T @ basis + constant``; see the top of this file.
+    """The image tokens of P prompts: ``scale * (shared + coefficients.T @ basis) + constant``; see ``mask_decoder``.
 
     Attributes:
         scale: ``[P, 1, N]``.
-        coefficients: ``[P, K, N]``.
-        basis: ``[P, K, D]``.
+        coefficients: one ``[P, K, N]`` a layer; K is heads times tokens.
+        basis: one ``[P, K, D]`` a layer.
     """
 
     scale: Tensor
-    coefficients: Tensor
-    basis: Tensor
+    coefficients: tuple[Tensor, ...]
+    basis: tuple[Tensor, ...]
+
+    def select(self, prompts: Tensor) -> ImageTokens:
+        """Those of some prompts, int64 ``[k]``."""
+        coefficients, basis = (tuple(part[prompts] for part in parts) for parts in (self.coefficients, self.basis))
+        return ImageTokens(self.scale[prompts], coefficients, basis)
 
 
 def shared(x: Tensor, image: Tensor) -> Tensor:
     """Head by head, tokens ``[P, h, T, d]`` times the image's ``[h, d, N]`` that all share: ``[P, h, T, N]``."""
     prompts, heads, tokens, channels = x.shape
+    if x.device.type == "cpu":  # prompt by prompt each product lands where it belongs, and nothing is moved afterwards
+        product = x.new_empty(prompts, heads, tokens, image.shape[2])
+        for one, out in zip(x, product, strict=True):
+            torch.bmm(one, image, out=out)
+        return product
     product = torch.bmm(x.transpose(0, 1).reshape(heads, prompts * tokens, channels), image)
     return product.view(heads, prompts, tokens, image.shape[2]).transpose(0, 1)
 
@@ -146,21 +158,26 @@ def shared_values(attention: Tensor, values: Tensor) -> Tensor:
     return product.view(heads, prompts, tokens, values.shape[1]).transpose(0, 1)
 
 
-def norm_scale(square: Tensor, cross: Tensor, coefficients: Tensor, basis: Tensor) -> Tensor:
-    """One over the standard deviation of ``shared + coefficients.T @ basis`` over its D centred channels.
+def variance(square: Tensor, cross: list[Tensor], coefficients: tuple[Tensor, ...], basis: list[Tensor]) -> Tensor:
+    """The variance of ``shared + coefficients.T @ basis`` over its D centred channels.
 
     Args:
         square: ``[..., N]``, the sum of squares of the shared part.
-        cross: ``[P, K, N]``, products of each basis vector with the shared part; overwritten.
-        coefficients: ``[P, K, N]``.
-        basis: ``[P, K, D]``.
+        cross: ``[P, K, N]`` a layer, products of each basis vector with the shared part; overwritten.
+        coefficients: ``[P, K, N]`` a layer.
+        basis: ``[P, K, D]`` a layer.
 
     Returns:
         ``[P, 1, N]``.
     """
-    inner = cross.baddbmm_(basis @ basis.transpose(1, 2), coefficients, beta=2)
-    variance = (inner.mul_(coefficients).sum(dim=1, keepdim=True) + square) / basis.shape[-1]
-    return variance.clamp_(min=0).add_(NORM_EPS).rsqrt_()  # a sum of squares, but for its rounding
+    total = square
+    for i, (inner, ours) in enumerate(zip(cross, coefficients, strict=True)):
+        # The products are symmetric: those of two layers are made once and count twice.
+        inner.baddbmm_(basis[i] @ basis[i].transpose(1, 2), ours, beta=2)
+        for other, theirs in zip(basis[i + 1 :], coefficients[i + 1 :], strict=True):
+            inner.baddbmm_(basis[i] @ other.transpose(1, 2), theirs, alpha=2)
+        total = inner.mul_(ours).sum(dim=1, keepdim=True) + total
+    return (total / basis[0].shape[-1]).clamp_(min=0)  # a sum of squares, but for its rounding
 
 
 def mlp(layers: list[Linear], x: Tensor) -> Tensor:

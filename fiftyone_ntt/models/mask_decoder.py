@@ -5,7 +5,7 @@ tokens attend to each other, a last look of the tokens at the image, and two up-
 prompt drags a tensor ``[N, 256]`` of image tokens through all of it. Here that tensor is never made, because it
 always is
 
-    image tokens = scale * shared + coefficients.T @ basis + constant
+    image tokens = scale * (shared + coefficients.T @ basis) + constant
 
 with ``shared`` ``[N, 256]`` the same for every prompt, ``scale`` one number a pixel (a layer norm's),
 ``coefficients`` ``[8 T, N]`` each pixel's attention to the tokens, and ``basis`` ``[8 T, 256]`` what those tokens
@@ -33,16 +33,16 @@ from fiftyone_ntt.models.decoder_parts import (
     Weights,
     centred,
     mlp,
-    norm_scale,
     shared,
     shared_values,
+    variance,
 )
 from fiftyone_ntt.models.devices import parallel_map
 
 R = TypeVar("R")
 
 _UPSCALE_EPS = 1e-6
-_PIXELS_AT_ONCE = 512
+_PIXELS_AT_ONCE = 256
 """Image tokens up-scaled at once on the CPU: their 4 MB of intermediate values stay in the cache."""
 _PROMPTS_AT_ONCE = 4
 """Prompts decoded at once on the CPU, for the same reason."""
@@ -128,9 +128,7 @@ class Predicted:
         """Those of some prompts, int64 ``[k]``."""
         if len(prompts) == len(self.iou):
             return self  # all of them: no copy
-        tokens = self.image
-        image = ImageTokens(tokens.scale[prompts], tokens.coefficients[prompts], tokens.basis[prompts])
-        return Predicted(self.iou[prompts], self.mask_tokens[prompts], image)
+        return Predicted(self.iou[prompts], self.mask_tokens[prompts], self.image.select(prompts))
 
 
 class MaskDecoder:
@@ -240,8 +238,8 @@ class MaskDecoder:
         coefficients = shared(keys, image.first_queries).softmax(dim=2).flatten(1, 2)
         basis = back.basis_of(values, self.added0)
         cross = shared(values, image.crosses[0]).flatten(1, 2)
-        scale = norm_scale(image.squares[0], cross, coefficients, basis)
-        return tokens, values, ImageTokens(scale, coefficients * scale, basis * layer.gain)
+        spread = variance(image.squares[0], [cross], (coefficients,), [basis])
+        return tokens, values, ImageTokens((spread + NORM_EPS).rsqrt_(), (coefficients,), (basis * layer.gain,))
 
     def _second_layer(
         self, image: PreparedImage, start: Tensor, tokens: Tensor, values0: Tensor, before: ImageTokens
@@ -255,16 +253,18 @@ class MaskDecoder:
         keys, values = layer.offer(tokens, start)
         scores = back.scores(keys, image.queries, before, back.q)
         attention = torch.unflatten(scores, 1, keys.shape[1:3]).softmax(dim=2).flatten(1, 2)
-        basis = torch.cat([back.basis_of(values0, self.added0_later), back.basis_of(values, self.added1)], dim=1)
-        cross = torch.cat([shared(values0, image.crosses[1]), shared(values, image.crosses[2])], dim=1).flatten(1, 2)
+        # Under one scale with what is there already.
+        coefficients = (*before.coefficients, attention.div_(before.scale))
+        basis = [back.basis_of(values0, self.added0_later), back.basis_of(values, self.added1)]
+        sides = (values0, image.crosses[1]), (values, image.crosses[2])
+        cross = [shared(offered, side).flatten(1, 2) for offered, side in sides]
         # Each pixel's attention to the tokens of one head sums to one: there the constant can ride along.
-        riders = slice(before.basis.shape[1], before.basis.shape[1] + tokens.shape[1])
-        basis[:, riders] += self.constant
-        cross[:, riders] += image.cross_constant
-        coefficients = torch.cat([before.coefficients, attention], dim=1)
-        square = before.scale.square() * image.squares[1]
-        scale = norm_scale(square, cross.mul_(before.scale), coefficients, basis)
-        return tokens, ImageTokens(scale * before.scale, coefficients * scale, basis * layer.gain)
+        riders = slice(0, tokens.shape[1])
+        basis[1][:, riders] += self.constant
+        cross[1][:, riders] += image.cross_constant
+        spread = variance(image.squares[1], cross, coefficients, basis).mul_(before.scale.square())
+        scale = (spread + NORM_EPS).rsqrt_().mul_(before.scale)
+        return tokens, ImageTokens(scale, coefficients, tuple(part * layer.gain for part in basis))
 
     def best(
         self, image: PreparedImage, sparse: Tensor, threshold: float, among: tuple[int, ...] = (0, 1, 2)
@@ -326,14 +326,16 @@ class MaskDecoder:
         wanted = every.gather(1, outputs[:, :, None].expand(-1, -1, every.shape[-1]))
         tokens = predicted.image
         bias = self.layers[1].offset @ self.up1.weight + self.up1.bias
-        basis = tokens.basis @ self.up1.weight
+        bases = [basis @ self.up1.weight for basis in tokens.basis]
         pixels = image.upscaled.shape[0]
         block = _PIXELS_AT_ONCE if wanted.device.type == "cpu" else pixels
         parts = []
         for at in range(0, pixels, block):
             part = slice(at, at + block)
-            shared = torch.addcmul(bias, tokens.scale[:, 0, part, None], image.upscaled[part])
-            wide = shared.baddbmm_(tokens.coefficients[:, :, part].transpose(1, 2), basis)
+            wide = image.upscaled[part].expand(len(wanted), -1, -1)
+            for coefficients, basis in zip(tokens.coefficients, bases, strict=True):
+                wide = torch.baddbmm(wide, coefficients[:, :, part].transpose(1, 2), basis)
+            wide = torch.addcmul(bias, wide, tokens.scale[:, 0, part, None])
             parts.append(self._paint(wide, wanted, image.high_res, part))
         side = int(pixels**0.5)
         # [P, m, y, x, two, two, four, four]: rows and columns of each up-scaling are woven together.
