@@ -102,20 +102,23 @@ def scores(found: list[Prediction], photos: Sequence[TargetImage], targets: Targ
     return {"box_ap": result.box.ap, "mask_ap": result.mask and result.mask.ap, "labels": len(found)}
 
 
-def measure(data: Path, preset: str, most: int, shots: int, seed: int) -> dict[str, Any]:
+def measure(data: Path, preset: str, most: int, shots: int, seed: int, points: int | None = None) -> dict[str, Any]:
     """Every figure of one set."""
     classes = default_classes(data)
     targets = read_targets(data, classes)
     photos = same_size(targets.images, most)
-    segmenter = load_preset(preset).segmenter()
+    segmenter = load_preset(preset).segmenter(points)
     bank = segmenter.build_bank(read_references(data, classes, shots, seed, targets.classes), targets.classes)
     matcher = Matcher(bank)
-    found, started = [], time.perf_counter()
+    found: list[Prediction] = []
+    started, started_cpu = time.perf_counter(), time.process_time()
     for image in photos:
         instances = matcher.match(compact(segmenter.candidates(read_target_image(image))))
         found += cut_back(instances, [image], (1, 1))
     alone = (time.perf_counter() - started) / len(photos)
+    alone_cpu = (time.process_time() - started_cpu) / len(photos)
     facts: dict[str, Any] = {"photos": len(photos), "size": photos[0].size, "seconds_a_photo": alone,
+                             "cpu_seconds_a_photo": alone_cpu,
                              "alone": scores(found, photos, targets), "mosaics": {}}  # fmt: skip
     print(json.dumps({data.name: facts}), flush=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -123,19 +126,21 @@ def measure(data: Path, preset: str, most: int, shots: int, seed: int) -> dict[s
         for name, layout in LAYOUTS.items():
             with_tiles: list[Prediction] = []
             without: list[Prediction] = []
-            seconds, tiles, seen = 0.0, 0, []
+            seconds, cpu, tiles, seen = 0.0, 0.0, 0, []
             for group in mosaics(photos, layout):
                 pixels = laid_out(group, layout)
                 Image.fromarray(pixels).save(path, compress_level=1)
-                started = time.perf_counter()
+                started, started_cpu = time.perf_counter(), time.process_time()
                 instances, number = tiled(path, segmenter, matcher)
                 seconds, tiles = seconds + time.perf_counter() - started, tiles + number
+                cpu += time.process_time() - started_cpu
                 with_tiles += cut_back(instances, group, layout)
                 without += cut_back(matcher.match(compact(segmenter.candidates(pixels))), group, layout)
                 seen += list(dict.fromkeys(group))
             once = list(dict.fromkeys(seen))
             facts["mosaics"][name] = {
                 "photos": len(once), "tiles": tiles, "seconds_a_tile": seconds / tiles,
+                "cpu_seconds_a_tile": cpu / tiles,
                 "alone": scores([item for item in found if item.image_id in {i.image_id for i in once}], once, targets),
                 "tiles_scores": scores(with_tiles, once, targets), "untiled": scores(without, once, targets),
                 "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -151,10 +156,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--photos", type=count, default=12, help="photographs of one size, of each set")
     parser.add_argument("--shots", type=count, default=5)
     parser.add_argument("--seed", type=int, default=33)
+    parser.add_argument("--points", type=count, help="points per side; the preset's number where left out")
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args(arguments)
     figures = {
-        data.name: measure(data, options.preset, options.photos, options.shots, options.seed) for data in options.data
+        data.name: measure(data, options.preset, options.photos, options.shots, options.seed, options.points)
+        for data in options.data
     }
     options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return 0

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fiftyone_ntt.dataset.previews import make_previews as make_previews
+    from fiftyone_ntt.dataset.previews import remove_previews as remove_previews
     from fiftyone_ntt.evaluation.evaluate import evaluate as evaluate
     from fiftyone_ntt.evaluation.semantic import to_segmentation as to_segmentation
     from fiftyone_ntt.method.config import MatchConfig as MatchConfig
@@ -78,11 +80,13 @@ _LAZY = {
     "load_bank": "references.banks",
     "load_thresholds": "review.thresholds",
     "lower_threshold": "runs.control",
+    "make_previews": "dataset.previews",
     "make_reference_masks": "references.editable_masks",
     "mark_done": "review.done",
     "preview": "runs.preview",
     "refine_labels": "review.refining",
     "reject_labels": "review.decisions",
+    "remove_previews": "dataset.previews",
     "remove_references": "references.tagging",
     "resume_run": "runs.control",
     "save_bank": "references.banks",

@@ -6,6 +6,7 @@ from fiftyone_ntt.operators.done import ClearDone, MarkDone
 from fiftyone_ntt.operators.evaluate import AR100, BoxAP, Evaluate, MaskAP, MaskAP50
 from fiftyone_ntt.operators.labelling import IndexCandidates, Preview, Segment
 from fiftyone_ntt.operators.outputs import ExportLabels, ToSegmentation
+from fiftyone_ntt.operators.previews import MakePreviews, RemovePreviews
 from fiftyone_ntt.operators.references import (
     AdviseReferences,
     BuildMemoryBank,
@@ -51,6 +52,8 @@ OPERATORS = (
     AdviseReferences,
     ExportLabels,
     ToSegmentation,
+    MakePreviews,
+    RemovePreviews,
     Selfcheck,
     BoxAP,
     MaskAP,

@@ -48,6 +48,8 @@ TITLES = {
     "advise_references": "Checking references",
     "judge_presence": "Image-level labels",
     "to_segmentation": "Semantic segmentation masks",
+    "make_previews": "Previews",
+    "remove_previews": "Removing previews",
     "selfcheck": "Checking the models",
 }
 EMPTY = """

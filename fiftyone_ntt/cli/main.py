@@ -31,6 +31,7 @@ from fiftyone_ntt.cli.presets import add_commands as add_preset_commands
 from fiftyone_ntt.cli.protocols import add_commands as add_protocol_commands
 from fiftyone_ntt.cli.references import add_commands as add_reference_commands
 from fiftyone_ntt.cli.review import add_commands as add_review_commands
+from fiftyone_ntt.cli.review import add_preview_commands
 from fiftyone_ntt.cli.runs import add_commands as add_runs_commands
 from fiftyone_ntt.errors import NttError, counted
 from fiftyone_ntt.params.labelling import EvaluateParams, IndexParams, SegmentParams
@@ -289,6 +290,8 @@ def _parser() -> argparse.ArgumentParser:
     add_runs_commands(add_group(commands, "runs", "labelling runs: how far they are, resume, cancel, undo"))
     add_review_commands(commands)
     add_service(commands, "evaluate", evaluate, EvaluateParams, "score labels against ground truth")
+    text = "small copies of images that the App cannot show"
+    add_preview_commands(add_group(commands, "previews", text))
     add_fleet_commands(add_group(commands, "fleet", "many machines: list, index, match, write, and how far it is"))
     add_protocol_commands(add_group(commands, "protocol", "the published tables of few-shot work, one command each"))
     demo_parser = add_command(commands, "demo", demo, "a small dataset, segmented and evaluated from start to end")

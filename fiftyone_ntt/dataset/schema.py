@@ -1,11 +1,12 @@
 """How the App shows a run's field: editable (the tab "Annotate" shows fields with an active label schema only), and in
-the colours of its classes.
+the colours of its classes. And what it shows in place of an image: a second media field, of paths of previews.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import fiftyone as fo
@@ -18,7 +19,7 @@ from fiftyone_ntt.dataset.documents import Document, can_be_tagged, class_of, ta
 from fiftyone_ntt.dataset.fields import check_detections_field, dataset_of, label_path, label_root
 from fiftyone_ntt.dataset.labels import ATTRIBUTES, OF_REFERENCES, OF_REFINED
 from fiftyone_ntt.dataset.storage import dataset_id
-from fiftyone_ntt.errors import WrongTypeError
+from fiftyone_ntt.errors import InputError, WrongTypeError
 from fiftyone_ntt.pixels.drawing import hex_colour
 
 logger = logging.getLogger(__name__)
@@ -236,3 +237,95 @@ def can_be_loaded(document: Document, declared: Mapping[str, fo.Field]) -> bool:
     except Exception:  # whatever it makes of what it does not expect
         return False
     return True
+
+
+# The second media field
+
+PREVIEWS = "ntt_previews"
+"""What the ``info`` of a field of previews is known by."""
+ORIGINAL = "filepath"
+
+
+def error_field_of(preview_field: str) -> str:
+    """Name of the field that says why a sample has no preview; it is there once one has none."""
+    return f"{preview_field}_error"
+
+
+def info_of(dataset: fo.Dataset, name: str) -> dict[str, Any]:
+    """What is known of a field of previews; nothing of one that is not there.
+
+    Raises:
+        InputError: if it, or the field of its errors, is somebody else's, or it is no name for a field.
+    """
+    if not name.isidentifier() or name.startswith("_"):
+        raise InputError(f"expected preview_field to be a name of letters, digits and underscores, got {name!r}")
+    info: Any = (dataset.get_field(name).info or {}).get(PREVIEWS) if dataset.has_field(name) else {}
+    if not isinstance(info, dict):
+        raise InputError(f"field {name!r} exists and make_previews did not make it; choose another preview_field")
+    errors = error_field_of(name)
+    if dataset.has_field(errors) and PREVIEWS not in (dataset.get_field(errors).info or {}):
+        raise InputError(f"field {errors!r} exists and make_previews did not make it; choose another preview_field")
+    return dict(info)
+
+
+def declare_previews(dataset: fo.Dataset, preview_field: str, folder: Path) -> None:
+    """Makes a field of previews, where it is not there, has the App show them, and says where their files are."""
+    if not dataset.has_field(preview_field):
+        dataset.add_sample_field(
+            preview_field,
+            fo.StringField,
+            description="path of a small copy of the image, which the App shows in its place",
+            info={PREVIEWS: {"folders": [], "before": _show_previews(dataset, preview_field)}},
+        )
+    field = dataset.get_field(preview_field)
+    own = field.info[PREVIEWS]
+    if str(folder) not in own["folders"]:
+        field.info = {**field.info, PREVIEWS: {**own, "folders": [*own["folders"], str(folder)]}}
+        field.save()
+
+
+def declare_errors(dataset: fo.Dataset, preview_field: str) -> None:
+    """Makes the field that says why samples have no preview, where it is not there."""
+    name = error_field_of(preview_field)
+    if not dataset.has_field(name):
+        description = "why the image has no preview"
+        dataset.add_sample_field(name, fo.StringField, description=description, info={PREVIEWS: preview_field})
+
+
+def delete_fields(dataset: fo.Dataset, preview_field: str) -> None:
+    """Deletes a field of previews, and that of its errors."""
+    names = [preview_field, error_field_of(preview_field)]
+    dataset.delete_sample_fields([name for name in names if dataset.has_field(name)])
+
+
+def _show_previews(dataset: fo.Dataset, preview_field: str) -> dict[str, Any]:
+    """Has the App show previews where it shows the images themselves; returns what it showed before."""
+    app = dataset.app_config
+    before = {"grid": app.grid_media_field, "modal": app.modal_media_field, "fallback": bool(app.media_fallback)}
+    app.media_fields = [*dict.fromkeys([*app.media_fields, preview_field])]
+    if app.grid_media_field == ORIGINAL:
+        app.grid_media_field = preview_field
+    if app.modal_media_field == ORIGINAL:
+        app.modal_media_field = preview_field
+    app.media_fallback = True  # images without a preview show themselves
+    dataset.save()
+    return before
+
+
+def show_originals(dataset: fo.Dataset, preview_field: str, info: dict[str, Any]) -> None:
+    """Takes that back, as far as nobody has chosen something else since."""
+    app, before = dataset.app_config, info.get("before") or {}
+    if app.grid_media_field == preview_field:
+        app.grid_media_field = before.get("grid", ORIGINAL)
+    if app.modal_media_field == preview_field:
+        app.modal_media_field = before.get("modal", ORIGINAL)
+    app.media_fields = [name for name in app.media_fields if name != preview_field]
+    if not before.get("fallback") and {app.grid_media_field, app.modal_media_field} == {ORIGINAL}:
+        app.media_fallback = False
+    dataset.save()
+
+
+def preview_fields(dataset: fo.Dataset) -> list[str]:
+    """Names of the fields of previews."""
+    schema = dataset.get_field_schema()
+    return [name for name, field in schema.items() if isinstance((field.info or {}).get(PREVIEWS), dict)]

@@ -1,4 +1,4 @@
-"""Parameters of the services that label images, and of those around their runs.
+"""Parameters of the services that label images, of those around their runs, and of previews.
 
 How candidates are made (stage one) is declared once, in ``StageOneSettings``, from which services inherit it.
 """
@@ -6,6 +6,7 @@ How candidates are made (stage one) is declared once, in ``StageOneSettings``, f
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from fiftyone_ntt.params.base import (
@@ -222,3 +223,36 @@ class UndoParams(Params):
         label="Keep what people decided",
         help="labels that a person accepted or edited (tags ntt:accepted, ntt:edited) stay",
     )
+
+
+@dataclass(frozen=True)
+class MakePreviewsParams(Params):
+    """Arguments of ``fiftyone_ntt.make_previews``."""
+
+    preview_field: str = param(
+        "ntt_preview", label="Write to", help="field for the paths of the previews; created if absent"
+    )
+    folder: str | Path | None = param(
+        None,
+        label="Folder",
+        help="where the files go: a full path on the computer that runs the App; FIFTYONE_NTT_PREVIEWS, or else a "
+        "folder beside FiftyOne's datasets, where left empty",
+    )
+    longest_side: int = param(
+        2048, label="Longest side of a preview (px)", help="larger images are made smaller", minimum=64, maximum=16384
+    )
+    larger_than: int = param(
+        4096,
+        label="Images longer than (px)",
+        help="images with a longer side get a preview, and all that a browser cannot show, such as TIFF files; 1 makes "
+        "one of every image",
+        minimum=1,
+        maximum=1_000_000,
+    )
+
+
+@dataclass(frozen=True)
+class RemovePreviewsParams(Params):
+    """Arguments of ``fiftyone_ntt.remove_previews``."""
+
+    preview_field: str = param("ntt_preview", label="Previews", help="field that holds the paths of the previews")

@@ -144,7 +144,7 @@ def image_size(path: str | Path, *, upright: bool = True) -> tuple[int, int] | N
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Height and width of a picture (no TIFF, which Pillow turns by itself) as it is shown."""
     width, height = image.size
-    return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
+    return (width, height) if orientation_of(image) in _SIDEWAYS else (height, width)
 
 
 def decode_image(data: bytes, path: str | Path) -> NDArray[np.uint8]:
@@ -205,7 +205,7 @@ def content_key(data: bytes) -> str:
 def _is_rotated(source: Path | BytesIO) -> bool:
     try:
         with _opened(source) as image:
-            return _orientation(image) not in (None, 1)
+            return orientation_of(image) not in (None, 1)
     except Exception:  # whoever decodes it will say what is wrong
         return False
 
@@ -226,10 +226,10 @@ def _decoded(data: bytes, upright: bool = True) -> tuple[NDArray[np.uint8], list
             return _three(pixels), notes
         notes = _frame_notes(image, data)
         if is_deep_colour(image, data):
-            opacity, orientation = opacity_of(image), _orientation(image) if upright else None
+            opacity, orientation = opacity_of(image), orientation_of(image) if upright else None
             return turned(visible(deep_colours(data, image, opacity), opacity, notes), orientation), notes
         picture = _upright(image) if upright else image
-        return visible(np.asarray(_to_rgb(picture)), opacity_of(picture), notes), notes
+        return visible(np.asarray(to_rgb(picture)), opacity_of(picture), notes), notes
 
 
 def _is_read_anew(head: bytes, source: Path | BytesIO) -> bool:
@@ -262,11 +262,11 @@ def _has_transparent_parts(head: bytes, source: Path | BytesIO) -> bool:
 
 def _upright(image: Image.Image) -> Image.Image:
     image.load()  # what is wrong with the pixels costs the image, what is wrong with the EXIF data does not
-    turn = turn_of(_orientation(image))
+    turn = turn_of(orientation_of(image))
     return image if turn is None else image.transpose(turn)
 
 
-def _orientation(image: Image.Image) -> Any:
+def orientation_of(image: Image.Image) -> Any:
     """The EXIF orientation, and not that of XMP data: Pillow takes these too, browsers and OpenCV do not."""
     try:
         if image.format == "TIFF":
@@ -300,12 +300,13 @@ def _is_turned_by_xmp(source: Path | BytesIO) -> bool:
         with Image.open(source) as image:
             before = image.getexif().get(_ORIENTATION)
         with _opened(source) as image:
-            return turn_of(before) != turn_of(_orientation(image))
+            return turn_of(before) != turn_of(orientation_of(image))
     except Exception:  # whoever decodes it will say what is wrong
         return False
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A decoded picture in RGB, whatever its mode."""
     if image.mode == "La":  # the only mode that Pillow brings to one other alone
         image = image.convert("LA")
     # 16- or 32-bit greyscale, or real numbers: PIL would clip instead of scaling.

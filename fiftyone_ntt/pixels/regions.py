@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
@@ -158,6 +158,41 @@ def open_regions(path: str | Path, *, upright: bool = True) -> Iterator[RegionRe
         yield reader
 
 
+@contextmanager
+def open_overview(path: str | Path, longest_side: int) -> Iterator[RegionReader]:
+    """``open_regions``, or a smaller copy of the image where its file holds one that is large enough.
+
+    Slides and maps hold such copies, each of half the size of the one before.
+
+    Args:
+        path: the file.
+        longest_side: pixels along the longer side that a copy must have at least.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    with ExitStack() as stack:
+        copy, size = None, image_size(path, upright=False)
+        if size is not None and size[0] * size[1] > MOST_WHOLE:  # what is smaller is quickly decoded whole
+            with suppress(Exception):  # the image itself is there, too
+                copy = _copy_in_tiff(stack, path, longest_side) if _is_tiff_file(path) else None
+        yield copy or stack.enter_context(open_regions(path))
+
+
+def _copy_in_tiff(stack: ExitStack, path: str | Path, longest_side: int) -> RegionReader | None:
+    """The smallest copy in a TIFF that is large enough; ``None`` where only the image itself is."""
+    import tifffile  # late: most images need none of it
+
+    series = stack.enter_context(tifffile.TiffFile(path)).series[0]
+    whole = series.keyframe
+    for level in reversed(series.levels[1:]):
+        page = level.keyframe
+        is_whole = abs(page.imagelength / whole.imagelength - page.imagewidth / whole.imagewidth) < 0.001
+        if is_whole and max(page.imagelength, page.imagewidth) >= longest_side:
+            return TiledTiff(page, path)
+    return None
+
+
 class WholeImage:
     """A file that is decoded whole; see ``RegionReader``."""
 
@@ -207,6 +242,8 @@ class TiledTiff:
         """See ``RegionReader``."""
         x1, y1, x2, y2 = box
         bands = -(-((y2 - y1) * (x2 - x1)) // MOST_WHOLE)
+        if bands > 1 and out_size[0] < bands:  # a row of the result alone is more than is read at once
+            return _shrunk(self.read(box, (bands, out_size[1])), out_size)
         if bands > 1:  # some rows of the result at a time
             rows = [out_size[0] * k // bands for k in range(bands + 1)]
             edges = [y1 + (y2 - y1) * row // out_size[0] for row in rows]

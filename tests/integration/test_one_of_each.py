@@ -28,6 +28,8 @@ FORMS = {
     "lower_threshold": {"run_key": "ntt_found"},
     "export_labels": {"label_field": "found", "export_dir": "/a/folder"},
     "to_segmentation": {"label_field": "found"},
+    "make_previews": {},
+    "remove_previews": {},
     "build_memory_bank": {"label_field": "truth"},
     "make_reference_masks": {"label_field": "truth"},
     "advise_references": {"label_field": "truth", "reviewed": "found"},
@@ -99,6 +101,7 @@ def test_reports_speak_of_one(one, preset, index_dir, tmp_path):
         ntt.fit_thresholds(one, "ntt_found"),
         ntt.judge_presence(one, "found"),
         ntt.to_segmentation(one, "found"),
+        ntt.make_previews(one.limit(1), folder=tmp_path / "previews", larger_than=1),
         ntt.export_labels(one, tmp_path / "coco", label_field="found"),
         ntt.export_labels(one, tmp_path / "yolo", label_field="found", format="yolo", masks="polygons"),
         ntt.advise_references(one, "shapes", label_field="truth", reviewed="found"),
@@ -118,6 +121,8 @@ COMMANDS = (
     "fit-thresholds ntt_found",
     "judge-presence --field found",
     "to-segmentation --field found",
+    "previews make --larger-than 1",
+    "previews remove",
     "evaluate --field found --gt-field truth --include-references",
     "runs list",
     "runs undo ntt_found",
@@ -128,7 +133,7 @@ def test_commands_speak_of_one(one, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     for command in COMMANDS:
         words = command.split()
-        at = 2 if words[0] == "runs" else 1
+        at = 2 if words[0] in ("runs", "previews") else 1
         status = main([*words[:at], one.name, *words[at:]])
         out = capsys.readouterr()
         assert status == 0, (command, out.err)

@@ -15,10 +15,10 @@ OPERATORS = {
     "accept_labels", "advise_references", "build_memory_bank", "cancel_run", "clear_decisions", "clear_done",
     "evaluate",
     "export_labels", "fit_thresholds", "index_candidates", "judge_presence", "learn", "lower_threshold",
-    "make_reference_masks", "mark_done",
+    "make_previews", "make_reference_masks", "mark_done",
     "metric_ar100", "metric_box_ap", "metric_mask_ap", "metric_mask_ap50", "preview", "refine_labels",
     "reject_labels",
-    "remove_reference", "resume_run", "segment", "selfcheck", "to_segmentation", "undo_refinement",
+    "remove_previews", "remove_reference", "resume_run", "segment", "selfcheck", "to_segmentation", "undo_refinement",
     "undo_run", "use_as_reference",
 }  # fmt: skip
 PANELS = {"ntt_review"}

@@ -145,6 +145,7 @@ OF_VIEWS = {
     "presence": lambda given, folder: ntt.judge_presence(given, "found"),
     "evaluate": lambda given, folder: ntt.evaluate(given, "found", "truth"),
     "masks": lambda given, folder: ntt.to_segmentation(given, "found"),
+    "previews": lambda given, folder: ntt.make_previews(given),
     "export": lambda given, folder: ntt.export_labels(given, folder / "out", "found"),
 }
 OF_DATASETS = {

@@ -158,7 +158,7 @@ FORMS = {
     "build_memory_bank": {}, "make_reference_masks": {}, "index_candidates": {}, "segment": {}, "preview": {},
     "advise_references": {}, "learn": {}, "fit_thresholds": {"run_key": "ntt_ntt"}, "judge_presence": {},
     "evaluate": {}, "export_labels": {}, "to_segmentation": {}, "resume_run": {}, "cancel_run": {}, "undo_run": {},
-    "selfcheck": {},
+    "selfcheck": {}, "make_previews": {}, "remove_previews": {},
 }  # fmt: skip
 
 

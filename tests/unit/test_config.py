@@ -19,6 +19,8 @@ from fiftyone_ntt.params.labelling import (
     EvaluateParams,
     IndexParams,
     LowerThresholdParams,
+    MakePreviewsParams,
+    RemovePreviewsParams,
     ResumeParams,
     SegmentParams,
     UndoParams,
@@ -55,6 +57,8 @@ ALL = [
     RefineParams,
     UndoRefinementParams,
     ToSegmentationParams,
+    MakePreviewsParams,
+    RemovePreviewsParams,
 ]
 
 
@@ -80,6 +84,8 @@ ALL = [
         ("refine_labels", RefineParams, {"progress"}),
         ("undo_refinement", UndoRefinementParams, set()),
         ("to_segmentation", ToSegmentationParams, {"progress"}),
+        ("make_previews", MakePreviewsParams, {"progress"}),
+        ("remove_previews", RemovePreviewsParams, set()),
     ],
 )
 def test_sdk_signatures_and_parameters_are_the_same(function, params, not_in_json):
