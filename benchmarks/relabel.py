@@ -3,14 +3,19 @@
 The candidates are those of the preset ``lite`` in a few photographs, stored for as many made-up image files as asked
 for; with ``--candidates`` they are synthetic, ``benchmarks.matching``'s ellipses with 1024 channels. Then ``segment``
 runs on a temporary dataset, once with few references a class and once with many. No model runs in what is timed.
+``--cores 1,2`` runs it on so many cores with as many finishers, and ``--plot FILE`` draws what that gives. (The
+database is a process of its own and takes the cores it likes.)
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
@@ -74,17 +79,18 @@ def main() -> None:
     parser.add_argument("--classes", type=count, default=20)
     parser.add_argument("--shots", type=counts, default="5,100", help="references a class, separated by commas")
     parser.add_argument("--finishers", type=counts, help="threads that match, each in a run of its own, e.g. 1,2")
+    parser.add_argument("--cores", type=counts, help="cores to use with as many finishers, e.g. 1,2; Linux only")
+    parser.add_argument("--plot", type=Path, help="where to draw images a second against cores, an SVG")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    ways = tries(options.finishers, options.cores, parser)
     found = contents(options.candidates)
     with tempfile.TemporaryDirectory(prefix="ntt-relabel-") as temporary:
         dataset, weights, megabytes = fill(Path(temporary), options.images, found)
         try:
             banks = {shots: memory_bank(found[0], options.classes, shots, weights) for shots in options.shots}
             rows = [
-                relabelled(dataset, bank, shots, Path(temporary), finishers)
-                for shots, bank in banks.items()
-                for finishers in options.finishers or [runs.finishers()]
+                relabelled(dataset, bank, shots, Path(temporary), *way) for shots, bank in banks.items() for way in ways
             ]
         finally:
             dataset.delete()
@@ -96,26 +102,82 @@ def main() -> None:
     cells = [[number(value) for value in row.values()] for row in rows]
     print(table([name.replace("_", " ") for name in rows[0]], cells))
     write_json(options.json, {"images": options.images, "megabytes": megabytes, "rows": rows})
+    if options.plot is not None:
+        draw(rows, options.plot)
 
 
-def relabelled(dataset: fo.Dataset, bank: MemoryBank, shots: int, folder: Path, finishers: int) -> dict[str, float]:
+def tries(
+    finishers: Sequence[int] | None, cores: Sequence[int] | None, parser: argparse.ArgumentParser
+) -> list[tuple[int, int]]:
+    """Cores and finishers of each run."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    if cores is None:
+        return [(here or os.cpu_count() or 1, number) for number in finishers or [runs.finishers()]]
+    if here is None or max(cores) > here:
+        parser.error(
+            f"expected --cores of at most {here}" if here else "expected a system on which cores can be chosen"
+        )
+    return [(number, number) for number in cores]
+
+
+@contextmanager
+def on_cores(number: int) -> Iterator[None]:
+    """This process, and the threads that it starts, on the first cores of those it may use."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:number])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def relabelled(
+    dataset: fo.Dataset, bank: MemoryBank, shots: int, folder: Path, cores: int, finishers: int
+) -> dict[str, float]:
     """Labels the dataset from the index alone, and takes the time."""
-    field = f"shots_{shots}_threads_{finishers}"
+    field = f"shots_{shots}_cores_{cores}_threads_{finishers}"
     started, used = time.perf_counter(), time.process_time()
-    with patch.object(runs, "finishers", lambda: finishers):
+    with on_cores(cores), patch.object(runs, "finishers", lambda: finishers):
         report = ntt.segment(dataset, bank, field, index_dir=folder / "index", device="cpu", score_threshold=0)
     seconds, cpu = time.perf_counter() - started, time.process_time() - used
     if report.from_index != len(dataset) or report.failed:
         raise SystemExit(f"expected {len(dataset)} images from the index, got: {report}")
     return {
         "references_a_class": shots,
+        "cores": cores,
         "finishers": finishers,
         "seconds": seconds,
         "cpu_seconds": cpu,
+        "images_a_second": len(dataset) / seconds,
         "ms_an_image": 1000 * seconds / len(dataset),
         "cpu_ms_an_image": 1000 * cpu / len(dataset),
         "labels_an_image": report.instances / len(dataset),
     }
+
+
+def draw(rows: Sequence[dict[str, float]], path: Path) -> None:
+    """Images a second against cores, a line for each number of references, and dotted what proportion would give."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(4.5, 3.2))
+    for shots in dict.fromkeys(row["references_a_class"] for row in rows):
+        mine = [row for row in rows if row["references_a_class"] == shots]
+        cores, speed = ([row[name] for row in mine] for name in ("cores", "images_a_second"))
+        (line,) = axes.plot(cores, speed, marker="o", label=f"{shots:.0f} references a class")
+        axes.plot(cores, [speed[0] * number / cores[0] for number in cores], ":", color=line.get_color())
+    axes.set(xlabel="cores (dotted: in proportion)", ylabel="images a second", ylim=(0, None))
+    axes.set_xticks(sorted({row["cores"] for row in rows}))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
 
 
 if __name__ == "__main__":
