@@ -14,7 +14,7 @@ from fiftyone import ViewExpression
 from fiftyone import ViewField as F
 from fiftyone.core.collections import SampleCollection
 
-from fiftyone_ntt.dataset.given import checked_collection, each_once
+from fiftyone_ntt.dataset.given import add_sizes, checked_collection, each_once
 from fiftyone_ntt.errors import InputError, WrongTypeError, counted, listing
 from fiftyone_ntt.pixels.images import is_plain_file
 
@@ -37,7 +37,8 @@ REFERENCE_TYPES = (
 _MOST_NAMED = 5
 NO_CLASS = "(no class)"  # stands for the class of labels that have none
 NO_IMAGES = "the view holds no images; choose another one, or clear its filters"
-_SCENES = {fo.core.media.THREE_D: "3D scenes", fo.core.media.POINT_CLOUD: "point clouds"}
+_UNKNOWN = "files of unknown endings (before slides are added, call mimetypes.add_type('image/tiff', '.svs'))"
+_KINDS = {"3d": "3D scenes", "point-cloud": "point clouds", "unknown": _UNKNOWN}
 
 
 def dataset_of(collection: SampleCollection) -> fo.Dataset:
@@ -132,7 +133,7 @@ def image_samples(collection: SampleCollection) -> SampleCollection:
         )
     if kind == fo.core.media.MIXED:
         raise WrongTypeError("expected images, got samples of several kinds; choose one slice that holds images")
-    raise WrongTypeError(f"expected images, got {_SCENES.get(kind, repr(kind))}; only images can be used here")
+    raise WrongTypeError(f"expected images, got {_KINDS.get(kind, repr(kind))}; only images can be used here")
 
 
 def _active_slice(collection: SampleCollection) -> SampleCollection:
@@ -379,6 +380,7 @@ def with_sizes(view: SampleCollection, notes: list[str]) -> SampleCollection:
         readable = unsized.exclude(unreadable) if unreadable else unsized
         if len(readable):
             readable.compute_metadata(overwrite=True, progress=False)
+            add_sizes(readable.match(~has_size))
     sized = view.match(has_size)
     if not len(sized):
         raise InputError("no image of the view could be read; check the samples' filepath")

@@ -11,6 +11,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.core.stages import Concat, Mongo
 
 from fiftyone_ntt.errors import InputError, WrongTypeError, as_text, counted
+from fiftyone_ntt.pixels.images import image_size
 
 
 def checked_collection(given: SampleCollection) -> SampleCollection:
@@ -47,6 +48,15 @@ def each_once(view: SampleCollection) -> SampleCollection:
                 '(by concat or mongo); give dataset.select(list(set(view.values("id")))), and filter its labels then'
             )
     return view
+
+
+def add_sizes(view: SampleCollection) -> None:
+    """Writes the sizes of images that FiftyOne cannot open: of too many pixels for it, or of kinds it does not know."""
+    ids, paths = view.values(["id", "filepath"])
+    sizes = {sample_id: image_size(path) for sample_id, path in zip(ids, paths, strict=True)}
+    known = {key: fo.ImageMetadata(height=size[0], width=size[1]) for key, size in sizes.items() if size is not None}
+    if known:
+        view.set_values("metadata", known, key_field="id")
 
 
 def _advice(given: object) -> str:

@@ -10,6 +10,8 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from fiftyone_ntt.pixels.extra_readers import how_to_install
+
 _KINDS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"%PDF", "a PDF; export its pages as PNG"),
     (4, b"ftyphei", "a HEIC photo; pip install pillow-heif, or export it as JPEG"),
@@ -101,7 +103,9 @@ def diagnosis(data: bytes, error: Exception) -> str:
             return f"a truncated or damaged {name}; get it again"
         return "its format is not known; expected an image such as JPEG, PNG, TIFF or WebP"
     reason = reason_of(error)
-    if isinstance(error, MemoryError | Image.DecompressionBombError):
+    if isinstance(error, Image.DecompressionBombError):
+        return f"{reason}; it can be read in tiles (large_images='auto'): {how_to_install('pyvips')}"
+    if isinstance(error, MemoryError):
         return reason
     state = "truncated" if "truncated" in reason.lower() or isinstance(error, EOFError) else "damaged"
     return f"a {state} {name or 'image'}: {reason}; get it again"

@@ -29,6 +29,7 @@ from fiftyone_ntt.pixels.deep_images import (
     turn_of,
     turned,
 )
+from fiftyone_ntt.pixels.extra_readers import IN_SEVERAL_FILES, how_to_install, is_slide, size_by_extras
 from fiftyone_ntt.pixels.file_kinds import diagnosis, has_exif, reason_of
 from fiftyone_ntt.pixels.files import read_file
 from fiftyone_ntt.pixels.transparency import opacity_of, visible
@@ -123,6 +124,11 @@ def image_size(path: str | Path, *, upright: bool = True) -> tuple[int, int] | N
     """
     if not is_plain_file(path):
         return None
+    if is_slide(path):
+        size = size_by_extras(path)
+        if size is not None or Path(path).suffix.lower() in IN_SEVERAL_FILES:
+            return size
+    is_too_large = False
     try:
         with Image.open(path) as image:
             if image.format != "TIFF":
@@ -132,13 +138,13 @@ def image_size(path: str | Path, *, upright: bool = True) -> tuple[int, int] | N
                 # As stored: whether Pillow's own size is turned already depends on its version.
                 height, width = int(tags[_HEIGHT]), int(tags[_WIDTH])
                 return (width, height) if tags.get(_ORIENTATION) in _SIDEWAYS else (height, width)
-    except (UnidentifiedImageError, Image.DecompressionBombError):  # ``tifffile`` may open it
-        pass
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:  # ``tifffile`` may open it
+        is_too_large = isinstance(error, Image.DecompressionBombError)
     except Exception:  # whoever decodes it will say what is wrong
         return None
     with suppress(Exception):
         return size_of_tiff(path)
-    return None
+    return size_by_extras(path) if is_too_large else None
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -163,6 +169,11 @@ def decode_with_notes(data: bytes, path: str | Path, *, upright: bool = True) ->
     Raises:
         InputError: if it is not an image, or one of a kind that cannot be read; the message names the kind.
     """
+    if Path(path).suffix.lower() in IN_SEVERAL_FILES:  # what the file itself holds is at most a small picture
+        raise InputError(
+            f"not a readable image: {path} (a slide in several files, which is read in tiles: "
+            f"{how_to_install('openslide')})"
+        )
     try:
         pixels, notes = _decoded(data, upright)
     except InputError as error:

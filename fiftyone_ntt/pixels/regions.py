@@ -16,6 +16,7 @@ from PIL import Image
 
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.pixels.deep_images import is_tiff
+from fiftyone_ntt.pixels.extra_readers import how_to_install, is_installed, is_slide, open_by_extras, package_for
 from fiftyone_ntt.pixels.images import (
     MARKED_BY,
     content_digest,
@@ -30,7 +31,8 @@ MOST_WHOLE = 1 << 26
 """Pixels that are decoded, or looked at, at once: 200 MB. No mask is larger than that either."""
 _IN_MEMORY = 1 << 28
 _ORIENTATION = 274
-_GREY, _RGB = 1, 2
+_GREY, _RGB, _YCBCR = 1, 2, 6
+_JPEG = (6, 7)
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ def open_regions(path: str | Path, *, upright: bool = True) -> Iterator[RegionRe
     """Opens an image file to read parts of it.
 
     A TIFF of more than ``MOST_WHOLE`` pixels is read strip by strip or tile by tile; all else is decoded whole once, as
-    is a TIFF that cannot be read that way and is not too large.
+    is a TIFF that cannot be read that way and is not too large. What is too large for that is read by a package of the
+    extras, see ``extra_readers``, and so is a slide.
 
     Args:
         path: the file.
@@ -140,21 +143,26 @@ def open_regions(path: str | Path, *, upright: bool = True) -> Iterator[RegionRe
     Raises:
         InputError: if it cannot be read.
     """
-    size = image_size(path, upright=False)  # a PNG would be decoded once more to know which side is up
-    if size is None or size[0] * size[1] <= MOST_WHOLE or not _is_tiff_file(path):
-        yield WholeImage(path, upright=upright)
-        return
     with ExitStack() as stack:
+        if is_slide(path) and is_installed("openslide"):
+            yield stack.enter_context(open_by_extras(path))
+            return
+        size = image_size(path, upright=False)  # a PNG would be decoded once more to know which side is up
+        if size is None or size[0] * size[1] <= MOST_WHOLE or not _is_tiff_file(path):
+            whole = size is None or not _is_too_large(size)
+            yield WholeImage(path, upright=upright) if whole else stack.enter_context(open_by_extras(path))
+            return
         try:
             reader: RegionReader = TiledTiff(stack.enter_context(_opened(path)), path)
             if reader.size != size:
                 raise InputError(f"not a readable image: {path} (expected one page; save it as a tiled TIFF)")
         except Exception as error:
-            most = Image.MAX_IMAGE_PIXELS
-            if most is not None and size[0] * size[1] > 2 * most:  # what is decoded whole is smaller
-                raise error if isinstance(error, InputError) else _not_readable(path, error) from error
+            package = package_for(path)
+            if _is_too_large(size) and not is_installed(package):
+                raise InputError(f"{_not_readable(path, error)}; or {how_to_install(package)}") from error
             stack.close()
-            reader = WholeImage(path, upright=upright)
+            by_package = _is_too_large(size)
+            reader = stack.enter_context(open_by_extras(path)) if by_package else WholeImage(path, upright=upright)
         yield reader
 
 
@@ -173,7 +181,8 @@ def open_overview(path: str | Path, longest_side: int) -> Iterator[RegionReader]
     """
     with ExitStack() as stack:
         copy, size = None, image_size(path, upright=False)
-        if size is not None and size[0] * size[1] > MOST_WHOLE:  # what is smaller is quickly decoded whole
+        by_tifffile = not (is_slide(path) and is_installed("openslide"))
+        if by_tifffile and size is not None and size[0] * size[1] > MOST_WHOLE:  # others are decoded whole
             with suppress(Exception):  # the image itself is there, too
                 copy = _copy_in_tiff(stack, path, longest_side) if _is_tiff_file(path) else None
         yield copy or stack.enter_context(open_regions(path))
@@ -222,7 +231,10 @@ class TiledTiff:
         self._page, self._path = page, path
         self.size = int(page.imagelength), int(page.imagewidth)
         self.notes: tuple[str, ...] = ()
-        plain = page.dtype == np.uint8 and int(page.photometric) in (_GREY, _RGB) and int(page.planarconfig) == 1
+        # What is compressed as JPEG comes as RGB, whatever it is inside the file.
+        is_jpeg = int(page.photometric) == _YCBCR and int(page.compression) in _JPEG
+        is_grey_or_rgb = int(page.photometric) in (_GREY, _RGB) or is_jpeg
+        plain = page.dtype == np.uint8 and is_grey_or_rgb and int(page.planarconfig) == 1
         orientation = page.tags.get(_ORIENTATION)
         upright = orientation is None or orientation.value in (0, 1)
         if not plain or not upright or page.imagedepth != 1:
@@ -284,8 +296,14 @@ class TiledTiff:
         return plane[..., :3] if plane.shape[2] >= 3 else plane[..., :1]
 
 
+def _is_too_large(size: tuple[int, int]) -> bool:
+    """Whether an image is larger than what is ever decoded whole."""
+    most = Image.MAX_IMAGE_PIXELS
+    return most is not None and size[0] * size[1] > 2 * most
+
+
 def _not_readable(path: str | Path, error: Exception) -> InputError:
-    return InputError(f"not a readable image: {path} ({error})")
+    return error if isinstance(error, InputError) else InputError(f"not a readable image: {path} ({error})")
 
 
 def _is_tiff_file(path: str | Path) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from fiftyone_ntt.pixels.deep_images import turn_of
+from fiftyone_ntt.pixels.extra_readers import is_slide
 from fiftyone_ntt.pixels.files import plain_file
 from fiftyone_ntt.pixels.images import (
     MARKED_BY,
@@ -47,7 +48,7 @@ def needs_preview(path: str | Path, larger_than: int) -> bool:
     So it is with images that have a side of more than ``larger_than`` pixels, with more than 8 bits a value, and in
     formats that browsers do not know, such as TIFF. Also with what is no image: whoever makes the preview will say so.
     """
-    if not is_plain_file(path):
+    if is_slide(path) or not is_plain_file(path):
         return True
     try:
         with Path(path).open("rb") as stream, Image.open(path) as image:
@@ -103,6 +104,8 @@ def _by_pillow(path: str | Path, longest_side: int) -> Image.Image | None:
 
     And for what cannot be decoded: the ordinary way says what is wrong with it.
     """
+    if is_slide(path):  # some begin with a small picture
+        return None
     try:
         with Image.open(plain_file(path)) as image:
             if image.format in ("JPEG", "MPO"):

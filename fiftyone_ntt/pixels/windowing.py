@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,23 @@ _USED_RANGE = 1 << 14
 _SAMPLE = 1 << 20
 _ROWS = 256
 _NO_DATA = -9999
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which values become black and which white.
+
+    Attributes:
+        low: becomes black, as does all below.
+        high: becomes white.
+        crowded: the end at which most of the content is: 1 the low one, -1 the high one, 0 neither.
+        nodata: a value that stands for "no data".
+    """
+
+    low: float
+    high: float
+    crowded: int
+    nodata: float | None = None
 
 
 def windowed(values: NDArray[Any], nodata: float | None = None, together: bool = True) -> NDArray[np.uint8]:
@@ -36,7 +54,12 @@ def windowed(values: NDArray[Any], nodata: float | None = None, together: bool =
     if values.ndim == 3 and not together:
         channels = [windowed(values[..., channel], nodata) for channel in range(values.shape[2])]
         return np.stack(channels, axis=2)
-    low, high, crowded = _window(values, nodata)
+    return in_window(values, window_of(values, nodata))
+
+
+def in_window(values: NDArray[Any], window: Window) -> NDArray[np.uint8]:
+    """Values in a window that is known, such as that of the whole image for a part of it: uint8 of the same shape."""
+    low, high, crowded, nodata = window.low, window.high, window.crowded, window.nodata
     if values.dtype == np.uint16 and high - low >= _USED_RANGE and not crowded:
         return (values >> 8).astype(np.uint8)
     result = np.zeros(values.shape, np.uint8)
@@ -52,13 +75,13 @@ def windowed(values: NDArray[Any], nodata: float | None = None, together: bool =
     return result
 
 
-def _window(values: NDArray[Any], nodata: float | None) -> tuple[float, float, int]:
-    """Lowest and highest value of the content, and its crowded end: 1 the low one, -1 the high one, 0 neither."""
+def window_of(values: NDArray[Any], nodata: float | None = None) -> Window:
+    """The window of the content of values ``[H, W]`` or ``[H, W, C]``."""
     step = max(1, int(np.ceil(np.sqrt(values.shape[0] * values.shape[1] / _SAMPLE))))
     data = is_data(values, nodata)
     sampled = data[::step, ::step]
     if not sampled.any():
-        return 0.0, 0.0, 0
+        return Window(0.0, 0.0, 0, nodata)
     plain = values if data.all() else np.where(data, values, np.median(values[::step, ::step][sampled]))
     calm = _without_specks(plain, step)[sampled]
     # "higher" and "lower", so that in a small image, too, the ends themselves stay out
@@ -68,8 +91,8 @@ def _window(values: NDArray[Any], nodata: float | None) -> tuple[float, float, i
         low, high = float(calm.min()), float(calm.max())
     # A few bright things among dark ones must not take all grey levels: 98 of 100 values on a 16th of the window.
     if (bright - dark) * 16 >= high - low:
-        return low, high, 0
-    return low, high, 1 if dark + bright < low + high else -1
+        return Window(low, high, 0, nodata)
+    return Window(low, high, 1 if dark + bright < low + high else -1, nodata)
 
 
 def _without_specks(values: NDArray[Any], step: int) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 import os
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from support.app import context, form, operator, run
 import fiftyone_ntt as ntt
 from fiftyone_ntt.cli.main import main
 from fiftyone_ntt.dataset import previews as subject
+from fiftyone_ntt.dataset.fields import with_sizes
 from fiftyone_ntt.errors import InputError, NttError, WrongTypeError
 
 FIELD, ERRORS = "ntt_preview", "ntt_preview_error"
@@ -314,3 +316,31 @@ def test_commands_do_the_same(shelf, tmp_path, capsys):
     assert "2 previews removed" in capsys.readouterr().out
     assert main(["previews", "remove", shelf.name]) == 2
     assert "`previews make` fills one" in capsys.readouterr().err
+
+
+def test_an_image_that_fiftyone_cannot_open_has_a_size(shelf, monkeypatch):
+    """Or it would be left out of evaluations: FiftyOne opens none of more than 179 megapixels."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    view = shelf.match(F("kind") == "tiff")
+    notes = []
+    assert len(with_sizes(view, notes)) == 1 and notes == []
+    shelf.reload()
+    assert shelf.match(F("kind") == "tiff").values(["metadata.width", "metadata.height"]) == ([120], [90])
+
+
+def test_slides_of_a_scanner_are_images_by_their_type(dataset, tmp_path, monkeypatch):
+    pytest.importorskip("openslide", reason="reads slides; the extra [slides] of this package")
+    path = tmp_path / "slide.svs"
+    text = "Aperio Image Library v11.2.1 \r\n4200x300 [0,0 4200x300] (256x256)|AppMag = 20|MPP = 0.5"
+    tifffile.imwrite(path, gradient(300, 4200), photometric="rgb", tile=(256, 256), description=text, metadata=None)
+    dataset.add_sample(fo.Sample(str(path)))
+    with pytest.raises(WrongTypeError, match=r"mimetypes.add_type\('image/tiff', '.svs'\)"):
+        ntt.make_previews(dataset)
+    dataset.clear()
+    monkeypatch.setattr(mimetypes, "types_map", dict(mimetypes.types_map))
+    mimetypes.add_type("image/tiff", ".svs")
+    dataset.media_type = "image"
+    dataset.add_sample(fo.Sample(str(path)))
+    assert ntt.make_previews(dataset).made == 1
+    with Image.open(dataset.first()[FIELD]) as image:
+        assert image.size == (2048, 146)

@@ -18,8 +18,8 @@ TESTS = ROOT / "tests"
 # Room -> (rooms that it may import, packages that it may import besides the standard library); lowest first.
 TABLE = {
     "params": ("", "yaml"),  # only for names of presets in a user's file, if there is one
-    # Only when asked for: COCO's run lengths, polygons, TIFF and colours of 16 bits, compiled loops.
-    "pixels": ("", "numpy torch PIL pycocotools scipy tifffile cv2 numba"),
+    # Only when asked for: COCO's run lengths, polygons, TIFF and colours of 16 bits, compiled loops, slides and maps.
+    "pixels": ("", "numpy torch PIL pycocotools scipy tifffile cv2 numba openslide rasterio pyvips"),
     "method": ("pixels", "numpy torch safetensors"),
     "models": (
         "params pixels method",
@@ -280,7 +280,7 @@ INSTALLED_AS = {
     "PIL": "pillow", "bson": "pymongo", "cv2": "opencv-python-headless", "efficientnet_lite_pytorch":
     "efficientnet-lite-pytorch", "faster_coco_eval": "faster-coco-eval", "hydra": "hydra-core",
     "huggingface_hub": "huggingface-hub", "sklearn": "scikit-learn", "typing_extensions": "typing-extensions",
-    "yaml": "pyyaml",
+    "openslide": "openslide-python", "pyvips": "pyvips[binary]", "yaml": "pyyaml",
 }  # fmt: skip
 
 

@@ -144,6 +144,7 @@ def test_a_slide_of_16_bits_is_refused_with_advice(tmp_path, monkeypatch):
     """One that is larger than what is ever decoded whole."""
     monkeypatch.setattr(subject, "MOST_WHOLE", 1 << 18)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1 << 18)
+    monkeypatch.setattr(subject, "is_installed", lambda package: False)
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, np.zeros((900, 1100), np.uint16), tile=(256, 256))
     assert image_size(path) == (900, 1100)
