@@ -168,17 +168,17 @@ def _slide(path: str | Path) -> Opened:
         shrink = min((y2 - y1) / out_size[0], (x2 - x1) / out_size[1])
         level = slide.get_best_level_for_downsample(max(shrink, 1.0) + 1e-3)
         factor = slide.level_downsamples[level]
-        rows, strip = max(1, round((y2 - y1) / factor)), np.zeros((0, 0, 3), np.uint8)
-        columns = max(1, round((x2 - x1) / factor))
-        step = max(1, _AT_ONCE // columns)  # rows at a time: a slide may have one level only
-        strips = []
+        rows, columns = max(1, round((y2 - y1) / factor)), max(1, round((x2 - x1) / factor))
+        strips, step = [], max(1, _AT_ONCE // columns)  # rows at a time: a slide may have one level only
         for top in range(0, rows, step):
-            count = min(step, rows - top)
-            part = slide.read_region((x1, y1 + round(top * factor)), level, (columns, count))
+            bottom = min(top + step, rows)
+            shown = out_size[0] * bottom // rows - out_size[0] * top // rows
+            if not shown:
+                continue
+            part = slide.read_region((x1, y1 + round(top * factor)), level, (columns, bottom - top))
             paper = Image.new("RGBA", part.size, "white")  # what was not scanned is transparent
             strip = np.asarray(Image.alpha_composite(paper, part).convert("RGB"))
-            share = (out_size[0] * (top + count) // rows) - (out_size[0] * top // rows)
-            strips.append(resized(strip, (share, out_size[1])) if share else strip[:0, : out_size[1]])
+            strips.append(resized(strip, (shown, out_size[1])))
         return np.concatenate(strips)
 
     return ExtraReader(path, (height, width), values), slide.close
