@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,20 @@ from PIL import Image
 
 from benchmarks.arguments import count, folder
 from benchmarks.coco_data import SHARED, default_classes, read_references, read_target_image, read_targets
+from fiftyone_ntt.candidates.compact import CompactImage
+from fiftyone_ntt.candidates.file_format import IndexSettings
+from fiftyone_ntt.candidates.store import IndexStore
 from fiftyone_ntt.candidates.stream import stream
-from fiftyone_ntt.candidates.tiles import TiledItem, tile_grid
+from fiftyone_ntt.candidates.tiles import TiledItem, digests_of, tile_grid
 from fiftyone_ntt.core import Instances, Matcher, compact
 from fiftyone_ntt.evaluation.coco import Prediction, coco_scores
 from fiftyone_ntt.evaluation.protocols.coco_files import TargetImage, Targets
 from fiftyone_ntt.method.options.tiled import match_image
 from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.models import load_preset
+from fiftyone_ntt.pixels.images import read_image
 from fiftyone_ntt.pixels.mask_codes import encode_crop
+from fiftyone_ntt.pixels.regions import file_digest
 
 LAYOUTS = {"12x1": (1, 12), "2x2": (2, 2), "4x4": (4, 4)}
 """Rows and columns."""
@@ -83,16 +89,65 @@ def cut_back(instances: Instances, photos: Sequence[TargetImage], layout: tuple[
         yield Prediction(image.image_id, int(instances.labels[i]), box, float(instances.scores[i]), rle)
 
 
-def tiled(path: Path, segmenter: Segmenter, matcher: Matcher) -> tuple[Instances, int]:
-    """What tiles find in an image file, and how many there were; nothing is kept."""
-    with Image.open(path) as image:
-        tiles = tile_grid((image.height, image.width))
-    item = TiledItem(str(path), tiles, [""] * len(tiles), True, lambda _: None, lambda *_: None, lambda _: None,
-                     lambda _: None)  # fmt: skip
-    (outcome,) = stream([segmenter], [("", lambda: item)], lambda _, content: match_image(matcher, content))
+class Store:
+    """Candidates of photographs and tiles on disk: a run that was stopped goes on.
+
+    Attributes:
+        computed: how many the models were asked for, in so many ``seconds`` and ``cpu_seconds``, with matching.
+    """
+
+    def __init__(self, folder: Path, preset: str, segmenter: Segmenter) -> None:
+        self.segmenter = segmenter
+        self.index = IndexStore(folder, IndexSettings(preset, segmenter.facts()))
+        self.computed, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
+
+    def tiles_of(self, path: Path) -> tuple[TiledItem, int]:
+        """An image file in tiles, and how many there are."""
+        with Image.open(path) as image:
+            tiles = tile_grid((image.height, image.width))
+        digests = digests_of(file_digest(path), tiles)
+        nothing = (lambda _: None, lambda _: None)
+        return TiledItem(str(path), tiles, digests, True, self.index.get, self.keep, *nothing), len(tiles)
+
+    def keep(self, digest: str, content: CompactImage) -> None:
+        """Takes what was found in a tile."""
+        self.index.put(digest, content)
+        self.computed += 1
+
+    def whole(self, path: Path) -> CompactImage:
+        """An image file in one part."""
+        digest = file_digest(path)
+        content = self.index.get(digest)
+        if content is None:
+            content = compact(self.segmenter.candidates(read_image(path)))
+            self.keep(digest, content)
+        return content
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """What is done inside counts."""
+        started, started_cpu = time.perf_counter(), time.process_time()
+        yield
+        self.seconds += time.perf_counter() - started
+        self.cpu_seconds += time.process_time() - started_cpu
+
+    def times(self, what: str) -> dict[str, float | None]:
+        """Seconds for each that was computed since the last call; none where all were there."""
+        count, seconds, cpu = self.computed, self.seconds, self.cpu_seconds
+        self.computed, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
+        return {
+            f"seconds_a_{what}": seconds / count if count else None,
+            f"cpu_seconds_a_{what}": cpu / count if count else None,
+        }
+
+
+def tiled(path: Path, store: Store, matcher: Matcher) -> tuple[Instances, int]:
+    """What tiles find in an image file, and how many there were."""
+    item, count = store.tiles_of(path)
+    (outcome,) = stream([store.segmenter], [("", lambda: item)], lambda _, content: match_image(matcher, content))
     if outcome.value is None:
         raise outcome.error or RuntimeError("nothing came back")
-    return outcome.value, len(tiles)
+    return outcome.value, count
 
 
 def scores(found: list[Prediction], photos: Sequence[TargetImage], targets: Targets) -> dict[str, Any]:
@@ -102,51 +157,53 @@ def scores(found: list[Prediction], photos: Sequence[TargetImage], targets: Targ
     return {"box_ap": result.box.ap, "mask_ap": result.mask and result.mask.ap, "labels": len(found)}
 
 
-def measure(data: Path, preset: str, most: int, shots: int, seed: int, points: int | None = None) -> dict[str, Any]:
+def measure(
+    data: Path, preset: str, most: int, shots: int, seed: int, points: int | None, layouts: Sequence[str], cache: Path
+) -> dict[str, Any]:
     """Every figure of one set."""
     classes = default_classes(data)
     targets = read_targets(data, classes)
     photos = same_size(targets.images, most)
     segmenter = load_preset(preset).segmenter(points)
     bank = segmenter.build_bank(read_references(data, classes, shots, seed, targets.classes), targets.classes)
-    matcher = Matcher(bank)
+    matcher, store = Matcher(bank), Store(cache, preset, segmenter)
     found: list[Prediction] = []
-    started, started_cpu = time.perf_counter(), time.process_time()
-    for image in photos:
-        instances = matcher.match(compact(segmenter.candidates(read_target_image(image))))
-        found += cut_back(instances, [image], (1, 1))
-    alone = (time.perf_counter() - started) / len(photos)
-    alone_cpu = (time.process_time() - started_cpu) / len(photos)
-    facts: dict[str, Any] = {"photos": len(photos), "size": photos[0].size, "seconds_a_photo": alone,
-                             "cpu_seconds_a_photo": alone_cpu,
+    with store.timed():
+        for image in photos:
+            found += cut_back(matcher.match(store.whole(image.path)), [image], (1, 1))
+    facts: dict[str, Any] = {"photos": len(photos), "size": photos[0].size, **store.times("photo"),
                              "alone": scores(found, photos, targets), "mosaics": {}}  # fmt: skip
     print(json.dumps({data.name: facts}), flush=True)
+    for name in layouts:
+        facts["mosaics"][name] = of_layout(LAYOUTS[name], photos, targets, found, store, matcher)
+        print(json.dumps({name: facts["mosaics"][name]}), flush=True)
+    return facts
+
+
+def of_layout(
+    layout: tuple[int, int], photos: Sequence[TargetImage], targets: Targets, found: Sequence[Prediction],
+    store: Store, matcher: Matcher,
+) -> dict[str, Any]:  # fmt: skip
+    """The figures of mosaics of one layout, beside what was ``found`` in the photographs alone."""
+    with_tiles, without, tiles = list[Prediction](), list[Prediction](), 0
+    once: dict[TargetImage, None] = {}
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "mosaic.png"
-        for name, layout in LAYOUTS.items():
-            with_tiles: list[Prediction] = []
-            without: list[Prediction] = []
-            seconds, cpu, tiles, seen = 0.0, 0.0, 0, []
-            for group in mosaics(photos, layout):
-                pixels = laid_out(group, layout)
-                Image.fromarray(pixels).save(path, compress_level=1)
-                started, started_cpu = time.perf_counter(), time.process_time()
-                instances, number = tiled(path, segmenter, matcher)
-                seconds, tiles = seconds + time.perf_counter() - started, tiles + number
-                cpu += time.process_time() - started_cpu
-                with_tiles += cut_back(instances, group, layout)
-                without += cut_back(matcher.match(compact(segmenter.candidates(pixels))), group, layout)
-                seen += list(dict.fromkeys(group))
-            once = list(dict.fromkeys(seen))
-            facts["mosaics"][name] = {
-                "photos": len(once), "tiles": tiles, "seconds_a_tile": seconds / tiles,
-                "cpu_seconds_a_tile": cpu / tiles,
-                "alone": scores([item for item in found if item.image_id in {i.image_id for i in once}], once, targets),
-                "tiles_scores": scores(with_tiles, once, targets), "untiled": scores(without, once, targets),
-                "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            }  # fmt: skip
-            print(json.dumps({name: facts["mosaics"][name]}), flush=True)
-    return facts
+        for group in mosaics(photos, layout):
+            Image.fromarray(laid_out(group, layout)).save(path, compress_level=1)
+            with store.timed():
+                instances, number = tiled(path, store, matcher)
+            tiles += number
+            with_tiles += cut_back(instances, group, layout)
+            without += cut_back(matcher.match(store.whole(path)), group, layout)
+            once |= dict.fromkeys(group)
+    ids = {image.image_id for image in once}
+    return {
+        "photos": len(once), "tiles": tiles, **store.times("tile"),
+        "alone": scores([item for item in found if item.image_id in ids], list(once), targets),
+        "tiles_scores": scores(with_tiles, list(once), targets), "untiled": scores(without, list(once), targets),
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -157,12 +214,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shots", type=count, default=5)
     parser.add_argument("--seed", type=int, default=33)
     parser.add_argument("--points", type=count, help="points per side; the preset's number where left out")
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), help="the mosaics")
+    parser.add_argument("--cache", type=Path, help="folder for candidates: a run that was stopped goes on there")
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args(arguments)
-    figures = {
-        data.name: measure(data, options.preset, options.photos, options.shots, options.seed, options.points)
-        for data in options.data
-    }
+    with tempfile.TemporaryDirectory() as scratch:
+        how = options.shots, options.seed, options.points, options.layouts, options.cache or Path(scratch)
+        figures = {data.name: measure(data, options.preset, options.photos, *how) for data in options.data}
     options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return 0
 
