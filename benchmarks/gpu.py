@@ -1,15 +1,16 @@
 """Every precision of a card in one table: ``python -m benchmarks.gpu --preset large``.
 
-One row a setting (fp32, tf32, bf16, fp16, each eager and compiled), all in one run on the same images, beside the plain
-pipeline: ms of each stage, images a second end to end with JPEGs decoded from memory, how many CPU cores that keeps
-busy, and how far the labels are those of fp32. With ``--random-weights`` it needs no weights. On a machine without a
-card ``--device cpu`` runs the same, for trying it out. The options that are not here are those of
-``benchmarks.pipeline``.
+One row a setting (fp32, tf32, bf16, fp16; eager, compiled, and compiled as CUDA graphs), all in one run on the same
+images, beside the plain pipeline: seconds of warming up, ms of each stage, images a second end to end with JPEGs
+decoded from memory, how many CPU cores that keeps busy, and how far the labels are those of fp32. With
+``--random-weights`` it needs no weights. On a machine without a card ``--device cpu`` runs the same, for trying it out.
+The options that are not here are those of ``benchmarks.pipeline``.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from benchmarks.measure import Agreement, Side, Subject, agreement, measure, opt
 from benchmarks.plain import PlainResult
 from benchmarks.tables import number, table, write_json
 from fiftyone_ntt.errors import InputError, NttError
+from fiftyone_ntt.models.devices import GRAPHS_VARIABLE
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "fp32": {"precision": "fp32"},
@@ -35,9 +37,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "fp16": {"precision": "fp16"},
     "bf16+compile": {"precision": "bf16", "compile": True},
     "fp16+compile": {"precision": "fp16", "compile": True},
+    "bf16+graphs": {"precision": "bf16", "compile": True, "graphs": True},
 }
 """Name -> what differs. The first is what the others' labels are compared with."""
-_TARGETS = {"bf16": 150.0, "bf16+compile": 60.0}
+_TARGETS = {"bf16": 150.0, "bf16+compile": 60.0, "bf16+graphs": 60.0}
 """Milliseconds an image that are aimed at, with 1,024 points and the preset ``large``."""
 _PARTS = ("masks", "boxes", "scores", "labels")
 
@@ -47,12 +50,14 @@ class Row:
     """What one setting took.
 
     Attributes:
+        warm_up: seconds of ``Segmenter.warm_up``, which a worker takes once, before its first image.
         side: time of each stage and in all.
         images_per_second: end to end, JPEGs decoded from memory included.
         cores: CPU seconds that a second of that takes: how many cores it keeps busy.
         same: how far its labels are those of the first setting; ``None`` for that one.
     """
 
+    warm_up: float
     side: Side
     images_per_second: float
     cores: float
@@ -63,6 +68,7 @@ class Row:
         same = None if self.same is None else vars(self.same)
         return {
             **self.side.figures(),
+            "segmenter_warm_up": self.warm_up,
             "images_per_second": self.images_per_second,
             "cores": self.cores,
             "agreement_with_first": same,
@@ -78,10 +84,12 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Row], Side | None, dict[
         _say(f"{name}: loading models")
         with ExitStack() as stack:
             chosen = argparse.Namespace(**{**vars(options), "compile": False, **SETTINGS[name]})
-            subject, _ = pipeline.prepare(chosen, stack)
+            stack.callback(_ask_for_graphs, os.environ.get(GRAPHS_VARIABLE))
+            _ask_for_graphs("1" if SETTINGS[name].get("graphs") else None)
+            subject, facts = pipeline.prepare(chosen, stack)
             stack.callback(_allow_tf32, torch.backends.cuda.matmul.allow_tf32)
             _allow_tf32(bool(SETTINGS[name].get("tf32")))
-            rows[name] = _row(subject, options, first)
+            rows[name] = _row(subject, options, first, facts["warm_up_seconds"])
             first = first or rows[name].side.results
             if options.plain and name == options.settings[-1]:
                 _say("the plain pipeline")
@@ -90,14 +98,14 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Row], Side | None, dict[
     return rows, theirs, roofline.machine(subject.device)
 
 
-def _row(subject: Subject, options: argparse.Namespace, first: Sequence[Any]) -> Row:
+def _row(subject: Subject, options: argparse.Namespace, first: Sequence[Any], warm_up: float) -> Row:
     side = measure(optimised(subject), subject, options.repeats, _warm_ups(subject))
     count = options.stream or (64 if subject.device.type == "cuda" else len(subject.images))
     cpu, started = time.process_time(), time.perf_counter()
     rate = throughput(subject, count)
     cores = (time.process_time() - cpu) / (time.perf_counter() - started)
     same = agreement(side.results, [_as_plain(result) for result in first]) if first else None
-    return Row(side, rate, cores, same)
+    return Row(warm_up, side, rate, cores, same)
 
 
 def _warm_ups(subject: Subject) -> int:
@@ -110,6 +118,13 @@ def _as_plain(result: Any) -> PlainResult:
     return PlainResult(**parts, candidates=len(result))
 
 
+def _ask_for_graphs(value: str | None) -> None:
+    if value is None:
+        os.environ.pop(GRAPHS_VARIABLE, None)
+    else:
+        os.environ[GRAPHS_VARIABLE] = value
+
+
 def _allow_tf32(allowed: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
@@ -118,12 +133,14 @@ def _allow_tf32(allowed: bool) -> None:
 def report(rows: dict[str, Row], theirs: Side | None, machine: dict[str, str]) -> str:
     """Everything as Markdown."""
     stages = [stage for stage in STAGES if any(stage in row.side.seconds for row in rows.values())]
-    heading = ["setting", *(f"{stage}, ms" for stage in stages), "**ms an image**", "aim", "times faster"]
+    heading = ["setting", "warm-up, s", *(f"{stage}, ms" for stage in stages), "**ms an image**", "aim", "times faster"]
     heading += ["images/s", "cores busy", "labels as in the first", "largest change of score", "device GB"]
     body = [_cells(name, row, stages, theirs) for name, row in rows.items()]
     if theirs is not None:
         times = [number(1000 * theirs.seconds[stage]) if stage in theirs.seconds else "-" for stage in stages]
-        body.append(["plain, fp32", *times, f"**{number(1000 * theirs.total)}**", "", "1", "-", "-", "-", "-", "-"])
+        body.append(
+            ["plain, fp32", "-", *times, f"**{number(1000 * theirs.total)}**", "", "1", "-", "-", "-", "-", "-"]
+        )
     return f"{roofline.describe(machine)}\n\n{table(heading, body)}"
 
 
@@ -134,7 +151,7 @@ def _cells(name: str, row: Row, stages: Sequence[str], theirs: Side | None) -> l
     alike = ["-", "-"] if same is None else [f"{same.found} of {same.instances}", f"{same.score:.1e}"]
     memory = "-" if side.peak.device is None else number(side.peak.device / 1e9)
     aim = number(_TARGETS.get(name)) if name in _TARGETS else ""
-    cells = [name, *times, f"**{number(1000 * side.total)}**", aim, faster]
+    cells = [name, number(row.warm_up), *times, f"**{number(1000 * side.total)}**", aim, faster]
     return [*cells, number(row.images_per_second), number(row.cores), *alike, memory]
 
 

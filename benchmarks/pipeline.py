@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -60,6 +61,10 @@ def prepare(options: argparse.Namespace, stack: ExitStack) -> tuple[Subject, dic
     loaded = [load_preset(preset, device, precision=options.precision, compile=options.compile) for device in devices]
     plain_models = load_preset(preset, devices[0])
     segmenters = [one.segmenter(options.points) for one in loaded]
+    started = time.perf_counter()
+    for segmenter in segmenters:
+        segmenter.warm_up()
+    warm_up = time.perf_counter() - started
     threshold = options.threshold
     if threshold is None:
         threshold = MatchConfig().predicted_iou_threshold
@@ -83,7 +88,8 @@ def prepare(options: argparse.Namespace, stack: ExitStack) -> tuple[Subject, dic
     config = replace(MatchConfig.published(), predicted_iou_threshold=threshold)  # what the plain pipeline computes
     subject = Subject(segmenters, loaded[0].device, pipeline, images, bank, config)
     prompts = proposals.points_per_side**2
-    return subject, {"pictures": kind, "predicted_iou_threshold": threshold, "prompts": prompts}
+    facts = {"pictures": kind, "predicted_iou_threshold": threshold, "prompts": prompts, "warm_up_seconds": warm_up}
+    return subject, facts
 
 
 def _precisions(options: argparse.Namespace, subject: Subject) -> list[str]:

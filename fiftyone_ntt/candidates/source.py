@@ -146,8 +146,9 @@ class CandidateSource:
     def open(self) -> None:
         """Finds the part of the index to use.
 
-        What decides its content is known once the models are loaded. If this very preset was used here before, with
-        the weights that made the bank, it is known without.
+        What decides its content is known once the models are loaded; then they are warmed up, too. If this very preset
+        was used here before, with the weights that made the bank, it is known without: ``stream`` does both if an image
+        is not in the index.
 
         Raises:
             PresetMismatchError: if the weights on this machine are not those that made the bank.
@@ -155,7 +156,8 @@ class CandidateSource:
         """
         settings = self._recalled(self._bank) if self._use_index and self._bank is not None else None
         if settings is None:
-            segmenter = self.segmenters()[0]
+            for segmenter in self.segmenters():  # they will most likely be needed: before any image is claimed
+                segmenter.warm_up()
             if not self._use_index:
                 return
             settings = self._settings(segmenter)

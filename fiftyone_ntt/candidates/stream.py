@@ -317,6 +317,7 @@ class _Stream(Generic[T]):
             return self._first
 
     def _run_device(self, segmenter: Segmenter) -> None:
+        segmenter.warm_up()
         while True:
             self._find(segmenter, self._images.get(segmenter.images_per_batch))
 

@@ -110,11 +110,9 @@ def _torch() -> Check:
         return missing
     import torch
 
-    from fiftyone_ntt.models.devices import choose_device
+    from fiftyone_ntt.models.devices import choose_device, device_name
 
-    device = choose_device()
-    name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
-    return Check("torch", True, f"{torch.__version__}; models run on {device}{name}")
+    return Check("torch", True, f"{torch.__version__}; models run on {device_name(choose_device())}")
 
 
 def _torchvision() -> Check:
@@ -145,19 +143,23 @@ def _compiled_loops() -> Check:
 
 def _package(name: str, module: str, *, needed: bool = True) -> Callable[[], Check]:
     def check() -> Check:
-        return _missing(name, module, needed=needed) or Check(name, True, version(name))
+        return _missing(name, module, needed=needed) or Check(name, True, _version(name))
 
     return check
 
 
+def _version(name: str) -> str:
+    """A package's version, as far as it tells: SAM2 as Meta's own repository installs it has another name, SAM-2."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "installed, of an unknown version"
+
+
 def _missing(name: str, module: str | None = None, *, needed: bool = True) -> Check | None:
     """A failed check if a package is not installed."""
-    try:
-        version(name)
-        if find_spec(module or name) is not None:
-            return None
-    except PackageNotFoundError:
-        pass
+    if find_spec(module or name) is not None:
+        return None
     extra = "SAM2_BUILD_CUDA=0 " if name == "sam2" else ""
     remark = "" if needed else "; the preset lite does without"
     return Check(name, False if needed else None, f"not installed{remark}", f"{extra}pip install {name}")

@@ -6,22 +6,25 @@ version of a library that computes something else shows here first. No FiftyOne 
 
 from __future__ import annotations
 
+import os
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fiftyone_ntt import __version__
 from fiftyone_ntt.demo.data import DemoImage, load_images
-from fiftyone_ntt.errors import NttError, counted
+from fiftyone_ntt.errors import NttError, as_text, counted
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.references import ReferenceItem
 from fiftyone_ntt.method.results import Instances
 from fiftyone_ntt.method.segmenter import Segmenter
-from fiftyone_ntt.models.devices import choose_device, peak_memory
+from fiftyone_ntt.models.devices import AnyPrecision, choose_device, device_name, peak_memory
 from fiftyone_ntt.models.presets import LoadedPreset, Preset, load_preset, resolve_preset
 from fiftyone_ntt.pixels.packed_masks import masks_at_image_size
 
@@ -30,6 +33,8 @@ POINTS_PER_SIDE = 8
 LEAST_IOU, LEAST_SIMILARITY = 0.8, 0.9
 """Of a drawn disc's mask with the disc, and of an object's vector with the prototype that it alone made."""
 FOUND_IOU = 0.5
+_LONGEST_REASON = 1500
+T = TypeVar("T")
 _HOLDS = {"motorcycle_left": ("motorcycle",), "motorcycle_right": ("motorcycle",), "coins_2": ("coin",)}
 _PACKAGES = ("torch", "transformers", "sam2", "timm", "onnxruntime")
 Progress = Callable[[int, int, str], None]
@@ -96,37 +101,48 @@ def run_selfcheck(
         progress: called with steps done, steps in all, and what comes next.
 
     Returns:
-        What came of it; a preset that cannot be loaded is a step that does not hold.
+        What came of it; what breaks down, on the way from weights to labels, is a step that does not hold.
 
     Raises:
-        InputError: if there is no preset of that name, or no such device.
+        InputError: if there is no preset of that name, no such device, or no photographs (scikit-image has them).
     """
     preset = resolve_preset(preset)
     choose_device(device)
-    check = SelfCheck(preset.name, facts={"fiftyone-ntt": __version__, **_versions()})
+    images = {image.name: image for image in load_images()}  # ahead of weights, which may have to be fetched
+    check = SelfCheck(preset.name, facts={"fiftyone-ntt": __version__, **_versions(), "system": _system()})
     tell = progress or (lambda done, total, message: None)
     tell(0, 4, "loading the models")
     started = time.perf_counter()
-    try:
-        loaded = load_preset(preset, device, precision=precision)  # type: ignore[arg-type]
-    except Exception as error:  # models of other packages raise what they like
-        reason = str(error) if isinstance(error, NttError) else f"{type(error).__name__}: {error}"
-        check.steps.append(Step("the models load", False, " ".join(reason.split())))
+    loaded = _asked(
+        check, "the models load", lambda: load_preset(preset, device, precision=cast(AnyPrecision, precision))
+    )
+    if loaded is None:
         return check
     check.facts["loading"] = f"{time.perf_counter() - started:.1f} s"
     _weights(check, loaded)
     segmenter = loaded.segmenter(POINTS_PER_SIDE)
     tell(1, 4, "a drawn disc")
-    _disc(check, segmenter)
+    _asked(check, "a drawn disc is looked at", lambda: _disc(check, segmenter))
     tell(2, 4, "references")
-    images = {image.name: image for image in load_images()}
-    bank = _bank(check, segmenter, [images["coins_1"], images["motorcycle_left"]])
-    tell(3, 4, "photographs")
-    _photographs(check, segmenter, bank, images)
+    references = [images["coins_1"], images["motorcycle_left"]]
+    bank = _asked(check, "references become a memory bank", lambda: _bank(check, segmenter, references))
+    if bank is not None:
+        tell(3, 4, "photographs")
+        _asked(check, "photographs are labelled", lambda: _photographs(check, segmenter, bank, images))
     memory, kind = peak_memory(loaded.device)
     check.facts["memory"] = f"{memory / 1e6:,.0f} MB at most ({kind})"
     tell(4, 4, "done")
     return check
+
+
+def _asked(check: SelfCheck, what: str, ask: Callable[[], T]) -> T | None:
+    """What came of a step; ``None`` where it broke down, which is then something that does not hold."""
+    try:
+        return ask()
+    except Exception as error:  # a device that does not work, and models of other packages, raise what they like
+        reason = str(error) if isinstance(error, NttError) else f"{type(error).__name__}: {error}"
+        check.steps.append(Step(what, False, as_text(" ".join(reason.split()), _LONGEST_REASON)))
+        return None
 
 
 def _versions() -> dict[str, str]:
@@ -139,8 +155,12 @@ def _versions() -> dict[str, str]:
     return found
 
 
+def _system() -> str:
+    return f"{platform.platform()}, Python {platform.python_version()}, {counted(os.cpu_count() or 1, 'core')}"
+
+
 def _weights(check: SelfCheck, loaded: LoadedPreset) -> None:
-    check.facts["device"] = str(loaded.device)
+    check.facts["device"] = device_name(loaded.device)
     for name, digest in loaded.weights.items():
         check.facts[f"sha256 of {name}"] = digest
     # Files of known hashes are verified while they are loaded: who is here has the right ones.

@@ -5,6 +5,9 @@ Stage two needs no model: ``Matcher.match`` has both in the order of the paper.
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -37,6 +40,11 @@ from fiftyone_ntt.method.results import IndexedImage, Instances, StageOneResult
 from fiftyone_ntt.pixels.frames import ImageFrame, check_image, feature_input, resample_bicubic
 from fiftyone_ntt.pixels.packed_masks import masks_at_image_size
 
+logger = logging.getLogger(__name__)
+
+_warming = threading.Lock()
+_warm: set[tuple[object, ...]] = set()
+"""Models that were warmed up, by their addresses, with the sizes of batches: a mistake would only cost time."""
 _FACTS_IMAGE = (480, 640)
 """Height and width of the image whose frame tells, in ``Segmenter.facts``, how images go into the mask model."""
 
@@ -160,6 +168,32 @@ class Segmenter:
     def _points_facts(self) -> object:
         # "bank": indexes of before have it, from when the classes of a bank could guide as well.
         return "grid" if self.proposals.points == "grid" else {"guided": GUIDED_FRACTION, "bank": None}
+
+    def warm_up(self) -> None:
+        """Runs a made-up image through both models, once for these models in a process.
+
+        On a GPU the first image pays for loading kernels, and where models are compiled, for that: minutes. A worker
+        does it before it takes images, so that it is nobody's time. Plain models on a CPU have nothing to warm up.
+        """
+        models = (self.proposal_model, self.feature_model)
+        if not self.static_shapes and all(_device_of(model).type == "cpu" for model in models):
+            return
+        key = (*map(id, models), self.images_per_batch, self._points_at_once.size, self.static_shapes)
+        # Squares of many colours: a mask model is sure of them, so that every step has work to do.
+        squares = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8).repeat(80, axis=0).repeat(80, axis=1)
+        with _warming:  # of several devices one after the other: compiling takes all cores
+            started = time.perf_counter()
+            if key in _warm:
+                return
+            _warm.add(key)
+            try:
+                for count in sorted({self.images_per_batch, 1}, reverse=True):
+                    encoded = self.encode([self.prepare(squares)] * count)
+                self.decode(encoded[0]).vectors.cpu()  # asking for values waits until all is done
+            except Exception as error:  # an image that fails for the same reason says so itself
+                logger.warning("the models could not be warmed up: %s: %s", type(error).__name__, error)
+        seconds = time.perf_counter() - started
+        logger.info("%s were warmed up in %.1f s", " and ".join(model.name for model in models), seconds)
 
     def prepare(self, image: NDArray[np.uint8]) -> Prepared:
         """Resizes an image, uint8 ``[H, W, 3]`` RGB, for both models (3.1). Runs neither; safe in any thread."""

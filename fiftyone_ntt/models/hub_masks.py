@@ -18,7 +18,7 @@ from fiftyone_ntt.method.proposals import kept_of
 from fiftyone_ntt.models.devices import Compiled, Precision, autocast, matmul
 from fiftyone_ntt.models.hub_mask_model import HubMaskModel
 from fiftyone_ntt.models.mask_decoder import MaskDecoder
-from fiftyone_ntt.models.sam2 import BOXES_PER_BATCH, Sam2Embedding, decoder_that_agrees
+from fiftyone_ntt.models.sam2 import BOXES_PER_BATCH, CompiledPoints, Sam2Embedding, decoder_that_agrees
 from fiftyone_ntt.pixels.frames import ImageFrame, check_rendered, normalize, to_mask_frame
 
 _PROMPTS_AT_ONCE = 16
@@ -56,7 +56,8 @@ class HubSam2(HubMaskModel[Sam2Embedding]):
         add_no_mem_embed: add the learnt "no memory" vector to the image embedding, as the package does.
         name: name for provenance; by default the last part of ``path_or_repo``.
         precision: of the image encoder; the decoder's is float32, with TF32 products on CUDA unless this is too.
-        compile: run the image encoder through ``torch.compile``.
+        compile: run the image encoder through ``torch.compile``, and our decoder of point prompts where it is not on
+            the CPU.
 
     Raises:
         MissingWeightsError: the weights or a package that the model needs are not to be had.
@@ -82,6 +83,8 @@ class HubSam2(HubMaskModel[Sam2Embedding]):
         self.model.mask_decoder.dynamic_multimask_via_stability = False
         self.decoder = self._fast_decoder()
         self._forward = Compiled(self._features, self.name) if compile else self._features
+        if compile and self.decoder is not None and self.device.type != "cpu":  # where it gains nothing
+            self.decoder.compiled = CompiledPoints(self.decoder, self.name)
 
     def frame(self, image_size: tuple[int, int]) -> ImageFrame:
         """The image of ``(height, width)`` pixels is squashed to a square; its aspect ratio is lost."""

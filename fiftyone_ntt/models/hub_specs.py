@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 
@@ -14,6 +16,8 @@ from fiftyone_ntt.errors import InputError, MissingWeightsError
 from fiftyone_ntt.method.backends import FeatureModel, ProposalModel
 from fiftyone_ntt.models.devices import Precision
 from fiftyone_ntt.pixels.files import expanded
+
+SpecT = TypeVar("SpecT")
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,11 @@ class Card:
 
 
 def _installed(package: str) -> str | None:
+    """Its version, ``None`` if it is not there; SAM2 as Meta's own repository installs it has another name, SAM-2."""
     try:
         return version(package)
     except PackageNotFoundError:
-        return None
+        return None if find_spec(package.replace("-", "_")) is None else "unknown"
 
 
 def release_of(text: str) -> tuple[int, int, int]:
@@ -83,6 +88,11 @@ CARDS = {
     "google/tipsv2-b14": Card(_APACHE, 86, transformers="5.13"),
     "MiniSamSpec": Card("MIT (as declared)", 10, packages=("onnx", "onnxruntime")),
     "EfficientNetSpec": Card(_APACHE, 5, packages=("efficientnet-lite-pytorch",)),
+    # Weights of one's own.
+    "Sam2Spec": Card("?", packages=("sam2",)),
+    "Dinov2Spec": Card("?", transformers="4.48"),
+    "HubMaskSpec": Card("?", transformers="4.52"),
+    "HubFeatureSpec": Card("?", transformers="4.48"),
 }
 """By the repository, the weights file, or the kind of spec; sizes as their authors state them."""
 
@@ -95,11 +105,17 @@ def card_of(spec: object) -> Card | None:
     return own or next((CARDS[name] for name in names if name in CARDS), None)
 
 
-def check_runnable(spec: object, preset: str) -> None:
-    """Raises MissingWeightsError, in one sentence, where a package or a version that the model needs is not here."""
-    card = card_of(spec)
-    if card is not None and (problem := card.problem()):
-        raise MissingWeightsError(f"the preset {preset!r} {problem}")
+def check_runnable(preset: str, *specs: object) -> None:
+    """Raises MissingWeightsError, in one sentence, where packages or versions that models need are not here."""
+    problems = dict.fromkeys(card.problem() for card in map(card_of, specs) if card is not None)
+    if said := "; it ".join(problem for problem in problems if problem):
+        raise MissingWeightsError(f"the preset {preset!r} {said}")
+
+
+def gated_first(specs: Iterable[SpecT]) -> list[SpecT]:
+    """Specs in the order in which their weights are fetched: no gigabyte for one that waits behind a gate."""
+    cards = [(card_of(spec), spec) for spec in specs]
+    return [spec for card, spec in sorted(cards, key=lambda item: item[0] is None or not item[0].gated)]
 
 
 def _source(spec: HubMaskSpec | HubFeatureSpec, preset: str) -> Path:
@@ -181,7 +197,7 @@ class HubMaskSpec:
         from fiftyone_ntt.models import hub_hq, hub_masks
         from fiftyone_ntt.models.hub_folders import kind_of
 
-        check_runnable(self, preset)
+        check_runnable(preset, self)
         folder = _source(self, preset)
         name = Path(self.repo or str(self.path)).name
         if kind_of(folder, {**hub_masks.KINDS, **hub_hq.KINDS}) in hub_hq.KINDS:
@@ -227,7 +243,7 @@ class HubFeatureSpec:
         from fiftyone_ntt.models.hub_features import KINDS, READERS, HubFeatures, HubTextFeatures
         from fiftyone_ntt.models.hub_folders import kind_of
 
-        check_runnable(self, preset)
+        check_runnable(preset, self)
         folder = _source(self, preset)
         features = HubTextFeatures if kind_of(folder, KINDS) in READERS else HubFeatures
         return features(

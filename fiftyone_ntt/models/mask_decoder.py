@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -131,6 +131,18 @@ class Predicted:
         return Predicted(self.iou[prompts], self.mask_tokens[prompts], self.image.select(prompts))
 
 
+class Steps(Protocol):
+    """What ``MaskDecoder.best`` does with a batch of prompts; compiled, or as they are."""
+
+    def predict(self, image: PreparedImage, sparse: Tensor) -> Predicted:
+        """See ``MaskDecoder.predict``."""
+        ...
+
+    def upscale_some(self, image: PreparedImage, predicted: Predicted, prompts: Tensor, outputs: Tensor) -> Tensor:
+        """``MaskDecoder.upscale`` of some of the prompts, int64 ``[k]``, with the masks ``[k, m]`` of each."""
+        ...
+
+
 class MaskDecoder:
     """The decoder of one SAM.
 
@@ -158,6 +170,7 @@ class MaskDecoder:
         self.up1, self.up2 = (_upscaling(weights, f"output_upscaling.{i}") for i in (0, 3))
         self.up_norm = weights.norm("output_upscaling.1")
         first, second = self.layers
+        self.compiled: Steps | None = None
         # What the layer norms do to what tokens add: its mean goes, then each channel has its gain.
         self.added0 = centred(first.from_image.out.weight)
         self.added0_later = centred(self.added0 * first.gain)
@@ -280,14 +293,14 @@ class MaskDecoder:
         Returns:
             int64 ``[k]`` which prompts, logits float32 ``[k, 4h, 4w]`` and predicted IoU float32 ``[k]``.
         """
-        outputs = 1 + torch.tensor(among, device=sparse.device)
+        steps, outputs = self.compiled or self, 1 + torch.tensor(among, device=sparse.device)
 
         def decode(part: tuple[int, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
             first, prompts = part
-            predicted = self.predict(image, prompts)
+            predicted = steps.predict(image, prompts)
             iou, place = predicted.iou[:, outputs].max(dim=1)
             above = (iou > threshold).nonzero()[:, 0]
-            logits = self.upscale(image, predicted.select(above), outputs[place[above], None])[:, 0]
+            logits = steps.upscale_some(image, predicted, above, outputs[place[above], None])[:, 0]
             return above + first, logits, iou[above]
 
         kept, logits, ious = zip(*_mapped(decode, sparse), strict=True)
@@ -309,6 +322,10 @@ class MaskDecoder:
 
         logits, ious = zip(*_mapped(decode, sparse), strict=True)
         return torch.cat(logits), torch.cat(ious)
+
+    def upscale_some(self, image: PreparedImage, predicted: Predicted, prompts: Tensor, outputs: Tensor) -> Tensor:
+        """See ``Steps``."""
+        return self.upscale(image, predicted.select(prompts), outputs)
 
     @torch.no_grad()
     def upscale(self, image: PreparedImage, predicted: Predicted, outputs: Tensor) -> Tensor:

@@ -17,8 +17,15 @@ from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.backends import FeatureModel, ProposalModel
 from fiftyone_ntt.method.config import Granularity, ProposalConfig
 from fiftyone_ntt.method.references import ReferenceSettings
-from fiftyone_ntt.models.devices import AnyPrecision, Precision, choose_devices, free_memory, settled_precision
-from fiftyone_ntt.models.hub_specs import Dinov2Spec, HubFeatureSpec, HubMaskSpec
+from fiftyone_ntt.models.devices import (
+    AnyPrecision,
+    Precision,
+    choose_devices,
+    cuda_graphs,
+    free_memory,
+    settled_precision,
+)
+from fiftyone_ntt.models.hub_specs import Dinov2Spec, HubFeatureSpec, HubMaskSpec, check_runnable, gated_first
 from fiftyone_ntt.models.specs import WEIGHTS, EfficientNetSpec, MiniSamSpec, ModelSpec, Sam2Spec
 
 __all__ = [
@@ -109,7 +116,7 @@ class LoadedPreset:
         proposal_model: the mask model.
         feature_model: the feature model.
         device: where they run.
-        compiled: whether their encoders were to be compiled, which needs shapes that do not change.
+        compiled: whether they were to be compiled, which needs shapes that do not change.
     """
 
     preset: Preset
@@ -259,7 +266,8 @@ def load_preset(
         precision: of the encoders: ``"fp32"``, or autocast to ``"bf16"`` or ``"fp16"``, which is faster on CUDA and
             changes the results a little: compare by AP, not by equality. ``"auto"`` is bf16 on CUDA devices that
             have it, and fp32 on all others.
-        compile: run the encoders through ``torch.compile``. The first images then take minutes; the log says how long.
+        compile: run the networks through ``torch.compile``. That takes minutes, once a process: ``Segmenter.warm_up``
+            does it ahead of the first image; the log says how long it took.
 
     Raises:
         InputError: unknown preset, device or precision.
@@ -310,11 +318,13 @@ def load_segmenters(
 
 
 def _load_on(chosen: Preset, target: torch.device, precision: Precision, compile: bool) -> LoadedPreset:
-    options = _Options(chosen.name, precision, compile)
-    proposal_model = _loaded(chosen.proposal, target, options)
-    feature_model = _loaded(chosen.features, target, options)
-    used = torch.device("cpu") if chosen.proposal.cpu_only and chosen.features.cpu_only else target
-    return LoadedPreset(chosen, proposal_model, feature_model, used, compile)
+    options = _Options(chosen.name, precision, compile, compile and cuda_graphs())
+    specs: tuple[ModelSpec[Any], ...] = (chosen.proposal, chosen.features)
+    check_runnable(chosen.name, *specs)  # before anything is fetched
+    models = {spec: _loaded(spec, target, options) for spec in gated_first(specs)}
+    for_cpu = chosen.proposal.cpu_only and chosen.features.cpu_only
+    used = torch.device("cpu") if for_cpu else target
+    return LoadedPreset(chosen, models[specs[0]], models[specs[1]], used, compile and not for_cpu)
 
 
 def resolve_preset(preset: str | Preset) -> Preset:
@@ -352,6 +362,7 @@ class _Options:
     preset: str = field(compare=False)
     precision: Precision = "fp32"
     compile: bool = False
+    graphs: bool = False
 
     def arguments(self) -> dict[str, Any]:
         """Those that a loader must understand: specs of one's own need not know what is not asked of them."""

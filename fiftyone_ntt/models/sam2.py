@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fiftyone_ntt.errors import InputError, WeightsMismatchError
 from fiftyone_ntt.method.proposals import kept_of
 from fiftyone_ntt.models.devices import Compiled, Precision, autocast, matmul
-from fiftyone_ntt.models.mask_decoder import MaskDecoder, PreparedImage
+from fiftyone_ntt.models.mask_decoder import MaskDecoder, Predicted, PreparedImage
 from fiftyone_ntt.models.specs import sha256_of
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame, check_rendered, imagenet_normalize
 
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 BOXES_PER_BATCH = 32
 """Boxes decoded at once; each costs about 30 MB in the decoder."""
+_UPSCALED_IN, _UPSCALED_TOGETHER = 4, 16
+"""Parts in which compiled code up-scales the masks of a batch, and how many masks are too few to be parted."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Sam2:
         overrides: changes to the config, ``"model.a.b=value"``.
         name: name for provenance; by default the config's.
         precision: of the image encoder; the decoder's is float32, with TF32 products on CUDA unless this is too.
-        compile: run the image encoder through ``torch.compile``.
+        compile: run the image encoder through ``torch.compile``, and the decoder of point prompts where it is not on
+            the CPU.
 
     Raises:
         InputError: unknown config, or an architecture without 256 x 256 masks.
@@ -87,6 +90,8 @@ class Sam2:
         self.model.eval().requires_grad_(False).to(self.device)
         self.decoder = fast_decoder(self.model)
         self._forward_image = Compiled(self.model.forward_image, self.name) if compile else self.model.forward_image
+        if compile and self.decoder is not None and self.device.type != "cpu":  # where it gains nothing
+            self.decoder.compiled = CompiledPoints(self.decoder, self.name)
         logger.info("loaded %s on %s", self.name, self.device)
         logger.debug("%s is from %s", self.name, checkpoint)
 
@@ -283,6 +288,43 @@ def decoder_that_agrees(
         logger.warning("the mask decoder does not compute what the known one does, which only costs speed")
         return None
     return decoder
+
+
+class CompiledPoints:
+    """The steps of ``MaskDecoder.best`` through ``torch.compile``, whose batches of points all have one size.
+
+    How many masks of a batch are kept differs each time: they are up-scaled in parts of one size, the last one filled
+    up. Other prompts (boxes, several points) come in any number, and run plainly.
+
+    Args:
+        decoder: whose steps.
+        name: of the model, for the log.
+    """
+
+    def __init__(self, decoder: MaskDecoder, name: str) -> None:
+        self._plain = decoder
+        self._predict = Compiled(decoder.predict, f"the decoder of {name}", "prompt", used_up=True)
+        self._upscale = Compiled(decoder.upscale, f"the up-scaling of {name}", "mask")
+
+    def predict(self, image: PreparedImage, sparse: Tensor) -> Predicted:
+        """See ``Steps``."""
+        predicted: Predicted = self._predict(image, sparse)
+        return predicted
+
+    def upscale_some(self, image: PreparedImage, predicted: Predicted, prompts: Tensor, outputs: Tensor) -> Tensor:
+        """See ``Steps``."""
+        count, kept = len(predicted.iou), len(prompts)
+        size = max(count // _UPSCALED_IN, min(count, _UPSCALED_TOGETHER))
+        if not kept:
+            return self._plain.upscale_some(image, predicted, prompts, outputs)
+        if size == count:
+            every = outputs.new_zeros(count, outputs.shape[1])
+            every[prompts] = outputs
+            logits: Tensor = self._upscale(image, predicted, every)
+            return logits if kept == count else logits[prompts]
+        filled = torch.arange(-(-kept // size) * size, device=prompts.device).clamp_max(kept - 1)
+        parts = [self._upscale(image, predicted.select(prompts[i]), outputs[i]) for i in torch.split(filled, size)]
+        return torch.cat(parts)[:kept]
 
 
 def build_sam2(config: str, overrides: tuple[str, ...] = ()) -> Any:

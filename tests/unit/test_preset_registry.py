@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, PackageNotFoundError
 
 import pytest
 
 from fiftyone_ntt.errors import InputError, MissingWeightsError, WrongTypeError
 from fiftyone_ntt.models import PRESETS, load_preset, register_preset
 from fiftyone_ntt.models import hub_specs as specs
-from fiftyone_ntt.models.hub_specs import CARDS, Card, HubFeatureSpec, HubMaskSpec, card_of
+from fiftyone_ntt.models.hub_specs import CARDS, Card, Dinov2Spec, HubFeatureSpec, HubMaskSpec, card_of
 from fiftyone_ntt.models.preset_registry import all_presets
-from fiftyone_ntt.models.presets import resolve_preset
+from fiftyone_ntt.models.presets import clear_loaded, resolve_preset
+from fiftyone_ntt.models.specs import Sam2Spec
 from fiftyone_ntt.params import preset_names as names
 from fiftyone_ntt.params.labelling import IndexParams, SegmentParams
 
@@ -136,6 +137,58 @@ def test_what_is_missing_is_one_sentence(
         with pytest.raises(MissingWeightsError, match="^the preset 'mine' needs [^\n]*$"):
             register_preset(replace(MINE, proposal=HubMaskSpec("a/b", card=card)))
             load_preset("mine", "cpu")
+
+
+def test_all_that_is_missing_is_said_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody should fetch a gigabyte for one model, to hear then what the other one lacks."""
+    monkeypatch.setattr(specs, "_installed", {"transformers": "4.48"}.get)
+    monkeypatch.setattr(Sam2Spec, "load", lambda *given, **options: pytest.fail("fetched"))
+    for name in ("dinov3", "tips", "radio"):
+        with pytest.raises(MissingWeightsError, match="needs the package sam2.*; it needs transformers") as caught:
+            load_preset(name, "cpu")
+        assert "\n" not in str(caught.value)
+    own = Sam2Spec("configs/sam2.1/sam2.1_hiera_t.yaml", path="mine.pt")
+    with pytest.raises(MissingWeightsError, match="run `pip install sam2`"):
+        load_preset(replace(MINE, proposal=own), "cpu")  # type: ignore[arg-type]
+
+
+def test_what_is_gated_is_fetched_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = []
+
+    def fetch(spec: object, device: object, **options: object) -> object:
+        fetched.append(type(spec).__name__)
+        return spec
+
+    for kind in (Sam2Spec, HubMaskSpec, HubFeatureSpec, Dinov2Spec):
+        monkeypatch.setattr(kind, "load", fetch)
+    monkeypatch.setattr(specs, "_installed", lambda package: "99")
+    for name, order in (
+        ("dinov3", ["HubFeatureSpec", "Sam2Spec"]), ("sam3", ["HubMaskSpec", "Dinov2Spec"]),
+        ("large", ["Sam2Spec", "Dinov2Spec"]), ("radio", ["Sam2Spec", "HubFeatureSpec"]),
+    ):  # fmt: skip
+        fetched.clear()
+        clear_loaded()
+        loaded = load_preset(name, "cpu")
+        assert fetched == order
+        assert loaded.proposal_model is PRESETS[name].proposal and loaded.feature_model is PRESETS[name].features
+    clear_loaded()
+
+
+def test_a_package_under_another_name_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meta's own repository installs the module sam2 as the package SAM-2."""
+    from fiftyone_ntt.cli import doctor
+
+    def unknown(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    for module in (specs, doctor):
+        monkeypatch.setattr(module, "version", unknown)
+    assert Card("x", packages=("sam2", "efficientnet-lite-pytorch")).problem() == ""
+    assert "no-such-package" in Card("x", packages=("no-such-package",)).problem()
+    check = doctor._package("sam2", "sam2")()
+    assert check.ok and "unknown version" in check.found
+    absent = doctor._package("sam2", "no_such_module")()
+    assert not absent.ok and "pip install sam2" in absent.fix
 
 
 def test_gated_weights_say_how_to_come_by_them(monkeypatch: pytest.MonkeyPatch) -> None:

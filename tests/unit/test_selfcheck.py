@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.fake_models import FakeFeatures, FakeProposals
 from support.tiny_checkpoints import tiny_dinov2_folder, tiny_preset
 
 from fiftyone_ntt.cli import main as cli
 from fiftyone_ntt.cli import presets as command
 from fiftyone_ntt.demo import selfcheck
-from fiftyone_ntt.models import PRESETS
+from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.models import PRESETS, Preset
 from fiftyone_ntt.models.hub_specs import Card
 from fiftyone_ntt.models.presets import Dinov2Spec, clear_loaded
 
@@ -67,6 +69,46 @@ def test_a_preset_that_does_not_load_is_one_line(tmp_path: Path, capsys: pytest.
     assert [step.ok for step in cut_off.steps] == [False] and str(folder) in cut_off.verdict
     foreign = selfcheck.run_selfcheck(replace(broken, features=OfAnotherPackage()), "cpu")  # type: ignore[arg-type]
     assert [step.ok for step in foreign.steps] == [False] and "KeyError: 'weights'" in foreign.verdict
+
+
+class NoKernels(FakeFeatures):
+    """What a card does for which torch was not built."""
+
+    def encode(self, images: Any) -> Any:
+        raise RuntimeError("CUDA error: no kernel image is available\nfor execution on the device")
+
+
+@dataclass(frozen=True)
+class Given:
+    """A spec of a model that is there already."""
+
+    model: Any
+    cpu_only = True
+
+    def load(self, device: object, **options: object) -> Any:
+        return self.model()
+
+
+def test_a_broken_device_is_a_verdict_not_a_traceback() -> None:
+    check = selfcheck.run_selfcheck(Preset("no-kernels", Given(FakeProposals), Given(NoKernels)), "cpu")
+    steps = {step.name: step for step in check.steps}
+    assert steps["the models load"].ok
+    assert not check.sound and "NotImplementedError" in check.verdict, "masks in boxes are asked for first"
+    memory_bank = steps["references become a memory bank"]
+    assert not memory_bank.ok and memory_bank.found == (
+        "RuntimeError: CUDA error: no kernel image is available for execution on the device"
+    )
+    assert "memory" in check.facts and "Python" in check.facts["system"], "the rest of the report is there"
+
+
+def test_photographs_are_asked_for_before_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> Any:
+        raise InputError("pip install scikit-image")
+
+    monkeypatch.setattr(selfcheck, "load_images", absent)
+    monkeypatch.setattr(selfcheck, "load_preset", lambda *given, **options: pytest.fail("loaded"))
+    with pytest.raises(InputError, match="scikit-image"):
+        selfcheck.run_selfcheck("lite", "cpu")
 
 
 def test_what_is_not_there_is_refused_before_anything_else(capsys: pytest.CaptureFixture[str]) -> None:
