@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -117,6 +118,7 @@ class CandidateSource:
         indexed: images whose candidates were added to it.
         looks: at how many images the models looked; a tile of a large image is one here.
         bytes: size of what was added.
+        ready_after: seconds that loading the models and warming them up took.
         storage_error: why the index took no more; ``None`` while it does.
         unstored: key -> why the index could not take this image, though it takes others.
         about: what a person should know of single images, e.g. that there is hardly any contrast in one.
@@ -138,6 +140,7 @@ class CandidateSource:
         self._lock = threading.Lock()
         self._explanation = ""
         self.from_index, self.indexed, self.looks, self.bytes = 0, 0, 0, 0
+        self.ready_after = 0.0
         self.storage_error: IndexStorageError | None = None
         self.unstored: dict[str, str] = {}
         self.about = ImageNotes(stage_one.points_per_side)
@@ -146,9 +149,8 @@ class CandidateSource:
     def open(self) -> None:
         """Finds the part of the index to use.
 
-        What decides its content is known once the models are loaded; then they are warmed up, too. If this very preset
-        was used here before, with the weights that made the bank, it is known without: ``stream`` does both if an image
-        is not in the index.
+        What decides its content is known once the models are loaded. If this very preset was used here before, with
+        the weights that made the bank, it is known without.
 
         Raises:
             PresetMismatchError: if the weights on this machine are not those that made the bank.
@@ -156,8 +158,7 @@ class CandidateSource:
         """
         settings = self._recalled(self._bank) if self._use_index and self._bank is not None else None
         if settings is None:
-            for segmenter in self.segmenters():  # they will most likely be needed: before any image is claimed
-                segmenter.warm_up()
+            segmenter = self.segmenters()[0]
             if not self._use_index:
                 return
             settings = self._settings(segmenter)
@@ -168,18 +169,21 @@ class CandidateSource:
         self._store.remember(self._stage_one.recipe)
 
     def segmenters(self) -> list[Segmenter]:
-        """The models, one segmenter a device; loaded by the first call.
+        """The models, one segmenter a device; loaded and warmed up by the first call.
 
         Raises:
             PresetMismatchError: if they are not those that made the bank.
             InputError: if they would not make what the index holds.
         """
         if self._loaded is None:
+            started = time.perf_counter()
             loaded = self._stage_one.load()
             if self._bank is not None:
                 self._bank.check_preset(self._stage_one.preset.name, loaded[0].weights)
             self._check_settings(self._settings(loaded[0]))
-            self._loaded = loaded
+            for segmenter in loaded:
+                segmenter.warm_up()
+            self._loaded, self.ready_after = loaded, time.perf_counter() - started
         return self._loaded
 
     def item(self, key: str, filepath: str, whole: bool = False) -> tuple[str, Callable[[], _Read]]:

@@ -218,6 +218,7 @@ class Compiled:
     def __init__(self, function: Callable[..., Any], name: str, what: str = "image", used_up: bool = False) -> None:
         self._plain, self._name, self._what, self._used_up = function, name, what, used_up
         self._graphs = cuda_graphs()
+        _allow_many_shapes()
         mode = "reduce-overhead" if self._graphs else "default"
         self._compiled: Callable[..., Any] | None = torch.compile(function, dynamic=False, mode=mode)
         self._seen: set[tuple[torch.Size, ...]] = set()
@@ -264,6 +265,15 @@ class Compiled:
     def _owned(self, result: Any) -> Any:
         """A result that is the caller's: the next graph that is played writes over what the last one gave."""
         return _mapped(torch.Tensor.clone, result) if self._graphs and not self._used_up else result
+
+
+def _allow_many_shapes() -> None:
+    """Torch counts what it compiled by the function's code, which models and devices share, and gives up at eight."""
+    import torch._dynamo  # what ``torch.compile`` would import
+
+    for name in ("recompile_limit", "cache_size_limit"):  # the same, in newer and older versions
+        if hasattr(torch._dynamo.config, name):
+            setattr(torch._dynamo.config, name, max(128, getattr(torch._dynamo.config, name)))
 
 
 def _mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:

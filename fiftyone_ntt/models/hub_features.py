@@ -147,7 +147,7 @@ class HubFeatures:
         config = self.model.config
         self.patch = int(getattr(config, "patch_size", 32))  # a ConvNeXt has strides instead, 32 in all
         self.dim: int = config.hidden_sizes[-1] if hasattr(config, "hidden_sizes") else config.hidden_size
-        self.input_size = input_size or self.kind.input_size // self.patch * self.patch
+        self.input_size = self.kind.input_size // self.patch * self.patch if input_size is None else input_size
         self.grid = token_grid(self.input_size, self.patch)
         self.crop_size = min(self.input_size, max(1, CROP_SIZE // self.patch) * self.patch)
         self._removed: Tensor | None = None

@@ -123,7 +123,7 @@ def _source(spec: HubMaskSpec | HubFeatureSpec, preset: str) -> Path:
     from fiftyone_ntt.models.hub_folders import find_folder
 
     if spec.path is not None:
-        return find_folder(Path(spec.path).expanduser())
+        return find_folder(expanded(spec.path))
     card = card_of(spec)
     try:
         return find_folder(spec.repo)

@@ -381,7 +381,7 @@ def _loaded(spec: ModelSpec[ModelT], device: torch.device, options: _Options) ->
     """Loads a model once per spec, device and options; presets that share a model share it in memory."""
     if spec.cpu_only:
         device, options = torch.device("cpu"), _Options(options.preset)
-    key = (spec, device, options)
+    key = (spec, torch.device(device.type, device.index or 0), options)  # "cuda" is "cuda:0"
     return cast(ModelT, _kept(key, lambda: spec.load(device, preset=options.preset, **options.arguments())))
 
 

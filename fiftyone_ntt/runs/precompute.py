@@ -129,7 +129,8 @@ def index(
     elif report.failed == len(view):
         report.notes.append(all_failed(report.errors, "see to the files, then run it again"))
     if report.computed > report.found:
-        remember_speed(root_dataset_of(view), made_how, time.perf_counter() - started, source.looks)
+        spent = time.perf_counter() - started - source.ready_after
+        remember_speed(root_dataset_of(view), made_how, spent, source.looks)
     report.seconds = time.perf_counter() - started
     logger.info("%s", report.counts)
     return report

@@ -256,6 +256,7 @@ def label(task: Task) -> SegmentReport:
     bank, config, dataset = task.bank, task.config, dataset_of(task.view)
     record, stage_one = record_of(task)
     source = task.source or CandidateSource(stage_one, bank=bank)
+    ready = source.ready_after
     source.open()
     targets = task.view
     if not task.include_references:
@@ -278,7 +279,8 @@ def label(task: Task) -> SegmentReport:
     report.notes += ended_silently(report, len(task.view), config.score_threshold)
     report.seconds = time.perf_counter() - started
     if report.indexed > report.from_index and not report.by_others and not config.to_the_bit:
-        remember_speed(root_dataset_of(task.view), stage_one, report.seconds, source.looks)
+        spent = report.seconds - (source.ready_after - ready)  # a run of many images loads its models once, too
+        remember_speed(root_dataset_of(task.view), stage_one, spent, source.looks)
     logger.info("%s", report.counts)
     return report
 

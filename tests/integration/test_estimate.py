@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import fiftyone as fo
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 import fiftyone_ntt as ntt
 from fiftyone_ntt.candidates.source import StageOne
 from fiftyone_ntt.candidates.tiles import tiles_of_size
+from fiftyone_ntt.method.segmenter import Segmenter
 from fiftyone_ntt.params.base import StageOneSettings
 from fiftyone_ntt.runs import estimate as module
 from fiftyone_ntt.runs.estimate import Estimate, estimate, in_words, remember_speed, seconds_per_look
@@ -72,6 +74,21 @@ def test_a_tile_is_a_look(images, stage_one, tmp_path):
     took = seconds_per_look(images, StageOne.of(asked))
     assert took is not None and took * (4 + tiles) <= report.seconds
     assert estimate(images, asked).indexed == 5
+
+
+@pytest.mark.parametrize("service", ["index", "segment"])
+def test_warming_up_is_no_images_time(service, images, stage_one, bank, tmp_path, monkeypatch):
+    """Models that take an hour to compile do so once, for four images as for a million."""
+    clock, hours = time.perf_counter, []
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + 3600 * len(hours))
+    monkeypatch.setattr(Segmenter, "warm_up", lambda segmenter: None if hours else hours.append(1))
+    asked = stage_one.changed(index_dir=tmp_path / "index")
+    if service == "index":
+        report = ntt.index(images, asked.preset, stage_one=asked)
+    else:
+        report = ntt.segment(images, bank, "ntt", stage_one=asked)
+    assert hours and report.seconds > 3600
+    assert 0 < seconds_per_look(images, StageOne.of(asked)) < 900
 
 
 @pytest.mark.parametrize(

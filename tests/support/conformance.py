@@ -93,13 +93,15 @@ BACKENDS = {
         Backend("EdgeTAM", hub_models.tiny_hub_edgetam, HubSam2, _MEMORY, True, "timm", "Sam2ImageProcessor"),
         Backend("SAM3 tracker", hub_models.tiny_hub_sam3, HubSam2, _MEMORY, True, "", "Sam3ImageProcessor"),
         Backend("SAM-HQ", hub_models.tiny_hub_hq, HubSamHq, {}, True, "", "SamImageProcessor"),
-        Backend("DINOv2", tiny_dinov2_folder, _dinov2, {"input_size": 140}, False),
+        Backend("DINOv2", tiny_dinov2_folder, _dinov2, {"input_size": 140}, False, "", "BitImageProcessor"),
         Backend(
             "DINOv2 with registers",
             lambda folder, seed=0: tiny_dinov2_folder(folder, registers=4, seed=seed),
             _dinov2,
             {"input_size": 140},
             False,
+            "",
+            "BitImageProcessor",
         ),
         *(
             Backend(name, _kind(kind), _features(patch), {"positions_removed": 4}, False, "", processor)
@@ -276,9 +278,15 @@ def is_finite_on_a_constant_image(backend: Backend, folder: Path) -> None:
 
 
 def gives_the_same_in_a_batch(backend: Backend, folder: Path) -> None:
-    """Three images at once give what each gives alone."""
+    """Three images at once give what each gives alone, and so do prompts."""
     model = loaded(backend, folder)
     if backend.masks:
+        points, embedding = points_of(model), model.encode(pixels_of(model), model.frame(IMAGE_SIZE))
+        masks, ious = model.decode_points(embedding, points)
+        for i in range(3):
+            alone_masks, alone_ious = model.decode_points(embedding, points[i : i + 1])
+            torch.testing.assert_close(masks[i : i + 1], alone_masks, rtol=1e-4, atol=1e-3)
+            torch.testing.assert_close(ious[i : i + 1], alone_ious, rtol=0, atol=1e-5)
         images = [pixels_of(model, seed) for seed in (1, 2, 3)]
         frame = model.frame(IMAGE_SIZE)
         together = [item.image for item in model.encode_batch(torch.stack(images), [frame] * 3)]
@@ -316,6 +324,9 @@ def is_fed_as_by_its_processor(backend: Backend, folder: Path) -> None:
     padded = backend.processor == "SamImageProcessor"
     image = np.random.default_rng(0).integers(0, 256, (3 * side // 4 if padded else side, side, 3), dtype=np.uint8)
     options: dict[str, Any] = {} if backend.masks else {"size": {"height": side, "width": side}}
+    if backend.processor == "BitImageProcessor":  # as preprocessor_config.json of DINOv2's repositories sets it up
+        published = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+        options = {"do_resize": False, "do_center_crop": False, **published}
     if backend.processor == "Siglip2ImageProcessor":
         options = {"patch_size": model.patch, "max_num_patches": model.grid[0] ** 2}
     given = getattr(transformers, backend.processor)(**options)(image, return_tensors="pt")["pixel_values"]

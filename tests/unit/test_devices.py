@@ -89,6 +89,14 @@ def test_one_segmenter_a_device_each_with_models_of_its_own(gpus):
     assert load_preset(FAKE, "cuda:1,cuda:0").proposal_model is second.proposal_model
 
 
+def test_a_card_under_two_names_holds_its_models_once(gpus):
+    """Banks are built on "cuda", runs go over "all"."""
+    gpus(2)
+    built, run = load_preset(FAKE, "cuda"), load_segmenters(FAKE, "all")
+    assert run[0].proposal_model is built.proposal_model and run[0].feature_model is built.feature_model
+    assert run[1].proposal_model is not built.proposal_model
+
+
 def test_models_of_many_devices_are_all_kept(gpus):
     gpus(8)
     before = load_segmenters(FAKE, "all")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +27,7 @@ from fiftyone_ntt.models.presets import clear_loaded
 from fiftyone_ntt.models.sam2 import CompiledPoints, Sam2
 from fiftyone_ntt.params.base import StageOneSettings
 
+ROOT = Path(__file__).resolve().parents[2]
 IMAGE = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 
 
@@ -197,6 +201,17 @@ def test_few_shapes_are_compiled_the_rest_runs_plainly(monkeypatch):
     assert len(compiler.calls) == 8
     compiled(torch.zeros(1))
     assert len(compiler.calls) == 9, "those that were compiled still are"
+
+
+def test_many_models_can_be_compiled_beside_each_other():
+    """Two shapes on each of eight cards are more than torch allows of one function's code."""
+    code = (
+        "import torch; from fiftyone_ntt.models.devices import Compiled;"
+        "torch.compile = lambda function, **options: function; Compiled(abs, 'x');"
+        "print(torch._dynamo.config.recompile_limit)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert int(done.stdout) >= 128
 
 
 def test_cuda_graphs_are_asked_for_and_their_results_copied(monkeypatch):

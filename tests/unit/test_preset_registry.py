@@ -6,6 +6,7 @@ from dataclasses import replace
 from importlib.metadata import EntryPoint, PackageNotFoundError
 
 import pytest
+import torch
 
 from fiftyone_ntt.errors import InputError, MissingWeightsError, WrongTypeError
 from fiftyone_ntt.models import PRESETS, load_preset, register_preset
@@ -189,6 +190,12 @@ def test_a_package_under_another_name_is_there(monkeypatch: pytest.MonkeyPatch) 
     assert check.ok and "unknown version" in check.found
     absent = doctor._package("sam2", "no_such_module")()
     assert not absent.ok and "pip install sam2" in absent.fix
+
+
+def test_a_folder_of_nobodys_is_one_sentence() -> None:
+    spec = HubFeatureSpec(path="~no-such-user/weights")
+    with pytest.raises(InputError, match="nobody here has that name"):
+        spec.load(torch.device("cpu"))
 
 
 def test_gated_weights_say_how_to_come_by_them(monkeypatch: pytest.MonkeyPatch) -> None:
