@@ -28,11 +28,12 @@ from fiftyone_ntt.dataset.schema import (
     declare_previews,
     delete_fields,
     error_field_of,
+    forget_previews,
     info_of,
     show_originals,
 )
 from fiftyone_ntt.dataset.storage import dataset_id, in_parts, patiently, raw_values
-from fiftyone_ntt.errors import InputError, NttError, counted
+from fiftyone_ntt.errors import InputError, NttError, as_text, counted
 from fiftyone_ntt.params.base import Progress, check_arguments, plain_values
 from fiftyone_ntt.params.labelling import MakePreviewsParams, RemovePreviewsParams
 from fiftyone_ntt.pixels.files import expanded, write_file, write_problem
@@ -168,7 +169,7 @@ def remove_previews(dataset: fo.Dataset, preview_field: str = "ntt_preview") -> 
     dataset = checked_dataset(dataset)
     (preview_field,) = plain_values(RemovePreviewsParams, preview_field=preview_field)
     info = info_of(dataset, preview_field)
-    if not info:
+    if not info.get("folders"):
         raise InputError(f"expected a field of previews, got {preview_field!r}; make_previews fills one")
     show_originals(dataset, preview_field, info)
     rows = _rows(every_image(dataset).exists(preview_field), preview_field)
@@ -184,6 +185,7 @@ def remove_previews(dataset: fo.Dataset, preview_field: str = "ntt_preview") -> 
         delete_fields(dataset, preview_field)
     else:
         _set(dataset, preview_field, dict.fromkeys(own))
+        forget_previews(dataset, preview_field)
     logger.info("%s taken back from %r", counted(len(own), "preview"), dataset.name)
     return len(own)
 
@@ -301,6 +303,9 @@ class _Maker:
             preview = preview_file(filepath, self.longest_side)
         except NttError as error:
             return _Outcome(sample_id, "failed", error=str(error))
+        except Exception as error:  # whatever a stranger's file brings about: it costs this image
+            logger.warning("no preview of sample %s: %r", sample_id, error)
+            return _Outcome(sample_id, "failed", error=f"no preview of {filepath}: {as_text(repr(error))}")
         path = self._path(stem, preview.suffix)
         try:
             write_file(path, preview.content, durable=False)

@@ -275,13 +275,24 @@ def declare_previews(dataset: fo.Dataset, preview_field: str, folder: Path) -> N
             preview_field,
             fo.StringField,
             description="path of a small copy of the image, which the App shows in its place",
-            info={PREVIEWS: {"folders": [], "before": _show_previews(dataset, preview_field)}},
+            info={PREVIEWS: {}},
         )
     field = dataset.get_field(preview_field)
     own = field.info[PREVIEWS]
-    if str(folder) not in own["folders"]:
-        field.info = {**field.info, PREVIEWS: {**own, "folders": [*own["folders"], str(folder)]}}
+    folders = own.get("folders", [])
+    if str(folder) not in folders:
+        before = own["before"] if "before" in own else _show_previews(dataset, preview_field)
+        field.info = {**field.info, PREVIEWS: {"folders": [*folders, str(folder)], "before": before}}
         field.save()
+
+
+def forget_previews(dataset: fo.Dataset, preview_field: str) -> None:
+    """Keeps a field of previews, in which somebody else's are, without what was known of ours."""
+    field = dataset.get_field(preview_field)
+    field.info = {**field.info, PREVIEWS: {}}
+    field.save()
+    if dataset.has_field(errors := error_field_of(preview_field)):
+        dataset.delete_sample_field(errors)
 
 
 def declare_errors(dataset: fo.Dataset, preview_field: str) -> None:

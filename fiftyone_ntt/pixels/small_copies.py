@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from fiftyone_ntt.pixels.deep_images import turn_of
 from fiftyone_ntt.pixels.extra_readers import is_slide
@@ -113,7 +113,7 @@ def _by_pillow(path: str | Path, longest_side: int) -> Image.Image | None:
                 return _upright(image, image if image.mode == "L" else to_rgb(image), longest_side)
             if image.format != "TIFF" and not is_deep_colour(image, _head(path)) and opacity_of(image) is not None:
                 return _upright(image, image.convert("RGBA"), longest_side)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except Exception:  # a damaged file can make a decoder raise nearly anything
         pass
     return None
 

@@ -168,6 +168,18 @@ def test_one_bad_image_costs_one_image(shelf, tmp_path):
     assert not shelf.has_field(FIELD) and not shelf.has_field(ERRORS)
 
 
+def test_whatever_a_file_brings_about_costs_one_image(shelf, monkeypatch):
+    def failing(path, longest_side):
+        if "tiff" in path:
+            raise MemoryError("too much")
+        return made(path, longest_side)
+
+    made = subject.preview_file
+    monkeypatch.setattr(subject, "preview_file", failing)
+    report = ntt.make_previews(shelf)
+    assert report.made == 3 and "too much" in str(report.errors)
+
+
 def test_removing_leaves_nothing_behind(shelf, folder, tmp_path):
     before = set(shelf.get_field_schema())
     ntt.make_previews(shelf)
@@ -204,6 +216,10 @@ def test_paths_of_somebody_else_stay(shelf, tmp_path):
     assert (report.foreign, report.made) == (1, 2) and "somebody else" in str(report)
     assert ntt.remove_previews(shelf) == 3
     assert previews(shelf) == {**dict.fromkeys(KINDS), "tiff": str(own)} and own.exists()
+    assert shown(shelf) == ORIGINALS
+    with pytest.raises(InputError, match="make_previews fills one"):
+        ntt.remove_previews(shelf)
+    assert ntt.make_previews(shelf).made == 3 and shown(shelf) == PREVIEWS
 
 
 def test_no_file_of_somebody_else_is_overwritten(shelf, tmp_path):
