@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fiftyone_ntt.dataset.previews import remove_previews as remove_previews
     from fiftyone_ntt.evaluation.evaluate import evaluate as evaluate
     from fiftyone_ntt.evaluation.semantic import to_segmentation as to_segmentation
+    from fiftyone_ntt.fleet.handing import index as index
     from fiftyone_ntt.method.config import MatchConfig as MatchConfig
     from fiftyone_ntt.method.memory_bank import MemoryBank as MemoryBank
     from fiftyone_ntt.params.base import StageOneSettings as StageOneSettings
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from fiftyone_ntt.runs.control import lower_threshold as lower_threshold
     from fiftyone_ntt.runs.control import resume_run as resume_run
     from fiftyone_ntt.runs.listing import list_runs as list_runs
-    from fiftyone_ntt.runs.precompute import index as index
     from fiftyone_ntt.runs.preview import preview as preview
     from fiftyone_ntt.runs.segment import segment as segment
     from fiftyone_ntt.runs.undo import undo_run as undo_run
@@ -72,7 +72,7 @@ _LAZY = {
     "evaluate": "evaluation.evaluate",
     "export_labels": "review.export",
     "fit_thresholds": "review.thresholds",
-    "index": "runs.precompute",
+    "index": "fleet.handing",
     "judge_presence": "review.presence",
     "learn": "review.learn",
     "list_banks": "references.banks",

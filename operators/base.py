@@ -73,6 +73,7 @@ class NttOperator(foo.Operator):
         ICON: a name of Google's material icons.
         DESCRIPTION: one sentence.
         PARAMS: what its form asks for; ``None`` runs it without a form, as soon as its button is pressed.
+        ACCEPTS: what it takes, where that is more than its form asks for on every machine; see ``form_params``.
         OUTPUTS: the tables of its result; ``None`` where it tells the App itself what came of it.
         SUMMARY: heading of the summary of its result.
         BUTTON: where it has a button of its own, if anywhere.
@@ -88,6 +89,7 @@ class NttOperator(foo.Operator):
     ICON: ClassVar[str]
     DESCRIPTION: ClassVar[str]
     PARAMS: ClassVar[type[Params] | None] = None
+    ACCEPTS: ClassVar[type[Params] | None] = None
     OUTPUTS: ClassVar[tuple[Table, ...] | None] = (FAILED_SAMPLES,)
     SUMMARY: ClassVar[str] = "Done"
     BUTTON: ClassVar[Any] = None
@@ -95,6 +97,15 @@ class NttOperator(foo.Operator):
     LONG: ClassVar[bool] = False
     CHANGES: ClassVar[bool] = True
     CALL_DEFAULTS: ClassVar[Mapping[str, Any]] = {}
+
+    def form_params(self) -> type[Params] | None:
+        """What the form asks for on this machine, as it is set up now."""
+        return self.PARAMS
+
+    @property
+    def accepted(self) -> type[Params] | None:
+        """What a call may give, wherever it comes from: a scheduled one may come from a machine set up otherwise."""
+        return self.ACCEPTS or self.PARAMS
 
     def fill(self, form: Form) -> None:
         """Adds the main fields of the form and what it says about them; the other parameters go behind a switch."""
@@ -145,9 +156,10 @@ class NttOperator(foo.Operator):
         return types.Placement(self.BUTTON, button)
 
     def resolve_input(self, ctx: Any) -> types.Property | None:
-        if self.PARAMS is None:
+        params = self.form_params()
+        if params is None:
             return None
-        form = Form(ctx, self.PARAMS)
+        form = Form(ctx, params)
         try:
             self.fill(form)
         except NttError as error:  # of what is in the grid, say: nothing that could be typed helps
@@ -158,7 +170,7 @@ class NttOperator(foo.Operator):
 
     def execute(self, ctx: Any) -> Any:
         try:
-            params = None if self.PARAMS is None else self.PARAMS.from_mapping(ctx.params)
+            params = None if self.accepted is None else self.accepted.from_mapping(ctx.params)
             if self.LONG and in_app(ctx):
                 return self._start(ctx)
             # Whatever the service writes down about its caller: it was this user, in the App or in a scheduled run.
@@ -202,7 +214,7 @@ class NttOperator(foo.Operator):
         """
         if not in_app(ctx):
             raise error
-        reason = for_app(error, self.PARAMS)
+        reason = for_app(error, self.accepted)
         if self.OUTPUTS is None:
             ctx.ops.notify(reason, variant="error")
         return {REFUSED: reason}
@@ -230,7 +242,7 @@ class NttOperator(foo.Operator):
 
         Args:
             sample_collection: a dataset or view.
-            *values: the first parameters, in the order of ``PARAMS``.
+            *values: the first parameters, in the order of ``accepted``.
             delegate: schedule it instead of doing it now.
             delegation_target: the orchestrator to schedule it on.
             **arguments: the other parameters, by name.
@@ -253,20 +265,21 @@ class NttOperator(foo.Operator):
         )
 
     def _called_with(self, values: Sequence[Any], arguments: Mapping[str, Any]) -> Params:
-        if self.PARAMS is None:
+        accepted = self.accepted
+        if accepted is None:
             raise InputError(f"operator {self.NAME!r} works on what is selected in the App; it cannot be called")
-        names = [info.name for info in self.PARAMS.infos()]
+        names = [info.name for info in accepted.infos()]
         if len(values) > len(names):
             raise InputError(f"expected at most {len(names)} parameters ({', '.join(names)}), got {len(values)}")
         by_order = dict(zip(names, values, strict=False))
         if twice := sorted(set(by_order) & set(arguments)):
             raise InputError(f"expected {', '.join(map(repr, twice))} once, got it by its place and by its name")
         given = {**by_order, **arguments}
-        for info in self.PARAMS.infos():  # a list that is empty in a form was left out; a caller gave it
+        for info in accepted.infos():  # a list that is empty in a form was left out; a caller gave it
             empty = info.kind is tuple and given.get(info.name) in ([], ())
-            if empty and info.name not in self.PARAMS.EMPTY_IS_NONE:
+            if empty and info.name not in accepted.EMPTY_IS_NONE:
                 raise InputError(empty_list(info.name))
-        return self.PARAMS.from_mapping({**self.CALL_DEFAULTS, **given})
+        return accepted.from_mapping({**self.CALL_DEFAULTS, **given})
 
 
 def tick(ctx: Any, label_field: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,8 @@ from fiftyone_ntt.errors import NttError, as_text
 from fiftyone_ntt.operators.base import GRID, NttOperator, error_rows, progress_of
 from fiftyone_ntt.operators.forms import Form, as_markdown, as_sentence, counted
 from fiftyone_ntt.operators.references import TAGGED, require_bank_or_references
-from fiftyone_ntt.params.base import StageOneSettings
-from fiftyone_ntt.params.labelling import IndexParams, SegmentParams
+from fiftyone_ntt.params.base import Params, StageOneSettings
+from fiftyone_ntt.params.labelling import IndexAnywhereParams, IndexParams, SegmentParams
 from fiftyone_ntt.params.review import PreviewParams
 
 if TYPE_CHECKING:
@@ -42,15 +43,24 @@ class IndexCandidates(NttOperator):
         "Finds all objects of every image of the target ahead of time and keeps them in the candidate cache, so that "
         "labelling takes seconds later."
     )
-    PARAMS = IndexParams
+    PARAMS, ACCEPTS = IndexParams, IndexAnywhereParams
     BUTTON = GRID
     LONG = True
     OPTIONS = {"allow_distributed_execution": True}  # each task of a distributed run indexes its own part
     CHANGES = False  # the cache lies outside the dataset
 
+    def form_params(self) -> type[Params]:
+        return IndexAnywhereParams if os.environ.get("RAY_ADDRESS") else IndexParams
+
     def fill(self, form: Form) -> None:
         form.add("preset")
-        add_estimate(form, image_samples(form.ctx.target_view()), form.value("preset"))
+        target = image_samples(form.ctx.target_view())
+        if self.form_params() is IndexAnywhereParams:
+            form.add("on_ray")
+            if form.value("on_ray"):
+                _add_cluster(form, target)
+                return
+        add_estimate(form, target, form.value("preset"))
 
     def perform(self, ctx: Any, params: IndexParams) -> dict[str, Any]:
         import fiftyone_ntt as ntt
@@ -151,6 +161,20 @@ def add_estimate(form: Form, target: SampleCollection, preset: Any) -> None:
         form.notice("estimate", f"{counted(len(target), 'image')} in the target")
         return
     form.notice("estimate", str(cost))
+
+
+def _add_cluster(form: Form, target: SampleCollection) -> None:
+    """Asks for what a Ray cluster needs to be told; nobody is connected to while something is typed."""
+    from fiftyone_ntt.fleet.ray_runner import check_ray, check_store
+
+    form.add("store", "workers", "cpus", "gpus")
+    form.notice("estimate", f"{counted(len(target), 'image')} in the target; the cluster does what the store has not.")
+    checks = {"on_ray": check_ray, "store": lambda: check_store(form.value("store"))}
+    for name, check in checks.items():
+        try:
+            check()
+        except NttError as error:
+            form.refuse(name, str(error))
 
 
 def report_of(report: SegmentReport) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from fiftyone_ntt.cli.review import add_commands as add_review_commands
 from fiftyone_ntt.cli.review import add_preview_commands
 from fiftyone_ntt.cli.runs import add_commands as add_runs_commands
 from fiftyone_ntt.errors import NttError, counted
-from fiftyone_ntt.params.labelling import EvaluateParams, IndexParams, SegmentParams
+from fiftyone_ntt.params.labelling import EvaluateParams, IndexAnywhereParams, SegmentParams
 from fiftyone_ntt.params.wording import for_command_line
 
 _MARKS = {True: "[green]ok[/]", False: "[bold red]missing[/]", None: "[yellow]optional[/]"}
@@ -174,8 +174,8 @@ def demo(app: bool, output: Path) -> int:
 
 def index_build(dataset: str, tag: str | None, saved_view: str | None, **options: Any) -> int:
     """Computes the candidates of a dataset ahead of time."""
-    params = IndexParams.from_mapping(options).to_mapping()
-    from fiftyone_ntt.runs.precompute import index
+    params = IndexAnywhereParams.from_mapping(options).to_mapping()
+    from fiftyone_ntt.fleet.handing import index
 
     view = view_of(dataset, tag, saved_view)
     with progress_bar("images") as progress:
@@ -316,7 +316,9 @@ def _plugin_commands(commands: Any) -> None:
 
 
 def _index_commands(commands: Any) -> None:
-    add_service(commands, "build", index_build, IndexParams, "compute the candidates of a dataset ahead of time")
+    add_service(
+        commands, "build", index_build, IndexAnywhereParams, "compute the candidates of a dataset ahead of time"
+    )
     info = add_command(commands, "info", index_info, "what the cache holds: images, size, when they were last used")
     verify = add_command(commands, "verify", index_verify, "read every file; exit status 1 if any is damaged")
     prune = add_command(commands, "prune", index_prune, "remove damaged and unfinished files, and what you ask for")

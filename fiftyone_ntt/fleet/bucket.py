@@ -204,6 +204,16 @@ class Bucket:
                 "then start again: what is done stays"
             ) from error
 
+    def try_out(self) -> None:
+        """Writes a file and removes it: who may not write hears of it before anything long begins.
+
+        Raises:
+            FleetError: then.
+        """
+        name = f"tried-{uuid.uuid4().hex}"
+        self.write(name, b"fiftyone-ntt")
+        self.remove(name)
+
     def remove(self, name: str) -> None:
         """Removes a file; does nothing where it is not there."""
         with suppress(FileNotFoundError), self._explained(name):

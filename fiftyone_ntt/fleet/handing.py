@@ -7,7 +7,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,31 +18,46 @@ from fiftyone.core.collections import SampleCollection
 
 from fiftyone_ntt.candidates.shards import is_remote
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne
-from fiftyone_ntt.dataset.fields import dataset_of, whole_images
+from fiftyone_ntt.dataset.fields import NO_IMAGES, dataset_of, whole_images
+from fiftyone_ntt.dataset.progress import with_bar
 from fiftyone_ntt.errors import InputError, counted
+from fiftyone_ntt.fleet import ray_runner
 from fiftyone_ntt.fleet.bucket import Bucket, FleetError, read_image_file, size_of
-from fiftyone_ntt.fleet.jobs import check_large_images, fleet_parts, fleet_stage_one, places_of
+from fiftyone_ntt.fleet.jobs import IndexJob, check_large_images, fleet_parts, fleet_stage_one, places_of
 from fiftyone_ntt.fleet.manifest import (
     UNIT_ROWS,
     Manifest,
     OtherSizeError,
     Roots,
-    Row,
     check_rows,
+    columns_of,
+    kept_once,
     mapped,
+    roots_of,
     write_manifest,
 )
 from fiftyone_ntt.fleet.spool import Spool
-from fiftyone_ntt.fleet.status import adopt
+from fiftyone_ntt.fleet.status import adopt, failed_in, rerun_manifest
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.results import Instances
-from fiftyone_ntt.params.base import Progress, StageOneFields, StageOneSettings, check_arguments, stage_one_of
-from fiftyone_ntt.params.labelling import SegmentParams
+from fiftyone_ntt.models import Preset
+from fiftyone_ntt.params.base import (
+    Progress,
+    StageOneFields,
+    StageOneFieldsButPreset,
+    StageOneSettings,
+    check_arguments,
+    stage_one_of,
+)
+from fiftyone_ntt.params.labelling import IndexAnywhereParams, SegmentParams
 from fiftyone_ntt.references.tagged_bank import resolve_bank
+from fiftyone_ntt.runs import precompute
 from fiftyone_ntt.runs import segment as runs
 from fiftyone_ntt.runs.applied_thresholds import STARTING, ScoreThresholds
 from fiftyone_ntt.runs.mending import default_run_key
+from fiftyone_ntt.runs.outcome import all_failed
+from fiftyone_ntt.runs.precompute import IndexReport
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -99,8 +115,8 @@ def manifest_of_view(
     return manifest
 
 
-def _rows_of(view: SampleCollection, roots: Roots, hashes: bool, ask: bool, progress: Progress | None) -> Iterator[Row]:
-    """The samples in the order of their ids, some thousands at a time: ten million are never all in memory.
+def _rows_of(view: SampleCollection, roots: Roots, hashes: bool, ask: bool, progress: Progress | None) -> Iterator[Any]:
+    """The samples in the order of their ids, some thousands at once: ten million are never all in memory.
 
     Files on disks are asked for their sizes, others where the samples' metadata has none, or where ``ask``.
     """
@@ -109,10 +125,11 @@ def _rows_of(view: SampleCollection, roots: Roots, hashes: bool, ask: bool, prog
         rest = view if last is None else view.match(F("_id") > ObjectId(last))
         part = rest.sort_by("id").limit(_AT_ONCE)
         ids, paths, sizes = part.values(["id", "filepath", "metadata.size_bytes"])
-        for sample_id, path, size in zip(ids, paths, sizes, strict=True):
-            uri = mapped(path, roots)
-            known = None if size is not None and is_remote(uri) and not ask else size_of(uri)
-            yield Row(sample_id, uri, size if known is None else known, _hash_of(uri) if hashes else None)
+        uris = [mapped(path, roots) for path in paths] if roots else paths
+        for i, uri in enumerate(uris):
+            if sizes[i] is None or ask or not is_remote(uri):
+                sizes[i] = known if (known := size_of(uri)) is not None else sizes[i]
+        yield columns_of(ids, uris, sizes, [_hash_of(uri) if hashes else None for uri in uris])
         done += len(ids)
         if progress is not None:
             progress(done, total, "samples")
@@ -127,6 +144,119 @@ def _hash_of(uri: str) -> str | None:
         return hashlib.sha256(read_image_file(uri)).hexdigest()
     except InputError:
         return None
+
+
+@with_bar
+def index(
+    view: SampleCollection,
+    preset: str | Preset | None = None,
+    *,
+    size_limit_gb: float | None = None,
+    on_ray: bool = False,
+    store: str | None = None,
+    workers: int | None = None,
+    cpus: float = 1.0,
+    gpus: float | None = None,
+    map_root: Sequence[str] | None = None,
+    unit_rows: int = UNIT_ROWS,
+    stage_one: StageOneSettings | None = None,
+    progress: Progress | bool | None = None,
+    **stage_one_fields: Unpack[StageOneFieldsButPreset],
+) -> IndexReport:
+    """Computes and keeps the candidates of every image of a view that are not in the candidate cache yet.
+
+    It needs no references. Afterwards ``segment`` labels these images without a model, with any memory bank of the
+    same preset. Several processes may index one dataset at the same time: each takes the images in an order of its
+    own and passes over what another has done. Stopped and called again, it goes on where it was.
+
+    With ``on_ray``, a Ray cluster does the work, and the candidates lie in ``store``, to which the candidate cache of
+    this machine then refers. Only units that are not in the store are done, and images that had failed.
+
+    Args:
+        view: the samples, references included: they may be targets of another bank. Of grouped samples, those of the
+            active slice.
+        preset: name of a preset, or a ``Preset`` with checkpoint paths of your own; that of ``stage_one``, or else
+            ``"lite"``, where ``None``.
+        size_limit_gb: size in 10^9 bytes that all of the cache may reach; ``$FIFTYONE_NTT_INDEX_GB``, or else 50, where
+            ``None``. What a store holds is not counted.
+        on_ray: work on the Ray cluster that the environment variable ``RAY_ADDRESS`` names, or, where it is not set, on
+            one that Ray starts on this machine. All that follows is for Ray.
+        store: path or URL of a store that this machine and the cluster reach.
+        workers: workers with models of their own; as many as the cluster has room for where ``None``.
+        cpus: CPUs that Ray sets aside for each.
+        gpus: GPUs that Ray sets aside for each; where ``None``, one if the cluster has any.
+        map_root: how paths begin in the dataset, and where the cluster finds them: ``["/data=s3://bucket/data"]``.
+        unit_rows: images of a unit of work.
+        stage_one: how candidates are made, as ``segment`` will be asked for: prompts, device, candidate cache.
+        progress: called with (done, total, message); ``None`` shows a bar where somebody looks, ``False`` none.
+        **stage_one_fields: fields of ``StageOneSettings``, in place of those of ``stage_one``.
+
+    Returns:
+        Counts, and the error of each sample that failed.
+
+    Raises:
+        InputError: if the view, preset, device or limit cannot be used.
+        IndexStorageError: if the cache is full or cannot be written to; what was stored until then stays.
+        MissingWeightsError: if the preset's weights are not on this machine.
+        FleetError: if Ray, its cluster or the store cannot be used; what was done until then stays.
+
+    Example:
+        >>> import fiftyone_ntt as ntt
+        >>> print(ntt.index(dataset, "lite", device="cuda"))  # doctest: +SKIP
+        >>> ntt.index(dataset, "large", on_ray=True, store="s3://bucket/fleet")  # doctest: +SKIP
+    """
+    progress, on_ray, store, workers, cpus, gpus, map_root, unit_rows = check_arguments(
+        IndexAnywhereParams, progress, on_ray=on_ray, store=store, workers=workers, cpus=cpus, gpus=gpus,
+        map_root=map_root, unit_rows=unit_rows,
+    )  # fmt: skip
+    if not on_ray:
+        return precompute.index(
+            view, preset, size_limit_gb=size_limit_gb, stage_one=stage_one, progress=progress, **stage_one_fields
+        )
+    asked = stage_one_of(stage_one, stage_one_fields)
+    asked = asked.changed(preset=preset or asked.preset)
+    ray_runner.check_store(store)
+    started, crew = time.perf_counter(), {"workers": workers, "cpus": cpus, "gpus": gpus}
+    report = _index_on_ray(view, str(store), asked, crew, roots_of(map_root or ()), unit_rows, progress)
+    report.seconds = time.perf_counter() - started
+    logger.info("%s", report.counts)
+    return report
+
+
+def _index_on_ray(
+    view: SampleCollection,
+    store: str,
+    asked: StageOneSettings,
+    crew: Mapping[str, Any],
+    roots: Roots,
+    unit_rows: int,
+    progress: Progress | None,
+) -> IndexReport:
+    """Manifest, work on the cluster, references in the local cache; what failed is told of all images of the view."""
+    flat, bucket, report = whole_images(view), Bucket(store), IndexReport()
+    check_large_images(asked)
+    made_how = fleet_stage_one(asked)
+    if not len(flat):
+        report.notes.append(NO_IMAGES)
+        return report
+    bucket.try_out()
+    ray_runner.join_cluster()  # before millions of images are listed for nobody
+    manifest = kept_once(manifest_of_view(flat, store, roots=roots, unit_rows=unit_rows, progress=progress))
+    job = IndexJob(store, asked, manifests=(manifest.name,))
+    again = rerun_manifest(bucket, asked, failed_in(manifest, asked, ready=True))
+    if again is not None:
+        job = IndexJob(store, asked, manifests=(manifest.name, again.name))
+    missing = {place.unit for place in job.missing()}
+    done = ray_runner.run_ray(job, progress=progress, **crew)
+    adopt(bucket, made_how)
+    report.errors = failed_in(manifest, asked)
+    report.failed, report.computed = len(report.errors), done.images - done.failed
+    report.found = max(0, len(manifest) - report.failed - report.computed)
+    report.bytes = sum(summary["bytes"] for summary in job.folder.summaries(sorted(missing & job.folder.done())))
+    if report.failed == len(manifest):
+        report.notes.append(all_failed(report.errors, "see to the files, then run it again"))
+    report.notes.append(f"the candidates lie in {bucket.url}, and must stay there")
+    return report
 
 
 class MatchedSource(CandidateSource):

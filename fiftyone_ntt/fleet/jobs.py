@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -75,12 +75,14 @@ class IndexJob:
         stage_one: how candidates are made.
         roots: how paths begin in the manifests, and here.
         missing_ok: make errors of images that cannot be reached, however many they are.
+        manifests: names of the manifests to work at; all of the store where empty.
     """
 
     store: str
     stage_one: StageOneSettings = field(default_factory=StageOneSettings)
     roots: Roots = ()
     missing_ok: bool = False
+    manifests: tuple[str, ...] = ()
     title: ClassVar[str] = "index"
 
     @property
@@ -105,12 +107,16 @@ class IndexJob:
         """Looks whether the images are where they should be."""
         check_large_images(self.stage_one)
         if not self.missing_ok:
-            check_rows(manifests_of(Bucket(self.store)), self.roots)
+            check_rows(self._manifests(), self.roots)
 
     def missing(self) -> list[Place]:
         """Units without a receipt."""
-        done = self.folder.done()
-        return [place for place in places(Bucket(self.store), self.key) if place.unit not in done]
+        done, key = self.folder.done(), self.key
+        return [place for place in _places(self._manifests(), key) if place.unit not in done]
+
+    def _manifests(self) -> list[Manifest]:
+        bucket = Bucket(self.store)
+        return [Manifest(bucket, name) for name in self.manifests] or manifests_of(bucket)
 
     def start(self) -> Callable[[Place], Done]:
         """Looks whether this machine, too, has the images where they should be; then loads the models."""
@@ -224,8 +230,12 @@ def index_key(stage_one: StageOne) -> str:
 
 def places(bucket: Bucket, key: str) -> list[Place]:
     """Every unit of a store's manifests once, under settings of a key; the newest manifest last."""
+    return _places(manifests_of(bucket), key)
+
+
+def _places(manifests: Iterable[Manifest], key: str) -> list[Place]:
     every: dict[str, Place] = {}
-    for manifest in manifests_of(bucket):
+    for manifest in manifests:
         for unit in manifest.units:
             place = _place(manifest, unit, key)
             every.setdefault(place.unit, place)

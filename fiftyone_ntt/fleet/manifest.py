@@ -25,6 +25,10 @@ UNIT_ROWS = 1000
 CHECKED = 20
 _KEY = b"fiftyone-ntt"
 _FORMAT = 1
+_PIECE = 50_000
+"""Rows that are worked at together while a manifest is written; whole units of them."""
+_PLAIN = r"^[ -&(-\[\]-~]*$"
+"""A text that ``repr`` puts between single quotes as it is."""
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 Roots = Sequence[tuple[str, str]]
@@ -117,10 +121,22 @@ class Manifest:
 
     def ids(self) -> Iterator[tuple[UnitFacts, list[str]]]:
         """Each unit and the ids in it; nothing else is read."""
+        for unit, column in self._columns("id"):
+            yield unit, column.to_pylist()
+
+    def says_what(self, other: Manifest) -> bool:
+        """Whether another manifest has the same units, at the same paths."""
+        if (self.attempt, self.units) != (other.attempt, other.units):
+            return False
+        pairs = zip(self._columns("uri"), other._columns("uri"), strict=True)
+        return all(ours.equals(theirs) for (_, ours), (_, theirs) in pairs)
+
+    def _columns(self, name: str) -> Iterator[tuple[UnitFacts, Any]]:
+        """Each unit and a column of it; nothing else is read."""
         with self.bucket.opened(self.name) as stream:
             file = needed("pyarrow.parquet").ParquetFile(stream, metadata=self._footer)
             for unit in self.units:
-                yield unit, file.read_row_group(unit.number, columns=["id"]).column("id").to_pylist()
+                yield unit, file.read_row_group(unit.number, columns=[name]).column(name)
 
     def some_rows(self, count: int = CHECKED, seed: int = 51) -> list[Row]:
         """A few rows from all over the manifest, always the same ones."""
@@ -134,12 +150,19 @@ class Manifest:
         return picked
 
 
-def write_manifest(bucket: Bucket, rows: Iterable[Row], *, unit_rows: int = UNIT_ROWS, attempt: int = 0) -> Manifest:
+def columns_of(ids: Any, uris: Any, sizes: Any, hashes: Any) -> Any:
+    """Many rows at once, as an Arrow table: four columns as ``Row`` has them, lists or what Arrow makes arrays of."""
+    return needed("pyarrow").table([ids, uris, sizes, hashes], schema=_schema())
+
+
+def write_manifest(
+    bucket: Bucket, rows: Iterable[Row] | Iterable[Any], *, unit_rows: int = UNIT_ROWS, attempt: int = 0
+) -> Manifest:
     """Writes the next manifest of a store, piece by piece: the rows are never all in memory.
 
     Args:
         bucket: the store.
-        rows: the images, sorted by id.
+        rows: the images, sorted by id, one by one or many at once, see ``columns_of``.
         unit_rows: how many make a unit.
         attempt: how often they were given to a fleet before and failed.
 
@@ -148,19 +171,15 @@ def write_manifest(bucket: Bucket, rows: Iterable[Row], *, unit_rows: int = UNIT
     """
     if unit_rows < 1:
         raise InputError(f"expected at least one image in a unit, got {unit_rows}")
-    schema, units = _schema(), list[tuple[str, int]]()
-    pyarrow, parquet = needed("pyarrow"), needed("pyarrow.parquet")
+    units, parquet = list[tuple[str, int]](), needed("pyarrow.parquet")
     with (
         bucket.filling(_next_names(bucket)) as file,
-        parquet.ParquetWriter(file.stream, schema, write_statistics=False) as writer,
+        parquet.ParquetWriter(file.stream, _schema(), write_statistics=False, use_dictionary=False) as writer,
     ):
-        for part in _in_units(rows, unit_rows):
-            ids, uris, sizes, hashes = map(list, zip(*part, strict=True))
-            table = pyarrow.table([ids, uris, sizes, hashes], schema=schema)
-            writer.write_table(table, row_group_size=unit_rows)
-            # Where the files are has no part in it.
-            content = hashlib.sha256(repr((attempt, ids, sizes, hashes)).encode()).hexdigest()[:32]
-            units.append((content, len(part)))
+        for piece in _pieces(rows, unit_rows):
+            writer.write_table(piece, row_group_size=unit_rows)
+            contents = _contents(piece, attempt, unit_rows)
+            units += [(text, min(unit_rows, len(piece) - i * unit_rows)) for i, text in enumerate(contents)]
         if not units:
             raise InputError("expected at least one image, got none; a manifest is made of a view with images")
         facts = {"format": _FORMAT, "attempt": attempt, "units": units}
@@ -178,6 +197,15 @@ def manifests_of(bucket: Bucket) -> list[Manifest]:
     if not numbers:
         raise FleetError(f"expected a manifest in {bucket.url}, got none; `fiftyone-ntt fleet manifest` makes one")
     return [Manifest(bucket, _name_of(number)) for number in numbers]
+
+
+def kept_once(manifest: Manifest) -> Manifest:
+    """A manifest that was just written, or, where an older one of its store says the same, that one in its place."""
+    for older in manifests_of(manifest.bucket):
+        if older.name != manifest.name and older.says_what(manifest):
+            manifest.bucket.remove(manifest.name)
+            return older
+    return manifest
 
 
 def mapped(uri: str, roots: Roots) -> str:
@@ -257,12 +285,70 @@ def _next_names(bucket: Bucket) -> Iterator[str]:
     return map(_name_of, count(max(_numbers(bucket), default=-1) + 1))
 
 
-def _in_units(rows: Iterable[Row], unit_rows: int) -> Iterator[list[Row]]:
-    """Lists of so many rows; refuses those that are not in ascending order of their ids."""
-    last, source = "", iter(rows)
-    while part := list(islice(source, unit_rows)):
-        ids = [row.id for row in part]
-        if not (last < ids[0] and all(map(str.__lt__, ids, ids[1:]))):
-            raise InputError(f"expected rows sorted by their ids, each of them once; they are not about id {ids[0]!r}")
-        last = ids[-1]
-        yield part
+def _pieces(rows: Iterable[Row] | Iterable[Any], unit_rows: int) -> Iterator[Any]:
+    """Rows as Arrow tables of whole units, but for the last one.
+
+    Raises:
+        InputError: if they are not in ascending order of their ids.
+    """
+    pyarrow, kept, last = needed("pyarrow"), list[Any](), ""
+    for table in _tables(rows):
+        last = _ascending(table.column("id"), last)
+        kept.append(table)
+        count = sum(map(len, kept))
+        if count >= max(_PIECE, unit_rows):
+            whole, cut = pyarrow.concat_tables(kept).combine_chunks(), count // unit_rows * unit_rows
+            yield whole.slice(0, cut)
+            kept = [whole.slice(cut)] if cut < count else []
+    if kept:
+        yield pyarrow.concat_tables(kept).combine_chunks()
+
+
+def _tables(rows: Iterable[Row] | Iterable[Any]) -> Iterator[Any]:
+    """Rows as Arrow tables, however they come."""
+    source = iter(rows)
+    for first in source:
+        if isinstance(first, Row):
+            yield columns_of(*map(list, zip(first, *islice(source, _PIECE - 1), strict=True)))
+        elif len(first):
+            yield first
+
+
+def _ascending(ids: Any, last: str) -> str:
+    """The last of some ids; refuses any that does not come after the one before it."""
+    compute = needed("pyarrow.compute")
+    before = needed("pyarrow").chunked_array([[last], *ids.slice(0, len(ids) - 1).chunks], type=ids.type)
+    wrong = compute.less(before, ids).index(False).as_py()
+    if wrong >= 0:
+        raise InputError(
+            f"expected rows sorted by their ids, each of them once; they are not about id {ids[wrong].as_py()!r}"
+        )
+    end: str = ids[-1].as_py()
+    return end
+
+
+def _contents(piece: Any, attempt: int, unit_rows: int) -> list[str]:
+    """A hash of what is in each unit of a piece. Where the files are has no part in it.
+
+    Of ``repr((attempt, ids, sizes, hashes))`` with lists, as names of units have always been made, a column at a time.
+    """
+    pyarrow, compute = needed("pyarrow"), needed("pyarrow.compute")
+    starts = pyarrow.array([*range(0, len(piece), unit_rows), len(piece)], pyarrow.int32())
+    numbers = compute.fill_null(compute.cast(piece.column("size"), pyarrow.string()), "None")
+    columns = (_quoted(piece.column("id")), numbers, _quoted(piece.column("hash")))
+    joined = [
+        compute.binary_join(pyarrow.ListArray.from_arrays(starts, column.combine_chunks()), ", ").to_pylist()
+        for column in columns
+    ]
+    texts = (f"({attempt}, [{ids}], [{sizes}], [{hashes}])" for ids, sizes, hashes in zip(*joined, strict=True))
+    return [hashlib.sha256(text.encode()).hexdigest()[:32] for text in texts]
+
+
+def _quoted(texts: Any) -> Any:
+    """What ``repr`` makes of each text of a column."""
+    compute = needed("pyarrow.compute")
+    if compute.all(compute.match_substring_regex(texts, _PLAIN), min_count=0).as_py():
+        quoted = compute.binary_join_element_wise("'", texts, "'", "")
+    else:
+        quoted = needed("pyarrow").chunked_array([[None if text is None else repr(text) for text in texts.to_pylist()]])
+    return compute.fill_null(quoted, "None")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from fiftyone_ntt.candidates.file_format import index_root
@@ -150,13 +150,41 @@ def failed_images(bucket: Bucket, stage_one: StageOneSettings | None = None) -> 
     yield from (failed[image] for image in sorted(failed))
 
 
-def rerun_manifest(bucket: Bucket, stage_one: StageOneSettings | None = None) -> Manifest | None:
+def failed_in(manifest: Manifest, stage_one: StageOneSettings | None = None, ready: bool = False) -> dict[str, str]:
+    """The images of a manifest that failed and did not succeed since, and why.
+
+    Args:
+        manifest: in its store.
+        stage_one: how candidates are made.
+        ready: leave out those whose unit in this manifest is still to be done.
+    """
+    failed = {row.id: image.error or "" for row, image in failed_images(manifest.bucket, stage_one)}
+    if not failed:
+        return {}
+    key = index_key(fleet_stage_one(stage_one or StageOneSettings()))
+    done = IndexFolder(manifest.bucket, key).done() if ready else set[str]()
+    units = (ids for unit, ids in manifest.ids() if not ready or unit.name(key) in done)
+    return {image: failed[image] for ids in units for image in ids if image in failed}
+
+
+def rerun_manifest(
+    bucket: Bucket, stage_one: StageOneSettings | None = None, images: Collection[str] | None = None
+) -> Manifest | None:
     """Writes a manifest of the images that failed: the next ``fleet index`` takes them up again.
+
+    Args:
+        bucket: the store.
+        stage_one: how candidates are made.
+        images: ids of those that are meant; all where ``None``.
 
     Returns:
         The manifest; ``None`` where nothing failed.
     """
-    rows = [_as_repaired(row) if image.kind == UNREADABLE else row for row, image in failed_images(bucket, stage_one)]
+    rows = [
+        _as_repaired(row) if image.kind == UNREADABLE else row
+        for row, image in failed_images(bucket, stage_one)
+        if images is None or row.id in images
+    ]
     if not rows:
         return None
     attempt = 1 + max(manifest.attempt for manifest in manifests_of(bucket))

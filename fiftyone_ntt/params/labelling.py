@@ -23,7 +23,7 @@ from fiftyone_ntt.params.preset_names import preset_names
 
 @dataclass(frozen=True, kw_only=True)
 class IndexParams(StageOneSettings):
-    """Arguments of ``fiftyone_ntt.index``."""
+    """Arguments of ``fiftyone_ntt.index`` on this machine; all of them are those of ``IndexAnywhereParams``."""
 
     NOT_ASKED: ClassVar = ("use_index",)
 
@@ -47,6 +47,69 @@ class IndexParams(StageOneSettings):
         minimum=0,
         advanced=True,
         group=CACHE,
+    )
+
+
+RAY = "Ray cluster"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexAnywhereParams(IndexParams):
+    """Arguments of ``fiftyone_ntt.index``: here, or on a Ray cluster."""
+
+    on_ray: bool = param(
+        False,
+        label="On a Ray cluster",
+        help="the cluster that the environment variable RAY_ADDRESS names finds the candidates, and puts them into a "
+        "store that the candidate cache of this machine then refers to",
+        advanced=RAY,
+    )
+    store: str | None = param(
+        None,
+        label="Store",
+        help="with a Ray cluster: a folder or URL that this machine and all of the cluster reach, e.g. "
+        "s3://bucket/fleet; the candidates stay there",
+        advanced=RAY,
+    )
+    workers: int | None = param(
+        None,
+        label="Workers",
+        help="of the Ray cluster, each with models of its own; as many as there is room for where left empty",
+        minimum=1,
+        maximum=10_000,
+        advanced=RAY,
+    )
+    cpus: float = param(
+        1.0,
+        label="CPUs of a worker",
+        help="that Ray sets aside for each worker, which is also how many threads its models take",
+        minimum=0.1,
+        maximum=1024,
+        advanced=RAY,
+    )
+    gpus: float | None = param(
+        None,
+        label="GPUs of a worker",
+        help="that Ray sets aside for each worker; one where left empty and the cluster has any, else none",
+        minimum=0,
+        maximum=64,
+        advanced=RAY,
+    )
+    map_root: tuple[str, ...] | None = param(
+        None,
+        label="Paths on the cluster",
+        help="where the Ray cluster finds the images if not at the paths in the dataset: /data=s3://bucket/data for "
+        "paths that begin with /data",
+        advanced=RAY,
+    )
+    unit_rows: int = param(
+        1000,
+        label="Images of a unit",
+        help="of the Ray cluster's work: what a machine that is taken away loses at most, and what a worker takes at a "
+        "time",
+        minimum=1,
+        maximum=1_000_000,
+        advanced=RAY,
     )
 
 

@@ -1,4 +1,4 @@
-"""Fills the candidate cache for a view ahead of time. The one service behind App, worker and SDK."""
+"""Fills the candidate cache for a view ahead of time, on this machine; ``fleet.handing.index`` is its door."""
 
 from __future__ import annotations
 
@@ -79,20 +79,13 @@ def index(
     progress: Progress | bool | None = None,
     **stage_one_fields: Unpack[StageOneFieldsButPreset],
 ) -> IndexReport:
-    """Computes the candidates of every image of a view that are not in the candidate cache yet.
-
-    It needs no references. Afterwards ``segment`` labels these images without a model, with any memory bank of the
-    same preset. Several processes may index one dataset at the same time: each takes the images in an order of its
-    own and passes over what another has done. Stopped and called again, it goes on where it was.
+    """Computes and keeps the candidates of every image of a view, on this machine: see ``fiftyone_ntt.index``.
 
     Args:
-        view: the samples, references included: they may be targets of another bank. Of grouped samples, those of the
-            active slice.
-        preset: name of a preset, or a ``Preset`` with checkpoint paths of your own; that of ``stage_one``, or else
-            ``"lite"``, where ``None``.
-        size_limit_gb: size in 10^9 bytes that all of the cache may reach; ``$FIFTYONE_NTT_INDEX_GB``, or else 50, where
-            ``None``.
-        stage_one: how candidates are made, as ``segment`` will be asked for: prompts, device, candidate cache.
+        view: the samples.
+        preset: name of a preset, or a ``Preset``; that of ``stage_one``, or else ``"lite"``, where ``None``.
+        size_limit_gb: size in 10^9 bytes that all of the cache may reach.
+        stage_one: how candidates are made.
         progress: called with (done, total, message); ``None`` shows a bar where somebody looks, ``False`` none.
         **stage_one_fields: fields of ``StageOneSettings``, in place of those of ``stage_one``.
 
@@ -103,10 +96,6 @@ def index(
         InputError: if the view, preset, device or limit cannot be used.
         IndexStorageError: if the cache is full or cannot be written to; what was stored until then stays.
         MissingWeightsError: if the preset's weights are not on this machine.
-
-    Example:
-        >>> import fiftyone_ntt as ntt
-        >>> print(ntt.index(dataset, "lite", device="cuda"))  # doctest: +SKIP
     """
     started = time.perf_counter()
     view = whole_images(view)

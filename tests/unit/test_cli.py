@@ -17,7 +17,7 @@ from fiftyone_ntt import __version__
 from fiftyone_ntt.cli import doctor
 from fiftyone_ntt.cli import main as cli
 from fiftyone_ntt.cli.common import results_table
-from fiftyone_ntt.params.labelling import EvaluateParams, IndexParams, SegmentParams
+from fiftyone_ntt.params.labelling import EvaluateParams, IndexAnywhereParams, SegmentParams
 from fiftyone_ntt.params.references import MakeMasksFormParams, TaggedBankParams
 from fiftyone_ntt.params.review import DecisionParams, ExportParams, LearnParams
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVICES = [
     (["bank", "build"], TaggedBankParams),
     (["bank", "masks"], MakeMasksFormParams),
-    (["index", "build"], IndexParams),
+    (["index", "build"], IndexAnywhereParams),
     (["segment"], SegmentParams),
     (["evaluate"], EvaluateParams),
     (["accept"], DecisionParams),

@@ -17,6 +17,7 @@ from fiftyone_ntt.params.base import Params, StageOneFields, StageOneSettings, s
 from fiftyone_ntt.params.labelling import (
     CancelParams,
     EvaluateParams,
+    IndexAnywhereParams,
     IndexParams,
     LowerThresholdParams,
     MakePreviewsParams,
@@ -44,6 +45,7 @@ ALL = [
     BuildBankParams,
     TaggedBankParams,
     MakeMasksParams,
+    IndexAnywhereParams,
     IndexParams,
     SegmentParams,
     EvaluateParams,
@@ -67,7 +69,7 @@ ALL = [
     [
         ("build_memory_bank", BuildBankParams, {"progress", "negatives"}),
         ("make_reference_masks", MakeMasksParams, {"progress"}),
-        ("index", IndexParams, {"progress"}),
+        ("index", IndexAnywhereParams, {"progress"}),
         ("segment", SegmentParams, {"progress", "config"}),
         ("evaluate", EvaluateParams, {"progress"}),
         ("learn", LearnParams, {"progress", "preset"}),

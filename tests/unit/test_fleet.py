@@ -27,7 +27,15 @@ from fiftyone_ntt.errors import InputError, PresetMismatchError  # noqa: E402
 from fiftyone_ntt.fleet.bucket import Bucket, FleetError  # noqa: E402
 from fiftyone_ntt.fleet.jobs import MatchJob, get_bank, put_bank  # noqa: E402
 from fiftyone_ntt.fleet.label_parts import ImageLabels, LabelFolder  # noqa: E402
-from fiftyone_ntt.fleet.manifest import Row, check_rows, manifests_of, mapped, roots_of, write_manifest  # noqa: E402
+from fiftyone_ntt.fleet.manifest import (  # noqa: E402
+    Row,
+    check_rows,
+    columns_of,
+    manifests_of,
+    mapped,
+    roots_of,
+    write_manifest,
+)
 from fiftyone_ntt.fleet.receipts import ImageStatus, IndexFolder, Receipt  # noqa: E402
 from fiftyone_ntt.fleet.runners import part_of, run_here  # noqa: E402
 from fiftyone_ntt.fleet.spool import Spool  # noqa: E402
@@ -103,6 +111,51 @@ def test_unit_names_follow_ids_sizes_hashes_and_settings_only(tmp_path):
     assert not set(names(rows, "other")) & set(first) and not set(names(rows, attempt=1)) & set(first)
     assert names([*rows[:2], rows[2]._replace(size=4)])[0] == first[0] != names([*rows[:1], rows[2]])[0]
     assert names([*rows[:2], rows[2]._replace(hash="0" * 64)])[1] != first[1]
+
+
+PLAIN = [Row(f"{i:024x}", f"/d/{i}.jpg", 200_000 + i, None if i % 3 else f"{i:064x}") for i in range(7)]
+WITHOUT = [Row(f"{i:024x}", f"/d/{i}.jpg", None if i % 2 else i) for i in range(5)]
+ODD = [Row("a'b", "/x"), Row('c"d', "/y", 3), Row("e\\f\n", "/z"), Row("\u00fc\u200b", "/\u00fc")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "attempt", "names"),
+    [
+        (
+            PLAIN,
+            0,
+            "1bf421c0f9b05d449779116c126f7c96 a56c7f7af508986327a422a5cc128aec 2bc6084b9c899af7e0c47721c38ccd26",
+        ),
+        (WITHOUT, 2, "6fbb043663c21e1ccc8f24282af5fd74 90bee3b40029d10524dba95f4f2f0d4d"),
+        (ODD, 0, "9e838ca556a58613df9052c9cee783fc 47b2acf4cf78ddfc520da42bed88626c"),
+    ],
+    ids=["plain", "sizes missing", "odd"],
+)
+def test_units_are_called_what_they_always_were(tmp_path, monkeypatch, rows, attempt, names):
+    """A manifest that is made again must not make a store's candidates another's; however its rows come."""
+    monkeypatch.setattr("fiftyone_ntt.fleet.manifest._PIECE", 4)
+    columns = [columns_of(*map(list, zip(*rows[i : i + 2], strict=True))) for i in range(0, len(rows), 2)]
+    for number, given in enumerate((rows, columns)):
+        manifest = write_manifest(Bucket(tmp_path / str(number)), given, unit_rows=3, attempt=attempt)
+        assert [unit.name("k") for unit in manifest.units] == names.split()
+        assert [row for unit in manifest.units for row in manifest.unit(unit.number, "k").rows] == rows
+        assert sum(unit.rows for unit in manifest.units) == len(rows)
+
+
+def test_a_manifest_of_before_is_read(tmp_path):
+    """As they were written first: a unit a call, with dictionaries."""
+    write_manifest(Bucket(tmp_path / "new"), PLAIN, unit_rows=3)
+    (new,) = (tmp_path / "new" / "manifests").iterdir()
+    parquet = pytest.importorskip("pyarrow.parquet")
+    old = Path(tmp_path, "old", "manifests", "0000.parquet")
+    old.parent.mkdir(parents=True)
+    file = parquet.ParquetFile(new)
+    with parquet.ParquetWriter(old, file.schema_arrow, write_statistics=False) as writer:
+        for number in range(file.num_row_groups):
+            writer.write_table(file.read_row_group(number), row_group_size=3)
+        writer.add_key_value_metadata({b"fiftyone-ntt": file.metadata.metadata[b"fiftyone-ntt"]})
+    (manifest,) = manifests_of(Bucket(tmp_path / "old"))
+    assert [row for unit in manifest.units for row in manifest.unit(unit.number, "k").rows] == PLAIN
 
 
 @pytest.mark.parametrize("ids", ["ba", "aa", ""])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.fleet_jobs import FakeIndexJob, HopelessJob, add_images, add_manifest, fake_bank, shards_of, units_in
+from support.ray_cluster import two_nodes
 
 pytest.importorskip("pyarrow", reason="fleets need pyarrow: pip install 'fiftyone-ntt[fleet]'")
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fiftyone-ntt[ray]'")
@@ -15,21 +16,15 @@ from fiftyone_ntt.fleet.runners import run_here  # noqa: E402
 from fiftyone_ntt.fleet.status import failed_images, fleet_status  # noqa: E402
 
 pytestmark = pytest.mark.slow
-NODE = {"num_cpus": 1, "object_store_memory": 100_000_000}
 
 
 @pytest.fixture
-def cluster():
+def cluster(monkeypatch):
     """Two nodes with a CPU each."""
-    from ray.cluster_utils import Cluster
-
-    nodes = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-    nodes.second = nodes.add_node(**NODE)
-    ray.init(address=nodes.address, log_to_driver=False)
-    nodes.wait_for_nodes()
-    yield nodes
-    ray.shutdown()
-    nodes.shutdown()
+    with two_nodes(monkeypatch) as nodes:
+        ray.init(address=nodes.address, log_to_driver=False)
+        nodes.wait_for_nodes()
+        yield nodes
 
 
 def test_a_node_that_goes_after_the_third_receipt(cluster, tmp_path):
