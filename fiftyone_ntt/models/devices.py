@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -83,6 +84,18 @@ def free_memory(device: torch.device) -> int | None:
         return None
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def fitting_now(device: torch.device, bytes_each: float, most: int, otherwise: int) -> int:
+    """The power of two that half of the free memory has room for; ``otherwise`` where memory cannot be asked."""
+    free = free_memory(device)
+    if free is None:
+        return otherwise
+    return 1 << (int(min(most, max(1, free / 2 / bytes_each))).bit_length() - 1)
+
+
+fitting_once = lru_cache(fitting_now)
+"""The same answer for a whole process: what is compiled is for one size, and free memory changes from run to run."""
 
 
 def device_name(device: torch.device) -> str:

@@ -22,7 +22,8 @@ from fiftyone_ntt.models.devices import (
     Precision,
     choose_devices,
     cuda_graphs,
-    free_memory,
+    fitting_now,
+    fitting_once,
     settled_precision,
 )
 from fiftyone_ntt.models.hub_specs import Dinov2Spec, HubFeatureSpec, HubMaskSpec, check_runnable, gated_first
@@ -141,28 +142,21 @@ class LoadedPreset:
         from fiftyone_ntt.method.segmenter import Segmenter
 
         proposals = self.preset.proposals(points_per_side, points, granularity)
+        fitting = fitting_once if self.compiled else fitting_now
         if self.preset.points_per_batch is None:
-            fitting = _fitting(self.device, _POINT_BYTES, _MOST_POINTS, POINTS_PER_BATCH)
-            proposals = replace(proposals, points_per_batch=fitting)
+            points_per_batch = fitting(self.device, _POINT_BYTES, _MOST_POINTS, POINTS_PER_BATCH)
+            proposals = replace(proposals, points_per_batch=points_per_batch)
         return Segmenter(
             self.proposal_model,
             self.feature_model,
             references=self.preset.references,
             proposals=proposals,
             target_via=self.preset.target_via,
-            images_per_batch=_fitting(self.device, _IMAGE_BYTES, _MOST_IMAGES, IMAGES_PER_BATCH),
+            images_per_batch=fitting(self.device, _IMAGE_BYTES, _MOST_IMAGES, IMAGES_PER_BATCH),
             static_shapes=self.compiled,
             second_look=second_look,
             preset=self.preset.name,
         )
-
-
-def _fitting(device: torch.device, bytes_each: float, most: int, otherwise: int) -> int:
-    """The power of two that half of the free memory has room for; ``otherwise`` where memory cannot be asked."""
-    free = free_memory(device)
-    if free is None:
-        return otherwise
-    return 1 << (int(min(most, max(1, free / 2 / bytes_each))).bit_length() - 1)
 
 
 def _sam2(version: str, size: str) -> Sam2Spec:
@@ -353,6 +347,7 @@ def clear_loaded() -> None:
     """Forgets the models kept in memory, e.g. after a weights file was replaced."""
     with _lock:
         _models.clear()
+        fitting_once.cache_clear()
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 
-def saved(folder: Path, make: Any, name: str, seed: int = 0) -> Path:
-    """Makes a model with random weights, none of them left at zero, and saves it."""
+def saved(folder: Path, make: Any, name: str, seed: int = 0, backbone: float = 1.0) -> Path:
+    """Makes a model with random weights, none of them left at zero, and saves it; weights of a backbone are scaled."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = make()
-        for parameter in model.parameters():  # as they start, most are so small that mistakes would drown in rounding
+        # As they start, most are so small that mistakes would drown in rounding.
+        for named, parameter in model.named_parameters():
             if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+                factor = backbone if "backbone" in named else 1.0
+                torch.nn.init.normal_(parameter, std=factor * parameter[0].numel() ** -0.5)
             elif not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.02)
     path = Path(folder) / name
@@ -67,7 +69,8 @@ def tiny_hub_edgetam(folder: Path, *, seed: int = 0) -> Path:
     def make() -> Any:
         return t.EdgeTamModel(t.EdgeTamConfig(vision_config=_edgetam_vision(), **_prompting()))
 
-    return saved(folder, make, "tiny_edgetam", seed)
+    # Its norms know nothing of random weights: features would be so large that a mask prompt changes nothing.
+    return saved(folder, make, "tiny_edgetam", seed, backbone=0.5)
 
 
 # ---- As the hub's repositories have them: the model for videos, of which the model for images is a part ----

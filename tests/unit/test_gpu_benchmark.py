@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from support.tiny_checkpoints import tiny_preset
 
 from benchmarks import gpu
 from benchmarks.clock import DECODE, ENCODE, FEATURES
+from fiftyone_ntt.models.devices import GRAPHS_VARIABLE
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    arguments = "--points 3 --images 2 --size 90x120 --classes 3 --device cpu --settings fp32,tf32,bf16"
+    arguments = "--points 3 --images 2 --size 90x120 --classes 3 --device cpu --settings fp32,tf32,bf16,bf16+graphs"
     options = gpu.parser().parse_args(arguments.split())
     options.preset = tiny_preset(tmp_path_factory.mktemp("tiny"))
-    before = torch.backends.cuda.matmul.allow_tf32
-    rows, theirs, machine = gpu.run(options)
+    before, asked = torch.backends.cuda.matmul.allow_tf32, []
+
+    def compiler(function, dynamic, mode):
+        asked.append(mode)
+        return function
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", compiler)
+        rows, theirs, machine = gpu.run(options)
     assert torch.backends.cuda.matmul.allow_tf32 == before, "the switch is the process's"
+    assert GRAPHS_VARIABLE not in os.environ, "so is this one"
+    assert asked == ["reduce-overhead"] * 2, "both encoders, for the last setting"
     return rows, theirs, machine
 
 
 def test_every_setting_is_a_row_with_every_stage(measured):
     rows, theirs, machine = measured
-    assert list(rows) == ["fp32", "tf32", "bf16"]
+    assert list(rows) == ["fp32", "tf32", "bf16", "bf16+graphs"]
     for row in rows.values():
         assert all(row.side.seconds[stage] > 0 for stage in (ENCODE, DECODE, FEATURES))
         assert row.images_per_second > 0
         assert row.cores > 0
     text = gpu.report(rows, theirs, machine)
-    assert [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")][-4:] == [
-        "fp32", "tf32", "bf16", "plain, fp32"]  # fmt: skip
+    assert [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")][-5:] == [
+        "fp32", "tf32", "bf16", "bf16+graphs", "plain, fp32"]  # fmt: skip
+    assert "| setting | warm-up, s |" in text
     assert rows["bf16"].to_json()["agreement_with_first"].keys() == {"instances", "found", "score", "pixels"}
 
 
