@@ -5,6 +5,9 @@
 Photographs of one size are laid side by side at their native size: 2 x 2, 4 x 4, 12 x 1. What is found in a mosaic is
 cut back into its photographs, whose truth is known, and scored there. The photographs alone are the measure; the same
 mosaic without tiles is what there was before.
+
+Photographs of less than 1,024 pixels are seen smaller in a tile of 2 x 2 and 4 x 4 than alone, as alone they fill what
+the models see; tiles of 12 x 1 are about as large as a photograph, and differ in nothing but their borders.
 """
 
 from __future__ import annotations
@@ -84,6 +87,9 @@ def cut_back(instances: Instances, photos: Sequence[TargetImage], layout: tuple[
         image = photos[row * layout[1] + column]
         if not area or first[image.image_id] != row * layout[1] + column:
             continue
+        rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
+        part = part[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # what goes on in the next one is cut off
+        left, top = left + int(columns[0]), top + int(rows[0])
         box = (left, top, left + part.shape[1], top + part.shape[0])
         rle = encode_crop(np.ascontiguousarray(part), left, top, image.size)
         yield Prediction(image.image_id, int(instances.labels[i]), box, float(instances.scores[i]), rle)
