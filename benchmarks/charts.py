@@ -1,10 +1,10 @@
-"""Charts of ``benchmarks.accuracy`` over several sets: shots against AP, and precision against recall per class."""
+"""Charts: of ``benchmarks.accuracy`` over several sets, of ``benchmarks.learning_curve`` over reviewed images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,31 @@ def draw(results: Mapping[str, SetResult], folder: Path) -> None:
     _shots(results, folder / "shots.svg")
     for name, result in results.items():
         _precision_recall(name, result, folder / f"precision_recall_{name.replace(' ', '_')}.svg")
+
+
+def draw_curves(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Writes reviewed images against mask AP and presence F1: a column a set, a line a method, as an SVG."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figures = {"mask_ap": "mask AP", "presence_f1": "presence F1"}
+    figure, axes = pyplot.subplots(2, len(results), figsize=(3.6 * len(results), 5.4), squeeze=False, sharex="col")
+    for column, (name, by_method) in enumerate(results.items()):
+        methods = {method: cells for method, cells in by_method.items() if isinstance(cells, Mapping)}
+        for axis, (key, heading) in zip(axes[:, column], figures.items(), strict=True):
+            for method, cells in methods.items():
+                plain = {"color": "gray", "linestyle": "--"} if method == "prototypes" else {"marker": "o"}
+                axis.plot([int(n) for n in cells], [cell[key] for cell in cells.values()], label=method, **plain)
+            axis.set(ylabel=heading if not column else None)
+            axis.grid(alpha=0.3)
+        axes[0][column].set(title=name)
+        axes[1][column].set(xlabel="reviewed images")
+    axes[0][0].legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
 
 
 def _shots(results: Mapping[str, SetResult], path: Path) -> None:

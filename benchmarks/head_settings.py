@@ -109,15 +109,16 @@ def measure(rows: Rows, seed: int, count: int, pull: float) -> dict[str, float]:
     order = np.random.default_rng(seed).permutation(np.unique(rows.images))
     test, known = (rest.select(np.isin(rest.images, some)) for some in (order[:TEST], order[TEST : TEST + count]))
     taught = partial(with_references, bank, known)
-    figures = {"prototypes": _precision(bank, None, test), "references": _precision(taught(), None, test)}
+    figures = {"prototypes": precision_of(bank, None, test), "references": precision_of(taught(), None, test)}
     for name, without in (("head", lambda images: bank), ("both", taught)):
         head, report = train_head(known, without, pull)
-        figures[name] = _precision(without(()), head, test)
+        figures[name] = precision_of(without(()), head, test)
         figures |= {f"{name}_used": float(report.used), f"{name}_seconds": report.seconds}
     return figures
 
 
-def _precision(bank: MemoryBank, head: Head | None, test: Rows) -> float:
+def precision_of(bank: MemoryBank, head: Head | None, test: Rows) -> float:
+    """Mean over the classes of the average precision of the labels, in points."""
     features = unit(test.vectors, bank.center)
     scores = similarities_of(bank, features) if head is None else scores_of(bank.changed(head=head), features)
     return 100 * average_precision(scores, test.classes, test.counts)
@@ -125,7 +126,7 @@ def _precision(bank: MemoryBank, head: Head | None, test: Rows) -> float:
 
 def run(options: argparse.Namespace) -> dict[str, object]:
     """Measures every number of images and every pull."""
-    rows = _rows(options)
+    rows = rows_to_use(options)
     results: dict[str, object] = {"images": len(np.unique(rows.images)), "objects": int((rows.classes != NONE).sum())}
     for number in options.reviewed:
         for pull in options.pulls:
@@ -143,7 +144,8 @@ def run(options: argparse.Namespace) -> dict[str, object]:
     return results
 
 
-def _rows(options: argparse.Namespace) -> Rows:
+def rows_to_use(options: argparse.Namespace) -> Rows:
+    """Those of the file, or of the images, for the file to keep."""
     if options.rows is not None and options.rows.is_file():
         with np.load(options.rows, allow_pickle=False) as kept:
             return Rows(kept["vectors"], kept["classes"], kept["counts"], kept["images"])

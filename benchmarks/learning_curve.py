@@ -6,6 +6,9 @@ The person accepts right labels (IoU of at least 0.5) above the suggested thresh
 missing and marks the image as done. Then the images that nobody looked at, a third of the set and always the same in a
 draw, are labelled with the references alone, with each method of ``learn``, and scored: mask AP of all labels, presence
 F1 of those above the suggested thresholds. ``ceiling`` is the mask AP if each object got its best candidate.
+
+The person goes on in rounds: what was learned from the first 5 images relabels those that the next 5 are taken from,
+and it is these labels that she reviews. ``--order`` says which images she takes next.
 """
 
 from __future__ import annotations
@@ -15,11 +18,12 @@ import json
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +31,9 @@ from pycocotools import mask as mask_utils
 
 from benchmarks.across import Contents, Set, banks_of, best_candidates
 from benchmarks.arguments import count, folder, names, seeds
+from benchmarks.charts import draw_curves
 from benchmarks.coco_data import SHARED, TargetImage, Targets, read_targets
+from benchmarks.review_orders import ORDERS, RANDOM, chosen_images
 from benchmarks.starting_threshold import is_cached, matches
 from benchmarks.verdicts import f1, highest
 from fiftyone_ntt.core import CompactImage, Matcher, MemoryBank
@@ -68,8 +74,18 @@ class Reviewed:
     rows: Rows
 
 
-def review(image: TargetImage, content: CompactImage, targets: Targets, bank: MemoryBank) -> Reviewed:
-    """The person goes through one image that was labelled from ``bank``."""
+def review(image: TargetImage, content: CompactImage, targets: Targets, bank: MemoryBank,
+           before: MemoryBank | None = None) -> Reviewed:  # fmt: skip
+    """The person goes through one image.
+
+    Args:
+        image: the image.
+        content: its candidates.
+        targets: what she knows.
+        bank: labelled the image.
+        before: the bank without anything learned; ``bank`` where ``None``.
+    """
+    before = bank if before is None else before
     labels = Matcher(bank).match(content).above(starting_thresholds(bank).suggested)
     found = to_predictions(labels, image.image_id)
     objects = [item for item in targets.truth if item.image_id == image.image_id]
@@ -101,7 +117,7 @@ def review(image: TargetImage, content: CompactImage, targets: Targets, bank: Me
         np.array([False] * (len(accepted) + len(drawn)) + [True] * len(crowds) + [False] * len(wrong), bool),
         done=True,
     )
-    return Reviewed(lessons, rows_of(content, decided, bank.prototypes, bank.center))
+    return Reviewed(lessons, rows_of(content, decided, before.prototypes, before.center))
 
 
 def _iou(mask: NDArray[np.bool_], rle: Mapping[str, object]) -> float:
@@ -135,34 +151,47 @@ def figures(bank: MemoryBank, images: Sequence[TargetImage], contents: Mapping[s
 
 
 def measure_draw(one: Set, bank: MemoryBank, seed: int, counts: Sequence[int], targets: Targets,
-                 contents: Mapping[str, CompactImage]) -> dict[str, dict[int, Figures]]:  # fmt: skip
-    """One draw of references and of the order of images: method -> number of reviewed images -> figures."""
-    order = np.random.default_rng(seed).permutation(len(targets.images))
-    images = [targets.images[i] for i in order]
+                 contents: Mapping[str, CompactImage], order: str) -> dict[str, dict[int, Figures]]:  # fmt: skip
+    """One draw of references and of the images to look at: method -> number of reviewed images -> figures."""
+    shuffled = np.random.default_rng(seed).permutation(len(targets.images))
+    images = [targets.images[i] for i in shuffled]
     test, pool = images[: len(images) // 3], images[len(images) // 3 :]
-    reviewed = {
-        f"{image.image_id:012d}": review(image, contents[str(image.path)], targets, bank)
-        for image in pool[: max(counts)]
-    }
     plain = figures(bank, test, contents, targets)
     results: dict[str, dict[int, Figures]] = {"prototypes": dict.fromkeys(counts, plain)}
     for name, method in METHODS.items():
         results[name] = {}
-        for n in counts:
-            started = time.perf_counter()
-            seen = dict(list(reviewed.items())[:n])
-            taught, report = learned(bank, seen, method) if seen else (bank, None)
-            seconds = time.perf_counter() - started
+        for n, taught, cell in rounds(pool, bank, method, counts, targets, contents, order):
             same = taught.content_hash == bank.content_hash
-            results[name][n] = {**(plain if same else figures(taught, test, contents, targets)), "seconds": seconds}
-            if report is not None:
-                results[name][n] |= {
-                    "share": report.share,
-                    "judged": 100 * ((report.head or 0) - (report.matcher or 0)),
-                }
+            results[name][n] = {**(plain if same else figures(taught, test, contents, targets)), **cell}
             say = {key: round(value, 2) for key, value in results[name][n].items()}
             print(f"{one.name} seed {seed} {name} {n}: {say}", file=sys.stderr, flush=True)
     return results
+
+
+def rounds(pool: Sequence[TargetImage], bank: MemoryBank, method: str, counts: Sequence[int], targets: Targets,
+           contents: Mapping[str, CompactImage], order: str) -> Iterator[tuple[int, MemoryBank, Figures]]:  # fmt: skip
+    """The person reviews, learns, and goes on with the images that are relabelled.
+
+    Yields:
+        How many images she has reviewed, the bank that learned from them, and what that took: seconds, decisions, and
+        of a head its share and by how much it was judged better.
+    """
+    reviewed: dict[str, Reviewed] = {}
+    rest, taught = list(pool), bank
+    for n in counts:
+        lessons = [item for one in reviewed.values() for item in one.lessons if item.kind != "rejected"]
+        found = Counter(lesson.label for lesson in lessons)
+        known = np.array([bank.shots[name] + found[name] for name in bank.classes], np.float64)
+        for image in chosen_images(order, n - len(reviewed), rest, contents, taught, known):
+            rest.remove(image)
+            reviewed[f"{image.image_id:012d}"] = review(image, contents[str(image.path)], targets, taught, bank)
+        started = time.perf_counter()
+        taught, report = learned(bank, reviewed, method) if reviewed else (bank, None)
+        cell: Figures = {"seconds": time.perf_counter() - started}
+        cell["decisions"] = sum(len(one.lessons) for one in reviewed.values())
+        if report is not None:
+            cell |= {"share": report.share, "judged": 100 * ((report.head or 0) - (report.matcher or 0))}
+        yield n, taught, cell
 
 
 def summary(draws: Sequence[Mapping[str, Mapping[int, Figures]]]) -> dict[str, dict[str, Figures]]:
@@ -186,10 +215,10 @@ def ceiling_of(targets: Targets, contents: Mapping[str, CompactImage]) -> float:
     return 100 * ((mask.ap if mask else None) or 0.0)
 
 
-def run(options: argparse.Namespace, cache: Path) -> dict[str, object]:
+def run(options: argparse.Namespace, cache: Path) -> dict[str, dict[str, Any]]:
     """Measures every set."""
     segmenter = load_preset(options.preset, options.device).segmenter()
-    store, results = Contents(cache, options.preset, segmenter), {}
+    store, results = Contents(cache, options.preset, segmenter), dict[str, dict[str, Any]]()
     unknown = sorted(set(options.sets or ()) - SETS.keys())
     if unknown:
         raise InputError(f"expected sets of {', '.join(SETS)}, got {', '.join(unknown)}")
@@ -204,8 +233,16 @@ def run(options: argparse.Namespace, cache: Path) -> dict[str, object]:
         counts = [n for n in counts if n <= len(images) - len(images) // 3]
         keys = [(options.shots, seed) for seed in options.seeds]
         banks = banks_of(segmenter, one, targets.classes, keys, crops=False, folder=store.banks)
-        draws = [measure_draw(one, bank, seed, counts, targets, contents) for (_, seed), bank in banks.items()]
-        facts = {"images": len(images), "draws": len(draws), "shots": options.shots, "preset": options.preset}
+        draws = [
+            measure_draw(one, bank, seed, counts, targets, contents, options.order) for (_, seed), bank in banks.items()
+        ]
+        facts = {
+            "images": len(images),
+            "draws": len(draws),
+            "shots": options.shots,
+            "preset": options.preset,
+            "order": options.order,
+        }
         results[name] = {**summary(draws), "ceiling": round(ceiling_of(targets, contents), 2), **facts}
         if options.json:
             options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -222,11 +259,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--seeds", type=seeds, default="33,42,13", help="draws of references and of the order of images"
     )
+    parser.add_argument("--order", choices=ORDERS, default=RANDOM, help="which images the person takes next")
     parser.add_argument("--preset", default="lite")
     parser.add_argument("--device", default=None)
     parser.add_argument("--cache", type=Path, help="keeps the candidates here; a temporary folder by default")
     parser.add_argument("--cached", action="store_true", help="only images whose candidates are in the cache")
     parser.add_argument("--json", type=Path, help="writes the figures here")
+    parser.add_argument("--chart", type=Path, help="draws the curves into this SVG file")
     options = parser.parse_args(arguments)
     try:
         with tempfile.TemporaryDirectory(prefix="ntt-candidates-") as temporary:
@@ -234,6 +273,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NttError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    if options.chart:
+        draw_curves(results, options.chart)
     print(json.dumps(results))
     return 0
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from fiftyone_ntt.review.done import mark_done as mark_done
     from fiftyone_ntt.review.export import export_labels as export_labels
     from fiftyone_ntt.review.learn import learn as learn
+    from fiftyone_ntt.review.next_images import next_images as next_images
     from fiftyone_ntt.review.presence import judge_presence as judge_presence
     from fiftyone_ntt.review.ranking import doubtful as doubtful
     from fiftyone_ntt.review.refine_history import undo_refinement as undo_refinement
@@ -83,6 +84,7 @@ _LAZY = {
     "make_previews": "dataset.previews",
     "make_reference_masks": "references.editable_masks",
     "mark_done": "review.done",
+    "next_images": "review.next_images",
     "preview": "runs.preview",
     "refine_labels": "review.refining",
     "reject_labels": "review.decisions",

@@ -35,6 +35,10 @@ UNCERTAIN_SINCE = dict(
     zip(DOUBTS, ("Near the threshold", "Two classes alike", "Uncertain mask", "Overlapped"), strict=True)
 )
 """Why a label can be uncertain -> what the button that shows such labels is called."""
+NEXT = (
+    "**Images that teach most.** Many objects of classes of which little is known, no two images alike: go through "
+    "them, mark them as done, then learn."
+)
 LEARN = (
     "**Learn.** What you accepted becomes a reference, what you rejected an example of what you do not want; then all "
     "images are matched again. You see what would change before anything is written."
@@ -329,6 +333,8 @@ def render_uncertain(tab: Tab, panel: types.Object) -> None:
     row = panel.h_stack("review_doubt", componentsProps=WRAPPED, gap=1)
     for kind, label in UNCERTAIN_SINCE.items():
         row.btn(f"review_doubt_{kind}", label=label, on_click=tab.on("doubt"), params={"by": kind})
+    panel.md(NEXT, name="review_next_text")
+    tab.add_buttons(panel, [("next", "20 images to review next", "playlist_play", "outlined")])
 
 
 def render_learn(tab: Tab, ctx: Any, panel: types.Object) -> None:

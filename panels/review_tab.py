@@ -44,6 +44,7 @@ class ReviewTab(Tab):
             "lower": self._lower,
             "show_all": _show_all,
             "doubt": self._show_uncertain,
+            "next": _show_next,
             "accept": partial(decide, operator="accept_labels"),
             "reject": partial(decide, operator="reject_labels"),
             "clear": partial(decide, operator="clear_decisions"),
@@ -356,6 +357,22 @@ def _show_all(ctx: Any) -> None:
         grid = parts.grid(ctx)
         grid.show()
         _send(ctx, grid, review_shown=parts.ABOVE)
+
+
+def _show_next(ctx: Any) -> None:
+    """The grid shows the images whose review is expected to teach most, with their labels above the threshold."""
+    from fiftyone_ntt.review.next_images import next_images
+
+    if not shows_whole_images(ctx):
+        return
+    grid = parts.grid(ctx)
+    images = next_images(grid.samples(), ctx.panel.state.review_field)
+    if not len(images):
+        ctx.ops.notify("Every image in the grid is done, or all of its labels have a decision.", variant="info")
+        return
+    grid.show(images)
+    grid.filter(above=parts.threshold(ctx))
+    _send(ctx, grid, review_shown=parts.ABOVE, review_class=None)
 
 
 def _show_refined(ctx: Any) -> None:

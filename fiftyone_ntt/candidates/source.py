@@ -168,6 +168,16 @@ class CandidateSource:
             logger.debug("%s", self._explanation)  # for people it is among the notes of the report
         self._store.remember(self._stage_one.recipe)
 
+    def recall(self) -> bool:
+        """``open`` without any model.
+
+        Returns:
+            Whether it is known which part of the index to use; if not, ``cached`` finds nothing.
+        """
+        settings = self._recalled(self._bank) if self._use_index and self._bank is not None else None
+        self._store = None if settings is None else IndexStore(self._root, settings, self._size_limit)
+        return settings is not None
+
     def segmenters(self) -> list[Segmenter]:
         """The models, one segmenter a device; loaded and warmed up by the first call.
 

@@ -30,6 +30,7 @@ from fiftyone_ntt.params.review import (
     FitThresholdsParams,
     JudgePresenceParams,
     LearnParams,
+    NextImagesParams,
     RefineParams,
     ToSegmentationParams,
     UndoRefinementParams,
@@ -55,6 +56,8 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("dataset", help="name of a FiftyOne dataset")
     for info in UndoRefinementParams.infos():
         add_option(parser, info)
+    text = "name the images whose review is expected to teach most, the first one most"
+    add_service(commands, "next", name_next, NextImagesParams, text)
     text = "learn from accepted and rejected labels, show what would change, and write it with --apply"
     add_service(commands, "learn", learn, LearnParams, text)
     add_service(commands, "export", export, ExportParams, "write labels and images to a folder, to train with")
@@ -119,6 +122,19 @@ def undo_refine(dataset: str, **options: Any) -> int:
     import fiftyone_ntt as ntt
 
     say(f"{counted(ntt.undo_refinement(dataset_of(dataset), **params), 'mask')} as before refining")
+    return 0
+
+
+def name_next(dataset: str, tag: str | None, saved_view: str | None, **options: Any) -> int:
+    """Prints ids and files of the images to review next, a line each."""
+    params = NextImagesParams.from_mapping(options).to_mapping()
+    import fiftyone_ntt as ntt
+
+    images = ntt.next_images(view_of(dataset, tag, saved_view), **params)
+    for sample_id, path in zip(*images.values(["id", "filepath"]), strict=True):
+        say_as_it_is(f"{sample_id} {path}")
+    if not len(images):
+        say("every image is done, or all of its labels have a decision")
     return 0
 
 

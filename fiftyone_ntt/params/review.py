@@ -75,6 +75,15 @@ class DoubtParams(Params):
 
 
 @dataclass(frozen=True)
+class NextImagesParams(Params):
+    """Arguments of ``fiftyone_ntt.next_images``."""
+
+    label_field: str = param("ntt", label="Labels", help="field with the labels of a run")
+    limit: int = param(20, label="Images", help="how many images to show", minimum=1, maximum=1000)
+    index_dir: str | Path | None = param_of(StageOneSettings, "index_dir", advanced=False)
+
+
+@dataclass(frozen=True)
 class FitThresholdsParams(Params):
     """Arguments of ``fiftyone_ntt.fit_thresholds``."""
 

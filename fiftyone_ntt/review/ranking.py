@@ -291,14 +291,27 @@ def most_doubtful(table: LabelTable, samples: SampleCollection, params: DoubtPar
     if threshold is None:
         name = params.classes[0] if params.classes and len(params.classes) == 1 else None
         threshold = first_threshold(dataset_of(samples), params.label_field, table, name)
-    doubt = np.where(kept, _DOUBT[params.by](rows, threshold), np.nan)
-    found = np.flatnonzero(np.isfinite(doubt))
-    if len(found) > params.limit:  # few of very many: no need to sort all
-        found = found[doubt[found] <= np.partition(doubt[found], params.limit - 1)[params.limit - 1]]
-    first = found[np.argsort(doubt[found], kind="stable")][: params.limit]
+    there = np.flatnonzero(kept)
+    first = there[most_doubtful_rows(rows[there], params.by, threshold, params.limit)]
     # A sample comes where its most uncertain label does.
     order = dict.fromkeys(str(ids[number]) for number in rows["sample"][first].tolist())
     return list(order), [str(ObjectId(label.tobytes())) for label in rows["label"][first]]
+
+
+def most_doubtful_rows(rows: Rows, by: str, threshold: float, limit: int | None = None) -> NDArray[np.int64]:
+    """The places of rows in the order of ``doubtful``, at most ``limit``; without those of which nothing can be said.
+
+    Args:
+        rows: of labels that nobody has decided on.
+        by: one of ``DOUBTS``.
+        threshold: for ``"threshold"``.
+        limit: how many; all where ``None``.
+    """
+    doubt = _DOUBT[by](rows, threshold)
+    found = np.flatnonzero(np.isfinite(doubt))
+    if limit is not None and len(found) > limit:  # few of very many: no need to sort all
+        found = found[doubt[found] <= np.partition(doubt[found], limit - 1)[limit - 1]]
+    return found[np.argsort(doubt[found], kind="stable")][:limit]
 
 
 def _from_threshold(rows: Rows, threshold: float) -> NDArray[np.float64]:

@@ -119,6 +119,19 @@ def test_the_most_doubtful(review):
     assert not review.view._stages and not review.filters
 
 
+def test_images_to_review_next(review):
+    """Of the three images that a run labelled, those that nobody is through with, the labels above the threshold."""
+    review.send("on_review_threshold", value=0.6)
+    first = review.dataset.first()
+    ntt.mark_done(review.dataset.select(first.id))
+    review.send("on_review_next")
+    assert first.id not in review.view.values("id") and len(review.view) == len(review.dataset) - 1
+    assert min(score for _, score in scores_with_none(review)) > 0.6
+    ntt.mark_done(review.dataset)
+    review.send("on_review_next")
+    assert "Every image" in review.messages[-1]
+
+
 def numbers_on_buttons(review):
     return review.state["review_undecided"]
 

@@ -8,7 +8,9 @@ from support.colours import colour_folder, colour_segmenter
 
 from benchmarks import learning_curve
 from benchmarks.across import Contents
+from benchmarks.charts import draw_curves
 from benchmarks.coco_data import read_references, read_targets
+from benchmarks.review_orders import ORDERS, RANDOM, chosen_images
 from fiftyone_ntt.core import compact
 from fiftyone_ntt.review.head_rows import NONE
 
@@ -83,3 +85,39 @@ def test_only_cached_images_are_taken(folder, tmp_path, monkeypatch):
     assert learning_curve.main([*arguments, "--json", str(out)]) == 0
     count = json.loads(out.read_text())[folder.name]["images"]
     assert count == sum(image.path.read_bytes() in there for image in images) < len(images)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_orders_name_each_image_once(folder, order):
+    targets, segmenter = read_targets(folder, "all"), colour_segmenter()
+    bank = segmenter.build_bank(read_references(folder, "all", 1, 1, targets.classes), targets.classes)
+    contents = {
+        str(image.path): compact(segmenter.candidates(learning_curve_pixels(image))) for image in targets.images
+    }
+    known = np.ones(len(bank.classes))
+    every = chosen_images(order, 99, targets.images, contents, bank, known)
+    assert sorted(image.image_id for image in every) == sorted(image.image_id for image in targets.images)
+    assert chosen_images(order, 2, targets.images, contents, bank, known) == every[:2]
+    assert chosen_images(order, 0, targets.images, contents, bank, known) == []
+    if order == RANDOM:
+        assert every == list(targets.images)
+
+
+def test_rounds_go_on_from_what_was_learned(folder):
+    targets, segmenter = read_targets(folder, "all"), colour_segmenter()
+    bank = segmenter.build_bank(read_references(folder, "all", 1, 1, targets.classes), targets.classes)
+    contents = {
+        str(image.path): compact(segmenter.candidates(learning_curve_pixels(image))) for image in targets.images
+    }
+    steps = list(learning_curve.rounds(targets.images, bank, "references", (0, 2, 4), targets, contents, "gain"))
+    assert [n for n, _, _ in steps] == [0, 2, 4] and steps[0][1] is bank
+    objects = [len(taught.vectors) - len(bank.vectors) for _, taught, _ in steps]
+    assert objects[0] == 0 < objects[1] < objects[2] and steps[1][2]["decisions"] >= objects[1]
+
+
+def test_curves_are_drawn(tmp_path):
+    cell = {"mask_ap": 10.0, "presence_f1": 20.0}
+    results = {"a set": {"prototypes": {"0": cell, "5": cell}, "both": {"0": cell, "5": cell}, "images": 6}}
+    draw_curves(results, tmp_path / "curves.svg")
+    text = (tmp_path / "curves.svg").read_text()
+    assert "<svg" in text and "<!-- a set -->" in text and "<!-- both -->" in text
