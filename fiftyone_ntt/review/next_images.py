@@ -76,7 +76,7 @@ def next_images(
     ids = _to_review(samples, run, table)
     looks = Looks.of(dataset, run, ids, index_dir, preset)
     expected = _expected(dataset, label_field, table, ids)
-    chosen = most_telling(expected, _known(run and run.bank, table), limit, looks.look)
+    chosen = most_telling(expected, _known(None if run is None else run.bank, table), limit, looks.look)
     if looks.missing:
         logger.warning(
             "%d images are not in the candidate cache, so near-duplicates of them are not told: run "
