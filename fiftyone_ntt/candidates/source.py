@@ -158,10 +158,13 @@ class CandidateSource:
         """
         settings = self._recalled(self._bank) if self._use_index and self._bank is not None else None
         if settings is None:
-            segmenter = self.segmenters()[0]
+            segmenters, started = self.segmenters(), time.perf_counter()
+            for segmenter in segmenters:  # not where they load: what is compiled holds for a thread's number of threads
+                segmenter.warm_up()
+            self.ready_after += time.perf_counter() - started
             if not self._use_index:
                 return
-            settings = self._settings(segmenter)
+            settings = self._settings(segmenters[0])
         self._store = IndexStore(self._root, settings, self._size_limit)
         self._explanation = explain_missing(self._root, settings)
         if self._explanation:
@@ -179,7 +182,7 @@ class CandidateSource:
         return settings is not None
 
     def segmenters(self) -> list[Segmenter]:
-        """The models, one segmenter a device; loaded and warmed up by the first call.
+        """The models, one segmenter a device; loaded by the first call.
 
         Raises:
             PresetMismatchError: if they are not those that made the bank.
@@ -191,8 +194,6 @@ class CandidateSource:
             if self._bank is not None:
                 self._bank.check_preset(self._stage_one.preset.name, loaded[0].weights)
             self._check_settings(self._settings(loaded[0]))
-            for segmenter in loaded:
-                segmenter.warm_up()
             self._loaded, self.ready_after = loaded, time.perf_counter() - started
         return self._loaded
 
