@@ -86,9 +86,10 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Row], Side | None, dict[
             chosen = argparse.Namespace(**{**vars(options), "compile": False, **SETTINGS[name]})
             stack.callback(_ask_for_graphs, os.environ.get(GRAPHS_VARIABLE))
             _ask_for_graphs("1" if SETTINGS[name].get("graphs") else None)
-            subject, facts = pipeline.prepare(chosen, stack)
             stack.callback(_allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+            # Before models are compiled: that holds for this switch, too.
             _allow_tf32(bool(SETTINGS[name].get("tf32")))
+            subject, facts = pipeline.prepare(chosen, stack)
             rows[name] = _row(subject, options, first, facts["warm_up_seconds"])
             first = first or rows[name].side.results
             if options.plain and name == options.settings[-1]:
