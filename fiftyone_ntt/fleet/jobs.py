@@ -107,7 +107,8 @@ class IndexJob:
         """Looks whether the images are where they should be."""
         check_large_images(self.stage_one)
         if not self.missing_ok:
-            check_rows(self._manifests(), self.roots)
+            wanted = {place.manifest for place in self.missing()}  # what an older one says of units may be outdated
+            check_rows((manifest for manifest in self._manifests() if manifest.name in wanted), self.roots)
 
     def missing(self) -> list[Place]:
         """Units without a receipt."""
@@ -229,7 +230,7 @@ def index_key(stage_one: StageOne) -> str:
 
 
 def places(bucket: Bucket, key: str) -> list[Place]:
-    """Every unit of a store's manifests once, under settings of a key; the newest manifest last."""
+    """Every unit of a store's manifests once, under settings of a key, as the newest manifest that holds it says."""
     return _places(manifests_of(bucket), key)
 
 
@@ -238,7 +239,7 @@ def _places(manifests: Iterable[Manifest], key: str) -> list[Place]:
     for manifest in manifests:
         for unit in manifest.units:
             place = _place(manifest, unit, key)
-            every.setdefault(place.unit, place)
+            every[place.unit] = place  # files that were moved are where the newest says
     return list(every.values())
 
 

@@ -190,6 +190,17 @@ def test_files_are_looked_at_before_anything_starts(tmp_path, paths):
         check_rows(manifests_of(Bucket(store)), roots)
 
 
+def test_moved_files_are_where_the_newest_manifest_says(tmp_path, paths):
+    store = tmp_path / "store"
+    older = add_manifest(store, paths)
+    moved = paths[0].parent.rename(tmp_path / "elsewhere")
+    newer = add_manifest(store, [moved / path.name for path in paths])
+    assert newer.units == older.units and newer.name != older.name
+    assert run_here(FakeIndexJob(str(store))).images == 12
+    with pytest.raises(FleetError, match="map-root"):  # of the older one alone
+        run_here(FakeIndexJob(str(store), manifests=(older.name,), stage_one=StageOneSettings(points_per_side=9)))
+
+
 def test_no_manifest_is_said_and_how_to_make_one(store):
     with pytest.raises(FleetError, match="fleet manifest"):
         run_here(FakeIndexJob(store))
