@@ -32,7 +32,7 @@ from fiftyone_ntt.dataset.schema import (
     info_of,
     show_originals,
 )
-from fiftyone_ntt.dataset.storage import dataset_id, in_parts, patiently, raw_values
+from fiftyone_ntt.dataset.storage import dataset_id, in_parts, patiently, raw_values, refresh
 from fiftyone_ntt.errors import InputError, NttError, as_text, counted
 from fiftyone_ntt.params.base import Progress, check_arguments, plain_values
 from fiftyone_ntt.params.labelling import MakePreviewsParams, RemovePreviewsParams
@@ -98,7 +98,8 @@ def make_previews(
     A browser shows no TIFF, nothing of more than 8 bits a value and no slide of 20,000 pixels. The preview of such an
     image is what the models look at, made smaller; labels lie on it as on the image, as their places are relative.
     Images that a browser shows well get none, and the App goes on showing themselves. Nothing that computes looks at
-    previews. The same call again makes those that are missing or whose image has changed since.
+    previews. The same call again makes those that are missing or whose image has changed since, and takes that of an
+    image which another one, that needs none, has replaced.
 
     Args:
         view: the samples; of grouped samples, those of the active slice.
@@ -131,6 +132,7 @@ def make_previews(
     )
     view = whole_images(view)
     dataset = dataset_of(view)
+    refresh(dataset)
     info = info_of(dataset, preview_field)
     place = _folder(dataset, folder)
     maker = _Maker(place, longest_side, larger_than, frozenset([str(place), *info.get("folders", ())]))
@@ -149,8 +151,8 @@ def make_previews(
 def remove_previews(dataset: fo.Dataset, preview_field: str = "ntt_preview") -> int:
     """Takes previews back: the App shows the images themselves, and the files are deleted.
 
-    Paths that something else wrote to the field stay, and so do files that another dataset shows, such as a copy of
-    this one.
+    Paths that something else wrote to the field stay, and so do files that another field or dataset shows, such as a
+    copy of this one.
 
     Args:
         dataset: the dataset.
@@ -167,6 +169,7 @@ def remove_previews(dataset: fo.Dataset, preview_field: str = "ntt_preview") -> 
         12
     """
     dataset = checked_dataset(dataset)
+    refresh(dataset)
     (preview_field,) = plain_values(RemovePreviewsParams, preview_field=preview_field)
     info = info_of(dataset, preview_field)
     if not info.get("folders"):
@@ -196,9 +199,10 @@ def remove_previews(dataset: fo.Dataset, preview_field: str = "ntt_preview") -> 
 def _rows(view: SampleCollection, preview_field: str) -> list[tuple[str, str, str | None]]:
     """Id, file and preview of each sample."""
     there = dataset_of(view).has_field(preview_field)
-    ids, files = patiently(view.values, ["id", ORIGINAL])
-    previews = patiently(raw_values, view, preview_field) if there else [None] * len(ids)
-    return list(zip(ids, files, previews, strict=True))
+    fields = ["id", ORIGINAL, *([preview_field] if there else [])]
+    # One query: of two, a view by this very field may show the second one other samples.
+    ids, files, *previews = patiently(raw_values, view, fields)
+    return list(zip(map(str, ids), files, previews[0] if there else [None] * len(ids), strict=True))
 
 
 def _in_turn(rows: Sequence[Any]) -> Iterator[tuple[int, Sequence[Any]]]:
@@ -238,21 +242,34 @@ def _is_ours(path: object, folders: frozenset[str]) -> bool:
 
 
 def _shown_elsewhere(dataset: fo.Dataset, preview_field: str, paths: Sequence[str]) -> set[str]:
-    """Of some files, those that another dataset of this database shows: a clone has the paths of its original."""
+    """Of some files, those that something else in this database shows.
+
+    A clone has the paths of its original, a copied field those of the field; and somebody may have made the previews
+    images of a dataset.
+    """
     if not paths:
         return set()
     database, shown = get_db_conn(), set[str]()
-    fields = {"$elemMatch": {"$or": [{f"info.{PREVIEWS}": {"$exists": True}}, {"name": preview_field}]}}
-    others = {"_id": {"$ne": dataset_id(dataset)}, "sample_fields": fields}
-    for other in database.datasets.find(others, {"sample_fields": 1, "sample_collection_name": 1}):
-        for each in other["sample_fields"]:
-            key = each.get("db_field") or each["name"]
-            if PREVIEWS not in (each.get("info") or {}) and each["name"] != preview_field:
-                continue
-            for some in in_parts(paths, 1000):
+    parts = {"sample_fields": 1, "sample_collection_name": 1, "app_config.media_fields": 1}
+    for other in database.datasets.find({}, parts):
+        keys = _media_keys(other, preview_field)
+        if other["_id"] == dataset_id(dataset):
+            keys.pop(preview_field, None)
+        for some in in_parts(paths, 1000):
+            for key in keys.values():
                 found = database[other["sample_collection_name"]].find({key: {"$in": list(some)}}, {key: 1})
                 shown |= {row[key] for row in found}
     return shown
+
+
+def _media_keys(document: dict[str, Any], preview_field: str) -> dict[str, str]:
+    """Fields of a dataset whose files the App shows, or may show; each with its name in the database."""
+    media = {ORIGINAL, preview_field, *((document.get("app_config") or {}).get("media_fields") or ())}
+    return {
+        each["name"]: each.get("db_field") or each["name"]
+        for each in document.get("sample_fields") or ()
+        if each["name"] in media or PREVIEWS in (each.get("info") or {})
+    }
 
 
 def _delete(path: Path) -> None:
@@ -264,7 +281,10 @@ def _delete(path: Path) -> None:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What became of an image: ``path`` is that of its preview, ``old`` that of the one before it."""
+    """What became of an image: ``path`` is that of its preview, ``old`` that of the one before it.
+
+    Without ``path`` an ``old`` one goes if the image needs none, and stays where it could not be made again.
+    """
 
     sample_id: str
     state: str
@@ -294,9 +314,13 @@ class _Maker:
         if old is not None and not _is_ours(old, self.folders):
             return _Outcome(sample_id, "foreign")
         try:
-            if not needs_preview(filepath, self.larger_than):
-                return _Outcome(sample_id, "unneeded" if old is None else "kept")
+            is_needed = needs_preview(filepath, self.larger_than)
+            if old is None and not is_needed:
+                return _Outcome(sample_id, "unneeded")
             stem = self._stem(sample_id, filepath)
+            if not is_needed:  # the preview of another image, which lay here before, would be shown in its place
+                is_current = os.path.splitext(os.path.basename(str(old)))[0] == stem
+                return _Outcome(sample_id, "kept" if is_current else "unneeded", None, None if is_current else old)
             path = next((path for path in map(self._path, (stem, stem), SUFFIXES) if self._is_there(path)), None)
             if path is not None:
                 return _Outcome(sample_id, "kept" if str(path) == old else "made", str(path), old)
@@ -314,13 +338,16 @@ class _Maker:
         return _Outcome(sample_id, "made", str(path), old)
 
     def _stem(self, sample_id: str, filepath: str) -> str:
-        """Name of a preview's file: whose it is, and a fingerprint of what it is made of."""
+        """Name of a preview's file: whose it is, and a fingerprint of what it is made of.
+
+        The path is part of that: slices of one stack have the same size and, out of an archive, the same time.
+        """
         try:
             facts = os.stat(filepath)
         except (OSError, TypeError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "its path is none"
             raise InputError(f"not a readable image: {filepath} ({reason})") from error
-        made_of = f"{facts.st_size} {facts.st_mtime_ns} {self.longest_side} {_FORMAT}"
+        made_of = f"{filepath} {facts.st_size} {facts.st_mtime_ns} {self.longest_side} {_FORMAT}"
         return f"{sample_id}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}"
 
     def _path(self, stem: str, suffix: str) -> Path:
@@ -343,16 +370,19 @@ def _write(dataset: fo.Dataset, report: PreviewsReport, outcomes: Sequence[_Outc
     """Writes the paths and errors of some samples, and counts them."""
     name, errors = report.preview_field, error_field_of(report.preview_field)
     paths = {each.sample_id: each.path for each in outcomes if each.state == "made"}
+    paths |= {each.sample_id: None for each in outcomes if each.state == "unneeded" and each.old is not None}
     failed = {each.sample_id: each.error for each in outcomes if each.error is not None}
-    if paths:
+    if any(each.path for each in outcomes):
         declare_previews(dataset, name, folder)
-        _set(dataset, name, paths)
+    _set(dataset, name, paths)
     if failed:
         declare_previews(dataset, name, folder)
         declare_errors(dataset, name)
     if dataset.has_field(errors):
         _set(dataset, errors, {each.sample_id: each.error for each in outcomes})
-    replaced = [each.old for each in outcomes if each.old is not None and each.path not in (None, each.old)]
+    replaced = [
+        each.old for each in outcomes if each.old is not None and paths.get(each.sample_id, each.old) != each.old
+    ]
     for path in set(replaced) - _shown_elsewhere(dataset, name, replaced):
         _delete(Path(path))
     states = Counter(each.state for each in outcomes)

@@ -265,6 +265,9 @@ def info_of(dataset: fo.Dataset, name: str) -> dict[str, Any]:
     errors = error_field_of(name)
     if dataset.has_field(errors) and PREVIEWS not in (dataset.get_field(errors).info or {}):
         raise InputError(f"field {errors!r} exists and make_previews did not make it; choose another preview_field")
+    for own in filter(dataset.has_field, (name, errors)):
+        if dataset.get_field(own).read_only:
+            raise InputError(f"expected a field that can be written to, got {own!r}, which is read-only in the dataset")
     return dict(info)
 
 
@@ -280,9 +283,12 @@ def declare_previews(dataset: fo.Dataset, preview_field: str, folder: Path) -> N
     field = dataset.get_field(preview_field)
     own = field.info[PREVIEWS]
     folders = own.get("folders", [])
-    if str(folder) not in folders:
-        before = own["before"] if "before" in own else _show_previews(dataset, preview_field)
-        field.info = {**field.info, PREVIEWS: {"folders": [*folders, str(folder)], "before": before}}
+    # A dataset that the samples were merged into got the field with its info, and not what the App shows.
+    is_shown = "before" in own and preview_field in dataset.app_config.media_fields
+    if not is_shown or str(folder) not in folders:
+        before = own["before"] if is_shown else _show_previews(dataset, preview_field)
+        known = [*dict.fromkeys([*folders, str(folder)])]
+        field.info = {**field.info, PREVIEWS: {"folders": known, "before": before}}
         field.save()
 
 
@@ -312,7 +318,9 @@ def delete_fields(dataset: fo.Dataset, preview_field: str) -> None:
 def _show_previews(dataset: fo.Dataset, preview_field: str) -> dict[str, Any]:
     """Has the App show previews where it shows the images themselves; returns what it showed before."""
     app = dataset.app_config
-    before = {"grid": app.grid_media_field, "modal": app.modal_media_field, "fallback": bool(app.media_fallback)}
+    before: dict[str, Any] = {"grid": app.grid_media_field, "modal": app.modal_media_field}
+    before = {place: ORIGINAL if name == preview_field else name for place, name in before.items()}
+    before["fallback"] = bool(app.media_fallback)
     app.media_fields = [*dict.fromkeys([*app.media_fields, preview_field])]
     if app.grid_media_field == ORIGINAL:
         app.grid_media_field = preview_field

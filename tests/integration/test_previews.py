@@ -13,6 +13,7 @@ import tifffile
 from fiftyone import ViewField as F
 from PIL import Image
 from support.app import context, form, operator, run
+from support.previews import FIELD, gradient, save, shown
 
 import fiftyone_ntt as ntt
 from fiftyone_ntt.cli.main import main
@@ -20,7 +21,7 @@ from fiftyone_ntt.dataset import previews as subject
 from fiftyone_ntt.dataset.fields import with_sizes
 from fiftyone_ntt.errors import InputError, NttError, WrongTypeError
 
-FIELD, ERRORS = "ntt_preview", "ntt_preview_error"
+ERRORS = f"{FIELD}_error"
 KINDS = ("tiff", "photo", "wide", "deep", "see-through")
 
 
@@ -28,29 +29,6 @@ KINDS = ("tiff", "photo", "wide", "deep", "see-through")
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv(subject.FOLDER_VARIABLE, str(tmp_path / "previews"))
     return tmp_path / "previews"
-
-
-def gradient(height, width):
-    rows, columns = np.mgrid[:height, :width]
-    return np.stack([rows * 255 // height, columns * 255 // width, rows * 0 + 60], axis=2).astype(np.uint8)
-
-
-def save(path, kind):
-    path.parent.mkdir(exist_ok=True)
-    pixels = gradient(90, 120)
-    if kind == "tiff":
-        tifffile.imwrite(path, pixels, photometric="rgb", tile=(16, 16), bigtiff=True)
-    elif kind == "wide":
-        Image.fromarray(gradient(40, 5000)).save(path)
-    elif kind == "deep":
-        Image.fromarray(pixels[..., 1].astype(np.uint16) * 8).save(path)
-    elif kind == "see-through":
-        alpha = np.full((90, 5000, 1), 255, np.uint8)
-        alpha[:45] = 0
-        Image.fromarray(np.concatenate([gradient(90, 5000), alpha], axis=2)).save(path)
-    else:
-        Image.fromarray(pixels).save(path)
-    return fo.Sample(str(path), kind=kind)
 
 
 ENDINGS = {"tiff": "tif", "photo": "jpg", "wide": "jpg", "deep": "png", "see-through": "png"}
@@ -69,12 +47,6 @@ def previews(dataset):
     if not dataset.has_field(FIELD):
         return dict.fromkeys(dataset.values("kind"))
     return dict(zip(*dataset.values(["kind", FIELD]), strict=True))
-
-
-def shown(dataset):
-    dataset.reload()
-    app = dataset.app_config
-    return list(app.media_fields), app.grid_media_field, app.modal_media_field, bool(app.media_fallback)
 
 
 ORIGINALS, PREVIEWS = (["filepath"], "filepath", "filepath", False), (["filepath", FIELD], FIELD, FIELD, True)
