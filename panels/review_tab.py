@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Seconds that an event waits for the database; what takes longer is fetched meanwhile. The first reading always does.
 _PATIENCE, _FIRST_PATIENCE = 0.1, 0.02
+_NEXT, _LOOKING = 20, 0.3
+"""Images to review next that are shown, and seconds in which candidates are read to tell which of them are alike."""
 
 
 class ReviewTab(Tab):
@@ -361,12 +363,12 @@ def _show_all(ctx: Any) -> None:
 
 def _show_next(ctx: Any) -> None:
     """The grid shows the images whose review is expected to teach most, with their labels above the threshold."""
-    from fiftyone_ntt.review.next_images import next_images
+    from fiftyone_ntt.review.next_images import images_to_review
 
     if not shows_whole_images(ctx):
         return
     grid = parts.grid(ctx)
-    images = next_images(grid.samples(), ctx.panel.state.review_field)
+    images = images_to_review(grid.samples(), ctx.panel.state.review_field, _NEXT, seconds=_LOOKING)
     if not len(images):
         ctx.ops.notify("Every image in the grid is done, or all of its labels have a decision.", variant="info")
         return

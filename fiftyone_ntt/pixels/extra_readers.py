@@ -29,6 +29,7 @@ IN_SEVERAL_FILES = frozenset({".mrxs", ".vms", ".vmu"})
 EXTRAS = {"openslide": "slides", "rasterio": "geotiff", "pyvips": "pyvips"}
 """Package -> what it is called as an extra of this one."""
 _SAMPLE, _AT_ONCE = 1024, 1 << 24
+_ORIENTATION = 274
 _JPEG2000 = (b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51")
 
 
@@ -195,6 +196,9 @@ def _raster(path: str | Path) -> Opened:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         file = rasterio.open(path)
     kinds = file.colorinterp
+    if _is_turned(path):
+        file.close()
+        raise InputError(f"not a readable image: {path} (expected an image that is stored upright; save it as such)")
     if file.count == 0 or kinds[0] in (ColorInterp.palette, ColorInterp.cyan, ColorInterp.hue):
         file.close()
         raise InputError(f"not a readable image: {path} (expected grey or RGB values, got {kinds[:1]}; save it as RGB)")
@@ -207,6 +211,18 @@ def _raster(path: str | Path) -> Opened:
         return np.moveaxis(found, 0, -1)
 
     return ExtraReader(path, (file.height, file.width), values, file.nodata, coloured or len(channels) == 1), file.close
+
+
+def _is_turned(path: str | Path) -> bool:
+    """Whether a TIFF is to be shown turned, which GDAL does not say."""
+    try:
+        import tifffile
+
+        with tifffile.TiffFile(path) as tiff:
+            tag: Any = tiff.pages.first.tags.get(_ORIENTATION)
+        return tag is not None and tag.value not in (0, 1)
+    except Exception:  # no TIFF
+        return False
 
 
 def _picture(path: str | Path) -> Opened:

@@ -16,13 +16,21 @@ from PIL import Image
 
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.pixels.deep_images import is_tiff
-from fiftyone_ntt.pixels.extra_readers import how_to_install, is_installed, is_slide, open_by_extras, package_for
+from fiftyone_ntt.pixels.extra_readers import (
+    IN_SEVERAL_FILES,
+    how_to_install,
+    is_installed,
+    is_slide,
+    open_by_extras,
+    package_for,
+)
 from fiftyone_ntt.pixels.images import (
     MARKED_BY,
     content_digest,
     decode_with_notes,
     digest_marks,
     image_size,
+    is_plain_file,
     read_bytes,
 )
 
@@ -144,8 +152,9 @@ def open_regions(path: str | Path, *, upright: bool = True) -> Iterator[RegionRe
         InputError: if it cannot be read.
     """
     with ExitStack() as stack:
-        if is_slide(path) and is_installed("openslide"):
-            yield stack.enter_context(open_by_extras(path))
+        slide = _slide(stack, path)
+        if slide is not None:
+            yield slide
             return
         size = image_size(path, upright=False)  # a PNG would be decoded once more to know which side is up
         if size is None or size[0] * size[1] <= MOST_WHOLE or not _is_tiff_file(path):
@@ -166,6 +175,21 @@ def open_regions(path: str | Path, *, upright: bool = True) -> Iterator[RegionRe
         yield reader
 
 
+def _slide(stack: ExitStack, path: str | Path) -> RegionReader | None:
+    """A slide by OpenSlide; ``None`` where it is not installed, or the file is a picture that is only called so."""
+    if not is_slide(path) or not is_installed("openslide"):
+        return None
+    if not is_plain_file(path):
+        raise InputError(f"image file not found: {path}")
+    try:
+        reader: RegionReader = stack.enter_context(open_by_extras(path))
+    except InputError:
+        if Path(path).suffix.lower() in IN_SEVERAL_FILES or image_size(path, upright=False) is None:
+            raise
+        return None
+    return reader
+
+
 @contextmanager
 def open_overview(path: str | Path, longest_side: int) -> Iterator[RegionReader]:
     """``open_regions``, or a smaller copy of the image where its file holds one that is large enough.
@@ -181,11 +205,11 @@ def open_overview(path: str | Path, longest_side: int) -> Iterator[RegionReader]
     """
     with ExitStack() as stack:
         copy, size = None, image_size(path, upright=False)
-        by_tifffile = not (is_slide(path) and is_installed("openslide"))
-        if by_tifffile and size is not None and size[0] * size[1] > MOST_WHOLE:  # others are decoded whole
+        slide = _slide(stack, path)
+        if slide is None and size is not None and size[0] * size[1] > MOST_WHOLE:  # others are decoded whole
             with suppress(Exception):  # the image itself is there, too
                 copy = _copy_in_tiff(stack, path, longest_side) if _is_tiff_file(path) else None
-        yield copy or stack.enter_context(open_regions(path))
+        yield slide or copy or stack.enter_context(open_regions(path))
 
 
 def _copy_in_tiff(stack: ExitStack, path: str | Path, longest_side: int) -> RegionReader | None:
@@ -194,6 +218,9 @@ def _copy_in_tiff(stack: ExitStack, path: str | Path, longest_side: int) -> Regi
 
     series = stack.enter_context(tifffile.TiffFile(path)).series[0]
     whole = series.keyframe
+    orientation = whole.tags.get(_ORIENTATION)
+    if orientation is not None and orientation.value not in (0, 1):  # the copies may not say that they are turned, too
+        return None
     for level in reversed(series.levels[1:]):
         page = level.keyframe
         is_whole = abs(page.imagelength / whole.imagelength - page.imagewidth / whole.imagewidth) < 0.001

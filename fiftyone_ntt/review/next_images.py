@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ from fiftyone_ntt.review.thresholds import first_threshold
 from fiftyone_ntt.runs.control import StoredRun, written_by
 
 logger = logging.getLogger(__name__)
+
+_LARGE_FILE = 1 << 26
 
 
 def next_images(
@@ -68,6 +72,28 @@ def next_images(
         >>> session.view = ntt.next_images(dataset, "ntt")  # doctest: +SKIP
     """
     label_field, limit = plain_values(NextImagesParams, label_field=label_field, limit=limit)
+    return images_to_review(view, label_field, limit, index_dir=index_dir, preset=preset)
+
+
+def images_to_review(
+    view: SampleCollection,
+    label_field: str,
+    limit: int,
+    *,
+    index_dir: str | Path | None = None,
+    preset: str | Preset | None = None,
+    seconds: float | None = None,
+) -> SampleCollection:
+    """``next_images`` for whoever waits for it.
+
+    Args:
+        view: see there, as the others.
+        label_field: the field.
+        limit: how many images.
+        index_dir: folder of the candidate cache.
+        preset: the preset of the run.
+        seconds: look at images for so long, and at none of a large file; what is left is ordered by its labels alone.
+    """
     samples = whole_images(view)
     dataset = dataset_of(samples)
     check_detections_field(dataset, label_field)
@@ -75,6 +101,7 @@ def next_images(
     table = table_of(dataset, label_field).refreshed()
     ids = _to_review(samples, run, table)
     looks = Looks.of(dataset, run, ids, index_dir, preset)
+    looks.seconds = seconds
     expected = _expected(dataset, label_field, table, ids)
     chosen = most_telling(expected, _known(None if run is None else run.bank, table), limit, looks.look)
     if looks.missing:
@@ -148,6 +175,7 @@ class Looks:
 
     Attributes:
         missing: images that were asked for and are not in the cache.
+        seconds: for how long images are looked at, from the first one on; ``None`` for as long as it takes.
     """
 
     def __init__(
@@ -155,6 +183,8 @@ class Looks:
     ) -> None:
         self._dataset, self._ids, self._source = dataset, ids, source
         self.missing = 0
+        self.seconds: float | None = None
+        self._began: float | None = None
 
     @classmethod
     def of(
@@ -174,17 +204,30 @@ class Looks:
             return cls(dataset, ids, None)
 
     def look(self, place: int) -> NDArray[np.float32] | None:
-        """float32 ``[C]`` of length 1; ``None`` where the cache does not have the image."""
+        """float32 ``[C]`` of length 1; ``None`` where the cache does not have the image, or time is up."""
+        self._began = self._began or time.monotonic()
+        if self.seconds is not None and time.monotonic() - self._began >= self.seconds:
+            return None
         vectors = None
         if self._source is not None:
             (source, bank), sample_id = self._source, self._ids[place]
             path = every_image(self._dataset).select(sample_id).values("filepath")[0]
+            if self.seconds is not None and _takes_long(path):
+                return None
             try:
                 vectors = look_of(source.cached(sample_id, path), bank)
             except NttError as error:  # the file is gone, say
                 logger.info("%s", error)
         self.missing += vectors is None
         return vectors
+
+
+def _takes_long(path: str) -> bool:
+    """Whether a file is so large that to know its content, by which the cache knows it, takes long."""
+    try:
+        return os.path.getsize(path) > _LARGE_FILE
+    except (OSError, ValueError):  # the cache will say what is wrong
+        return False
 
 
 def look_of(content: Any, bank: MemoryBank) -> NDArray[np.float32] | None:

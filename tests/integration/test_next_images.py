@@ -1,7 +1,10 @@
 """The images to review next: what they are chosen from, and what the candidate cache says of them."""
 
 import shutil
+from functools import partial
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import fiftyone as fo
 import pytest
@@ -10,6 +13,7 @@ import fiftyone_ntt as ntt
 from fiftyone_ntt.candidates import source as candidates
 from fiftyone_ntt.cli.main import main
 from fiftyone_ntt.errors import InputError, WrongTypeError
+from fiftyone_ntt.review import next_images as subject
 
 pytestmark = pytest.mark.pictures(count=7)
 
@@ -83,6 +87,29 @@ def test_without_the_cache_by_labels_alone(labelled, tmp_path, caplog):
     order = ids(labelled.skip(1))
     view = ntt.next_images(labelled, "found", limit=3, index_dir=tmp_path / "nothing")
     assert ids(view) == order[:3] and "not in the candidate cache" in caplog.text
+
+
+def test_whoever_waits_has_images_looked_at_for_a_while(labelled, preset, monkeypatch):
+    """In the App: each file may be large, and is read to know which image it is."""
+    with_labels(labelled, [[0.9] * 3] * 3 + [[0.02]] * 3)
+    copies(labelled, [0, 1, 2])
+    order, looked_at = ids(labelled.skip(1)), []
+    cached = candidates.CandidateSource.cached
+    monkeypatch.setattr(
+        candidates.CandidateSource, "cached", lambda *given: looked_at.append(given[1]) or cached(*given)
+    )
+    choose = partial(subject.images_to_review, labelled, "found", 3, preset=preset)
+    whole = ids(choose(seconds=1000))
+    assert whole == ids(ntt.next_images(labelled, "found", limit=3, preset=preset)) != order[:3] and looked_at
+    looked_at.clear()
+    assert ids(choose(seconds=0)) == order[:3] and not looked_at
+    clock = count(1)
+    monkeypatch.setattr(subject, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    choose(seconds=3)
+    assert len(looked_at) == 2
+    looked_at.clear()
+    monkeypatch.setattr(subject, "_LARGE_FILE", 10)
+    assert ids(choose(seconds=1000)) == order[:3] and not looked_at
 
 
 def test_on_the_command_line(labelled, capsys):

@@ -10,6 +10,7 @@ import fiftyone_ntt as ntt
 from fiftyone_ntt.cli.main import main
 from fiftyone_ntt.panels.ntt_review import NttReview, open_tab
 from fiftyone_ntt.panels.review_tab import ReviewTab
+from fiftyone_ntt.review import next_images
 from fiftyone_ntt.review.label_table import summarise_scores, table_of
 from fiftyone_ntt.runs.record import RunRecord, register
 
@@ -119,12 +120,17 @@ def test_the_most_doubtful(review):
     assert not review.view._stages and not review.filters
 
 
-def test_images_to_review_next(review):
+def test_images_to_review_next(review, monkeypatch):
     """Of the three images that a run labelled, those that nobody is through with, the labels above the threshold."""
     review.send("on_review_threshold", value=0.6)
     first = review.dataset.first()
     ntt.mark_done(review.dataset.select(first.id))
+    limits, choose = [], next_images.images_to_review
+    monkeypatch.setattr(
+        next_images, "images_to_review", lambda *given, **more: limits.append(more) or choose(*given, **more)
+    )
     review.send("on_review_next")
+    assert limits[0]["seconds"] < 1, "the App waits"
     assert first.id not in review.view.values("id") and len(review.view) == len(review.dataset) - 1
     assert min(score for _, score in scores_with_none(review)) > 0.6
     ntt.mark_done(review.dataset)

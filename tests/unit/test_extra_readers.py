@@ -216,3 +216,24 @@ def test_the_extras_are_in_the_project():
     text = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text()
     for package, extra in subject.EXTRAS.items():
         assert f"\n{extra} = [" in text and package in text.split(f"\n{extra} = [")[1].split("]\n")[0]
+
+
+def test_a_picture_that_is_called_a_slide_is_read(tmp_path):
+    """OpenSlide takes none that no scanner wrote; whoever saved it anew kept its name."""
+    pytest.importorskip("openslide", reason=REASON)
+    path = tmp_path / "saved.svs"
+    tifffile.imwrite(path, COLOURS, photometric="rgb")
+    assert image_size(path) == (HEIGHT, WIDTH)
+    check_parts(path, COLOURS, 0)
+    (tmp_path / "small.jpg").write_bytes(preview_file(path, 200).content)
+    assert read_image(tmp_path / "small.jpg").shape == (150, 200, 3)
+    with pytest.raises(InputError, match="not found"), open_regions(tmp_path / "none.svs"):
+        pass
+
+
+def test_a_turned_map_is_refused_and_not_shown_wrongly(tmp_path, too_large):
+    pytest.importorskip("rasterio", reason=REASON)
+    path = tmp_path / "turned.tif"
+    tifffile.imwrite(path, COLOURS, photometric="rgb", tile=(128, 128), extratags=[(274, "H", 1, 3, True)])
+    with pytest.raises(InputError, match="upright"), open_regions(path):
+        pass

@@ -107,3 +107,18 @@ def test_only_one_large_image_is_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(small_copies, "_LARGE", 100)
     preview_file(path, 50)
     assert held == [False, True]
+
+
+def test_a_turned_tiff_with_copies_that_do_not_say_so(tmp_path, monkeypatch):
+    """The preview is as upright as what the models look at."""
+    monkeypatch.setattr(regions, "MOST_WHOLE", 1 << 12)
+    rows, columns = np.mgrid[:120, :160]
+    pixels = np.stack([rows * 2, columns, rows * 0 + 60], axis=2).astype(np.uint8)
+    path = tmp_path / "turned.tif"
+    with tifffile.TiffWriter(path) as writer:
+        extratags = [(274, "H", 1, 3, True)]
+        writer.write(pixels, photometric="rgb", tile=(16, 16), subifds=1, extratags=extratags)
+        writer.write(pixels[::2, ::2].copy(), photometric="rgb", tile=(16, 16), subfiletype=1)
+    (tmp_path / "small.jpg").write_bytes(preview_file(path, 40).content)
+    seen, small = read_image(path)[2::4, 2::4], read_image(tmp_path / "small.jpg")
+    assert np.abs(seen.astype(int) - small).mean() < 6
