@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from fiftyone_ntt.candidates.shards import is_remote
 from fiftyone_ntt.errors import InputError, NttError
-from fiftyone_ntt.pixels.files import PART_SUFFIX, naming, plain_file, write_file, write_problem
+from fiftyone_ntt.pixels.files import PART_SUFFIX, expanded, naming, plain_file, write_file, write_problem
 from fiftyone_ntt.pixels.images import MOST_BYTES, read_bytes
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ class Bucket:
 
     def __init__(self, url: str | Path) -> None:
         self.remote = is_remote(str(url))
-        plain = str(url) if self.remote else os.path.abspath(str(url).removeprefix("file://"))
+        plain = str(url) if self.remote else os.path.abspath(expanded(str(url).removeprefix("file://")))
         self.url = plain if plain.endswith("://") else plain.rstrip("/") or "/"
         self._system: Any = None
         if self.remote:

@@ -242,10 +242,10 @@ def _index_on_ray(
     bucket.try_out()
     ray_runner.join_cluster()  # before millions of images are listed for nobody
     manifest = kept_once(manifest_of_view(flat, store, roots=roots, unit_rows=unit_rows, progress=progress))
-    job = IndexJob(store, asked, manifests=(manifest.name,))
+    job = IndexJob(bucket.url, asked, manifests=(manifest.name,))  # with ~ spelt out for machines that have others
     again = rerun_manifest(bucket, asked, failed_in(manifest, asked, ready=True))
     if again is not None:
-        job = IndexJob(store, asked, manifests=(manifest.name, again.name))
+        job = IndexJob(bucket.url, asked, manifests=(manifest.name, again.name))
     missing = {place.unit for place in job.missing()}
     done = ray_runner.run_ray(job, progress=progress, **crew)
     adopt(bucket, made_how)

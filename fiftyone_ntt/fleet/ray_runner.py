@@ -22,6 +22,7 @@ from fiftyone_ntt.fleet.bucket import Bucket, FleetError, needed
 from fiftyone_ntt.fleet.jobs import Job, Place
 from fiftyone_ntt.fleet.runners import FleetReport, begin, tell
 from fiftyone_ntt.params.base import Progress
+from fiftyone_ntt.pixels.files import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def check_store(store: str | None) -> None:
     """Sees, without asking a network, that a store is something to write to.
 
     Raises:
-        InputError: if none is named.
+        InputError: if none is named, or a folder without its full path: the cluster would look for it elsewhere.
         FleetError: if nothing knows that kind of URL, or a folder on this machine cannot be written to.
     """
     if not store:
@@ -64,6 +65,8 @@ def check_store(store: str | None) -> None:
         )
     bucket = Bucket(store)
     if not bucket.remote:
+        if not expanded(store.removeprefix("file://")).is_absolute():
+            raise InputError(f"expected the full path of a folder, or a URL such as s3://bucket/fleet, got {store!r}")
         folder = bucket.url
         while not os.path.lexists(folder):
             folder = os.path.dirname(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 
@@ -15,7 +16,7 @@ from fiftyone_ntt.params.labelling import IndexAnywhereParams, IndexParams
 pytest.importorskip("pyarrow", reason="fleets need pyarrow: pip install 'fiftyone-ntt[fleet]'")
 
 from fiftyone_ntt.fleet import ray_runner  # noqa: E402
-from fiftyone_ntt.fleet.bucket import FleetError  # noqa: E402
+from fiftyone_ntt.fleet.bucket import Bucket, FleetError  # noqa: E402
 
 pytestmark = pytest.mark.pictures(count=3)
 NAME = "index_candidates"
@@ -66,6 +67,9 @@ def test_a_store_that_cannot_be_written_to_is_said(pictures, address, asked, tmp
     with pytest.raises(FleetError, match="can be written to"):
         run(NAME, pictures, asked)
     assert "expected a store" in refused(pictures, {"on_ray": True})
+    for text in ("here/store", "s3:/bucket"):  # others would look for it elsewhere; a slash is missing
+        assert "expected the full path" in form(NAME, pictures, {**asked, "store": text})[1]["store"]
+    assert Bucket("~/store").url == os.path.expanduser("~/store")
     assert "abacus" in form(NAME, pictures, {**asked, "store": "abacus://bucket/x"})[1]["store"]
 
 
