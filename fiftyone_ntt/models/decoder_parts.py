@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fiftyone_ntt.errors import InputError
+from fiftyone_ntt.models.devices import autocast
+
+MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 
 NORM_EPS = 1e-5
 
@@ -137,6 +142,17 @@ class ImageTokens:
         """Those of some prompts, int64 ``[k]``."""
         coefficients, basis = (tuple(part[prompts] for part in parts) for parts in (self.coefficients, self.basis))
         return ImageTokens(self.scale[prompts], coefficients, basis)
+
+
+def in_float32(method: MethodT) -> MethodT:
+    """A method of ``MaskDecoder`` that its caller's autocast leaves alone: masks near their threshold would differ."""
+
+    @wraps(method)
+    def call(self: Any, *given: Any, **named: Any) -> Any:
+        with autocast(self.constant.device, "fp32"):
+            return method(self, *given, **named)
+
+    return cast(MethodT, call)
 
 
 def shared(x: Tensor, image: Tensor) -> Tensor:

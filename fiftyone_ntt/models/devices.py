@@ -169,8 +169,13 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """Runs an encoder in that precision; its weights stay float32, and so do the sums that need it."""
-    return nullcontext() if precision == "fp32" else torch.autocast(device.type, _TYPES[precision])
+    """Runs a network in that precision, whatever its caller has switched on, as notebooks do for all that follows.
+
+    Its weights stay float32, and so do the sums that need it.
+    """
+    if precision != "fp32":
+        return torch.autocast(device.type, _TYPES[precision])
+    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
 
 
 _tf32_users = 0

@@ -32,6 +32,7 @@ from fiftyone_ntt.models.decoder_parts import (
     Projected,
     Weights,
     centred,
+    in_float32,
     mlp,
     shared,
     shared_values,
@@ -177,6 +178,7 @@ class MaskDecoder:
         self.added1 = centred(second.from_image.out.weight)
         self.constant = centred(first.offset + second.from_image.out.bias)
 
+    @in_float32
     @torch.no_grad()
     def prepare(
         self, image: Tensor, position: Tensor, dense: Tensor, high_res: tuple[Tensor, Tensor] | None = None
@@ -279,6 +281,7 @@ class MaskDecoder:
         scale = (spread + NORM_EPS).rsqrt_().mul_(before.scale)
         return tokens, ImageTokens(scale, coefficients, tuple(part * layer.gain for part in basis))
 
+    @in_float32
     def best(
         self, image: PreparedImage, sparse: Tensor, threshold: float, among: tuple[int, ...] = (0, 1, 2)
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -306,6 +309,7 @@ class MaskDecoder:
         kept, logits, ious = zip(*_mapped(decode, sparse), strict=True)
         return torch.cat(kept), torch.cat(logits), torch.cat(ious)
 
+    @in_float32
     def outputs(self, image: PreparedImage, sparse: Tensor, which: range) -> tuple[Tensor, Tensor]:
         """The same masks of every prompt: logits float32 ``[P, m, 4h, 4w]`` and predicted IoU ``[P, m]``.
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fiftyone_ntt.models import devices as threads
-from fiftyone_ntt.models.devices import parallel_map
+from fiftyone_ntt.models.devices import autocast, parallel_map
 from fiftyone_ntt.models.sam2 import Sam2Embedding, build_sam2, fast_decoder, stock_decode
 
 CONFIG = "configs/sam2.1/sam2.1_hiera_t.yaml"
@@ -67,6 +67,19 @@ def test_the_best_masks_are_those_of_all_masks(passing, decoder, model, image):
     assert kept.tolist() == wanted.tolist() and len(kept) == passing
     torch.testing.assert_close(logits, masks[wanted, which[wanted]], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(iou, best[wanted])
+
+
+def test_autocast_of_the_caller_changes_nothing(decoder, model, image):
+    """As notebooks switch it on for all that follows."""
+    sparse, _ = prompts(model, 5, 1, 1)
+    expected = decoder.best(prepared(decoder, model, image), sparse, 0.0)
+    expected_masks = decoder.outputs(prepared(decoder, model, image), sparse, range(4))[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        ready = prepared(decoder, model, image)
+        got, masks = decoder.best(ready, sparse, 0.0), decoder.outputs(ready, sparse, range(4))[0]
+        with autocast(torch.device("cpu"), "fp32"):
+            assert not torch.is_autocast_enabled("cpu")
+    assert all(map(torch.equal, got, expected)) and torch.equal(masks, expected_masks)
 
 
 def test_another_architecture_is_left_to_the_package(model, caplog):
