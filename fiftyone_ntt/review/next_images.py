@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fiftyone_ntt.candidates.source import CandidateSource, StageOne
 from fiftyone_ntt.dataset.fields import DONE_TAG, check_detections_field, dataset_of, every_image, whole_images
-from fiftyone_ntt.errors import NttError
+from fiftyone_ntt.errors import NttError, counted
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.tiled import TiledImage
 from fiftyone_ntt.models import Preset
@@ -106,9 +106,8 @@ def images_to_review(
     chosen = most_telling(expected, _known(None if run is None else run.bank, table), limit, looks.look)
     if looks.missing:
         logger.warning(
-            "%d images are not in the candidate cache, so near-duplicates of them are not told: run "
-            "'NTT: Precompute candidates'",
-            looks.missing,
+            "not in the candidate cache: %s, so near-duplicates are not told there; run 'NTT: Precompute candidates'",
+            counted(looks.missing, "image"),
         )
     return samples.select([ids[place] for place in chosen], ordered=True)
 
