@@ -28,10 +28,10 @@ from fiftyone_ntt.cli.common import (
 )
 from fiftyone_ntt.cli.fleet import add_commands as add_fleet_commands
 from fiftyone_ntt.cli.presets import add_commands as add_preset_commands
+from fiftyone_ntt.cli.previews import add_commands as add_preview_commands
 from fiftyone_ntt.cli.protocols import add_commands as add_protocol_commands
 from fiftyone_ntt.cli.references import add_commands as add_reference_commands
 from fiftyone_ntt.cli.review import add_commands as add_review_commands
-from fiftyone_ntt.cli.review import add_preview_commands
 from fiftyone_ntt.cli.runs import add_commands as add_runs_commands
 from fiftyone_ntt.errors import NttError, counted
 from fiftyone_ntt.params.labelling import EvaluateParams, IndexAnywhereParams, SegmentParams

@@ -23,7 +23,6 @@ from fiftyone_ntt.cli.common import (
 )
 from fiftyone_ntt.errors import as_text, counted
 from fiftyone_ntt.params.base import Params
-from fiftyone_ntt.params.labelling import MakePreviewsParams, RemovePreviewsParams
 from fiftyone_ntt.params.review import (
     DecisionParams,
     ExportParams,
@@ -72,16 +71,6 @@ def add_commands(commands: Any) -> None:
     add_service(commands, "judge-presence", judge_presence, JudgePresenceParams, text)
     text = "paint the labels of each image into one semantic segmentation mask"
     add_service(commands, "to-segmentation", to_segmentation, ToSegmentationParams, text)
-
-
-def add_preview_commands(commands: Any) -> None:
-    """Adds the commands of the group ``previews``."""
-    text = "make small copies of images that a browser cannot show, and have the App show these"
-    add_service(commands, "make", make_previews, MakePreviewsParams, text)
-    parser = add_command(commands, "remove", remove_previews, "delete them; the App shows the images themselves again")
-    parser.add_argument("dataset", help="name of a FiftyOne dataset")
-    for info in RemovePreviewsParams.infos():
-        add_option(parser, info)
 
 
 def decide(dataset: str, tag: str | None, saved_view: str | None, *, service: str, done: str, **options: Any) -> int:
@@ -206,26 +195,6 @@ def to_segmentation(dataset: str, tag: str | None, saved_view: str | None, **opt
     with progress_bar("images") as progress:
         report = ntt.to_segmentation(view_of(dataset, tag, saved_view), progress=progress, **params)
     return say_report(report, *(f"{value} = {as_text(name)}" for value, name in enumerate(report.classes, start=1)))
-
-
-def make_previews(dataset: str, tag: str | None, saved_view: str | None, **options: Any) -> int:
-    """Makes previews and prints how many."""
-    params = MakePreviewsParams.from_mapping(options).to_mapping()
-    import fiftyone_ntt as ntt
-
-    view = view_of(dataset, tag, saved_view)
-    with progress_bar("images") as progress:
-        report = ntt.make_previews(view, progress=progress, **params)
-    return say_report(report)
-
-
-def remove_previews(dataset: str, **options: Any) -> int:
-    """Removes previews and prints how many."""
-    params = RemovePreviewsParams.from_mapping(options).to_mapping()
-    import fiftyone_ntt as ntt
-
-    say(f"{counted(ntt.remove_previews(dataset_of(dataset), **params), 'preview')} removed")
-    return 0
 
 
 def _table(first: str, *others: str) -> Table:

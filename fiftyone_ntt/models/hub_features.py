@@ -1,4 +1,4 @@
-"""Feature models through ``transformers`` beside DINOv2: DINOv3, C-RADIO, TIPSv2 (which reads names, too), and SigLIP.
+"""Feature models through ``transformers`` beside DINOv2: DINOv3, C-RADIO, TIPSv2, and SigLIP.
 
 How a model wants its pixels, and which of its tokens are patches, stands in one table. What a user changes of it is
 part of the model's name, and so of every bank and of the candidate cache.
@@ -7,7 +7,7 @@ part of the model's name, and so of every bank and of the candidate cache.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fiftyone_ntt.errors import InputError, MissingWeightsError, WeightsMismatchError, as_text
+from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.models.devices import Compiled, Precision, autocast
 from fiftyone_ntt.models.dinov2 import CROP_SIZE, token_grid
 from fiftyone_ntt.models.hub_folders import find_folder, hash_of_model, kind_of, load_model
@@ -210,51 +210,3 @@ def _named(name: str, normalisation: str | None, kind: _Kind, positions_removed:
     if normalisation not in (None, kind.normalisation):
         name += f"+{normalisation}"
     return f"{name}+{positions_removed}_positions_removed" if positions_removed else name
-
-
-# ---- Models that read, too ----
-
-READERS = {"tipsv2": "Tipsv2TextModel"}
-"""``model_type`` of a folder that holds both halves -> the class that reads; SigLIP's patches are not in its texts'
-space."""
-_PROMPT = "a photo of a {}"
-
-
-class HubTextFeatures(HubFeatures):
-    """A ``FeatureModel`` that is a ``TextEncoder`` too: arguments as of ``HubFeatures``.
-
-    Its text half is loaded when names are embedded and forgotten afterwards: that is once a memory bank.
-    """
-
-    @torch.no_grad()
-    def encode_text(self, names: Sequence[str]) -> Tensor:
-        """Embeds K class names as "a photo of a ...": float32 ``[K, dim]``, on the CPU.
-
-        Raises:
-            MissingWeightsError: the folder has no tokenizer.
-            WeightsMismatchError: it has one of another model.
-        """
-        texts = [_PROMPT.format(" ".join(name.replace("_", " ").split())) for name in names]
-        tokens = _tokenizer(self.folder)(texts, padding=True, truncation=True, return_tensors="pt")
-        model = load_model(self.folder, READERS[self.kind_name], "text_config")
-        ids = tokens["input_ids"]
-        if int(ids.max()) >= model.config.vocab_size:
-            raise WeightsMismatchError(
-                f"expected a tokenizer of at most {model.config.vocab_size} words in {self.folder}, got one of more; "
-                "fetch the files again"
-            )
-        embedded: Tensor = model(input_ids=ids, attention_mask=tokens["attention_mask"]).pooler_output
-        return embedded.float()
-
-
-def _tokenizer(folder: Path) -> Any:
-    """The folder's tokenizer."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the system's, the hub client's, and those of the tokenizers' own packages
-        raise MissingWeightsError(
-            f"expected a tokenizer in {folder}, got: {as_text(f'{type(error).__name__}: {error}', 300)}; put "
-            "tokenizer.json and tokenizer_config.json of the model's repository there, or leave text_weight at 0"
-        ) from error

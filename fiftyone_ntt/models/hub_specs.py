@@ -240,8 +240,9 @@ class HubFeatureSpec:
         self, device: torch.device, *, preset: str = "", precision: Precision = "fp32", compile: bool = False
     ) -> FeatureModel:
         """Finds the folder and loads it."""
-        from fiftyone_ntt.models.hub_features import KINDS, READERS, HubFeatures, HubTextFeatures
+        from fiftyone_ntt.models.hub_features import KINDS, HubFeatures
         from fiftyone_ntt.models.hub_folders import kind_of
+        from fiftyone_ntt.models.hub_text import READERS, HubTextFeatures
 
         check_runnable(preset, self)
         folder = _source(self, preset)

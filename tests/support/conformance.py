@@ -18,9 +18,10 @@ from torch import Tensor
 from fiftyone_ntt.method.backends import FeatureModel, MaskPromptDecoder, ProposalModel, TextEncoder
 from fiftyone_ntt.method.pooling import pool
 from fiftyone_ntt.method.proposals import Candidates
-from fiftyone_ntt.models.hub_features import HubFeatures, HubTextFeatures
+from fiftyone_ntt.models.hub_features import HubFeatures
 from fiftyone_ntt.models.hub_hq import HubSamHq
 from fiftyone_ntt.models.hub_masks import HubSam2
+from fiftyone_ntt.models.hub_text import HubTextFeatures
 from fiftyone_ntt.pixels.frames import ImageFrame
 from support import hub_models
 from support.stand_in_device import elsewhere
