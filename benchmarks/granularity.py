@@ -24,6 +24,7 @@ from benchmarks import across
 from benchmarks.across import Contents, Key, Set, SetResult
 from benchmarks.arguments import count, counts, folder, names, seeds
 from benchmarks.coco_data import read_references, read_targets
+from benchmarks.tables import write_json
 from fiftyone_ntt.candidates.compact import CompactCandidates
 from fiftyone_ntt.core import Candidates, CompactImage, IndexedImage, Instances, MatchConfig, MemoryBank, Segmenter
 from fiftyone_ntt.evaluation.coco import Prediction, coco_scores
@@ -202,8 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result, ceilings = run_set(segmenter, one, contents, keys, fits if len(fits) == len(keys) else {})
         print(f"\n{one.name}, {len(result.targets.images)} images\n{table(result, ceilings)}\n", flush=True)
         report[one.name] = {"scores": result.summary(), "ceilings": ceilings}
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(options.json, report)
     return 0
 
 

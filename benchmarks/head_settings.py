@@ -25,6 +25,7 @@ from pycocotools import mask as mask_utils
 
 from benchmarks.arguments import count, counts, folder, seeds
 from benchmarks.coco_data import SHARED, Targets, default_classes, read_target_image, read_targets
+from benchmarks.tables import write_json
 from fiftyone_ntt.core import MemoryBank, Segmenter
 from fiftyone_ntt.errors import NttError
 from fiftyone_ntt.method.bank_parts import Head
@@ -174,8 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NttError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_json(options.json, results)
     print(json.dumps(results))
     return 0
 

@@ -8,7 +8,6 @@ which reads the patch tokens: the share of a class's evidence around a mask that
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from benchmarks.accuracy import _mean_and_std
 from benchmarks.arguments import count, folder, seeds
 from benchmarks.candidate_cache import CandidateCache
 from benchmarks.coco_data import Targets, default_classes, read_references, read_targets
+from benchmarks.tables import write_json
 from fiftyone_ntt.candidates.compact import CompactTokens, reduced_tokens
 from fiftyone_ntt.core import Candidates, IndexedImage, Instances, MatchConfig, MemoryBank, Segmenter, compact
 from fiftyone_ntt.evaluation.coco import Prediction, coco_scores
@@ -134,8 +134,7 @@ def main() -> None:
             mean = 100 * (_mean_and_std(values)["mean"] or 0)
             cells.append(f"{metric} {mean:.2f} ({mean - 100 * (_mean_and_std(against[metric])['mean'] or 0):+.2f})")
         print(f"{variant:45s} {'   '.join(cells)}")
-    if options.json:
-        options.json.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    write_json(options.json, scores)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from benchmarks.charts import draw_curves
 from benchmarks.coco_data import SHARED, TargetImage, Targets, read_targets
 from benchmarks.review_orders import ORDERS, RANDOM, chosen_images
 from benchmarks.starting_threshold import is_cached, matches
+from benchmarks.tables import write_json
 from benchmarks.verdicts import f1, highest
 from fiftyone_ntt.core import CompactImage, Matcher, MemoryBank
 from fiftyone_ntt.errors import InputError, NttError
@@ -244,8 +245,7 @@ def run(options: argparse.Namespace, cache: Path) -> dict[str, dict[str, Any]]:
             "order": options.order,
         }
         results[name] = {**summary(draws), "ceiling": round(ceiling_of(targets, contents), 2), **facts}
-        if options.json:
-            options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_json(options.json, results)
     return results
 
 

@@ -26,6 +26,7 @@ from benchmarks.arguments import count, counts, folder, names, seeds
 from benchmarks.coco_data import SHARED
 from benchmarks.head_settings import bank_of, precision_of, rows_to_use, with_references
 from benchmarks.review_orders import GAIN, ORDERS, RANDOM, order_of
+from benchmarks.tables import write_json
 from fiftyone_ntt.core import MemoryBank
 from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.method.options.head import scores_of
@@ -131,8 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NttError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_json(options.json, results)
     print(json.dumps(results))
     return 0
 

@@ -21,6 +21,7 @@ from bson import Binary, ObjectId
 from fiftyone.operators.executor import ExecutionContext, Executor
 
 from benchmarks.arguments import count
+from benchmarks.tables import write_json
 from fiftyone_ntt.dataset import labels as label_documents
 from fiftyone_ntt.panels.ntt_review import TABS, NttReview
 from fiftyone_ntt.review.label_rows import BINS
@@ -183,8 +184,7 @@ def main() -> None:
         ours = median(times["on_review_refresh"])
         print(f"\nreading all labels once, in the background: {first:.0f} ms")
         print(f"histogram by a loop over samples: {plain:.0f} ms, from {len(few)} of them; {plain / ours:.0f} x")
-        if options.json:
-            options.json.write_text(json.dumps({"times": times, "read": first, "plain": plain}, indent=2) + "\n")
+        write_json(options.json, {"times": times, "read": first, "plain": plain})
     finally:
         if fo.dataset_exists(name):
             fo.delete_dataset(name)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import re
 import sys
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from benchmarks.arguments import count, counts, folder
 from benchmarks.coco_data import Targets, default_classes, read_references, read_target_image, read_targets
+from benchmarks.tables import write_json
 from fiftyone_ntt.candidates.file_format import IndexSettings
 from fiftyone_ntt.candidates.store import IndexStore
 from fiftyone_ntt.core import CompactImage, MemoryBank, ReferenceItem, Segmenter, compact
@@ -244,8 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NttError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(options.json, result)
     return 0
 
 

@@ -28,6 +28,7 @@ from pycocotools import mask as mask_utils
 from benchmarks.across import Contents, Key, Set, banks_of
 from benchmarks.arguments import count, counts, folder, names, seeds
 from benchmarks.coco_data import SHARED, TargetImage, Targets, read_targets
+from benchmarks.tables import write_json
 from fiftyone_ntt.core import Matcher, MemoryBank
 from fiftyone_ntt.errors import InputError, NttError
 from fiftyone_ntt.evaluation.coco import GroundTruth, Prediction, coco_scores
@@ -180,8 +181,7 @@ def run(options: argparse.Namespace, cache: Path) -> dict[str, object]:
         banks = banks_of(segmenter, one, images.targets.classes, keys, crops=False, folder=contents.banks)
         results[name] = summary(images, labels_of(images, banks, contents))
         print(json.dumps({name: results[name]}, indent=2), file=sys.stderr, flush=True)
-        if options.json:
-            options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_json(options.json, results)
     return results
 
 
