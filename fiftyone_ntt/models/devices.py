@@ -175,7 +175,12 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     """
     if precision != "fp32":
         return torch.autocast(device.type, _TYPES[precision])
-    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
+    return torch.autocast(device.type, enabled=False) if _is_autocast(device) else nullcontext()
+
+
+def _is_autocast(device: torch.device) -> bool:
+    """Whether autocast is on for a device; there are kinds that have none, and torch raises where asked about those."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 _tf32_users = 0
@@ -268,7 +273,7 @@ class Compiled:
         seconds = time.perf_counter() - started
         plain = self._plain(*given)
         off = max(map(_distance, _tensors(result), _tensors(plain)), default=0.0)
-        if not off <= (_OFF_IN_HALF if torch.is_autocast_enabled(_tensors(given)[0].device.type) else _OFF):
+        if not off <= (_OFF_IN_HALF if _is_autocast(_tensors(given)[0].device) else _OFF):
             return self._given_up(f"which only costs speed: its results would be {100 * off:.1f} % off", given)
         self._seen.add(shapes)
         count = counted(len(_tensors(given)[-1]), self._what)
