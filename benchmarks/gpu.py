@@ -28,7 +28,7 @@ from benchmarks.measure import Agreement, Side, Subject, agreement, measure, opt
 from benchmarks.plain import PlainResult
 from benchmarks.tables import number, table, write_json
 from fiftyone_ntt.errors import InputError, NttError
-from fiftyone_ntt.models.devices import GRAPHS_VARIABLE
+from fiftyone_ntt.models.compiling import GRAPHS_VARIABLE
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "fp32": {"precision": "fp32"},

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.models.devices import Compiled, Precision, autocast
+from fiftyone_ntt.models.compiling import Compiled
+from fiftyone_ntt.models.devices import Precision, autocast
 from fiftyone_ntt.models.hub_folders import find_folder, hash_of_folder, kind_of, load_model
 from fiftyone_ntt.pixels.frames import imagenet_normalize
 

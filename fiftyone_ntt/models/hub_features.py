@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fiftyone_ntt.errors import InputError
-from fiftyone_ntt.models.devices import Compiled, Precision, autocast
+from fiftyone_ntt.models.compiling import Compiled
+from fiftyone_ntt.models.devices import Precision, autocast
 from fiftyone_ntt.models.dinov2 import CROP_SIZE, token_grid
 from fiftyone_ntt.models.hub_folders import find_folder, hash_of_model, kind_of, load_model
 from fiftyone_ntt.pixels.frames import NORMALISATIONS, normalize

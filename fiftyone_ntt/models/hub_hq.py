@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from fiftyone_ntt.method.proposals import kept_of
-from fiftyone_ntt.models.devices import Compiled, Precision, autocast, matmul
+from fiftyone_ntt.models.compiling import Compiled
+from fiftyone_ntt.models.devices import Precision, autocast, matmul
 from fiftyone_ntt.models.hub_mask_model import HubMaskModel
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame, check_rendered, imagenet_normalize, to_mask_frame
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from fiftyone_ntt.method.proposals import kept_of
-from fiftyone_ntt.models.devices import Compiled, Precision, autocast, matmul
+from fiftyone_ntt.models.compiling import Compiled
+from fiftyone_ntt.models.devices import Precision, autocast, matmul
 from fiftyone_ntt.models.hub_mask_model import HubMaskModel
 from fiftyone_ntt.models.mask_decoder import MaskDecoder
 from fiftyone_ntt.models.sam2 import BOXES_PER_BATCH, CompiledPoints, Sam2Embedding, decoder_that_agrees

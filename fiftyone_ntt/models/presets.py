@@ -17,11 +17,11 @@ from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.backends import FeatureModel, ProposalModel
 from fiftyone_ntt.method.config import Granularity, ProposalConfig
 from fiftyone_ntt.method.references import ReferenceSettings
+from fiftyone_ntt.models.compiling import cuda_graphs
 from fiftyone_ntt.models.devices import (
     AnyPrecision,
     Precision,
     choose_devices,
-    cuda_graphs,
     fitting_now,
     fitting_once,
     settled_precision,

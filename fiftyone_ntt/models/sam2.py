@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from fiftyone_ntt.errors import InputError, WeightsMismatchError
 from fiftyone_ntt.method.proposals import kept_of
-from fiftyone_ntt.models.devices import Compiled, Precision, autocast, matmul
+from fiftyone_ntt.models.compiling import Compiled
+from fiftyone_ntt.models.devices import Precision, autocast, matmul
 from fiftyone_ntt.models.mask_decoder import MaskDecoder, Predicted, PreparedImage
 from fiftyone_ntt.models.specs import sha256_of
 from fiftyone_ntt.pixels.frames import MASK_SIDE, ImageFrame, check_rendered, imagenet_normalize

@@ -153,7 +153,7 @@ def test_files_stay_short():
 def test_the_package_stays_small():
     """Operators and panels lie beside the package in the source tree, and are counted with the doors, not here."""
     protocols = list((PACKAGE / "evaluation" / "protocols").glob("*.py"))
-    assert 0 < len(list(PACKAGE.rglob("*.py"))) - len(protocols) <= 217
+    assert 0 < len(list(PACKAGE.rglob("*.py"))) - len(protocols) <= 218
     assert 0 < len(protocols) <= 29, "a published table is a file and a line in the registry, not more"
 
 

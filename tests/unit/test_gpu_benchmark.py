@@ -11,7 +11,7 @@ from support.tiny_checkpoints import tiny_preset
 
 from benchmarks import gpu
 from benchmarks.clock import DECODE, ENCODE, FEATURES
-from fiftyone_ntt.models.devices import GRAPHS_VARIABLE
+from fiftyone_ntt.models.compiling import GRAPHS_VARIABLE
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ from fiftyone_ntt.core import Segmenter
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.fleet.jobs import fleet_stage_one
 from fiftyone_ntt.models import Preset, load_preset, load_segmenters
-from fiftyone_ntt.models.devices import Compiled, matmul
+from fiftyone_ntt.models.compiling import Compiled
+from fiftyone_ntt.models.devices import matmul
 from fiftyone_ntt.models.dinov2 import Dinov2
 from fiftyone_ntt.models.presets import clear_loaded
 from fiftyone_ntt.models.sam2 import CompiledPoints, Sam2
@@ -206,7 +207,7 @@ def test_few_shapes_are_compiled_the_rest_runs_plainly(monkeypatch):
 def test_many_models_can_be_compiled_beside_each_other():
     """Two shapes on each of eight cards are more than torch allows of one function's code."""
     code = (
-        "import torch; from fiftyone_ntt.models.devices import Compiled;"
+        "import torch; from fiftyone_ntt.models.compiling import Compiled;"
         "torch.compile = lambda function, **options: function; Compiled(abs, 'x');"
         "print(torch._dynamo.config.recompile_limit)"
     )
@@ -284,7 +285,7 @@ def test_compiled_decoder_stays_on_its_device(tiny, monkeypatch):
     Compiler(monkeypatch)
     monkeypatch.setattr("fiftyone_ntt.models.sam2._UPSCALED_TOGETHER", 2)
     monkeypatch.setattr("fiftyone_ntt.models.sam2.decoder_that_agrees", lambda make, *_: make())
-    monkeypatch.setattr("fiftyone_ntt.models.devices._distance", lambda one, other: 0.0)
+    monkeypatch.setattr("fiftyone_ntt.models.compiling._distance", lambda one, other: 0.0)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # does not know this device
     spec = tiny.proposal
     model = Sam2(spec.path, spec.config, overrides=spec.overrides, device="meta", compile=True)
@@ -306,7 +307,7 @@ def test_decoder_is_one_graph(tiny, monkeypatch):
     )
     model = load_preset(tiny, "cpu").proposal_model
     plain = decoded(load_preset(tiny, "cpu").segmenter(), -1.0)
-    monkeypatch.setattr("fiftyone_ntt.models.devices.logger.warning", lambda *given: pytest.fail(str(given)))
+    monkeypatch.setattr("fiftyone_ntt.models.compiling.logger.warning", lambda *given: pytest.fail(str(given)))
     monkeypatch.setattr(model.decoder, "compiled", CompiledPoints(model.decoder, model.name))
     compiled = decoded(load_preset(tiny, "cpu").segmenter(), -1.0)
     for given, wanted in zip(compiled, plain, strict=True):
@@ -426,7 +427,7 @@ def test_a_compiled_encoder_gives_what_the_plain_one_gives(tiny, caplog):
     """The small one of the two: SAM2's takes a minute to compile."""
     images = torch.rand(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
     plain = Dinov2(tiny.features.path, input_size=56).encode(images)
-    with caplog.at_level(logging.INFO, "fiftyone_ntt.models.devices"):
+    with caplog.at_level(logging.INFO, "fiftyone_ntt.models.compiling"):
         compiled = Dinov2(tiny.features.path, input_size=56, compile=True).encode(images)
     (told,) = [record.getMessage() for record in caplog.records if record.name.startswith("fiftyone_ntt")]
     if "is not compiled" in told:
