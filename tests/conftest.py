@@ -157,6 +157,10 @@ def _set_environment(database: TestDatabase) -> None:
         FIFTYONE_SHOW_PROGRESS_BARS="false",
         HF_HUB_OFFLINE="1",
     )
+    # Beside other workers, each takes its share of the cores: threads of two workers would wait for each other.
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     for kind in ("", "APP_", "ANNOTATION_", "EVALUATION_"):  # files that are not there: plain defaults
         os.environ[f"FIFTYONE_{kind}CONFIG_PATH"] = str(SANDBOX / f"{kind.lower()}config.json")
 

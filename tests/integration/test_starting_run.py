@@ -1,5 +1,6 @@
 """A run writes what is above the starting thresholds; the rest comes back from the cache, and no decision is lost."""
 
+import shutil
 from pathlib import Path
 
 import fiftyone as fo
@@ -20,6 +21,22 @@ pytestmark = pytest.mark.pictures(count=8, references=2)
 @pytest.fixture(autouse=True)
 def starting():
     """As for users: the references decide."""
+
+
+@pytest.fixture(scope="module")
+def first_index(tmp_path_factory):
+    return tmp_path_factory.mktemp("first") / "index"
+
+
+@pytest.fixture
+def index_dir(first_index, tmp_path):
+    """A candidate cache of the test's own, filled as the first test left it: the pictures are the same ones."""
+    own = tmp_path / "index"
+    if first_index.exists():
+        shutil.copytree(first_index, own)
+    yield own
+    if not first_index.exists() and own.exists():
+        shutil.copytree(own, first_index)
 
 
 @pytest.fixture

@@ -213,7 +213,8 @@ OF_CLASSES = {
 def test_names_of_classes_come_in_any_list(named, tmp_path, service):
     dataset, _ = named
     plain = service(dataset.clone(), ["disc"], tmp_path)
-    for made in LISTS.values():
+    slow = service is OF_CLASSES["make masks"]  # looks at every image: one kind of list will do
+    for made in list(LISTS.values())[: 1 if slow else None]:
         assert service(dataset.clone(), made(["disc"]), tmp_path) == plain
     calls = {"service": lambda given: service(dataset, given, tmp_path)}
     check_refused(calls, 5, [1], [None], [["disc"]], [])

@@ -90,10 +90,10 @@ def test_a_bank_that_a_dataset_could_not_give_back_is_not_kept(pictures, bank, p
 
 # azavea/raster-vision#616, ultralytics/ultralytics#26194: memory grows with pixels times labels
 def test_a_huge_map_takes_little_memory(database, tmp_path):
-    """20,000 x 15,000 pixels and few labels, written and scored in a process of its own."""
+    """12,000 x 10,000 pixels and few labels, written and scored in a process of its own."""
     script = Path(__file__).resolve().parents[1] / "support" / "huge_map.py"
     result = tmp_path / "result.json"
     subprocess.run([sys.executable, str(script), str(result)], check=True, timeout=900)
     said = json.loads(result.read_text())
-    assert said["size"] == [15000, 20000] and said["miou"] == 1.0
-    assert said["written"] < 300 and said["scored"] < 700, said
+    assert said["size"] == [12000, 10000] and said["miou"] == 1.0
+    assert said["written"] < 220 and said["scored"] < 500, said

@@ -15,8 +15,8 @@ import numpy as np
 
 import fiftyone_ntt as ntt
 
-SIZE = (15_000, 20_000)
-BOXES = [(100, 100, 3000, 2000), (9000, 12_000, 2000, 4000), (14_000, 19_000, 1000, 1000)]
+SIZE = (12_000, 10_000)
+BOXES = [(100, 100, 3000, 2000), (7000, 4000, 2000, 4000), (11_000, 9000, 1000, 1000)]
 
 
 def label(top, left, height, width, number):
