@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fiftyone_ntt.candidates.match_processes import MatchProcesses
 from fiftyone_ntt.dataset.labels import to_document
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.matcher import Matcher
@@ -36,6 +37,7 @@ class Labeller:
         least: of each of them, the score that a label must exceed; ``None`` without any.
         reference_ids: of each of them, in the referring task.
         left_out: labels that were not above that score so far.
+        processes: which match as well, where images come fast.
     """
 
     matcher: Matcher | ReferringMatcher
@@ -43,6 +45,7 @@ class Labeller:
     least: list[float] | None
     reference_ids: Sequence[str] | None = None
     left_out: int = 0
+    processes: MatchProcesses | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -55,7 +58,7 @@ class Labeller:
 
     def instances(self, content: StageOneResult | TiledImage | Instances) -> Instances:
         """What a run keeps of what is found in an image; a fleet may have matched it already."""
-        instances = content if isinstance(content, Instances) else match_image(self.matcher, content)
+        instances = content if isinstance(content, Instances) else self._matched(content)
         if self.least is not None:
             every = len(instances)
             instances = instances.above(self.least)
@@ -63,11 +66,31 @@ class Labeller:
                 self.left_out += every - len(instances)
         return instances
 
+    def close(self) -> None:
+        """Ends what was started for this labeller."""
+        if self.processes is not None:
+            self.processes.close()
 
-def labeller_of(bank: MemoryBank, config: MatchConfig, least: list[float] | None, mode: str) -> Labeller:
-    """The labeller of a bank; ``least`` has the score that labels of each of its classes must exceed."""
+    def _matched(self, content: StageOneResult | TiledImage) -> Instances:
+        found = None if self.processes is None else self.processes.match(content)
+        return match_image(self.matcher, content) if found is None else found
+
+
+def labeller_of(
+    bank: MemoryBank, config: MatchConfig, least: list[float] | None, mode: str, *, images: int = 0
+) -> Labeller:
+    """The labeller of a bank; ``close`` it after use.
+
+    Args:
+        bank: the memory bank.
+        config: settings of the match.
+        least: the score that labels of each of its classes must exceed.
+        mode: of the run.
+        images: how many there are to label; for many, processes are started that match beside this one.
+    """
+    processes = MatchProcesses(bank, config, referring=mode == REFERRING, images=images)
     if mode != REFERRING:
-        return Labeller(Matcher(bank, config), bank.classes, least)
+        return Labeller(Matcher(bank, config), bank.classes, least, processes=processes)
     names = [bank.classes[k] for k in bank.class_index]
     of_each = None if least is None else [least[k] for k in bank.class_index]
-    return Labeller(ReferringMatcher(bank, config), names, of_each, bank.reference_ids)
+    return Labeller(ReferringMatcher(bank, config), names, of_each, bank.reference_ids, processes=processes)

@@ -269,11 +269,12 @@ def label(task: Task) -> SegmentReport:
     with part_in_run(call) as (worker, work):
         report.resumed = work.resumed
         writer = LabelWriter(dataset, task.label_field, task.run_key, worker.renew, task.written, task.overwrite)
-        labeller = labeller_of(bank, config, record.thresholds, task.mode)
+        labeller = labeller_of(bank, config, record.thresholds, task.mode, images=work.total)
         part = _Part(work, worker, source, labeller, writer, report, task.progress, config.to_the_bit)
         try:
             part.run()
         finally:
+            labeller.close()
             report.from_index, report.indexed, report.left_out = source.from_index, source.indexed, labeller.left_out
             report.notes = [*notes_of(bank), *said_of_lost(work.lost, task.label_field), *source.notes]
     report.notes += ended_silently(report, len(task.view), config.score_threshold)

@@ -25,7 +25,8 @@ TABLE = {
         "params pixels method",
         "numpy torch sam2 hydra omegaconf transformers onnx onnxruntime efficientnet_lite_pytorch huggingface_hub",
     ),
-    "candidates": ("params pixels method models", "numpy torch safetensors fsspec"),  # fsspec: shards in a bucket
+    # fsspec: shards in a bucket; joblib: processes that match.
+    "candidates": ("params pixels method models", "numpy torch safetensors fsspec joblib"),
     "dataset": ("params pixels method models candidates", "numpy fiftyone bson pymongo"),
     "references": ("params pixels method models candidates dataset", "numpy scipy PIL fiftyone bson"),
     "runs": (
@@ -153,7 +154,7 @@ def test_files_stay_short():
 def test_the_package_stays_small():
     """Operators and panels lie beside the package in the source tree, and are counted with the doors, not here."""
     protocols = list((PACKAGE / "evaluation" / "protocols").glob("*.py"))
-    assert 0 < len(list(PACKAGE.rglob("*.py"))) - len(protocols) <= 218
+    assert 0 < len(list(PACKAGE.rglob("*.py"))) - len(protocols) <= 219
     assert 0 < len(protocols) <= 29, "a published table is a file and a line in the registry, not more"
 
 
