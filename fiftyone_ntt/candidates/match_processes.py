@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 import time
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any
 
 from fiftyone_ntt.candidates.compact import CompactImage
+from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
@@ -33,12 +35,19 @@ _WITHIN = 20.0
 """Seconds: where those took longer, the models are what the run waits for."""
 _LEFT = 120
 """Images that must be left."""
+_PARENT_EVERY = 5.0
+"""Seconds after which a process looks again whether the one that labels is still there."""
 
 
 def process_count() -> int:
-    """How many processes match: a core each, at most four; or as the environment says. 0 on one core."""
-    asked = os.environ.get(PROCESSES_VARIABLE, "")
-    if asked.isdecimal():
+    """How many processes match: a core each, at most four; or as the environment says. 0 on one core.
+
+    Raises:
+        InputError: if the environment says something that is no number.
+    """
+    if asked := os.environ.get(PROCESSES_VARIABLE):
+        if not asked.isdecimal():
+            raise InputError(f"expected {PROCESSES_VARIABLE} to be a whole number, 0 for none, got {asked!r}")
         return int(asked)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 0 if cores == 1 else min(cores, _MOST_PROCESSES)
@@ -55,7 +64,7 @@ class MatchProcesses:
     """
 
     def __init__(self, bank: MemoryBank, config: MatchConfig, *, referring: bool, images: int) -> None:
-        self._given = (bank, config, referring)
+        self._given = (bank, config, referring, os.getpid())
         self._images = images
         self._count = process_count()
         self._seen, self._since = 0, time.monotonic()
@@ -126,13 +135,22 @@ class MatchProcesses:
 _matcher: Matcher | ReferringMatcher | None = None  # of this process, where it is one of them
 
 
-def _prepare(bank: MemoryBank, config: MatchConfig, referring: bool) -> None:
+def _prepare(bank: MemoryBank, config: MatchConfig, referring: bool, parent: int) -> None:
     """What each process does first."""
     import torch
 
     global _matcher
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that labels, which ends this one
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     _matcher = ReferringMatcher(bank, config) if referring else Matcher(bank, config)
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process when the one that labels is gone, killed say; nobody would tell it."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_EVERY)
+    os._exit(1)
 
 
 def _is_up() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -151,14 +152,32 @@ def test_no_processes_is_no_error(images, bank, eager, monkeypatch):
     assert [processes.match(images[0]) for _ in range(3)] == [None] * 3
 
 
-@pytest.mark.parametrize(("asked", "wanted"), [("0", 0), ("7", 7), ("-1", None), ("many", None), ("", None)])
-def test_how_many(asked, wanted, monkeypatch):
+def test_they_know_no_fiftyone_and_leave_interrupts_alone(images, bank, eager):
+    processes = MatchProcesses(bank, MatchConfig(), referring=False, images=1000)
+    try:
+        up(processes, images[0])
+        assert not processes._pool.submit(lambda: {"fiftyone", "pymongo"} & set(sys.modules)).result()
+        assert processes._pool.submit(lambda: signal.getsignal(signal.SIGINT)).result() == signal.SIG_IGN
+    finally:
+        processes.close()
+
+
+def test_how_many(monkeypatch):
+    monkeypatch.setenv(match_processes.PROCESSES_VARIABLE, "7")
+    assert process_count() == 7
+    monkeypatch.setenv(match_processes.PROCESSES_VARIABLE, "")
+    assert process_count() <= 4
+
+
+@pytest.mark.parametrize("asked", ["-1", "many", "1.5"])
+def test_what_is_no_number_is_refused(asked, monkeypatch):
     monkeypatch.setenv(match_processes.PROCESSES_VARIABLE, asked)
-    assert process_count() == wanted if wanted is not None else process_count() <= 4
+    with pytest.raises(InputError, match=f"expected FIFTYONE_NTT_MATCH_PROCESSES to be a whole .*got '{asked}'"):
+        process_count()
 
 
 SCRIPT = """
-import sys, time
+import os, sys, time
 sys.path.insert(0, {tests!r})
 import numpy as np
 from support.fake_models import fake_segmenter
@@ -172,6 +191,9 @@ processes = match_processes.MatchProcesses(bank, MatchConfig(), referring=False,
 while processes.match(image) is None and processes._count:
     time.sleep(0.05)
 print("matched" if processes._count else "gave up")
+if sys.argv[1:]:
+    print(*processes._pool._processes, flush=True)
+    os.kill(os.getpid(), 9)
 """
 
 
@@ -184,3 +206,24 @@ def test_a_script_without_a_guard_runs_once(tmp_path, monkeypatch):
         [sys.executable, str(script)], capture_output=True, text=True, timeout=300, cwd=ROOT, env=None, check=False
     )
     assert done.stdout.split() == ["begun", "matched"], done.stderr[-2000:]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a process does not learn who its parent is now")
+def test_they_end_when_the_run_is_killed(tmp_path, monkeypatch):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=str(ROOT / "tests")))
+    monkeypatch.setenv(match_processes.PROCESSES_VARIABLE, "1")
+    with open(tmp_path / "said", "w+") as said:  # not a pipe, which they would hold open
+        subprocess.run([sys.executable, str(script), "kill"], stdout=said, timeout=300, cwd=ROOT, check=False)
+        said.seek(0)
+        begun, matched, *numbers = said.read().split()
+    assert (begun, matched) == ("begun", "matched") and numbers
+    deadline = time.monotonic() + 60
+    while any(_lives(int(number)) for number in numbers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _lives(number):
+    """A process that nobody waited for is a zombie where no init does that."""
+    return psutil.pid_exists(number) and psutil.Process(number).status() != psutil.STATUS_ZOMBIE
