@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("fiftyone_ntt", "operators", "panels", "examples")
 SOURCES = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
 MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+HARMLESS = {"joblib.externals.loky"}  # processes: what goes to one's own child comes from no disk
 CALLS = {"eval", "exec", "__import__", "system", "popen", "extractall", "extract", "unpack_archive", "mktemp"}
 MUST_SAY = {
     "torch.load": ("weights_only", True),
@@ -24,7 +25,7 @@ def dangers(tree):
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
-            for name in {name.split(".")[0] for name in names} & MODULES:
+            for name in {name.split(".")[0] for name in {*names} - HARMLESS} & MODULES:
                 yield f"line {node.lineno} imports {name}"
         if not isinstance(node, ast.Call):
             continue
@@ -52,6 +53,8 @@ def test_nothing_runs_code_from_data(path):
     [
         "import pickle",
         "from pickle import loads",
+        "from joblib import load",
+        "import joblib.externals.cloudpickle",
         "import torch\ntorch.load('x')",
         "torch.load('x', weights_only=False)",
         "np.load('x')",
