@@ -4,7 +4,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
-# Processes that share the tests, file by file; each has a database of its own. WORKERS=0: none but pytest itself.
+# Processes that share the tests, file by file; each has a database of its own. One of them has all tests of the browser,
+# which come first: two browsers that draw without a graphics card would take each other's time. WORKERS=0: none but
+# pytest itself.
 WORKERS ?= 2
 IN_VENV = $(VENV)/bin/python
 
@@ -14,7 +16,7 @@ demo: environment
 	$(IN_VENV) -m fiftyone_ntt demo $(ARGS)
 
 test: environment-with-browser
-	$(IN_VENV) -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	$(IN_VENV) -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 # A tenth of the tests, some of every room.
 quick: environment
