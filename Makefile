@@ -4,9 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
-# Processes that share the tests, file by file; each has a database of its own. One of them has all tests of the browser,
-# which come first: two browsers that draw without a graphics card would take each other's time. WORKERS=0: none but
-# pytest itself.
+# Processes that share the tests, file by file; each has a database of its own. WORKERS=0: none but pytest itself.
 WORKERS ?= 2
 IN_VENV = $(VENV)/bin/python
 
@@ -15,8 +13,11 @@ IN_VENV = $(VENV)/bin/python
 demo: environment
 	$(IN_VENV) -m fiftyone_ntt demo $(ARGS)
 
+# Without ARGS the tests of the browser come afterwards, in one process: two browsers that draw without a graphics card
+# on two cores take each other's time.
 test: environment-with-browser
-	$(IN_VENV) -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(IN_VENV) -m pytest --numprocesses $(WORKERS) --dist loadfile $(if $(ARGS),$(ARGS),--ignore tests/e2e)
+	$(if $(ARGS),,$(IN_VENV) -m pytest tests/e2e)
 
 # A tenth of the tests, some of every room.
 quick: environment

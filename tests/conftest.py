@@ -60,15 +60,6 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if config.getoption("--quick") and left_out else None
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Workers that share the tests take whole files, and one of them everything in the browser; see the Makefile."""
-    if config.getoption("dist", "no") == "loadgroup":
-        for item in items:
-            name = "browser" if item.path.parent.name == "e2e" else item.path.stem
-            item.add_marker(pytest.mark.xdist_group(name))
-
-
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
