@@ -150,7 +150,7 @@ def _end_with(parent: int) -> None:
     """Ends this process when the one that labels is gone, killed say; nobody would tell it."""
     while os.getppid() == parent:
         time.sleep(_PARENT_EVERY)
-    os._exit(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _is_up() -> None:
