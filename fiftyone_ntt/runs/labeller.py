@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fiftyone_ntt.candidates.match_processes import MatchProcesses
 from fiftyone_ntt.dataset.labels import to_document
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.matcher import Matcher
@@ -16,6 +14,7 @@ from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.referring import ReferringMatcher
 from fiftyone_ntt.method.options.tiled import TiledImage, match_image
 from fiftyone_ntt.method.results import Instances, StageOneResult
+from fiftyone_ntt.runs.match_processes import MatchProcesses, cores
 from fiftyone_ntt.runs.record import REFERRING
 
 _MOST_FINISHERS = 16
@@ -23,8 +22,7 @@ _MOST_FINISHERS = 16
 
 def finishers() -> int:
     """How many threads match and make labels: as many as there are cores for this process, within reason."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MOST_FINISHERS)
+    return min(cores(), _MOST_FINISHERS)
 
 
 @dataclass

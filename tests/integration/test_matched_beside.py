@@ -6,8 +6,8 @@ import psutil
 import pytest
 
 import fiftyone_ntt as ntt
-from fiftyone_ntt.candidates import match_processes
-from fiftyone_ntt.candidates.match_processes import MatchProcesses
+from fiftyone_ntt.runs import match_processes
+from fiftyone_ntt.runs.match_processes import MatchProcesses
 
 
 @pytest.fixture

@@ -25,13 +25,12 @@ TABLE = {
         "params pixels method",
         "numpy torch sam2 hydra omegaconf transformers onnx onnxruntime efficientnet_lite_pytorch huggingface_hub",
     ),
-    # fsspec: shards in a bucket; joblib: processes that match.
-    "candidates": ("params pixels method models", "numpy torch safetensors fsspec joblib"),
+    "candidates": ("params pixels method models", "numpy torch safetensors fsspec"),  # fsspec: shards in a bucket
     "dataset": ("params pixels method models candidates", "numpy fiftyone bson pymongo"),
     "references": ("params pixels method models candidates dataset", "numpy scipy PIL fiftyone bson"),
     "runs": (
         "params pixels method models candidates dataset references",
-        "numpy PIL fiftyone bson pymongo psutil",
+        "numpy PIL fiftyone bson pymongo psutil joblib",  # joblib: processes that match
     ),
     "review": (
         "params pixels method models candidates dataset references runs",

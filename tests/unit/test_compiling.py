@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.encodings import IMAGE, encoded, relative
 from support.stand_in_device import elsewhere
 from support.tiny_checkpoints import tiny_preset
 
@@ -25,7 +26,6 @@ from fiftyone_ntt.models.sam2 import CompiledPoints, Sam2
 from fiftyone_ntt.params.base import StageOneSettings
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGE = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +37,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Preset:
 def nothing_kept():
     yield
     clear_loaded()
-
-
-def encoded(segmenter):
-    return segmenter.encode([segmenter.prepare(IMAGE)])[0]
-
-
-def relative(given: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((given - wanted).norm() / wanted.norm())
 
 
 @pytest.mark.slow

@@ -13,14 +13,14 @@ import psutil
 import pytest
 from support.fake_models import fake_segmenter
 
-from fiftyone_ntt.candidates import match_processes
 from fiftyone_ntt.candidates.compact import compact
-from fiftyone_ntt.candidates.match_processes import MatchProcesses, process_count
 from fiftyone_ntt.errors import InputError
 from fiftyone_ntt.method.config import MatchConfig
 from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.referring import ReferringMatcher
+from fiftyone_ntt.runs import match_processes
+from fiftyone_ntt.runs.match_processes import MatchProcesses, process_count
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -181,7 +181,7 @@ import os, sys, time
 sys.path.insert(0, {tests!r})
 import numpy as np
 from support.fake_models import fake_segmenter
-from fiftyone_ntt.candidates import match_processes
+from fiftyone_ntt.runs import match_processes
 from fiftyone_ntt.core import MatchConfig, MemoryBank, compact
 print("begun")
 match_processes._LOOK_AFTER = 1

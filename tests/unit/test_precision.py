@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from support.encodings import IMAGE, encoded, relative
 from support.tiny_checkpoints import tiny_preset
 
 from fiftyone_ntt.candidates.source import StageOne
@@ -16,8 +17,6 @@ from fiftyone_ntt.models import Preset, load_preset, load_segmenters
 from fiftyone_ntt.models.devices import matmul
 from fiftyone_ntt.models.presets import clear_loaded
 from fiftyone_ntt.params.base import StageOneSettings
-
-IMAGE = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +28,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Preset:
 def nothing_kept():
     yield
     clear_loaded()
-
-
-def encoded(segmenter):
-    return segmenter.encode([segmenter.prepare(IMAGE)])[0]
-
-
-def relative(given: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((given - wanted).norm() / wanted.norm())
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -1,7 +1,7 @@
 """Stage two in processes of its own, for runs that go faster than one process can match.
 
 Matching is many short steps, and Python takes them one at a time, in however many threads: two threads on two cores
-did 1.4 times what one did, two processes twice as much (``docs/performance.md``). The images come from the candidate
+did 1.4 times what one did, two processes twice as much (``docs/experiments/speed.md``). Images come from the candidate
 cache, or from a card, so fast that this is what a run waits for. The processes are joblib's, which need no
 ``if __name__ == "__main__"`` in the script that labels; they know the method only, neither FiftyOne nor its database.
 """
@@ -23,6 +23,7 @@ from fiftyone_ntt.method.matcher import Matcher
 from fiftyone_ntt.method.memory_bank import MemoryBank
 from fiftyone_ntt.method.options.referring import ReferringMatcher
 from fiftyone_ntt.method.results import Instances
+from fiftyone_ntt.models.devices import use_torch_threads
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,12 @@ def process_count() -> int:
         if not asked.isdecimal():
             raise InputError(f"expected {PROCESSES_VARIABLE} to be a whole number, 0 for none, got {asked!r}")
         return int(asked)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if cores == 1 else min(cores, _MOST_PROCESSES)
+    return 0 if cores() == 1 else min(cores(), _MOST_PROCESSES)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class MatchProcesses:
@@ -132,17 +137,15 @@ class MatchProcesses:
             pool.shutdown(wait=False, kill_workers=True)
 
 
-_matcher: Matcher | ReferringMatcher | None = None  # of this process, where it is one of them
+_matcher: Matcher | ReferringMatcher  # of this process, where it is one of them; ``_prepare`` sets it
 
 
 def _prepare(bank: MemoryBank, config: MatchConfig, referring: bool, parent: int) -> None:
     """What each process does first."""
-    import torch
-
     global _matcher
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that labels, which ends this one
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    torch.set_num_threads(1)
+    use_torch_threads(1)
     _matcher = ReferringMatcher(bank, config) if referring else Matcher(bank, config)
 
 
@@ -158,5 +161,4 @@ def _is_up() -> None:
 
 
 def _match(image: CompactImage) -> Instances:
-    assert _matcher is not None
     return _matcher.match(image)
