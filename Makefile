@@ -25,7 +25,7 @@ quick: environment
 
 # The pictures of docs/app.md, made by the test that walks through the App.
 screenshots: environment-with-browser
-	FIFTYONE_NTT_SCREENSHOTS=docs/images/app $(IN_VENV) -m pytest tests/e2e $(ARGS)
+	FIFTYONE_NTT_EVERY_EDIT=1 FIFTYONE_NTT_SCREENSHOTS=docs/images/app $(IN_VENV) -m pytest tests/e2e $(ARGS)
 
 # Speed on the CPU with the offline preset; ARGS go to the first. `python -m benchmarks` names all benchmarks there are.
 bench: environment
